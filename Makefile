@@ -1,0 +1,29 @@
+# Every target is a line or two; the work is in scripts/environment.sh and the cosmicai package.
+SHELL := /bin/sh
+PYTHON ?= python3
+BIN := .venv/bin
+.PHONY: environment demo test check package deploy destroy clean
+
+environment:
+	@PYTHON="$(PYTHON)" sh scripts/environment.sh
+
+demo: environment  ## the main job end to end on the embedded AWS
+	@$(BIN)/cosmicai demo
+
+test: environment  ## every test
+	@$(BIN)/python -m pytest
+
+check: environment  ## formatting, lint, types, Terraform: what CI runs before the tests
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && terraform fmt -check -recursive terraform
+
+package:  ## the zips that Terraform deploys
+	@$(PYTHON) cosmicai/packaging.py zips
+
+deploy: package  ## make deploy TEAM=team3: image, zips and infrastructure into the team's AWS account
+	@sh scripts/deploy.sh "$(TEAM)"
+
+destroy:  ## make destroy TEAM=team3
+	@sh scripts/destroy.sh "$(TEAM)"
+
+clean:
+	@rm -rf .venv .cosmicai build results

@@ -1,0 +1,148 @@
+"""The main job end to end on the embedded AWS: what `make demo` shows."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cosmicai import baselines, runs
+from cosmicai.data import dc2
+from cosmicai.deployment import Deployment, emulated_variables
+from cosmicai.emulator import Emulator
+from cosmicai.packaging import ROOT, BuildFolder, assemble
+
+GALAXIES = 5112
+PARTITION_MB = 25
+TEAM = "example"
+PAYLOAD = ROOT / "payloads" / "demo.json"
+_MEASURES = ("precision (NMAD)", "bias", "R2", "outlier fraction", "MAE")
+
+Json = dict[str, Any]
+
+
+class DemoError(RuntimeError):
+    """The demo's run did not succeed."""
+
+
+@dataclass
+class _Steps:
+    """One progress line per step, and how long each took."""
+
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, title: str, total: int = 1) -> Iterator[TaskID]:
+        task = self.progress.add_task(title, total=total)
+        start = time.monotonic()
+        yield task
+        total = int(self.progress.tasks[task].total or 1)
+        self.progress.update(task, total=total, completed=total)
+        self.seconds[title] = time.monotonic() - start
+
+    def reporter(self, task: TaskID) -> runs.Progress:
+        return lambda done, total: self.progress.update(task, completed=done, total=total)
+
+
+def demo(cache: Path, results: Path, console: Console) -> None:
+    """Renders, provisions, uploads, runs, downloads and shows; raises DemoError where the run fails."""
+    columns = (
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description:<26}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+    )
+    build, payload = BuildFolder(), json.loads(PAYLOAD.read_text())
+    with Progress(*columns, console=console) as progress:
+        steps = _Steps(progress)
+        with steps.step("Assembling the functions"):
+            assemble(build)
+        with steps.step("Rendering DC2 galaxies", GALAXIES) as task:
+            report = steps.reporter(task)
+            partitions = dc2.partitions("validation", GALAXIES, PARTITION_MB, cache, progress=report)
+        with steps.step("Fitting the baselines"):
+            validation = dc2.load("validation", cache)[:GALAXIES]
+            simple = baselines.measure(dc2.load("training", cache), validation, cache)
+        with steps.step("Starting the embedded AWS"):
+            aws = Emulator(build)
+            aws.start()
+        try:
+            summary = _run(aws, build, partitions, payload, results, steps)
+        finally:
+            with steps.step("Stopping the embedded AWS"):
+                aws.stop()
+    _show(summary, simple, steps.seconds, results, console)
+
+
+def _run(
+    aws: Emulator, build: BuildFolder, partitions: Path, payload: Json, results: Path, steps: _Steps
+) -> Json:
+    with steps.step("terraform apply"):
+        outputs = Deployment(aws.folder / "deployment", aws.environment).apply(emulated_variables(TEAM, build))
+    s3, stepfunctions = (aws.client(name) for name in ("s3", "stepfunctions"))
+    with steps.step("Uploading partitions") as task:
+        runs.upload_partitions(s3, partitions, outputs.bucket, payload["data_prefix"], steps.reporter(task))
+    with steps.step("Running the ranks") as task:
+        execution = stepfunctions.start_execution(
+            stateMachineArn=outputs.state_machine_arn, name="demo", input=PAYLOAD.read_text()
+        )["executionArn"]
+        ended = runs.follow(stepfunctions, s3, execution, payload, steps.reporter(task))
+    with steps.step("Downloading the results"):
+        runs.download(s3, outputs.bucket, payload["result_path"], results)
+    if not ended.succeeded:
+        raise DemoError(f"the run ended as {ended.status}: {ended.error}: {ended.cause}")
+    summary: Json = json.loads((results / "summary.json").read_text())
+    return summary
+
+
+def _show(
+    summary: Json, simple: dict[str, Json], seconds: dict[str, float], results: Path, console: Console
+) -> None:
+    console.print(_accuracy_table(summary["accuracy"], simple))
+    console.print(_run_table(summary, seconds["Running the ranks"]))
+    console.print(f"Results in [bold]{results}[/bold]:")
+    meanings = {
+        "summary.json": "totals, accuracy, cost, missing ranks",
+        "combined_data.json": "all rank infos",
+        "predictions/": "redshifts, one .npz per rank: index, z_pred, z_true",
+        "run.json": "the resolved payload and who read which file",
+    }
+    for name, meaning in meanings.items():
+        console.print(f"  {name:<20} {meaning}")
+
+
+def _accuracy_table(accuracy: Json, simple: dict[str, Json]) -> Table:
+    table = Table(title=f"Photometric redshifts of {accuracy['count']:,} galaxies never trained on")
+    table.add_column("", no_wrap=True)
+    for name in _MEASURES:
+        table.add_column(name.replace("precision (NMAD)", "NMAD").replace(" fraction", "s"), justify="right")
+    rows = {"AstroMAE, this run": accuracy, **simple}
+    for name, measures in rows.items():
+        table.add_row(name, *(f"{measures[measure]:.4f}" for measure in _MEASURES))
+    return table
+
+
+def _run_table(summary: Json, wall: float) -> Table:
+    table = Table(title=f"Run {summary['run_id']}: {summary['world_size']} ranks", show_header=False)
+    seconds, cost = summary["seconds"], summary["cost"]
+    rows = {
+        "images": f"{summary['num_samples']:,}",
+        "wall time of the run": f"{wall:.1f} s, {summary['num_samples'] / wall:,.0f} images/s",
+        "images/s of a rank, median": f"{summary['spread']['sample_persec']['p50']:,.0f}",
+        **{f"{name}, all ranks": f"{value:.2f} s" for name, value in seconds.items()},
+        "cold starts": f"{summary['cold_starts']} of {summary['world_size']} ranks",
+        "GB-seconds": f"{cost['GB-seconds']:.1f}",
+        "would cost on AWS": f"${cost['total (USD)']:.6f} (list prices {cost['prices as of']})",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table

@@ -1,0 +1,105 @@
+"""Applying the root module with Terraform, to AWS or to the embedded AWS, and what it tells about itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import python_terraform
+
+from cosmicai.packaging import ROOT, BuildFolder
+
+TERRAFORM = ROOT / "terraform"
+PLUGIN_DIR_VARIABLE = "COSMICAI_TERRAFORM_PLUGIN_DIR"
+_PREFIXES = ("/opt", "/usr/share", "/usr/local/share", "/usr/lib")
+_FLAG = python_terraform.IsFlagged
+_PROVIDER = Path("registry.terraform.io/hashicorp/aws")
+
+
+class DeploymentError(RuntimeError):
+    """Terraform could not do what was asked; the message holds what it printed."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The root module's outputs."""
+
+    bucket: str
+    state_machine_arn: str
+    function_names: dict[str, str]
+
+
+class Deployment:
+    """The root module with its state and working data in `folder`, so that several never meet.
+
+    `environment` is what Terraform and its provider need to reach the account, as in Emulator.environment.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._state = folder / "terraform.tfstate"
+        data = {"TF_DATA_DIR": str(folder / "terraform"), "TF_IN_AUTOMATION": "1"}
+        self._environment = {**os.environ, **environment, **data}
+        self._terraform = python_terraform.Terraform(working_dir=str(TERRAFORM))
+
+    def apply(self, variables: Mapping[str, Any]) -> Outputs:
+        """Initialises and applies; raises DeploymentError with Terraform's own words."""
+        self._run("init", input=False, plugin_dir=plugin_dir(os.environ))
+        self._run("apply", input=False, auto_approve=_FLAG, state=self._state, var=dict(variables))
+        return self.outputs()
+
+    def destroy(self, variables: Mapping[str, Any]) -> None:
+        self._run("destroy", input=False, auto_approve=_FLAG, state=self._state, var=dict(variables))
+
+    def outputs(self) -> Outputs:
+        values = json.loads(self._run("output", json=_FLAG, state=self._state))
+        return Outputs(**{field.name: values[field.name]["value"] for field in fields(Outputs)})
+
+    def _run(self, command: str, **options: Any) -> str:
+        line = self._terraform.generate_cmd_string(command, **options)
+        done = subprocess.run(
+            [*line, *([] if command == "output" else ["-no-color"])],
+            cwd=TERRAFORM,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+        )
+        self._terraform.temp_var_files.clean_up()
+        if done.returncode:
+            raise DeploymentError(f"terraform {command} failed:\n{(done.stderr or done.stdout).strip()}")
+        return done.stdout
+
+
+def plugin_dir(environment: Mapping[str, str]) -> Path | None:
+    """An offline mirror of Terraform's AWS provider, or None where the public registry is to be used.
+
+    COSMICAI_TERRAFORM_PLUGIN_DIR names one; otherwise the usual prefixes are searched, one level deep.
+    """
+    if named := environment.get(PLUGIN_DIR_VARIABLE):
+        if not (Path(named) / _PROVIDER).is_dir():
+            raise DeploymentError(f"{PLUGIN_DIR_VARIABLE}={named} holds no {_PROVIDER}")
+        return Path(named)
+    for prefix in map(Path, _PREFIXES):
+        for folder in [prefix, *sorted(prefix.glob("*/"))]:
+            if (folder / _PROVIDER).is_dir():
+                return folder
+    return None
+
+
+def emulated_variables(team: str, build: BuildFolder) -> dict[str, Any]:
+    """The variables by which the embedded AWS differs from AWS."""
+    return {
+        "team": team,
+        "s3_use_path_style": True,
+        "abort_uploads_after_days": None,  # the provider would wait a minute for this rule there
+        "inference_image": "embedded/inference:latest",  # there is no ECR; the emulator knows the task folder
+        "architecture": "x86_64",
+        "build_folder": str(build.root),
+        "delete_results_on_destroy": True,
+        "retry_seconds": 1,
+    }

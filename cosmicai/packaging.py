@@ -1,0 +1,154 @@
+"""What is deployed: reproducible zips for three Lambdas, and the task folder of the inference image.
+
+docker/inference.Dockerfile and the embedded AWS assemble the task folder with the same two steps of this file
+(`packages`, `code`). Standard library alone, so that the image's build stage needs nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FUNCTIONS = ROOT / "functions"
+LOCK = ROOT / "requirements.lock"
+SCHEMA = ROOT / "statemachine" / "payload.schema.json"
+ZIP_CONTENT: dict[str, tuple[Path, ...]] = {"initialize": (SCHEMA,), "summarize": ()}
+"""Zip functions, with the files that they carry beside their own folder."""
+
+_NOT_SHIPPED = ("__pycache__", "requirements.txt")
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold: same input, same bytes
+
+
+class PackagingError(RuntimeError):
+    """Something that is to be deployed could not be put together."""
+
+
+@dataclass(frozen=True)
+class BuildFolder:
+    """Where everything that can be made again from the sources lies."""
+
+    root: Path = ROOT / "build"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def runtime(self) -> Path:
+        return self.root / "runtime"
+
+    @property
+    def python(self) -> Path:
+        return self.root / "python" / "bin" / "python"
+
+    def zip_file(self, function: str) -> Path:
+        return self.root / f"{function}.zip"
+
+
+def package(build: BuildFolder) -> None:
+    """The zips that Terraform deploys."""
+    build.root.mkdir(parents=True, exist_ok=True)
+    for function, extra in ZIP_CONTENT.items():
+        _replace_if_changed(build.zip_file(function), _zipped(function, extra))
+
+
+def assemble(build: BuildFolder) -> None:
+    """The zips, and all that the embedded AWS needs to run functions; at once when nothing has changed."""
+    from filelock import FileLock
+
+    build.root.mkdir(parents=True, exist_ok=True)
+    with FileLock(build.root / ".lock"):
+        package(build)
+        if not build.python.exists():
+            venv.create(build.root / "python", with_pip=False, symlinks=True)
+        install_packages(build.runtime, FUNCTIONS / "runtime-requirements.txt")
+        install_packages(build.images / "inference", FUNCTIONS / "inference" / "requirements.txt")
+        copy_code(build.images / "inference")
+
+
+def install_packages(folder: Path, requirements: Path) -> None:
+    """Installs pinned requirements into `folder`, unless just these are there already."""
+    marker = folder / ".requirements"
+    wanted = _digest(sys.version.encode(), requirements.read_bytes(), LOCK.read_bytes())
+    if marker.exists() and marker.read_text() == wanted:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip += ["--root-user-action=ignore", "--target", str(folder), "--constraint", str(LOCK)]
+    done = subprocess.run([*pip, "--requirement", str(requirements)], capture_output=True, text=True)
+    if done.returncode:
+        raise PackagingError(f"pip could not install {requirements}:\n{done.stderr.strip()[-2000:]}")
+    marker.write_text(wanted)
+
+
+def copy_code(folder: Path) -> None:
+    """The inference package itself, beside its requirements."""
+    source, target = FUNCTIONS / "inference", folder / "inference"
+    wanted = _digest(*(str(p.relative_to(source)).encode() + p.read_bytes() for p in _shipped(source)))
+    marker = folder / ".code"
+    if marker.exists() and marker.read_text() == wanted:
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    for path in _shipped(source):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    marker.write_text(wanted)
+
+
+def _shipped(folder: Path) -> list[Path]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in files if not set(_NOT_SHIPPED) & set(path.relative_to(folder).parts))
+
+
+def _zipped(function: str, extra: tuple[Path, ...]) -> list[tuple[str, bytes]]:
+    folder = FUNCTIONS / function
+    own = [(f"{function}/{path.relative_to(folder)}", path.read_bytes()) for path in _shipped(folder)]
+    return own + [(f"{function}/{path.name}", path.read_bytes()) for path in extra]
+
+
+def _replace_if_changed(path: Path, content: list[tuple[str, bytes]]) -> None:
+    partial = path.with_suffix(".partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content:
+            info = zipfile.ZipInfo(name, _ZIP_TIME)
+            info.external_attr = 0o100644 << 16
+            info.create_system = 3
+            archive.writestr(info, data, zipfile.ZIP_DEFLATED)
+    if path.exists() and path.read_bytes() == partial.read_bytes():
+        partial.unlink()
+    else:
+        partial.rename(path)
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+def main() -> None:
+    """`python packaging.py zips | packages FOLDER | code FOLDER`: what `make package` and docker build call."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("step", choices=["zips", "packages", "code"])
+    parser.add_argument("folder", type=Path, nargs="?", help="the image's task folder")
+    arguments = parser.parse_args()
+    if arguments.step == "zips":
+        package(BuildFolder())
+        print("\n".join(str(BuildFolder().zip_file(function)) for function in ZIP_CONTENT))
+    elif arguments.folder is None:
+        parser.error(f"{arguments.step} needs the FOLDER to fill")
+    elif arguments.step == "packages":
+        install_packages(arguments.folder, FUNCTIONS / "inference" / "requirements.txt")
+    else:
+        copy_code(arguments.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Training AstroMAE on partitions: flips and quarter turns, a validation split, early stopping, a seed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from inference import astromae, partition
+from inference.accuracy import Accuracy
+
+Report = Callable[["Epoch"], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that training depends on beside the data and the architecture."""
+
+    seed: int = 0
+    epochs: int = 60
+    patience: int = 15  # epochs without a better validation loss
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    magnitude_noise: float = 0.02  # standard deviation of the noise added to magnitudes, mag
+    validation_fraction: float = 0.1
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training galaxies gave; losses are mean smooth-L1 of (z_pred - z)/(1 + z)."""
+
+    number: int
+    training_loss: float
+    validation_loss: float
+    nmad: float
+    best: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Galaxies:
+    """Tensors in memory: images (N, 5, 32, 32), magnitudes (N, 5), redshift (N,)."""
+
+    images: Tensor
+    magnitudes: Tensor
+    redshift: Tensor
+
+    def __len__(self) -> int:
+        return len(self.redshift)
+
+    def at(self, rows: Tensor) -> Galaxies:
+        return Galaxies(self.images[rows], self.magnitudes[rows], self.redshift[rows])
+
+
+def read_galaxies(files: Sequence[Path]) -> Galaxies:
+    """All galaxies of the partitions; raises PartitionError for a file without redshifts."""
+    parts = [partition.read(file.read_bytes(), file.name) for file in files]
+    without = [file.name for file, part in zip(files, parts, strict=True) if part.redshift is None]
+    if without:
+        raise partition.PartitionError(f"{', '.join(without)}: no redshifts, which training needs")
+    columns = [[p.images for p in parts], [p.magnitudes for p in parts], [p.redshift for p in parts]]
+    return Galaxies(*(torch.from_numpy(np.concatenate(column)) for column in columns))
+
+
+def train(
+    config: astromae.Config, galaxies: Galaxies, recipe: Recipe, report: Report = lambda epoch: None
+) -> tuple[astromae.AstroMAE, list[Epoch]]:
+    """The network with the least validation loss, and the history of all epochs."""
+    torch.manual_seed(recipe.seed)
+    order = torch.randperm(len(galaxies))
+    held = int(len(galaxies) * recipe.validation_fraction)
+    validation, training = galaxies.at(order[:held]), galaxies.at(order[held:])
+    config = replace(config, asinh_softening=_softening(training))
+    model = astromae.AstroMAE(config)
+    inputs = _Standardised(model, training)
+    best, history = copy.deepcopy(model.state_dict()), []
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    steps = recipe.epochs * -(-len(training) // recipe.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps)
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995), use_buffers=True
+    )
+    least, since = float("inf"), 0
+    for number in range(1, recipe.epochs + 1):
+        start = time.monotonic()
+        loss = _one_epoch(inputs, training, recipe, optimiser, schedule, average)
+        ema = average.module
+        held_loss, nmad = _validate(_Standardised(ema, training), validation)
+        since = 0 if held_loss < least else since + 1
+        if since == 0:
+            least, best = held_loss, copy.deepcopy(ema.state_dict())
+        history.append(Epoch(number, loss, held_loss, nmad, since == 0, time.monotonic() - start))
+        report(history[-1])
+        if since >= recipe.patience:
+            break
+    model.load_state_dict(best)
+    _Standardised(model, training).fold()
+    return model.eval(), history
+
+
+def _softening(galaxies: Galaxies) -> tuple[float, ...]:
+    """Per channel, three times the pixel noise: linear below it, logarithmic above (Lupton et al. 1999)."""
+    rows = galaxies.images[:2048].transpose(0, 1).flatten(1)
+    spread = (rows - rows.median(1, keepdim=True).values).abs().median(1).values * 1.4826
+    return tuple(round(3.0 * float(s), 6) for s in spread)
+
+
+class _Standardised:
+    """The network with standardised magnitudes and redshifts around it, which `fold` moves into its weights."""
+
+    def __init__(self, model: astromae.AstroMAE, galaxies: Galaxies) -> None:
+        self.model = model
+        self.mean, self.scale = galaxies.magnitudes.mean(0), galaxies.magnitudes.std(0)
+        self.z_mean, self.z_scale = galaxies.redshift.mean(), galaxies.redshift.std()
+
+    def __call__(self, images: Tensor, magnitudes: Tensor) -> Tensor:
+        out = self.model(images, (magnitudes - self.mean) / self.scale)
+        return out * self.z_scale + self.z_mean
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        first, last = self.model.magnitude_branch[0], self.model.fusion[-1]
+        first.weight /= self.scale
+        first.bias -= first.weight @ self.mean
+        last.weight *= self.z_scale
+        last.bias.mul_(self.z_scale).add_(self.z_mean)
+
+
+def _one_epoch(
+    inputs: _Standardised,
+    galaxies: Galaxies,
+    recipe: Recipe,
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    average: torch.optim.swa_utils.AveragedModel,
+) -> float:
+    inputs.model.train()
+    total = 0.0
+    for rows in torch.randperm(len(galaxies)).split(recipe.batch_size):
+        batch = galaxies.at(rows)
+        noise = torch.randn_like(batch.magnitudes) * recipe.magnitude_noise
+        loss = _loss(inputs(_augmented(batch.images), batch.magnitudes + noise), batch.redshift)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(inputs.model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        average.update_parameters(inputs.model)
+        total += float(loss.detach()) * len(rows)
+    return total / len(galaxies)
+
+
+def _augmented(images: Tensor) -> Tensor:
+    """One of the eight flips and quarter turns for the whole batch; a redshift does not depend on them."""
+    turns, flip = int(torch.randint(4, ())), bool(torch.randint(2, ()))
+    images = torch.rot90(images, turns, (2, 3))
+    return images.flip(3) if flip else images
+
+
+def _loss(predicted: Tensor, true: Tensor) -> Tensor:
+    return F.smooth_l1_loss((predicted - true) / (1.0 + true), torch.zeros_like(true), beta=0.02)
+
+
+@torch.inference_mode()
+def _validate(inputs: _Standardised, galaxies: Galaxies) -> tuple[float, float]:
+    inputs.model.eval()
+    pairs = zip(galaxies.images.split(256), galaxies.magnitudes.split(256), strict=True)
+    predicted = torch.cat([inputs(images, magnitudes) for images, magnitudes in pairs])
+    measured = Accuracy.of(predicted.tolist(), galaxies.redshift.tolist()).measures()
+    return float(_loss(predicted, galaxies.redshift)), float(measured["precision (NMAD)"] or 0.0)
+
+
+def write_card(folder: Path, recipe: Recipe, history: list[Epoch], about: dict[str, object]) -> None:
+    """card.json of a model folder: where the weights come from, how, and what they reach."""
+    best = min(history, key=lambda epoch: epoch.validation_loss)
+    card = {**about, "recipe": asdict(recipe), "epochs": len(history), "best epoch": asdict(best)}
+    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""The inference Lambda: one rank of a run over its partitions."""

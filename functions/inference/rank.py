@@ -1,0 +1,227 @@
+"""One rank of a run: read its partitions, predict, measure, write."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .accuracy import Accuracy
+from .engine import BUNDLED_MODEL, MODEL_FILES, Engine, Floats, load
+from .event import RankEvent
+from .partition import Partition, PartitionError, read
+from .storage import Storage
+
+PHASES = ("init", "download", "inference", "communication", "upload")
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the sandbox gives: configured memory in MB, threads, and where files may be kept."""
+
+    memory_mb: int
+    threads: int
+    scratch: Path
+
+    @classmethod
+    def of_lambda(cls, memory_mb: int, scratch: Path) -> Host:
+        """Threads follow the vCPUs that the memory buys, one per 1,769 MB
+        (https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html)."""
+        vcpus = max(1, round(memory_mb / 1769))
+        return cls(memory_mb, min(vcpus, os.cpu_count() or 1), scratch)
+
+
+@dataclass
+class _Clock:
+    """Wall seconds per phase."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+
+
+@dataclass
+class _Results:
+    """What a rank collects over its partitions, in their order."""
+
+    predicted: list[Floats] = field(default_factory=list)
+    true: list[Floats] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    batches: int = 0
+    data_bytes: int = 0
+    image_bytes: int = 0  # of the largest partition, which is what memory holds
+    has_redshift: bool = False
+    cpu_seconds: float = 0.0
+
+    def add(self, partition: Partition, predicted: list[Floats]) -> None:
+        count = len(partition)
+        self.rows.append(count)
+        self.predicted += predicted
+        self.batches += len(predicted)
+        self.data_bytes += partition.images.nbytes + partition.magnitudes.nbytes
+        self.image_bytes = max(self.image_bytes, partition.images.nbytes)
+        self.has_redshift |= partition.redshift is not None
+        unknown = np.full(count, np.nan, np.float32)
+        self.true.append(unknown if partition.redshift is None else partition.redshift)
+
+    @property
+    def z_pred(self) -> Floats:
+        return np.concatenate([*self.predicted, np.empty(0, np.float32)])
+
+    @property
+    def z_true(self) -> Floats:
+        return np.concatenate([*self.true, np.empty(0, np.float32)])
+
+
+class Worker:
+    """Runs ranks in one sandbox; the engine is loaded once and reused by warm invocations."""
+
+    def __init__(self, client: Any, host: Host) -> None:
+        self._client = client
+        self._host = host
+        self._engines: dict[tuple[Path, str, str], Engine] = {}
+        self._overhead = _peak_memory()
+        self._cold = True
+
+    def run(self, event: RankEvent) -> dict[str, Any]:
+        """Writes predictions and rank info and returns a pointer to them.
+
+        Raises PartitionError, ObjectError, ConfigError or EngineError, which name what is wrong.
+        """
+        began, cold, self._cold = time.perf_counter(), self._cold, False
+        before = _process_age() if cold else 0.0  # Lambda bills its init phase too
+        clock, storage, results = _Clock(), Storage(self._client), _Results()
+        clock.seconds["init"] = before
+        with clock.phase("init"):
+            engine = self._engine(event, storage)
+        for key in event.data_paths:
+            self._partition(event, key, engine, storage, clock, results)
+        if not np.isfinite(results.z_pred).all():
+            raise PartitionError(f"{event.data_paths[0]}: the network gave values that are not finite for it")
+        if event.save_predictions:
+            with clock.phase("upload"):
+                self._write_predictions(event, storage, results)
+        info = self._info(event, engine, storage, clock, results) | {
+            "cold_start": cold,
+            "duration (seconds)": before + time.perf_counter() - began,
+        }
+        storage.write_json(event.bucket, f"{event.result_path}/{event.rank}.json", info)
+        print(json.dumps({"message": "rank done", "run_id": event.run_id, "rank": event.rank}))
+        return {"rank": event.rank, "run_id": event.run_id, "num_samples": info["num_samples"]}
+
+    def _engine(self, event: RankEvent, storage: Storage) -> Engine:
+        folder = BUNDLED_MODEL
+        if event.model is not None:
+            cache = self._host.scratch / "models"
+            folder = storage.fetch_folder(event.bucket, event.model, MODEL_FILES, cache)
+        key = (folder, event.engine, event.precision)
+        if key not in self._engines:
+            self._engines = {key: load(folder, event.engine, event.precision, self._host.threads)}
+        return self._engines[key]
+
+    def _partition(
+        self, event: RankEvent, key: str, engine: Engine, storage: Storage, clock: _Clock, results: _Results
+    ) -> None:
+        with clock.phase("download"):
+            data = storage.read(event.data_bucket, key)
+        cpu = time.process_time()
+        with clock.phase("inference"):
+            partition = read(data, f"s3://{event.data_bucket}/{key}", engine.layout)
+            batches = partition.batches(event.batch_size)
+            results.add(partition, [engine.predict(batch.images, batch.magnitudes) for batch in batches])
+        results.cpu_seconds += time.process_time() - cpu
+
+    def _write_predictions(self, event: RankEvent, storage: Storage, results: _Results) -> None:
+        arrays: dict[str, Any] = {
+            "index": np.arange(len(results.z_pred)),
+            "z_pred": results.z_pred,
+            "files": np.array(event.data_paths),
+            "rows": np.array(results.rows),
+            "run_id": np.array(event.run_id),
+        }
+        if results.has_redshift:
+            arrays["z_true"] = results.z_true
+        body = io.BytesIO()
+        np.savez(body, **arrays)
+        key = f"{event.result_path}/predictions/{event.rank}.npz"
+        storage.write(event.bucket, key, body.getvalue(), "application/octet-stream")
+
+    def _info(
+        self, event: RankEvent, engine: Engine, storage: Storage, clock: _Clock, results: _Results
+    ) -> dict[str, Any]:
+        accuracy = Accuracy.of(results.z_pred.tolist(), results.z_true.tolist())
+        return {
+            "rank": event.rank,
+            "world_size": event.world_size,
+            "run_id": event.run_id,
+            "data_path": event.data_paths[0] if len(event.data_paths) == 1 else list(event.data_paths),
+            "result_path": event.result_path,
+            "num_samples": len(results.z_pred),
+            **_speed(event, clock, results),
+            **self._memory(engine, results),
+            **{f"{name} (seconds)": seconds for name, seconds in clock.seconds.items()},
+            **storage.statistics(),
+            "device": engine.device,
+            "engine": engine.name,
+            "precision": engine.precision,
+            "threads": self._host.threads,
+            "architecture": platform.machine(),
+            **(accuracy.measures() if results.has_redshift else {}),
+            "accuracy_state": accuracy.to_json() if results.has_redshift else None,
+        }
+
+    def _memory(self, engine: Engine, results: _Results) -> dict[str, float]:
+        peak = _peak_memory()
+        return {
+            "total_cpu_memory (MB)": (peak - self._overhead) / _MIB,
+            "total_process_memory (MB)": peak / _MIB,
+            "library_overhead_memory (MB)": self._overhead / _MIB,
+            "total_image_memory (MB)": results.image_bytes / _MIB,
+            "total_model_memory (MB)": engine.model_bytes / _MIB,
+            "memory_limit (MB)": self._host.memory_mb,
+        }
+
+
+def _speed(event: RankEvent, clock: _Clock, results: _Results) -> dict[str, float]:
+    seconds = clock.seconds["inference"]
+    return {
+        "batch_size": event.batch_size,
+        "num_batches": results.batches,
+        "total_cpu_time (seconds)": results.cpu_seconds,
+        "execution_time (seconds/batch)": seconds / max(results.batches, 1),
+        "throughput_bps": 8 * results.data_bytes / seconds,
+        "sample_persec": len(results.z_pred) / seconds,
+    }
+
+
+def _peak_memory() -> int:
+    """Peak resident memory of this process in bytes; ru_maxrss is in KiB on Linux, in bytes on macOS."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def _process_age() -> float:
+    """Seconds since this process was started; 0 where the system does not tell (only Linux does, cheaply)."""
+    try:
+        started_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+    except OSError:
+        return 0.0
+    return max(0.0, uptime - started_ticks / os.sysconf("SC_CLK_TCK"))

@@ -1,0 +1,101 @@
+"""The payload against payload.schema.json: every fault at once, before anything is started.
+
+Of JSON Schema this knows what that file uses: type, enum, pattern, minimum, maximum, default, required,
+additionalProperties; a field of type integer or number that may also be a string is turned into the number.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+_HERE = Path(__file__).parent
+_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+}
+
+
+class PayloadError(ValueError):
+    """The payload is refused; the message lists every fault with field, value and what is allowed."""
+
+
+def schema() -> dict[str, Any]:
+    """The payload's JSON Schema: beside this file in the zip, in statemachine/ in a checkout."""
+    name = "payload.schema.json"
+    packaged = _HERE / name
+    path = packaged if packaged.exists() else _HERE.parents[1] / "statemachine" / name
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded
+
+
+def resolve(payload: object) -> dict[str, Any]:
+    """The payload with numbers as numbers, folders without a closing slash, and every default filled in.
+
+    Raises PayloadError.
+    """
+    rules = schema()
+    if not isinstance(payload, dict):
+        raise PayloadError(f"payload: {_shown(payload)} is not a JSON object")
+    properties: dict[str, Any] = rules["properties"]
+    faults = [_unknown(name, properties) for name in payload if name not in properties]
+    faults += [
+        f"{name}: is missing; give {_allowed(properties[name])} ({properties[name]['description']})"
+        for name in rules["required"]
+        if name not in payload
+    ]
+    resolved = {name: rule["default"] for name, rule in properties.items() if "default" in rule}
+    for name, rule in properties.items():
+        if name in payload:
+            try:
+                resolved[name] = _value(payload[name], rule)
+            except ValueError:
+                faults.append(f"{name}: {_shown(payload[name])} is not allowed; give {_allowed(rule)}")
+    if faults:
+        raise PayloadError("; ".join(faults))
+    resolved.setdefault("data_bucket", resolved["bucket"])
+    return resolved
+
+
+def _unknown(name: str, properties: dict[str, Any]) -> str:
+    near = difflib.get_close_matches(name, properties, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(properties)}"
+    return f"{name}: unknown field; {hint}"
+
+
+def _value(value: object, rule: dict[str, Any]) -> object:
+    if "enum" in rule:
+        return _accept(value, value in rule["enum"])
+    types = rule["type"] if isinstance(rule["type"], list) else [rule["type"]]
+    if isinstance(value, str):
+        _accept(value, "string" in types and re.search(rule["pattern"], value) is not None)
+        if types == ["string"]:
+            return value.rstrip("/")
+        value = float(value) if "number" in types else int(value)
+    known = any(isinstance(value, _TYPES[t]) for t in types) and (
+        isinstance(value, bool) == (types == ["boolean"])
+    )
+    _accept(value, known)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        _accept(value, rule.get("minimum", value) <= value <= rule.get("maximum", value))
+    return value
+
+
+def _accept(value: object, holds: bool) -> object:
+    if not holds:
+        raise ValueError(value)
+    return value
+
+
+def _allowed(rule: dict[str, Any]) -> str:
+    return str(rule.get("x-allowed") or "one of " + ", ".join(map(str, rule.get("enum", []))))
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "…"

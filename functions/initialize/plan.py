@@ -1,0 +1,98 @@
+"""Which rank gets which partition files, and the events that the Distributed Map reads."""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+class PlanError(ValueError):
+    """The data and the payload do not go together; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class PartitionFile:
+    """One object of the data prefix: its key and its size in bytes."""
+
+    key: str
+    size: int
+
+
+def natural(key: str) -> list[tuple[int, int | str]]:
+    """Sort key that puts 2.pt before 10.pt."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", key)]
+
+
+def list_partitions(s3: Any, bucket: str, prefix: str) -> list[PartitionFile]:
+    """The .pt files directly under the prefix, in natural order, however many there are.
+
+    Raises PlanError for a bucket that does not exist or may not be read, and for a prefix without partitions.
+    """
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/", Delimiter="/")
+    try:
+        found = [PartitionFile(o["Key"], o["Size"]) for page in pages for o in page.get("Contents", [])]
+    except s3.exceptions.ClientError as error:
+        code = error.response["Error"]["Code"]
+        raise PlanError(
+            f"data_bucket: {bucket} cannot be listed ({code}); give a bucket that exists and that this "
+            "deployment may read"
+        ) from None
+    files = [file for file in found if file.key.endswith(".pt")]
+    if not files:
+        raise PlanError(
+            f"data_prefix: s3://{bucket}/{prefix}/ holds no .pt file among its {len(found)} objects; upload "
+            "partitions there or correct the prefix"
+        )
+    return sorted(files, key=lambda file: natural(file.key))
+
+
+def deal(files: list[PartitionFile], world_size: int) -> list[list[PartitionFile]]:
+    """Files for each rank, balanced by bytes: the largest file left goes to the rank with least so far.
+
+    One rank per file keeps the natural order. Raises PlanError for more ranks than files.
+    """
+    if world_size > len(files):
+        raise PlanError(
+            f"world_size: {world_size} ranks for {len(files)} partition files; give at most {len(files)}"
+        )
+    if world_size == len(files):
+        return [[file] for file in files]
+    hands: list[list[PartitionFile]] = [[] for _ in range(world_size)]
+    least = [(0, 0, rank) for rank in range(world_size)]  # bytes, files, rank
+    for file in sorted(files, key=lambda file: -file.size):
+        held, count, rank = heapq.heappop(least)
+        hands[rank].append(file)
+        heapq.heappush(least, (held + file.size, count + 1, rank))
+    return [sorted(hand, key=lambda file: natural(file.key)) for hand in hands]
+
+
+def data_map(hands: Iterable[list[PartitionFile]]) -> dict[str, str | list[str]]:
+    """rank -> key, or list of keys where a rank has several, as run.json and payload.json carry it."""
+    return {
+        str(rank): hand[0].key if len(hand) == 1 else [file.key for file in hand]
+        for rank, hand in enumerate(hands)
+    }
+
+
+def rank_events(run: dict[str, Any], ranks: Iterable[int]) -> list[dict[str, Any]]:
+    """One event per rank for manifest.json, with the historic names; `run` is the content of run.json."""
+    payload = run["payload"]
+    common = {
+        "S3_BUCKET": payload["bucket"],
+        "S3_OBJECT_TYPE": payload["object_type"],
+        "WORLD_SIZE": run["world_size"],
+        "DATA_BUCKET": payload["data_bucket"],
+        "DATA_PREFIX": payload["data_prefix"],
+        "RESULT_PATH": payload["result_path"],
+        "BATCH_SIZE": payload["batch_size"],
+        "RUN_ID": run["run_id"],
+        "MODEL": payload.get("model"),
+        "ENGINE": payload["engine"],
+        "PRECISION": payload["precision"],
+        "COLLECTIVES": payload["collectives"],
+        "SAVE_PREDICTIONS": payload["save_predictions"],
+    }
+    return [{**common, "RANK": rank, "DATA_PATH": run["data_map"][str(rank)]} for rank in ranks]

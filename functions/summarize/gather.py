@@ -1,0 +1,68 @@
+"""Collecting a run's results from S3 and writing combined_data.json and summary.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from .summary import failure_cause, summary
+
+READERS = 32  # parallel GETs
+
+Json = dict[str, Any]
+
+
+def summarize_run(s3: Any, event: Json) -> Json:
+    """Reads all that the run `event["run_id"]` left under its result_path, and nothing of any other run.
+
+    Returns what the state machine needs to decide: failed ranks as a percentage, whether that is within
+    the tolerance, and the cause to fail with otherwise.
+    """
+    bucket, folder = event["bucket"], event["result_path"]
+    run = json.load(s3.get_object(Bucket=bucket, Key=f"{folder}/run.json")["Body"])
+    infos = sorted(_results(s3, bucket, f"{folder}/", run), key=lambda info: int(info["rank"]))
+    done = {int(info["rank"]) for info in infos}
+    failures = {
+        int(record["rank"]): record
+        for record in _results(s3, bucket, f"{folder}/failures/", run)
+        if int(record["rank"]) not in done
+    }
+    content = summary(run, infos, failures)
+    _put(s3, bucket, f"{folder}/combined_data.json", infos)
+    _put(s3, bucket, f"{folder}/summary.json", content)
+    share = 100.0 * (run["world_size"] - len(infos)) / run["world_size"]
+    return {
+        **event,
+        "finished_ranks": len(infos),
+        "failed_percentage": share,
+        "within_tolerance": share <= float(event["tolerated_failure_percentage"]),
+        "cause": failure_cause(content, f"s3://{bucket}/{folder}/summary.json"),
+    }
+
+
+def _results(s3: Any, bucket: str, prefix: str, run: Json) -> Iterator[Json]:
+    """The JSON objects PREFIX{rank}.json that belong to the run."""
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+    keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+    ranks = [key for key in keys if re.fullmatch(r"\d+\.json", key.removeprefix(prefix))]
+    with ThreadPoolExecutor(READERS) as pool:
+        for content in pool.map(lambda key: _read(s3, bucket, key), ranks):
+            if content.get("run_id") == run["run_id"]:
+                yield content
+
+
+def _read(s3: Any, bucket: str, key: str) -> Json:
+    """The object, or {} where it is none of ours: foreign files in the folder must not stop a summary."""
+    try:
+        content = json.load(s3.get_object(Bucket=bucket, Key=key)["Body"])
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _put(s3: Any, bucket: str, key: str, content: object) -> None:
+    body = json.dumps(content, indent=1).encode()
+    s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")

@@ -1,0 +1,17 @@
+"""AWS Lambda's entry point of Summarize."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from .gather import READERS, summarize_run
+
+_s3 = boto3.client("s3", config=Config(max_pool_connections=READERS))
+
+
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """event: what Initialize returned."""
+    return summarize_run(_s3, event)

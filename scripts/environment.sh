@@ -1,0 +1,30 @@
+#!/bin/sh
+# Creates .venv with the pinned dependencies, or returns at once when it is already as wanted.
+set -eu
+cd "$(dirname "$0")/.."
+
+fail() {
+  echo "error: $1" >&2
+  exit 1
+}
+
+command -v "$PYTHON" >/dev/null 2>&1 || fail "Python is missing: install Python 3.11 or newer (python.org), or set PYTHON=…"
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+  fail "$("$PYTHON" --version) is too old: install Python 3.11 or newer (python.org), or set PYTHON=…"
+command -v terraform >/dev/null 2>&1 ||
+  fail "Terraform is missing: install Terraform 1.11 or newer (developer.hashicorp.com/terraform/install)"
+version=$(terraform version 2>/dev/null | sed -n 's/^Terraform v\([0-9]*\)\.\([0-9]*\).*/\1 \2/p')
+set -- $version
+[ "${1:-0}" -gt 1 ] || [ "${1:-0}" -eq 1 -a "${2:-0}" -ge 11 ] ||
+  fail "Terraform ${1:-?}.${2:-?} is too old: install Terraform 1.11 or newer (developer.hashicorp.com/terraform/install)"
+
+wanted=$("$PYTHON" --version; cat pyproject.toml requirements.lock; pwd)
+wanted=$(printf '%s' "$wanted" | cksum)
+[ -f .venv/.installed ] && [ "$(cat .venv/.installed)" = "$wanted" ] && exit 0
+
+echo "Installing the development environment into .venv (once, some minutes)…"
+rm -rf .venv
+"$PYTHON" -m venv .venv
+.venv/bin/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[emulator,test]' ||
+  fail "pip could not install the pinned packages; see its message above"
+printf '%s' "$wanted" > .venv/.installed

@@ -1,0 +1,99 @@
+locals {
+  name         = "${var.team}-cosmicai"
+  bucket_name  = coalesce(var.bucket_name, local.name)
+  build_folder = coalesce(var.build_folder, "${path.module}/../build")
+  readable     = distinct(concat([module.storage.bucket_arn], [for name in var.data_buckets : "arn:${data.aws_partition.current.partition}:s3:::${name}"]))
+  own_image    = var.inference_image == null
+  image_uri    = local.own_image ? "${one(module.registry[*].repository_url)}:${coalesce(var.image_tag, "missing")}" : var.inference_image
+}
+
+data "aws_partition" "current" {}
+
+module "storage" {
+  source = "./modules/storage"
+
+  bucket_name              = local.bucket_name
+  abort_uploads_after_days = var.abort_uploads_after_days
+  force_destroy            = var.delete_results_on_destroy
+}
+
+module "registry" {
+  source = "./modules/registry"
+  count  = local.own_image ? 1 : 0
+
+  name         = "${local.name}-inference"
+  force_delete = var.delete_results_on_destroy
+}
+
+module "initialize" {
+  source = "./modules/function"
+
+  name               = "${local.name}-initialize"
+  description        = "Checks a payload, deals partitions to ranks, writes run.json and manifest.json."
+  package            = { zip = "${local.build_folder}/initialize.zip", handler = "initialize.handler.handler" }
+  memory_mb          = 1769
+  timeout_seconds    = 300
+  log_retention_days = var.log_retention_days
+
+  statements = {
+    ListPartitions = { actions = ["s3:ListBucket"], resources = local.readable }
+    ReadEarlierRun = { actions = ["s3:GetObject"], resources = ["${module.storage.bucket_arn}/*.json"] }
+    WritePlan      = { actions = ["s3:PutObject"], resources = [for file in ["run", "manifest"] : "${module.storage.bucket_arn}/*/${file}.json"] }
+  }
+}
+
+module "inference" {
+  source = "./modules/function"
+
+  name               = "${local.name}-inference"
+  description        = "One rank: reads its partitions, predicts redshifts, writes predictions and its rank info."
+  package            = { image = local.image_uri, handler = "inference.handler.handler" }
+  architecture       = var.architecture
+  memory_mb          = var.inference_memory_mb
+  timeout_seconds    = var.inference_timeout_seconds
+  log_retention_days = var.log_retention_days
+
+  statements = {
+    ReadPartitions = { actions = ["s3:GetObject"], resources = [for arn in local.readable : "${arn}/*"] }
+    WriteResults = {
+      actions   = ["s3:PutObject"]
+      resources = ["${module.storage.bucket_arn}/*.json", "${module.storage.bucket_arn}/*/predictions/*.npz"]
+    }
+  }
+}
+
+module "summarize" {
+  source = "./modules/function"
+
+  name               = "${local.name}-summarize"
+  description        = "Gathers what the ranks left, writes combined_data.json and summary.json."
+  package            = { zip = "${local.build_folder}/summarize.zip", handler = "summarize.handler.handler" }
+  memory_mb          = 1769
+  timeout_seconds    = 900
+  log_retention_days = var.log_retention_days
+
+  statements = {
+    ListResults = { actions = ["s3:ListBucket"], resources = [module.storage.bucket_arn] }
+    ReadResults = { actions = ["s3:GetObject"], resources = ["${module.storage.bucket_arn}/*.json"] }
+    WriteSummary = {
+      actions   = ["s3:PutObject"]
+      resources = [for file in ["combined_data", "summary"] : "${module.storage.bucket_arn}/*/${file}.json"]
+    }
+  }
+}
+
+module "state_machine" {
+  source = "./modules/state_machine"
+
+  name               = local.name
+  definition         = "${path.module}/../statemachine/cosmicai.asl.json"
+  bucket_arn         = module.storage.bucket_arn
+  log_retention_days = var.log_retention_days
+  retry_seconds      = var.retry_seconds
+
+  function_arns = {
+    initialize = module.initialize.arn
+    inference  = module.inference.arn
+    summarize  = module.summarize.arn
+  }
+}

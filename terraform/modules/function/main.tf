@@ -1,0 +1,66 @@
+# All that one Lambda function needs: log group, role and code.
+
+module "logs" {
+  source = "../logs"
+
+  name           = "/aws/lambda/${var.name}"
+  retention_days = var.log_retention_days
+}
+
+module "iam" {
+  source = "../iam"
+
+  name    = var.name
+  service = "lambda.amazonaws.com"
+
+  statements = merge(var.statements, {
+    WriteLogs = {
+      actions   = ["logs:CreateLogStream", "logs:PutLogEvents"]
+      resources = ["${module.logs.arn}:*"]
+    }
+  })
+}
+
+resource "aws_lambda_function" "this" {
+  function_name    = var.name
+  description      = var.description
+  role             = module.iam.role_arn
+  architectures    = [var.architecture]
+  memory_size      = var.memory_mb
+  timeout          = var.timeout_seconds
+  package_type     = local.zipped ? "Zip" : "Image"
+  filename         = var.package.zip
+  source_code_hash = local.zipped ? try(filebase64sha256(var.package.zip), null) : null
+  handler          = local.zipped ? var.package.handler : null
+  runtime          = local.zipped ? "python3.12" : null
+  image_uri        = var.package.image
+
+  dynamic "image_config" {
+    for_each = local.zipped ? [] : [var.package.handler]
+
+    content {
+      command = [image_config.value]
+    }
+  }
+
+  logging_config {
+    log_format = "Text"
+    log_group  = module.logs.name
+  }
+
+  lifecycle {
+    precondition {
+      condition     = local.zipped ? fileexists(var.package.zip) : true
+      error_message = "${coalesce(var.package.zip, "the zip")} is missing: run `make package` first."
+    }
+
+    precondition {
+      condition     = local.zipped ? true : !endswith(coalesce(var.package.image, ":missing"), ":missing")
+      error_message = "The inference image is missing: run `make deploy TEAM=…`, which builds and pushes it, or set inference_image to one that exists."
+    }
+  }
+}
+
+locals {
+  zipped = var.package.zip != null
+}

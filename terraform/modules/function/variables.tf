@@ -1,0 +1,45 @@
+variable "name" {
+  description = "Name of the function, its role and its log group."
+  type        = string
+}
+
+variable "description" {
+  description = "What the function does, in a sentence."
+  type        = string
+}
+
+variable "package" {
+  description = "The code: the path of a zip or the URI of an image, and the handler in it."
+  type        = object({ zip = optional(string), image = optional(string), handler = string })
+
+  validation {
+    condition     = (var.package.zip == null) != (var.package.image == null)
+    error_message = "package must have either zip or image."
+  }
+}
+
+variable "architecture" {
+  description = "Instruction set."
+  type        = string
+  default     = "arm64"
+}
+
+variable "memory_mb" {
+  description = "Memory in MB; 1,769 MB buy one vCPU."
+  type        = number
+}
+
+variable "timeout_seconds" {
+  description = "Time limit of one invocation."
+  type        = number
+}
+
+variable "log_retention_days" {
+  description = "Days that the function's logs are kept."
+  type        = number
+}
+
+variable "statements" {
+  description = "What the function may do beyond writing its logs, by statement name."
+  type        = map(object({ actions = list(string), resources = list(string) }))
+}

@@ -1,0 +1,75 @@
+module "logs" {
+  source = "../logs"
+
+  name           = "/aws/vendedlogs/states/${var.name}"
+  retention_days = var.log_retention_days
+}
+
+module "iam" {
+  source = "../iam"
+
+  name    = "${var.name}-state-machine"
+  service = "states.amazonaws.com"
+
+  statements = {
+    InvokeFunctions = {
+      actions   = ["lambda:InvokeFunction"]
+      resources = values(var.function_arns)
+    }
+    ReadManifest = {
+      actions   = ["s3:GetObject"]
+      resources = ["${var.bucket_arn}/*/manifest.json"]
+    }
+    RecordFailures = {
+      actions   = ["s3:PutObject"]
+      resources = ["${var.bucket_arn}/*/failures/*.json"]
+    }
+    # A Distributed Map starts executions of its own state machine.
+    RunMap = {
+      actions   = ["states:StartExecution"]
+      resources = [local.arn]
+    }
+    WatchMap = {
+      actions   = ["states:DescribeExecution", "states:StopExecution"]
+      resources = ["${replace(local.arn, ":stateMachine:", ":execution:")}/*"]
+    }
+    # CloudWatch's log delivery has no resource-level permissions:
+    # https://docs.aws.amazon.com/step-functions/latest/dg/cw-logs.html
+    DeliverLogs = {
+      actions = [
+        "logs:CreateLogDelivery", "logs:GetLogDelivery", "logs:UpdateLogDelivery", "logs:DeleteLogDelivery",
+        "logs:ListLogDeliveries", "logs:PutResourcePolicy", "logs:DescribeResourcePolicies", "logs:DescribeLogGroups",
+      ]
+      resources = ["*"]
+    }
+  }
+}
+
+data "aws_partition" "current" {}
+data "aws_region" "current" {}
+data "aws_caller_identity" "current" {}
+
+locals {
+  # Written out because the role must name the state machine that is made with it.
+  arn = "arn:${data.aws_partition.current.partition}:states:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}:stateMachine:${var.name}"
+}
+
+resource "aws_sfn_state_machine" "this" {
+  name     = var.name
+  type     = "STANDARD"
+  role_arn = module.iam.role_arn
+
+  definition = templatefile(var.definition, {
+    partition      = data.aws_partition.current.partition
+    initialize_arn = var.function_arns.initialize
+    inference_arn  = var.function_arns.inference
+    summarize_arn  = var.function_arns.summarize
+    retry_seconds  = var.retry_seconds
+  })
+
+  logging_configuration {
+    level                  = "ERROR"
+    include_execution_data = false
+    log_destination        = "${module.logs.arn}:*"
+  }
+}

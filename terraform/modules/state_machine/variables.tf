@@ -1,0 +1,29 @@
+variable "name" {
+  description = "Name of the state machine."
+  type        = string
+}
+
+variable "definition" {
+  description = "Path of the state machine's template in Amazon States Language."
+  type        = string
+}
+
+variable "function_arns" {
+  description = "The functions by their part in a run."
+  type        = object({ initialize = string, inference = string, summarize = string })
+}
+
+variable "bucket_arn" {
+  description = "Bucket where runs keep their manifest and failures."
+  type        = string
+}
+
+variable "retry_seconds" {
+  description = "First pause before a failed rank is tried again."
+  type        = number
+}
+
+variable "log_retention_days" {
+  description = "Days that the logs of executions are kept."
+  type        = number
+}

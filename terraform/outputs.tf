@@ -1,0 +1,38 @@
+output "bucket" {
+  description = "Bucket for partitions and results."
+  value       = module.storage.bucket_name
+}
+
+output "state_machine_arn" {
+  description = "What `aws stepfunctions start-execution` starts."
+  value       = module.state_machine.arn
+}
+
+output "function_names" {
+  description = "The Lambda functions by their part in a run."
+  value = {
+    initialize = module.initialize.name
+    inference  = module.inference.name
+    summarize  = module.summarize.name
+  }
+}
+
+output "repository_url" {
+  description = "Where `make deploy` pushes the inference image; null where inference_image names one."
+  value       = one(module.registry[*].repository_url)
+}
+
+output "next_steps" {
+  description = "The very commands to run next."
+  value       = <<-EOT
+    # 1. Upload partitions 1.pt, 2.pt, … (TensorDataset of images, magnitudes, redshift)
+    aws s3 sync PARTITIONS/ s3://${module.storage.bucket_name}/25MB/
+    # 2. Start a run: set bucket, data_prefix and result_path in the payload first
+    aws stepfunctions start-execution --state-machine-arn ${module.state_machine.arn} --name run-1 --input file://payloads/demo.json
+    # 3. Watch it
+    aws stepfunctions list-executions --state-machine-arn ${module.state_machine.arn} --max-items 1
+    aws logs tail /aws/lambda/${module.inference.name} --follow
+    # 4. Fetch redshifts and summary
+    aws s3 sync s3://${module.storage.bucket_name}/results/25MB/demo results/
+  EOT
+}

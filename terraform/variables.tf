@@ -1,0 +1,149 @@
+variable "team" {
+  description = "Name of the team; every resource carries it, so that several teams share an account."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{0,30}[a-z0-9]$", var.team))
+    error_message = "team must be 2 to 32 lower-case letters, digits and hyphens, beginning with a letter."
+  }
+}
+
+variable "region" {
+  description = "AWS region of everything."
+  type        = string
+  default     = "us-east-1"
+
+  validation {
+    condition     = can(regex("^[a-z]{2}(-[a-z]+)+-[0-9]$", var.region))
+    error_message = "region must be an AWS region such as us-east-1."
+  }
+}
+
+variable "bucket_name" {
+  description = "Name of the bucket for partitions and results; null gives TEAM-cosmicai."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.bucket_name == null || can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.bucket_name))
+    error_message = "bucket_name must be a valid S3 bucket name: 3 to 63 lower-case letters, digits, dots and hyphens."
+  }
+}
+
+variable "data_buckets" {
+  description = "Names of further buckets whose partitions the ranks may read."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for name in var.data_buckets : can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", name))])
+    error_message = "data_buckets must be valid S3 bucket names."
+  }
+}
+
+variable "inference_image" {
+  description = "URI of an inference image that exists already; null makes an ECR repository and uses image_tag in it."
+  type        = string
+  default     = null
+}
+
+variable "image_tag" {
+  description = "Tag of the inference image in the module's own repository; `make deploy` sets it."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.image_tag == null || can(regex("^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$", var.image_tag))
+    error_message = "image_tag must be a valid image tag of at most 128 characters."
+  }
+}
+
+variable "architecture" {
+  description = "Instruction set of the inference function: arm64 costs 20 % less, x86_64 is what a plain laptop builds."
+  type        = string
+  default     = "arm64"
+
+  validation {
+    condition     = contains(["arm64", "x86_64"], var.architecture)
+    error_message = "architecture must be arm64 or x86_64."
+  }
+}
+
+variable "inference_memory_mb" {
+  description = "Memory of a rank in MB; 1,769 MB buy one vCPU."
+  type        = number
+  default     = 3538
+
+  validation {
+    condition     = var.inference_memory_mb >= 128 && var.inference_memory_mb <= 10240 && floor(var.inference_memory_mb) == var.inference_memory_mb
+    error_message = "inference_memory_mb must be a whole number from 128 to 10240 (Lambda's limits)."
+  }
+}
+
+variable "inference_timeout_seconds" {
+  description = "Time limit of one rank."
+  type        = number
+  default     = 900
+
+  validation {
+    condition     = var.inference_timeout_seconds >= 1 && var.inference_timeout_seconds <= 900
+    error_message = "inference_timeout_seconds must be from 1 to 900 (Lambda's limit)."
+  }
+}
+
+variable "retry_seconds" {
+  description = "First pause before a failed rank is tried again; it doubles, with jitter."
+  type        = number
+  default     = 2
+
+  validation {
+    condition     = var.retry_seconds >= 1 && var.retry_seconds <= 60 && floor(var.retry_seconds) == var.retry_seconds
+    error_message = "retry_seconds must be a whole number from 1 to 60."
+  }
+}
+
+variable "log_retention_days" {
+  description = "Days that CloudWatch keeps the logs."
+  type        = number
+  default     = 30
+
+  validation {
+    condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731], var.log_retention_days)
+    error_message = "log_retention_days must be a period that CloudWatch knows: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545 or 731."
+  }
+}
+
+variable "abort_uploads_after_days" {
+  description = "Days after which parts of broken uploads are deleted; null leaves the rule out (the embedded AWS needs that)."
+  type        = number
+  default     = 7
+
+  validation {
+    condition     = var.abort_uploads_after_days == null || try(var.abort_uploads_after_days >= 1, false)
+    error_message = "abort_uploads_after_days must be at least 1, or null."
+  }
+}
+
+variable "delete_results_on_destroy" {
+  description = "Whether `terraform destroy` may delete a bucket that still holds data or results."
+  type        = bool
+  default     = false
+}
+
+variable "build_folder" {
+  description = "Folder with the zips of `make package`; null gives build/ beside terraform/."
+  type        = string
+  default     = null
+}
+
+variable "s3_use_path_style" {
+  description = "Path-style S3 addresses, which the embedded AWS needs."
+  type        = bool
+  default     = false
+}
+
+variable "tags" {
+  description = "Further tags on every resource."
+  type        = map(string)
+  default     = {}
+}
