@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cosmicai.packaging import ROOT
+from cosmicai.recipe import Recipe
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 data = typer.Typer(no_args_is_help=True, help="Making and looking at partitions.")
@@ -28,6 +32,90 @@ def demo(cache: Cache = CACHE, results: Annotated[Path, typer.Option()] = ROOT /
     from cosmicai.demo import demo as run_demo
 
     run_demo(cache, results, _console)
+
+
+@data.command("dc2")
+def data_dc2(
+    out: Annotated[Path, typer.Argument(help="Folder to write 1.pt, 2.pt, … to.")],
+    split: Annotated[
+        str, typer.Option(help="training (10,225 galaxies) or validation (20,449).")
+    ] = "validation",
+    galaxies: Annotated[int, typer.Option(help="How many of them.")] = 5112,
+    partition_mb: Annotated[float, typer.Option(help="Size of a partition; 25 MB hold 1,278 galaxies.")] = 25,
+    seed: Annotated[int, typer.Option(help="Of shapes and noise.")] = 0,
+    cache: Cache = CACHE,
+) -> None:
+    """Renders galaxies of the DC2 catalogue as partitions, with true redshifts.
+
+    Example: cosmicai data dc2 partitions --split training --galaxies 10225
+    """
+    from cosmicai.data import dc2
+
+    if split not in dc2.FILES:
+        raise typer.BadParameter(f"{split} is neither training nor validation", param_hint="--split")
+    with Progress(console=_console) as progress:
+        task = progress.add_task("Rendering", total=galaxies)
+        folder = dc2.partitions(
+            split,  # type: ignore[arg-type]
+            galaxies,
+            partition_mb,
+            cache,
+            seed,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    shutil.copytree(folder, out, dirs_exist_ok=True)
+    _console.print(f"{len(list(out.glob('*.pt')))} partitions in {out}")
+
+
+@model.command("train")
+def model_train(
+    partitions: Annotated[Path, typer.Argument(help="Folder with partitions that have redshifts.")],
+    out: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    config: Annotated[Path | None, typer.Option(help="config.json; default: the published widths.")] = None,
+    epochs: Annotated[int, typer.Option()] = Recipe.epochs,
+    patience: Annotated[
+        int, typer.Option(help="Epochs without improvement before it stops.")
+    ] = Recipe.patience,
+    batch_size: Annotated[int, typer.Option()] = Recipe.batch_size,
+    learning_rate: Annotated[float, typer.Option()] = Recipe.learning_rate,
+    magnitude_noise: Annotated[
+        float, typer.Option(help="Noise added in training, mag.")
+    ] = Recipe.magnitude_noise,
+    seed: Annotated[int, typer.Option()] = Recipe.seed,
+) -> None:
+    """Trains a network on partitions and writes its model folder with a card.
+
+    Example: cosmicai model train partitions models/mine --config functions/inference/models/dc2-small/config.json
+    """
+    from cosmicai import training
+    from inference import astromae, partition
+
+    files = sorted(partitions.glob("*.pt"), key=lambda path: (len(path.name), path.name))
+    if not files:
+        raise partition.PartitionError(f"{partitions}: holds no .pt file")
+    galaxies = training.read_galaxies(files)
+    recipe = Recipe(
+        seed=seed,
+        epochs=epochs,
+        patience=patience,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        magnitude_noise=magnitude_noise,
+    )
+    wanted = astromae.Config() if config is None else astromae.Config.read(config)
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=_console
+    ) as progress:
+        task = progress.add_task("training", total=epochs)
+
+        def report(epoch: training.Epoch) -> None:
+            text = f"epoch {epoch.number}: loss {epoch.validation_loss:.4f}, NMAD {epoch.nmad:.4f}"
+            progress.update(task, advance=1, description=text)
+
+        network, history = training.train(wanted, galaxies, recipe, report)
+    astromae.save(network, out)
+    training.write_card(out, recipe, galaxies, history, [shlex.join(["cosmicai", *sys.argv[1:]])])
+    _console.print(f"model folder {out}: {astromae.parameter_count(network):,} parameters")
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -11,27 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cosmicai.recipe import Recipe
 from inference import astromae, partition
 from inference.accuracy import Accuracy
 
 Report = Callable[["Epoch"], None]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that training depends on beside the data and the architecture."""
-
-    seed: int = 0
-    epochs: int = 60
-    patience: int = 15  # epochs without a better validation loss
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    magnitude_noise: float = 0.02  # standard deviation of the noise added to magnitudes, mag
-    validation_fraction: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -67,8 +55,11 @@ def read_galaxies(files: Sequence[Path]) -> Galaxies:
     without = [file.name for file, part in zip(files, parts, strict=True) if part.redshift is None]
     if without:
         raise partition.PartitionError(f"{', '.join(without)}: no redshifts, which training needs")
-    columns = [[p.images for p in parts], [p.magnitudes for p in parts], [p.redshift for p in parts]]
-    return Galaxies(*(torch.from_numpy(np.concatenate(column)) for column in columns))
+    return Galaxies(
+        torch.from_numpy(np.concatenate([part.images for part in parts])),
+        torch.from_numpy(np.concatenate([part.magnitudes for part in parts])),
+        torch.from_numpy(np.concatenate([part.redshift for part in parts if part.redshift is not None])),
+    )
 
 
 def train(
@@ -93,17 +84,16 @@ def train(
     for number in range(1, recipe.epochs + 1):
         start = time.monotonic()
         loss = _one_epoch(inputs, training, recipe, optimiser, schedule, average)
-        ema = average.module
-        held_loss, nmad = _validate(_Standardised(ema, training), validation)
+        held_loss, nmad = _validate(_Standardised(average.module, training), validation)
         since = 0 if held_loss < least else since + 1
         if since == 0:
-            least, best = held_loss, copy.deepcopy(ema.state_dict())
+            least, best = held_loss, copy.deepcopy(average.module.state_dict())
         history.append(Epoch(number, loss, held_loss, nmad, since == 0, time.monotonic() - start))
         report(history[-1])
         if since >= recipe.patience:
             break
     model.load_state_dict(best)
-    _Standardised(model, training).fold()
+    inputs.fold(model)
     return model.eval(), history
 
 
@@ -115,9 +105,9 @@ def _softening(galaxies: Galaxies) -> tuple[float, ...]:
 
 
 class _Standardised:
-    """The network with standardised magnitudes and redshifts around it, which `fold` moves into its weights."""
+    """The network with standardised magnitudes and redshifts around it."""
 
-    def __init__(self, model: astromae.AstroMAE, galaxies: Galaxies) -> None:
+    def __init__(self, model: nn.Module, galaxies: Galaxies) -> None:
         self.model = model
         self.mean, self.scale = galaxies.magnitudes.mean(0), galaxies.magnitudes.std(0)
         self.z_mean, self.z_scale = galaxies.redshift.mean(), galaxies.redshift.std()
@@ -127,10 +117,13 @@ class _Standardised:
         return out * self.z_scale + self.z_mean
 
     @torch.no_grad()
-    def fold(self) -> None:
-        first, last = self.model.magnitude_branch[0], self.model.fusion[-1]
+    def fold(self, model: astromae.AstroMAE) -> None:
+        """Moves the standardisation into `model`'s first magnitude layer and last layer, exactly."""
+        first, last = model.magnitude_branch[0], model.fusion[-1]
+        if not isinstance(first, nn.Linear) or not isinstance(last, nn.Linear):
+            raise TypeError("the magnitude branch begins and the fusion ends with a Linear layer")
         first.weight /= self.scale
-        first.bias -= first.weight @ self.mean
+        first.bias.sub_(first.weight @ self.mean)
         last.weight *= self.z_scale
         last.bias.mul_(self.z_scale).add_(self.z_mean)
 
@@ -179,8 +172,25 @@ def _validate(inputs: _Standardised, galaxies: Galaxies) -> tuple[float, float]:
     return float(_loss(predicted, galaxies.redshift)), float(measured["precision (NMAD)"] or 0.0)
 
 
-def write_card(folder: Path, recipe: Recipe, history: list[Epoch], about: dict[str, object]) -> None:
-    """card.json of a model folder: where the weights come from, how, and what they reach."""
+def digest(galaxies: Galaxies) -> str:
+    """SHA-256 of magnitudes and redshifts, in order: tells which galaxies a network was trained on."""
+    content = galaxies.magnitudes.numpy().tobytes() + galaxies.redshift.numpy().tobytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_card(
+    folder: Path, recipe: Recipe, galaxies: Galaxies, history: list[Epoch], commands: list[str]
+) -> None:
+    """card.json of a model folder: the galaxies, the recipe, the commands and what they reached."""
     best = min(history, key=lambda epoch: epoch.validation_loss)
-    card = {**about, "recipe": asdict(recipe), "epochs": len(history), "best epoch": asdict(best)}
+    card = {
+        "commands": commands,
+        "parameters": astromae.parameter_count(astromae.load(folder)),
+        "galaxies": len(galaxies),
+        "galaxies sha256": digest(galaxies),
+        "recipe": asdict(recipe),
+        "epochs run": len(history),
+        "best epoch, on held-out training galaxies": asdict(best),
+        "torch": torch.__version__.partition("+")[0],
+    }
     (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")

@@ -4,7 +4,7 @@ locals {
   build_folder = coalesce(var.build_folder, "${path.module}/../build")
   readable     = distinct(concat([module.storage.bucket_arn], [for name in var.data_buckets : "arn:${data.aws_partition.current.partition}:s3:::${name}"]))
   own_image    = var.inference_image == null
-  image_uri    = local.own_image ? "${one(module.registry[*].repository_url)}:${coalesce(var.image_tag, "missing")}" : var.inference_image
+  image_uri    = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}" : var.inference_image
 }
 
 data "aws_partition" "current" {}

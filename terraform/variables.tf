@@ -45,6 +45,11 @@ variable "inference_image" {
   description = "URI of an inference image that exists already; null makes an ECR repository and uses image_tag in it."
   type        = string
   default     = null
+
+  validation {
+    condition     = var.inference_image != null || var.image_tag != null
+    error_message = "The inference image is missing: run `make deploy TEAM=…`, which builds and pushes it and sets image_tag, or set inference_image to one that exists."
+  }
 }
 
 variable "image_tag" {

@@ -61,7 +61,7 @@ class CatalogueError(RuntimeError):
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Galaxies in a fixed random order: identifiers (N,), magnitudes, errors, detected (N, 5), redshift (N,)."""
+    """Galaxies in a fixed random order: identifiers and redshift (N,), the others (N, 5)."""
 
     identifiers: NDArray[np.int64]
     magnitudes: Floats

@@ -8,6 +8,7 @@ from the command is killed and FOLDER is removed.
 from __future__ import annotations
 
 import ctypes
+import os
 import select
 import shutil
 import signal
@@ -38,7 +39,7 @@ def main(folder: Path, command: list[str]) -> int:
 def _closed() -> bool:
     """Whether standard input is at its end; waits a moment for it."""
     ready, _, _ = select.select([sys.stdin], [], [], 0.2)
-    return bool(ready) and not sys.stdin.buffer.read1(1)
+    return bool(ready) and not os.read(sys.stdin.fileno(), 1)
 
 
 def _kill_descendants() -> None:

@@ -94,7 +94,7 @@ class Emulator:
             start_new_session=True,  # Ctrl-C is ours to handle
         )
         try:
-            self._wait_until_healthy()
+            self._wait_until_healthy(self._guard)
         except BaseException:
             self.stop()
             raise
@@ -102,10 +102,8 @@ class Emulator:
     def stop(self) -> None:
         """Ends every process of the emulator and removes its folder; safe to call twice."""
         if self._guard is not None:
-            assert self._guard.stdin is not None
             with suppress(BrokenPipeError):
-                self._guard.stdin.close()
-            self._guard.wait()
+                self._guard.communicate()  # closes the pipe, which is what the guard waits for
             self._guard = None
             self._log.close()
 
@@ -137,11 +135,10 @@ class Emulator:
             "NO_PROXY": "127.0.0.1,localhost",
         }
 
-    def _wait_until_healthy(self) -> None:
-        assert self._guard is not None
+    def _wait_until_healthy(self, guard: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            if self._guard.poll() is not None:
+            if guard.poll() is not None:
                 raise EmulatorError(f"the embedded AWS ended while starting:\n{self._log_tail()}")
             if self._healthy():
                 return

@@ -109,12 +109,9 @@ class Accuracy:
 
 def _median(histogram: Counter[Any]) -> float:
     """The median bin; between two of them where half of all galaxies lie on each side."""
-    total, seen, lower = sum(histogram.values()), 0, None
+    total, seen = sum(histogram.values()), 0
+    halves = []  # the bins in which the lower and the upper middle galaxy lie
     for index in sorted(histogram):
-        seen += histogram[index]
-        if lower is None and 2 * seen >= total:
-            lower = index
-        if 2 * seen > total:
-            assert lower is not None
-            return float(lower + index) / 2
-    return 0.0
+        before, seen = seen, seen + histogram[index]
+        halves += [index for middle in ((total - 1) // 2, total // 2) if before <= middle < seen]
+    return sum(halves) / 2

@@ -26,7 +26,7 @@ Array = NDArray[Any]
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, name length, extra length (APPNOTE.TXT 4.3.7)
 _PICKLE_LIMIT = 1 << 20  # bytes; a TensorDataset's pickle has some hundred
-_STORAGE_TYPES = {
+_STORAGE_TYPES: dict[str, np.dtype[Any]] = {
     "FloatStorage": np.dtype("<f4"),
     "DoubleStorage": np.dtype("<f8"),
     "HalfStorage": np.dtype("<f2"),
@@ -180,11 +180,11 @@ class _Unpickler(pickle._Unpickler):  # the Python one: the C one can be made to
 
     def persistent_load(self, pid: Any) -> Array:
         match pid:
-            case ("storage", _StorageType(dtype=dtype), str() as key, str(), int() as count):
+            case ("storage", _StorageType() as kind, str() as key, str(), int() as count):
                 content = self._load_storage(key)
-                if count < 0 or len(content) < count * dtype.itemsize:
+                if count < 0 or len(content) < count * kind.dtype.itemsize:
                     raise PartitionError(f"data/{key} has {len(content)} bytes, too few for {count} values")
-                return np.frombuffer(content, dtype, count)
+                return np.frombuffer(content, kind.dtype, count)
         raise PartitionError("refers to a storage in a way that torch does not")
 
 

@@ -63,10 +63,8 @@ class Storage:
         try:
             return request()
         except self._client.exceptions.ClientError as error:
-            reason = error.response["Error"]
-            raise ObjectError(
-                f"s3://{bucket}/{key} could not be {verb}: {reason['Code']} {reason.get('Message', '')}".rstrip()
-            ) from error
+            code, message = (error.response["Error"].get(name, "") for name in ("Code", "Message"))
+            raise ObjectError(f"s3://{bucket}/{key} could not be {verb}: {code} {message}".rstrip()) from error
         finally:
             self.seconds.append(time.perf_counter() - start)
 

@@ -31,4 +31,4 @@ class TorchEngine:
 
 def _tensor(array: Floats) -> torch.Tensor:
     """A view; partitions are read-only and the network writes to none of its inputs."""
-    return torch.frombuffer(memoryview(array).cast("B"), dtype=torch.float32).reshape(array.shape)
+    return torch.frombuffer(array.data.cast("B"), dtype=torch.float32).reshape(array.shape)

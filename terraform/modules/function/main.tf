@@ -53,11 +53,6 @@ resource "aws_lambda_function" "this" {
       condition     = local.zipped ? fileexists(var.package.zip) : true
       error_message = "${coalesce(var.package.zip, "the zip")} is missing: run `make package` first."
     }
-
-    precondition {
-      condition     = local.zipped ? true : !endswith(coalesce(var.package.image, ":missing"), ":missing")
-      error_message = "The inference image is missing: run `make deploy TEAM=…`, which builds and pushes it, or set inference_image to one that exists."
-    }
   }
 }
 

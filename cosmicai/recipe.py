@@ -1,0 +1,19 @@
+"""What training depends on beside the data and the architecture; apart from torch, so that the command line starts fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that training depends on beside the data and the architecture."""
+
+    seed: int = 0
+    epochs: int = 60
+    patience: int = 15  # epochs without a better validation loss
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    magnitude_noise: float = 0.02  # standard deviation of the noise added to magnitudes, mag
+    validation_fraction: float = 0.1

@@ -1,0 +1,20 @@
+# The inference container: docker buildx build -f docker/inference.Dockerfile --provenance=false .
+# Both stages run cosmicai/packaging.py, which also assembles the task folder of the embedded AWS.
+ARG BASE=public.ecr.aws/lambda/python:3.12
+FROM ${BASE} AS packages
+# torch's own index holds builds without CUDA, which are a tenth of the size.
+ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+WORKDIR /source
+COPY requirements.lock ./
+COPY functions/inference/requirements.txt functions/inference/
+COPY cosmicai/packaging.py cosmicai/
+RUN python cosmicai/packaging.py packages /task
+COPY functions/inference functions/inference
+RUN python cosmicai/packaging.py code /code
+
+FROM ${BASE}
+# Ordered by change: packages seldom, the model and the code often.
+COPY --from=packages /task ${LAMBDA_TASK_ROOT}
+COPY --from=packages /code ${LAMBDA_TASK_ROOT}
+ENTRYPOINT ["python", "-m", "awslambdaric"]
+CMD ["inference.handler.handler"]

@@ -1,0 +1,48 @@
+#!/bin/sh
+# Deploys a team's bundle into the AWS account of the current credentials: image, zips, infrastructure.
+# IMAGE=… uses an inference image that somebody else has built and pushed.
+set -eu
+cd "$(dirname "$0")/.."
+team=${1:-}
+
+fail() {
+  echo "error: $1" >&2
+  exit 1
+}
+
+[ -n "$team" ] || fail "which team? make deploy TEAM=team3"
+vars="teams/$team.tfvars"
+[ -f "terraform/$vars" ] || fail "terraform/$vars is missing: copy terraform/teams/example.tfvars and edit it"
+command -v aws >/dev/null 2>&1 || fail "the aws command line is missing: install AWS CLI v2"
+
+export TF_DATA_DIR="$PWD/.cosmicai/terraform/$team"
+state="$PWD/.cosmicai/terraform/$team.tfstate"
+mkdir -p "$TF_DATA_DIR"
+apply() {
+  terraform -chdir=terraform apply -state="$state" -var-file="$vars" "$@"
+}
+terraform -chdir=terraform init -input=false
+
+if [ -n "${IMAGE:-}" ]; then
+  apply -var "inference_image=$IMAGE"
+  exit 0
+fi
+
+docker buildx version >/dev/null 2>&1 ||
+  fail "docker buildx is missing: install Docker, or pass an image that exists: make deploy TEAM=$team IMAGE=URI"
+tag=$(cat requirements.lock docker/inference.Dockerfile cosmicai/packaging.py \
+  $(find functions/inference -type f ! -path '*__pycache__*' | sort) | sha256sum | cut -c1-16)
+apply -var "image_tag=$tag" -target=module.registry
+repository=$(terraform -chdir=terraform output -state="$state" -raw repository_url)
+region=$(echo "$repository" | cut -d. -f4)
+architecture=$(sed -n 's/^architecture *= *"\(.*\)"/\1/p' "terraform/$vars")
+platform=linux/arm64
+[ "${architecture:-arm64}" = arm64 ] || platform=linux/amd64
+
+if ! aws ecr describe-images --region "$region" --repository-name "${repository#*/}" \
+  --image-ids "imageTag=$tag" >/dev/null 2>&1; then
+  aws ecr get-login-password --region "$region" | docker login --username AWS --password-stdin "${repository%%/*}"
+  docker buildx build --platform "$platform" --provenance=false -f docker/inference.Dockerfile \
+    -t "$repository:$tag" --push .
+fi
+apply -var "image_tag=$tag"

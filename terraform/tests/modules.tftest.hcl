@@ -1,0 +1,236 @@
+# Each module by itself against a mock provider.
+
+mock_provider "aws" {
+  mock_data "aws_iam_policy_document" {
+    defaults = { json = "{}" }
+  }
+  mock_data "aws_partition" {
+    defaults = { partition = "aws" }
+  }
+  mock_data "aws_region" {
+    defaults = { name = "us-east-1" }
+  }
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "123456789012" }
+  }
+  mock_resource "aws_iam_role" {
+    defaults = { arn = "arn:aws:iam::123456789012:role/mock" }
+  }
+  mock_resource "aws_s3_bucket" {
+    defaults = { arn = "arn:aws:s3:::data" }
+  }
+  mock_resource "aws_cloudwatch_log_group" {
+    defaults = { arn = "arn:aws:logs:us-east-1:123456789012:log-group:mock" }
+  }
+}
+
+run "storage_is_private_encrypted_and_tls_only" {
+  module {
+    source = "./modules/storage"
+  }
+  variables {
+    bucket_name              = "data"
+    abort_uploads_after_days = 7
+    force_destroy            = false
+  }
+  assert {
+    condition = alltrue([
+      aws_s3_bucket_public_access_block.this.block_public_acls,
+      aws_s3_bucket_public_access_block.this.block_public_policy,
+      aws_s3_bucket_public_access_block.this.ignore_public_acls,
+      aws_s3_bucket_public_access_block.this.restrict_public_buckets,
+    ])
+    error_message = "all public access must be blocked"
+  }
+  assert {
+    condition     = one(one(aws_s3_bucket_server_side_encryption_configuration.this.rule).apply_server_side_encryption_by_default).sse_algorithm == "AES256"
+    error_message = "objects must be encrypted"
+  }
+  assert {
+    condition = (
+      one(data.aws_iam_policy_document.tls_only.statement).effect == "Deny" &&
+      one(one(data.aws_iam_policy_document.tls_only.statement).condition).variable == "aws:SecureTransport"
+    )
+    error_message = "plain HTTP must be denied"
+  }
+  assert {
+    condition     = length(aws_s3_bucket_lifecycle_configuration.this) == 1
+    error_message = "broken uploads must be cleaned up"
+  }
+}
+
+run "storage_leaves_the_lifecycle_out_where_asked" {
+  module {
+    source = "./modules/storage"
+  }
+  variables {
+    bucket_name              = "data"
+    abort_uploads_after_days = null
+    force_destroy            = true
+  }
+  assert {
+    condition     = length(aws_s3_bucket_lifecycle_configuration.this) == 0 && aws_s3_bucket.this.force_destroy
+    error_message = "null must leave the lifecycle rule out"
+  }
+}
+
+run "iam_grants_just_the_named_statements" {
+  module {
+    source = "./modules/iam"
+  }
+  variables {
+    name       = "role"
+    service    = "lambda.amazonaws.com"
+    statements = { Read = { actions = ["s3:GetObject"], resources = ["arn:aws:s3:::data/*"] } }
+  }
+  assert {
+    condition     = one(data.aws_iam_policy_document.permissions.statement).actions == toset(["s3:GetObject"])
+    error_message = "the policy must hold the statement's actions"
+  }
+  assert {
+    condition     = one(one(data.aws_iam_policy_document.trust.statement).principals).identifiers == toset(["lambda.amazonaws.com"])
+    error_message = "only the service may assume the role"
+  }
+}
+
+run "iam_refuses_wildcard_actions" {
+  command = plan
+  module {
+    source = "./modules/iam"
+  }
+  variables {
+    name       = "role"
+    service    = "lambda.amazonaws.com"
+    statements = { Everything = { actions = ["s3:*"], resources = ["*"] } }
+  }
+  expect_failures = [var.statements]
+}
+
+run "iam_refuses_names_that_are_too_long" {
+  command = plan
+  module {
+    source = "./modules/iam"
+  }
+  variables {
+    name       = "a123456789b123456789c123456789d123456789e123456789f123456789g1234"
+    service    = "lambda.amazonaws.com"
+    statements = { Read = { actions = ["s3:GetObject"], resources = ["*"] } }
+  }
+  expect_failures = [var.name]
+}
+
+run "logs_are_kept_as_long_as_asked" {
+  module {
+    source = "./modules/logs"
+  }
+  variables {
+    name           = "/aws/lambda/f"
+    retention_days = 14
+  }
+  assert {
+    condition     = aws_cloudwatch_log_group.this.retention_in_days == 14
+    error_message = "retention must be set"
+  }
+}
+
+run "an_image_function_runs_its_handler_on_its_architecture" {
+  module {
+    source = "./modules/function"
+  }
+  variables {
+    name               = "f"
+    description        = "test"
+    package            = { image = "repository/image:tag", handler = "inference.handler.handler" }
+    architecture       = "arm64"
+    memory_mb          = 512
+    timeout_seconds    = 60
+    log_retention_days = 14
+    statements         = {}
+  }
+  assert {
+    condition     = aws_lambda_function.this.package_type == "Image" && one(aws_lambda_function.this.image_config).command[0] == "inference.handler.handler"
+    error_message = "an image function must carry its handler as the command"
+  }
+  assert {
+    condition     = aws_lambda_function.this.architectures == tolist(["arm64"]) && one(aws_lambda_function.this.logging_config).log_group == "/aws/lambda/f"
+    error_message = "architecture and log group must be set"
+  }
+}
+
+run "a_missing_zip_is_refused" {
+  command = plan
+  module {
+    source = "./modules/function"
+  }
+  variables {
+    name               = "f"
+    description        = "test"
+    package            = { zip = "/nowhere/f.zip", handler = "f.handler.handler" }
+    memory_mb          = 512
+    timeout_seconds    = 60
+    log_retention_days = 14
+    statements         = {}
+  }
+  expect_failures = [aws_lambda_function.this]
+}
+
+run "a_function_is_either_zip_or_image" {
+  command = plan
+  module {
+    source = "./modules/function"
+  }
+  variables {
+    name               = "f"
+    description        = "test"
+    package            = { handler = "f.handler.handler" }
+    memory_mb          = 512
+    timeout_seconds    = 60
+    log_retention_days = 14
+    statements         = {}
+  }
+  expect_failures = [var.package]
+}
+
+run "the_registry_scans_and_never_overwrites" {
+  module {
+    source = "./modules/registry"
+  }
+  variables {
+    name         = "inference"
+    force_delete = false
+  }
+  assert {
+    condition     = aws_ecr_repository.this.image_tag_mutability == "IMMUTABLE" && one(aws_ecr_repository.this.image_scanning_configuration).scan_on_push
+    error_message = "images must be scanned and immutable"
+  }
+  assert {
+    condition     = jsondecode(aws_ecr_lifecycle_policy.this.policy).rules[0].selection.countNumber == 5
+    error_message = "old images must expire"
+  }
+}
+
+run "the_state_machine_may_invoke_its_functions_alone" {
+  module {
+    source = "./modules/state_machine"
+  }
+  variables {
+    name               = "machine"
+    definition         = "../statemachine/cosmicai.asl.json"
+    bucket_arn         = "arn:aws:s3:::data"
+    retry_seconds      = 2
+    log_retention_days = 14
+    function_arns = {
+      initialize = "arn:aws:lambda:us-east-1:123456789012:function:i"
+      inference  = "arn:aws:lambda:us-east-1:123456789012:function:r"
+      summarize  = "arn:aws:lambda:us-east-1:123456789012:function:s"
+    }
+  }
+  assert {
+    condition     = jsondecode(aws_sfn_state_machine.this.definition).States.Ranks.ItemProcessor.States.Infer.Parameters.FunctionName == "arn:aws:lambda:us-east-1:123456789012:function:r"
+    error_message = "the ranks must invoke the inference function"
+  }
+  assert {
+    condition     = local.arn == "arn:aws:states:us-east-1:123456789012:stateMachine:machine"
+    error_message = "the role must name this very state machine"
+  }
+}

@@ -1,0 +1,176 @@
+# The root module against a mock provider: no account, no network. Run `make package` first.
+
+mock_provider "aws" {
+  mock_data "aws_iam_policy_document" {
+    defaults = { json = "{}" }
+  }
+  mock_data "aws_partition" {
+    defaults = { partition = "aws" }
+  }
+  mock_data "aws_region" {
+    defaults = { name = "us-east-1" }
+  }
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "123456789012" }
+  }
+  mock_resource "aws_s3_bucket" {
+    defaults = { arn = "arn:aws:s3:::team3-cosmicai" }
+  }
+  mock_resource "aws_iam_role" {
+    defaults = { arn = "arn:aws:iam::123456789012:role/mock" }
+  }
+  mock_resource "aws_lambda_function" {
+    defaults = { arn = "arn:aws:lambda:us-east-1:123456789012:function:mock" }
+  }
+  mock_resource "aws_cloudwatch_log_group" {
+    defaults = { arn = "arn:aws:logs:us-east-1:123456789012:log-group:mock" }
+  }
+  mock_resource "aws_ecr_repository" {
+    defaults = { repository_url = "123456789012.dkr.ecr.us-east-1.amazonaws.com/team3-cosmicai-inference" }
+  }
+  mock_resource "aws_sfn_state_machine" {
+    defaults = { arn = "arn:aws:states:us-east-1:123456789012:stateMachine:team3-cosmicai" }
+  }
+}
+
+variables {
+  team      = "team3"
+  image_tag = "abc123"
+}
+
+run "a_team_gets_everything_under_its_name" {
+  assert {
+    condition     = output.bucket == module.storage.bucket_name && local.bucket_name == "team3-cosmicai"
+    error_message = "the bucket must be TEAM-cosmicai"
+  }
+  assert {
+    condition     = output.function_names.inference == "team3-cosmicai-inference"
+    error_message = "functions must carry the team's name"
+  }
+  assert {
+    condition     = output.repository_url != null
+    error_message = "without inference_image the module must make its own repository"
+  }
+  assert {
+    condition     = strcontains(output.next_steps, "aws stepfunctions start-execution --state-machine-arn ${output.state_machine_arn}")
+    error_message = "next_steps must print the command that starts a run"
+  }
+}
+
+run "an_image_from_elsewhere_needs_no_repository" {
+  variables {
+    inference_image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/shared/inference:v1"
+    image_tag       = null
+  }
+  assert {
+    condition     = output.repository_url == null && length(module.registry) == 0
+    error_message = "inference_image must replace the repository"
+  }
+}
+
+run "further_data_buckets_may_be_read" {
+  variables {
+    data_buckets = ["survey-archive"]
+  }
+  assert {
+    condition     = contains(local.readable, "arn:aws:s3:::survey-archive")
+    error_message = "data_buckets must be readable"
+  }
+}
+
+run "a_missing_image_is_refused" {
+  command = plan
+  variables {
+    image_tag       = null
+    inference_image = null
+  }
+  expect_failures = [var.inference_image]
+}
+
+run "a_bad_team_is_refused" {
+  command = plan
+  variables {
+    team = "Team_3"
+  }
+  expect_failures = [var.team]
+}
+
+run "a_bad_region_is_refused" {
+  command = plan
+  variables {
+    region = "Virginia"
+  }
+  expect_failures = [var.region]
+}
+
+run "a_bad_bucket_name_is_refused" {
+  command = plan
+  variables {
+    bucket_name = "My_Bucket"
+  }
+  expect_failures = [var.bucket_name]
+}
+
+run "a_bad_data_bucket_is_refused" {
+  command = plan
+  variables {
+    data_buckets = ["ok-bucket", "*"]
+  }
+  expect_failures = [var.data_buckets]
+}
+
+run "a_bad_image_tag_is_refused" {
+  command = plan
+  variables {
+    image_tag = "-latest"
+  }
+  expect_failures = [var.image_tag]
+}
+
+run "an_unknown_architecture_is_refused" {
+  command = plan
+  variables {
+    architecture = "riscv64"
+  }
+  expect_failures = [var.architecture]
+}
+
+run "too_much_memory_is_refused" {
+  command = plan
+  variables {
+    inference_memory_mb = 10241
+  }
+  expect_failures = [var.inference_memory_mb]
+}
+
+run "too_long_a_timeout_is_refused" {
+  command = plan
+  variables {
+    inference_timeout_seconds = 901
+  }
+  expect_failures = [var.inference_timeout_seconds]
+}
+
+run "no_pause_between_retries_is_refused" {
+  command = plan
+  variables {
+    retry_seconds = 0
+  }
+  expect_failures = [var.retry_seconds]
+}
+
+run "an_unknown_retention_is_refused" {
+  command = plan
+  variables {
+    log_retention_days = 31
+  }
+  expect_failures = [var.log_retention_days]
+}
+
+run "aborting_uploads_at_once_is_refused" {
+  command = plan
+  variables {
+    abort_uploads_after_days = 0
+  }
+  expect_failures = [var.abort_uploads_after_days]
+}

@@ -1,0 +1,53 @@
+"""What unit and integration tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from torch.utils.data import TensorDataset
+
+from cosmicai.packaging import ROOT, BuildFolder, assemble
+
+# Two busy cores are slow now and then; that is no fault of what is tested.
+settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("project")
+
+CACHE = ROOT / ".cosmicai" / "cache"
+
+
+@pytest.fixture(scope="session")
+def build() -> BuildFolder:
+    """The assembled functions and runtimes."""
+    folder = BuildFolder()
+    assemble(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_partition() -> Callable[..., TensorDataset]:
+    """A TensorDataset of n random galaxies; the same seed gives the same ones."""
+
+    def make(count: int = 3, seed: int = 0, with_redshift: bool = True) -> TensorDataset:
+        rng = np.random.default_rng(seed)
+        arrays = [rng.normal(0, 0.1, (count, 5, 32, 32)), rng.normal(24, 1, (count, 5))]
+        arrays += [rng.uniform(0.1, 2, count)] if with_redshift else []
+        return TensorDataset(*(torch.from_numpy(array.astype(np.float32)) for array in arrays))
+
+    return make
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[[object], bytes]:
+    """The bytes that torch.save writes for an object."""
+
+    def save(content: object) -> bytes:
+        path = tmp_path / "saved.pt"
+        torch.save(content, path)
+        return path.read_bytes()
+
+    return save

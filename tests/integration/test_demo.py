@@ -1,0 +1,76 @@
+"""`cosmicai demo` itself: what it shows, and that nothing of it is left when it is interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from cosmicai.packaging import BuildFolder
+from tests.conftest import CACHE
+
+_COSMICAI = str(Path(sys.executable).with_name("cosmicai"))
+
+
+def _command(results: Path) -> list[str]:
+    return [_COSMICAI, "demo", "--cache", str(CACHE), "--results", str(results)]
+
+
+def test_the_demo_ends_with_its_tables_and_results(build: BuildFolder, tmp_path: Path) -> None:
+    done = subprocess.run(_command(tmp_path / "out"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for text in ("AstroMAE, this run", "k nearest neighbours", "random forest", "GB-seconds", "would cost"):
+        assert text in done.stdout
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["num_samples"] == 5112
+    assert summary["accuracy"]["precision (NMAD)"] < 0.030
+    assert summary["accuracy"]["R2"] > 0.903
+    with np.load(tmp_path / "out" / "predictions" / "3.npz") as last:
+        assert len(last["z_pred"]) == 1278
+
+
+def test_nothing_is_left_of_an_interrupted_demo(build: BuildFolder, tmp_path: Path) -> None:
+    """Ctrl-C (SIGINT to the whole foreground group) while the ranks run."""
+    marker = f"cosmicai-test-{os.getpid()}"
+    demo = subprocess.Popen(
+        _command(tmp_path / "out"),
+        env={**os.environ, "COSMICAI_TEST_MARKER": marker},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not any(
+        "awslambdaric" in " ".join(_command_line(p)) for p in psutil.Process(demo.pid).children(True)
+    ):
+        assert time.monotonic() < deadline
+        assert demo.poll() is None
+        time.sleep(0.05)
+    os.killpg(demo.pid, signal.SIGINT)
+    _, errors = demo.communicate(timeout=60)
+    assert demo.returncode == 130
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert [process for process in psutil.process_iter() if _has(process, marker)] == []
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def _has(process: psutil.Process, marker: str) -> bool:
+    try:
+        return process.environ().get("COSMICAI_TEST_MARKER") == marker
+    except (psutil.Error, OSError):
+        return False

@@ -1,0 +1,103 @@
+"""Rendered galaxies carry the catalogue's fluxes and errors, and are the same every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cosmicai.data import dc2, stamps
+from tests.conftest import CACHE
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> dc2.Catalogue:
+    return dc2.load("validation", CACHE)
+
+
+def test_training_and_validation_never_mix(catalogue: dc2.Catalogue) -> None:
+    training = dc2.load("training", CACHE)
+    assert (len(training), len(catalogue)) == (10_225, 20_449)
+    assert not set(training.identifiers) & set(catalogue.identifiers)
+
+
+def test_galaxies_not_detected_get_the_limit_of_their_band(catalogue: dc2.Catalogue) -> None:
+    assert 0 < (~catalogue.detected).sum() < 0.05 * catalogue.detected.size
+    assert np.isfinite(catalogue.magnitudes).all()
+    limits = np.array([dc2.LIMITING_MAGNITUDE[band] for band in stamps.BANDS], np.float32)
+    assert (catalogue.magnitudes <= limits).all()
+
+
+def test_any_first_galaxies_are_a_fair_sample(catalogue: dc2.Catalogue) -> None:
+    assert np.median(catalogue.redshift[:2000]) == pytest.approx(np.median(catalogue.redshift), abs=0.05)
+
+
+def test_a_stamp_depends_on_its_galaxy_and_the_seed_alone(catalogue: dc2.Catalogue) -> None:
+    some = catalogue[:300]
+    together = np.concatenate(list(dc2.render(some, seed=5)))
+    alone = stamps.render(
+        int(some.identifiers[299]), some.magnitudes[299], some.errors[299], some.detected[299], 5
+    )
+    assert np.array_equal(together[299], alone)
+    assert not np.array_equal(together, np.concatenate(list(dc2.render(some, seed=6))))
+
+
+def test_a_matched_filter_measures_the_catalogue_flux_with_the_catalogue_error() -> None:
+    """Over many noise realisations of one galaxy: mean and spread of the optimally measured flux."""
+    magnitudes = np.array([24.5, 24.0, 23.6, 23.3, 23.1], np.float32)
+    errors = np.array([0.2, 0.1, 0.05, 0.03, 0.06], np.float32)
+    seen = np.ones(5, bool)
+    noiseless = stamps.render(1, magnitudes, errors * 1e-6, seen, 0)
+    noisy = _same_shape_many_noises(magnitudes, errors, noiseless)
+    weights = noiseless / noiseless.sum((1, 2), keepdims=True)
+    measured = (noisy * weights).sum((2, 3)) / (weights**2).sum((1, 2))
+    expected, sigma = stamps.flux(magnitudes), stamps.flux_error(magnitudes, errors)
+    assert measured.mean(0) == pytest.approx(expected, abs=4 * sigma.max() / np.sqrt(len(noisy)))
+    assert measured.std(0) == pytest.approx(sigma, rel=0.15)
+
+
+def _same_shape_many_noises(magnitudes: np.ndarray, errors: np.ndarray, noiseless: np.ndarray) -> np.ndarray:
+    """400 renderings whose noise differs but whose shape is that of `noiseless`."""
+    renderings = []
+    for seed in range(400):
+        stamp = stamps.render(seed + 10, magnitudes, errors, np.ones(5, bool), 0)
+        clean = stamps.render(seed + 10, magnitudes, errors * 1e-6, np.ones(5, bool), 0)
+        scale = np.sqrt((noiseless**2).sum((1, 2)) / (clean**2).sum((1, 2)))[:, None, None]
+        renderings.append(noiseless + (stamp - clean) / scale)
+    return np.stack(renderings)
+
+
+def test_partitions_have_the_published_size_and_layout(tmp_path: Path) -> None:
+    assert dc2.rows_per_partition(25) == 1278
+    folder = dc2.partitions("validation", 120, 1, CACHE, seed=3)
+    files = sorted(path.name for path in folder.glob("*.pt"))
+    assert files == ["1.pt", "2.pt", "3.pt"]
+    first, last = (torch.load(folder / name, weights_only=False) for name in ("1.pt", "3.pt"))
+    assert [tuple(tensor.shape) for tensor in first.tensors] == [(51, 5, 32, 32), (51, 5), (51,)]
+    assert {tensor.dtype for tensor in first.tensors} == {torch.float32}
+    assert len(last) == 120 - 2 * 51
+
+
+def test_the_same_call_gives_the_same_bytes(tmp_path: Path) -> None:
+    contents = []
+    for name in ("a", "b"):
+        cache = tmp_path / name
+        cache.mkdir()
+        for file in CACHE.glob("*.hdf5"):
+            (cache / file.name).write_bytes(file.read_bytes())
+        folder = dc2.partitions("training", 60, 1, cache, seed=1)
+        contents.append([path.read_bytes() for path in sorted(folder.glob("*.pt"))])
+    assert contents[0] == contents[1]
+
+
+def test_more_galaxies_than_there_are_is_an_error() -> None:
+    with pytest.raises(ValueError, match="galaxies is 20450: the validation split has 1 to 20449"):
+        dc2.partitions("validation", 20_450, 25, CACHE)
+
+
+def test_a_damaged_catalogue_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "test_dc2_training_9816.hdf5").write_bytes(b"not it")
+    with pytest.raises(dc2.CatalogueError, match="delete it and try again"):
+        dc2.load("training", tmp_path)

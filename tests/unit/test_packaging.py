@@ -1,0 +1,80 @@
+"""Zips are reproducible, folders self-contained, and nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cosmicai import packaging
+from cosmicai.packaging import FUNCTIONS, ROOT, BuildFolder
+
+
+def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
+    first, second = BuildFolder(tmp_path / "a"), BuildFolder(tmp_path / "b")
+    packaging.package(first)
+    packaging.package(second)
+    for function in packaging.ZIP_CONTENT:
+        assert first.zip_file(function).read_bytes() == second.zip_file(function).read_bytes()
+
+
+def test_zips_hold_their_folder_and_what_they_name(tmp_path: Path) -> None:
+    build = BuildFolder(tmp_path)
+    packaging.package(build)
+    with zipfile.ZipFile(build.zip_file("initialize")) as archive:
+        names = archive.namelist()
+        assert "initialize/handler.py" in names
+        assert archive.read("initialize/payload.schema.json") == packaging.SCHEMA.read_bytes()
+    with zipfile.ZipFile(build.zip_file("summarize")) as archive:
+        one_definition = (FUNCTIONS / "inference" / "accuracy.py").read_bytes()
+        assert archive.read("summarize/accuracy.py") == one_definition
+
+
+@pytest.mark.parametrize("function", ["initialize", "summarize"])
+def test_zip_functions_need_the_standard_library_and_boto3_alone(function: str) -> None:
+    import sys
+
+    for path in (FUNCTIONS / function).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            roots = {name.partition(".")[0] for name in names}
+            assert roots <= {*sys.stdlib_module_names, "boto3", "botocore"}, f"{path.name} imports {roots}"
+
+
+@pytest.mark.parametrize("function", ["initialize", "inference", "summarize"])
+def test_no_function_imports_from_outside_its_own_folder(function: str) -> None:
+    others = {"cosmicai", "initialize", "inference", "summarize"}
+    for path in (FUNCTIONS / function).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                assert (node.module or "").partition(".")[0] not in others, path
+            assert not (isinstance(node, ast.ImportFrom) and node.level > 1 and path.parent.name == function)
+
+
+def test_the_handler_starts_without_torch_in_the_assembled_task_folder(build: BuildFolder) -> None:
+    """Runs in the very folder and interpreter of the embedded AWS, apart from this environment's packages."""
+    code = (
+        "import inference.handler, sys, numpy, boto3;"
+        "print(numpy.__file__, 'torch' in sys.modules, 'rich' in sys.modules);"
+        "import importlib.util as u; print(u.find_spec('rich'), u.find_spec('torch').origin)"
+    )
+    folder = build.images / "inference"
+    environment = {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769", "AWS_REGION": "us-east-1"}
+    done = subprocess.run(
+        [build.python, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+    numpy_file, torch_loaded, rich_loaded, rich_spec, torch_file = done.stdout.split()
+    assert numpy_file.startswith(str(folder))
+    assert torch_file.startswith(str(folder))
+    assert (torch_loaded, rich_loaded, rich_spec) == ("False", "False", "None")
+
+
+def test_the_image_is_assembled_by_the_same_steps_as_the_task_folder() -> None:
+    dockerfile = (ROOT / "docker" / "inference.Dockerfile").read_text()
+    assert "packaging.py packages" in dockerfile
+    assert "packaging.py code" in dockerfile

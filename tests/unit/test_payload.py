@@ -1,0 +1,110 @@
+"""The payload is checked whole before anything is started."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cosmicai.packaging import ROOT
+from initialize.payload import PayloadError, resolve, schema
+
+MINIMAL = {"bucket": "team3-cosmicai", "result_path": "results/1", "data_prefix": "25MB"}
+
+
+def test_defaults_are_filled_in() -> None:
+    resolved = resolve(MINIMAL)
+    assert resolved["data_bucket"] == "team3-cosmicai"
+    assert resolved["batch_size"] == 256
+    assert resolved["save_predictions"] is True
+    assert "world_size" not in resolved
+
+
+def test_the_historic_payload_with_numbers_as_strings_is_accepted() -> None:
+    resolved = resolve(json.loads((ROOT / "payloads" / "historic.json").read_text()))
+    assert (resolved["file_limit"], resolved["world_size"], resolved["batch_size"]) == (4, 4, 512)
+
+
+def test_all_faults_are_reported_at_once_with_field_value_and_remedy() -> None:
+    payload = {**MINIMAL, "world_size": "eleven", "batch_size": 0, "wrold_size": 3}
+    with pytest.raises(PayloadError) as error:
+        resolve(payload)
+    message = str(error.value)
+    assert 'world_size: "eleven" is not allowed; give a whole number from 1 to 10000' in message
+    assert "batch_size: 0 is not allowed; give a whole number from 1 to 65536" in message
+    assert "wrold_size: unknown field; did you mean world_size?" in message
+
+
+@pytest.mark.parametrize("field", ["bucket", "result_path", "data_prefix"])
+def test_a_missing_field_is_named(field: str) -> None:
+    with pytest.raises(PayloadError, match=f"^{field}: is missing"):
+        resolve({name: value for name, value in MINIMAL.items() if name != field})
+
+
+@pytest.mark.parametrize("path", ["../secrets", "/etc", "a/../b", "a//b", "", "/", "a\nb", ".", "..", "a/."])
+def test_paths_that_leave_their_folder_are_refused(path: str) -> None:
+    for field in ("result_path", "data_prefix", "model"):
+        with pytest.raises(PayloadError, match=f"^{field}: "):
+            resolve({**MINIMAL, field: path})
+
+
+@pytest.mark.parametrize("path", ["25MB", "results/25MB/1GB/1", "a.b/..c/d..", "Anomaly Detection/x"])
+def test_ordinary_paths_are_accepted_and_lose_a_closing_slash(path: str) -> None:
+    assert resolve({**MINIMAL, "data_prefix": path + "/"})["data_prefix"] == path
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("world_size", True),
+        ("world_size", 1.5),
+        ("world_size", 10001),
+        ("save_predictions", "yes"),
+        ("save_predictions", 1),
+        ("tolerated_failure_percentage", 100.5),
+        ("engine", "magic"),
+        ("bucket", "Team_3"),
+        ("bucket", 7),
+        ("data_prefix", None),
+    ],
+)
+def test_a_refused_value_is_shown(field: str, value: object) -> None:
+    with pytest.raises(PayloadError) as error:
+        resolve({**MINIMAL, field: value})
+    assert str(error.value).startswith(f"{field}: {json.dumps(value)} is not allowed; give ")
+
+
+@pytest.mark.parametrize("payload", [None, [], "text", 3])
+def test_a_payload_must_be_an_object(payload: object) -> None:
+    with pytest.raises(PayloadError, match="is not a JSON object"):
+        resolve(payload)
+
+
+@pytest.mark.parametrize("name", ["demo.json", "historic.json"])
+def test_the_shipped_payloads_satisfy_the_schema(name: str) -> None:
+    payload = json.loads((ROOT / "payloads" / name).read_text())
+    jsonschema.validate(payload, schema())
+    resolve(payload)
+
+
+_VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 20000), st.floats(-5, 200), st.text(max_size=8), st.just("12")
+)
+
+
+@given(st.dictionaries(st.sampled_from([*schema()["properties"], "unknown"]), _VALUES))
+def test_what_it_accepts_is_what_the_schema_accepts(changes: dict[str, object]) -> None:
+    """Ours refuses all that a standard validator refuses; beyond it only numbers in strings out of range."""
+    payload = {**MINIMAL, **changes}
+    standard = jsonschema.Draft202012Validator(schema()).is_valid(payload)
+    try:
+        resolve(payload)
+    except PayloadError:
+        strings = {name: value for name, value in payload.items() if isinstance(value, str)}
+        assert not standard or any(value.replace(".", "").isdigit() for value in strings.values())
+    else:
+        # JSON Schema counts 1.0 as an integer, and so may a standard validator accept more, never less.
+        assert standard

@@ -1,0 +1,42 @@
+"""Partitions are found, ordered and dealt to ranks."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from initialize.plan import PartitionFile, PlanError, data_map, deal, natural
+
+
+def test_natural_order_counts_numbers() -> None:
+    keys = [f"25MB/{n}.pt" for n in range(1, 120)]
+    shuffled = random.Random(0).sample(keys, len(keys))
+    assert sorted(shuffled, key=natural) == keys
+
+
+def test_one_rank_per_file_keeps_the_order() -> None:
+    files = [PartitionFile(f"{n}.pt", 100 - n) for n in range(5)]
+    assert data_map(deal(files, 5)) == {str(n): f"{n}.pt" for n in range(5)}
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=60), st.data())
+def test_dealing_loses_nothing_leaves_no_rank_idle_and_balances_bytes(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    files = [PartitionFile(f"{n}.pt", size) for n, size in enumerate(sizes)]
+    ranks = data.draw(st.integers(1, len(files)))
+    hands = deal(files, ranks)
+    assert sorted(file.key for hand in hands for file in hand) == sorted(file.key for file in files)
+    assert all(hand == sorted(hand, key=lambda file: natural(file.key)) for hand in hands)
+    loads = [sum(file.size for file in hand) for hand in hands]
+    assert max(loads) - min(loads) <= max(sizes)
+    if min(sizes) > 0:
+        assert all(hands)
+
+
+def test_more_ranks_than_files_is_a_clear_error() -> None:
+    with pytest.raises(PlanError, match="world_size: 3 ranks for 2 partition files; give at most 2"):
+        deal([PartitionFile("1.pt", 1), PartitionFile("2.pt", 1)], 3)

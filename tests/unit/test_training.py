@@ -1,0 +1,65 @@
+"""Training learns, is reproducible, and leaves a network that takes plain magnitudes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cosmicai import training
+from cosmicai.data import dc2
+from cosmicai.recipe import Recipe
+from inference import astromae, partition
+from inference.accuracy import Accuracy
+from inference.engine import BUNDLED_MODEL
+from tests.conftest import CACHE
+from tests.unit.test_astromae import SMALL
+
+RECIPE = Recipe(epochs=3, batch_size=32, learning_rate=3e-3)
+
+
+@pytest.fixture(scope="module")
+def galaxies() -> training.Galaxies:
+    folder = dc2.partitions("training", 600, 25, CACHE)
+    return training.read_galaxies(sorted(folder.glob("*.pt")))
+
+
+def test_training_beats_the_mean_and_is_reproducible(galaxies: training.Galaxies) -> None:
+    first, history = training.train(SMALL, galaxies, RECIPE)
+    second, _ = training.train(SMALL, galaxies, RECIPE)
+    assert len(history) == 3
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    with torch.inference_mode():
+        predicted = first(galaxies.images, galaxies.magnitudes)
+    measured = Accuracy.of(predicted.tolist(), galaxies.redshift.tolist()).measures()["MAE"]
+    mean = float((galaxies.redshift - galaxies.redshift.mean()).abs().mean())
+    assert measured is not None
+    assert measured < 0.8 * mean
+
+
+def test_it_stops_early(galaxies: training.Galaxies) -> None:
+    recipe = Recipe(epochs=50, patience=1, learning_rate=1.0, batch_size=256)
+    _, history = training.train(SMALL, galaxies.at(torch.arange(100)), recipe)
+    assert len(history) < 50
+    assert not history[-1].best
+
+
+def test_files_without_redshifts_are_named(tmp_path: Path, galaxies: training.Galaxies) -> None:
+    rows = galaxies.at(torch.arange(2))
+    dc2.write_partition(tmp_path / "1.pt", rows.images.numpy(), rows.magnitudes.numpy(), None)
+    with pytest.raises(partition.PartitionError, match=r"1\.pt: no redshifts"):
+        training.read_galaxies([tmp_path / "1.pt"])
+
+
+def test_the_committed_model_was_trained_on_the_training_galaxies() -> None:
+    card = json.loads((BUNDLED_MODEL / "card.json").read_text())
+    catalogue = dc2.load("training", CACHE)
+    images = torch.zeros(0)
+    known = training.Galaxies(
+        images, torch.from_numpy(catalogue.magnitudes), torch.from_numpy(catalogue.redshift)
+    )
+    assert card["galaxies sha256"] == training.digest(known)
+    assert card["parameters"] == astromae.parameter_count(astromae.load(BUNDLED_MODEL))
+    assert any("model train" in command for command in card["commands"])
