@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -31,14 +31,18 @@ def demo(cache: Cache = CACHE, results: Annotated[Path, typer.Option()] = ROOT /
     """The main job end to end on the embedded AWS: render, provision, upload, run, show."""
     from cosmicai.demo import demo as run_demo
 
-    run_demo(cache, results, _console)
+    try:
+        run_demo(cache, results, _console)
+    except KeyboardInterrupt:
+        print("interrupted; everything that was started has been stopped", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 @data.command("dc2")
 def data_dc2(
     out: Annotated[Path, typer.Argument(help="Folder to write 1.pt, 2.pt, … to.")],
     split: Annotated[
-        str, typer.Option(help="training (10,225 galaxies) or validation (20,449).")
+        Literal["training", "validation"], typer.Option(help="10,225 or 20,449 galaxies.")
     ] = "validation",
     galaxies: Annotated[int, typer.Option(help="How many of them.")] = 5112,
     partition_mb: Annotated[float, typer.Option(help="Size of a partition; 25 MB hold 1,278 galaxies.")] = 25,
@@ -51,12 +55,10 @@ def data_dc2(
     """
     from cosmicai.data import dc2
 
-    if split not in dc2.FILES:
-        raise typer.BadParameter(f"{split} is neither training nor validation", param_hint="--split")
     with Progress(console=_console) as progress:
         task = progress.add_task("Rendering", total=galaxies)
         folder = dc2.partitions(
-            split,  # type: ignore[arg-type]
+            split,
             galaxies,
             partition_mb,
             cache,
@@ -85,7 +87,7 @@ def model_train(
 ) -> None:
     """Trains a network on partitions and writes its model folder with a card.
 
-    Example: cosmicai model train partitions models/mine --config functions/inference/models/dc2-small/config.json
+    Example: cosmicai model train partitions models/mine --config config.json --epochs 40
     """
     from cosmicai import training
     from inference import astromae, partition
@@ -142,6 +144,3 @@ def main() -> None:
     except expected as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; everything that was started has been stopped", file=sys.stderr)
-        sys.exit(130)

@@ -1,4 +1,4 @@
-"""What training depends on beside the data and the architecture; apart from torch, so that the command line starts fast."""
+"""What training depends on beside data and architecture; without torch, so that the command line starts fast."""
 
 from __future__ import annotations
 

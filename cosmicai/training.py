@@ -77,9 +77,7 @@ def train(
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     steps = recipe.epochs * -(-len(training) // recipe.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps)
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995), use_buffers=True
-    )
+    average = torch.optim.swa_utils.AveragedModel(model, avg_fn=_moving_average, use_buffers=True)
     least, since = float("inf"), 0
     for number in range(1, recipe.epochs + 1):
         start = time.monotonic()
@@ -95,6 +93,11 @@ def train(
     model.load_state_dict(best)
     inputs.fold(model)
     return model.eval(), history
+
+
+def _moving_average(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+    """The mean of all steps so far, and from the 200th on an exponential one over about 200."""
+    return average + (current - average) / min(int(count) + 1, 200)
 
 
 def _softening(galaxies: Galaxies) -> tuple[float, ...]:

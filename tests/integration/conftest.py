@@ -44,7 +44,7 @@ class Ran:
     def cause(self) -> str:
         return str(self.execution.get("cause", ""))
 
-    def keys(self) -> set[str]:
+    def objects(self) -> set[str]:
         """Names of all objects under the result path."""
         return self.cloud.keys(self.payload["bucket"], self.payload["result_path"] + "/")
 
@@ -120,7 +120,7 @@ def cloud(build: BuildFolder) -> Iterator[Cloud]:
         session = localstack_client.session.Session(
             localstack_host=aws.endpoint.removeprefix("http://"),
             aws_access_key_id="test",
-            aws_secret_access_key="test",
+            aws_secret_access_key="test",  # noqa: S106
         )
         clients = {name: session.client(name) for name in ("s3", "stepfunctions", "logs")}
         yield Cloud(aws, outputs, **clients)

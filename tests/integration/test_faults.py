@@ -27,7 +27,7 @@ def test_a_payload_with_three_faults_lists_all_three_and_starts_nothing(
     assert ran.status == "FAILED"
     for field in ("world_size", "batch_size", "file_limt: unknown field; did you mean file_limit?"):
         assert field in ran.cause
-    assert ran.keys() == set()
+    assert ran.objects() == set()
 
 
 def test_an_empty_prefix_is_named(cloud: Cloud, run: Run, prefix: str) -> None:
@@ -83,7 +83,7 @@ def test_broken_and_hostile_files_fail_alone(
         assert f"s3://{cloud.bucket}/{prefix}/{name}" in failure["cause"]
         assert fault in failure["cause"]
     assert [info["rank"] for info in ran.read("combined_data.json")] == [0, 3]
-    assert {"predictions/0.npz", "predictions/3.npz"} <= ran.keys()
+    assert {"predictions/0.npz", "predictions/3.npz"} <= ran.objects()
 
 
 def test_within_the_tolerance_a_run_succeeds_and_still_reports(

@@ -29,8 +29,8 @@ def test_sixty_partitions(cloud: Cloud, run: Run, reference: Reference) -> None:
     cloud.put_all("1MB", files)
     ran = run(cloud.payload("1MB"))
     assert ran.status == "SUCCEEDED", ran.cause
-    assert {f"{rank}.json" for rank in range(60)} <= ran.keys()
-    assert {f"predictions/{rank}.npz" for rank in range(60)} <= ran.keys()
+    assert {f"{rank}.json" for rank in range(60)} <= ran.objects()
+    assert {f"predictions/{rank}.npz" for rank in range(60)} <= ran.objects()
     combined = ran.read("combined_data.json")
     assert [info["rank"] for info in combined] == list(range(60))
     assert [info["data_path"] for info in combined] == [f"1MB/{n}.pt" for n in range(1, 61)]
@@ -122,7 +122,7 @@ def test_predictions_can_be_left_out_and_files_limited(
     ran = run(cloud.payload(prefix, file_limit="2", save_predictions=False))
     assert ran.status == "SUCCEEDED", ran.cause
     assert ran.read("run.json")["data_map"] == {"0": f"{prefix}/1.pt", "1": f"{prefix}/2.pt"}
-    assert not any(key.startswith("predictions/") for key in ran.keys())
+    assert not any(key.startswith("predictions/") for key in ran.objects())
 
 
 def test_results_of_an_earlier_run_are_not_mixed_in(
@@ -132,7 +132,7 @@ def test_results_of_an_earlier_run_are_not_mixed_in(
     first = run(cloud.payload(prefix))
     second = run(cloud.payload(prefix, file_limit=1))
     assert (first.status, second.status) == ("SUCCEEDED", "SUCCEEDED")
-    assert "2.json" in second.keys()  # left there by the first run
+    assert "2.json" in second.objects()  # left there by the first run
     assert [info["rank"] for info in second.read("combined_data.json")] == [0]
 
 

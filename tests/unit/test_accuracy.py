@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_measures_equal_their_definitions(count: int) -> None:
 def test_the_order_and_the_split_over_ranks_do_not_matter(counts: list[int], order: object) -> None:
     predicted, true = _galaxies(sum(counts))
     edges = np.cumsum([0, *counts])
-    parts = [Accuracy.of(predicted[a:b], true[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [Accuracy.of(predicted[a:b], true[a:b]) for a, b in pairwise(edges)]
     order.shuffle(parts)  # type: ignore[attr-defined]
     merged = Accuracy()
     for part in parts:

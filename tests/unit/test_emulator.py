@@ -86,5 +86,5 @@ def test_when_it_cannot_start_it_shows_the_end_of_its_log(
     build: BuildFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(localstack, "_free_port", lambda: 99999)  # no port has this number
-    with pytest.raises(EmulatorError, match="ended while starting:\n(.|\n)*[Pp]ort"):
+    with pytest.raises(EmulatorError, match=r"ended while starting:\n(.|\n)*[Pp]ort"):
         Emulator(build).start()

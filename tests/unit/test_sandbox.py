@@ -1,4 +1,4 @@
-"""Sandboxes behave as Lambda's: limits, errors, reuse, queueing, reports; the functions here are real processes."""
+"""Sandboxes behave as Lambda's: limits, errors, reuse, queueing, reports. The functions are real processes."""
 
 from __future__ import annotations
 
