@@ -1,4 +1,4 @@
-"""What training depends on beside data and architecture; without torch, so that the command line starts fast."""
+"""What training depends on beside data and architecture. Without torch: the command line shall start fast."""
 
 from __future__ import annotations
 

@@ -96,8 +96,8 @@ def train(
 
 
 def _moving_average(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-    """The mean of all steps so far, and from the 200th on an exponential one over about 200."""
-    return average + (current - average) / min(int(count) + 1, 200)
+    """Exponential, over about 200 steps, and over a ninth of the steps so far at the beginning."""
+    return average + (current - average) * max(1 / 200, 9 / (10 + int(count)))
 
 
 def _softening(galaxies: Galaxies) -> tuple[float, ...]:
