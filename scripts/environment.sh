@@ -25,6 +25,9 @@ wanted=$(printf '%s' "$wanted" | cksum)
 echo "Installing the development environment into .venv (once, some minutes)…"
 rm -rf .venv
 "$PYTHON" -m venv .venv
-.venv/bin/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[emulator,test]' ||
-  fail "pip could not install the pinned packages; see its message above"
+if ! .venv/bin/pip install --quiet --disable-pip-version-check --constraint requirements.lock \
+  --editable '.[emulator,test]' 2>.venv/pip.log; then
+  cat .venv/pip.log >&2
+  fail "pip could not install the pinned packages; its message is above"
+fi
 printf '%s' "$wanted" > .venv/.installed
