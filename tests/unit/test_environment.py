@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cosmicai.packaging import ROOT
 
-_TOOLS = ("sh", "sed", "cat", "cksum", "dirname", "python3")
+_TOOLS = ("sh", "sed", "cat", "cksum", "dirname")
+_PYTHON = f'exec "{sys._base_executable}" "$@"'  # type: ignore[attr-defined]
 
 
 def _script(folder: Path, **tools: str) -> subprocess.CompletedProcess[str]:
@@ -19,9 +21,8 @@ def _script(folder: Path, **tools: str) -> subprocess.CompletedProcess[str]:
     for name in _TOOLS:
         source = shutil.which(name)
         assert source is not None
-        if name not in tools:
-            (folder / name).symlink_to(source)
-    for name, text in tools.items():
+        (folder / name).symlink_to(source)
+    for name, text in {"python3": _PYTHON, **tools}.items():
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755)
     environment = {**os.environ, "PATH": str(folder), "PYTHON": "python3"}
