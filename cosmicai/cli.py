@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cosmicai.model.recipe import Recipe
 from cosmicai.packaging import ROOT
-from cosmicai.recipe import Recipe
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 data = typer.Typer(no_args_is_help=True, help="Making and looking at partitions.")
@@ -89,7 +89,7 @@ def model_train(
 
     Example: cosmicai model train partitions models/mine --config config.json --epochs 40
     """
-    from cosmicai import training
+    from cosmicai.model import training
     from inference import astromae, partition
 
     files = sorted(partitions.glob("*.pt"), key=lambda path: (len(path.name), path.name))
@@ -120,18 +120,43 @@ def model_train(
     _console.print(f"model folder {out}: {astromae.parameter_count(network):,} parameters")
 
 
+@model.command("import")
+def model_import(
+    checkpoint: Annotated[Path, typer.Argument(help="A .pt (module or state dict) or .safetensors file.")],
+    out: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    heads: Annotated[int | None, typer.Option(help="Attention heads, where the file does not say.")] = None,
+) -> None:
+    """Turns a user's checkpoint into a model folder, without running anything of it.
+
+    Example: cosmicai model import astromae.pt models/astromae
+    """
+    from cosmicai.model.importing import import_checkpoint
+
+    card = import_checkpoint(checkpoint, out, heads, shlex.join(["cosmicai", *sys.argv[1:]]))
+    _console.print(f"model folder {out}: {card['parameters']:,} parameters from a {card['source kind']}")
+
+
+@model.command("show")
+def model_show(folder: Annotated[Path, typer.Argument(help="A model folder.")]) -> None:
+    """Prints a model folder's architecture and card."""
+    for name in ("config.json", "card.json"):
+        _console.print_json((folder / name).read_text())
+
+
 def main() -> None:
     """Runs the command line; an expected error is one message and exit status 1, not a traceback."""
     from cosmicai.data.dc2 import CatalogueError
     from cosmicai.demo import DemoError
     from cosmicai.deployment import DeploymentError
     from cosmicai.emulator import EmulatorError
+    from cosmicai.model.checkpoint import CheckpointError
     from cosmicai.packaging import PackagingError
     from inference.astromae import ConfigError
     from inference.partition import PartitionError
 
     expected = (
         CatalogueError,
+        CheckpointError,
         ConfigError,
         DemoError,
         DeploymentError,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cosmicai import training
 from cosmicai.data import dc2
-from cosmicai.recipe import Recipe
+from cosmicai.model import training
+from cosmicai.model.recipe import Recipe
 from inference import astromae, partition
 from inference.accuracy import Accuracy
 from inference.engine import BUNDLED_MODEL

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosmicai.recipe import Recipe
+from cosmicai.model.recipe import Recipe
 from inference import astromae, partition
 from inference.accuracy import Accuracy
 
