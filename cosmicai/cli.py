@@ -71,8 +71,8 @@ def data_dc2(
 
 @model.command("train")
 def model_train(
-    partitions: Annotated[Path, typer.Argument(help="Folder with partitions that have redshifts.")],
-    out: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    partitions: Annotated[list[Path], typer.Argument(help="Folders with partitions that have redshifts.")],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
     config: Annotated[Path | None, typer.Option(help="config.json; default: the published widths.")] = None,
     epochs: Annotated[int, typer.Option()] = Recipe.epochs,
     patience: Annotated[
@@ -87,14 +87,20 @@ def model_train(
 ) -> None:
     """Trains a network on partitions and writes its model folder with a card.
 
-    Example: cosmicai model train partitions models/mine --config config.json --epochs 40
+    Several renderings of the same galaxies (other seeds of `data dc2`) teach it what is noise.
+    Example: cosmicai model train partitions --out models/mine --config config.json --epochs 40
     """
     from cosmicai.model import training
     from inference import astromae, partition
+    from initialize.plan import natural
 
-    files = sorted(partitions.glob("*.pt"), key=lambda path: (len(path.name), path.name))
+    files = [
+        path
+        for folder in partitions
+        for path in sorted(folder.glob("*.pt"), key=lambda path: natural(path.name))
+    ]
     if not files:
-        raise partition.PartitionError(f"{partitions}: holds no .pt file")
+        raise partition.PartitionError(f"{', '.join(map(str, partitions))}: no .pt file")
     galaxies = training.read_galaxies(files)
     recipe = Recipe(
         seed=seed,

@@ -91,8 +91,8 @@ def plugin_dir(environment: Mapping[str, str]) -> Path | None:
     return None
 
 
-def emulated_variables(team: str, build: BuildFolder) -> dict[str, Any]:
-    """The variables by which the embedded AWS differs from AWS."""
+def emulated_variables(team: str, build: BuildFolder, **more: Any) -> dict[str, Any]:
+    """The variables by which the embedded AWS differs from AWS, and `more`."""
     return {
         "team": team,
         "s3_use_path_style": True,
@@ -102,4 +102,5 @@ def emulated_variables(team: str, build: BuildFolder) -> dict[str, Any]:
         "build_folder": str(build.root),
         "delete_results_on_destroy": True,
         "retry_seconds": 1,
+        **more,
     }

@@ -47,7 +47,7 @@ class BuildFolder:
 
     @property
     def python(self) -> Path:
-        return self.root / "python" / "bin" / "python"
+        return self.root / "python"
 
     def zip_file(self, function: str) -> Path:
         return self.root / f"{function}.zip"
@@ -68,7 +68,7 @@ def assemble(build: BuildFolder) -> None:
     with FileLock(build.root / ".lock"):
         package(build)
         if not build.python.exists():
-            venv.create(build.root / "python", with_pip=False, symlinks=True)
+            venv.create(build.python, with_pip=False, symlinks=True)
         install_packages(build.runtime, FUNCTIONS / "runtime-requirements.txt")
         install_packages(build.images / "inference", FUNCTIONS / "inference" / "requirements.txt")
         copy_code(build.images / "inference")

@@ -38,8 +38,16 @@ module "initialize" {
   statements = {
     ListPartitions = { actions = ["s3:ListBucket"], resources = local.readable }
     ReadEarlierRun = { actions = ["s3:GetObject"], resources = ["${module.storage.bucket_arn}/*.json"] }
-    WritePlan      = { actions = ["s3:PutObject"], resources = [for file in ["run", "manifest"] : "${module.storage.bucket_arn}/*/${file}.json"] }
+    WritePlan = {
+      actions = ["s3:PutObject"]
+      resources = concat(
+        [for file in ["run", "manifest"] : "${module.storage.bucket_arn}/*/${file}.json"],
+        var.allow_scripts ? ["${module.storage.bucket_arn}/payload.json"] : [],
+      )
+    }
   }
+
+  environment = { ALLOW_SCRIPTS = tostring(var.allow_scripts) }
 }
 
 module "inference" {
@@ -53,13 +61,16 @@ module "inference" {
   timeout_seconds    = var.inference_timeout_seconds
   log_retention_days = var.log_retention_days
 
-  statements = {
-    ReadPartitions = { actions = ["s3:GetObject"], resources = [for arn in local.readable : "${arn}/*"] }
-    WriteResults = {
-      actions   = ["s3:PutObject"]
-      resources = ["${module.storage.bucket_arn}/*.json", "${module.storage.bucket_arn}/*/predictions/*.npz"]
-    }
-  }
+  statements = merge(
+    {
+      ReadPartitions = { actions = ["s3:GetObject"], resources = [for arn in local.readable : "${arn}/*"] }
+      WriteResults = {
+        actions   = ["s3:PutObject"]
+        resources = ["${module.storage.bucket_arn}/*.json", "${module.storage.bucket_arn}/*/predictions/*.npz"]
+      }
+    },
+    var.allow_scripts ? { ListScripts = { actions = ["s3:ListBucket"], resources = local.readable } } : {},
+  )
 }
 
 module "summarize" {

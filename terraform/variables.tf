@@ -96,6 +96,12 @@ variable "inference_timeout_seconds" {
   }
 }
 
+variable "allow_scripts" {
+  description = "Whether payloads may name a user's own script, which then runs with a rank's permissions."
+  type        = bool
+  default     = false
+}
+
 variable "retry_seconds" {
   description = "First pause before a failed rank is tried again; it doubles, with jitter."
   type        = number

@@ -86,16 +86,16 @@ def _function(version: FunctionVersion, environment: dict[str, str]) -> Function
     config = version.config
     if config.code:
         folder, handler = Path(config.code.get_unzipped_code_location()), config.handler
-        environment["PYTHONPATH"] = str(_settings().runtime)  # what Lambda's zip runtime brings
     else:
         folder, handler = _settings().image_folder(config.image.image_uri), config.image_config.command[0]
-    environment["_HANDLER"] = handler
     return Function(
         key=_key(version),
         arn=version.id.unqualified_arn(),
         version=version.id.qualifier,
-        command=[str(_settings().python), "-m", "awslambdaric", handler],
+        handler=handler,
         task_folder=folder,
+        python=_settings().python,
+        runtime=_settings().runtime if config.code else None,
         environment=environment,
         memory_mb=config.memory_size,
         timeout_seconds=config.timeout,

@@ -28,6 +28,8 @@ from typing import Any, TypeVar
 
 import psutil
 
+from cosmicai.emulator.place import isolated, shared
+
 INIT_LIMIT_SECONDS = 10.0  # https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html
 _POLL_SECONDS = 0.02
 _MIB = 1024 * 1024
@@ -42,8 +44,10 @@ class Function:
     key: str
     arn: str
     version: str
-    command: list[str]
+    handler: str
     task_folder: Path
+    python: Path  # folder of a bare virtual environment
+    runtime: Path | None  # what Lambda's runtime brings beside the task folder, for zip functions
     environment: dict[str, str]
     memory_mb: int
     timeout_seconds: int
@@ -100,18 +104,23 @@ class Sandbox:
         self._process = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        place = isolated(self.function, self._scratch) or shared(self.function, self._scratch)
         environment = {
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "LANG": "C.UTF-8",
             **self.function.environment,
             "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self._server.server_port}",
-            "LAMBDA_TASK_ROOT": str(self.function.task_folder),
-            "HOME": str(self._scratch),
-            "TMPDIR": str(self._scratch),
+            "LAMBDA_TASK_ROOT": str(place.task),
+            "HOME": str(place.scratch),
+            "TMPDIR": str(place.scratch),
+            "_HANDLER": self.function.handler,
         }
+        if place.runtime is not None:
+            environment["PYTHONPATH"] = str(place.runtime)
+        python = str(place.python / "bin" / "python")
         with self._log_path.open("wb") as log:
             return subprocess.Popen(
-                self.function.command,
+                [*place.enter, python, "-m", "awslambdaric", self.function.handler],
                 cwd=self.function.task_folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,

@@ -14,7 +14,7 @@ class UnknownImage(LookupError):
 
 @dataclass(frozen=True)
 class Settings:
-    """python: a bare interpreter without packages; runtime: what Lambda's zip runtime brings (awslambdaric,
+    """python: a bare virtual environment; runtime: what Lambda's zip runtime brings (awslambdaric,
     boto3); images: one task folder per image name; sandboxes: where processes get their scratch folders."""
 
     python: Path

@@ -67,9 +67,7 @@ def train(
 ) -> tuple[astromae.AstroMAE, list[Epoch]]:
     """The network with the least validation loss, and the history of all epochs."""
     torch.manual_seed(recipe.seed)
-    order = torch.randperm(len(galaxies))
-    held = int(len(galaxies) * recipe.validation_fraction)
-    validation, training = galaxies.at(order[:held]), galaxies.at(order[held:])
+    training, validation = _split(galaxies, recipe.validation_fraction)
     config = replace(config, asinh_softening=_softening(training))
     model = astromae.AstroMAE(config)
     inputs = _Standardised(model, training)
@@ -93,6 +91,16 @@ def train(
     model.load_state_dict(best)
     inputs.fold(model)
     return model.eval(), history
+
+
+def _split(galaxies: Galaxies, fraction: float) -> tuple[Galaxies, Galaxies]:
+    """Galaxies to train on and galaxies held out; several renderings of one galaxy stay on one side."""
+    _, galaxy = torch.unique(galaxies.magnitudes, dim=0, return_inverse=True)
+    count = int(galaxy.max()) + 1
+    held = torch.zeros(count, dtype=torch.bool)
+    held[torch.randperm(count)[: int(count * fraction)]] = True
+    rows = torch.arange(len(galaxies))
+    return galaxies.at(rows[~held[galaxy]]), galaxies.at(rows[held[galaxy]])
 
 
 def _moving_average(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:

@@ -28,6 +28,8 @@ class RankEvent:
     engine: str
     precision: str
     save_predictions: bool
+    script_folder: str | None
+    script: str | None
 
     @classmethod
     def parse(cls, event: Mapping[str, Any]) -> RankEvent:
@@ -47,6 +49,8 @@ class RankEvent:
                 engine=str(event.get("ENGINE", "auto")),
                 precision=str(event.get("PRECISION", "auto")),
                 save_predictions=bool(event.get("SAVE_PREDICTIONS", True)),
+                script_folder=event.get("S3_OBJECT_NAME"),
+                script=event.get("SCRIPT"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise EventError(

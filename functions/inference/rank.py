@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from . import script
 from .accuracy import Accuracy
 from .engine import BUNDLED_MODEL, MODEL_FILES, Engine, Floats, load
 from .event import RankEvent
@@ -97,18 +98,50 @@ class Worker:
         self._client = client
         self._host = host
         self._engines: dict[tuple[Path, str, str], Engine] = {}
+        self._scripts = script.Scripts(host.scratch)
         self._overhead = _peak_memory()
         self._cold = True
 
     def run(self, event: RankEvent) -> dict[str, Any]:
         """Writes predictions and rank info and returns a pointer to them.
 
-        Raises PartitionError, ObjectError, ConfigError or EngineError, which name what is wrong.
+        Raises PartitionError, ObjectError, ConfigError, EngineError or ScriptError, which name what is wrong.
         """
         began, cold, self._cold = time.perf_counter(), self._cold, False
         before = _process_age() if cold else 0.0  # Lambda bills its init phase too
-        clock, storage, results = _Clock(), Storage(self._client), _Results()
+        clock, storage = _Clock(), Storage(self._client)
         clock.seconds["init"] = before
+        work = self._infer if event.script is None else self._run_script
+        info = work(event, storage, clock)
+        info |= {
+            "rank": event.rank,
+            "run_id": event.run_id,
+            "cold_start": cold,
+            "duration (seconds)": before + time.perf_counter() - began,
+        }
+        storage.write_json(event.bucket, f"{event.result_path}/{event.rank}.json", info)
+        print(json.dumps({"message": "rank done", "run_id": event.run_id, "rank": event.rank}))
+        return {"rank": event.rank, "run_id": event.run_id, "num_samples": info["num_samples"]}
+
+    def _run_script(self, event: RankEvent, storage: Storage, clock: _Clock) -> dict[str, Any]:
+        """Runs the user's own code; what it wrote as its rank info goes before ours."""
+        with clock.phase("download"):
+            folder = self._scripts.fetch(event, storage)
+            before = script.info_etag(event, storage)
+        with clock.phase("inference"):
+            script.run(event, folder, self._host.scratch)
+        written = script.written_info(event, storage, before) or {}
+        return {
+            **self._common(event, storage, clock),
+            "num_samples": None,  # only the script knows
+            "engine": "script",
+            "accuracy_state": None,
+            **written,
+        }
+
+    def _infer(self, event: RankEvent, storage: Storage, clock: _Clock) -> dict[str, Any]:
+        """The built-in way: the engine over the rank's partitions."""
+        results = _Results()
         with clock.phase("init"):
             engine = self._engine(event, storage)
         for key in event.data_paths:
@@ -118,13 +151,7 @@ class Worker:
         if event.save_predictions:
             with clock.phase("upload"):
                 self._write_predictions(event, storage, results)
-        info = self._info(event, engine, storage, clock, results) | {
-            "cold_start": cold,
-            "duration (seconds)": before + time.perf_counter() - began,
-        }
-        storage.write_json(event.bucket, f"{event.result_path}/{event.rank}.json", info)
-        print(json.dumps({"message": "rank done", "run_id": event.run_id, "rank": event.rank}))
-        return {"rank": event.rank, "run_id": event.run_id, "num_samples": info["num_samples"]}
+        return self._info(event, engine, storage, clock, results)
 
     def _engine(self, event: RankEvent, storage: Storage) -> Engine:
         folder = BUNDLED_MODEL
@@ -168,23 +195,28 @@ class Worker:
     ) -> dict[str, Any]:
         accuracy = Accuracy.of(results.z_pred.tolist(), results.z_true.tolist())
         return {
-            "rank": event.rank,
-            "world_size": event.world_size,
-            "run_id": event.run_id,
-            "data_path": event.data_paths[0] if len(event.data_paths) == 1 else list(event.data_paths),
-            "result_path": event.result_path,
+            **self._common(event, storage, clock),
             "num_samples": len(results.z_pred),
             **_speed(event, clock, results),
             **self._memory(engine, results),
-            **{f"{name} (seconds)": seconds for name, seconds in clock.seconds.items()},
-            **storage.statistics(),
             "device": engine.device,
             "engine": engine.name,
             "precision": engine.precision,
-            "threads": self._host.threads,
-            "architecture": platform.machine(),
             **(accuracy.measures() if results.has_redshift else {}),
             "accuracy_state": accuracy.to_json() if results.has_redshift else None,
+        }
+
+    def _common(self, event: RankEvent, storage: Storage, clock: _Clock) -> dict[str, Any]:
+        """What every rank info holds, whatever did the work."""
+        return {
+            "world_size": event.world_size,
+            "data_path": event.data_paths[0] if len(event.data_paths) == 1 else list(event.data_paths),
+            "result_path": event.result_path,
+            **{f"{name} (seconds)": seconds for name, seconds in clock.seconds.items()},
+            **storage.statistics(),
+            "memory_limit (MB)": self._host.memory_mb,
+            "threads": self._host.threads,
+            "architecture": platform.machine(),
         }
 
     def _memory(self, engine: Engine, results: _Results) -> dict[str, float]:
@@ -195,7 +227,6 @@ class Worker:
             "library_overhead_memory (MB)": self._overhead / _MIB,
             "total_image_memory (MB)": results.image_bytes / _MIB,
             "total_model_memory (MB)": engine.model_bytes / _MIB,
-            "memory_limit (MB)": self._host.memory_mb,
         }
 
 

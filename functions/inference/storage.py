@@ -52,6 +52,15 @@ class Storage:
                 partial.rename(folder)
         return folder
 
+    def list_etags(self, bucket: str, prefix: str) -> dict[str, str]:
+        """ETag of every object whose key begins with `prefix`, by key."""
+
+        def pages() -> dict[str, str]:
+            found = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+            return {item["Key"]: item["ETag"] for page in found for item in page.get("Contents", [])}
+
+        return self._timed(pages, "listed", bucket, prefix)
+
     def _etag(self, bucket: str, key: str) -> str:
         def head() -> str:
             return str(self._client.head_object(Bucket=bucket, Key=key)["ETag"])

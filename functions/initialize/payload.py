@@ -59,7 +59,20 @@ def resolve(payload: object) -> dict[str, Any]:
     if faults:
         raise PayloadError("; ".join(faults))
     resolved.setdefault("data_bucket", resolved["bucket"])
+    _check_script(resolved)
     return resolved
+
+
+def _check_script(payload: dict[str, Any]) -> None:
+    """A script comes with the folder that holds it."""
+    folder, script = payload.get("S3_object_name"), payload.get("script")
+    if script is None and folder is None:
+        return
+    if script is None or folder is None:
+        given, missing = ("script", "S3_object_name") if folder is None else ("S3_object_name", "script")
+        raise PayloadError(f"{given}: is given without {missing}; a script needs both")
+    if not script.startswith(f"/tmp/{folder}/"):  # noqa: S108 - the name users write
+        raise PayloadError(f"script: {_shown(script)} is not allowed; give a file below /tmp/{folder}/")
 
 
 def _unknown(name: str, properties: dict[str, Any]) -> str:

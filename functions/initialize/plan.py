@@ -83,6 +83,8 @@ def rank_events(run: dict[str, Any], ranks: Iterable[int]) -> list[dict[str, Any
     common = {
         "S3_BUCKET": payload["bucket"],
         "S3_OBJECT_TYPE": payload["object_type"],
+        "S3_OBJECT_NAME": payload.get("S3_object_name"),
+        "SCRIPT": payload.get("script"),
         "WORLD_SIZE": run["world_size"],
         "DATA_BUCKET": payload["data_bucket"],
         "DATA_PREFIX": payload["data_prefix"],

@@ -14,18 +14,25 @@ _READERS = 32  # parallel GETs when a run is resumed
 _MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percentage")
 
 
-def start(s3: Any, payload: object, run_id: str, started: str) -> dict[str, Any]:
+def start(s3: Any, payload: object, run_id: str, started: str, allow_scripts: bool) -> dict[str, Any]:
     """Writes run.json and manifest.json and returns what the state machine carries on: a pointer to them.
 
     Raises PayloadError and PlanError before anything is written.
     """
     resolved = resolve(payload)
+    if "script" in resolved and not allow_scripts:
+        raise PayloadError(
+            "script: users' own scripts are switched off in this deployment; set allow_scripts = true in the "
+            "team's tfvars and deploy again"
+        )
     run = _resumed(s3, resolved) if resolved["resume"] else _planned(s3, resolved, run_id, started)
     ranks = _missing(s3, run) if resolved["resume"] else range(run["world_size"])
     folder = resolved["result_path"]
     _put(s3, resolved["bucket"], f"{folder}/manifest.json", rank_events(run, ranks))
     if not resolved["resume"]:
         _put(s3, resolved["bucket"], f"{folder}/run.json", run)
+        if "script" in resolved:  # such scripts read it there
+            _put(s3, resolved["bucket"], "payload.json", {**resolved, "data_map": run["data_map"]})
     return {
         "run_id": run["run_id"],
         "bucket": resolved["bucket"],

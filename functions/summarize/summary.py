@@ -26,7 +26,7 @@ def summary(run: Json, infos: list[Json], failures: dict[int, Json]) -> Json:
     """run: run.json; infos: the rank infos by rank; failures: {rank: record} of ranks without a result."""
     done = {int(info["rank"]) for info in infos}
     missing = [rank for rank in range(run["world_size"]) if rank not in done]
-    samples = sum(info["num_samples"] for info in infos)
+    samples = sum(info["num_samples"] or 0 for info in infos)
     return {
         "run_id": run["run_id"],
         "started": run["started"],
@@ -39,7 +39,7 @@ def summary(run: Json, infos: list[Json], failures: dict[int, Json]) -> Json:
         "input_bytes": run["bytes"],
         "seconds": {name: _total(infos, f"{name} (seconds)") for name in (*PHASES, "duration")},
         "cold_starts": sum(bool(info["cold_start"]) for info in infos),
-        "spread": {name: _spread([info[name] for info in infos]) for name in _SPREAD},
+        "spread": {name: _spread(_numbers(infos, name)) for name in _SPREAD},
         "accuracy": _accuracy(infos),
         "metrics_source": "rank infos",
         "cost": cost(infos),
@@ -47,7 +47,13 @@ def summary(run: Json, infos: list[Json], failures: dict[int, Json]) -> Json:
 
 
 def _total(infos: list[Json], name: str) -> float:
-    return float(sum(info[name] for info in infos))
+    return float(sum(_numbers(infos, name)))
+
+
+def _numbers(infos: list[Json], name: str) -> list[float]:
+    """A figure of all ranks that have it: a user's own script may have written other rank infos."""
+    values = (info.get(name) for info in infos)
+    return [value for value in values if isinstance(value, int | float)]
 
 
 def _error(record: Json) -> Json:
@@ -68,7 +74,7 @@ def _spread(values: list[float]) -> Json | None:
 
 def _accuracy(infos: list[Json]) -> Json | None:
     """The measures over all galaxies with a known redshift; None where no rank saw one."""
-    states = [info["accuracy_state"] for info in infos if info["accuracy_state"] is not None]
+    states = [info["accuracy_state"] for info in infos if info.get("accuracy_state") is not None]
     if not states:
         return None
     total = Accuracy()

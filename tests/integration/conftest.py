@@ -116,7 +116,7 @@ class Cloud:
 def cloud(build: BuildFolder) -> Iterator[Cloud]:
     with Emulator(build) as aws:
         deployment = Deployment(aws.folder / "deployment", aws.environment)
-        outputs = deployment.apply(emulated_variables("example", build))
+        outputs = deployment.apply(emulated_variables("example", build, allow_scripts=True))
         session = localstack_client.session.Session(
             localstack_host=aws.endpoint.removeprefix("http://"),
             aws_access_key_id="test",

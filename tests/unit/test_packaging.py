@@ -66,7 +66,12 @@ def test_the_handler_starts_without_torch_in_the_assembled_task_folder(build: Bu
     folder = build.images / "inference"
     environment = {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769", "AWS_REGION": "us-east-1"}
     done = subprocess.run(
-        [build.python, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=True
+        [build.python / "bin" / "python", "-c", code],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     numpy_file, torch_loaded, rich_loaded, rich_spec, torch_file = done.stdout.split()
     assert numpy_file.startswith(str(folder))

@@ -31,9 +31,11 @@ def define(build: BuildFolder, tmp_path: Path) -> Define:
             key="f",
             arn="arn:aws:lambda:us-east-1:000000000000:function:f",
             version="$LATEST",
-            command=[str(build.python), "-m", "awslambdaric", "f.handler"],
+            handler="f.handler",
             task_folder=folder,
-            environment={"PYTHONPATH": str(build.runtime), "AWS_LAMBDA_FUNCTION_NAME": "f"},
+            python=build.python,
+            runtime=build.runtime,
+            environment={"AWS_LAMBDA_FUNCTION_NAME": "f"},
             memory_mb=memory_mb,
             timeout_seconds=timeout_seconds,
         )
@@ -151,12 +153,14 @@ def test_each_process_has_a_scratch_folder_of_its_own(define: Define, pool: Sand
         def handler(event, context):
             time.sleep(0.3)
             open(os.path.join(tempfile.gettempdir(), "mine"), "x").close()
-            return tempfile.gettempdir()
+            open("/tmp/mine too", "x" if tempfile.gettempdir() == "/tmp" else "a").close()
+            return sorted(os.listdir(tempfile.gettempdir()))
         """
     )
     with ThreadPoolExecutor(2) as threads:
-        folders = [json.loads(o.payload) for o in threads.map(lambda _: _invoke(pool, function), range(2))]
-    assert len(set(folders)) == 2
+        outcomes = list(threads.map(lambda n: _invoke(pool, function, request=f"r{n}"), range(2)))
+    assert [outcome.is_error for outcome in outcomes] == [False, False], outcomes
+    assert all("mine" in json.loads(outcome.payload) for outcome in outcomes)
 
 
 def test_beyond_the_limit_invocations_wait_and_do_not_fail(define: Define, pool: SandboxPool) -> None:

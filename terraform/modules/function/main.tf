@@ -35,6 +35,14 @@ resource "aws_lambda_function" "this" {
   runtime          = local.zipped ? "python3.12" : null
   image_uri        = var.package.image
 
+  dynamic "environment" {
+    for_each = length(var.environment) > 0 ? [var.environment] : []
+
+    content {
+      variables = environment.value
+    }
+  }
+
   dynamic "image_config" {
     for_each = local.zipped ? [] : [var.package.handler]
 

@@ -18,6 +18,12 @@ variable "package" {
   }
 }
 
+variable "environment" {
+  description = "Environment variables of the function."
+  type        = map(string)
+  default     = {}
+}
+
 variable "architecture" {
   description = "Instruction set."
   type        = string
