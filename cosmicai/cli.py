@@ -6,14 +6,18 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from cosmicai.model.recipe import Recipe
 from cosmicai.packaging import ROOT
+
+if TYPE_CHECKING:
+    from cosmicai.data.prepare import Target
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 data = typer.Typer(no_args_is_help=True, help="Making and looking at partitions.")
@@ -36,6 +40,40 @@ def demo(cache: Cache = CACHE, results: Annotated[Path, typer.Option()] = ROOT /
     except KeyboardInterrupt:
         print("interrupted; everything that was started has been stopped", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+@app.command()
+def infer(
+    sources: Annotated[
+        list[str], typer.Argument(help="Partition files, folders of them, or s3://bucket/prefix.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write to, in the layout of a run.")] = Path(
+        "results/local"
+    ),
+    batch_size: Annotated[int, typer.Option(help="Galaxies per batch.")] = 256,
+    processes: Annotated[int, typer.Option(help="Partitions at once; the cores are shared out.")] = 1,
+    model_folder: Annotated[
+        Path | None, typer.Option("--model", help="Model folder; default: the bundle's.")
+    ] = None,
+) -> None:
+    """Runs the code of a rank on this machine: redshifts, accuracy, Results.json and inference.png.
+
+    Example: cosmicai infer partitions --out results/mine
+    """
+    from cosmicai import infer as local
+
+    with Progress(console=_console) as progress:
+        task = progress.add_task("Partitions", total=None)
+
+        def report(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        summary = local.infer(sources, out, batch_size, processes, model_folder, report)
+    accuracy = summary["accuracy"]
+    rate = summary["spread"]["sample_persec"]["p50"]
+    _console.print(f"{summary['num_samples']:,} redshifts in {out}, {rate:,.0f} images/s a process")
+    if accuracy is not None:
+        _console.print(", ".join(f"{k} {v:.4f}" for k, v in accuracy.items() if isinstance(v, float)))
 
 
 @data.command("dc2")
@@ -67,6 +105,81 @@ def data_dc2(
         )
     shutil.copytree(folder, out, dirs_exist_ok=True)
     _console.print(f"{len(list(out.glob('*.pt')))} partitions in {out}")
+
+
+@data.command("prepare")
+def data_prepare(
+    source: Annotated[Path, typer.Argument(help="One .pt (TensorDataset), .npz, .h5 or .fits file.")],
+    out: Annotated[str, typer.Option(help="A folder or s3://bucket/prefix.")],
+    partition_mb: Annotated[float, typer.Option(help="Size of a partition.")] = 25,
+    fit: Annotated[
+        Literal["crop", "resize"], typer.Option(help="What is done to stamps larger than 32×32.")
+    ] = "crop",
+    images: Annotated[
+        str | None, typer.Option(help="Name of the images, where it is none of the usual.")
+    ] = None,
+    magnitudes: Annotated[
+        str | None, typer.Option(help="One name, or one per band with commas: u,g,r,i,z.")
+    ] = None,
+    redshift: Annotated[str | None, typer.Option(help="Name of the redshifts.")] = None,
+) -> None:
+    """Cuts a team's own file into partitions; a call that was cut off is finished by the same call again.
+
+    Example: cosmicai data prepare galaxies.h5 --out s3://team3-cosmicai/25MB --magnitudes u,g,r,i,z
+    """
+    from cosmicai.data import prepare
+    from cosmicai.data.sources import Columns
+
+    columns = Columns(images, tuple(magnitudes.split(",")) if magnitudes else None, redshift)
+    with Progress(TextColumn("{task.completed:,} galaxies"), SpinnerColumn(), console=_console) as progress:
+        task = progress.add_task("", total=None)
+        done = prepare.prepare(
+            source,
+            _target(out),
+            partition_mb,
+            columns,
+            fit,
+            lambda galaxies: progress.update(task, completed=galaxies),
+        )
+    same = done.partitions - done.written
+    _console.print(
+        f"{done.partitions} partitions of {done.galaxies:,} galaxies in {out}; {same} were there already"
+    )
+
+
+def _target(out: str) -> Target:
+    from cosmicai.data.prepare import Bucket, Folder
+
+    if not out.startswith("s3://"):
+        return Folder(Path(out))
+    import boto3
+
+    bucket, _, prefix = out.removeprefix("s3://").partition("/")
+    if not prefix.strip("/"):
+        raise typer.BadParameter("needs a prefix: s3://bucket/prefix", param_hint="--out")
+    return Bucket(boto3.client("s3"), bucket, prefix.strip("/"))
+
+
+@data.command("inspect")
+def data_inspect(
+    source: Annotated[Path, typer.Argument(help="A partition or any source of `data prepare`.")],
+    sheet: Annotated[Path | None, typer.Option(help="PNG to write: stamps in colour.")] = None,
+) -> None:
+    """Shows shapes, ranges and NaNs of a file, and a contact sheet of its stamps.
+
+    Example: cosmicai data inspect partitions/1.pt --sheet stamps.png
+    """
+    from cosmicai.data.inspect import contact_sheet, describe
+
+    table = Table(title=str(source))
+    for column in ("array", "shape", "type", "least", "median", "greatest", "not finite"):
+        table.add_column(column)
+    for row in describe(source):
+        table.add_row(*row)
+    _console.print(table)
+    if sheet is not None:
+        contact_sheet(source, sheet)
+        _console.print(f"stamps in {sheet}")
 
 
 @model.command("train")
@@ -152,13 +265,17 @@ def model_show(folder: Annotated[Path, typer.Argument(help="A model folder.")]) 
 def main() -> None:
     """Runs the command line; an expected error is one message and exit status 1, not a traceback."""
     from cosmicai.data.dc2 import CatalogueError
+    from cosmicai.data.sources import SourceError
     from cosmicai.demo import DemoError
     from cosmicai.deployment import DeploymentError
     from cosmicai.emulator import EmulatorError
+    from cosmicai.infer import InputError
     from cosmicai.model.checkpoint import CheckpointError
     from cosmicai.packaging import PackagingError
     from inference.astromae import ConfigError
     from inference.partition import PartitionError
+    from inference.storage import ObjectError
+    from initialize.plan import PlanError
 
     expected = (
         CatalogueError,
@@ -167,8 +284,12 @@ def main() -> None:
         DemoError,
         DeploymentError,
         EmulatorError,
+        InputError,
+        ObjectError,
         PackagingError,
         PartitionError,
+        PlanError,
+        SourceError,
     )
     try:
         app()

@@ -52,7 +52,7 @@ def read(data: bytes | memoryview, name: str, layout: Layout = Layout()) -> Part
     anything but tensors, the wrong number or shape of tensors, or values that are not finite.
     """
     try:
-        tensors = _tensors(load(data, _find))
+        tensors = tensors_of(data)
     except TorchFileError as error:
         raise PartitionError(f"{name}: {error}") from None
     return _checked(tensors, name, layout)
@@ -68,7 +68,9 @@ def _find(module: str, name: str) -> object:
     return {("torch.utils.data.dataset", "TensorDataset"): _TensorDataset}[module, name]
 
 
-def _tensors(dataset: object) -> tuple[Array, ...]:
+def tensors_of(data: bytes | memoryview) -> tuple[Array, ...]:
+    """The tensors of a TensorDataset as views of `data`, whatever their shapes. Raises TorchFileError."""
+    dataset = load(data, _find)
     if not isinstance(dataset, _TensorDataset):
         raise TorchFileError(f"holds a {type(dataset).__name__}, not a torch TensorDataset")
     tensors = dataset.tensors

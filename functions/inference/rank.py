@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import platform
 import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,8 +93,8 @@ class _Results:
 class Worker:
     """Runs ranks in one sandbox; the engine is loaded once and reused by warm invocations."""
 
-    def __init__(self, client: Any, host: Host) -> None:
-        self._client = client
+    def __init__(self, new_storage: Callable[[], Storage], host: Host) -> None:
+        self._new_storage = new_storage  # one per invocation, which counts its requests
         self._host = host
         self._engines: dict[tuple[Path, str, str], Engine] = {}
         self._scripts = script.Scripts(host.scratch)
@@ -109,7 +108,7 @@ class Worker:
         """
         began, cold, self._cold = time.perf_counter(), self._cold, False
         before = _process_age() if cold else 0.0  # Lambda bills its init phase too
-        clock, storage = _Clock(), Storage(self._client)
+        clock, storage = _Clock(), self._new_storage()
         clock.seconds["init"] = before
         work = self._infer if event.script is None else self._run_script
         info = work(event, storage, clock)
@@ -120,7 +119,6 @@ class Worker:
             "duration (seconds)": before + time.perf_counter() - began,
         }
         storage.write_json(event.bucket, f"{event.result_path}/{event.rank}.json", info)
-        print(json.dumps({"message": "rank done", "run_id": event.run_id, "rank": event.rank}))
         return {"rank": event.rank, "run_id": event.run_id, "num_samples": info["num_samples"]}
 
     def _run_script(self, event: RankEvent, storage: Storage, clock: _Clock) -> dict[str, Any]:
@@ -243,9 +241,14 @@ def _speed(event: RankEvent, clock: _Clock, results: _Results) -> dict[str, floa
 
 
 def _peak_memory() -> int:
-    """Peak resident memory of this process in bytes; ru_maxrss is in KiB on Linux, in bytes on macOS."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == "Darwin" else peak * 1024
+    """Peak resident memory of this process in bytes.
+
+    Linux's ru_maxrss would include what its parent had before it started this process.
+    """
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS, where it is in bytes
 
 
 def _process_age() -> float:

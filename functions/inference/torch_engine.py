@@ -30,5 +30,5 @@ class TorchEngine:
 
 
 def _tensor(array: Floats) -> torch.Tensor:
-    """A view; partitions are read-only and the network writes to none of its inputs."""
-    return torch.frombuffer(array.data.cast("B"), dtype=torch.float32).reshape(array.shape)
+    """A copy: partitions are read-only views of their file, which torch does not take."""
+    return torch.from_numpy(array.copy())

@@ -47,8 +47,8 @@ class TorchFileError(ValueError):
 def load(data: bytes | memoryview, find: Find) -> object:
     """The pickled object of a .pt file, its tensors as read-only numpy views. Raises TorchFileError."""
     try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError) as error:
+        archive = zipfile.ZipFile(_File(data))
+    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError, OSError) as error:
         raise TorchFileError(
             f"is cut short or not a .pt file written by torch 1.6 or newer ({error})"
         ) from None
@@ -65,6 +65,35 @@ def load(data: bytes | memoryview, find: Find) -> object:
         raise
     except Exception as error:  # a damaged pickle can raise almost anything
         raise TorchFileError(f"its pickle is damaged ({type(error).__name__}: {error})") from None
+
+
+class _File(io.RawIOBase):
+    """A buffer as a file, without a copy of it (io.BytesIO copies all but bytes)."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._view, self._place = memoryview(data), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: len(self._view)}[whence]
+        if base + offset < 0:
+            raise OSError("seek before the beginning")
+        self._place = base + offset
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._view[self._place : self._place + len(buffer)]
+        buffer[: len(part)] = part
+        self._place += len(part)
+        return len(part)
 
 
 def _check_byte_order(data: bytes | memoryview, entries: dict[str, zipfile.ZipInfo]) -> None:
