@@ -2,8 +2,7 @@
 
 With dz = (z_pred - z) / (1 + z): bias is the mean of dz, precision (NMAD) 1.48 median|dz - median dz|, the
 outlier fraction the share of |dz| > 0.15 (Hildebrandt et al. 2010, A&A 523, A31; NMAD after Ilbert et al.
-2006, A&A 457, 841). 1.48 is the historic rounding of 1.4826, which makes NMAD the standard deviation of a
-normal distribution. Sums are exact; the medians come from a histogram of dz with bins of BIN_WIDTH, which
+2006, A&A 457, 841). Sums are exact; the medians come from a histogram of dz with bins of BIN_WIDTH, which
 bounds the error of NMAD by 1.48 BIN_WIDTH as long as half of all |dz| are below RANGE.
 
 Standard library alone: the same file serves the ranks and Summarize.
@@ -14,17 +13,23 @@ from __future__ import annotations
 import base64
 import zlib
 from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
-NMAD_FACTOR = 1.48
+NMAD_FACTOR = 1.48  # the historic one, by which "precision" was published for AstroMAE
+NORMAL_NMAD_FACTOR = 1.4826  # 1 / (sqrt(2) erfinv(1/2)): NMAD is then the standard deviation of a normal dz
 OUTLIER_LIMIT = 0.15
 BIN_WIDTH = 1e-4
 RANGE = 1.0  # |dz| beyond it counts in the last bin
 NMAD_ERROR = NMAD_FACTOR * BIN_WIDTH
 NAMES = ("MAE", "MSE", "bias", "precision (NMAD)", "R2", "outlier fraction")
+REDSHIFT_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
+MAGNITUDE_EDGES = (16.0, 18.0, 20.0, 21.0, 22.0, 23.0, 24.0, 25.0, 26.0)
 
 _LAST_BIN = round(RANGE / BIN_WIDTH)
 
@@ -68,8 +73,8 @@ class Accuracy:
         self.outliers += abs(scaled) > OUTLIER_LIMIT
         self.histogram[max(-_LAST_BIN, min(_LAST_BIN, round(scaled / BIN_WIDTH)))] += 1
 
-    def measures(self) -> dict[str, float | None]:
-        """The measures of NAMES; None where one is undefined (no galaxy; for R2 no two redshifts)."""
+    def measures(self, nmad_factor: float = NMAD_FACTOR) -> dict[str, float | None]:
+        """The measures of NAMES; None where one is undefined, for which `undefined` gives the reason."""
         if not self.count:
             return dict.fromkeys(NAMES)
         spread = self.true_squared - self.true**2 / self.count
@@ -77,11 +82,20 @@ class Accuracy:
             self.absolute / self.count,
             self.squared / self.count,
             self.scaled / self.count,
-            NMAD_FACTOR * self._median_deviation(),
-            1.0 - self.squared / spread if spread > 1e-12 * self.true_squared else None,
+            nmad_factor * self._median_deviation(),
+            1.0 - self.squared / spread if self._has_spread() else None,
             self.outliers / self.count,
         )
         return dict(zip(NAMES, values, strict=True))
+
+    def undefined(self) -> dict[str, str]:
+        """Why a measure is None, for each that is."""
+        if not self.count:
+            return dict.fromkeys(NAMES, "no galaxy with a known redshift")
+        return {} if self._has_spread() else {"R2": "all known redshifts are the same"}
+
+    def _has_spread(self) -> bool:
+        return self.true_squared - self.true**2 / self.count > 1e-12 * self.true_squared
 
     def _median_deviation(self) -> float:
         median = _median(self.histogram)
@@ -105,6 +119,61 @@ class Accuracy:
             raise ValueError(f"accuracy state: bin_width {content['bin_width']} is not {BIN_WIDTH}")
         flat = array("q", zlib.decompress(base64.b64decode(values.pop("histogram"))))
         return cls(**values, histogram=Counter(dict(zip(flat[::2], flat[1::2], strict=True))))
+
+
+@dataclass
+class BinnedAccuracy:
+    """Accuracy in bins of some quantity: `states[i]` is that of edges[i] <= value < edges[i + 1]."""
+
+    edges: tuple[float, ...]
+    states: list[Accuracy]
+
+    @classmethod
+    def of(
+        cls,
+        edges: tuple[float, ...],
+        values: Iterable[float],
+        predicted: Iterable[float],
+        true: Iterable[float],
+    ) -> BinnedAccuracy:
+        binned = cls(edges, [Accuracy() for _ in edges[1:]])
+        for value, guess, z in zip(values, predicted, true, strict=True):
+            index = bisect_right(edges, value) - 1
+            if 0 <= index < len(binned.states) and z == z:
+                binned.states[index]._add_one(float(guess), float(z))
+        return binned
+
+    def add(self, other: BinnedAccuracy) -> None:
+        """Raises ValueError for other edges."""
+        if other.edges != self.edges:
+            raise ValueError(f"accuracy bins: edges {other.edges} are not {self.edges}")
+        for state, more in zip(self.states, other.states, strict=True):
+            state.add(more)
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row for each bin that holds a galaxy: from, to, count and the measures."""
+        bins = zip(pairwise(self.edges), self.states, strict=True)
+        return [
+            {"from": low, "to": high, "count": state.count, **state.measures()}
+            for (low, high), state in bins
+            if state.count
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"edges": self.edges, "states": [state.to_json() for state in self.states]}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> BinnedAccuracy:
+        return cls(tuple(content["edges"]), [Accuracy.from_json(state) for state in content["states"]])
+
+
+def exact_nmad(predicted: Iterable[float], true: Iterable[float], factor: float = NMAD_FACTOR) -> float | None:
+    """NMAD of galaxies that are all at hand, without the histogram's error; None where none is known."""
+    scaled = [(guess - z) / (1.0 + z) for guess, z in zip(predicted, true, strict=True) if z == z]
+    if not scaled:
+        return None
+    middle = median(scaled)
+    return factor * median(abs(value - middle) for value in scaled)
 
 
 def _median(histogram: Counter[Any]) -> float:

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from . import script
-from .accuracy import Accuracy
+from .accuracy import MAGNITUDE_EDGES, REDSHIFT_EDGES, Accuracy, BinnedAccuracy, exact_nmad
 from .engine import BUNDLED_MODEL, MODEL_FILES, Engine, Floats, load
 from .event import RankEvent
 from .partition import Partition, PartitionError, read
 from .storage import Storage
 
 PHASES = ("init", "download", "inference", "communication", "upload")
+REFERENCE_BAND = 3  # i of ugriz: the magnitude by which accuracy is binned
 _MIB = 1024 * 1024
 
 
@@ -63,6 +64,7 @@ class _Results:
 
     predicted: list[Floats] = field(default_factory=list)
     true: list[Floats] = field(default_factory=list)
+    magnitudes: list[Floats] = field(default_factory=list)  # the reference one of each galaxy
     rows: list[int] = field(default_factory=list)
     batches: int = 0
     data_bytes: int = 0
@@ -73,6 +75,7 @@ class _Results:
     def add(self, partition: Partition, predicted: list[Floats]) -> None:
         count = len(partition)
         self.rows.append(count)
+        self.magnitudes.append(partition.magnitudes[:, min(REFERENCE_BAND, partition.magnitudes.shape[1] - 1)])
         self.predicted += predicted
         self.batches += len(predicted)
         self.data_bytes += partition.images.nbytes + partition.magnitudes.nbytes
@@ -88,6 +91,10 @@ class _Results:
     @property
     def z_true(self) -> Floats:
         return np.concatenate([*self.true, np.empty(0, np.float32)])
+
+    @property
+    def reference_magnitude(self) -> Floats:
+        return np.concatenate([*self.magnitudes, np.empty(0, np.float32)])
 
 
 class Worker:
@@ -191,7 +198,6 @@ class Worker:
     def _info(
         self, event: RankEvent, engine: Engine, storage: Storage, clock: _Clock, results: _Results
     ) -> dict[str, Any]:
-        accuracy = Accuracy.of(results.z_pred.tolist(), results.z_true.tolist())
         return {
             **self._common(event, storage, clock),
             "num_samples": len(results.z_pred),
@@ -200,8 +206,7 @@ class Worker:
             "device": engine.device,
             "engine": engine.name,
             "precision": engine.precision,
-            **(accuracy.measures() if results.has_redshift else {}),
-            "accuracy_state": accuracy.to_json() if results.has_redshift else None,
+            **_accuracy(results),
         }
 
     def _common(self, event: RankEvent, storage: Storage, clock: _Clock) -> dict[str, Any]:
@@ -226,6 +231,24 @@ class Worker:
             "total_image_memory (MB)": results.image_bytes / _MIB,
             "total_model_memory (MB)": engine.model_bytes / _MIB,
         }
+
+
+def _accuracy(results: _Results) -> dict[str, Any]:
+    """The measures of this rank, and the states that Summarize adds up; no measure without redshifts."""
+    if not results.has_redshift:
+        return {"accuracy_state": None}
+    predicted, true = results.z_pred.tolist(), results.z_true.tolist()
+    state = Accuracy.of(predicted, true)
+    by_redshift = BinnedAccuracy.of(REDSHIFT_EDGES, true, predicted, true)
+    by_magnitude = BinnedAccuracy.of(MAGNITUDE_EDGES, results.reference_magnitude.tolist(), predicted, true)
+    return {
+        **state.measures(),
+        "precision (NMAD)": exact_nmad(predicted, true),
+        "undefined": state.undefined(),
+        "accuracy_state": state.to_json(),
+        "accuracy_state_by_redshift": by_redshift.to_json(),
+        "accuracy_state_by_magnitude": by_magnitude.to_json(),
+    }
 
 
 def _speed(event: RankEvent, clock: _Clock, results: _Results) -> dict[str, float]:

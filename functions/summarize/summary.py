@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .accuracy import NMAD_ERROR, Accuracy
+from .accuracy import NMAD_ERROR, NORMAL_NMAD_FACTOR, Accuracy, BinnedAccuracy
 from .pricing import cost
 
 Json = dict[str, Any]
@@ -80,7 +80,25 @@ def _accuracy(infos: list[Json]) -> Json | None:
     total = Accuracy()
     for state in states:
         total.add(Accuracy.from_json(state))
-    return {"count": total.count, **total.measures(), "precision (NMAD) error at most": NMAD_ERROR}
+    return {
+        "count": total.count,
+        **total.measures(),
+        "precision (NMAD) error at most": NMAD_ERROR,
+        "NMAD with factor 1.4826": total.measures(NORMAL_NMAD_FACTOR)["precision (NMAD)"],
+        "undefined": total.undefined(),
+        "by redshift": _binned(infos, "accuracy_state_by_redshift"),
+        "by magnitude": _binned(infos, "accuracy_state_by_magnitude"),
+    }
+
+
+def _binned(infos: list[Json], name: str) -> list[Json]:
+    states = [BinnedAccuracy.from_json(info[name]) for info in infos if info.get(name) is not None]
+    if not states:
+        return []
+    total = states[0]
+    for state in states[1:]:
+        total.add(state)
+    return total.table()
 
 
 def failure_cause(content: Json, where: str) -> str:

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.accuracy import NAMES, NMAD_ERROR, Accuracy
+from inference.accuracy import (
+    NAMES,
+    NMAD_ERROR,
+    NORMAL_NMAD_FACTOR,
+    Accuracy,
+    BinnedAccuracy,
+    exact_nmad,
+)
 
 
 def _reference(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
@@ -56,9 +63,41 @@ def test_the_order_and_the_split_over_ranks_do_not_matter(counts: list[int], ord
     assert merged.measures() == pytest.approx(whole.measures())
 
 
-def test_undefined_measures_are_none() -> None:
+def test_undefined_measures_are_none_with_the_reason() -> None:
     assert Accuracy().measures() == dict.fromkeys(NAMES)
-    assert Accuracy.of([0.5, 0.6], [0.5, 0.5]).measures()["R2"] is None
+    assert Accuracy().undefined()["MAE"] == "no galaxy with a known redshift"
+    same = Accuracy.of([0.5, 0.6], [0.5, 0.5])
+    assert same.measures()["R2"] is None
+    assert same.undefined() == {"R2": "all known redshifts are the same"}
+    assert Accuracy.of([0.5, 0.6], [0.5, 0.7]).undefined() == {}
+
+
+@pytest.mark.parametrize("count", [2, 3, 1001])
+def test_nmad_of_one_rank_is_exact_with_either_factor(count: int) -> None:
+    predicted, true = _galaxies(count)
+    expected = _reference(predicted, true)["precision (NMAD)"]
+    assert exact_nmad(predicted, true) == pytest.approx(expected, abs=1e-12)
+    assert exact_nmad(predicted, true, NORMAL_NMAD_FACTOR) == pytest.approx(expected * 1.4826 / 1.48)
+    assert exact_nmad([], []) is None
+
+
+def test_bins_hold_the_galaxies_between_their_edges_and_merge() -> None:
+    predicted, true = _galaxies(4000)
+    edges = (0.0, 0.5, 1.0, 1.5, 4.0, 9.0)
+    parts = [
+        BinnedAccuracy.of(edges, true[rows], predicted[rows], true[rows])
+        for rows in (slice(0, 100), slice(100, None))
+    ]
+    total = BinnedAccuracy.from_json(json.loads(json.dumps(parts[0].to_json())))
+    total.add(parts[1])
+    table = total.table()
+    assert [(row["from"], row["to"]) for row in table] == list(pairwise(edges))[:4]
+    for row in table:
+        inside = (true >= row["from"]) & (true < row["to"])
+        assert row["count"] == inside.sum()
+        assert row["bias"] == pytest.approx(_reference(predicted[inside], true[inside])["bias"])
+    with pytest.raises(ValueError, match="edges"):
+        total.add(BinnedAccuracy.of((0.0, 1.0), [], [], []))
 
 
 def test_galaxies_without_a_redshift_are_left_out() -> None:
