@@ -197,24 +197,19 @@ def model_train(
         float, typer.Option(help="Noise added in training, mag.")
     ] = Recipe.magnitude_noise,
     seed: Annotated[int, typer.Option()] = Recipe.seed,
+    encoder: Annotated[Path | None, typer.Option(help="A folder of `model pretrain` to begin with.")] = None,
+    freeze_encoder: Annotated[bool, typer.Option(help="Keep that encoder as it is.")] = False,
 ) -> None:
     """Trains a network on partitions and writes its model folder with a card.
 
-    Several renderings of the same galaxies (other seeds of `data dc2`) teach it what is noise.
+    Several renderings of the same galaxies (other seeds of `data dc2`) teach it what is noise. A call that
+    was cut off goes on where it was when it is made again.
     Example: cosmicai model train partitions --out models/mine --config config.json --epochs 40
     """
     from cosmicai.model import training
-    from inference import astromae, partition
-    from initialize.plan import natural
+    from inference import astromae
 
-    files = [
-        path
-        for folder in partitions
-        for path in sorted(folder.glob("*.pt"), key=lambda path: natural(path.name))
-    ]
-    if not files:
-        raise partition.PartitionError(f"{', '.join(map(str, partitions))}: no .pt file")
-    galaxies = training.read_galaxies(files)
+    galaxies = training.read_galaxies(_partition_files(partitions))
     recipe = Recipe(
         seed=seed,
         epochs=epochs,
@@ -222,8 +217,10 @@ def model_train(
         batch_size=batch_size,
         learning_rate=learning_rate,
         magnitude_noise=magnitude_noise,
+        freeze_encoder=freeze_encoder,
     )
     wanted = astromae.Config() if config is None else astromae.Config.read(config)
+    resume = out.with_name(f"{out.name}.resume.pt")
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=_console
     ) as progress:
@@ -233,10 +230,54 @@ def model_train(
             text = f"epoch {epoch.number}: loss {epoch.validation_loss:.4f}, NMAD {epoch.nmad:.4f}"
             progress.update(task, advance=1, description=text)
 
-        network, history = training.train(wanted, galaxies, recipe, report)
+        network, history = training.train(wanted, galaxies, recipe, report, encoder, resume)
     astromae.save(network, out)
+    resume.unlink(missing_ok=True)
     training.write_card(out, recipe, galaxies, history, [shlex.join(["cosmicai", *sys.argv[1:]])])
     _console.print(f"model folder {out}: {astromae.parameter_count(network):,} parameters")
+
+
+def _partition_files(folders: list[Path]) -> list[Path]:
+    from inference.partition import PartitionError
+    from initialize.plan import natural
+
+    files = [path for folder in folders for path in sorted(folder.glob("*.pt"), key=lambda p: natural(p.name))]
+    if not files:
+        raise PartitionError(f"{', '.join(map(str, folders))}: no .pt file")
+    return files
+
+
+@model.command("pretrain")
+def model_pretrain(
+    partitions: Annotated[list[Path], typer.Argument(help="Folders with partitions.")],
+    out: Annotated[Path, typer.Option(help="Model folder to write; only its encoder is trained.")],
+    config: Annotated[Path | None, typer.Option(help="config.json; default: the published widths.")] = None,
+    epochs: Annotated[int, typer.Option()] = Recipe.epochs,
+    batch_size: Annotated[int, typer.Option()] = Recipe.batch_size,
+    learning_rate: Annotated[float, typer.Option()] = Recipe.learning_rate,
+    seed: Annotated[int, typer.Option()] = Recipe.seed,
+) -> None:
+    """Trains the encoder as a masked autoencoder, 75 % of the patches hidden; redshifts are not used.
+
+    Example: cosmicai model pretrain partitions --out models/encoder --epochs 100
+    """
+    from cosmicai.model import pretraining, training
+    from inference import astromae
+
+    galaxies = training.read_galaxies(_partition_files(partitions))
+    recipe = Recipe(seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+    wanted = astromae.Config() if config is None else astromae.Config.read(config)
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=_console
+    ) as progress:
+        task = progress.add_task("pretraining", total=epochs)
+
+        def report(epoch: int, loss: float) -> None:
+            progress.update(task, advance=1, description=f"epoch {epoch}: error {loss:.3f}")
+
+        network = pretraining.pretrain(wanted, galaxies, recipe, report)
+    astromae.save(network, out)
+    _console.print(f"model folder {out}: give it to `cosmicai model train --encoder`")
 
 
 @model.command("import")
@@ -262,37 +303,16 @@ def model_show(folder: Annotated[Path, typer.Argument(help="A model folder.")]) 
         _console.print_json((folder / name).read_text())
 
 
-def main() -> None:
-    """Runs the command line; an expected error is one message and exit status 1, not a traceback."""
-    from cosmicai.data.dc2 import CatalogueError
-    from cosmicai.data.sources import SourceError
-    from cosmicai.demo import DemoError
-    from cosmicai.deployment import DeploymentError
-    from cosmicai.emulator import EmulatorError
-    from cosmicai.infer import InputError
-    from cosmicai.model.checkpoint import CheckpointError
-    from cosmicai.packaging import PackagingError
-    from inference.astromae import ConfigError
-    from inference.partition import PartitionError
-    from inference.storage import ObjectError
-    from initialize.plan import PlanError
+_OURS = ("cosmicai", "initialize", "inference", "summarize")
 
-    expected = (
-        CatalogueError,
-        CheckpointError,
-        ConfigError,
-        DemoError,
-        DeploymentError,
-        EmulatorError,
-        InputError,
-        ObjectError,
-        PackagingError,
-        PartitionError,
-        PlanError,
-        SourceError,
-    )
+
+def main() -> None:
+    """Runs the command line. The exceptions of our own packages are messages to the user: one message and
+    exit status 1; anything else is a fault of ours, and keeps its traceback."""
     try:
         app()
-    except expected as error:
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in _OURS:
+            raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -17,3 +17,4 @@ class Recipe:
     weight_decay: float = 1e-2
     magnitude_noise: float = 0.02  # standard deviation of the noise added to magnitudes, mag
     validation_fraction: float = 0.1
+    freeze_encoder: bool = False

@@ -1,4 +1,4 @@
-"""Training AstroMAE on partitions: flips and quarter turns, a validation split, early stopping, a seed."""
+"""Training AstroMAE on partitions: augmentation, a validation split, early stopping, resumption, a seed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from cosmicai.model.recipe import Recipe
 from inference import astromae, partition
 from inference.accuracy import Accuracy
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Report = Callable[["Epoch"], None]
 
 
@@ -48,6 +50,9 @@ class Galaxies:
     def at(self, rows: Tensor) -> Galaxies:
         return Galaxies(self.images[rows], self.magnitudes[rows], self.redshift[rows])
 
+    def to(self, device: str) -> Galaxies:
+        return Galaxies(self.images.to(device), self.magnitudes.to(device), self.redshift.to(device))
+
 
 def read_galaxies(files: Sequence[Path]) -> Galaxies:
     """All galaxies of the partitions; raises PartitionError for a file without redshifts."""
@@ -63,34 +68,129 @@ def read_galaxies(files: Sequence[Path]) -> Galaxies:
 
 
 def train(
-    config: astromae.Config, galaxies: Galaxies, recipe: Recipe, report: Report = lambda epoch: None
+    config: astromae.Config,
+    galaxies: Galaxies,
+    recipe: Recipe,
+    report: Report = lambda epoch: None,
+    encoder: Path | None = None,
+    resume: Path | None = None,
 ) -> tuple[astromae.AstroMAE, list[Epoch]]:
-    """The network with the least validation loss, and the history of all epochs."""
+    """The network with the least validation loss, and the history of all epochs.
+
+    encoder: a folder of `pretrain`, whose encoder the network begins with (and keeps, if the recipe freezes
+    it). resume: a file that holds the state after each epoch; a call that finds it goes on from there, and
+    ends with the very weights of a call that was never cut off.
+    """
     torch.manual_seed(recipe.seed)
     training, validation = _split(galaxies, recipe.validation_fraction)
-    config = replace(config, asinh_softening=_softening(training))
-    model = astromae.AstroMAE(config)
-    inputs = _Standardised(model, training)
-    best, history = copy.deepcopy(model.state_dict()), []
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    steps = recipe.epochs * -(-len(training) // recipe.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps)
-    average = torch.optim.swa_utils.AveragedModel(model, avg_fn=_moving_average, use_buffers=True)
-    least, since = float("inf"), 0
-    for number in range(1, recipe.epochs + 1):
+    trainer = _Trainer(_begin(config, training, encoder), training, recipe)
+    key = {"recipe": asdict(recipe), "galaxies": digest(galaxies), "config": str(trainer.model.config)}
+    if resume is not None and resume.exists():
+        trainer.restore(_read_state(resume, key))
+    for epoch in trainer.history:
+        report(epoch)
+    while not trainer.finished:
+        report(trainer.epoch(validation))
+        if resume is not None:
+            _write_state(resume, {**trainer.state(), "key": key})
+    return trainer.result(), trainer.history
+
+
+def _begin(config: astromae.Config, galaxies: Galaxies, encoder: Path | None) -> astromae.AstroMAE:
+    """The network before training; a pretrained encoder brings the softening of its images with it."""
+    if encoder is None:
+        return astromae.AstroMAE(replace(config, asinh_softening=softening(galaxies)))
+    pretrained = astromae.load(encoder)
+    model = astromae.AstroMAE(replace(config, asinh_softening=pretrained.config.asinh_softening))
+    try:
+        model.encoder.load_state_dict(pretrained.encoder.state_dict())
+    except RuntimeError as error:
+        raise astromae.ConfigError(f"{encoder}: its encoder does not fit the config: {error}") from None
+    return model
+
+
+class ResumeError(ValueError):
+    """A state to resume from belongs to another training."""
+
+
+def _read_state(path: Path, key: dict[str, Any]) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    if state["key"] != key:
+        raise ResumeError(f"{path}: belongs to another recipe, config or data; delete it or restore them")
+    return state
+
+
+def _write_state(path: Path, state: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.rename(path)
+
+
+class _Trainer:
+    """All that changes while a network is trained."""
+
+    def __init__(self, model: astromae.AstroMAE, galaxies: Galaxies, recipe: Recipe) -> None:
+        self.model, self._galaxies, self._recipe = model.to(DEVICE), galaxies, recipe
+        if recipe.freeze_encoder:
+            model.encoder.requires_grad_(False)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        steps = recipe.epochs * -(-len(galaxies) // recipe.batch_size)
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimiser, recipe.learning_rate, total_steps=steps
+        )
+        self._average = torch.optim.swa_utils.AveragedModel(model, avg_fn=_moving_average, use_buffers=True)
+        self._best = copy.deepcopy(model.state_dict())
+        self.history: list[Epoch] = []
+
+    @property
+    def _since_best(self) -> int:
+        flags = [epoch.best for epoch in self.history]
+        return len(flags) - 1 - max((n for n, best in enumerate(flags) if best), default=-1)
+
+    @property
+    def finished(self) -> bool:
+        return len(self.history) >= self._recipe.epochs or self._since_best >= self._recipe.patience
+
+    def epoch(self, validation: Galaxies) -> Epoch:
         start = time.monotonic()
-        loss = _one_epoch(inputs, training, recipe, optimiser, schedule, average)
-        held_loss, nmad = _validate(_Standardised(average.module, training), validation)
-        since = 0 if held_loss < least else since + 1
-        if since == 0:
-            least, best = held_loss, copy.deepcopy(average.module.state_dict())
-        history.append(Epoch(number, loss, held_loss, nmad, since == 0, time.monotonic() - start))
-        report(history[-1])
-        if since >= recipe.patience:
-            break
-    model.load_state_dict(best)
-    inputs.fold(model)
-    return model.eval(), history
+        inputs = _Standardised(self.model, self._galaxies)
+        loss = _one_epoch(inputs, self._galaxies, self._recipe, self._optimiser, self._schedule, self._average)
+        held_loss, nmad = _validate(_Standardised(self._average.module, self._galaxies), validation)
+        best = held_loss < min((epoch.validation_loss for epoch in self.history), default=float("inf"))
+        if best:
+            self._best = copy.deepcopy(self._average.module.state_dict())
+        seconds = time.monotonic() - start
+        self.history.append(Epoch(len(self.history) + 1, loss, held_loss, nmad, best, seconds))
+        return self.history[-1]
+
+    def result(self) -> astromae.AstroMAE:
+        """The best network so far, which takes plain magnitudes and gives plain redshifts."""
+        self.model.load_state_dict(self._best)
+        model = self.model.cpu()
+        _Standardised(model, self._galaxies, "cpu").fold(model)
+        return model.eval()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "average": self._average.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "best": self._best,
+            "random": torch.get_rng_state(),
+            "history": [asdict(epoch) for epoch in self.history],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self._average.load_state_dict(state["average"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._best = state["best"]
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        torch.set_rng_state(state["random"])
 
 
 def _split(galaxies: Galaxies, fraction: float) -> tuple[Galaxies, Galaxies]:
@@ -108,7 +208,7 @@ def _moving_average(average: Tensor, current: Tensor, count: Tensor | int) -> Te
     return average + (current - average) * max(1 / 200, 9 / (10 + int(count)))
 
 
-def _softening(galaxies: Galaxies) -> tuple[float, ...]:
+def softening(galaxies: Galaxies) -> tuple[float, ...]:
     """Per channel, three times the pixel noise: linear below it, logarithmic above (Lupton et al. 1999)."""
     rows = galaxies.images[:2048].transpose(0, 1).flatten(1)
     spread = (rows - rows.median(1, keepdim=True).values).abs().median(1).values * 1.4826
@@ -118,10 +218,11 @@ def _softening(galaxies: Galaxies) -> tuple[float, ...]:
 class _Standardised:
     """The network with standardised magnitudes and redshifts around it."""
 
-    def __init__(self, model: nn.Module, galaxies: Galaxies) -> None:
+    def __init__(self, model: nn.Module, galaxies: Galaxies, device: str = DEVICE) -> None:
         self.model = model
-        self.mean, self.scale = galaxies.magnitudes.mean(0), galaxies.magnitudes.std(0)
-        self.z_mean, self.z_scale = galaxies.redshift.mean(), galaxies.redshift.std()
+        self.mean = galaxies.magnitudes.mean(0).to(device)
+        self.scale = galaxies.magnitudes.std(0).to(device)
+        self.z_mean, self.z_scale = galaxies.redshift.mean().to(device), galaxies.redshift.std().to(device)
 
     def __call__(self, images: Tensor, magnitudes: Tensor) -> Tensor:
         out = self.model(images, (magnitudes - self.mean) / self.scale)
@@ -150,9 +251,9 @@ def _one_epoch(
     inputs.model.train()
     total = 0.0
     for rows in torch.randperm(len(galaxies)).split(recipe.batch_size):
-        batch = galaxies.at(rows)
+        batch = galaxies.at(rows).to(DEVICE)
         noise = torch.randn_like(batch.magnitudes) * recipe.magnitude_noise
-        loss = _loss(inputs(_augmented(batch.images), batch.magnitudes + noise), batch.redshift)
+        loss = _loss(inputs(augmented(batch.images), batch.magnitudes + noise), batch.redshift)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(inputs.model.parameters(), 1.0)
@@ -163,7 +264,7 @@ def _one_epoch(
     return total / len(galaxies)
 
 
-def _augmented(images: Tensor) -> Tensor:
+def augmented(images: Tensor) -> Tensor:
     """One of the eight flips and quarter turns for the whole batch; a redshift does not depend on them."""
     turns, flip = int(torch.randint(4, ())), bool(torch.randint(2, ()))
     images = torch.rot90(images, turns, (2, 3))
@@ -178,7 +279,7 @@ def _loss(predicted: Tensor, true: Tensor) -> Tensor:
 def _validate(inputs: _Standardised, galaxies: Galaxies) -> tuple[float, float]:
     inputs.model.eval()
     pairs = zip(galaxies.images.split(256), galaxies.magnitudes.split(256), strict=True)
-    predicted = torch.cat([inputs(images, magnitudes) for images, magnitudes in pairs])
+    predicted = torch.cat([inputs(i.to(DEVICE), m.to(DEVICE)).cpu() for i, m in pairs])
     measured = Accuracy.of(predicted.tolist(), galaxies.redshift.tolist()).measures()
     return float(_loss(predicted, galaxies.redshift)), float(measured["precision (NMAD)"] or 0.0)
 

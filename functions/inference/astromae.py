@@ -113,12 +113,15 @@ class ParallelConvolution(nn.Module):
         width, hidden = config.width, int(config.width * config.mlp_ratio)
         kernel, groups = config.parallel_kernel, config.parallel_groups
         self.grid = config.image_size // config.patch_size
+        self.pointwise = kernel == 1
         self.expand = nn.Conv2d(width, hidden, kernel, padding=kernel // 2, groups=groups)
         self.norm = nn.BatchNorm2d(hidden)
         self.contract = nn.Conv2d(hidden, width, kernel, padding=kernel // 2, groups=groups)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        grid = tokens.transpose(1, 2).unflatten(2, (self.grid, self.grid))  # (B, D, G, G)
+        # A kernel of 1 sees no neighbours, and so takes any subset of the tokens (masked pretraining).
+        shape = (-1, 1) if self.pointwise else (self.grid, self.grid)
+        grid = tokens.transpose(1, 2).unflatten(2, shape)  # (B, D, G, G) or (B, D, T, 1)
         out = self.contract(F.silu(self.norm(self.expand(grid))))
         return out.flatten(2).transpose(1, 2)  # (B, T, D)
 
@@ -158,11 +161,20 @@ class Encoder(nn.Module):
         self.head = nn.Linear(width, config.head_width)
 
     def forward(self, images: Tensor) -> Tensor:
-        patches = self.embed(images).flatten(2).transpose(1, 2)  # (B, T, D)
-        x = torch.cat([self.class_token.expand(len(images), -1, -1), patches], 1) + self.positions
+        x = self.blocks_of(self.tokens(images))
+        return self.head(self.norm(x[:, 1:].mean(1)))
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Patch tokens with their positions, (B, T, D)."""
+        return self.embed(images).flatten(2).transpose(1, 2) + self.positions[:, 1:]
+
+    def blocks_of(self, tokens: Tensor) -> Tensor:
+        """The class token and any tokens through all blocks, (B, n, D) -> (B, n + 1, D)."""
+        first = (self.class_token + self.positions[:, :1]).expand(len(tokens), -1, -1)
+        x = torch.cat([first, tokens], 1)
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x[:, 1:].mean(1)))
+        return x
 
 
 def sine_cosine_positions(config: Config) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from cosmicai.data import dc2
-from cosmicai.model import training
+from cosmicai.model import pretraining, training
 from cosmicai.model.recipe import Recipe
 from inference import astromae, partition
 from inference.accuracy import Accuracy
@@ -37,6 +38,55 @@ def test_training_beats_the_mean_and_is_reproducible(galaxies: training.Galaxies
     mean = float((galaxies.redshift - galaxies.redshift.mean()).abs().mean())
     assert measured is not None
     assert measured < 0.8 * mean
+
+
+def test_a_training_that_is_cut_off_ends_with_the_same_weights(
+    galaxies: training.Galaxies, tmp_path: Path
+) -> None:
+    some, recipe = galaxies.at(torch.arange(200)), Recipe(epochs=4, batch_size=32)
+    whole, _ = training.train(SMALL, some, recipe)
+    seen: list[int] = []
+
+    def cut_off(epoch: training.Epoch) -> None:
+        seen.append(epoch.number)
+        if len(seen) == 3:  # before the third epoch is saved
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(SMALL, some, recipe, cut_off, resume=tmp_path / "state.pt")
+    resumed, history = training.train(SMALL, some, recipe, resume=tmp_path / "state.pt")
+    assert len(history) == 4
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    with pytest.raises(training.ResumeError, match="belongs to another recipe"):
+        training.train(SMALL, some, Recipe(epochs=5), resume=tmp_path / "state.pt")
+
+
+def test_several_renderings_of_a_galaxy_stay_on_one_side(galaxies: training.Galaxies) -> None:
+    some = galaxies.at(torch.arange(100).repeat(3))
+    left, right = training._split(some, 0.2)
+    assert not {tuple(row) for row in left.magnitudes.tolist()} & {
+        tuple(row) for row in right.magnitudes.tolist()
+    }
+    assert (len(left), len(right)) == (240, 60)
+
+
+def test_masked_pretraining_learns_and_its_encoder_is_used(galaxies: training.Galaxies, tmp_path: Path) -> None:
+    losses: list[float] = []
+    recipe = Recipe(epochs=6, batch_size=32, learning_rate=3e-3)
+    pretrained = pretraining.pretrain(SMALL, galaxies, recipe, lambda _, loss: losses.append(loss))
+    assert losses[-1] < 0.97 * losses[0]
+    astromae.save(pretrained, tmp_path)
+    short = Recipe(epochs=1, batch_size=64, freeze_encoder=True)
+    frozen, _ = training.train(SMALL, galaxies, short, encoder=tmp_path)
+    weights = dict(pretrained.encoder.named_parameters())
+    assert all(torch.equal(value, weights[name]) for name, value in frozen.encoder.named_parameters())
+    free, _ = training.train(SMALL, galaxies, Recipe(epochs=1, batch_size=64), encoder=tmp_path)
+    assert not torch.equal(free.encoder.embed.weight, pretrained.encoder.embed.weight)
+
+
+def test_masked_pretraining_needs_pointwise_convolutions(galaxies: training.Galaxies) -> None:
+    with pytest.raises(astromae.ConfigError, match="parallel_kernel must be 1"):
+        pretraining.pretrain(replace(SMALL, parallel_kernel=3), galaxies, Recipe(epochs=1))
 
 
 def test_it_stops_early(galaxies: training.Galaxies) -> None:
