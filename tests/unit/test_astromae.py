@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,17 @@ def _inputs(count: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_published_configuration_has_the_published_number_of_parameters() -> None:
     assert astromae.parameter_count(astromae.AstroMAE(astromae.Config())) == 15_902_889
+
+
+def test_the_published_configuration_gives_the_stored_outputs() -> None:
+    """Pins the arithmetic: any change of the architecture shows here."""
+    torch.manual_seed(0)
+    model = astromae.AstroMAE(astromae.Config()).eval()
+    generator = torch.Generator().manual_seed(1)
+    images, magnitudes = (torch.randn(4, *shape, generator=generator) for shape in ((5, 32, 32), (5,)))
+    stored = json.loads((Path(__file__).parents[1] / "reference" / "astromae.json").read_text())["redshift"]
+    with torch.inference_mode():
+        assert model(images, magnitudes).tolist() == pytest.approx(stored, abs=1e-6)
 
 
 @pytest.mark.parametrize(
