@@ -108,6 +108,7 @@ class Sandbox:
         environment = {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "LANG": "C.UTF-8",
+            "OMP_WAIT_POLICY": "PASSIVE",  # sandboxes share this machine's cores: waiting threads must not spin
             **self.function.environment,
             "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self._server.server_port}",
             "LAMBDA_TASK_ROOT": str(place.task),

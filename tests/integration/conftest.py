@@ -89,9 +89,8 @@ class Cloud:
     def payload(self, prefix: str, **fields: Any) -> Json:
         return {"bucket": self.bucket, "data_prefix": prefix, "result_path": f"results/{prefix}", **fields}
 
-    def start(self, payload: Json, file: Path) -> str:
+    def start(self, file: Path) -> str:
         """Starts an execution as a user does: a payload file and the aws command line."""
-        file.write_text(json.dumps(payload))
         command = [
             str(Path(sys.executable).with_name("aws")), "stepfunctions", "start-execution",
             "--state-machine-arn", self.outputs.state_machine_arn,
@@ -131,7 +130,9 @@ def run(cloud: Cloud, tmp_path: Path) -> Callable[[Json], Ran]:
     """Runs a payload to its end."""
 
     def run_payload(payload: Json) -> Ran:
-        return cloud.wait(cloud.start(payload, tmp_path / "payload.json"), payload)
+        file = tmp_path / "payload.json"
+        file.write_text(json.dumps(payload))
+        return cloud.wait(cloud.start(file), payload)
 
     return run_payload
 

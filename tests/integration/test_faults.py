@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -131,7 +132,8 @@ def test_a_rank_that_is_killed_is_tried_again_and_the_run_succeeds(
 ) -> None:
     cloud.put_all(prefix, partitions(2, rows=6000))
     payload = cloud.payload(prefix)
-    execution = cloud.start(payload, tmp_path / "payload.json")
+    (tmp_path / "payload.json").write_text(json.dumps(payload))
+    execution = cloud.start(tmp_path / "payload.json")
     killed = _kill_a_busy_rank(cloud)
     ran = cloud.wait(execution, payload)
     assert ran.status == "SUCCEEDED", ran.cause
