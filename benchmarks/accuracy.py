@@ -29,7 +29,7 @@ def measure(model: Path, partitions: Path) -> dict[str, float | None]:
     predicted, true = [], []
     for file in partitions.glob("*.pt"):
         galaxies = partition.read(file.read_bytes(), file.name, engine.layout)
-        predicted += [engine.predict(batch.images, batch.magnitudes) for batch in galaxies.batches(256)]
+        predicted += engine.predict(galaxies.batches(256))
         if galaxies.redshift is not None:
             true.append(galaxies.redshift)
     z_pred, z_true = np.concatenate(predicted).tolist(), np.concatenate(true).tolist()

@@ -64,6 +64,7 @@ def infer(
     batch_size: int,
     processes: int,
     model: Path | None = None,
+    device: str = "cpu",
     progress: Progress = lambda done, total: None,
 ) -> Json:
     """Redshifts for all partitions of `sources` (files, folders, s3://bucket/prefix); returns the summary.
@@ -78,7 +79,7 @@ def infer(
     processes = min(processes, len(events))
     threads = max(1, (os.cpu_count() or 1) // processes)
     with ProcessPoolExecutor(processes) as pool:
-        ranks = [pool.submit(_infer_one, event, threads) for event in events]
+        ranks = [pool.submit(_infer_one, event, threads, device) for event in events]
         try:
             for done, rank in enumerate(as_completed(ranks), 1):
                 rank.result()
@@ -136,15 +137,15 @@ def _event(run: Json, rank: int, file: tuple[str, PartitionFile], out: Path, mod
     )
 
 
-def _infer_one(event: RankEvent, threads: int) -> None:
-    _worker(threads).run(event)
+def _infer_one(event: RankEvent, threads: int, device: str) -> None:
+    _worker(threads, device).run(event)
 
 
 @cache
-def _worker(threads: int) -> Worker:
+def _worker(threads: int, device: str) -> Worker:
     """One per process, so that the network is loaded once."""
     memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**2
-    host = Host(memory_mb, threads, scratch=Path())
+    host = Host(memory_mb, threads, Path(), device)
     return Worker(lambda: FileStorage(boto3.client("s3", region_name="us-east-1")), host)
 
 

@@ -194,15 +194,15 @@ def _fits(path: Path, columns: Columns, rows: int) -> Iterator[Block]:
 
     with _opened(path) as hdus:
         arrays: dict[str, Any] = {}
-        bands: list[tuple[str, Any]] = []
+        bands: list[tuple[str, _FitsImage]] = []
         for index, hdu in enumerate(hdus):
             label = f"HDU {index} ({hdu.name})"
             if isinstance(hdu, fits.BinTableHDU):
                 arrays |= {name: _FitsColumn(hdu, name) for name in hdu.columns.names}
             elif hdu.shape and len(hdu.shape) == 4:
-                arrays["images"] = _FitsImage(hdu)
+                arrays["images"] = _FitsImage(hdu, f"{path}: {label}")
             elif hdu.shape and len(hdu.shape) == 3:
-                bands.append((hdu.name or label, hdu))
+                bands.append((hdu.name or label, _FitsImage(hdu, f"{path}: {label}")))
             elif hdu.shape:
                 raise SourceError(f"{path}: {label} has {len(hdu.shape)} axes; stamps need 3 (one band) or 4")
         if bands:
@@ -226,16 +226,25 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 class _FitsImage:
-    """The image (N, C, H, W) of one HDU."""
+    """The image (N, C, H, W) or (N, H, W) of one HDU."""
 
-    def __init__(self, hdu: Any) -> None:
-        self._hdu = hdu
+    def __init__(self, hdu: Any, place: str) -> None:
+        self._hdu, self._place = hdu, place
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._hdu.shape)
 
     def __len__(self) -> int:
-        return int(self._hdu.shape[0])
+        return self.shape[0]
 
     def __getitem__(self, part: slice) -> Array:
-        return np.asarray(self._hdu.section[part.start : part.stop])
+        images = np.asarray(self._hdu.section[part.start : part.stop])
+        good = np.isfinite(images.reshape(len(images), -1)).all(1)
+        if not good.all():
+            first = part.start + int(np.argmin(good))
+            raise SourceError(f"{self._place}: the stamp of galaxy {first} (from 0) holds NaN or infinity")
+        return images
 
 
 class _FitsColumn:
@@ -252,13 +261,13 @@ class _FitsColumn:
 class _Bands:
     """One image (N, H, W) per band, in the order of the file, as images (N, C, H, W)."""
 
-    def __init__(self, path: Path, bands: list[tuple[str, Any]]) -> None:
-        shapes = {name: hdu.shape for name, hdu in bands}
+    def __init__(self, path: Path, bands: list[tuple[str, _FitsImage]]) -> None:
+        shapes = {name: image.shape for name, image in bands}
         if len(set(shapes.values())) != 1:
             raise SourceError(f"{path}: bands of different shapes: {shapes}")
         if len(bands) < _BANDS:
             raise SourceError(f"{path}: bands {', '.join(shapes)}: expected {_BANDS}, each an image (N, H, W)")
-        self._images = [_FitsImage(hdu) for _, hdu in bands]
+        self._images = [image for _, image in bands]
 
     def __len__(self) -> int:
         return len(self._images[0])

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from cosmicai.model import architecture, checkpoint
+from cosmicai.model.export import export
 from inference import astromae
 
 
-def import_checkpoint(source: Path, out: Path, heads: int | None, command: str) -> dict[str, Any]:
-    """Writes config.json, model.safetensors and card.json to `out`; returns the card.
+def import_checkpoint(
+    source: Path, out: Path, heads: int | None, command: str, onnx: bool = True
+) -> dict[str, Any]:
+    """Writes config.json, model.safetensors, card.json and, where asked, model.onnx to `out`; returns the card.
 
     Raises CheckpointError; nothing of the checkpoint is ever executed.
     """
@@ -24,12 +27,14 @@ def import_checkpoint(source: Path, out: Path, heads: int | None, command: str) 
     except (checkpoint.CheckpointError, astromae.ConfigError) as error:
         raise checkpoint.CheckpointError(f"{source}: {error}") from None
     astromae.save(model, out)
+    graph = {"ONNX graph differs by at most": export(model, out / "model.onnx")} if onnx else {}
     card = {
         "parameters": astromae.parameter_count(model),
         "source": source.name,
         "source kind": found.kind,
         "source sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
         "command": command,
+        **graph,
     }
     (out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     return card

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .partition import Layout
+from .partition import Layout, Partition
 
 Floats = NDArray[np.float32]
 
@@ -29,11 +30,11 @@ class Engine(Protocol):
     layout: Layout
     model_bytes: int
 
-    def predict(self, images: Floats, magnitudes: Floats) -> Floats:
-        """Redshifts (B,) of images (B, C, S, S) and magnitudes (B, M); a row never depends on the others."""
+    def predict(self, batches: Iterable[Partition]) -> Iterator[Floats]:
+        """Redshifts (B,) of each batch in turn; a galaxy's never depends on the others of its batch."""
 
 
-def load(folder: Path, engine: str, precision: str, threads: int) -> Engine:
+def load(folder: Path, engine: str, precision: str, threads: int, device: str = "cpu") -> Engine:
     """The engine for a model folder; `auto` picks the best that this host has. Raises EngineError."""
     if precision not in ("auto", "float32"):
         raise EngineError(f"precision: {precision} is not available; give auto or float32")
@@ -41,4 +42,4 @@ def load(folder: Path, engine: str, precision: str, threads: int) -> Engine:
         raise EngineError(f"engine: {engine} is not available; give auto or torch")
     from .torch_engine import TorchEngine  # torch takes a second to import: only when it is needed
 
-    return TorchEngine(folder, threads)
+    return TorchEngine(folder, threads, device)

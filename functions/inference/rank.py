@@ -29,11 +29,12 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True)
 class Host:
-    """What the sandbox gives: configured memory in MB, threads, and where files may be kept."""
+    """What the machine gives: configured memory in MB, threads, where files may be kept, cpu or cuda."""
 
     memory_mb: int
     threads: int
     scratch: Path
+    device: str = "cpu"
 
     @classmethod
     def of_lambda(cls, memory_mb: int, scratch: Path) -> Host:
@@ -165,8 +166,11 @@ class Worker:
             folder = storage.fetch_folder(event.bucket, event.model, MODEL_FILES, cache)
         key = (folder, event.engine, event.precision)
         if key not in self._engines:
-            self._engines = {key: load(folder, event.engine, event.precision, self._host.threads)}
+            self._engines = {key: self._load(folder, event)}
         return self._engines[key]
+
+    def _load(self, folder: Path, event: RankEvent) -> Engine:
+        return load(folder, event.engine, event.precision, self._host.threads, self._host.device)
 
     def _partition(
         self, event: RankEvent, key: str, engine: Engine, storage: Storage, clock: _Clock, results: _Results
@@ -177,7 +181,7 @@ class Worker:
         with clock.phase("inference"):
             partition = read(data, f"s3://{event.data_bucket}/{key}", engine.layout)
             batches = partition.batches(event.batch_size)
-            results.add(partition, [engine.predict(batch.images, batch.magnitudes) for batch in batches])
+            results.add(partition, list(engine.predict(batches)))
         results.cpu_seconds += time.process_time() - cpu
 
     def _write_predictions(self, event: RankEvent, storage: Storage, results: _Results) -> None:

@@ -1,34 +1,54 @@
-"""The reference engine: the torch network as it is, in float32."""
+"""The reference engine: the torch network as it is, in float32, on CPU or CUDA."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from . import astromae
-from .engine import Floats
-from .partition import Layout
+from .engine import EngineError, Floats
+from .partition import Layout, Partition
 
 
 class TorchEngine:
     name = "torch"
     precision = "float32"
-    device = "cpu"
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, device: str) -> None:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise EngineError("device: cuda is not available to torch on this machine; give cpu")
         torch.set_num_threads(threads)
-        self._model = astromae.load(folder)
+        self.device = device
+        self._model = astromae.load(folder).to(device)
         config = self._model.config
         self.layout = Layout(config.channels, config.image_size, config.magnitudes)
         self.model_bytes = sum(tensor.nbytes for tensor in self._model.state_dict().values())
 
     @torch.inference_mode()
-    def predict(self, images: Floats, magnitudes: Floats) -> Floats:
-        predicted: Floats = self._model(_tensor(images), _tensor(magnitudes)).numpy()
-        return predicted
+    def predict(self, batches: Iterable[Partition]) -> Iterator[Floats]:
+        """On CUDA a batch is copied to the device while the one before it is computed."""
+        copies = torch.cuda.Stream() if self.device == "cuda" else None
+        computing: Tensor | None = None
+        for batch in batches:
+            images, magnitudes = self._staged(batch, copies)
+            if computing is not None:
+                yield computing.cpu().numpy()
+            if copies is not None:
+                torch.cuda.current_stream().wait_stream(copies)
+            computing = self._model(images, magnitudes)
+        if computing is not None:
+            yield computing.cpu().numpy()
 
-
-def _tensor(array: Floats) -> torch.Tensor:
-    """A copy: partitions are read-only views of their file, which torch does not take."""
-    return torch.from_numpy(array.copy())
+    def _staged(self, batch: Partition, copies: torch.cuda.Stream | None) -> tuple[Tensor, Tensor]:
+        """The batch's tensors on the device; on CUDA from pinned memory, without waiting for them."""
+        images, magnitudes = (torch.from_numpy(a.copy()) for a in (batch.images, batch.magnitudes))
+        if copies is None:
+            return images, magnitudes
+        with torch.cuda.stream(copies):
+            on_device = [t.pin_memory().to(self.device, non_blocking=True) for t in (images, magnitudes)]
+        for tensor in on_device:
+            tensor.record_stream(torch.cuda.current_stream())
+        return on_device[0], on_device[1]

@@ -6,11 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from inference import astromae
 from inference.engine import BUNDLED_MODEL, EngineError, load
+from inference.partition import Partition
 
 SMALL = astromae.Config(
     width=16,
@@ -85,9 +87,11 @@ def test_every_part_of_the_input_counts() -> None:
 def test_a_redshift_does_not_depend_on_the_rest_of_the_batch() -> None:
     engine = load(BUNDLED_MODEL, "auto", "auto", threads=1)
     images, magnitudes = _inputs(33)
-    together = engine.predict(images.numpy(), magnitudes.numpy() + 24)
-    alone = [engine.predict(i[None].numpy(), m[None].numpy() + 24)[0] for i, m in zip(images, magnitudes)]  # noqa: B905
+    galaxies = Partition(images.numpy(), magnitudes.numpy() + 24, None)
+    (together,) = engine.predict([galaxies])
+    alone = np.concatenate(list(engine.predict(galaxies.batches(1))))
     assert together == pytest.approx(alone, abs=1e-5)
+    assert list(engine.predict([])) == []
 
 
 @pytest.mark.parametrize(
@@ -116,6 +120,14 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     replace(SMALL, depth=3).write(tmp_path / "config.json")
     with pytest.raises(astromae.ConfigError, match=r"does not fit its config\.json"):
         astromae.load(tmp_path)
+
+
+def test_cuda_is_refused_where_there_is_none() -> None:
+    if torch.cuda.is_available():
+        assert load(BUNDLED_MODEL, "auto", "auto", threads=1, device="cuda").device == "cuda"
+    else:
+        with pytest.raises(EngineError, match="device: cuda is not available"):
+            load(BUNDLED_MODEL, "auto", "auto", threads=1, device="cuda")
 
 
 @pytest.mark.parametrize(("engine", "precision"), [("magic", "auto"), ("auto", "int3")])

@@ -33,7 +33,7 @@ def _save(content: object, folder: Path) -> Path:
 
 
 def _assert_same_outputs(model: nn.Module, source: Path, out: Path, heads: int | None = None) -> None:
-    card = import_checkpoint(source, out, heads, "test")
+    card = import_checkpoint(source, out, heads, "test", onnx=False)
     images, magnitudes = _inputs()
     with torch.inference_mode():
         theirs = model([images, magnitudes]).squeeze(1)
@@ -79,13 +79,15 @@ def test_safetensors(tmp_path: Path) -> None:
     source = tmp_path / "weights.safetensors"
     save_file({f"module.{name}": tensor for name, tensor in model.state_dict().items()}, source)
     with pytest.raises(CheckpointError, match="does not tell the number of attention heads: give --heads"):
-        import_checkpoint(source, tmp_path / "model", None, "test")
+        import_checkpoint(source, tmp_path / "model", None, "test", onnx=False)
 
 
 def test_the_card_names_its_source(tmp_path: Path) -> None:
     source = _save(foreign.randomised(foreign.Input_Mix_Model()), tmp_path)
     import_checkpoint(source, tmp_path / "model", None, "cosmicai model import checkpoint.pt model")
     card = json.loads((tmp_path / "model" / "card.json").read_text())
+    assert card["ONNX graph differs by at most"] < 1e-5
+    assert (tmp_path / "model" / "model.onnx").stat().st_size > 10_000
     assert card["source kind"] == "pickled module Input_Mix_Model"
     assert len(card["source sha256"]) == 64
     assert card["command"].startswith("cosmicai model import")
@@ -101,7 +103,7 @@ class _Hostile(nn.Linear):
 def _refused(content: object, tmp_path: Path, message: str) -> None:
     source = _save(content, tmp_path)
     with pytest.raises(CheckpointError, match=message):
-        import_checkpoint(source, tmp_path / "model", None, "test")
+        import_checkpoint(source, tmp_path / "model", None, "test", onnx=False)
     assert not (tmp_path / "model").exists()
 
 
@@ -140,7 +142,7 @@ def test_a_missing_layer_is_refused(tmp_path: Path) -> None:
     del state["vit.blocks.0.attn.proj.weight"]
     source = _save(state, tmp_path)
     with pytest.raises(CheckpointError, match=r"no tensor blocks\.0\.attn\.proj\.weight"):
-        import_checkpoint(source, tmp_path / "model", 3, "test")
+        import_checkpoint(source, tmp_path / "model", 3, "test", onnx=False)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, nn.Linear(3, 3)])
@@ -154,7 +156,7 @@ def test_a_checkpoint_cut_short_is_refused(share: float, tmp_path: Path) -> None
     data = source.read_bytes()
     source.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(CheckpointError, match="is cut short"):
-        import_checkpoint(source, tmp_path / "model", None, "test")
+        import_checkpoint(source, tmp_path / "model", None, "test", onnx=False)
 
 
 def test_the_command_line_refuses_with_one_line_and_a_status(tmp_path: Path) -> None:

@@ -195,6 +195,14 @@ def test_faults_name_file_and_place(arrays: dict[str, np.ndarray], message: str,
         prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1)
 
 
+def test_values_that_are_not_finite_are_located(galaxies: dict[str, np.ndarray], tmp_path: Path) -> None:
+    images = galaxies["images"].copy()
+    images[77, 4, 3, 2] = np.inf
+    _hdf5(tmp_path / "a.h5", {**galaxies, "images": images})
+    with pytest.raises(SourceError, match=r"a\.h5: images of galaxy 77, channel 4 .* hold NaN or infinity"):
+        prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1)
+
+
 def test_fits_faults_name_the_hdu(galaxies: dict[str, np.ndarray], tmp_path: Path) -> None:
     flat = fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.zeros((32, 32)), name="SKY")])
     flat.writeto(tmp_path / "flat.fits")
@@ -210,7 +218,9 @@ def test_fits_faults_name_the_hdu(galaxies: dict[str, np.ndarray], tmp_path: Pat
     nan[3, 2] = np.nan
     bands = [fits.ImageHDU(nan[:, band], name="ugriz"[band]) for band in range(5)]
     fits.HDUList([fits.PrimaryHDU(), *bands, table]).writeto(tmp_path / "nan.fits")
-    with pytest.raises(SourceError, match=r"nan\.fits: images of galaxy 3, channel 2 .* NaN"):
+    with pytest.raises(
+        SourceError, match=r"nan\.fits: HDU 3 \(R\): the stamp of galaxy 3 \(from 0\) holds NaN"
+    ):
         prepare(tmp_path / "nan.fits", Folder(tmp_path / "out"), 1)
     (tmp_path / "header.fits").write_bytes(b"SIMPLE  = nonsense" + b" " * 3000)
     with pytest.raises(SourceError, match=r"header\.fits: cannot be read"):
