@@ -104,6 +104,14 @@ def copy_code(folder: Path) -> None:
     marker.write_text(wanted)
 
 
+def image_tag() -> str:
+    """A hash of all that the inference image is made of: the same sources are never built or deployed twice."""
+    source = FUNCTIONS / "inference"
+    parts = [LOCK, ROOT / "docker" / "inference.Dockerfile", Path(__file__), source / "requirements.txt"]
+    named = (str(path.relative_to(source)).encode() + path.read_bytes() for path in _shipped(source))
+    return _digest(*(path.read_bytes() for path in parts), *named)[:16]
+
+
 def _shipped(folder: Path) -> list[Path]:
     files = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in files if not set(_NOT_SHIPPED) & set(path.relative_to(folder).parts))
@@ -134,14 +142,16 @@ def _digest(*parts: bytes) -> str:
 
 
 def main() -> None:
-    """`python packaging.py zips | packages FOLDER | code FOLDER`: what `make package` and docker build call."""
+    """What make, deploy.sh and docker build call: `python packaging.py STEP [FOLDER]`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=["zips", "packages", "code"])
+    parser.add_argument("step", choices=["zips", "tag", "packages", "code"])
     parser.add_argument("folder", type=Path, nargs="?", help="the image's task folder")
     arguments = parser.parse_args()
     if arguments.step == "zips":
         package(BuildFolder())
         print("\n".join(str(BuildFolder().zip_file(function)) for function in ZIP_CONTENT))
+    elif arguments.step == "tag":
+        print(image_tag())
     elif arguments.folder is None:
         parser.error(f"{arguments.step} needs the FOLDER to fill")
     elif arguments.step == "packages":

@@ -21,7 +21,8 @@ mkdir -p "$TF_DATA_DIR"
 apply() {
   terraform -chdir=terraform apply -state="$state" -var-file="$vars" "$@"
 }
-terraform -chdir=terraform init -input=false
+terraform -chdir=terraform init -input=false \
+  ${COSMICAI_TERRAFORM_PLUGIN_DIR:+"-plugin-dir=$COSMICAI_TERRAFORM_PLUGIN_DIR"}
 
 if [ -n "${IMAGE:-}" ]; then
   apply -var "inference_image=$IMAGE"
@@ -30,8 +31,7 @@ fi
 
 docker buildx version >/dev/null 2>&1 ||
   fail "docker buildx is missing: install Docker, or pass an image that exists: make deploy TEAM=$team IMAGE=URI"
-tag=$(cat requirements.lock docker/inference.Dockerfile cosmicai/packaging.py \
-  $(find functions/inference -type f ! -path '*__pycache__*' | sort) | sha256sum | cut -c1-16)
+tag=$("${PYTHON:-python3}" cosmicai/packaging.py tag)
 apply -var "image_tag=$tag" -target=module.registry
 repository=$(terraform -chdir=terraform output -state="$state" -raw repository_url)
 region=$(echo "$repository" | cut -d. -f4)
