@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from cosmicai.model.recipe import Recipe
@@ -132,15 +132,15 @@ def data_prepare(
     from cosmicai.data.sources import Columns
 
     columns = Columns(images, tuple(magnitudes.split(",")) if magnitudes else None, redshift)
-    with Progress(TextColumn("{task.completed:,} galaxies"), SpinnerColumn(), console=_console) as progress:
-        task = progress.add_task("", total=None)
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=_console) as progress:
+        task = progress.add_task("Galaxies", total=None)
         done = prepare.prepare(
             source,
             _target(out),
             partition_mb,
             columns,
             fit,
-            lambda galaxies: progress.update(task, completed=galaxies),
+            lambda galaxies, total: progress.update(task, completed=galaxies, total=total),
         )
     same = done.partitions - done.written
     _console.print(

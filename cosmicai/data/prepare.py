@@ -23,8 +23,8 @@ from cosmicai.data.dc2 import SAMPLE_BYTES, rows_per_partition
 from cosmicai.data.sources import Array, Block, Columns, SourceError, blocks
 
 Fit = Literal["crop", "resize"]
-Progress = Callable[[int], None]
-"""Called with the number of galaxies that are done."""
+Progress = Callable[[int, int], None]
+"""Called with (done, total) galaxies."""
 
 CHANNELS, SIZE, MAGNITUDES = 5, 32, 5
 _BLOCK_BYTES = 8 << 20  # read at once; a partition is put together of such blocks
@@ -96,7 +96,7 @@ def prepare(
     partition_mb: float,
     columns: Columns = Columns(),  # noqa: B008
     fit: Fit = "crop",
-    progress: Progress = lambda done: None,
+    progress: Progress = lambda done, total: None,
 ) -> Prepared:
     """Writes the partitions of one source; memory is bounded by a few partitions, whatever its size.
 
@@ -106,16 +106,16 @@ def prepare(
     pending: dict[Future[bool], int] = {}
     with ThreadPoolExecutor(_IN_FLIGHT) as pool:
         number = 0
-        for number, rows in enumerate(_partitions(source, columns, fit, size), 1):
+        for number, (rows, total) in enumerate(_partitions(source, columns, fit, size), 1):
             pending[pool.submit(_store, target, f"{number}.pt", rows)] = len(rows)
             while len(pending) >= _IN_FLIGHT:
                 finished, _ = wait(pending, return_when=FIRST_COMPLETED)
                 written += sum(future.result() for future in finished)
                 done += sum(pending.pop(future) for future in finished)
-                progress(done)
+                progress(done, total)
         written += sum(future.result() for future in pending)
         done += sum(pending.values())
-        progress(done)
+        progress(done, done)
     if not done:
         raise SourceError(f"{source}: holds no galaxy")
     return Prepared(number, done, written)
@@ -132,8 +132,8 @@ def _store(target: Target, name: str, dataset: TensorDataset) -> bool:
     return True
 
 
-def _partitions(source: Path, columns: Columns, fit: Fit, size: int) -> Iterator[TensorDataset]:
-    """TensorDatasets of exactly `size` galaxies, the last one of what is left."""
+def _partitions(source: Path, columns: Columns, fit: Fit, size: int) -> Iterator[tuple[TensorDataset, int]]:
+    """TensorDatasets of exactly `size` galaxies, the last one of what is left; and the source's galaxies."""
     held: list[tuple[torch.Tensor, ...]] = []
     count = 0
     first = 0
@@ -147,10 +147,10 @@ def _partitions(source: Path, columns: Columns, fit: Fit, size: int) -> Iterator
             count += len(held[-1][0])
             tensors = tuple(tensor[room:] for tensor in tensors)
             if count == size:
-                yield _dataset(held)
+                yield _dataset(held), block.total
                 held, count = [], 0
     if held:
-        yield _dataset(held)
+        yield _dataset(held), first
 
 
 def _dataset(held: list[tuple[torch.Tensor, ...]]) -> TensorDataset:

@@ -46,11 +46,13 @@ class Columns:
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive galaxies as the source has them: images (n, ·, ·, ·), magnitudes (n, M), redshift (n,)."""
+    """Consecutive galaxies as the source has them: images (n, ·, ·, ·), magnitudes (n, M), redshift (n,);
+    `total` is how many galaxies the whole source has."""
 
     images: Array
     magnitudes: Array
     redshift: Array | None
+    total: int
 
     def __len__(self) -> int:
         return len(self.images)
@@ -91,6 +93,7 @@ def _sliced(path: Path, arrays: dict[str, Any], columns: Columns, rows: int) -> 
             np.asarray(arrays[images][part]),
             _stack([np.asarray(arrays[name][part]) for name in magnitudes]),
             None if redshift is None else np.asarray(arrays[redshift][part]).reshape(-1),
+            count,
         )
 
 
@@ -131,7 +134,7 @@ def _torch(path: Path, columns: Columns, rows: int) -> Iterator[Block]:
         raise SourceError(f"{path}: has {len(tensors)} tensors, expected images, magnitudes and redshift")
     arrays = dict(zip(("images", "magnitudes", "redshift"), tensors, strict=False))
     for block in _sliced(path, arrays, Columns(), rows):
-        yield Block(block.images.copy(), block.magnitudes.copy(), _copied(block.redshift))
+        yield Block(block.images.copy(), block.magnitudes.copy(), _copied(block.redshift), block.total)
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
@@ -166,7 +169,7 @@ def _npz(path: Path, columns: Columns, rows: int) -> Iterator[Block]:
             size = min(rows, counts[images] - start)
             parts = [stream.read(size) for stream in streams]
             z = parts.pop().reshape(-1) if redshift else None
-            yield Block(parts[0], _stack(parts[1:]), z)
+            yield Block(parts[0], _stack(parts[1:]), z, counts[images])
 
 
 class _NpyStream:
