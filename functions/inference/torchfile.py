@@ -26,6 +26,7 @@ Find = Callable[[str, str], object]
 """What a pickle's global `module, name` stands for; raises LookupError for what the file may not ask for."""
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, name length, extra length (APPNOTE.TXT 4.3.7)
+_TENSOR_LIMIT = 1 << 36  # bytes; strides of zero can make a few bytes look like any number of them
 _PICKLE_LIMIT = 16 << 20  # bytes; a TensorDataset's pickle has some hundred, a large module's a megabyte
 _STORAGE_TYPES: dict[str, np.dtype[Any]] = {
     "FloatStorage": np.dtype("<f4"),
@@ -137,6 +138,8 @@ def _rebuild_tensor(
         raise TorchFileError("describes a tensor by something other than a storage and whole numbers")
     if len(size) != len(stride):
         raise TorchFileError(f"describes a tensor of shape {size} by strides {stride}")
+    if math.prod(size) * storage.itemsize > _TENSOR_LIMIT:
+        raise TorchFileError(f"describes a tensor of shape {size}, larger than {_TENSOR_LIMIT >> 30} GiB")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) and last >= len(storage):
         raise TorchFileError(f"a tensor of shape {size} reaches beyond its {len(storage)} stored values")

@@ -60,6 +60,12 @@ def test_strided_tensors_and_shared_storages(saved: Save) -> None:
     assert partition.redshift.shape == (2,)
 
 
+def test_a_tensor_blown_up_by_strides_of_zero_is_refused_at_once(saved: Save) -> None:
+    images, magnitudes = torch.zeros(1).expand(10**9, 5, 32, 32), torch.zeros(1).expand(10**9, 5)
+    with pytest.raises(PartitionError, match="larger than 64 GiB"):
+        read(saved(TensorDataset(images, magnitudes)), "1.pt")
+
+
 def test_batches_are_consecutive_and_complete(saved: Save, make_partition: Make) -> None:
     partition = read(saved(make_partition(7)), "1.pt")
     batches = list(partition.batches(3))
