@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -79,7 +80,31 @@ def test_the_handler_starts_without_torch_in_the_assembled_task_folder(build: Bu
     assert (torch_loaded, rich_loaded, rich_spec) == ("False", "False", "None")
 
 
-def test_the_image_is_assembled_by_the_same_steps_as_the_task_folder() -> None:
-    dockerfile = (ROOT / "docker" / "inference.Dockerfile").read_text()
-    assert "packaging.py packages" in dockerfile
-    assert "packaging.py code" in dockerfile
+def test_the_image_is_assembled_by_the_same_steps_as_the_task_folder(
+    build: BuildFolder, tmp_path: Path
+) -> None:
+    """What the Dockerfile copies suffices for its steps, and they give the embedded AWS's very files."""
+    lines = (ROOT / "docker" / "inference.Dockerfile").read_text().splitlines()
+    copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
+    for source in (name for names in copied for name in names):
+        target = tmp_path / source
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, target, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(ROOT / source, target)
+    steps = [line.split()[2:] for line in lines if line.startswith("RUN python ")]
+    assert [step[:-1] for step in steps] == [
+        ["cosmicai/packaging.py", "packages"],
+        ["cosmicai/packaging.py", "code"],
+    ]
+    bare = [str(build.python / "bin" / "python"), "cosmicai/packaging.py"]
+    subprocess.run([*bare, "code", "out"], cwd=tmp_path, check=True)
+    ours, theirs = (_content(folder / "inference") for folder in (build.images / "inference", tmp_path / "out"))
+    assert ours == theirs
+    assert "models/dc2-small/model.safetensors" in ours
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
