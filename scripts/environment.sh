@@ -18,6 +18,12 @@ set -- $version
 [ "${1:-0}" -gt 1 ] || [ "${1:-0}" -eq 1 -a "${2:-0}" -ge 11 ] ||
   fail "Terraform ${1:-?}.${2:-?} is too old: install Terraform 1.11 or newer (developer.hashicorp.com/terraform/install)"
 
+# Two at once: the second waits for the first (where there is a flock; its descriptor closes by itself).
+if command -v flock >/dev/null 2>&1; then
+  exec 9>.environment.lock
+  flock 9
+fi
+
 wanted=$("$PYTHON" --version; cat pyproject.toml requirements.lock; pwd)
 wanted=$(printf '%s' "$wanted" | cksum)
 [ -f .venv/.installed ] && [ "$(cat .venv/.installed)" = "$wanted" ] && exit 0
