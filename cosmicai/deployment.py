@@ -53,9 +53,6 @@ class Deployment:
         self._run("apply", input=False, auto_approve=_FLAG, state=self._state, var=dict(variables))
         return self.outputs()
 
-    def destroy(self, variables: Mapping[str, Any]) -> None:
-        self._run("destroy", input=False, auto_approve=_FLAG, state=self._state, var=dict(variables))
-
     def outputs(self) -> Outputs:
         values = json.loads(self._run("output", json=_FLAG, state=self._state))
         return Outputs(**{field.name: values[field.name]["value"] for field in fields(Outputs)})

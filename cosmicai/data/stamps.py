@@ -20,7 +20,6 @@ PIXEL_ARCSEC = 0.2  # LSST camera, Ivezic et al. 2019, ApJ 873, 111
 ZERO_POINT = 27.0  # AB magnitude of a flux of 1
 PSF_FWHM_ARCSEC = {"u": 0.92, "g": 0.87, "r": 0.83, "i": 0.80, "z": 0.78}  # ibid., table 2
 BULGE_SERSIC_INDEX = 3.0
-DISC_SERSIC_INDEX = 1.0
 _FAST = galsim.GSParams(folding_threshold=2e-2, maxk_threshold=1e-2, kvalue_accuracy=1e-4)
 _PSFS = [galsim.Kolmogorov(fwhm=PSF_FWHM_ARCSEC[band], gsparams=_FAST) for band in BANDS]
 
