@@ -1,7 +1,8 @@
 """The payload against payload.schema.json: every fault at once, before anything is started.
 
 Of JSON Schema this knows what that file uses: type, enum, pattern, minimum, maximum, default, required,
-additionalProperties; a field of type integer or number that may also be a string is turned into the number.
+dependentRequired, additionalProperties; a field of type integer or number that may also be a string is turned
+into the number.
 """
 
 from __future__ import annotations
@@ -49,6 +50,12 @@ def resolve(payload: object) -> dict[str, Any]:
         for name in rules["required"]
         if name not in payload
     ]
+    faults += [
+        f"{name}: is given without {needed}; a script needs both"
+        for name, others in rules["dependentRequired"].items()
+        for needed in others
+        if name in payload and needed not in payload
+    ]
     resolved = {name: rule["default"] for name, rule in properties.items() if "default" in rule}
     for name, rule in properties.items():
         if name in payload:
@@ -64,14 +71,9 @@ def resolve(payload: object) -> dict[str, Any]:
 
 
 def _check_script(payload: dict[str, Any]) -> None:
-    """A script comes with the folder that holds it."""
+    """A script lies in the folder that is fetched with it, which a schema cannot say."""
     folder, script = payload.get("S3_object_name"), payload.get("script")
-    if script is None and folder is None:
-        return
-    if script is None or folder is None:
-        given, missing = ("script", "S3_object_name") if folder is None else ("S3_object_name", "script")
-        raise PayloadError(f"{given}: is given without {missing}; a script needs both")
-    if not script.startswith(f"/tmp/{folder}/"):  # noqa: S108 - the name users write
+    if script is not None and not script.startswith(f"/tmp/{folder}/"):  # noqa: S108 - the name users write
         raise PayloadError(f"script: {_shown(script)} is not allowed; give a file below /tmp/{folder}/")
 
 
@@ -86,10 +88,13 @@ def _value(value: object, rule: dict[str, Any]) -> object:
         return _accept(value, value in rule["enum"])
     types = rule["type"] if isinstance(rule["type"], list) else [rule["type"]]
     if isinstance(value, str):
-        _accept(value, "string" in types and re.search(rule["pattern"], value) is not None)
+        single_line = "\n" not in value  # Python's $ matches before a closing line break
+        _accept(value, "string" in types and single_line and re.search(rule["pattern"], value) is not None)
         if types == ["string"]:
             return value.rstrip("/")
         value = float(value) if "number" in types else int(value)
+    if isinstance(value, float) and value.is_integer() and "integer" in types:
+        value = int(value)  # as JSON Schema counts 11.0
     known = any(isinstance(value, _TYPES[t]) for t in types) and (
         isinstance(value, bool) == (types == ["boolean"])
     )
