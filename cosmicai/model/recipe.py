@@ -18,3 +18,4 @@ class Recipe:
     magnitude_noise: float = 0.02  # standard deviation of the noise added to magnitudes, mag
     validation_fraction: float = 0.1
     freeze_encoder: bool = False
+    mixed_precision: bool = False  # the encoder in bfloat16; weights, other branches and validation in float32

@@ -70,6 +70,15 @@ def test_several_renderings_of_a_galaxy_stay_on_one_side(galaxies: training.Gala
     assert (len(left), len(right)) == (240, 60)
 
 
+def test_mixed_precision_learns_as_float32_does(galaxies: training.Galaxies) -> None:
+    recipe = replace(RECIPE, epochs=3)
+    _, plain = training.train(SMALL, galaxies, recipe)
+    model, mixed = training.train(SMALL, galaxies, replace(recipe, mixed_precision=True))
+    assert mixed[-1].training_loss == pytest.approx(plain[-1].training_loss, rel=0.05)
+    assert mixed[-1].training_loss != plain[-1].training_loss
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
 def test_masked_pretraining_learns_and_its_encoder_is_used(galaxies: training.Galaxies, tmp_path: Path) -> None:
     losses: list[float] = []
     recipe = Recipe(epochs=6, batch_size=32, learning_rate=3e-3)
