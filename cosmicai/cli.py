@@ -211,6 +211,7 @@ def model_train(
     Example: cosmicai model train partitions --out models/mine --config config.json --epochs 40
     """
     from cosmicai.model import training
+    from cosmicai.model.optimise import optimise
     from inference import astromae
 
     galaxies = training.read_galaxies(_partition_files(partitions))
@@ -237,6 +238,7 @@ def model_train(
 
         network, history = training.train(wanted, galaxies, recipe, report, encoder, resume)
     astromae.save(network, out)
+    optimise(out)
     resume.unlink(missing_ok=True)
     training.write_card(out, recipe, galaxies, history, [shlex.join(["cosmicai", *sys.argv[1:]])])
     _console.print(f"model folder {out}: {astromae.parameter_count(network):,} parameters")
@@ -250,6 +252,57 @@ def _partition_files(folders: list[Path]) -> list[Path]:
     if not files:
         raise PartitionError(f"{', '.join(map(str, folders))}: no .pt file")
     return files
+
+
+@model.command("optimise")
+def model_optimise(
+    folder: Annotated[Path, typer.Argument(help="A model folder (config.json, model.safetensors).")],
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of partitions, not trained on, to calibrate and judge int8 by; may be repeated."
+        ),
+    ] = None,
+) -> None:
+    """Writes the graphs that ranks run: float32 and, with calibration galaxies, int8 with its report.
+
+    int8 is used by ranks only if it is admitted: the report holds what it changes, and the limits.
+    Example: cosmicai model optimise models/mine --calibration partitions
+    """
+    import numpy as np
+
+    from cosmicai.model.optimise import optimise
+    from inference.engine import choose, read_graphs, start
+    from inference.partition import Partition, read
+
+    galaxies = None
+    if calibration:
+        optimise(folder)
+        layout = start(folder, choose(read_graphs(folder), "onnxruntime", "float32"), threads=1).layout
+        parts = [read(path.read_bytes(), str(path), layout) for path in _partition_files(calibration)]
+        known = all(part.redshift is not None for part in parts)
+        galaxies = Partition(
+            np.concatenate([part.images for part in parts]),
+            np.concatenate([part.magnitudes for part in parts]),
+            np.concatenate([part.redshift for part in parts if part.redshift is not None]) if known else None,
+        )
+    report = optimise(folder, galaxies)
+    if report is None:
+        _console.print(f"{folder}: float32 graph written; give --calibration for int8")
+        return
+    table = Table(title=f"int8 beside float32, {report.galaxies:,} galaxies")
+    for column in ("", "float32", "int8", "limit"):
+        table.add_column(column)
+    limits = report.limits
+    table.add_row("mean |Δz|/(1+z)", "", f"{report.mean_difference:.1e}", f"{limits.mean}")
+    table.add_row("99.9th percentile", "", f"{report.percentile_999_difference:.1e}", f"{limits.percentile}")
+    if report.accuracy_float32 is not None and report.accuracy_int8 is not None:
+        allowed = {"NMAD": f"+{limits.nmad_growth:.0%}", "bias": "", "outliers": f"+{limits.outlier_growth}"}
+        for name, limit in allowed.items():
+            pair = (accuracy[name] for accuracy in (report.accuracy_float32, report.accuracy_int8))
+            table.add_row(name, *(f"{value:.5f}" for value in pair), limit)
+    _console.print(table)
+    _console.print("int8 is admitted" if report.admitted else "int8 is not admitted: ranks use float32")
 
 
 @model.command("pretrain")

@@ -12,7 +12,7 @@ from typing import Any
 
 import python_terraform
 
-from cosmicai.packaging import ROOT, BuildFolder
+from cosmicai.packaging import IMAGE_NAMES, ROOT, BuildFolder
 
 TERRAFORM = ROOT / "terraform"
 PLUGIN_DIR_VARIABLE = "COSMICAI_TERRAFORM_PLUGIN_DIR"
@@ -88,13 +88,14 @@ def plugin_dir(environment: Mapping[str, str]) -> Path | None:
     return None
 
 
-def emulated_variables(team: str, build: BuildFolder, **more: Any) -> dict[str, Any]:
+def emulated_variables(team: str, build: BuildFolder, variant: str = "lean", **more: Any) -> dict[str, Any]:
     """The variables by which the embedded AWS differs from AWS, and `more`."""
     return {
         "team": team,
         "s3_use_path_style": True,
         "abort_uploads_after_days": None,  # the provider would wait a minute for this rule there
-        "inference_image": "embedded/inference:latest",  # there is no ECR; the emulator knows the task folder
+        # There is no ECR: the emulator knows the task folder.
+        "inference_image": f"embedded/{IMAGE_NAMES[variant]}:latest",
         "architecture": "x86_64",
         "build_folder": str(build.root),
         "delete_results_on_destroy": True,

@@ -22,7 +22,8 @@ import numpy as np
 from cosmicai.plots import predicted_against_true
 from inference.event import RankEvent
 from inference.rank import Host, Worker
-from inference.storage import ObjectError, Storage
+from inference.storage import Folder, ObjectError, Storage
+from inference.torchfile import Source
 from initialize.plan import PartitionFile, list_partitions, natural
 from summarize.summary import summary
 
@@ -38,24 +39,42 @@ class InputError(ValueError):
 class FileStorage(Storage):
     """A rank's storage whose nameless bucket is the file system."""
 
-    def read(self, bucket: str, key: str) -> bytes:
+    def open(self, bucket: str, key: str) -> Source:
         if bucket != LOCAL:
-            return super().read(bucket, key)
-        start = time.perf_counter()
+            return super().open(bucket, key)
         try:
-            return Path(key).read_bytes()
+            return LocalFile(Path(key))
         except OSError as error:
             raise ObjectError(f"{key} could not be read: {error.strerror}") from None
-        finally:
-            self.seconds.append(time.perf_counter() - start)
 
-    def fetch_folder(self, bucket: str, prefix: str, names: tuple[str, ...], cache: Path) -> Path:
-        return Path(prefix)
+    def folder(self, bucket: str, prefix: str, cache: Path) -> Folder:
+        return LocalFolder(self, LOCAL, prefix, {path.name: "" for path in Path(prefix).iterdir()}, cache)
 
     def write(self, bucket: str, key: str, body: bytes, content_type: str) -> None:
         path = Path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(body)
+
+
+class LocalFolder(Folder):
+    """A folder that is here already."""
+
+    def fetch(self, names: Sequence[str]) -> Path:
+        missing = sorted(set(names) - set(self.etags))
+        if missing:
+            raise ObjectError(f"{self.prefix} holds no {', '.join(missing)}")
+        return Path(self.prefix)
+
+
+class LocalFile:
+    """A file of this machine, read where it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def read(self, start: int, stop: int) -> bytes:
+        return os.pread(self._file.fileno(), stop - start, start)
 
 
 def infer(

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,10 @@ SCHEMA = ROOT / "statemachine" / "payload.schema.json"
 ZIP_CONTENT: dict[str, tuple[Path, ...]] = {"initialize": (SCHEMA,), "summarize": ()}
 """Zip functions, with the files that they carry beside their own folder."""
 
-_NOT_SHIPPED = ("__pycache__", "requirements.txt")
+_NOT_SHIPPED = ("__pycache__", "requirements.txt", "requirements-torch.txt")
+_REQUIREMENTS = {"lean": "requirements.txt", "torch": "requirements-torch.txt"}
+"""Variants of the inference image: without torch, and with it for the torch engine and users' scripts."""
+IMAGE_NAMES = {"lean": "inference", "torch": "inference-torch"}
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold: same input, same bytes
 
 
@@ -40,6 +44,10 @@ class BuildFolder:
     @property
     def images(self) -> Path:
         return self.root / "images"
+
+    def image(self, variant: str) -> Path:
+        """The task folder of a variant of the inference image."""
+        return self.images / IMAGE_NAMES[variant]
 
     @property
     def runtime(self) -> Path:
@@ -60,7 +68,7 @@ def package(build: BuildFolder) -> None:
         _replace_if_changed(build.zip_file(function), _zipped(function, extra))
 
 
-def assemble(build: BuildFolder) -> None:
+def assemble(build: BuildFolder, variants: Sequence[str] = ("lean",)) -> None:
     """The zips, and all that the embedded AWS needs to run functions; at once when nothing has changed."""
     from filelock import FileLock
 
@@ -70,14 +78,22 @@ def assemble(build: BuildFolder) -> None:
         if not build.python.exists():
             venv.create(build.python, with_pip=False, symlinks=True)
         install_packages(build.runtime, FUNCTIONS / "runtime-requirements.txt")
-        install_packages(build.images / "inference", FUNCTIONS / "inference" / "requirements.txt")
-        copy_code(build.images / "inference")
+        for variant in variants:
+            install_packages(build.image(variant), requirements(variant))
+            copy_code(build.image(variant))
+
+
+def requirements(variant: str) -> Path:
+    return FUNCTIONS / "inference" / _REQUIREMENTS[variant]
 
 
 def install_packages(folder: Path, requirements: Path) -> None:
     """Installs pinned requirements into `folder`, unless just these are there already."""
     marker = folder / ".requirements"
-    wanted = _digest(sys.version.encode(), requirements.read_bytes(), LOCK.read_bytes())
+    others = sorted(requirements.parent.glob("*requirements*.txt"))  # they may name each other
+    wanted = _digest(
+        sys.version.encode(), requirements.name.encode(), *(p.read_bytes() for p in [*others, LOCK])
+    )
     if marker.exists() and marker.read_text() == wanted:
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -105,9 +121,9 @@ def copy_code(folder: Path) -> None:
 
 
 def image_tag() -> str:
-    """A hash of all that the inference image is made of: the same sources are never built or deployed twice."""
+    """A hash of all that the inference images are made of: what is the same is never built twice."""
     source = FUNCTIONS / "inference"
-    parts = [LOCK, ROOT / "docker" / "inference.Dockerfile", Path(__file__), source / "requirements.txt"]
+    parts = [LOCK, ROOT / "docker" / "inference.Dockerfile", Path(__file__), *map(requirements, _REQUIREMENTS)]
     named = (str(path.relative_to(source)).encode() + path.read_bytes() for path in _shipped(source))
     return _digest(*(path.read_bytes() for path in parts), *named)[:16]
 
@@ -146,6 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("step", choices=["zips", "tag", "packages", "code"])
     parser.add_argument("folder", type=Path, nargs="?", help="the image's task folder")
+    parser.add_argument("--variant", choices=list(_REQUIREMENTS), default="lean", help="of the inference image")
     arguments = parser.parse_args()
     if arguments.step == "zips":
         package(BuildFolder())
@@ -155,7 +172,7 @@ def main() -> None:
     elif arguments.folder is None:
         parser.error(f"{arguments.step} needs the FOLDER to fill")
     elif arguments.step == "packages":
-        install_packages(arguments.folder, FUNCTIONS / "inference" / "requirements.txt")
+        install_packages(arguments.folder, requirements(arguments.variant))
     else:
         copy_code(arguments.folder)
 

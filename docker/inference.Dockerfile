@@ -2,13 +2,15 @@
 # Both stages run cosmicai/packaging.py, which also assembles the task folder of the embedded AWS.
 ARG BASE=public.ecr.aws/lambda/python:3.12
 FROM ${BASE} AS packages
+# lean, or torch for users' own scripts and the torch engine.
+ARG VARIANT=lean
 # torch's own index holds builds without CUDA, which are a tenth of the size.
 ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 WORKDIR /source
 COPY requirements.lock ./
-COPY functions/inference/requirements.txt functions/inference/
+COPY functions/inference/requirements.txt functions/inference/requirements-torch.txt functions/inference/
 COPY cosmicai/packaging.py cosmicai/
-RUN python cosmicai/packaging.py packages /task
+RUN python cosmicai/packaging.py packages /task --variant ${VARIANT}
 COPY functions/inference functions/inference
 RUN python cosmicai/packaging.py code /code
 

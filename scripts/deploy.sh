@@ -36,13 +36,15 @@ apply -var "image_tag=$tag" -target=module.registry
 repository=$(terraform -chdir=terraform output -state="$state" -raw repository_url)
 region=$(echo "$repository" | cut -d. -f4)
 architecture=$(sed -n 's/^architecture *= *"\(.*\)"/\1/p' "terraform/$vars")
+variant=$(sed -n 's/^image_variant *= *"\(.*\)"/\1/p' "terraform/$vars")
+variant=${variant:-lean}
 platform=linux/arm64
 [ "${architecture:-arm64}" = arm64 ] || platform=linux/amd64
 
 if ! aws ecr describe-images --region "$region" --repository-name "${repository#*/}" \
-  --image-ids "imageTag=$tag" >/dev/null 2>&1; then
+  --image-ids "imageTag=$tag-$variant" >/dev/null 2>&1; then
   aws ecr get-login-password --region "$region" | docker login --username AWS --password-stdin "${repository%%/*}"
   docker buildx build --platform "$platform" --provenance=false -f docker/inference.Dockerfile \
-    -t "$repository:$tag" --push .
+    --build-arg "VARIANT=$variant" -t "$repository:$tag-$variant" --push .
 fi
 apply -var "image_tag=$tag"

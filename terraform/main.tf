@@ -4,7 +4,7 @@ locals {
   build_folder = coalesce(var.build_folder, "${path.module}/../build")
   readable     = distinct(concat([module.storage.bucket_arn], [for name in var.data_buckets : "arn:${data.aws_partition.current.partition}:s3:::${name}"]))
   own_image    = var.inference_image == null
-  image_uri    = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}" : var.inference_image
+  image_uri    = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}-${var.image_variant}" : var.inference_image
 }
 
 data "aws_partition" "current" {}
@@ -61,16 +61,14 @@ module "inference" {
   timeout_seconds    = var.inference_timeout_seconds
   log_retention_days = var.log_retention_days
 
-  statements = merge(
-    {
-      ReadPartitions = { actions = ["s3:GetObject"], resources = [for arn in local.readable : "${arn}/*"] }
-      WriteResults = {
-        actions   = ["s3:PutObject"]
-        resources = ["${module.storage.bucket_arn}/*.json", "${module.storage.bucket_arn}/*/predictions/*.npz"]
-      }
-    },
-    var.allow_scripts ? { ListScripts = { actions = ["s3:ListBucket"], resources = local.readable } } : {},
-  )
+  statements = {
+    ReadPartitions       = { actions = ["s3:GetObject"], resources = [for arn in local.readable : "${arn}/*"] }
+    ListModelsAndScripts = { actions = ["s3:ListBucket"], resources = [module.storage.bucket_arn] }
+    WriteResults = {
+      actions   = ["s3:PutObject"]
+      resources = ["${module.storage.bucket_arn}/*.json", "${module.storage.bucket_arn}/*/predictions/*.npz"]
+    }
+  }
 }
 
 module "summarize" {

@@ -53,13 +53,24 @@ variable "inference_image" {
 }
 
 variable "image_tag" {
-  description = "Tag of the inference image in the module's own repository; `make deploy` sets it."
+  description = "Tag of the inference images in the module's own repository, without the variant; `make deploy` sets it."
   type        = string
   default     = null
 
   validation {
     condition     = var.image_tag == null || can(regex("^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$", var.image_tag))
     error_message = "image_tag must be a valid image tag of at most 128 characters."
+  }
+}
+
+variable "image_variant" {
+  description = "lean: onnxruntime alone, the fast path. torch: with torch too, for users' own scripts that need it and engine torch; a larger image and a slower cold start."
+  type        = string
+  default     = "lean"
+
+  validation {
+    condition     = contains(["lean", "torch"], var.image_variant)
+    error_message = "image_variant must be lean or torch."
   }
 }
 

@@ -24,7 +24,7 @@ CACHE = ROOT / ".cosmicai" / "cache"
 def build() -> BuildFolder:
     """The assembled functions and runtimes."""
     folder = BuildFolder()
-    assemble(folder)
+    assemble(folder, ("lean", "torch"))
     return folder
 
 

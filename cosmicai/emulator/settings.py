@@ -36,6 +36,6 @@ class Settings:
         """The task folder of an image URI: its last path component without tag or digest names it."""
         name = uri.rpartition("/")[2].partition("@")[0].partition(":")[0]
         folder = self.images / name
-        if not (folder / name).is_dir():
+        if not name or not folder.is_dir():
             raise UnknownImage(f"image {uri}: no task folder {name} was assembled under {self.images}")
         return folder

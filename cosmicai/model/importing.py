@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cosmicai.model import architecture, checkpoint
-from cosmicai.model.export import export
+from cosmicai.model.optimise import optimise
 from inference import astromae
 
 
@@ -27,14 +27,14 @@ def import_checkpoint(
     except (checkpoint.CheckpointError, astromae.ConfigError) as error:
         raise checkpoint.CheckpointError(f"{source}: {error}") from None
     astromae.save(model, out)
-    graph = {"ONNX graph differs by at most": export(model, out / "model.onnx")} if onnx else {}
+    if onnx:
+        optimise(out)
     card = {
         "parameters": astromae.parameter_count(model),
         "source": source.name,
         "source kind": found.kind,
         "source sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
         "command": command,
-        **graph,
     }
     (out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     return card

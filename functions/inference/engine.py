@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import platform
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +19,11 @@ from .partition import Layout, Partition
 
 Floats = NDArray[np.float32]
 
-MODEL_FILES = ("config.json", "model.safetensors")
+GRAPHS = "graphs.json"  # of a model folder: which graphs it has, and which of them are admitted
+TORCH_FILES = ("config.json", "model.safetensors")
 BUNDLED_MODEL = Path(__file__).parent / "models" / "dc2-small"
+# int8 products are fast with these instructions alone; graphs keep 7 bits for AVX2's sake, see graph.py.
+_INT8_FLAGS = {"x86_64": "avx2", "aarch64": "asimddp"}
 
 
 class EngineError(ValueError):
@@ -30,16 +39,122 @@ class Engine(Protocol):
     layout: Layout
     model_bytes: int
 
+    def batch(self, asked: int) -> int:
+        """How many galaxies `predict` wants at once, where the user asked for so many."""
+
     def predict(self, batches: Iterable[Partition]) -> Iterator[Floats]:
         """Redshifts (B,) of each batch in turn; a galaxy's never depends on the others of its batch."""
 
 
-def load(folder: Path, engine: str, precision: str, threads: int, device: str = "cpu") -> Engine:
-    """The engine for a model folder; `auto` picks the best that this host has. Raises EngineError."""
-    if precision not in ("auto", "float32"):
-        raise EngineError(f"precision: {precision} is not available; give auto or float32")
-    if engine not in ("auto", "torch"):
-        raise EngineError(f"engine: {engine} is not available; give auto or torch")
-    from .torch_engine import TorchEngine  # torch takes a second to import: only when it is needed
+@dataclass(frozen=True)
+class Choice:
+    """An engine for a model folder, the files of it that are needed, and the reason for the precision."""
 
-    return TorchEngine(folder, threads, device)
+    engine: str
+    precision: str
+    files: tuple[str, ...]
+    reason: str
+
+
+def choose(graphs: dict[str, Any] | None, engine: str, precision: str, device: str = "cpu") -> Choice:
+    """What to run a model by: its graphs.json (None where it has none), what was asked for, and this host.
+
+    `auto` takes onnxruntime, and int8 where it is admitted and the CPU is fast at it. Raises EngineError.
+    """
+    if engine not in ("auto", "onnxruntime", "torch"):
+        raise EngineError(f"engine: {engine} does not exist; give auto, onnxruntime or torch")
+    if precision not in ("auto", "float32", "int8"):
+        raise EngineError(f"precision: {precision} does not exist; give auto, float32 or int8")
+    usable = device == "cpu" and find_spec("onnxruntime") is not None
+    if engine == "onnxruntime" and (not usable or graphs is None):
+        raise EngineError(_why_no_graph(graphs, device))
+    if engine == "torch" or not usable or graphs is None:
+        return _torch(graphs, precision, device)
+    found, reason = _graph_precision(graphs, precision)
+    return Choice("onnxruntime", found, tuple(graphs[found]["files"]), reason)
+
+
+def _why_no_graph(graphs: dict[str, Any] | None, device: str) -> str:
+    if device != "cpu":
+        return f"engine: onnxruntime runs on the CPU here; give torch for device {device}"
+    if graphs is None:
+        return f"engine: the model folder has no {GRAPHS}; run `cosmicai model optimise` on it, or give torch"
+    return "engine: onnxruntime is not installed here; give torch"
+
+
+def _torch(graphs: dict[str, Any] | None, precision: str, device: str) -> Choice:
+    if precision == "int8":
+        raise EngineError("precision: int8 is onnxruntime's alone; give auto or float32 with torch")
+    if find_spec("torch") is None:
+        raise EngineError(
+            "engine: torch is not in this image, and "
+            + ("the model folder has no " + GRAPHS if graphs is None else "torch was asked for")
+            + "; run `cosmicai model optimise` on the model, or deploy the image variant `torch`"
+        )
+    return Choice("torch", "float32", TORCH_FILES, "the torch engine computes in float32")
+
+
+def _graph_precision(graphs: dict[str, Any], asked: str) -> tuple[str, str]:
+    admitted = graphs.get("int8", {}).get("admitted", False)
+    if asked == "float32":
+        return "float32", "asked for"
+    if asked == "int8":
+        if not admitted:
+            raise EngineError(
+                "precision: int8 is not admitted for this model; "
+                "run `cosmicai model optimise --calibration …`, or give auto or float32"
+            )
+        return "int8", "asked for"
+    if not admitted:
+        return "float32", "int8 is not admitted for this model"
+    flag = _INT8_FLAGS.get(platform.machine())
+    if flag is None or flag not in cpu_flags():
+        return "float32", f"this CPU ({platform.machine()}) lacks fast int8 products"
+    return "int8", f"admitted, and this CPU has {flag}"
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """The CPU's instruction sets, as Linux names them; empty where it does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    found = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(found, "").split())
+
+
+def read_graphs(folder: Path) -> dict[str, Any] | None:
+    """A model folder's graphs.json; None where it has none."""
+    path = folder / GRAPHS
+    if not path.exists():
+        return None
+    graphs: dict[str, Any] = json.loads(path.read_text())
+    return graphs
+
+
+def verify(folder: Path, choice: Choice) -> None:
+    """Raises EngineError if a graph's file is not the one that graphs.json was written for."""
+    graphs = read_graphs(folder)
+    sums = graphs[choice.precision]["files"] if graphs and choice.engine == "onnxruntime" else {}
+    for name, wanted in sums.items():
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != wanted:
+            raise EngineError(
+                f"model: {name} is not the file that {GRAPHS} was written for; upload the folder again"
+            )
+
+
+def load(folder: Path, engine: str, precision: str, threads: int, device: str = "cpu") -> Engine:
+    """The engine for a model folder that is here as a whole. Raises EngineError."""
+    return start(folder, choose(read_graphs(folder), engine, precision, device), threads, device)
+
+
+def start(folder: Path, choice: Choice, threads: int, device: str = "cpu") -> Engine:
+    """The chosen engine, ready to predict."""
+    if choice.engine == "torch":
+        from .torch_engine import TorchEngine  # torch takes a second to import: only when it is needed
+
+        return TorchEngine(folder, threads, device)
+    from .onnx_engine import OnnxEngine
+
+    return OnnxEngine(folder, choice, threads)

@@ -5,18 +5,29 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import boto3
+from botocore.config import Config
 
 from .event import RankEvent
 from .rank import Host, Worker
 from .storage import Storage
 
+# All of this happens in Lambda's init phase; the S3 client and the engine are made at once.
 _host = Host.of_lambda(int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]), Path(tempfile.gettempdir()))
-_s3 = boto3.client("s3")
-_worker = Worker(lambda: Storage(_s3), _host)
+_worker = Worker(lambda: Storage(_client), _host)
+with ThreadPoolExecutor(1) as _beside:
+    _prepared = _beside.submit(_worker.prepare)
+    _client: Any = boto3.client(
+        "s3",
+        config=Config(
+            max_pool_connections=16, read_timeout=30, retries={"total_max_attempts": 5, "mode": "standard"}
+        ),
+    )
+    _prepared.result()
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:

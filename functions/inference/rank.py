@@ -8,19 +8,33 @@ import platform
 import resource
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import script
+from . import legacy, script
 from .accuracy import MAGNITUDE_EDGES, REDSHIFT_EDGES, Accuracy, BinnedAccuracy, exact_nmad
-from .engine import BUNDLED_MODEL, MODEL_FILES, Engine, Floats, load
+from .engine import (
+    BUNDLED_MODEL,
+    GRAPHS,
+    Choice,
+    Engine,
+    EngineError,
+    Floats,
+    choose,
+    read_graphs,
+    start,
+    verify,
+)
 from .event import RankEvent
-from .partition import Partition, PartitionError, read
+from .partition import READS_AHEAD, Block, Layout, Partition, PartitionError, PartitionFile, stream
 from .storage import Storage
+from .torchfile import is_legacy
 
 PHASES = ("init", "download", "inference", "communication", "upload")
 REFERENCE_BAND = 3  # i of ugriz: the magnitude by which accuracy is binned
@@ -67,23 +81,29 @@ class _Results:
     true: list[Floats] = field(default_factory=list)
     magnitudes: list[Floats] = field(default_factory=list)  # the reference one of each galaxy
     rows: list[int] = field(default_factory=list)
-    batches: int = 0
+    legacy: list[str] = field(default_factory=list)  # files that torch itself had to convert
     data_bytes: int = 0
-    image_bytes: int = 0  # of the largest partition, which is what memory holds
+    image_bytes: int = 0  # of the largest block, which is what memory holds
     has_redshift: bool = False
     cpu_seconds: float = 0.0
+    _file: PartitionFile | None = None
 
-    def add(self, partition: Partition, predicted: list[Floats]) -> None:
-        count = len(partition)
-        self.rows.append(count)
-        self.magnitudes.append(partition.magnitudes[:, min(REFERENCE_BAND, partition.magnitudes.shape[1] - 1)])
-        self.predicted += predicted
-        self.batches += len(predicted)
-        self.data_bytes += partition.images.nbytes + partition.magnitudes.nbytes
-        self.image_bytes = max(self.image_bytes, partition.images.nbytes)
-        self.has_redshift |= partition.redshift is not None
-        unknown = np.full(count, np.nan, np.float32)
-        self.true.append(unknown if partition.redshift is None else partition.redshift)
+    def add(self, block: Block) -> None:
+        """The rows that are about to be computed."""
+        if block.file is not self._file:
+            self._file = block.file
+            self.rows.append(block.file.count)
+        rows = block.rows
+        self.magnitudes.append(rows.magnitudes[:, min(REFERENCE_BAND, rows.magnitudes.shape[1] - 1)])
+        self.data_bytes += rows.images.nbytes + rows.magnitudes.nbytes
+        self.image_bytes = max(self.image_bytes, rows.images.nbytes)
+        self.has_redshift |= rows.redshift is not None
+        unknown = np.full(len(rows), np.nan, np.float32)
+        self.true.append(unknown if rows.redshift is None else rows.redshift)
+
+    def batches(self, size: int) -> int:
+        """How many batches of the asked-for size they are; the engine cuts them as it likes."""
+        return sum(-(-rows // size) for rows in self.rows)
 
     @property
     def z_pred(self) -> Floats:
@@ -104,7 +124,8 @@ class Worker:
     def __init__(self, new_storage: Callable[[], Storage], host: Host) -> None:
         self._new_storage = new_storage  # one per invocation, which counts its requests
         self._host = host
-        self._engines: dict[tuple[Path, str, str], Engine] = {}
+        self._engines: dict[tuple[Path, Choice], Engine] = {}
+        self._reading = ThreadPoolExecutor(READS_AHEAD, "reading")
         self._scripts = script.Scripts(host.scratch)
         self._overhead = _peak_memory()
         self._cold = True
@@ -149,40 +170,72 @@ class Worker:
         """The built-in way: the engine over the rank's partitions."""
         results = _Results()
         with clock.phase("init"):
-            engine = self._engine(event, storage)
-        for key in event.data_paths:
-            self._partition(event, key, engine, storage, clock, results)
+            engine, choice = self._engine(event, storage)
+        self._predict(event, engine, storage, clock, results)
         if not np.isfinite(results.z_pred).all():
             raise PartitionError(f"{event.data_paths[0]}: the network gave values that are not finite for it")
         if event.save_predictions:
             with clock.phase("upload"):
                 self._write_predictions(event, storage, results)
-        return self._info(event, engine, storage, clock, results)
+        return self._info(event, engine, choice, storage, clock, results)
 
-    def _engine(self, event: RankEvent, storage: Storage) -> Engine:
-        folder = BUNDLED_MODEL
-        if event.model is not None:
-            cache = self._host.scratch / "models"
-            folder = storage.fetch_folder(event.bucket, event.model, MODEL_FILES, cache)
-        key = (folder, event.engine, event.precision)
-        if key not in self._engines:
-            self._engines = {key: self._load(folder, event)}
-        return self._engines[key]
+    def prepare(self) -> None:
+        """Loads the bundled model before the first event asks for it, as most will."""
+        with suppress(EngineError):
+            self._start(BUNDLED_MODEL, choose(read_graphs(BUNDLED_MODEL), "auto", "auto", self._host.device))
 
-    def _load(self, folder: Path, event: RankEvent) -> Engine:
-        return load(folder, event.engine, event.precision, self._host.threads, self._host.device)
+    def _engine(self, event: RankEvent, storage: Storage) -> tuple[Engine, Choice]:
+        if event.model is None:
+            choice = self._choose(event, read_graphs(BUNDLED_MODEL))
+            return self._start(BUNDLED_MODEL, choice), choice
+        files = storage.folder(event.bucket, event.model, self._host.scratch / "models")
+        graphs = read_graphs(files.fetch([GRAPHS])) if GRAPHS in files.etags else None
+        choice = self._choose(event, graphs)
+        folder = files.fetch([*choice.files, GRAPHS] if graphs else choice.files)
+        if (folder, choice) not in self._engines:
+            verify(folder, choice)
+        return self._start(folder, choice), choice
 
-    def _partition(
-        self, event: RankEvent, key: str, engine: Engine, storage: Storage, clock: _Clock, results: _Results
+    def _choose(self, event: RankEvent, graphs: dict[str, Any] | None) -> Choice:
+        return choose(graphs, event.engine, event.precision, self._host.device)
+
+    def _start(self, folder: Path, choice: Choice) -> Engine:
+        if (folder, choice) not in self._engines:
+            self._engines = {(folder, choice): start(folder, choice, self._host.threads, self._host.device)}
+        return self._engines[folder, choice]
+
+    def _predict(
+        self, event: RankEvent, engine: Engine, storage: Storage, clock: _Clock, results: _Results
     ) -> None:
-        with clock.phase("download"):
-            data = storage.read(event.data_bucket, key)
-        cpu = time.process_time()
-        with clock.phase("inference"):
-            partition = read(data, f"s3://{event.data_bucket}/{key}", engine.layout)
-            batches = partition.batches(event.batch_size)
-            results.add(partition, list(engine.predict(batches)))
+        """Reading and computing overlap: `download` is what the rank waited for bytes."""
+        openers = [partial(self._open, event, key, engine.layout, storage, results) for key in event.data_paths]
+        batch = engine.batch(event.batch_size)
+        cpu, before, began = time.process_time(), clock.seconds["download"], time.perf_counter()
+
+        def batches() -> Iterator[Partition]:
+            blocks = stream(openers, batch, self._reading)
+            while True:
+                with clock.phase("download"):
+                    block = next(blocks, None)
+                if block is None:
+                    return
+                results.add(block)
+                yield from block.rows.batches(batch)
+
+        results.predicted += engine.predict(batches())
+        waited = clock.seconds["download"] - before
+        clock.seconds["inference"] += time.perf_counter() - began - waited
         results.cpu_seconds += time.process_time() - cpu
+
+    def _open(
+        self, event: RankEvent, key: str, layout: Layout, storage: Storage, results: _Results
+    ) -> PartitionFile:
+        name = f"s3://{event.data_bucket}/{key}" if event.data_bucket else key
+        source = storage.open(event.data_bucket, key)
+        if is_legacy(source):
+            results.legacy.append(key)
+            source = legacy.converted(source, name, self._host.scratch)
+        return PartitionFile.open(source, name, layout)
 
     def _write_predictions(self, event: RankEvent, storage: Storage, results: _Results) -> None:
         arrays: dict[str, Any] = {
@@ -200,7 +253,13 @@ class Worker:
         storage.write(event.bucket, key, body.getvalue(), "application/octet-stream")
 
     def _info(
-        self, event: RankEvent, engine: Engine, storage: Storage, clock: _Clock, results: _Results
+        self,
+        event: RankEvent,
+        engine: Engine,
+        choice: Choice,
+        storage: Storage,
+        clock: _Clock,
+        results: _Results,
     ) -> dict[str, Any]:
         return {
             **self._common(event, storage, clock),
@@ -210,6 +269,8 @@ class Worker:
             "device": engine.device,
             "engine": engine.name,
             "precision": engine.precision,
+            "precision_reason": choice.reason,
+            **({"legacy_files": sorted(results.legacy)} if results.legacy else {}),
             **_accuracy(results),
         }
 
@@ -259,9 +320,9 @@ def _speed(event: RankEvent, clock: _Clock, results: _Results) -> dict[str, floa
     seconds = clock.seconds["inference"]
     return {
         "batch_size": event.batch_size,
-        "num_batches": results.batches,
+        "num_batches": results.batches(event.batch_size),
         "total_cpu_time (seconds)": results.cpu_seconds,
-        "execution_time (seconds/batch)": seconds / max(results.batches, 1),
+        "execution_time (seconds/batch)": seconds / max(results.batches(event.batch_size), 1),
         "throughput_bps": 8 * results.data_bytes / seconds,
         "sample_persec": len(results.z_pred) / seconds,
     }

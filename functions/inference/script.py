@@ -15,6 +15,7 @@ from .event import RankEvent
 from .storage import Storage
 
 _LAST_LINES = 20  # of the output, in the error of a script that fails
+_NO_TORCH = ': this lean image has no torch, deploy with image_variant = "torch"'
 _STREAM_LIMIT = 2000  # characters of a line that are kept for it
 
 
@@ -86,7 +87,10 @@ def run(event: RankEvent, folder: Path, scratch: Path) -> float:
         ending = (
             f"exit status {process.returncode}" if process.returncode > 0 else f"signal {-process.returncode}"
         )
-        raise ScriptError(f"script {event.script} ended with {ending}; its last lines:\n" + "\n".join(last))
+        remedy = _NO_TORCH if any("No module named 'torch'" in line for line in last) else ""
+        raise ScriptError(
+            f"script {event.script} ended with {ending}{remedy}; its last lines:\n" + "\n".join(last)
+        )
     return time.perf_counter() - start
 
 

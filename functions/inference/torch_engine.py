@@ -12,6 +12,8 @@ from . import astromae
 from .engine import EngineError, Floats
 from .partition import Layout, Partition
 
+CPU_BATCH = 128
+
 
 class TorchEngine:
     name = "torch"
@@ -26,6 +28,10 @@ class TorchEngine:
         config = self._model.config
         self.layout = Layout(config.channels, config.image_size, config.magnitudes)
         self.model_bytes = sum(tensor.nbytes for tensor in self._model.state_dict().values())
+
+    def batch(self, asked: int) -> int:
+        """A GPU takes all at once; a CPU's caches hold no more than this."""
+        return asked if self.device == "cuda" else min(asked, CPU_BATCH)
 
     @torch.inference_mode()
     def predict(self, batches: Iterable[Partition]) -> Iterator[Floats]:

@@ -2,8 +2,9 @@
 
 Such a file is an uncompressed zip: `data.pkl` describes the objects, `data/KEY` holds each tensor's bytes
 (https://docs.pytorch.org/docs/stable/notes/serialization.html). The pickle is read by an unpickler that knows
-tensor rebuilding and what its caller adds to it, so nothing in a file is ever executed, and tensors are numpy
-views of the file's own buffer.
+tensor rebuilding and what its caller adds to it, so nothing in a file is ever executed. Tensors are numpy
+views of the file's own buffer (`load`), or descriptions of where their bytes lie (`describe`), for files that
+are read piece by piece. The checksum of every piece is compared where torch has written one.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import math
 import pickle
 import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,34 +47,135 @@ class TorchFileError(ValueError):
     """A file is broken, hostile or not one of torch's; the message names the fault."""
 
 
-def load(data: bytes | memoryview, find: Find) -> object:
-    """The pickled object of a .pt file, its tensors as read-only numpy views. Raises TorchFileError."""
+class Source(Protocol):
+    """A file's bytes, wherever they are. `read` may be called by several threads at once."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> bytes | memoryview:
+        """The bytes from `start` to `stop`, which lie inside the file."""
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A file that is in memory; what is read of it is a view."""
+
+    data: bytes | memoryview
+
+    @property
+    def size(self) -> int:
+        return len(memoryview(self.data))
+
+    def read(self, start: int, stop: int) -> memoryview:
+        return memoryview(self.data)[start:stop]
+
+
+@dataclass(frozen=True)
+class Record:
+    """The bytes of one entry of the zip: from `start`, `size` of them; crc 0 where torch wrote none."""
+
+    name: str
+    start: int
+    size: int
+    crc: int
+
+    def check(self, crc: int) -> None:
+        """Raises TorchFileError if `crc` of all its bytes is not the stored one.
+
+        torch leaves 0 where `set_crc32_options(False)` was asked for.
+        """
+        if self.crc and crc != self.crc:
+            raise TorchFileError(f"is damaged: {self.name} has another checksum than when it was written")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as its pickle describes it; offset and strides count values of its record."""
+
+    record: Record
+    dtype: np.dtype[Any]
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def is_whole_record(self) -> bool:
+        """Whether its values are those of the record, in order: then any rows can be read by themselves."""
+        steps = [math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
+        in_order = all(n == 1 or a == b for n, a, b in zip(self.shape, self.strides, steps, strict=True))
+        return in_order and self.offset == 0 and math.prod(self.shape) * self.dtype.itemsize == self.record.size
+
+    def read(self, source: Source, verify: bool = True) -> Array:
+        """All its values, read-only: a view of the file where the source gives views."""
+        content = source.read(self.record.start, self.record.start + self.record.size)
+        if verify:
+            self.record.check(zlib.crc32(content))
+        if not math.prod(self.shape):
+            return np.empty(self.shape, self.dtype)
+        steps = tuple(step * self.dtype.itemsize for step in self.strides)
+        stored = np.frombuffer(content, self.dtype, len(content) // self.dtype.itemsize)
+        return np.lib.stride_tricks.as_strided(stored[self.offset :], self.shape, steps, writeable=False)
+
+
+def load(data: bytes | memoryview, find: Find, verify: bool = True) -> object:
+    """The pickled object of a .pt file, its tensors as read-only numpy views. Raises TorchFileError.
+
+    verify: compare checksums, which reads every byte once.
+    """
+    source = Buffer(data)
+    return _unpickled(source, find, lambda tensor: tensor.read(source, verify))
+
+
+def describe(source: Source, find: Find) -> object:
+    """The pickled object, with a `Tensor` for each tensor; reads the end of the file and its pickle alone."""
+    return _unpickled(source, find, lambda tensor: tensor)
+
+
+def is_legacy(source: Source) -> bool:
+    """Whether it is a file of torch before 1.6, which is no zip (torch.serialization.MAGIC_NUMBER)."""
+    start = bytes(source.read(0, min(16, source.size)))
+    return start[:2] == b"\x80\x02" and bytes.fromhex("6cfc9c46f9206aa85019") in start
+
+
+def _unpickled(source: Source, find: Find, tensor: Callable[[Tensor], object]) -> object:
     try:
-        archive = zipfile.ZipFile(_File(data))
-    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError, OSError) as error:
+        archive = zipfile.ZipFile(io.BufferedReader(_File(source), 1 << 16))
+        infos = archive.infolist()
+    except (
+        zipfile.BadZipFile,
+        ValueError,
+        OverflowError,
+        NotImplementedError,
+        EOFError,
+        struct.error,
+    ) as error:
         raise TorchFileError(
             f"is cut short or not a .pt file written by torch 1.6 or newer ({error})"
         ) from None
-    entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+    entries = {info.filename.partition("/")[2]: info for info in infos}
+    if len(entries) < len(infos):
+        raise TorchFileError("is damaged: it has two entries of one name")
     if "data.pkl" not in entries:
         raise TorchFileError("is a zip file without data.pkl, not a .pt file")
-    _check_byte_order(data, entries)
-    pickled = _stored(data, entries["data.pkl"])
-    if len(pickled) > _PICKLE_LIMIT:
-        raise TorchFileError(f"its pickle has {len(pickled)} bytes, more than {_PICKLE_LIMIT}")
+    if "byteorder" in entries and _content(source, entries["byteorder"]).strip() != b"little":
+        raise TorchFileError("was written on a big-endian machine: save it again on a little-endian one")
+    pickled = _content(source, entries["data.pkl"])
     try:
-        return _Unpickler(bytes(pickled), lambda key: _storage(data, entries, key), find).load()
-    except TorchFileError:
+        return _Unpickler(pickled, lambda key: _record_of(source, entries, key), find, tensor).load()
+    except (TorchFileError, OSError):
         raise
     except Exception as error:  # a damaged pickle can raise almost anything
+        if type(error).__module__ not in ("builtins", "pickle", "_pickle", "struct"):
+            raise  # the source's own: its storage cannot be read
         raise TorchFileError(f"its pickle is damaged ({type(error).__name__}: {error})") from None
 
 
 class _File(io.RawIOBase):
-    """A buffer as a file, without a copy of it (io.BytesIO copies all but bytes)."""
+    """A source as a file, for zipfile."""
 
-    def __init__(self, data: bytes | memoryview) -> None:
-        self._view, self._place = memoryview(data), 0
+    def __init__(self, source: Source) -> None:
+        self._source, self._place = source, 0
 
     def readable(self) -> bool:
         return True
@@ -84,44 +187,52 @@ class _File(io.RawIOBase):
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: len(self._view)}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._source.size}[whence]
         if base + offset < 0:
-            raise OSError("seek before the beginning")
+            raise ValueError("seek before the beginning")
         self._place = base + offset
         return self._place
 
     def readinto(self, buffer: Any) -> int:
-        part = self._view[self._place : self._place + len(buffer)]
+        stop = min(self._place + len(buffer), self._source.size)
+        part = self._source.read(self._place, stop) if stop > self._place else b""
         buffer[: len(part)] = part
         self._place += len(part)
         return len(part)
 
 
-def _check_byte_order(data: bytes | memoryview, entries: dict[str, zipfile.ZipInfo]) -> None:
-    if "byteorder" in entries and bytes(_stored(data, entries["byteorder"])).strip() != b"little":
-        raise TorchFileError("was written on a big-endian machine: save it again on a little-endian one")
-
-
-def _storage(data: bytes | memoryview, entries: dict[str, zipfile.ZipInfo], key: str) -> memoryview:
+def _record_of(source: Source, entries: dict[str, zipfile.ZipInfo], key: str) -> Record:
     if f"data/{key}" not in entries:
         raise TorchFileError(f"lacks the tensor bytes data/{key}")
-    return _stored(data, entries[f"data/{key}"])
+    return _record(source, entries[f"data/{key}"])
 
 
-def _stored(data: bytes | memoryview, info: zipfile.ZipInfo) -> memoryview:
-    """The bytes of an uncompressed entry, without a copy."""
-    view = memoryview(data)
+def _content(source: Source, info: zipfile.ZipInfo) -> bytes:
+    """The checked bytes of a small entry."""
+    record = _record(source, info)
+    if record.size > _PICKLE_LIMIT:
+        raise TorchFileError(f"its {record.name} has {record.size} bytes, more than {_PICKLE_LIMIT}")
+    content = bytes(source.read(record.start, record.start + record.size))
+    record.check(zlib.crc32(content))
+    return content
+
+
+def _record(source: Source, info: zipfile.ZipInfo) -> Record:
+    """Where an uncompressed entry's bytes lie."""
     if info.compress_type != zipfile.ZIP_STORED:
         raise TorchFileError(f"{info.filename} is compressed, which torch never writes")
-    header = view[info.header_offset : info.header_offset + _LOCAL_HEADER.size]
-    if len(header) < _LOCAL_HEADER.size or bytes(header[:4]) != b"PK\x03\x04":
+    offset, name = info.header_offset, info.orig_filename.encode("utf-8", "surrogateescape")
+    named = offset + _LOCAL_HEADER.size + len(name)
+    header = bytes(source.read(offset, min(named, source.size))) if 0 <= offset < source.size else b""
+    if len(header) < named - offset or header[:4] != b"PK\x03\x04":
         raise TorchFileError(f"{info.filename} has no local header: the file is damaged")
-    _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-    start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-    content = view[start : start + info.file_size]
-    if len(content) < info.file_size:
+    _, name_length, extra_length = _LOCAL_HEADER.unpack_from(header)
+    if name_length != len(name) or header[_LOCAL_HEADER.size :] != name:
+        raise TorchFileError(f"is damaged: {info.filename} goes by another name in its own header")
+    start = named + extra_length
+    if start + info.file_size > source.size:
         raise TorchFileError(f"is cut short inside {info.filename}")
-    return content
+    return Record(info.filename.partition("/")[2], start, info.file_size, info.CRC)
 
 
 @dataclass(frozen=True)
@@ -129,42 +240,58 @@ class _StorageType:
     dtype: np.dtype[Any]
 
 
-def _rebuild_tensor(
-    storage: Array, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
-) -> Array:
-    """A view of `storage`, as torch._utils._rebuild_tensor_v2; everything stays inside its bounds."""
-    numbers = [offset, *size, *stride]
-    if not isinstance(storage, np.ndarray) or not all(type(n) is int and n >= 0 for n in numbers):
-        raise TorchFileError("describes a tensor by something other than a storage and whole numbers")
-    if len(size) != len(stride):
-        raise TorchFileError(f"describes a tensor of shape {size} by strides {stride}")
-    if math.prod(size) * storage.itemsize > _TENSOR_LIMIT:
-        raise TorchFileError(f"describes a tensor of shape {size}, larger than {_TENSOR_LIMIT >> 30} GiB")
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if math.prod(size) and last >= len(storage):
-        raise TorchFileError(f"a tensor of shape {size} reaches beyond its {len(storage)} stored values")
-    if not math.prod(size):
-        return np.empty(size, storage.dtype)
-    steps = tuple(step * storage.itemsize for step in stride)
-    return np.lib.stride_tricks.as_strided(storage[offset:], size, steps, writeable=False)
+@dataclass(frozen=True)
+class _Storage:
+    record: Record
+    dtype: np.dtype[Any]
+    count: int
+
+
+@dataclass(frozen=True)
+class _Rebuilt:
+    """What torch._utils._rebuild_tensor_v2 is asked for, as the pickle's stack holds it until it is checked."""
+
+    tensor: Callable[[Tensor], object]
+
+    def __call__(
+        self, storage: object, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
+    ) -> object:
+        """Everything stays inside the storage's bounds."""
+        numbers = [offset, *size, *stride]
+        if not isinstance(storage, _Storage) or not all(type(n) is int and n >= 0 for n in numbers):
+            raise TorchFileError("describes a tensor by something other than a storage and whole numbers")
+        if len(size) != len(stride):
+            raise TorchFileError(f"describes a tensor of shape {size} by strides {stride}")
+        if math.prod(size) * storage.dtype.itemsize > _TENSOR_LIMIT:
+            raise TorchFileError(f"describes a tensor of shape {size}, larger than {_TENSOR_LIMIT >> 30} GiB")
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if math.prod(size) and last >= storage.count:
+            raise TorchFileError(f"a tensor of shape {size} reaches beyond its {storage.count} stored values")
+        return self.tensor(Tensor(storage.record, storage.dtype, offset, tuple(size), tuple(stride)))
 
 
 _KNOWN_GLOBALS: dict[tuple[str, str], object] = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     **{("torch", name): _StorageType(dtype) for name, dtype in _STORAGE_TYPES.items()},
 }
 
 
 class _Unpickler(pickle._Unpickler):  # the Python one: the C one can be made to reserve gigabytes by one opcode
-    def __init__(self, pickled: bytes, storage: Callable[[str], memoryview], find: Find) -> None:
+    def __init__(
+        self,
+        pickled: bytes,
+        record: Callable[[str], Record],
+        find: Find,
+        tensor: Callable[[Tensor], object],
+    ) -> None:
         super().__init__(io.BytesIO(pickled))
-        self._load_storage = storage
+        self._record = record
         self._find = find
+        self._known = {**_KNOWN_GLOBALS, ("torch._utils", "_rebuild_tensor_v2"): _Rebuilt(tensor)}
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _KNOWN_GLOBALS:
-            return _KNOWN_GLOBALS[module, name]
+        if (module, name) in self._known:
+            return self._known[module, name]
         try:
             return self._find(module, name)
         except LookupError:
@@ -172,11 +299,11 @@ class _Unpickler(pickle._Unpickler):  # the Python one: the C one can be made to
                 f"its pickle asks for {module}.{name}, which is not allowed; nothing of it was run"
             ) from None
 
-    def persistent_load(self, pid: Any) -> Array:
+    def persistent_load(self, pid: Any) -> _Storage:
         match pid:
             case ("storage", _StorageType() as kind, str() as key, str(), int() as count):
-                content = self._load_storage(key)
-                if count < 0 or len(content) < count * kind.dtype.itemsize:
-                    raise TorchFileError(f"data/{key} has {len(content)} bytes, too few for {count} values")
-                return np.frombuffer(content, kind.dtype, count)
+                record = self._record(key)
+                if count < 0 or record.size < count * kind.dtype.itemsize:
+                    raise TorchFileError(f"data/{key} has {record.size} bytes, too few for {count} values")
+                return _Storage(record, kind.dtype, count)
         raise TorchFileError("refers to a storage in a way that torch does not")

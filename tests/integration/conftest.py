@@ -112,17 +112,32 @@ class Cloud:
 
 
 @pytest.fixture(scope="session")
-def cloud(build: BuildFolder) -> Iterator[Cloud]:
-    with Emulator(build) as aws:
-        deployment = Deployment(aws.folder / "deployment", aws.environment)
-        outputs = deployment.apply(emulated_variables("example", build, allow_scripts=True))
-        session = localstack_client.session.Session(
-            localstack_host=aws.endpoint.removeprefix("http://"),
-            aws_access_key_id="test",
-            aws_secret_access_key="test",  # noqa: S106
-        )
-        clients = {name: session.client(name) for name in ("s3", "stepfunctions", "logs")}
-        yield Cloud(aws, outputs, **clients)
+def aws(build: BuildFolder) -> Iterator[Emulator]:
+    with Emulator(build) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="session")
+def cloud(aws: Emulator, build: BuildFolder) -> Cloud:
+    """The default deployment: the lean image, no scripts."""
+    return _deployed(aws, "example", emulated_variables("example", build))
+
+
+@pytest.fixture(scope="session")
+def torch_cloud(aws: Emulator, build: BuildFolder) -> Cloud:
+    """A second team in the same account, whose image carries torch and whose payloads may name scripts."""
+    return _deployed(aws, "torch", emulated_variables("torch", build, "torch", allow_scripts=True))
+
+
+def _deployed(aws: Emulator, team: str, variables: Json) -> Cloud:
+    outputs = Deployment(aws.folder / f"deployment-{team}", aws.environment).apply(variables)
+    session = localstack_client.session.Session(
+        localstack_host=aws.endpoint.removeprefix("http://"),
+        aws_access_key_id="test",
+        aws_secret_access_key="test",  # noqa: S106
+    )
+    clients = {name: session.client(name) for name in ("s3", "stepfunctions", "logs")}
+    return Cloud(aws, outputs, **clients)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 from cosmicai.data import dc2
 from cosmicai.packaging import ROOT
 from inference.accuracy import NMAD_ERROR, Accuracy
+from inference.engine import BUNDLED_MODEL
 from tests.conftest import CACHE
 
 from .conftest import Cloud, Json, Ran
@@ -142,13 +143,15 @@ def test_a_model_of_ones_own(
 ) -> None:
     import torch
 
+    from cosmicai.model.optimise import optimise
     from inference import astromae
 
     torch.manual_seed(1)
     config = astromae.Config(width=16, depth=1, heads=2, parallel_groups=0, head_width=8, branch_width=8)
     model = astromae.AstroMAE(config).eval()
     astromae.save(model, tmp_path)
-    for path in (tmp_path / name for name in ("config.json", "model.safetensors")):
+    optimise(tmp_path)
+    for path in tmp_path.iterdir():
         cloud.put(f"models/mine/{path.name}", path.read_bytes())
     cloud.put_all(prefix, partitions(1))
     ran = run(cloud.payload(prefix, model="models/mine"))
@@ -156,6 +159,23 @@ def test_a_model_of_ones_own(
     images, magnitudes, _ = torch.load(_saved(tmp_path, partitions(1)["1.pt"]), weights_only=False).tensors
     with torch.inference_mode():
         assert ran.predictions(0)["z_pred"] == pytest.approx(model(images, magnitudes).numpy(), abs=1e-5)
+
+
+def test_a_model_without_graphs_needs_the_torch_image(
+    cloud: Cloud, torch_cloud: Cloud, run: Run, partitions: Partitions, prefix: str, tmp_path: Path
+) -> None:
+    for where in (cloud, torch_cloud):
+        for name in ("config.json", "model.safetensors"):
+            where.put(f"models/plain/{name}", (BUNDLED_MODEL / name).read_bytes())
+        where.put_all(prefix, partitions(1))
+    lean = run(cloud.payload(prefix, model="models/plain"))
+    assert lean.status == "FAILED"
+    assert "run `cosmicai model optimise` on the model, or deploy the image variant `torch`" in lean.cause
+    file = tmp_path / "torch.json"
+    file.write_text(json.dumps(torch_cloud.payload(prefix, model="models/plain")))
+    ran = torch_cloud.wait(torch_cloud.start(file), json.loads(file.read_text()))
+    assert ran.status == "SUCCEEDED", ran.cause
+    assert [info["engine"] for info in ran.read("combined_data.json")] == ["torch"]
 
 
 def _saved(folder: Path, data: bytes) -> Path:

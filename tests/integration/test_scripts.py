@@ -66,6 +66,11 @@ def _payload(cloud: Cloud, prefix: str, **fields: Any) -> Json:
     return cloud.payload(prefix, object_type="folder", S3_object_name=FOLDER, script=SCRIPT, **fields)
 
 
+@pytest.fixture(scope="session")
+def cloud(torch_cloud: Cloud) -> Cloud:
+    return torch_cloud
+
+
 @pytest.fixture
 def model() -> nn.Module:
     """The user's own network, as pickled on their machine."""

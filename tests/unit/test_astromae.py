@@ -132,5 +132,5 @@ def test_cuda_is_refused_where_there_is_none() -> None:
 
 @pytest.mark.parametrize(("engine", "precision"), [("magic", "auto"), ("auto", "int3")])
 def test_an_engine_that_does_not_exist_is_refused(engine: str, precision: str) -> None:
-    with pytest.raises(EngineError, match="is not available"):
+    with pytest.raises(EngineError, match="does not exist; give auto"):
         load(BUNDLED_MODEL, engine, precision, threads=1)

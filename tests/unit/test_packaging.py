@@ -62,7 +62,8 @@ def test_the_handler_starts_without_torch_in_the_assembled_task_folder(build: Bu
     code = (
         "import inference.handler, sys, numpy, boto3;"
         "print(numpy.__file__, 'torch' in sys.modules, 'rich' in sys.modules);"
-        "import importlib.util as u; print(u.find_spec('rich'), u.find_spec('torch').origin)"
+        "import importlib.util as u; print(u.find_spec('rich'), u.find_spec('torch'));"
+        "print(next(iter(inference.handler._worker._engines)), *inference.handler._worker._engines)"
     )
     folder = build.images / "inference"
     environment = {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769", "AWS_REGION": "us-east-1"}
@@ -74,10 +75,12 @@ def test_the_handler_starts_without_torch_in_the_assembled_task_folder(build: Bu
         text=True,
         check=True,
     )
-    numpy_file, torch_loaded, rich_loaded, rich_spec, torch_file = done.stdout.split()
+    numpy_file, torch_loaded, rich_loaded, rich_spec, torch_spec = (
+        done.stdout.splitlines()[:2] and done.stdout.split()[:5]
+    )
     assert numpy_file.startswith(str(folder))
-    assert torch_file.startswith(str(folder))
-    assert (torch_loaded, rich_loaded, rich_spec) == ("False", "False", "None")
+    assert (torch_loaded, rich_loaded, rich_spec, torch_spec) == ("False", "False", "None", "None")
+    assert "engine='onnxruntime'" in done.stdout  # loaded in the init phase, before any event
 
 
 def test_the_image_is_assembled_by_the_same_steps_as_the_task_folder(
@@ -95,14 +98,14 @@ def test_the_image_is_assembled_by_the_same_steps_as_the_task_folder(
             shutil.copyfile(ROOT / source, target)
     steps = [line.split()[2:] for line in lines if line.startswith("RUN python ")]
     assert [step[:-1] for step in steps] == [
-        ["cosmicai/packaging.py", "packages"],
+        ["cosmicai/packaging.py", "packages", "/task", "--variant"],
         ["cosmicai/packaging.py", "code"],
     ]
     bare = [str(build.python / "bin" / "python"), "cosmicai/packaging.py"]
     subprocess.run([*bare, "code", "out"], cwd=tmp_path, check=True)
     ours, theirs = (_content(folder / "inference") for folder in (build.images / "inference", tmp_path / "out"))
     assert ours == theirs
-    assert "models/dc2-small/model.safetensors" in ours
+    assert {"models/dc2-small/model.safetensors", "models/dc2-small/model.int8.onnx.weights"} <= set(ours)
 
 
 def _content(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,217 @@
+"""The graphs of a model folder: float32 for every model, int8 where galaxies show that it may be used.
+
+graphs.json names what there is and is written last:
+
+    {"float32": {"files": {"model.onnx": SHA-256, …}},
+     "int8": {"files": {…}, "admitted": true, "report": {…}}}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from cosmicai.model import graph
+from inference import astromae
+from inference.accuracy import Accuracy, exact_nmad
+from inference.engine import GRAPHS, Engine, load
+from inference.partition import Partition
+
+Json = dict[str, Any]
+TOLERANCE = 1e-5  # of float32 redshifts, relative to 1 + |z|
+FEWEST_GALAXIES = 1000  # to judge a precision by: its 99.9th percentile needs them
+CALIBRATED_ON = 512  # galaxies whose activations give the ranges; never among those that judge
+_REFERENCE_GALAXIES = 3
+
+
+class OptimiseError(RuntimeError):
+    """A graph cannot be made, or does not give the network's redshifts."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a reduced precision may change: |z_int8 - z_float32| / (1 + z_float32), and the accuracy.
+
+    The mean may be a tenth of the bias that LSST's dark-energy science allows, 0.003 (LSST Science
+    Requirements Document, LPM-17: photometric redshifts); the 99.9th percentile may be all of it.
+    """
+
+    mean: float = 0.0003
+    percentile: float = 0.003
+    nmad_growth: float = 0.01  # relative
+    outlier_growth: float = 0.001  # fraction of galaxies
+
+
+@dataclass(frozen=True)
+class Report:
+    """How int8 differs from float32 on galaxies that gave no ranges; accuracy where redshifts are known."""
+
+    galaxies: int
+    calibrated_on: int
+    mean_difference: float
+    percentile_999_difference: float
+    largest_difference: float
+    accuracy_float32: Json | None
+    accuracy_int8: Json | None
+    limits: Limits
+
+    @property
+    def admitted(self) -> bool:
+        """Whether every limit holds."""
+        close = (
+            self.mean_difference <= self.limits.mean
+            and self.percentile_999_difference <= self.limits.percentile
+        )
+        if self.accuracy_float32 is None or self.accuracy_int8 is None:
+            return close
+        before, after = self.accuracy_float32, self.accuracy_int8
+        return bool(
+            close
+            and after["NMAD"] <= before["NMAD"] * (1 + self.limits.nmad_growth)
+            and after["outliers"] <= before["outliers"] + self.limits.outlier_growth
+        )
+
+
+def optimise(folder: Path, galaxies: Partition | None = None, limits: Limits = Limits()) -> Report | None:
+    """Writes the float32 graph of a model folder and, given galaxies, the int8 one with its report.
+
+    galaxies: at least FEWEST_GALAXIES + CALIBRATED_ON that the network was not trained on; the first
+    CALIBRATED_ON give the ranges of activations, all others judge. Raises OptimiseError.
+    """
+    model = astromae.load(folder)
+    (folder / GRAPHS).unlink(missing_ok=True)
+    found: Json = {"float32": _written(folder, "model", graph.build(model))}
+    _write_graphs(folder, found)
+    _check(model, load(folder, "onnxruntime", "float32", threads=1))
+    if galaxies is None:
+        return None
+    if len(galaxies) < FEWEST_GALAXIES + CALIBRATED_ON:
+        raise OptimiseError(
+            f"calibration: {len(galaxies)} galaxies are too few; give {FEWEST_GALAXIES + CALIBRATED_ON} or more"
+        )
+    ranges = activation_ranges(model, galaxies.rows(0, CALIBRATED_ON))
+    int8 = _written(folder, "model.int8", graph.build(model, ranges))
+    _write_graphs(folder, {**found, "int8": {**int8, "admitted": True}})  # so that it can be loaded and judged
+    try:
+        report = _judge(folder, galaxies.rows(CALIBRATED_ON, len(galaxies)), limits)
+    except BaseException:
+        _write_graphs(folder, found)
+        raise
+    _write_graphs(folder, {**found, "int8": {**int8, "admitted": report.admitted, "report": asdict(report)}})
+    return report
+
+
+def activation_ranges(model: astromae.AstroMAE, galaxies: Partition) -> dict[str, tuple[float, float]]:
+    """The smallest and largest value that enters each Linear layer of the encoder's blocks."""
+    ranges: dict[str, tuple[float, float]] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+        def see(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            low, high = ranges.get(name, (0.0, 0.0))
+            ranges[name] = (min(low, float(inputs[0].min())), max(high, float(inputs[0].max())))
+
+        return see
+
+    with _hooks(model, watch), torch.inference_mode():
+        for batch in galaxies.batches(128):
+            model(torch.tensor(batch.images), torch.tensor(batch.magnitudes))
+    return ranges
+
+
+@contextmanager
+def _hooks(model: astromae.AstroMAE, watch: Callable[[str], Any]) -> Iterator[None]:
+    handles = []
+    blocks: list[Any] = list(model.encoder.blocks)
+    for index, block in enumerate(blocks):
+        modules: list[Any] = [block.attention, block.attention.project, block.mlp[0], block.mlp[2]]
+        for layer, module in zip(graph.LAYERS, modules, strict=True):
+            handles.append(module.register_forward_pre_hook(watch(graph.range_name(index, layer))))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _written(folder: Path, name: str, model: onnx.ModelProto) -> Json:
+    """Weights go into a file of their own, which is mapped rather than parsed and copied."""
+    path, weights = folder / f"{name}.onnx", f"{name}.onnx.weights"
+    (folder / weights).unlink(missing_ok=True)  # onnx would append
+    onnx.save_model(
+        model, path, save_as_external_data=True, location=weights, size_threshold=1024, convert_attribute=False
+    )
+    for file in (path, folder / weights):
+        file.chmod(0o644)  # onnx makes its weights private, but other users run them
+    return {
+        "files": {
+            file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in (path.name, weights)
+        }
+    }
+
+
+def _write_graphs(folder: Path, graphs: Json) -> None:
+    (folder / GRAPHS).write_text(json.dumps(graphs, indent=1) + "\n")
+
+
+def _check(model: astromae.AstroMAE, engine: Engine) -> None:
+    config, random = model.config, np.random.default_rng(0)
+    shape = (_REFERENCE_GALAXIES, config.channels, config.image_size, config.image_size)
+    images = random.standard_normal(shape, np.float32)
+    magnitudes = 23 + random.standard_normal((_REFERENCE_GALAXIES, config.magnitudes), np.float32)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(images), torch.from_numpy(magnitudes)).numpy()
+    difference = float(_differences(_predicted(engine, Partition(images, magnitudes, None)), expected).max())
+    if not difference <= TOLERANCE:
+        raise OptimiseError(
+            f"the float32 graph's redshifts differ from the network's by {difference:.1e} of 1 + z, "
+            f"more than {TOLERANCE}"
+        )
+
+
+def _judge(folder: Path, galaxies: Partition, limits: Limits) -> Report:
+    before, after = (
+        _predicted(load(folder, "onnxruntime", precision, threads=1), galaxies)
+        for precision in ("float32", "int8")
+    )
+    differences = _differences(after, before)
+    return Report(
+        galaxies=len(galaxies),
+        calibrated_on=CALIBRATED_ON,
+        mean_difference=float(differences.mean()),
+        percentile_999_difference=float(np.quantile(differences, 0.999)),
+        largest_difference=float(differences.max()),
+        accuracy_float32=_accuracy(before, galaxies),
+        accuracy_int8=_accuracy(after, galaxies),
+        limits=limits,
+    )
+
+
+def _predicted(engine: Engine, galaxies: Partition) -> NDArray[np.float32]:
+    return np.concatenate(list(engine.predict(galaxies.batches(engine.batch(256)))))
+
+
+def _differences(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:
+    differences: NDArray[np.float64] = np.abs(found.astype(float) - expected) / (1 + np.abs(expected))
+    return differences
+
+
+def _accuracy(predicted: NDArray[np.float32], galaxies: Partition) -> Json | None:
+    if galaxies.redshift is None:
+        return None
+    measures = Accuracy.of(predicted.tolist(), galaxies.redshift.tolist()).measures()
+    return {
+        "NMAD": exact_nmad(predicted.tolist(), galaxies.redshift.tolist()),
+        "bias": measures["bias"],
+        "outliers": measures["outlier fraction"],
+    }
