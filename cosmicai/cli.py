@@ -53,6 +53,12 @@ def infer(
     batch_size: Annotated[int, typer.Option(help="Galaxies per batch.")] = 256,
     processes: Annotated[int, typer.Option(help="Partitions at once; the cores are shared out.")] = 1,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="What computes.")] = "cpu",
+    engine: Annotated[
+        Literal["auto", "onnxruntime", "torch"], typer.Option(help="What executes the network.")
+    ] = "auto",
+    precision: Annotated[
+        Literal["auto", "float32", "int8"], typer.Option(help="auto: int8 where the model admits it.")
+    ] = "auto",
     model_folder: Annotated[
         Path | None, typer.Option("--model", help="Model folder; default: the bundle's.")
     ] = None,
@@ -69,7 +75,9 @@ def infer(
         def report(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        summary = local.infer(sources, out, batch_size, processes, model_folder, device, report)
+        summary = local.infer(
+            sources, out, batch_size, processes, model_folder, device, engine, precision, report
+        )
     accuracy = summary["accuracy"]
     rate = summary["spread"]["sample_persec"]["p50"]
     _console.print(f"{summary['num_samples']:,} redshifts in {out}, {rate:,.0f} images/s a process")

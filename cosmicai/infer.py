@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -84,17 +85,20 @@ def infer(
     processes: int,
     model: Path | None = None,
     device: str = "cpu",
+    engine: str = "auto",
+    precision: str = "auto",
     progress: Progress = lambda done, total: None,
 ) -> Json:
     """Redshifts for all partitions of `sources` (files, folders, s3://bucket/prefix); returns the summary.
 
-    Raises InputError, PartitionError, ObjectError or ConfigError; results of the partitions that were done
-    before stay in `out`.
+    Raises InputError, PartitionError, ObjectError, EngineError or ConfigError; results of the partitions
+    that were done before stay in `out`.
     """
     files = [file for source in sources for file in _partitions(source)]
     run = _run(files, out, batch_size)
     _write(out / "run.json", run)
-    events = [_event(run, rank, file, out, model) for rank, file in enumerate(files)]
+    by = {"engine": engine, "precision": precision}
+    events = [replace(_event(run, rank, file, out, model), **by) for rank, file in enumerate(files)]
     processes = min(processes, len(events))
     threads = max(1, (os.cpu_count() or 1) // processes)
     with ProcessPoolExecutor(processes) as pool:

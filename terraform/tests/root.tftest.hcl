@@ -57,6 +57,24 @@ run "a_team_gets_everything_under_its_name" {
   }
 }
 
+run "the_image_variant_chooses_the_image" {
+  variables {
+    image_variant = "torch"
+  }
+  assert {
+    condition     = endswith(local.image_uri, "/team3-cosmicai-inference:abc123-torch")
+    error_message = "image_variant must be the end of the image's tag"
+  }
+}
+
+run "an_unknown_image_variant_is_refused" {
+  command = plan
+  variables {
+    image_variant = "jax"
+  }
+  expect_failures = [var.image_variant]
+}
+
 run "an_image_from_elsewhere_needs_no_repository" {
   variables {
     inference_image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/shared/inference:v1"

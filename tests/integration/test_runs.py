@@ -28,7 +28,7 @@ def test_sixty_partitions(cloud: Cloud, run: Run, reference: Reference) -> None:
     folder = dc2.partitions("validation", 60 * dc2.rows_per_partition(1), 1, CACHE)
     files = {path.name: path.read_bytes() for path in folder.glob("*.pt")}
     cloud.put_all("1MB", files)
-    ran = run(cloud.payload("1MB"))
+    ran = run(cloud.payload("1MB", precision="float32"))
     assert ran.status == "SUCCEEDED", ran.cause
     assert {f"{rank}.json" for rank in range(60)} <= ran.objects()
     assert {f"predictions/{rank}.npz" for rank in range(60)} <= ran.objects()

@@ -29,7 +29,7 @@ def _infer(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_a_folder_of_partitions(tmp_path: Path) -> None:
     folder = dc2.partitions("validation", 120, 1, CACHE, seed=3)
-    done = _infer(folder, "--out", tmp_path, "--processes", "2", "--batch-size", "50")
+    done = _infer(folder, "--out", tmp_path, "--processes", "2", "--batch-size", "50", "--precision", "float32")
     assert done.returncode == 0, done.stderr
     assert "120 redshifts" in done.stdout
     model = astromae.load(BUNDLED_MODEL)
