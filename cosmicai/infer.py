@@ -24,7 +24,7 @@ from cosmicai.plots import predicted_against_true
 from inference.event import RankEvent
 from inference.rank import Host, Worker
 from inference.storage import Folder, ObjectError, Storage
-from inference.torchfile import Source
+from inference.torchfile import LocalFile, Source
 from initialize.plan import PartitionFile, list_partitions, natural
 from summarize.summary import summary
 
@@ -67,17 +67,6 @@ class LocalFolder(Folder):
         return Path(self.prefix)
 
 
-class LocalFile:
-    """A file of this machine, read where it is asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-        self.size = os.fstat(self._file.fileno()).st_size
-
-    def read(self, start: int, stop: int) -> bytes:
-        return os.pread(self._file.fileno(), stop - start, start)
-
-
 def infer(
     sources: Sequence[str],
     out: Path,
@@ -97,8 +86,8 @@ def infer(
     files = [file for source in sources for file in _partitions(source)]
     run = _run(files, out, batch_size)
     _write(out / "run.json", run)
-    by = {"engine": engine, "precision": precision}
-    events = [replace(_event(run, rank, file, out, model), **by) for rank, file in enumerate(files)]
+    plain = [_event(run, rank, file, out, model) for rank, file in enumerate(files)]
+    events = [replace(event, engine=engine, precision=precision) for event in plain]
     processes = min(processes, len(events))
     threads = max(1, (os.cpu_count() or 1) // processes)
     with ProcessPoolExecutor(processes) as pool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import pickle
 import struct
 import zipfile
@@ -18,6 +19,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -69,6 +71,17 @@ class Buffer:
 
     def read(self, start: int, stop: int) -> memoryview:
         return memoryview(self.data)[start:stop]
+
+
+class LocalFile:
+    """A file of this machine, read where it is asked for. Raises OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def read(self, start: int, stop: int) -> bytes:
+        return os.pread(self._file.fileno(), stop - start, start)
 
 
 @dataclass(frozen=True)

@@ -120,16 +120,17 @@ def aws(build: BuildFolder) -> Iterator[Emulator]:
 @pytest.fixture(scope="session")
 def cloud(aws: Emulator, build: BuildFolder) -> Cloud:
     """The default deployment: the lean image, no scripts."""
-    return _deployed(aws, "example", emulated_variables("example", build))
+    return deployed(aws, "example", emulated_variables("example", build))
 
 
 @pytest.fixture(scope="session")
 def torch_cloud(aws: Emulator, build: BuildFolder) -> Cloud:
     """A second team in the same account, whose image carries torch and whose payloads may name scripts."""
-    return _deployed(aws, "torch", emulated_variables("torch", build, "torch", allow_scripts=True))
+    return deployed(aws, "torch", emulated_variables("torch", build, "torch", allow_scripts=True))
 
 
-def _deployed(aws: Emulator, team: str, variables: Json) -> Cloud:
+def deployed(aws: Emulator, team: str, variables: Json) -> Cloud:
+    """A team's own deployment."""
     outputs = Deployment(aws.folder / f"deployment-{team}", aws.environment).apply(variables)
     session = localstack_client.session.Session(
         localstack_host=aws.endpoint.removeprefix("http://"),

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from torch.utils.data import TensorDataset
 
 from cosmicai.data import dc2
-from cosmicai.packaging import ROOT
+from cosmicai.deployment import emulated_variables
+from cosmicai.emulator import Emulator
+from cosmicai.packaging import ROOT, BuildFolder
 from inference.accuracy import NMAD_ERROR, Accuracy
 from inference.engine import BUNDLED_MODEL
 from tests.conftest import CACHE
 
-from .conftest import Cloud, Json, Ran
+from .conftest import Cloud, Json, Ran, deployed
 
 Run = Callable[[Json], Ran]
 Partitions = Callable[..., dict[str, bytes]]
@@ -77,7 +80,7 @@ def test_fewer_ranks_than_files_read_several_each(
 ) -> None:
     files = partitions(5, rows=3)
     cloud.put_all(prefix, files)
-    ran = run(cloud.payload(prefix, world_size=2, batch_size="2"))
+    ran = run(cloud.payload(prefix, world_size=2, batch_size="2", precision="float32"))
     assert ran.status == "SUCCEEDED", ran.cause
     seen = []
     for rank in range(2):
@@ -159,6 +162,23 @@ def test_a_model_of_ones_own(
     images, magnitudes, _ = torch.load(_saved(tmp_path, partitions(1)["1.pt"]), weights_only=False).tensors
     with torch.inference_mode():
         assert ran.predictions(0)["z_pred"] == pytest.approx(model(images, magnitudes).numpy(), abs=1e-5)
+
+
+def test_a_100_mb_partition_runs_in_512_mb(
+    aws: Emulator, build: BuildFolder, saved: Callable[[object], bytes], make_partition: Any, tmp_path: Path
+) -> None:
+    """The sandbox kills what takes more than the function's memory."""
+    small = deployed(aws, "small", emulated_variables("small", build, inference_memory_mb=512))
+    data = saved(make_partition(5112))
+    assert len(data) > 100 * 1000**2
+    small.put("large/1.pt", data)
+    file, payload = tmp_path / "payload.json", small.payload("large")
+    file.write_text(json.dumps(payload))
+    ran = small.wait(small.start(file), payload)
+    assert ran.status == "SUCCEEDED", ran.cause
+    (info,) = ran.read("combined_data.json")
+    assert (info["num_samples"], info["memory_limit (MB)"]) == (5112, 512)
+    assert info["total_process_memory (MB)"] < 300
 
 
 def test_a_model_without_graphs_needs_the_torch_image(
