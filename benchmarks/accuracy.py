@@ -18,22 +18,37 @@ from cosmicai.data import dc2
 from cosmicai.packaging import ROOT
 from inference import partition
 from inference.accuracy import Accuracy, exact_nmad
-from inference.engine import BUNDLED_MODEL, load
+from inference.engine import BUNDLED_MODEL, Floats, load
 
 CACHE = ROOT / ".cosmicai" / "cache"
 COLUMNS = ("precision (NMAD)", "bias", "R2", "outlier fraction", "MAE")
 
 
 def measure(model: Path, partitions: Path) -> dict[str, float | None]:
-    engine = load(model, "auto", "auto", threads=2)
-    predicted, true = [], []
+    """Accuracy of the torch network itself, and how far the fast engine's redshifts are from its own."""
+    engines = {
+        "torch": load(model, "torch", "float32", threads=2),
+        "float32": load(model, "onnxruntime", "float32", threads=2),
+        "auto": load(model, "auto", "auto", threads=2),
+    }
+    found: dict[str, list[Floats]] = {name: [] for name in engines}
+    true: list[Floats] = []
     for file in partitions.glob("*.pt"):
-        galaxies = partition.read(file.read_bytes(), file.name, engine.layout)
-        predicted += engine.predict(galaxies.batches(256))
+        galaxies = partition.read(file.read_bytes(), file.name, engines["torch"].layout)
+        for name, engine in engines.items():
+            found[name] += engine.predict(galaxies.batches(engine.batch(256)))
         if galaxies.redshift is not None:
             true.append(galaxies.redshift)
-    z_pred, z_true = np.concatenate(predicted).tolist(), np.concatenate(true).tolist()
-    return Accuracy.of(z_pred, z_true).measures() | {"precision (NMAD)": exact_nmad(z_pred, z_true)}
+    redshifts = {name: np.concatenate(parts) for name, parts in found.items()}
+    z_pred, z_true = redshifts["torch"].tolist(), np.concatenate(true).tolist()
+    differences = {
+        f"largest |Δz|, {name} ({engines[name].precision})": float(
+            np.abs(redshifts[name] - redshifts["torch"]).max()
+        )
+        for name in ("float32", "auto")
+    }
+    measures = Accuracy.of(z_pred, z_true).measures() | {"precision (NMAD)": exact_nmad(z_pred, z_true)}
+    return measures | differences
 
 
 def main() -> None:
@@ -57,6 +72,9 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for name, measures in rows.items():
         print(f"| {name} | " + " | ".join(f"{measures[column]:.4f}" for column in COLUMNS) + " |")
+    for name, measures in rows.items():
+        for what in (key for key in measures if key.startswith("largest")):
+            print(f"{name}: {what} from torch's own: {measures[what]:.1e}")
 
 
 if __name__ == "__main__":

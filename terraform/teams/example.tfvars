@@ -2,5 +2,6 @@
 team                = "example"
 region              = "us-east-1"
 architecture        = "arm64"
+image_variant       = "lean" # "torch" for scripts of your own that import it
 inference_memory_mb = 3538
 log_retention_days  = 30

@@ -1,0 +1,83 @@
+"""How bytes get from one rank to another: one small interface."""
+
+from __future__ import annotations
+
+import queue
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .errors import MessageMismatch, PeerLost, PeerTimeout
+
+
+class Deadline:
+    """A point in time that all waits of one operation share."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds until then; 0 when it has passed."""
+        return max(0.0, self._end - time.monotonic())
+
+
+class Channel(Protocol):
+    """Messages between this rank and each other one, in order, whole or not at all."""
+
+    rank: int
+    size: int
+
+    def send(self, peer: int, data: bytes | memoryview, deadline: Deadline) -> None:
+        """Raises PeerTimeout, PeerLost or PeerRefused."""
+
+    def receive(self, peer: int, length: int, deadline: Deadline) -> bytes:
+        """The next message of `peer`, which has `length` bytes. Raises MessageMismatch too."""
+
+    def close(self) -> None:
+        """Releases everything; peers that wait for this rank are told so."""
+
+
+_CLOSED = b"\0closed"
+
+
+@dataclass
+class Memory:
+    """All ranks of one group in one process, for tests: Memory(size).channel(rank)."""
+
+    size: int
+    _queues: dict[tuple[int, int], queue.Queue[bytes]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        pairs = ((a, b) for a in range(self.size) for b in range(self.size))
+        self._queues = {pair: queue.Queue() for pair in pairs}
+
+    def channel(self, rank: int) -> MemoryChannel:
+        return MemoryChannel(rank, self.size, self._queues)
+
+
+@dataclass
+class MemoryChannel:
+    rank: int
+    size: int
+    _queues: dict[tuple[int, int], queue.Queue[bytes]]
+
+    def send(self, peer: int, data: bytes | memoryview, deadline: Deadline) -> None:
+        self._queues[self.rank, peer].put(bytes(data))
+
+    def receive(self, peer: int, length: int, deadline: Deadline) -> bytes:
+        waiting = self._queues[peer, self.rank]
+        try:
+            message = waiting.get(timeout=deadline.left())
+        except queue.Empty:
+            raise PeerTimeout(f"rank {self.rank}: nothing from rank {peer} in {deadline.seconds} s") from None
+        if message is _CLOSED:
+            waiting.put(_CLOSED)
+            raise PeerLost(f"rank {self.rank}: rank {peer} has left")
+        if len(message) != length:
+            raise MessageMismatch(f"rank {self.rank}: rank {peer} sent {len(message)} bytes, expected {length}")
+        return message
+
+    def close(self) -> None:
+        for peer in range(self.size):
+            self._queues[self.rank, peer].put(_CLOSED)

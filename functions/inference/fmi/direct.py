@@ -1,0 +1,396 @@
+"""The direct channel: one TCP connection a pair of ranks, made by hole punching through a rendezvous host.
+
+Without a secret it speaks FMI's and TCPunch's wire exactly, and can meet their ranks. With one, which only the
+ranks of a run know, pairing names cannot be guessed, both sides prove that they know it before anything is
+believed, and messages carry length and checksum; a pair that cannot punch through meets in a relay on the host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import select
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .channel import Deadline
+from .errors import FmiError, MessageMismatch, PeerLost, PeerRefused, PeerTimeout
+
+PORT = 10_000
+VERSION = 1
+NAME_LIMIT = 100  # bytes; the host takes no more, and FMI cuts longer names silently
+PUNCH_SECONDS = 4.0  # then the pair meets in the relay
+
+_ADDRESS = struct.Struct("!4sHxx")
+_FRAME = struct.Struct("<QI")  # length, CRC-32
+_HELLO = struct.Struct("<4sHII16s")  # magic, version, my rank, your rank, challenge
+_MAGIC = b"CFMI"
+_PAIR, _RELAY = b"\x02", b"\x03"
+_PIECE = 1 << 20
+
+
+@dataclass
+class Statistics:
+    """Seconds and bytes of this rank's communication, for its rank info."""
+
+    setup_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    sending_seconds: float = 0.0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    partners: list[int] = field(default_factory=list)
+    relayed: list[int] = field(default_factory=list)
+
+
+class Direct:
+    """Connections are made when a pair first needs one, and kept.
+
+    host: of the rendezvous server, a name or an address. comm_name: of the run; without a secret fewer than 100
+    bytes with the ranks, and no digit at its end, or two runs' pairing names could be the same.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        comm_name: str,
+        host: str,
+        port: int = PORT,
+        secret: bytes | None = None,
+        relay: bool = True,
+    ) -> None:
+        longest = len(f"{comm_name}{size}_{size}".encode())
+        if secret is None and (longest >= NAME_LIMIT or comm_name[-1:].isdigit() or not comm_name):
+            raise ValueError(
+                f"comm_name: {comm_name!r} must not end in a digit and must have fewer than "
+                f"{NAME_LIMIT - longest + len(comm_name.encode())} bytes, or pairs of ranks are confused"
+            )
+        self.rank, self.size = rank, size
+        self.statistics = Statistics()
+        self._name, self._host, self._port, self._secret = comm_name, host, port, secret
+        self._relay = relay and secret is not None
+        self._sockets: dict[int, socket.socket] = {}
+
+    def send(self, peer: int, data: bytes | memoryview, deadline: Deadline) -> None:
+        connection, start = self._connected(peer, self.rank, deadline), time.perf_counter()
+        view = memoryview(data)
+        if self._secret is not None:
+            self._write(connection, peer, memoryview(_FRAME.pack(len(view), zlib.crc32(view))), deadline)
+        self._write(connection, peer, view, deadline)
+        self.statistics.sending_seconds += time.perf_counter() - start
+        self.statistics.sent_bytes += len(view)
+
+    def receive(self, peer: int, length: int, deadline: Deadline) -> bytes:
+        connection, start = self._connected(peer, peer, deadline), time.perf_counter()
+        expected = None
+        if self._secret is not None:
+            found, expected = _FRAME.unpack(self._read(connection, peer, _FRAME.size, deadline))
+            if found != length:
+                self._drop(peer)
+                raise MessageMismatch(f"{self._us} rank {peer} sent {found} bytes, expected {length}")
+        data = self._read(connection, peer, length, deadline)
+        self.statistics.waiting_seconds += time.perf_counter() - start
+        self.statistics.received_bytes += length
+        if expected is not None and zlib.crc32(data) != expected:
+            self._drop(peer)
+            raise MessageMismatch(f"{self._us} what rank {peer} sent was damaged on the way")
+        return data
+
+    def close(self) -> None:
+        for peer in list(self._sockets):
+            self._drop(peer)
+
+    @property
+    def _us(self) -> str:
+        return f"rank {self.rank}:"
+
+    def _drop(self, peer: int) -> None:
+        connection = self._sockets.pop(peer, None)
+        if connection is not None:
+            connection.close()
+
+    def _write(self, connection: socket.socket, peer: int, data: memoryview, deadline: Deadline) -> None:
+        """All of it, or an error, after which the connection is gone: a part would shift all that follows."""
+        sent = 0
+        try:
+            while sent < len(data):
+                connection.settimeout(max(deadline.left(), 1e-3))
+                sent += connection.send(data[sent : sent + _PIECE])
+        except TimeoutError:
+            self._drop(peer)
+            raise PeerTimeout(
+                f"{self._us} rank {peer} took {sent} of {len(data)} bytes in {deadline.seconds:g} s"
+            ) from None
+        except OSError as error:
+            self._drop(peer)
+            raise PeerLost(f"{self._us} the connection to rank {peer} broke: {error}") from None
+
+    def _read(self, connection: socket.socket, peer: int, length: int, deadline: Deadline) -> bytes:
+        data, place = bytearray(length), 0
+        view = memoryview(data)
+        try:
+            while place < length:
+                connection.settimeout(max(deadline.left(), 1e-3))
+                count = connection.recv_into(view[place : place + _PIECE])
+                if not count:
+                    self._drop(peer)
+                    raise PeerLost(f"{self._us} rank {peer} left after {place} of {length} bytes")
+                place += count
+        except TimeoutError:
+            self._drop(peer)
+            raise PeerTimeout(
+                f"{self._us} {place} of {length} bytes from rank {peer} in {deadline.seconds:g} s"
+            ) from None
+        except OSError as error:
+            self._drop(peer)
+            raise PeerLost(f"{self._us} the connection to rank {peer} broke: {error}") from None
+        return bytes(data)
+
+    def _connected(self, peer: int, sender: int, deadline: Deadline) -> socket.socket:
+        """The pair's connection; `sender`: of the pair's first message, which names a plain pair."""
+        if peer in self._sockets:
+            return self._sockets[peer]
+        start = time.perf_counter()
+        try:
+            connection = self._meet(peer, sender, deadline)
+        finally:
+            self.statistics.setup_seconds += time.perf_counter() - start
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sockets[peer] = connection
+        self.statistics.partners.append(peer)
+        return connection
+
+    def _meet(self, peer: int, sender: int, deadline: Deadline) -> socket.socket:
+        if self._secret is None:
+            receiver = peer if sender == self.rank else self.rank
+            name = f"{self._name}{sender}_{receiver}".encode()
+            return self._punch(peer, name, deadline, lambda connection, _: connection)
+        low, high = sorted((self.rank, peer))
+        token = hmac.new(self._secret, f"pair {self._name} {low} {high}".encode(), hashlib.sha256).hexdigest()
+        name = (b"L" if self.rank == low else b"H") + token[:48].encode()
+
+        def greet(connection: socket.socket, until: Deadline) -> socket.socket:
+            self._greet(connection, peer, until)
+            return connection
+
+        try:
+            return self._punch(peer, _PAIR + name, deadline, greet)
+        except _NotThrough:
+            if not self._relay or not deadline.left():
+                raise PeerTimeout(
+                    f"{self._us} no way through to rank {peer} in {deadline.seconds:g} s"
+                ) from None
+        self.statistics.relayed.append(peer)
+        return self._relayed(peer, _RELAY + name, deadline, greet)
+
+    def _punch(
+        self,
+        peer: int,
+        name: bytes,
+        deadline: Deadline,
+        greet: Callable[[socket.socket, Deadline], socket.socket],
+    ) -> socket.socket:
+        """deadline: for the partner to come to the host; after that PUNCH_SECONDS at most to get through."""
+        host = self._ask(name, peer, deadline)
+        try:
+            self._take(host, _ADDRESS.size, peer, deadline)  # our own address: that of the host's answer
+            port = host.getsockname()[1]
+            with _bound(port) as listener:
+                listener.listen(8)
+                theirs = _ADDRESS.unpack(self._take(host, _ADDRESS.size, peer, deadline))
+                address = (socket.inet_ntoa(theirs[0]), int(theirs[1]))
+                seconds = min(PUNCH_SECONDS, deadline.left()) if self._relay else deadline.left()
+                return self._through(listener, port, address, Deadline(seconds), greet)
+        finally:
+            host.close()
+
+    def _through(
+        self,
+        listener: socket.socket,
+        port: int,
+        address: tuple[str, int],
+        until: Deadline,
+        greet: Callable[[socket.socket, Deadline], socket.socket],
+    ) -> socket.socket:
+        """Listens on and connects from the very port that the host saw, until one connection stands."""
+        listener.setblocking(False)
+        dialing, pause = _dialled(port, address), 0.002
+        try:
+            while until.left():
+                wait = until.left() if dialing is not None else min(pause, until.left())
+                ready, writable = _ready(listener, dialing, wait)
+                found: socket.socket | None = None
+                if ready:
+                    with _quiet():
+                        accepted, source = listener.accept()
+                        found = accepted
+                        if self._secret is None and source[0] != address[0]:
+                            accepted.close()
+                            found = None
+                if found is None and writable and dialing is not None:
+                    if dialing.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                        found, dialing = dialing, None
+                    else:
+                        dialing.close()
+                        dialing, pause = None, min(2 * pause, 0.1)
+                        continue
+                if found is not None:
+                    try:
+                        found.setblocking(True)
+                        return greet(found, Deadline(min(until.left(), 2.0)))
+                    except (PeerLost, PeerTimeout):
+                        found.close()  # a stranger, or the half of a connection that the partner gave up
+                    except BaseException:
+                        found.close()
+                        raise
+                if dialing is None:
+                    dialing = _dialled(port, address)
+            raise _NotThrough
+        finally:
+            if dialing is not None:
+                dialing.close()
+
+    def _relayed(
+        self,
+        peer: int,
+        name: bytes,
+        deadline: Deadline,
+        greet: Callable[[socket.socket, Deadline], socket.socket],
+    ) -> socket.socket:
+        host = self._ask(name, peer, deadline)
+        try:
+            self._take(host, 1, peer, deadline)
+            return greet(host, deadline)
+        except BaseException:
+            host.close()
+            raise
+
+    def _ask(self, name: bytes, peer: int, deadline: Deadline) -> socket.socket:
+        """A connection to the host, with the name sent in one segment; tried again while there is time."""
+        fault = "no time was left"
+        while deadline.left():
+            host = _socket()
+            try:
+                host.settimeout(max(deadline.left(), 1e-3))
+                host.connect((self._host, self._port))
+                host.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                host.sendall(name)
+                return host
+            except socket.gaierror as error:
+                host.close()
+                raise PeerLost(f"{self._us} rendezvous host {self._host}: {error}") from None
+            except OSError as error:
+                host.close()
+                fault = str(error)
+                time.sleep(min(0.1, deadline.left()))
+        raise PeerTimeout(
+            f"{self._us} rendezvous host {self._host}:{self._port} for rank {peer} cannot be reached in "
+            f"{deadline.seconds:g} s: {fault}"
+        )
+
+    def _take(self, host: socket.socket, length: int, peer: int, deadline: Deadline) -> bytes:
+        data = b""
+        try:
+            while len(data) < length:
+                host.settimeout(max(deadline.left(), 1e-3))
+                piece = host.recv(length - len(data))
+                if not piece:
+                    raise PeerLost(
+                        f"{self._us} the rendezvous host let go before rank {peer} came: it is full, was "
+                        "stopped, or this rank has asked again"
+                    )
+                data += piece
+        except TimeoutError:
+            raise PeerTimeout(
+                f"{self._us} rank {peer} did not come to the rendezvous host in {deadline.seconds:g} s"
+            ) from None
+        except OSError as error:
+            raise PeerLost(f"{self._us} the rendezvous host broke off: {error}") from None
+        return data
+
+    def _greet(self, connection: socket.socket, peer: int, until: Deadline) -> None:
+        """Each proves by an HMAC over both challenges that it knows the secret; none is sent before it."""
+        assert self._secret is not None  # noqa: S101 - for the type checker
+        connection.settimeout(max(until.left(), 1e-3))
+        mine = _HELLO.pack(_MAGIC, VERSION, self.rank, peer, os.urandom(16))
+        try:
+            connection.sendall(mine)
+            theirs = self._exactly(connection, _HELLO.size, peer)
+            magic, version, rank, to, _ = _HELLO.unpack(theirs)
+            if (magic, version, rank, to) != (_MAGIC, VERSION, peer, self.rank):
+                raise PeerRefused(
+                    f"{self._us} who answered for rank {peer} says it is rank {rank} for {to}, "
+                    f"version {version}"
+                )
+            connection.sendall(self._proof(mine, theirs))
+            proof = self._exactly(connection, 32, peer)
+        except TimeoutError:
+            raise PeerTimeout(f"{self._us} rank {peer} did not greet in {until.seconds:g} s") from None
+        except OSError as error:
+            raise PeerLost(f"{self._us} the connection to rank {peer} broke: {error}") from None
+        if not hmac.compare_digest(proof, self._proof(theirs, mine)):
+            raise PeerRefused(f"{self._us} who answered for rank {peer} does not know this run's secret")
+
+    def _exactly(self, connection: socket.socket, length: int, peer: int) -> bytes:
+        data = b""
+        while len(data) < length:
+            piece = connection.recv(length - len(data))
+            if not piece:
+                raise PeerLost(f"{self._us} rank {peer} closed the connection while greeting")
+            data += piece
+        return data
+
+    def _proof(self, first: bytes, second: bytes) -> bytes:
+        assert self._secret is not None  # noqa: S101 - for the type checker
+        return hmac.new(self._secret, b"greet " + self._name.encode() + first + second, hashlib.sha256).digest()
+
+
+class _NotThrough(FmiError):
+    """No connection stood in time."""
+
+
+class _quiet:
+    """A connection that is gone before it was accepted is no fault."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        return kind is not None and issubclass(kind, OSError)
+
+
+def _ready(listener: socket.socket, dialing: socket.socket | None, seconds: float) -> tuple[bool, bool]:
+    """Whether one can be accepted, and whether the dialled one has an outcome."""
+    poll = select.poll()  # knows no highest descriptor, as select() does
+    poll.register(listener, select.POLLIN)
+    if dialing is not None:
+        poll.register(dialing, select.POLLOUT)
+    events = {descriptor for descriptor, _ in poll.poll(seconds * 1000)}
+    return listener.fileno() in events, dialing is not None and dialing.fileno() in events
+
+
+def _socket() -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return made
+
+
+def _bound(port: int) -> socket.socket:
+    made = _socket()
+    made.bind(("0.0.0.0", port))  # noqa: S104 - the peer comes from anywhere
+    return made
+
+
+def _dialled(port: int, address: tuple[str, int]) -> socket.socket | None:
+    """A connection to `address` on its way; None where it failed at once."""
+    dialing = _bound(port)
+    dialing.setblocking(False)
+    if dialing.connect_ex(address) in (0, 115, 114, 11):  # EINPROGRESS, EALREADY, EAGAIN
+        return dialing
+    dialing.close()
+    return None

@@ -1,0 +1,23 @@
+"""What can go wrong between ranks; messages name rank, peer, operation and, where one ran out, the time."""
+
+from __future__ import annotations
+
+
+class FmiError(RuntimeError):
+    """A collective could not be done."""
+
+
+class PeerTimeout(FmiError):
+    """A peer did not come, send or receive in time."""
+
+
+class PeerLost(FmiError):
+    """A peer closed the connection, or it broke."""
+
+
+class PeerRefused(FmiError):
+    """A peer does not know the run's secret, or speaks for another run, rank or protocol version."""
+
+
+class MessageMismatch(FmiError):
+    """A peer sent another number of bytes than this rank expects, or they were damaged on the way."""

@@ -1,0 +1,226 @@
+"""The collectives over numpy arrays, by FMI's algorithms (Copik et al. 2023, 'FMI: Fast and Cheap Message
+Passing for Serverless Functions', ICS; partner orders as in the public implementation, so that both can meet).
+
+N ranks; v is a rank's place counted from the root. Every operation takes `seconds`, the time after which it
+raises PeerTimeout wherever it then stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .channel import Channel, Deadline
+from .errors import FmiError
+
+Array = NDArray[Any]
+Combine = Callable[[Array, Array], Array]
+
+
+class Group:
+    """All ranks that reduce together. Not for several threads at once.
+
+    combine: takes two arrays of one shape and type and gives such an array; `ordered` where it is not both
+    commutative and associative: it is then folded in the order of the ranks, from the left.
+    """
+
+    def __init__(self, channel: Channel, seconds: float = 30.0) -> None:
+        if channel.size < 1 or not 0 <= channel.rank < channel.size:
+            raise ValueError(f"rank {channel.rank} is not in a group of {channel.size}")
+        self._channel, self._seconds = channel, seconds
+        self.rank, self.size = channel.rank, channel.size
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def send(self, array: Array, to: int, seconds: float | None = None) -> None:
+        with self._operation("send", seconds) as deadline:
+            self._send(self._other(to), array, deadline)
+
+    def receive(self, like: Array, source: int, seconds: float | None = None) -> Array:
+        """The array that `source` sends; it has the shape and type of `like`."""
+        with self._operation("receive", seconds) as deadline:
+            return self._receive(self._other(source), like, deadline)
+
+    def bcast(self, array: Array, root: int = 0, seconds: float | None = None) -> Array:
+        """The root's array; the others give one of its shape and type."""
+        with self._operation("bcast", seconds) as deadline:
+            v, array = self._place(root), np.asarray(array)
+            for distance in reversed(self._distances()):
+                if v % (2 * distance) == 0 and v + distance < self.size:
+                    self._send(self._at(v + distance, root), array, deadline)
+                elif v % distance == 0 and v % (2 * distance):
+                    array = self._receive(self._at(v - distance, root), array, deadline)
+            return array
+
+    def gather(self, array: Array, root: int = 0, seconds: float | None = None) -> Array | None:
+        """All ranks' arrays, (N, *shape), at the root; None elsewhere."""
+        with self._operation("gather", seconds) as deadline:
+            v, blocks = self._place(root), np.asarray(array)[None]
+            for distance in self._distances():
+                if v % (2 * distance) == 0 and v + distance < self.size:
+                    count = min(distance, self.size - (v + distance))
+                    like = np.empty((count, *blocks.shape[1:]), blocks.dtype)
+                    theirs = self._receive(self._at(v + distance, root), like, deadline)
+                    blocks = np.concatenate([blocks, theirs])
+                elif v % distance == 0 and v % (2 * distance):
+                    self._send(self._at(v - distance, root), blocks, deadline)
+            return np.roll(blocks, root, axis=0) if v == 0 else None
+
+    def scatter(self, arrays: Array, root: int = 0, seconds: float | None = None) -> Array:
+        """This rank's row of the root's (N, *shape); the others give any array of that shape and type."""
+        with self._operation("scatter", seconds) as deadline:
+            arrays = np.asarray(arrays)
+            if arrays.shape[:1] != (self.size,):
+                raise ValueError(
+                    f"scatter: the first axis has {arrays.shape[0] if arrays.ndim else 0} rows, "
+                    f"expected {self.size}, one for each rank"
+                )
+            v = self._place(root)
+            blocks = np.roll(arrays, -root, axis=0) if v == 0 else arrays[:1]  # from place v up
+            for distance in reversed(self._distances()):
+                if v % (2 * distance) == 0 and v + distance < self.size:
+                    count = min(distance, self.size - (v + distance))
+                    self._send(self._at(v + distance, root), blocks[distance : distance + count], deadline)
+                elif v % distance == 0 and v % (2 * distance):
+                    like = np.empty((min(distance, self.size - v), *arrays.shape[1:]), arrays.dtype)
+                    blocks = self._receive(self._at(v - distance, root), like, deadline)
+            return blocks[0].copy()
+
+    def reduce(
+        self,
+        array: Array,
+        combine: Combine,
+        root: int = 0,
+        ordered: bool = False,
+        seconds: float | None = None,
+    ) -> Array | None:
+        """All ranks' arrays combined, at the root; None elsewhere."""
+        with self._operation("reduce", seconds) as deadline:
+            mine = np.asarray(array)
+            if ordered:
+                rows = self.gather(mine, root, deadline.left())
+                return None if rows is None else _folded(rows, combine)
+            v = self._place(root)
+            for distance in self._distances():
+                if v % (2 * distance) == 0 and v + distance < self.size:
+                    mine = _same(
+                        combine(mine, self._receive(self._at(v + distance, root), mine, deadline)), mine
+                    )
+                elif v % distance == 0 and v % (2 * distance):
+                    self._send(self._at(v - distance, root), mine, deadline)
+            return mine if v == 0 else None
+
+    def allreduce(
+        self, array: Array, combine: Combine, ordered: bool = False, seconds: float | None = None
+    ) -> Array:
+        """All ranks' arrays combined, at every rank: recursive doubling among the largest power of two."""
+        with self._operation("allreduce", seconds) as deadline:
+            mine = np.asarray(array)
+            if ordered:
+                done = self.reduce(mine, combine, 0, True, deadline.left())
+                return self.bcast(mine if done is None else done, 0, deadline.left())
+            power = 1 << (self.size.bit_length() - 1)
+            if self.rank >= power:
+                self._send(self.rank - power, mine, deadline)
+                return self._receive(self.rank - power, mine, deadline)
+            if self.rank + power < self.size:
+                mine = _same(combine(mine, self._receive(self.rank + power, mine, deadline)), mine)
+            distance = 1
+            while distance < power:
+                mine = _same(combine(mine, self._exchange(self.rank ^ distance, mine, deadline)), mine)
+                distance *= 2
+            if self.rank + power < self.size:
+                self._send(self.rank + power, mine, deadline)
+            return mine
+
+    def barrier(self, seconds: float | None = None) -> None:
+        """Returns when every rank has called it."""
+        self.allreduce(np.ones(1, np.uint8), lambda a, b: a, seconds=seconds)
+
+    def scan(
+        self, array: Array, combine: Combine, ordered: bool = False, seconds: float | None = None
+    ) -> Array:
+        """The arrays of ranks 0 to this one combined (inclusive)."""
+        with self._operation("scan", seconds) as deadline:
+            mine, rank = np.asarray(array), self.rank
+            if ordered:
+                if rank:
+                    mine = _same(combine(self._receive(rank - 1, mine, deadline), mine), mine)
+                if rank + 1 < self.size:
+                    self._send(rank + 1, mine, deadline)
+                return mine
+            steps = self.size.bit_length() - 1
+            for i in range(steps):
+                if (rank + 1) % (2 << i) == 0:
+                    mine = _same(combine(self._receive(rank - (1 << i), mine, deadline), mine), mine)
+                elif (rank + 1) % (1 << i) == 0 and rank + (1 << i) < self.size:
+                    self._send(rank + (1 << i), mine, deadline)
+                    break
+            for i in range(steps, 0, -1):
+                if (rank + 1) % (1 << i) == 0:
+                    if rank + (1 << (i - 1)) < self.size:
+                        self._send(rank + (1 << (i - 1)), mine, deadline)
+                elif (rank + 1) % (1 << (i - 1)) == 0 and rank - (1 << (i - 1)) > 0:
+                    mine = _same(combine(self._receive(rank - (1 << (i - 1)), mine, deadline), mine), mine)
+            return mine
+
+    @contextmanager
+    def _operation(self, name: str, seconds: float | None) -> Iterator[Deadline]:
+        try:
+            yield Deadline(self._seconds if seconds is None else seconds)
+        except FmiError as error:
+            if error.args and not str(error).startswith("in "):
+                error.args = (f"in {name}: {error}",)
+            raise
+
+    def _exchange(self, peer: int, mine: Array, deadline: Deadline) -> Array:
+        """The higher rank sends first, so that two never wait for each other with full buffers."""
+        if self.rank > peer:
+            self._send(peer, mine, deadline)
+            return self._receive(peer, mine, deadline)
+        theirs = self._receive(peer, mine, deadline)
+        self._send(peer, mine, deadline)
+        return theirs
+
+    def _send(self, peer: int, array: Array, deadline: Deadline) -> None:
+        self._channel.send(peer, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, deadline)
+
+    def _receive(self, peer: int, like: Array, deadline: Deadline) -> Array:
+        received = np.frombuffer(self._channel.receive(peer, like.nbytes, deadline), like.dtype)
+        return received.reshape(like.shape).copy()
+
+    def _other(self, peer: int) -> int:
+        if not 0 <= peer < self.size or peer == self.rank:
+            raise ValueError(f"rank {self.rank} of {self.size} has no peer {peer}")
+        return peer
+
+    def _place(self, root: int) -> int:
+        if not 0 <= root < self.size:
+            raise ValueError(f"root {root} is not in a group of {self.size}")
+        return (self.rank - root) % self.size
+
+    def _at(self, place: int, root: int) -> int:
+        return (place + root) % self.size
+
+    def _distances(self) -> list[int]:
+        return [1 << i for i in range((self.size - 1).bit_length())]
+
+
+def _folded(rows: Array, combine: Combine) -> Array:
+    result = rows[0].copy()
+    for row in rows[1:]:
+        result = _same(combine(result, row), result)
+    return result
+
+
+def _same(result: Any, like: Array) -> Array:
+    """A combine function's result in the type and shape that peers expect."""
+    array = np.asarray(result)
+    if array.shape != like.shape:
+        raise ValueError(f"the function gave shape {array.shape} for arrays of shape {like.shape}")
+    return array.astype(like.dtype, copy=False)

@@ -1,0 +1,1 @@
+"""The rendezvous host of FMI's direct channel: `server.py` is what runs on it."""

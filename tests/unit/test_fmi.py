@@ -1,0 +1,419 @@
+"""The collectives agree with numpy over every channel, and what goes wrong between ranks is said and ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosmicai.packaging import FUNCTIONS
+
+sys.path.append(str(FUNCTIONS / "inference"))
+import fmi
+
+SIZES = (1, 2, 3, 4, 5, 8, 16, 17)
+SERVER = FUNCTIONS / "rendezvous" / "server.py"
+
+
+class Host:
+    """A rendezvous host, as a process."""
+
+    def __init__(self, port: int = 0) -> None:
+        command = [sys.executable, str(SERVER), "--host", "127.0.0.1", "--port", str(port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.port = int(json.loads(self._process.stdout.readline())["port"])
+
+    def health(self) -> dict[str, Any]:
+        with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
+            connection.sendall(b"\x01")
+            with connection.makefile() as lines:
+                found: dict[str, Any] = json.loads(lines.readline())
+        return found
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), 5)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self._process.send_signal(number)
+        with self._process:  # closes its output too
+            return self._process.wait(10)
+
+    def memory_kib(self) -> int:
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    host = Host()
+    yield host
+    host.stop()
+
+
+Open = Callable[[int], list[fmi.Channel]]
+
+
+@pytest.fixture(params=["memory", "direct", "direct, as FMI's own"])
+def channels(request: pytest.FixtureRequest, host: Host) -> Open:
+    """Channels of all ranks of a new group."""
+
+    def make(size: int) -> list[fmi.Channel]:
+        if request.param == "memory":
+            memory = fmi.Memory(size)
+            return [memory.channel(rank) for rank in range(size)]
+        secret = b"of this run" if request.param == "direct" else None
+        name = f"run-{os.urandom(4).hex()}-"
+        return [fmi.Direct(rank, size, name, "127.0.0.1", host.port, secret) for rank in range(size)]
+
+    return make
+
+
+def together(channels: list[Any], work: Callable[[fmi.Group], Any], seconds: float = 20.0) -> list[Any]:
+    """What `work` gives at each rank, all running at once; an exception stands for itself."""
+
+    def one(channel: fmi.Channel) -> Any:
+        group = fmi.Group(channel, seconds)
+        try:
+            return work(group)
+        except Exception as error:
+            return error
+        finally:
+            group.close()
+
+    with ThreadPoolExecutor(len(channels)) as pool:
+        return list(pool.map(one, channels))
+
+
+def _mix(a: Any, b: Any) -> Any:
+    """Neither commutative nor associative."""
+    return (a * 31 + b * 7 + 1) % 1_000_003
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_operation_and_root(channels: Open, size: int) -> None:
+    values = np.arange(size * 3, dtype=np.int64).reshape(size, 3) ** 2 + 5
+    folds = [values[0]]
+    for row in values[1:]:
+        folds.append(_mix(folds[-1], row))
+
+    def work(group: fmi.Group) -> None:
+        mine = values[group.rank]
+        for root in range(size):
+            assert np.array_equal(group.bcast(mine, root), values[root])
+            gathered = group.gather(mine, root)
+            assert np.array_equal(group.scatter(values * (root + 1), root), mine * (root + 1))
+            summed = group.reduce(mine, np.add, root)
+            folded = group.reduce(mine, _mix, root, ordered=True)
+            if group.rank == root:
+                assert np.array_equal(gathered, values)
+                assert np.array_equal(summed, values.sum(0))
+                assert np.array_equal(folded, folds[-1])
+            else:
+                assert gathered is summed is folded is None
+        group.barrier()
+        assert np.array_equal(group.allreduce(mine, np.maximum), values.max(0))
+        assert np.array_equal(group.allreduce(mine, _mix, ordered=True), folds[-1])
+        assert np.array_equal(group.scan(mine, np.add), values[: group.rank + 1].sum(0))
+        assert np.array_equal(group.scan(mine, _mix, ordered=True), folds[group.rank])
+
+    assert together(channels(size), work) == [None] * size
+
+
+@settings(max_examples=60)
+@given(
+    size=st.integers(1, 17),
+    dtype=st.sampled_from(["<i4", "<i8", "<f4", "<f8", "<u2", "?", "<c16"]),
+    shape=st.lists(st.integers(0, 4), max_size=3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_type_and_shape(size: int, dtype: str, shape: list[int], seed: int) -> None:
+    values = np.random.default_rng(seed).integers(0, 9, (size, *shape)).astype(dtype)
+    root, memory = seed % size, fmi.Memory(size)
+
+    def work(group: fmi.Group) -> None:
+        mine = values[group.rank]
+        assert np.array_equal(group.bcast(mine, root), values[root])
+        assert np.array_equal(group.scatter(values, root), mine)
+        assert np.array_equal(group.allreduce(mine, np.maximum), values.max(0))
+        gathered = group.gather(mine, root)
+        assert gathered is None or (np.array_equal(gathered, values) and gathered.dtype == values.dtype)
+
+    assert together([memory.channel(rank) for rank in range(size)], work) == [None] * size
+
+
+def test_64_mb_go_through_in_pieces(channels: Open) -> None:
+    large = np.random.default_rng(0).standard_normal(8 << 20)
+    done = together(channels(3), lambda group: float(group.bcast(large * (group.rank == 1), 1).sum()))
+    assert done == [float(large.sum())] * 3
+
+
+def test_the_interface_of_fmis_binding(channels: Open) -> None:
+    two = fmi.types(fmi.datatypes.int_list, 2)
+    one = fmi.types(fmi.datatypes.double)
+
+    def work(group: fmi.Group) -> Any:
+        c = fmi.Communicator.over(group._channel)
+        rank = group.rank
+        if rank == 0:
+            c.send(1.5, 1, one)
+        if rank == 1:
+            assert c.recv(0, one) == 1.5
+        assert c.bcast([7, 8] if rank == 2 else None, 2, two) == [7, 8]
+        assert c.gather([rank, -rank], 0, two) in (None, [0, 0, 1, -1, 2, -2])
+        assert c.scatter([0, 1, 2, 3, 4, 5] if rank == 0 else None, 0, two) == [2 * rank, 2 * rank + 1]
+        assert c.allreduce(2.0, fmi.func(fmi.op.prod), one) == 8.0
+        last = fmi.func(fmi.op.custom, lambda a, b: [2 * a[0] + b[0], b[1]])  # ordered, also for lists
+        assert c.reduce([rank, rank], last, 0, two) in (None, [4, 2])
+        assert c.scan([rank + 1, 0], fmi.func(fmi.op.sum), two)[0] == sum(range(1, rank + 2))
+        c.barrier()
+        for bad, error in (([1], ValueError), ([2**31, 0], OverflowError)):
+            with pytest.raises(error):
+                c.bcast(bad, rank, two)
+        return "done"
+
+    assert together(channels(3), work) == ["done"] * 3
+
+
+def test_faults_of_the_caller_are_named() -> None:
+    group = fmi.Group(fmi.Memory(2).channel(0))
+    for call, fault in (
+        (lambda: group.send(np.zeros(1), 0), "has no peer 0"),
+        (lambda: group.bcast(np.zeros(1), 2), "root 2 is not in a group of 2"),
+        (lambda: group.scatter(np.zeros((3, 1))), "first axis has 3 rows, expected 2"),
+    ):
+        with pytest.raises(ValueError, match=fault):
+            call()
+    for name in ("run1", "n" * 99, ""):
+        with pytest.raises(ValueError, match="pairs of ranks are confused"):
+            fmi.Direct(0, 2, name, "127.0.0.1")
+
+
+def test_a_wrong_secret_is_refused_on_both_sides(host: Host) -> None:
+    channels = [fmi.Direct(rank, 2, "run-", "127.0.0.1", host.port, b"right") for rank in range(2)]
+    channels[1]._proof = lambda first, second: bytes(32)  # type: ignore[method-assign]
+    first, second = together(channels, lambda group: group.barrier(), seconds=3)
+    assert isinstance(first, fmi.PeerRefused)
+    assert "rank 0: who answered for rank 1 does not know this run's secret" in str(first)
+    assert isinstance(second, fmi.FmiError)
+    for secrets in ((b"a", b"b"),):
+        strangers = [
+            fmi.Direct(r, 2, "run-", "127.0.0.1", host.port, secret) for r, secret in enumerate(secrets)
+        ]
+        done = together(strangers, lambda group: group.barrier(), seconds=1)
+        assert all(isinstance(error, fmi.PeerTimeout) for error in done)  # they do not even meet
+
+
+def _foreign(host: Host, name: bytes, value: float) -> float:
+    """A TCPunch client after the public description alone; exchanges one double, receiving first."""
+
+    def made() -> socket.socket:
+        made = socket.socket()
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.settimeout(10)
+        return made
+
+    rendezvous = made()
+    rendezvous.connect(("127.0.0.1", host.port))
+    rendezvous.send(name)
+    own = struct.unpack("!4sHxx", rendezvous.recv(8, socket.MSG_WAITALL))
+    listener = made()
+    listener.bind(("0.0.0.0", own[1]))  # noqa: S104
+    listener.listen(1)
+    peer = struct.unpack("!4sHxx", rendezvous.recv(8, socket.MSG_WAITALL))
+    found: list[socket.socket] = []
+    accepting = threading.Thread(target=lambda: found.append(listener.accept()[0]), daemon=True)
+    accepting.start()
+    for _ in range(100):
+        dialing = made()
+        dialing.bind(("0.0.0.0", own[1]))  # noqa: S104
+        if found or dialing.connect_ex((socket.inet_ntoa(peer[0]), peer[1])) == 0:
+            break
+        time.sleep(0.01)
+    connection = found[0] if found else dialing
+    received: float = struct.unpack("<d", connection.recv(8, socket.MSG_WAITALL))[0]
+    connection.sendall(struct.pack("<d", value))
+    return received
+
+
+def test_a_foreign_client_of_fmis_wire_pairs_with_ours(host: Host) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        foreign = pool.submit(_foreign, host, b"theirs-0_1", 2.5)
+        ours = fmi.Direct(0, 2, "theirs-", "127.0.0.1", host.port)
+        group = fmi.Group(ours)
+        group.send(np.array([1.25]), 1)
+        assert group.receive(np.empty(1), 1).tolist() == [2.5]
+        assert foreign.result(10) == 1.25
+        group.close()
+
+
+def _nothing(listener: socket.socket, dialing: socket.socket | None, seconds: float) -> tuple[bool, bool]:
+    time.sleep(seconds)
+    return False, False
+
+
+def test_behind_closed_networks_a_pair_meets_in_the_relay(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmi.direct.PUNCH_SECONDS", 0.3)
+    monkeypatch.setattr("fmi.direct._dialled", lambda port, address: None)
+    monkeypatch.setattr("fmi.direct._ready", _nothing)
+    channels = [fmi.Direct(rank, 2, "closed-", "127.0.0.1", host.port, b"s") for rank in range(2)]
+    done = together(channels, lambda group: group.allreduce(np.ones(100_000), np.add).sum())
+    assert done == [200_000.0] * 2
+    assert [channel.statistics.relayed for channel in channels] == [[1], [0]]
+
+
+def test_a_rank_that_never_comes_is_a_timeout_that_says_who(host: Host) -> None:
+    channel = fmi.Direct(0, 2, "alone-", "127.0.0.1", host.port, b"s")
+    began = time.monotonic()
+    with pytest.raises(fmi.PeerTimeout, match=r"in send: rank 0: rank 1 did not come .* in 0\.5 s"):
+        fmi.Group(channel).send(np.zeros(1), 1, seconds=0.5)
+    assert time.monotonic() - began < 3
+
+
+def test_a_rank_that_leaves_is_an_error_and_never_garbage(channels: Open) -> None:
+    def work(group: fmi.Group) -> Any:
+        group.barrier()
+        if group.rank == 1:
+            return "left"
+        return group.allreduce(np.ones(1000), np.add)
+
+    done = together(channels(3), work, seconds=4)
+    assert done[1] == "left"
+    assert isinstance(done[0], fmi.PeerLost | fmi.PeerTimeout)
+    assert isinstance(done[2], fmi.PeerLost | fmi.PeerTimeout)
+
+
+def test_a_reader_that_stops_cuts_no_message_short(host: Host) -> None:
+    """A send that does not go out in time is an error on both sides, not a part of a message."""
+    channels = [fmi.Direct(rank, 2, "slow-", "127.0.0.1", host.port, b"s") for rank in range(2)]
+
+    def work(group: fmi.Group) -> Any:
+        group.barrier()
+        if group.rank == 0:
+            group.send(np.ones(8 << 20), 1, seconds=0.5)
+        else:
+            time.sleep(1.5)
+            group.receive(np.empty(8 << 20), 0)
+
+    first, second = together(channels, work)
+    assert isinstance(first, fmi.PeerTimeout)
+    assert isinstance(second, fmi.PeerLost)
+    assert "of 67108864 bytes" in str(first)
+
+
+def test_a_late_rank_and_a_retry_find_each_other(host: Host) -> None:
+    """The first attempt gives up before its partner comes; neither meets what it left behind."""
+    early = fmi.Direct(0, 2, "late-", "127.0.0.1", host.port, b"s")
+    with pytest.raises(fmi.PeerTimeout):
+        fmi.Group(early).send(np.zeros(1), 1, seconds=0.2)
+    channels = [fmi.Direct(rank, 2, "late-", "127.0.0.1", host.port, b"s") for rank in range(2)]
+    assert together(channels, lambda group: int(group.allreduce(np.ones(1), np.add)[0])) == [2, 2]
+
+
+def test_both_ranks_may_send_first(host: Host) -> None:
+    channels = [fmi.Direct(rank, 2, "both-", "127.0.0.1", host.port, b"s") for rank in range(2)]
+
+    def work(group: fmi.Group) -> int:
+        group.send(np.array([group.rank]), 1 - group.rank)
+        return int(group.receive(np.array([0]), 1 - group.rank)[0])
+
+    assert together(channels, work) == [1, 0]
+
+
+def test_another_length_than_expected_is_an_error(host: Host) -> None:
+    channels = [fmi.Direct(rank, 2, "length-", "127.0.0.1", host.port, b"s") for rank in range(2)]
+
+    def work(group: fmi.Group) -> None:
+        if group.rank:
+            group.receive(np.empty(3), 0)
+        else:
+            group.send(np.empty(4), 1)
+
+    _, error = together(channels, work)
+    assert isinstance(error, fmi.MessageMismatch)
+    assert "in receive: rank 1: rank 0 sent 32 bytes, expected 24" in str(error)
+
+
+def test_a_stopped_host_and_one_that_comes_back() -> None:
+    first = Host()
+    assert first.health()["healthy"]
+    assert first.stop() == 0
+    channels = [fmi.Direct(rank, 2, "back-", "127.0.0.1", first.port, b"s") for rank in range(2)]
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(together, channels, lambda group: group.barrier())
+        time.sleep(0.5)
+        again = Host(first.port)
+        assert done.result(20) == [None, None]
+    again.stop(signal.SIGKILL)
+    with pytest.raises(fmi.PeerTimeout, match=r"rendezvous host .* for rank 1 cannot be reached in 0\.3 s"):
+        fmi.Group(fmi.Direct(0, 2, "gone-", "127.0.0.1", first.port, b"s")).send(np.zeros(1), 1, seconds=0.3)
+
+
+def test_no_client_holds_up_another() -> None:
+    host = Host()
+    idle = [host.connect() for _ in range(300)]  # silent
+    for connection in (host.connect() for _ in range(50)):  # reset at once
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+    flood = host.connect()
+    flood.sendall(b"n" * 50_000)
+    channels = [fmi.Direct(rank, 4, "calm-", "127.0.0.1", host.port, b"s") for rank in range(4)]
+    assert together(channels, lambda group: group.barrier()) == [None] * 4
+    found = host.health()
+    assert found["paired"] >= 4
+    assert found["malformed"] >= 1
+    for connection in idle:
+        connection.close()
+    flood.close()
+    assert host.stop() == 0
+
+
+def test_two_thousand_clients_pair_at_once_and_names_leave_nothing_behind() -> None:
+    host = Host()
+    before = host.memory_kib()
+
+    def client(number: int) -> bytes:
+        with host.connect() as connection:
+            connection.settimeout(20)
+            connection.sendall(b"pair-%d" % (number // 2))
+            return connection.recv(16, socket.MSG_WAITALL)
+
+    with ThreadPoolExecutor(500) as pool:
+        answers = list(pool.map(client, range(2000)))
+    assert all(len(answer) == 16 for answer in answers)
+    for burst in range(20):  # 10,000 names whose partner never comes, and whose client goes
+        connections = [host.connect() for _ in range(500)]
+        for number, connection in enumerate(connections):
+            connection.sendall(b"nobody-%d-%d" % (burst, number))
+        for connection in connections:
+            connection.close()
+    deadline = time.monotonic() + 10
+    while (found := host.health())["waiting"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert (found["waiting"], found["clients"], found["paired"]) == (0, 1, 1000)
+    assert host.memory_kib() - before < 60_000
+    assert host.stop() == 0
+
+
+def test_two_hundred_set_ups_of_four_ranks(host: Host) -> None:
+    for number in range(200):
+        name = f"set-up-{number}-"
+        channels = [fmi.Direct(rank, 4, name, "127.0.0.1", host.port, b"s") for rank in range(4)]
+        done = together(channels, lambda group: float(group.allreduce(np.ones(1), np.add)[0]), seconds=10)
+        assert done == [4.0] * 4
