@@ -28,6 +28,7 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
+        options.enable_mem_pattern = False  # it reserves for every batch size seen, and is no faster here
         options.log_severity_level = 3
         graph = next(file for file in files if file.suffix == ".onnx")
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -18,7 +18,7 @@ from .torchfile import Array, Buffer, Source, Tensor, TorchFileError, describe, 
 Floats = NDArray[np.float32]
 T = TypeVar("T")
 
-BLOCK_BYTES = 4 << 20  # of images in one read: large enough for S3's throughput, small enough to wait for
+BLOCK_BYTES = 2 << 20  # of images in one read: large enough for S3's throughput, small enough to wait for
 READS_AHEAD = 4  # blocks that are read while one is computed; S3 gives 85 to 90 MB/s for each
 
 

@@ -38,7 +38,7 @@ class Limits:
     """clients: at once in all and from one address; seconds: to send a name, to wait for the partner, and
     without a byte in a relay; bytes: through one relay in each direction."""
 
-    clients: int = 20_000
+    clients: int = 8_000
     clients_per_address: int = 4_096
     name_seconds: float = 5.0
     wait_seconds: float = 120.0

@@ -17,6 +17,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from .channel import Deadline
 from .errors import FmiError, MessageMismatch, PeerLost, PeerRefused, PeerTimeout
@@ -32,6 +33,7 @@ _HELLO = struct.Struct("<4sHII16s")  # magic, version, my rank, your rank, chall
 _MAGIC = b"CFMI"
 _PAIR, _RELAY = b"\x02", b"\x03"
 _PIECE = 1 << 20
+Greet = Callable[[socket.socket, Deadline], None]
 
 
 @dataclass
@@ -158,6 +160,8 @@ class Direct:
         start = time.perf_counter()
         try:
             connection = self._meet(peer, sender, deadline)
+        except OSError as error:
+            raise PeerLost(f"{self._us} no connection to rank {peer} can be made here: {error}") from None
         finally:
             self.statistics.setup_seconds += time.perf_counter() - start
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -166,34 +170,31 @@ class Direct:
         return connection
 
     def _meet(self, peer: int, sender: int, deadline: Deadline) -> socket.socket:
-        if self._secret is None:
-            receiver = peer if sender == self.rank else self.rank
-            name = f"{self._name}{sender}_{receiver}".encode()
-            return self._punch(peer, name, deadline, lambda connection, _: connection)
         low, high = sorted((self.rank, peer))
-        token = hmac.new(self._secret, f"pair {self._name} {low} {high}".encode(), hashlib.sha256).hexdigest()
-        name = (b"L" if self.rank == low else b"H") + token[:48].encode()
-
-        def greet(connection: socket.socket, until: Deadline) -> socket.socket:
-            self._greet(connection, peer, until)
-            return connection
-
+        role, pair = (b"L" if self.rank == low else b"H"), f"pair {self._name} {low} {high}"
+        name, greet = self._plain_name(peer, sender), _taken_as_it_is
+        if self._secret is not None:
+            name = role + hmac.new(self._secret, pair.encode(), hashlib.sha256).hexdigest()[:48].encode()
+            greet = partial(self._greet, peer)
         try:
-            return self._punch(peer, _PAIR + name, deadline, greet)
+            return self._punch(peer, name if self._secret is None else _PAIR + name, deadline, greet)
         except _NotThrough:
             if not self._relay or not deadline.left():
-                raise PeerTimeout(
-                    f"{self._us} no way through to rank {peer} in {deadline.seconds:g} s"
-                ) from None
+                seconds = f"{deadline.seconds:g} s"
+                raise PeerTimeout(f"{self._us} no way through to rank {peer} in {seconds}") from None
         self.statistics.relayed.append(peer)
         return self._relayed(peer, _RELAY + name, deadline, greet)
+
+    def _plain_name(self, peer: int, sender: int) -> bytes:
+        receiver = peer if sender == self.rank else self.rank
+        return f"{self._name}{sender}_{receiver}".encode()
 
     def _punch(
         self,
         peer: int,
         name: bytes,
         deadline: Deadline,
-        greet: Callable[[socket.socket, Deadline], socket.socket],
+        greet: Greet,
     ) -> socket.socket:
         """deadline: for the partner to come to the host; after that PUNCH_SECONDS at most to get through."""
         host = self._ask(name, peer, deadline)
@@ -215,7 +216,7 @@ class Direct:
         port: int,
         address: tuple[str, int],
         until: Deadline,
-        greet: Callable[[socket.socket, Deadline], socket.socket],
+        greet: Greet,
     ) -> socket.socket:
         """Listens on and connects from the very port that the host saw, until one connection stands."""
         listener.setblocking(False)
@@ -242,7 +243,8 @@ class Direct:
                 if found is not None:
                     try:
                         found.setblocking(True)
-                        return greet(found, Deadline(min(until.left(), 2.0)))
+                        greet(found, Deadline(min(until.left(), 2.0)))
+                        return found
                     except (PeerLost, PeerTimeout):
                         found.close()  # a stranger, or the half of a connection that the partner gave up
                     except BaseException:
@@ -260,12 +262,13 @@ class Direct:
         peer: int,
         name: bytes,
         deadline: Deadline,
-        greet: Callable[[socket.socket, Deadline], socket.socket],
+        greet: Greet,
     ) -> socket.socket:
         host = self._ask(name, peer, deadline)
         try:
             self._take(host, 1, peer, deadline)
-            return greet(host, deadline)
+            greet(host, deadline)
+            return host
         except BaseException:
             host.close()
             raise
@@ -274,7 +277,7 @@ class Direct:
         """A connection to the host, with the name sent in one segment; tried again while there is time."""
         fault = "no time was left"
         while deadline.left():
-            host = _socket()
+            host = _bound(0)  # else the kernel may give a port that others' connections share, to bind no more
             try:
                 host.settimeout(max(deadline.left(), 1e-3))
                 host.connect((self._host, self._port))
@@ -313,7 +316,7 @@ class Direct:
             raise PeerLost(f"{self._us} the rendezvous host broke off: {error}") from None
         return data
 
-    def _greet(self, connection: socket.socket, peer: int, until: Deadline) -> None:
+    def _greet(self, peer: int, connection: socket.socket, until: Deadline) -> None:
         """Each proves by an HMAC over both challenges that it knows the secret; none is sent before it."""
         assert self._secret is not None  # noqa: S101 - for the type checker
         connection.settimeout(max(until.left(), 1e-3))
@@ -350,6 +353,10 @@ class Direct:
         return hmac.new(self._secret, b"greet " + self._name.encode() + first + second, hashlib.sha256).digest()
 
 
+def _taken_as_it_is(connection: socket.socket, until: Deadline) -> None:
+    """Without a secret, who connects is believed."""
+
+
 class _NotThrough(FmiError):
     """No connection stood in time."""
 
@@ -373,16 +380,16 @@ def _ready(listener: socket.socket, dialing: socket.socket | None, seconds: floa
     return listener.fileno() in events, dialing is not None and dialing.fileno() in events
 
 
-def _socket() -> socket.socket:
-    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    return made
-
-
 def _bound(port: int) -> socket.socket:
-    made = _socket()
-    made.bind(("0.0.0.0", port))  # noqa: S104 - the peer comes from anywhere
+    """A socket on a local port, 0 for any, that others of this process may share."""
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.bind(("0.0.0.0", port))  # noqa: S104 - the peer comes from anywhere
+    except BaseException:
+        made.close()
+        raise
     return made
 
 
