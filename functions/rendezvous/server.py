@@ -226,7 +226,8 @@ def _packed(address: tuple[str, int]) -> bytes:
 
 
 def log(message: str, **fields: object) -> None:
-    print(json.dumps({"message": message, **fields}), flush=True)
+    with suppress(OSError):  # a log that nobody reads any more stops no rank
+        print(json.dumps({"message": message, **fields}), flush=True)
 
 
 async def run(host: str, port: int, limits: Limits = Limits()) -> None:
