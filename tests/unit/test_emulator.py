@@ -17,9 +17,10 @@ from cosmicai.emulator import Emulator, EmulatorError, localstack
 from cosmicai.packaging import BuildFolder
 
 _OWNER = """
-import sys, time
+import signal, sys, time
 from cosmicai.emulator import Emulator
 from cosmicai.packaging import BuildFolder
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests run in the background inherit none
 aws = Emulator(BuildFolder())
 aws.start()
 print(aws.folder, flush=True)
