@@ -25,7 +25,7 @@ from torch import nn
 from cosmicai.model import graph
 from inference import astromae
 from inference.accuracy import Accuracy, exact_nmad
-from inference.engine import GRAPHS, Engine, load
+from inference.engine import GRAPHS, Choice, Engine, load, start
 from inference.partition import Partition
 
 Json = dict[str, Any]
@@ -102,12 +102,7 @@ def optimise(folder: Path, galaxies: Partition | None = None, limits: Limits = L
         )
     ranges = activation_ranges(model, galaxies.rows(0, CALIBRATED_ON))
     int8 = _written(folder, "model.int8", graph.build(model, ranges))
-    _write_graphs(folder, {**found, "int8": {**int8, "admitted": True}})  # so that it can be loaded and judged
-    try:
-        report = _judge(folder, galaxies.rows(CALIBRATED_ON, len(galaxies)), limits)
-    except BaseException:
-        _write_graphs(folder, found)
-        raise
+    report = _judge(folder, tuple(int8["files"]), galaxies.rows(CALIBRATED_ON, len(galaxies)), limits)
     _write_graphs(folder, {**found, "int8": {**int8, "admitted": report.admitted, "report": asdict(report)}})
     return report
 
@@ -179,11 +174,11 @@ def _check(model: astromae.AstroMAE, engine: Engine) -> None:
         )
 
 
-def _judge(folder: Path, galaxies: Partition, limits: Limits) -> Report:
-    before, after = (
-        _predicted(load(folder, "onnxruntime", precision, threads=1), galaxies)
-        for precision in ("float32", "int8")
-    )
+def _judge(folder: Path, int8: tuple[str, ...], galaxies: Partition, limits: Limits) -> Report:
+    """int8: the files of a graph that graphs.json does not name yet, so that no rank can use it meanwhile."""
+    before = _predicted(load(folder, "onnxruntime", "float32", threads=1), galaxies)
+    judged = start(folder, Choice("onnxruntime", "int8", int8, "to be judged"), threads=1)
+    after = _predicted(judged, galaxies)
     differences = _differences(after, before)
     return Report(
         galaxies=len(galaxies),

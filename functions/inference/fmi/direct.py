@@ -7,6 +7,7 @@ believed, and messages carry length and checksum; a pair that cannot punch throu
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import os
@@ -397,7 +398,7 @@ def _dialled(port: int, address: tuple[str, int]) -> socket.socket | None:
     """A connection to `address` on its way; None where it failed at once."""
     dialing = _bound(port)
     dialing.setblocking(False)
-    if dialing.connect_ex(address) in (0, 115, 114, 11):  # EINPROGRESS, EALREADY, EAGAIN
+    if dialing.connect_ex(address) in (0, errno.EINPROGRESS, errno.EALREADY, errno.EAGAIN):
         return dialing
     dialing.close()
     return None
