@@ -31,8 +31,8 @@ class Channel(Protocol):
     def send(self, peer: int, data: bytes | memoryview, deadline: Deadline) -> None:
         """Raises PeerTimeout, PeerLost or PeerRefused."""
 
-    def receive(self, peer: int, length: int, deadline: Deadline) -> bytes:
-        """The next message of `peer`, which has `length` bytes. Raises MessageMismatch too."""
+    def receive(self, peer: int, length: int | None, deadline: Deadline) -> bytes:
+        """The next message of `peer`, of `length` bytes or, with None, of any. Raises MessageMismatch too."""
 
     def close(self) -> None:
         """Releases everything; peers that wait for this rank are told so."""
@@ -65,7 +65,7 @@ class MemoryChannel:
     def send(self, peer: int, data: bytes | memoryview, deadline: Deadline) -> None:
         self._queues[self.rank, peer].put(bytes(data))
 
-    def receive(self, peer: int, length: int, deadline: Deadline) -> bytes:
+    def receive(self, peer: int, length: int | None, deadline: Deadline) -> bytes:
         waiting = self._queues[peer, self.rank]
         try:
             message = waiting.get(timeout=deadline.left())
@@ -74,7 +74,7 @@ class MemoryChannel:
         if message is _CLOSED:
             waiting.put(_CLOSED)
             raise PeerLost(f"rank {self.rank}: rank {peer} has left")
-        if len(message) != length:
+        if length is not None and len(message) != length:
             raise MessageMismatch(f"rank {self.rank}: rank {peer} sent {len(message)} bytes, expected {length}")
         return message
 

@@ -14,26 +14,27 @@ import os
 import select
 import socket
 import struct
+import threading
 import time
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 from .channel import Deadline
-from .errors import FmiError, MessageMismatch, PeerLost, PeerRefused, PeerTimeout
+from .connection import Connection
+from .errors import FmiError, PeerLost, PeerRefused, PeerTimeout
 
 PORT = 10_000
 VERSION = 1
 NAME_LIMIT = 100  # bytes; the host takes no more, and FMI cuts longer names silently
 PUNCH_SECONDS = 4.0  # then the pair meets in the relay
+_CLOSED_SECONDS = 0.2  # between looks at whether the channel was closed
 
 _ADDRESS = struct.Struct("!4sHxx")
-_FRAME = struct.Struct("<QI")  # length, CRC-32
 _HELLO = struct.Struct("<4sHII16s")  # magic, version, my rank, your rank, challenge
 _MAGIC = b"CFMI"
 _PAIR, _RELAY = b"\x02", b"\x03"
-_PIECE = 1 << 20
 Greet = Callable[[socket.socket, Deadline], None]
 
 
@@ -77,98 +78,69 @@ class Direct:
         self.statistics = Statistics()
         self._name, self._host, self._port, self._secret = comm_name, host, port, secret
         self._relay = relay and secret is not None
-        self._sockets: dict[int, socket.socket] = {}
+        self._connections: dict[int, Connection] = {}
+        self._meeting: set[socket.socket] = set()  # connections to the host, and those that are greeting
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def connect(self, peer: int, sender: int, deadline: Deadline) -> None:
+        """Makes the pair's connection before it is needed; sender: of its first message, one of the two."""
+        self._connected(peer, sender, deadline)
 
     def send(self, peer: int, data: bytes | memoryview, deadline: Deadline) -> None:
         connection, start = self._connected(peer, self.rank, deadline), time.perf_counter()
         view = memoryview(data)
-        if self._secret is not None:
-            self._write(connection, peer, memoryview(_FRAME.pack(len(view), zlib.crc32(view))), deadline)
-        self._write(connection, peer, view, deadline)
-        self.statistics.sending_seconds += time.perf_counter() - start
-        self.statistics.sent_bytes += len(view)
+        connection.send(view, deadline)
+        with self._lock:
+            self.statistics.sending_seconds += time.perf_counter() - start
+            self.statistics.sent_bytes += len(view)
 
-    def receive(self, peer: int, length: int, deadline: Deadline) -> bytes:
+    def receive(self, peer: int, length: int | None, deadline: Deadline) -> bytes:
         connection, start = self._connected(peer, peer, deadline), time.perf_counter()
-        expected = None
-        if self._secret is not None:
-            found, expected = _FRAME.unpack(self._read(connection, peer, _FRAME.size, deadline))
-            if found != length:
-                self._drop(peer)
-                raise MessageMismatch(f"{self._us} rank {peer} sent {found} bytes, expected {length}")
-        data = self._read(connection, peer, length, deadline)
-        self.statistics.waiting_seconds += time.perf_counter() - start
-        self.statistics.received_bytes += length
-        if expected is not None and zlib.crc32(data) != expected:
-            self._drop(peer)
-            raise MessageMismatch(f"{self._us} what rank {peer} sent was damaged on the way")
+        data = connection.receive(length, deadline)
+        with self._lock:
+            self.statistics.waiting_seconds += time.perf_counter() - start
+            self.statistics.received_bytes += len(data)
         return data
 
     def close(self) -> None:
-        for peer in list(self._sockets):
-            self._drop(peer)
+        """Other threads that wait in this channel end at once, with an error."""
+        with self._lock:
+            self._closed = True
+            waiting, connections = list(self._meeting), list(self._connections.values())
+            self._connections.clear()
+        for meeting in waiting:
+            with suppress(OSError):
+                meeting.shutdown(socket.SHUT_RDWR)
+        for connection in connections:
+            connection.wake()
+            connection.close()
 
     @property
     def _us(self) -> str:
         return f"rank {self.rank}:"
 
-    def _drop(self, peer: int) -> None:
-        connection = self._sockets.pop(peer, None)
-        if connection is not None:
-            connection.close()
-
-    def _write(self, connection: socket.socket, peer: int, data: memoryview, deadline: Deadline) -> None:
-        """All of it, or an error, after which the connection is gone: a part would shift all that follows."""
-        sent = 0
-        try:
-            while sent < len(data):
-                connection.settimeout(max(deadline.left(), 1e-3))
-                sent += connection.send(data[sent : sent + _PIECE])
-        except TimeoutError:
-            self._drop(peer)
-            raise PeerTimeout(
-                f"{self._us} rank {peer} took {sent} of {len(data)} bytes in {deadline.seconds:g} s"
-            ) from None
-        except OSError as error:
-            self._drop(peer)
-            raise PeerLost(f"{self._us} the connection to rank {peer} broke: {error}") from None
-
-    def _read(self, connection: socket.socket, peer: int, length: int, deadline: Deadline) -> bytes:
-        data, place = bytearray(length), 0
-        view = memoryview(data)
-        try:
-            while place < length:
-                connection.settimeout(max(deadline.left(), 1e-3))
-                count = connection.recv_into(view[place : place + _PIECE])
-                if not count:
-                    self._drop(peer)
-                    raise PeerLost(f"{self._us} rank {peer} left after {place} of {length} bytes")
-                place += count
-        except TimeoutError:
-            self._drop(peer)
-            raise PeerTimeout(
-                f"{self._us} {place} of {length} bytes from rank {peer} in {deadline.seconds:g} s"
-            ) from None
-        except OSError as error:
-            self._drop(peer)
-            raise PeerLost(f"{self._us} the connection to rank {peer} broke: {error}") from None
-        return bytes(data)
-
-    def _connected(self, peer: int, sender: int, deadline: Deadline) -> socket.socket:
+    def _connected(self, peer: int, sender: int, deadline: Deadline) -> Connection:
         """The pair's connection; `sender`: of the pair's first message, which names a plain pair."""
-        if peer in self._sockets:
-            return self._sockets[peer]
+        known = self._connections.get(peer)
+        if known is not None and not known.closed:
+            return known
         start = time.perf_counter()
         try:
-            connection = self._meet(peer, sender, deadline)
+            made = Connection(self._meet(peer, sender, deadline), self.rank, peer, self._secret is not None)
         except OSError as error:
             raise PeerLost(f"{self._us} no connection to rank {peer} can be made here: {error}") from None
         finally:
-            self.statistics.setup_seconds += time.perf_counter() - start
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sockets[peer] = connection
-        self.statistics.partners.append(peer)
-        return connection
+            with self._lock:
+                self.statistics.setup_seconds += time.perf_counter() - start
+        with self._lock:
+            if self._closed:
+                made.close()
+                raise PeerLost(f"{self._us} this channel was closed")
+            self._connections[peer] = made
+            if peer not in self.statistics.partners:
+                self.statistics.partners.append(peer)
+        return made
 
     def _meet(self, peer: int, sender: int, deadline: Deadline) -> socket.socket:
         low, high = sorted((self.rank, peer))
@@ -183,7 +155,9 @@ class Direct:
             if not self._relay or not deadline.left():
                 seconds = f"{deadline.seconds:g} s"
                 raise PeerTimeout(f"{self._us} no way through to rank {peer} in {seconds}") from None
-        self.statistics.relayed.append(peer)
+        with self._lock:
+            if peer not in self.statistics.relayed:
+                self.statistics.relayed.append(peer)
         return self._relayed(peer, _RELAY + name, deadline, greet)
 
     def _plain_name(self, peer: int, sender: int) -> bytes:
@@ -198,8 +172,7 @@ class Direct:
         greet: Greet,
     ) -> socket.socket:
         """deadline: for the partner to come to the host; after that PUNCH_SECONDS at most to get through."""
-        host = self._ask(name, peer, deadline)
-        try:
+        with self._asked(name, peer, deadline) as host:
             self._take(host, _ADDRESS.size, peer, deadline)  # our own address: that of the host's answer
             port = host.getsockname()[1]
             with _bound(port) as listener:
@@ -208,8 +181,6 @@ class Direct:
                 address = (socket.inet_ntoa(theirs[0]), int(theirs[1]))
                 seconds = min(PUNCH_SECONDS, deadline.left()) if self._relay else deadline.left()
                 return self._through(listener, port, address, Deadline(seconds), greet)
-        finally:
-            host.close()
 
     def _through(
         self,
@@ -223,8 +194,8 @@ class Direct:
         listener.setblocking(False)
         dialing, pause = _dialled(port, address), 0.002
         try:
-            while until.left():
-                wait = until.left() if dialing is not None else min(pause, until.left())
+            while until.left() and not self._closed:
+                wait = min(_CLOSED_SECONDS if dialing is not None else pause, until.left())
                 ready, writable = _ready(listener, dialing, wait)
                 found: socket.socket | None = None
                 if ready:
@@ -244,7 +215,8 @@ class Direct:
                 if found is not None:
                     try:
                         found.setblocking(True)
-                        greet(found, Deadline(min(until.left(), 2.0)))
+                        with self._watched(found):
+                            greet(found, Deadline(min(until.left(), 2.0)))
                         return found
                     except (PeerLost, PeerTimeout):
                         found.close()  # a stranger, or the half of a connection that the partner gave up
@@ -265,29 +237,48 @@ class Direct:
         deadline: Deadline,
         greet: Greet,
     ) -> socket.socket:
-        host = self._ask(name, peer, deadline)
-        try:
+        with self._asked(name, peer, deadline) as host:
             self._take(host, 1, peer, deadline)
             greet(host, deadline)
-            return host
-        except BaseException:
-            host.close()
-            raise
+            return host.dup()
+
+    @contextmanager
+    def _asked(self, name: bytes, peer: int, deadline: Deadline) -> Iterator[socket.socket]:
+        host = self._ask(name, peer, deadline)
+        with host, self._watched(host):
+            yield host
+
+    @contextmanager
+    def _watched(self, meeting: socket.socket) -> Iterator[None]:
+        """While it lasts, close() ends what this socket waits for."""
+        with self._lock:
+            self._meeting.add(meeting)
+        try:
+            if self._closed:
+                raise PeerLost(f"{self._us} this channel was closed")
+            yield
+        finally:
+            with self._lock:
+                self._meeting.discard(meeting)
 
     def _ask(self, name: bytes, peer: int, deadline: Deadline) -> socket.socket:
         """A connection to the host, with the name sent in one segment; tried again while there is time."""
         fault = "no time was left"
-        while deadline.left():
+        while deadline.left() and not self._closed:
             host = _bound(0)  # else the kernel may give a port that others' connections share, to bind no more
             try:
                 host.settimeout(max(deadline.left(), 1e-3))
-                host.connect((self._host, self._port))
+                with self._watched(host):
+                    host.connect((self._host, self._port))
                 host.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 host.sendall(name)
                 return host
             except socket.gaierror as error:
                 host.close()
                 raise PeerLost(f"{self._us} rendezvous host {self._host}: {error}") from None
+            except PeerLost:
+                host.close()
+                raise
             except OSError as error:
                 host.close()
                 fault = str(error)
