@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from cosmicai.packaging import ROOT, BuildFolder, assemble
 
 GALAXIES = 5112
 PARTITION_MB = 25
+RANKS = 4  # at once, so that they can reduce among themselves
 TEAM = "example"
 PAYLOAD = ROOT / "payloads" / "demo.json"
 _MEASURES = ("precision (NMAD)", "bias", "R2", "outlier fraction", "MAE")
@@ -73,7 +75,7 @@ def demo(cache: Path, results: Path, console: Console) -> None:
             validation = dc2.load("validation", cache)[:GALAXIES]
             simple = baselines.measure(dc2.load("training", cache), validation, cache)
         with steps.step("Starting the embedded AWS"):
-            aws = Emulator(build)
+            aws = Emulator(build, RANKS)
             aws.start()
         try:
             summary = _run(aws, build, partitions, payload, results, steps)
@@ -87,7 +89,7 @@ def _run(
     aws: Emulator, build: BuildFolder, partitions: Path, payload: Json, results: Path, steps: _Steps
 ) -> Json:
     with steps.step("terraform apply"):
-        outputs = Deployment(aws.folder / "deployment", aws.environment).apply(emulated_variables(TEAM, build))
+        outputs = Deployment(aws.folder / "deployment", aws.environment).apply(emulated_variables(TEAM, aws))
     s3, stepfunctions = (aws.client(name) for name in ("s3", "stepfunctions"))
     with steps.step("Uploading partitions") as task:
         runs.upload_partitions(s3, partitions, outputs.bucket, payload["data_prefix"], steps.reporter(task))
@@ -139,6 +141,8 @@ def _run_table(summary: Json, wall: float) -> Table:
         "wall time of the run": f"{wall:.1f} s, {summary['num_samples'] / wall:,.0f} images/s",
         "images/s of a rank, median": f"{summary['spread']['sample_persec']['p50']:,.0f}",
         **{f"{name}, all ranks": f"{value:.2f} s" for name, value in seconds.items()},
+        "ranks at once on cores": f"{min(RANKS, summary['world_size'])} on {os.cpu_count()}",
+        "metrics from": summary["metrics_source"],
         "cold starts": f"{summary['cold_starts']} of {summary['world_size']} ranks",
         "GB-seconds": f"{cost['GB-seconds']:.1f}",
         "would cost on AWS": f"${cost['total (USD)']:.6f} (list prices {cost['prices as of']})",

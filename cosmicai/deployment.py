@@ -12,7 +12,8 @@ from typing import Any
 
 import python_terraform
 
-from cosmicai.packaging import IMAGE_NAMES, ROOT, BuildFolder
+from cosmicai.emulator import Emulator
+from cosmicai.packaging import IMAGE_NAMES, ROOT
 
 TERRAFORM = ROOT / "terraform"
 PLUGIN_DIR_VARIABLE = "COSMICAI_TERRAFORM_PLUGIN_DIR"
@@ -88,7 +89,7 @@ def plugin_dir(environment: Mapping[str, str]) -> Path | None:
     return None
 
 
-def emulated_variables(team: str, build: BuildFolder, variant: str = "lean", **more: Any) -> dict[str, Any]:
+def emulated_variables(team: str, aws: Emulator, variant: str = "lean", **more: Any) -> dict[str, Any]:
     """The variables by which the embedded AWS differs from AWS, and `more`."""
     return {
         "team": team,
@@ -97,8 +98,10 @@ def emulated_variables(team: str, build: BuildFolder, variant: str = "lean", **m
         # There is no ECR: the emulator knows the task folder.
         "inference_image": f"embedded/{IMAGE_NAMES[variant]}:latest",
         "architecture": "x86_64",
-        "build_folder": str(build.root),
+        "build_folder": str(aws.build.root),
         "delete_results_on_destroy": True,
         "retry_seconds": 1,
+        "rendezvous_address": aws.rendezvous,  # an EC2 instance is but a record there
+        "max_concurrency": aws.concurrency,
         **more,
     }

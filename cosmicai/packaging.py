@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FUNCTIONS = ROOT / "functions"
 LOCK = ROOT / "requirements.lock"
 SCHEMA = ROOT / "statemachine" / "payload.schema.json"
-ZIP_CONTENT: dict[str, tuple[Path, ...]] = {"initialize": (SCHEMA,), "summarize": ()}
+ZIP_CONTENT: dict[str, tuple[Path, ...]] = {"initialize": (SCHEMA,), "rendezvous": (), "summarize": ()}
 """Zip functions, with the files that they carry beside their own folder."""
 
 _NOT_SHIPPED = ("__pycache__", "requirements.txt", "requirements-torch.txt")

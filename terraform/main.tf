@@ -4,10 +4,15 @@ locals {
   build_folder = coalesce(var.build_folder, "${path.module}/../build")
   readable     = distinct(concat([module.storage.bucket_arn], [for name in var.data_buckets : "arn:${data.aws_partition.current.partition}:s3:::${name}"]))
   own_image    = var.inference_image == null
-  image_uri    = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}-${var.image_variant}" : var.inference_image
+  own_host     = var.rendezvous_address == null
+  # Written out because Rendezvous must know the state machine that calls it.
+  state_machine_arn = "arn:${data.aws_partition.current.partition}:states:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}:stateMachine:${local.name}"
+  image_uri         = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}-${var.image_variant}" : var.inference_image
 }
 
 data "aws_partition" "current" {}
+data "aws_region" "current" {}
+data "aws_caller_identity" "current" {}
 
 module "storage" {
   source = "./modules/storage"
@@ -42,12 +47,19 @@ module "initialize" {
       actions = ["s3:PutObject"]
       resources = concat(
         [for file in ["run", "manifest"] : "${module.storage.bucket_arn}/*/${file}.json"],
+        ["${module.storage.bucket_arn}/.cosmicai/*/key"],
         var.allow_scripts ? ["${module.storage.bucket_arn}/payload.json"] : [],
       )
     }
+    # It has no resource-level permissions: https://docs.aws.amazon.com/service-authorization/latest/reference/list_awslambda.html
+    AskForConcurrency = { actions = ["lambda:GetAccountSettings"], resources = ["*"] }
   }
 
-  environment = { ALLOW_SCRIPTS = tostring(var.allow_scripts) }
+  environment = merge(
+    { ALLOW_SCRIPTS = tostring(var.allow_scripts) },
+    var.max_concurrency == null ? {} : { MAX_CONCURRENCY = tostring(var.max_concurrency) },
+    var.redis_host == null ? {} : { REDIS_HOST = var.redis_host },
+  )
 }
 
 module "inference" {
@@ -65,10 +77,14 @@ module "inference" {
     ReadPartitions       = { actions = ["s3:GetObject"], resources = [for arn in local.readable : "${arn}/*"] }
     ListModelsAndScripts = { actions = ["s3:ListBucket"], resources = [module.storage.bucket_arn] }
     WriteResults = {
-      actions   = ["s3:PutObject"]
-      resources = ["${module.storage.bucket_arn}/*.json", "${module.storage.bucket_arn}/*/predictions/*.npz"]
+      actions = ["s3:PutObject"]
+      resources = [
+        for path in ["*.json", "*/predictions/*.npz", ".cosmicai/*/messages/*"] : "${module.storage.bucket_arn}/${path}"
+      ]
     }
   }
+
+  environment = var.redis_host == null ? {} : { REDIS_HOST = var.redis_host }
 }
 
 module "summarize" {
@@ -88,7 +104,46 @@ module "summarize" {
       actions   = ["s3:PutObject"]
       resources = [for file in ["combined_data", "summary"] : "${module.storage.bucket_arn}/*/${file}.json"]
     }
+    DeleteKeyAndMessages = { actions = ["s3:DeleteObject"], resources = ["${module.storage.bucket_arn}/.cosmicai/*"] }
   }
+}
+
+module "rendezvous_host" {
+  source = "./modules/rendezvous"
+  count  = local.own_host ? 1 : 0
+
+  name               = "${local.name}-rendezvous-host"
+  server             = "${path.module}/../functions/rendezvous/server.py"
+  port               = var.rendezvous_port
+  static_address     = var.rendezvous_static_address
+  idle_minutes       = var.rendezvous_idle_minutes
+  log_retention_days = var.log_retention_days
+}
+
+module "rendezvous" {
+  source = "./modules/function"
+
+  name               = "${local.name}-rendezvous"
+  description        = "Starts, watches and stops the host on which ranks find each other."
+  package            = { zip = "${local.build_folder}/rendezvous.zip", handler = "rendezvous.handler.handler" }
+  memory_mb          = 256
+  timeout_seconds    = 30
+  log_retention_days = var.log_retention_days
+
+  statements = local.own_host ? {
+    StartAndStopHost = {
+      actions   = ["ec2:StartInstances", "ec2:StopInstances"]
+      resources = [one(module.rendezvous_host[*].instance_arn)]
+    }
+    # It has no resource-level permissions: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
+    FindHost     = { actions = ["ec2:DescribeInstances"], resources = ["*"] }
+    SeeOtherRuns = { actions = ["states:ListExecutions"], resources = [local.state_machine_arn] }
+  } : {}
+
+  environment = merge(
+    { PORT = tostring(var.rendezvous_port), STATE_MACHINE_ARN = local.state_machine_arn },
+    local.own_host ? { INSTANCE_ID = one(module.rendezvous_host[*].instance_id) } : { ADDRESS = var.rendezvous_address },
+  )
 }
 
 module "state_machine" {
@@ -99,10 +154,14 @@ module "state_machine" {
   bucket_arn         = module.storage.bucket_arn
   log_retention_days = var.log_retention_days
   retry_seconds      = var.retry_seconds
+  arn                = local.state_machine_arn
+
+  rendezvous_wait_seconds = var.rendezvous_wait_seconds
 
   function_arns = {
     initialize = module.initialize.arn
     inference  = module.inference.arn
+    rendezvous = module.rendezvous.arn
     summarize  = module.summarize.arn
   }
 }

@@ -13,6 +13,7 @@ output "function_names" {
   value = {
     initialize = module.initialize.name
     inference  = module.inference.name
+    rendezvous = module.rendezvous.name
     summarize  = module.summarize.name
   }
 }

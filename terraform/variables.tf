@@ -113,6 +113,78 @@ variable "allow_scripts" {
   default     = false
 }
 
+variable "max_concurrency" {
+  description = "Ranks that may run at once; null asks Lambda for the account's quota. More ranks than that reduce over S3."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.max_concurrency == null || try(var.max_concurrency >= 1 && floor(var.max_concurrency) == var.max_concurrency, false)
+    error_message = "max_concurrency must be a whole number from 1, or null."
+  }
+}
+
+variable "rendezvous_address" {
+  description = "HOST:PORT of a rendezvous host that somebody else runs; null makes one of the deployment's own."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.rendezvous_address == null || can(regex("^[A-Za-z0-9.-]+:[0-9]{1,5}$", var.rendezvous_address))
+    error_message = "rendezvous_address must be HOST:PORT, such as rendezvous.example.org:10000."
+  }
+}
+
+variable "rendezvous_port" {
+  description = "TCP port of the deployment's own rendezvous host."
+  type        = number
+  default     = 10000
+
+  validation {
+    condition     = var.rendezvous_port >= 1024 && var.rendezvous_port <= 65535
+    error_message = "rendezvous_port must be from 1024 to 65535."
+  }
+}
+
+variable "rendezvous_static_address" {
+  description = "Whether the deployment's own rendezvous host keeps its address (an Elastic IP, 0.005 USD an hour)."
+  type        = bool
+  default     = false
+}
+
+variable "rendezvous_idle_minutes" {
+  description = "Minutes without a client after which the deployment's own rendezvous host stops itself."
+  type        = number
+  default     = 15
+
+  validation {
+    condition     = var.rendezvous_idle_minutes >= 1 && var.rendezvous_idle_minutes <= 1440
+    error_message = "rendezvous_idle_minutes must be from 1 to 1440."
+  }
+}
+
+variable "rendezvous_wait_seconds" {
+  description = "How long a run waits for the rendezvous host before its ranks' messages go through S3."
+  type        = number
+  default     = 120
+
+  validation {
+    condition     = var.rendezvous_wait_seconds >= 2 && var.rendezvous_wait_seconds <= 600
+    error_message = "rendezvous_wait_seconds must be from 2 to 600."
+  }
+}
+
+variable "redis_host" {
+  description = "HOST or HOST:PORT of a Redis without a password that the ranks reach; null: payloads may not ask for it."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.redis_host == null || can(regex("^[A-Za-z0-9.-]+(:[0-9]{1,5})?$", var.redis_host))
+    error_message = "redis_host must be HOST or HOST:PORT; a password would stand in Terraform's state."
+  }
+}
+
 variable "retry_seconds" {
   description = "First pause before a failed rank is tried again; it doubles, with jitter."
   type        = number

@@ -20,7 +20,7 @@ import boto3
 from botocore.config import Config
 
 from cosmicai.emulator.settings import Settings
-from cosmicai.packaging import BuildFolder
+from cosmicai.packaging import FUNCTIONS, BuildFolder
 
 SERVICES = ("cloudwatch", "ec2", "iam", "kms", "lambda", "logs", "s3", "sqs", "ssm", "stepfunctions", "sts")
 REGION = "us-east-1"
@@ -36,15 +36,17 @@ class Emulator:
     """A LocalStack that lives as long as this object: `with Emulator(build) as aws: … aws.environment …`.
 
     `concurrency` is the number of Lambda invocations that run at once (further ones wait); by default one per
-    core. Nothing is shared with any other LocalStack on the machine, and nothing is left when this process
-    ends, in whatever way.
+    core. `rendezvous` is the address of a rendezvous host, functions/rendezvous/server.py as a process. Nothing
+    is shared with any other LocalStack on the machine, and nothing is left when this process ends, in whatever
+    way.
     """
 
     def __init__(self, build: BuildFolder, concurrency: int | None = None) -> None:
-        self._build = build
-        self._concurrency = concurrency or os.cpu_count() or 1
-        self._guard: subprocess.Popen[bytes] | None = None
+        self.build = build
+        self.concurrency = concurrency or os.cpu_count() or 1
+        self._guards: list[subprocess.Popen[bytes]] = []
         self.endpoint = ""
+        self.rendezvous = ""
         self.folder = Path()
 
     @property
@@ -59,15 +61,15 @@ class Emulator:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def client(self, service: str) -> Any:
-        """A boto3 client of this AWS."""
+    def client(self, service: str, **config: Any) -> Any:
+        """A boto3 client of this AWS; config: of botocore's Config."""
         return boto3.client(
             service,
             endpoint_url=self.endpoint,
             region_name=REGION,
             aws_access_key_id="test",
             aws_secret_access_key="test",  # noqa: S106 - the emulator takes any
-            config=Config(s3={"addressing_style": "path"}),
+            config=Config(s3={"addressing_style": "path"}, **config),
         )
 
     def __enter__(self) -> Self:
@@ -84,27 +86,44 @@ class Emulator:
         port = _free_port()
         self.endpoint = f"http://127.0.0.1:{port}"
         self._log = (self.folder / "localstack.log").open("w+b")
-        guard = [sys.executable, "-m", "cosmicai.emulator.guard", str(self.folder)]
-        self._guard = subprocess.Popen(
-            [*guard, sys.executable, "-m", "localstack.runtime.main"],
-            env=self._localstack_environment(port),
+        environment = self._localstack_environment(port)
+        guard = self._guarded(self.folder, ["-m", "localstack.runtime.main"], environment)
+        try:
+            self._start_rendezvous()
+            self._wait_until_healthy(guard)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _guarded(
+        self, folder: Path, command: list[str], environment: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """A Python command that ends, with its folder, when this process does."""
+        guard = subprocess.Popen(
+            [sys.executable, "-m", "cosmicai.emulator.guard", str(folder), sys.executable, *command],
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is ours to handle
         )
-        try:
-            self._wait_until_healthy(self._guard)
-        except BaseException:
-            self.stop()
-            raise
+        self._guards.append(guard)
+        return guard
+
+    def _start_rendezvous(self) -> None:
+        folder, port = self.folder / "rendezvous", _free_port()
+        folder.mkdir()
+        self.rendezvous = f"127.0.0.1:{port}"
+        server = str(FUNCTIONS / "rendezvous" / "server.py")
+        self._guarded(folder, [server, "--host", "127.0.0.1", "--port", str(port)])
 
     def stop(self) -> None:
         """Ends every process of the emulator and removes its folder; safe to call twice."""
-        if self._guard is not None:
+        for guard in reversed(self._guards):
             with suppress(BrokenPipeError):
-                self._guard.communicate()  # closes the pipe, which is what the guard waits for
-            self._guard = None
+                guard.communicate()  # closes the pipe, which is what the guard waits for
+        if self._guards:
+            self._guards.clear()
             self._log.close()
 
     def _localstack_environment(self, port: int) -> dict[str, str]:
@@ -112,11 +131,11 @@ class Emulator:
             k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "LOCALSTACK_", "LAMBDA_"))
         }
         settings = Settings(
-            python=self._build.python,
-            runtime=self._build.runtime,
-            images=self._build.images,
+            python=self.build.python,
+            runtime=self.build.runtime,
+            images=self.build.images,
             sandboxes=self.folder / "sandboxes",
-            concurrency=self._concurrency,
+            concurrency=self.concurrency,
         )
         scratch = self.folder / "tmp"
         scratch.mkdir()

@@ -2,7 +2,8 @@
 
 With dz = (z_pred - z) / (1 + z): bias is the mean of dz, precision (NMAD) 1.48 median|dz - median dz|, the
 outlier fraction the share of |dz| > 0.15 (Hildebrandt et al. 2010, A&A 523, A31; NMAD after Ilbert et al.
-2006, A&A 457, 841). Sums are exact; the medians come from a histogram of dz with bins of BIN_WIDTH, which
+2006, A&A 457, 841). Sums are whole numbers of UNIT, so that they do not depend on the order in which ranks are
+added; the medians come from a histogram of dz with bins of BIN_WIDTH, which
 bounds the error of NMAD by 1.48 BIN_WIDTH as long as half of all |dz| are below RANGE.
 
 Standard library alone: the same file serves the ranks and Summarize.
@@ -25,6 +26,7 @@ NMAD_FACTOR = 1.48  # the historic one, by which "precision" was published for A
 NORMAL_NMAD_FACTOR = 1.4826  # 1 / (sqrt(2) erfinv(1/2)): NMAD is then the standard deviation of a normal dz
 OUTLIER_LIMIT = 0.15
 BIN_WIDTH = 1e-4
+UNIT = 2.0**-50  # of the sums: far below what float32 redshifts resolve
 RANGE = 1.0  # |dz| beyond it counts in the last bin
 NMAD_ERROR = NMAD_FACTOR * BIN_WIDTH
 NAMES = ("MAE", "MSE", "bias", "precision (NMAD)", "R2", "outlier fraction")
@@ -36,14 +38,14 @@ _LAST_BIN = round(RANGE / BIN_WIDTH)
 
 @dataclass
 class Accuracy:
-    """Sums over galaxies with a known redshift, and the histogram {bin: galaxies} of dz."""
+    """Sums over galaxies with a known redshift, in UNITs, and the histogram {bin: galaxies} of dz."""
 
     count: int = 0
-    absolute: float = 0.0  # sum of |z_pred - z|
-    squared: float = 0.0  # sum of (z_pred - z)^2
-    scaled: float = 0.0  # sum of dz
-    true: float = 0.0  # sum of z
-    true_squared: float = 0.0  # sum of z^2
+    absolute: int = 0  # sum of |z_pred - z|
+    squared: int = 0  # sum of (z_pred - z)^2
+    scaled: int = 0  # sum of dz
+    true: int = 0  # sum of z
+    true_squared: int = 0  # sum of z^2
     outliers: int = 0
     histogram: Counter[int] = field(default_factory=Counter)
 
@@ -65,11 +67,11 @@ class Accuracy:
         error = guess - z
         scaled = error / (1.0 + z)
         self.count += 1
-        self.absolute += abs(error)
-        self.squared += error * error
-        self.scaled += scaled
-        self.true += z
-        self.true_squared += z * z
+        self.absolute += int(abs(error) / UNIT)
+        self.squared += int(error * error / UNIT)
+        self.scaled += int(scaled / UNIT)
+        self.true += int(z / UNIT)
+        self.true_squared += int(z * z / UNIT)
         self.outliers += abs(scaled) > OUTLIER_LIMIT
         self.histogram[max(-_LAST_BIN, min(_LAST_BIN, round(scaled / BIN_WIDTH)))] += 1
 
@@ -77,13 +79,12 @@ class Accuracy:
         """The measures of NAMES; None where one is undefined, for which `undefined` gives the reason."""
         if not self.count:
             return dict.fromkeys(NAMES)
-        spread = self.true_squared - self.true**2 / self.count
         values = (
-            self.absolute / self.count,
-            self.squared / self.count,
-            self.scaled / self.count,
+            self.absolute * UNIT / self.count,
+            self.squared * UNIT / self.count,
+            self.scaled * UNIT / self.count,
             nmad_factor * self._median_deviation(),
-            1.0 - self.squared / spread if self._has_spread() else None,
+            1.0 - self.squared * UNIT / self._spread() if self._has_spread() else None,
             self.outliers / self.count,
         )
         return dict(zip(NAMES, values, strict=True))
@@ -94,8 +95,12 @@ class Accuracy:
             return dict.fromkeys(NAMES, "no galaxy with a known redshift")
         return {} if self._has_spread() else {"R2": "all known redshifts are the same"}
 
+    def _spread(self) -> float:
+        """Sum of squared deviations of z from its mean."""
+        return self.true_squared * UNIT - (self.true * UNIT) ** 2 / self.count
+
     def _has_spread(self) -> bool:
-        return self.true_squared - self.true**2 / self.count > 1e-12 * self.true_squared
+        return self._spread() > 1e-12 * self.true_squared * UNIT
 
     def _median_deviation(self) -> float:
         median = _median(self.histogram)
@@ -109,14 +114,15 @@ class Accuracy:
         flat = array("q", [number for item in sorted(self.histogram.items()) for number in item])
         packed = base64.b64encode(zlib.compress(flat.tobytes(), 9)).decode()
         sums = {k: v for k, v in vars(self).items() if k != "histogram"}
-        return {**sums, "bin_width": BIN_WIDTH, "histogram": packed}
+        return {**sums, "unit": UNIT, "bin_width": BIN_WIDTH, "histogram": packed}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Accuracy:
-        """Raises ValueError for a state of another bin width."""
+        """Raises ValueError for a state of another unit or bin width."""
         values = dict(content)
-        if values.pop("bin_width") != BIN_WIDTH:
-            raise ValueError(f"accuracy state: bin_width {content['bin_width']} is not {BIN_WIDTH}")
+        for name, ours in (("unit", UNIT), ("bin_width", BIN_WIDTH)):
+            if values.pop(name, None) != ours:
+                raise ValueError(f"accuracy state: {name} {content.get(name)} is not {ours}")
         flat = array("q", zlib.decompress(base64.b64decode(values.pop("histogram"))))
         return cls(**values, histogram=Counter(dict(zip(flat[::2], flat[1::2], strict=True))))
 
@@ -165,6 +171,52 @@ class BinnedAccuracy:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> BinnedAccuracy:
         return cls(tuple(content["edges"]), [Accuracy.from_json(state) for state in content["states"]])
+
+
+@dataclass
+class Metrics:
+    """What a run says of its accuracy: in all, by true redshift and by reference magnitude."""
+
+    total: Accuracy
+    by_redshift: BinnedAccuracy
+    by_magnitude: BinnedAccuracy
+
+    @classmethod
+    def of(cls, predicted: Iterable[float], true: Iterable[float], magnitude: Iterable[float]) -> Metrics:
+        predicted, true = list(predicted), list(true)
+        return cls(
+            Accuracy.of(predicted, true),
+            BinnedAccuracy.of(REDSHIFT_EDGES, true, predicted, true),
+            BinnedAccuracy.of(MAGNITUDE_EDGES, magnitude, predicted, true),
+        )
+
+    def add(self, other: Metrics) -> None:
+        self.total.add(other.total)
+        self.by_redshift.add(other.by_redshift)
+        self.by_magnitude.add(other.by_magnitude)
+
+    def report(self) -> dict[str, Any]:
+        """The measures with their counts, what bounds their error, and why one is undefined."""
+        return {
+            "count": self.total.count,
+            **self.total.measures(),
+            "precision (NMAD) error at most": NMAD_ERROR,
+            "NMAD with factor 1.4826": self.total.measures(NORMAL_NMAD_FACTOR)["precision (NMAD)"],
+            "undefined": self.total.undefined(),
+            "by redshift": self.by_redshift.table(),
+            "by magnitude": self.by_magnitude.table(),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: part.to_json() for name, part in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Metrics:
+        return cls(
+            Accuracy.from_json(content["total"]),
+            BinnedAccuracy.from_json(content["by_redshift"]),
+            BinnedAccuracy.from_json(content["by_magnitude"]),
+        )
 
 
 def exact_nmad(predicted: Iterable[float], true: Iterable[float], factor: float = NMAD_FACTOR) -> float | None:

@@ -30,6 +30,13 @@ class RankEvent:
     save_predictions: bool
     script_folder: str | None
     script: str | None
+    collectives: str = "none"
+    rendezvous: str | None = None  # HOST:PORT of the rendezvous host, where there is one
+
+    @property
+    def private_prefix(self) -> str:
+        """Where the run keeps its key and messages in `bucket`, until Summarize deletes them."""
+        return f".cosmicai/{self.run_id}"
 
     @classmethod
     def parse(cls, event: Mapping[str, Any]) -> RankEvent:
@@ -51,6 +58,8 @@ class RankEvent:
                 save_predictions=bool(event.get("SAVE_PREDICTIONS", True)),
                 script_folder=event.get("S3_OBJECT_NAME"),
                 script=event.get("SCRIPT"),
+                collectives=str(event.get("COLLECTIVES", "none")),
+                rendezvous=event.get("RENDEZVOUS"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise EventError(

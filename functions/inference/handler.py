@@ -30,8 +30,8 @@ with ThreadPoolExecutor(1) as _beside:
     _prepared.result()
 
 
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """event: one element of manifest.json."""
-    done = _worker.run(RankEvent.parse(event))
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """event: one element of manifest.json, with RENDEZVOUS where the run has a rendezvous host."""
+    done = _worker.run(RankEvent.parse(event), lambda: context.get_remaining_time_in_millis() / 1000)
     print(json.dumps({"message": "rank done", **done}))
     return done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import platform
@@ -17,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from . import legacy, script
-from .accuracy import MAGNITUDE_EDGES, REDSHIFT_EDGES, Accuracy, BinnedAccuracy, exact_nmad
+from . import collectives, legacy, script
+from .accuracy import Metrics, exact_nmad
 from .engine import (
     BUNDLED_MODEL,
     GRAPHS,
@@ -33,6 +34,7 @@ from .engine import (
 )
 from .event import RankEvent
 from .partition import READS_AHEAD, Block, Layout, Partition, PartitionError, PartitionFile, stream
+from .reduction import Reduction, Share
 from .storage import Storage
 from .torchfile import is_legacy
 
@@ -130,8 +132,8 @@ class Worker:
         self._overhead = _peak_memory()
         self._cold = True
 
-    def run(self, event: RankEvent) -> dict[str, Any]:
-        """Writes predictions and rank info and returns a pointer to them.
+    def run(self, event: RankEvent, seconds_left: Callable[[], float] = lambda: float("inf")) -> dict[str, Any]:
+        """Writes predictions and rank info and returns a pointer to them; seconds_left: of the function's time.
 
         Raises PartitionError, ObjectError, ConfigError, EngineError or ScriptError, which name what is wrong.
         """
@@ -139,13 +141,17 @@ class Worker:
         before = _process_age() if cold else 0.0  # Lambda bills its init phase too
         clock, storage = _Clock(), self._new_storage()
         clock.seconds["init"] = before
-        work = self._infer if event.script is None else self._run_script
-        info = work(event, storage, clock)
+        if event.script is not None:
+            info = self._run_script(event, storage, clock)
+        else:
+            with collectives.reduction(event, storage, seconds_left) as reduction:
+                info = self._infer(event, storage, clock, reduction)
         info |= {
             "rank": event.rank,
             "run_id": event.run_id,
             "cold_start": cold,
             "duration (seconds)": before + time.perf_counter() - began,
+            "ended (unix seconds)": time.time(),
         }
         storage.write_json(event.bucket, f"{event.result_path}/{event.rank}.json", info)
         return {"rank": event.rank, "run_id": event.run_id, "num_samples": info["num_samples"]}
@@ -155,8 +161,9 @@ class Worker:
         with clock.phase("download"):
             folder = self._scripts.fetch(event, storage)
             before = script.info_etag(event, storage)
-        with clock.phase("inference"):
-            script.run(event, folder, self._host.scratch)
+        fmi = collectives.for_script(event, storage, self._host.scratch)
+        with clock.phase("inference"), fmi as variables:
+            script.run(event, folder, self._host.scratch, variables)
         written = script.written_info(event, storage, before) or {}
         return {
             **self._common(event, storage, clock),
@@ -166,18 +173,28 @@ class Worker:
             **written,
         }
 
-    def _infer(self, event: RankEvent, storage: Storage, clock: _Clock) -> dict[str, Any]:
-        """The built-in way: the engine over the rank's partitions."""
+    def _infer(self, event: RankEvent, storage: Storage, clock: _Clock, reduction: Reduction) -> dict[str, Any]:
+        """The built-in way: the engine over the rank's partitions; then the metrics, among the ranks."""
         results = _Results()
-        with clock.phase("init"):
-            engine, choice = self._engine(event, storage)
-        self._predict(event, engine, storage, clock, results)
-        if not np.isfinite(results.z_pred).all():
-            raise PartitionError(f"{event.data_paths[0]}: the network gave values that are not finite for it")
-        if event.save_predictions:
-            with clock.phase("upload"):
-                self._write_predictions(event, storage, results)
-        return self._info(event, engine, choice, storage, clock, results)
+        try:
+            with clock.phase("init"):
+                engine, choice = self._engine(event, storage)
+            self._predict(event, engine, storage, clock, results)
+            if not np.isfinite(results.z_pred).all():
+                raise PartitionError(
+                    f"{event.data_paths[0]}: the network gave values that are not finite for it"
+                )
+            if event.save_predictions:
+                with clock.phase("upload"):
+                    self._write_predictions(event, storage, results)
+        except Exception:
+            reduction.finish(Share([], 0, None))  # so that nobody waits for this rank
+            raise
+        metrics = _metrics(results)
+        with clock.phase("communication"):
+            share = reduction.finish(Share([event.rank], len(results.z_pred), copy.deepcopy(metrics)))
+            told = collectives.publish(event, storage, share, reduction)
+        return {**self._info(event, engine, choice, storage, clock, results, metrics), "collectives": told}
 
     def prepare(self) -> None:
         """Loads the bundled model before the first event asks for it, as most will."""
@@ -260,6 +277,7 @@ class Worker:
         storage: Storage,
         clock: _Clock,
         results: _Results,
+        metrics: Metrics | None,
     ) -> dict[str, Any]:
         return {
             **self._common(event, storage, clock),
@@ -271,7 +289,7 @@ class Worker:
             "precision": engine.precision,
             "precision_reason": choice.reason,
             **({"legacy_files": sorted(results.legacy)} if results.legacy else {}),
-            **_accuracy(results),
+            **_accuracy(results, metrics),
         }
 
     def _common(self, event: RankEvent, storage: Storage, clock: _Clock) -> dict[str, Any]:
@@ -298,21 +316,23 @@ class Worker:
         }
 
 
-def _accuracy(results: _Results) -> dict[str, Any]:
-    """The measures of this rank, and the states that Summarize adds up; no measure without redshifts."""
+def _metrics(results: _Results) -> Metrics | None:
+    """What the ranks' measures are merged from; None without redshifts."""
     if not results.has_redshift:
+        return None
+    magnitudes = results.reference_magnitude.tolist()
+    return Metrics.of(results.z_pred.tolist(), results.z_true.tolist(), magnitudes)
+
+
+def _accuracy(results: _Results, metrics: Metrics | None) -> dict[str, Any]:
+    """The measures of this rank, and the state that Summarize adds up; no measure without redshifts."""
+    if metrics is None:
         return {"accuracy_state": None}
-    predicted, true = results.z_pred.tolist(), results.z_true.tolist()
-    state = Accuracy.of(predicted, true)
-    by_redshift = BinnedAccuracy.of(REDSHIFT_EDGES, true, predicted, true)
-    by_magnitude = BinnedAccuracy.of(MAGNITUDE_EDGES, results.reference_magnitude.tolist(), predicted, true)
     return {
-        **state.measures(),
-        "precision (NMAD)": exact_nmad(predicted, true),
-        "undefined": state.undefined(),
-        "accuracy_state": state.to_json(),
-        "accuracy_state_by_redshift": by_redshift.to_json(),
-        "accuracy_state_by_magnitude": by_magnitude.to_json(),
+        **metrics.total.measures(),
+        "precision (NMAD)": exact_nmad(results.z_pred.tolist(), results.z_true.tolist()),
+        "undefined": metrics.total.undefined(),
+        "accuracy_state": metrics.to_json(),
     }
 
 

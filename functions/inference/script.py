@@ -14,6 +14,7 @@ from pathlib import Path
 from .event import RankEvent
 from .storage import Storage
 
+_FOR_SCRIPTS = Path(__file__).parent / "for_scripts"  # fmi and fmilib, under the names that scripts import
 _LAST_LINES = 20  # of the output, in the error of a script that fails
 _NO_TORCH = ': this lean image has no torch, deploy with image_variant = "torch"'
 _STREAM_LIMIT = 2000  # characters of a line that are kept for it
@@ -55,8 +56,8 @@ class Scripts:
         path.write_bytes(storage.read(bucket, key))
 
 
-def run(event: RankEvent, folder: Path, scratch: Path) -> float:
-    """Runs the script to its end; returns the seconds that it took.
+def run(event: RankEvent, folder: Path, scratch: Path, more: Mapping[str, str]) -> float:
+    """Runs the script to its end; returns the seconds that it took. more: environment variables for it.
 
     Its output goes to the log line by line. Raises ScriptError when it is missing or ends with another
     status than 0.
@@ -72,7 +73,7 @@ def run(event: RankEvent, folder: Path, scratch: Path) -> float:
     process = subprocess.Popen(
         [sys.executable, "-u", str(script)],
         cwd=folder,
-        env=_environment(event, folder, os.environ),
+        env={**_environment(event, folder, os.environ), **more},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -95,7 +96,8 @@ def run(event: RankEvent, folder: Path, scratch: Path) -> float:
 
 
 def _environment(event: RankEvent, folder: Path, inherited: Mapping[str, str]) -> dict[str, str]:
-    paths = [str(folder), inherited.get("LAMBDA_TASK_ROOT", ""), inherited.get("PYTHONPATH", "")]
+    task_root = inherited.get("LAMBDA_TASK_ROOT", "")
+    paths = [str(folder), task_root, str(_FOR_SCRIPTS), inherited.get("PYTHONPATH", "")]
     single = event.data_paths[0] if len(event.data_paths) == 1 else json.dumps(event.data_paths)
     return {
         **inherited,

@@ -42,12 +42,12 @@ class Storage:
     """Reads and writes objects through one boto3 client; `seconds` holds the duration of each request."""
 
     def __init__(self, client: Any) -> None:
-        self._client = client
+        self.client = client
         self.seconds: list[float] = []
 
     def read(self, bucket: str, key: str) -> bytes:
         def get() -> bytes:
-            body: bytes = self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
+            body: bytes = self.client.get_object(Bucket=bucket, Key=key)["Body"].read()
             return body
 
         return self._timed(get, "read", bucket, key)
@@ -81,7 +81,7 @@ class Storage:
         condition = {} if etag is None else {"IfMatch": etag}
 
         def get() -> Any:
-            return self._client.get_object(
+            return self.client.get_object(
                 Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", **condition
             )
 
@@ -97,7 +97,7 @@ class Storage:
 
     def write(self, bucket: str, key: str, body: bytes, content_type: str) -> None:
         def put() -> None:
-            self._client.put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type)
+            self.client.put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type)
 
         self._timed(put, "written", bucket, key)
 
@@ -115,7 +115,7 @@ class Storage:
         """ETag of every object whose key begins with `prefix`, by key."""
 
         def pages() -> dict[str, str]:
-            found = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+            found = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
             return {item["Key"]: item["ETag"] for page in found for item in page.get("Contents", [])}
 
         return self._timed(pages, "listed", bucket, prefix)
@@ -124,7 +124,7 @@ class Storage:
         start = time.perf_counter()
         try:
             return request()
-        except self._client.exceptions.ClientError as error:
+        except self.client.exceptions.ClientError as error:
             code, message = (error.response["Error"].get(name, "") for name in ("Code", "Message"))
             raise ObjectError(f"s3://{bucket}/{key} could not be {verb}: {code} {message}".rstrip()) from error
         finally:

@@ -7,12 +7,27 @@ from typing import Any
 
 import boto3
 
-from .run import start
+from .run import Deployed, start
 
 _s3 = boto3.client("s3")
-_allow_scripts = os.environ.get("ALLOW_SCRIPTS") == "true"
+
+
+def _concurrency() -> int:
+    """The executions that may run at once: of the deployment where it says so, else of the account."""
+    named = os.environ.get("MAX_CONCURRENCY")
+    if named:
+        return int(named)
+    limits = boto3.client("lambda").get_account_settings()["AccountLimit"]
+    return int(limits["UnreservedConcurrentExecutions"])
+
+
+_deployed = Deployed(
+    allow_scripts=os.environ.get("ALLOW_SCRIPTS") == "true",
+    has_redis=bool(os.environ.get("REDIS_HOST")),
+    concurrency=_concurrency,
+)
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """event: {"payload": the execution's input, "run_id": its name, "started": ISO time}."""
-    return start(_s3, event["payload"], event["run_id"], event["started"], _allow_scripts)
+    return start(_s3, event["payload"], event["run_id"], event["started"], _deployed)

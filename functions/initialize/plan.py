@@ -94,7 +94,7 @@ def rank_events(run: dict[str, Any], ranks: Iterable[int]) -> list[dict[str, Any
         "MODEL": payload.get("model"),
         "ENGINE": payload["engine"],
         "PRECISION": payload["precision"],
-        "COLLECTIVES": payload["collectives"],
+        "COLLECTIVES": run["collectives"]["channel"],
         "SAVE_PREDICTIONS": payload["save_predictions"],
     }
     return [{**common, "RANK": rank, "DATA_PATH": run["data_map"][str(rank)]} for rank in ranks]

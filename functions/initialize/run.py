@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import json
+import secrets
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from .payload import PayloadError, resolve
 from .plan import data_map, deal, list_partitions, rank_events
 
 SCHEMA_VERSION = 1
+_KEY_BYTES = 32
 _READERS = 32  # parallel GETs when a run is resumed
 _MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percentage")
 
 
-def start(s3: Any, payload: object, run_id: str, started: str, allow_scripts: bool) -> dict[str, Any]:
-    """Writes run.json and manifest.json and returns what the state machine carries on: a pointer to them.
+@dataclass(frozen=True)
+class Deployed:
+    """What this deployment allows. concurrency: ranks that can run at once, asked for where it matters."""
+
+    allow_scripts: bool
+    has_redis: bool
+    concurrency: Callable[[], int]
+
+
+def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deployed) -> dict[str, Any]:
+    """Writes run.json, manifest.json and the run's key and returns what the state machine carries on.
 
     Raises PayloadError and PlanError before anything is written.
     """
     resolved = resolve(payload)
-    if "script" in resolved and not allow_scripts:
-        raise PayloadError(
-            "script: users' own scripts are switched off in this deployment; set allow_scripts = true in the "
-            "team's tfvars and deploy again"
-        )
-    run = _resumed(s3, resolved) if resolved["resume"] else _planned(s3, resolved, run_id, started)
-    ranks = _missing(s3, run) if resolved["resume"] else range(run["world_size"])
-    folder = resolved["result_path"]
+    _check(resolved, deployed)
+    resume = resolved["resume"]
+    run = _resumed(s3, resolved) if resume else _planned(s3, resolved, run_id, started)
+    ranks: Sequence[int] = _missing(s3, run) if resume else range(run["world_size"])
+    run["collectives"] = _collectives(resolved, run["world_size"], resume, deployed)
+    channel, folder = run["collectives"]["channel"], resolved["result_path"]
+    if channel != "direct":  # parents last, so that they find what their children have left
+        ranks = ranks[::-1]
+    _put(s3, resolved["bucket"], f".cosmicai/{run['run_id']}/key", secrets.token_bytes(_KEY_BYTES))
     _put(s3, resolved["bucket"], f"{folder}/manifest.json", rank_events(run, ranks))
     if not resolved["resume"]:
         _put(s3, resolved["bucket"], f"{folder}/run.json", run)
@@ -41,7 +55,41 @@ def start(s3: Any, payload: object, run_id: str, started: str, allow_scripts: bo
         "world_size": run["world_size"],
         "max_concurrency": resolved.get("max_concurrency", run["world_size"]),
         "tolerated_failure_percentage": resolved["tolerated_failure_percentage"],
+        "collectives": channel,
+        "rendezvous": {"RENDEZVOUS": None},
     }
+
+
+def _check(payload: dict[str, Any], deployed: Deployed) -> None:
+    """What is allowed in a payload, but not in this deployment."""
+    if "script" in payload and not deployed.allow_scripts:
+        raise PayloadError(
+            "script: users' own scripts are switched off in this deployment; set allow_scripts = true in the "
+            "team's tfvars and deploy again"
+        )
+    if payload["collectives"] == "redis" and not deployed.has_redis:
+        raise PayloadError(
+            "collectives: redis needs a Redis that the ranks reach; set redis_host in the team's tfvars and "
+            "deploy again, or give direct, s3 or none"
+        )
+
+
+def _collectives(payload: dict[str, Any], world_size: int, resume: bool, deployed: Deployed) -> dict[str, Any]:
+    """The channel that the ranks use and, where it is another than the payload's, why."""
+    asked = payload["collectives"]
+    if resume and asked != "none":
+        return {"channel": "none", "reason": "the ranks that are missing cannot reduce with those that ended"}
+    if asked in ("direct", "redis"):
+        if world_size == 1:
+            return {"channel": "s3", "reason": "one rank has no other to meet"}
+        allowed = payload.get("max_concurrency", world_size)
+        limit = deployed.concurrency() if allowed >= world_size else allowed
+        if limit < world_size:
+            return {
+                "channel": "s3",
+                "reason": f"{world_size} ranks, of which {limit} can run at once: messages wait in S3 instead",
+            }
+    return {"channel": asked}
 
 
 def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str) -> dict[str, Any]:
@@ -99,5 +147,9 @@ def _missing(s3: Any, run: dict[str, Any]) -> list[int]:
 
 
 def _put(s3: Any, bucket: str, key: str, content: object) -> None:
+    """bytes as they are, everything else as JSON."""
+    if isinstance(content, bytes):
+        s3.put_object(Bucket=bucket, Key=key, Body=content)
+        return
     body = json.dumps(content, indent=1).encode()
     s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")

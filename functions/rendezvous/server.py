@@ -11,7 +11,7 @@ NAME                     TCPunch's protocol (https://github.com/spcl/TCPunch): t
 0x03 ROLE NAME           both, once there, get one byte 0x01, and from then on each other's bytes.
 0x01                     health: one line of JSON with the counters, then the end.
 
-Run: python server.py [--host 0.0.0.0] [--port 10000]; SIGTERM and SIGINT end it.
+Run: python server.py [--host 0.0.0.0] [--port 10000] [--idle-exit SECONDS]; SIGTERM and SIGINT end it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,12 @@ class Rendezvous:
         self._per_address: Counter[str] = Counter()
         self._waiting: dict[bytes, _Waiting] = {}
         self._relays = 0
-        self._started = time.monotonic()
+        self._started = self._last_client = time.monotonic()
+
+    @property
+    def idle_seconds(self) -> float:
+        """Since the last client left; 0 while one is there."""
+        return 0.0 if self.counters.clients else time.monotonic() - self._last_client
 
     def health(self) -> dict[str, object]:
         """What the health line says."""
@@ -115,6 +120,7 @@ class Rendezvous:
             self.counters.left += 1
         finally:
             self.counters.clients -= 1
+            self._last_client = time.monotonic()
             self._per_address[address[0]] -= 1
             if not self._per_address[address[0]]:
                 del self._per_address[address[0]]
@@ -230,8 +236,8 @@ def log(message: str, **fields: object) -> None:
         print(json.dumps({"message": message, **fields}), flush=True)
 
 
-async def run(host: str, port: int, limits: Limits = Limits()) -> None:
-    """Serves until SIGTERM or SIGINT."""
+async def run(host: str, port: int, idle_exit: float | None, limits: Limits = Limits()) -> None:
+    """Serves until SIGTERM or SIGINT, or until nobody has come for `idle_exit` seconds."""
     rendezvous, stop = Rendezvous(limits), asyncio.Event()
     server = await asyncio.start_server(
         rendezvous.serve, host, port, family=socket.AF_INET, limit=1 << 16, backlog=4096
@@ -241,8 +247,11 @@ async def run(host: str, port: int, limits: Limits = Limits()) -> None:
     log("rendezvous listens", port=server.sockets[0].getsockname()[1])
     while not stop.is_set():
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(stop.wait(), 60)
+            await asyncio.wait_for(stop.wait(), min(60.0, idle_exit or 60.0))
         log("rendezvous", **rendezvous.health())
+        if idle_exit is not None and rendezvous.idle_seconds >= idle_exit:
+            log("nobody has come for a while", idle_seconds=round(rendezvous.idle_seconds))
+            break
     server.close()
 
 
@@ -250,8 +259,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Rendezvous host of FMI's direct channel.")
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - ranks come from anywhere
     parser.add_argument("--port", type=int, default=10_000)
+    parser.add_argument("--idle-exit", type=float, metavar="SECONDS", help="end when nobody came for so long")
     arguments = parser.parse_args()
-    asyncio.run(run(arguments.host, arguments.port))
+    asyncio.run(run(arguments.host, arguments.port, arguments.idle_exit))
 
 
 if __name__ == "__main__":

@@ -30,9 +30,10 @@ def summarize_run(s3: Any, event: Json) -> Json:
         for record in _results(s3, bucket, f"{folder}/failures/", run)
         if int(record["rank"]) not in done
     }
-    content = summary(run, infos, failures)
+    content = summary(run, infos, failures, _reduced(s3, bucket, folder, run))
     _put(s3, bucket, f"{folder}/combined_data.json", infos)
     _put(s3, bucket, f"{folder}/summary.json", content)
+    _delete_private(s3, bucket, f".cosmicai/{run['run_id']}/")
     share = 100.0 * (run["world_size"] - len(infos)) / run["world_size"]
     return {
         **event,
@@ -52,6 +53,25 @@ def _results(s3: Any, bucket: str, prefix: str, run: Json) -> Iterator[Json]:
         for content in pool.map(lambda key: _read(s3, bucket, key), ranks):
             if content.get("run_id") == run["run_id"]:
                 yield content
+
+
+def _reduced(s3: Any, bucket: str, folder: str, run: Json) -> Json | None:
+    """metrics.json of this very run, where there is one."""
+    try:
+        content = _read(s3, bucket, f"{folder}/metrics.json")
+    except s3.exceptions.NoSuchKey:
+        return None
+    return content if content.get("run_id") == run["run_id"] else None
+
+
+def _delete_private(s3: Any, bucket: str, prefix: str) -> None:
+    """The run's key and the messages between its ranks, which nobody needs any more."""
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        keys = [{"Key": item["Key"]} for item in page.get("Contents", [])]
+        if keys:
+            answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+            for fault in answer.get("Errors", []):  # no fault of the run
+                print(json.dumps({"message": "could not be deleted", **fault}))
 
 
 def _read(s3: Any, bucket: str, key: str) -> Json:

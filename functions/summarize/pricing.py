@@ -14,13 +14,18 @@ STATE_TRANSITION = 0.025 / 1e3
 S3_PUT = 0.005 / 1e3
 S3_GET = 0.0004 / 1e3
 TRANSITIONS_PER_RANK = 2  # a child execution's start and its one task
-TRANSITIONS_PER_RUN = 5
+TRANSITIONS_PER_RUN = 10
+# https://aws.amazon.com/ec2/pricing and https://aws.amazon.com/vpc/pricing: t4g.nano and its public IPv4
+RENDEZVOUS_HOUR = 0.0042 + 0.005
+RENDEZVOUS_LEAST_SECONDS = 60
 PUTS_PER_RANK = 2  # rank info and predictions
 GETS_OF_SUMMARIZE_PER_RANK = 1
 
 
-def cost(infos: list[dict[str, Any]]) -> dict[str, Any]:
+def cost(infos: list[dict[str, Any]], host_seconds: float = 0.0) -> dict[str, Any]:
     """GB-seconds and USD of the ranks that finished, from their configured memory and measured duration.
+
+    host_seconds: that the rendezvous host was needed for; 0 where it was not.
 
     Attempts that failed, and Initialize and Summarize themselves, are not in it.
     """
@@ -30,11 +35,13 @@ def cost(infos: list[dict[str, Any]]) -> dict[str, Any]:
     compute = sum(spent * rate for spent, rate in zip(gb_seconds, rates, strict=True))
     transitions = TRANSITIONS_PER_RUN + TRANSITIONS_PER_RANK * ranks
     gets = sum(max(info["s3_num_requests"] - 1, 0) for info in infos) + GETS_OF_SUMMARIZE_PER_RANK * ranks
+    hours = max(host_seconds, RENDEZVOUS_LEAST_SECONDS) / 3600 if host_seconds else 0.0
     parts = {
         "Lambda compute (USD)": compute,
         "Lambda requests (USD)": ranks * LAMBDA_REQUEST,
         "Step Functions (USD)": transitions * STATE_TRANSITION,
         "S3 requests (USD)": PUTS_PER_RANK * ranks * S3_PUT + gets * S3_GET,
+        "rendezvous host (USD)": hours * RENDEZVOUS_HOUR,
     }
     return {
         "GB-seconds": sum(gb_seconds),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
-from .accuracy import NMAD_ERROR, NORMAL_NMAD_FACTOR, Accuracy, BinnedAccuracy
+from .accuracy import Metrics
 from .pricing import cost
 
 Json = dict[str, Any]
@@ -22,11 +24,13 @@ _NAMED_RANKS = 10  # in the cause of a failed execution, which Step Functions cu
 _CAUSE_CHARACTERS = 300
 
 
-def summary(run: Json, infos: list[Json], failures: dict[int, Json]) -> Json:
-    """run: run.json; infos: the rank infos by rank; failures: {rank: record} of ranks without a result."""
+def summary(run: Json, infos: list[Json], failures: dict[int, Json], reduced: Json | None = None) -> Json:
+    """run: run.json; infos: the rank infos by rank; failures: {rank: record} of ranks without a result;
+    reduced: metrics.json, where rank 0 has written one."""
     done = {int(info["rank"]) for info in infos}
     missing = [rank for rank in range(run["world_size"]) if rank not in done]
     samples = sum(info["num_samples"] or 0 for info in infos)
+    metrics, source = _metrics(infos, reduced)
     return {
         "run_id": run["run_id"],
         "started": run["started"],
@@ -40,9 +44,10 @@ def summary(run: Json, infos: list[Json], failures: dict[int, Json]) -> Json:
         "seconds": {name: _total(infos, f"{name} (seconds)") for name in (*PHASES, "duration")},
         "cold_starts": sum(bool(info["cold_start"]) for info in infos),
         "spread": {name: _spread(_numbers(infos, name)) for name in _SPREAD},
-        "accuracy": _accuracy(infos),
-        "metrics_source": "rank infos",
-        "cost": cost(infos),
+        "accuracy": None if metrics is None else metrics.report(),
+        "metrics_source": source,
+        "collectives": run.get("collectives"),
+        "cost": cost(infos, _host_seconds(run, infos)),
     }
 
 
@@ -72,33 +77,40 @@ def _spread(values: list[float]) -> Json | None:
     return {"min": ordered[0], "p50": at(0.5), "p95": at(0.95), "max": ordered[-1]}
 
 
-def _accuracy(infos: list[Json]) -> Json | None:
-    """The measures over all galaxies with a known redshift; None where no rank saw one."""
-    states = [info["accuracy_state"] for info in infos if info.get("accuracy_state") is not None]
-    if not states:
+def _metrics(infos: list[Json], reduced: Json | None) -> tuple[Metrics | None, str]:
+    """What the ranks have reduced among themselves, with those added that it lacks; and where it comes from.
+
+    Where it covers a rank that left no result, nothing of it is used: no galaxy counts without its redshift.
+    """
+    done = {int(info["rank"]) for info in infos}
+    covered = set(reduced["ranks"]) if reduced is not None else set()
+    if reduced is None or not covered <= done:
+        return _merged(info.get("accuracy_state") for info in infos), "rank infos"
+    lacking = [info for info in infos if int(info["rank"]) not in covered]
+    states = [reduced["accuracy_state"], *(info.get("accuracy_state") for info in lacking)]
+    named = ", ".join(str(info["rank"]) for info in lacking[:_NAMED_RANKS])
+    more = ", …" if len(lacking) > _NAMED_RANKS else ""
+    rest = f"; from rank infos: {named}{more}" if lacking else ""
+    return _merged(states), f"collectives ({reduced['channel']}) of {len(covered)} ranks{rest}"
+
+
+def _merged(states: Iterable[Json | None]) -> Metrics | None:
+    known = [Metrics.from_json(state) for state in states if state is not None]
+    if not known:
         return None
-    total = Accuracy()
-    for state in states:
-        total.add(Accuracy.from_json(state))
-    return {
-        "count": total.count,
-        **total.measures(),
-        "precision (NMAD) error at most": NMAD_ERROR,
-        "NMAD with factor 1.4826": total.measures(NORMAL_NMAD_FACTOR)["precision (NMAD)"],
-        "undefined": total.undefined(),
-        "by redshift": _binned(infos, "accuracy_state_by_redshift"),
-        "by magnitude": _binned(infos, "accuracy_state_by_magnitude"),
-    }
-
-
-def _binned(infos: list[Json], name: str) -> list[Json]:
-    states = [BinnedAccuracy.from_json(info[name]) for info in infos if info.get(name) is not None]
-    if not states:
-        return []
-    total = states[0]
-    for state in states[1:]:
+    total = known[0]
+    for state in known[1:]:
         total.add(state)
-    return total.table()
+    return total
+
+
+def _host_seconds(run: Json, infos: list[Json]) -> float:
+    """How long the run kept the rendezvous host, by the ranks' own clocks; 0 where it had none."""
+    ends = _numbers(infos, "ended (unix seconds)")
+    if (run.get("collectives") or {}).get("channel") != "direct" or not ends:
+        return 0.0
+    started = datetime.fromisoformat(run["started"].replace("Z", "+00:00")).timestamp()
+    return max(max(ends) - started, 0.0)
 
 
 def failure_cause(content: Json, where: str) -> str:

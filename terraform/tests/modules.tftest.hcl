@@ -13,6 +13,9 @@ mock_provider "aws" {
   mock_data "aws_caller_identity" {
     defaults = { account_id = "123456789012" }
   }
+  mock_data "aws_ssm_parameter" {
+    defaults = { insecure_value = "ami-0123456789abcdef0" }
+  }
   mock_resource "aws_iam_role" {
     defaults = { arn = "arn:aws:iam::123456789012:role/mock" }
   }
@@ -214,14 +217,18 @@ run "the_state_machine_may_invoke_its_functions_alone" {
     source = "./modules/state_machine"
   }
   variables {
-    name               = "machine"
-    definition         = "../statemachine/cosmicai.asl.json"
-    bucket_arn         = "arn:aws:s3:::data"
-    retry_seconds      = 2
-    log_retention_days = 14
+    name = "machine"
+    arn  = "arn:aws:states:us-east-1:123456789012:stateMachine:machine"
+
+    rendezvous_wait_seconds = 61
+    definition              = "../statemachine/cosmicai.asl.json"
+    bucket_arn              = "arn:aws:s3:::data"
+    retry_seconds           = 2
+    log_retention_days      = 14
     function_arns = {
       initialize = "arn:aws:lambda:us-east-1:123456789012:function:i"
       inference  = "arn:aws:lambda:us-east-1:123456789012:function:r"
+      rendezvous = "arn:aws:lambda:us-east-1:123456789012:function:m"
       summarize  = "arn:aws:lambda:us-east-1:123456789012:function:s"
     }
   }
@@ -230,7 +237,56 @@ run "the_state_machine_may_invoke_its_functions_alone" {
     error_message = "the ranks must invoke the inference function"
   }
   assert {
-    condition     = local.arn == "arn:aws:states:us-east-1:123456789012:stateMachine:machine"
-    error_message = "the role must name this very state machine"
+    condition     = one(jsondecode(aws_sfn_state_machine.this.definition).States.AwaitRendezvous.Retry).MaxAttempts == 31
+    error_message = "the rendezvous host must be asked every two seconds"
   }
+}
+
+run "the_rendezvous_host_has_one_open_port_and_no_ssh" {
+  module {
+    source = "./modules/rendezvous"
+  }
+  variables {
+    name               = "host"
+    server             = "../functions/rendezvous/server.py"
+    port               = 10000
+    static_address     = true
+    idle_minutes       = 15
+    log_retention_days = 14
+  }
+  assert {
+    condition = (
+      aws_vpc_security_group_ingress_rule.ranks.from_port == 10000 && aws_vpc_security_group_ingress_rule.ranks.to_port == 10000 &&
+      aws_vpc_security_group_egress_rule.https.from_port == 443 && aws_vpc_security_group_egress_rule.https.to_port == 443
+    )
+    error_message = "one port in, HTTPS out"
+  }
+  assert {
+    condition     = one(aws_instance.this.metadata_options).http_tokens == "required"
+    error_message = "IMDSv2 alone"
+  }
+  assert {
+    condition     = one(aws_instance.this.root_block_device).encrypted && aws_instance.this.instance_initiated_shutdown_behavior == "stop"
+    error_message = "the disk must be encrypted, and a host that ends must only stop"
+  }
+  assert {
+    condition     = length(aws_eip.this) == 1
+    error_message = "static_address must give an Elastic IP"
+  }
+}
+
+run "a_server_too_large_for_user_data_is_refused" {
+  command = plan
+  module {
+    source = "./modules/rendezvous"
+  }
+  variables {
+    name               = "host"
+    server             = "../functions/inference/models/dc2-small/model.onnx.weights"
+    port               = 10000
+    static_address     = false
+    idle_minutes       = 15
+    log_retention_days = 14
+  }
+  expect_failures = [aws_instance.this]
 }

@@ -13,6 +13,12 @@ mock_provider "aws" {
   mock_data "aws_caller_identity" {
     defaults = { account_id = "123456789012" }
   }
+  mock_data "aws_ssm_parameter" {
+    defaults = { insecure_value = "ami-0123456789abcdef0" }
+  }
+  mock_resource "aws_instance" {
+    defaults = { id = "i-0123456789abcdef0", arn = "arn:aws:ec2:us-east-1:123456789012:instance/i-0123456789abcdef0" }
+  }
   mock_resource "aws_s3_bucket" {
     defaults = { arn = "arn:aws:s3:::team3-cosmicai" }
   }
@@ -93,6 +99,27 @@ run "further_data_buckets_may_be_read" {
   assert {
     condition     = contains(local.readable, "arn:aws:s3:::survey-archive")
     error_message = "data_buckets must be readable"
+  }
+}
+
+run "the_state_machine_is_the_one_that_rendezvous_knows" {
+  assert {
+    condition     = local.state_machine_arn == "arn:aws:states:us-east-1:123456789012:stateMachine:team3-cosmicai"
+    error_message = "the ARN must be this very state machine's"
+  }
+  assert {
+    condition     = length(module.rendezvous_host) == 1
+    error_message = "by default the deployment has a rendezvous host of its own"
+  }
+}
+
+run "a_rendezvous_host_from_elsewhere_needs_none_of_its_own" {
+  variables {
+    rendezvous_address = "rendezvous.example.org:10000"
+  }
+  assert {
+    condition     = length(module.rendezvous_host) == 0
+    error_message = "rendezvous_address must replace the host"
   }
 }
 
@@ -191,4 +218,52 @@ run "aborting_uploads_at_once_is_refused" {
     abort_uploads_after_days = 0
   }
   expect_failures = [var.abort_uploads_after_days]
+}
+
+run "no_concurrency_is_refused" {
+  command = plan
+  variables {
+    max_concurrency = 0
+  }
+  expect_failures = [var.max_concurrency]
+}
+
+run "a_rendezvous_address_without_a_port_is_refused" {
+  command = plan
+  variables {
+    rendezvous_address = "example.org"
+  }
+  expect_failures = [var.rendezvous_address]
+}
+
+run "a_privileged_rendezvous_port_is_refused" {
+  command = plan
+  variables {
+    rendezvous_port = 22
+  }
+  expect_failures = [var.rendezvous_port]
+}
+
+run "a_rendezvous_host_that_never_idles_is_refused" {
+  command = plan
+  variables {
+    rendezvous_idle_minutes = 0
+  }
+  expect_failures = [var.rendezvous_idle_minutes]
+}
+
+run "no_wait_for_the_rendezvous_host_is_refused" {
+  command = plan
+  variables {
+    rendezvous_wait_seconds = 0
+  }
+  expect_failures = [var.rendezvous_wait_seconds]
+}
+
+run "a_redis_password_is_refused" {
+  command = plan
+  variables {
+    redis_host = "user:password@redis:6379"
+  }
+  expect_failures = [var.redis_host]
 }

@@ -26,6 +26,7 @@ from cosmicai.emulator import Emulator
 from cosmicai.packaging import BuildFolder
 
 Json = dict[str, Any]
+CONCURRENCY = 16  # ranks at once; more than that reduce over S3
 
 
 @dataclass(frozen=True)
@@ -113,20 +114,20 @@ class Cloud:
 
 @pytest.fixture(scope="session")
 def aws(build: BuildFolder) -> Iterator[Emulator]:
-    with Emulator(build) as emulator:
+    with Emulator(build, CONCURRENCY) as emulator:
         yield emulator
 
 
 @pytest.fixture(scope="session")
-def cloud(aws: Emulator, build: BuildFolder) -> Cloud:
+def cloud(aws: Emulator) -> Cloud:
     """The default deployment: the lean image, no scripts."""
-    return deployed(aws, "example", emulated_variables("example", build))
+    return deployed(aws, "example", emulated_variables("example", aws))
 
 
 @pytest.fixture(scope="session")
-def torch_cloud(aws: Emulator, build: BuildFolder) -> Cloud:
+def torch_cloud(aws: Emulator) -> Cloud:
     """A second team in the same account, whose image carries torch and whose payloads may name scripts."""
-    return deployed(aws, "torch", emulated_variables("torch", build, "torch", allow_scripts=True))
+    return deployed(aws, "torch", emulated_variables("torch", aws, "torch", allow_scripts=True))
 
 
 def deployed(aws: Emulator, team: str, variables: Json) -> Cloud:

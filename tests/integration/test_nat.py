@@ -25,7 +25,7 @@ rank, secret = int(sys.argv[1]), sys.argv[2].encode() or None
 channel = fmi.Direct(rank, 2, "nat-", "203.0.113.1", 10000, secret)
 group = fmi.Group(channel, 20)
 total = group.allreduce(np.full(1000, rank + 1.0), np.add)
-print(json.dumps({"total": total.sum(), "relayed": channel.statistics.relayed}))
+print(json.dumps({"total": total.sum(), "relayed": sorted(channel.statistics.relayed)}))
 group.close()
 """
 

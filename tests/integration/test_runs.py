@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 from cosmicai.data import dc2
 from cosmicai.deployment import emulated_variables
 from cosmicai.emulator import Emulator
-from cosmicai.packaging import ROOT, BuildFolder
+from cosmicai.packaging import ROOT
 from inference.accuracy import NMAD_ERROR, Accuracy
 from inference.engine import BUNDLED_MODEL
 from tests.conftest import CACHE
@@ -165,10 +165,10 @@ def test_a_model_of_ones_own(
 
 
 def test_a_100_mb_partition_runs_in_512_mb(
-    aws: Emulator, build: BuildFolder, saved: Callable[[object], bytes], make_partition: Any, tmp_path: Path
+    aws: Emulator, saved: Callable[[object], bytes], make_partition: Any, tmp_path: Path
 ) -> None:
     """The sandbox kills what takes more than the function's memory."""
-    small = deployed(aws, "small", emulated_variables("small", build, inference_memory_mb=512))
+    small = deployed(aws, "small", emulated_variables("small", aws, inference_memory_mb=512))
     data = saved(make_partition(5112))
     assert len(data) > 100 * 1000**2
     small.put("large/1.pt", data)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +24,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosmicai.packaging import FUNCTIONS
+from cosmicai.emulator import Emulator
+from cosmicai.packaging import FUNCTIONS, BuildFolder
 
 sys.path.append(str(FUNCTIONS / "inference"))
 import fmi
@@ -70,17 +73,54 @@ def host() -> Iterator[Host]:
 Open = Callable[[int], list[fmi.Channel]]
 
 
-@pytest.fixture(params=["memory", "direct", "direct, as FMI's own"])
+@pytest.fixture(scope="module")
+def redis_client() -> Iterator[Any]:
+    """Of a real redis-server."""
+    import redis
+
+    server = shutil.which("redis-server")
+    if server is None:
+        pytest.skip("redis-server is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/redis.sock"
+        options = ["--port", "0", "--unixsocket", path, "--save", "", "--dir", folder]
+        with subprocess.Popen([server, *options], stdout=subprocess.DEVNULL) as process:
+            deadline = time.monotonic() + 10
+            while not Path(path).exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            with redis.Redis(unix_socket_path=path) as client:
+                yield client
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def s3_client(build: BuildFolder) -> Iterator[Any]:
+    """Of the embedded AWS, with a bucket named fmi."""
+    with Emulator(build) as aws:
+        client = aws.client("s3", max_pool_connections=20)
+        client.create_bucket(Bucket="fmi")
+        yield client
+
+
+@pytest.fixture(params=["memory", "direct", "direct, as FMI's own", "Redis", "S3"])
 def channels(request: pytest.FixtureRequest, host: Host) -> Open:
     """Channels of all ranks of a new group."""
+    store = {"Redis": "redis_client", "S3": "s3_client"}.get(request.param)
+    client: Any = request.getfixturevalue(store) if store else None
 
     def make(size: int) -> list[fmi.Channel]:
-        if request.param == "memory":
-            memory = fmi.Memory(size)
-            return [memory.channel(rank) for rank in range(size)]
+        name, ranks = f"run-{os.urandom(4).hex()}-", range(size)
+        match request.param:
+            case "memory":
+                memory = fmi.Memory(size)
+                return [memory.channel(rank) for rank in ranks]
+            case "Redis":
+                return [fmi.Redis(rank, size, name, client) for rank in ranks]
+            case "S3":
+                return [fmi.S3(rank, size, name, client, "fmi") for rank in ranks]
         secret = b"of this run" if request.param == "direct" else None
-        name = f"run-{os.urandom(4).hex()}-"
-        return [fmi.Direct(rank, size, name, "127.0.0.1", host.port, secret) for rank in range(size)]
+        return [fmi.Direct(rank, size, name, "127.0.0.1", host.port, secret) for rank in ranks]
 
     return make
 
@@ -293,7 +333,7 @@ def test_behind_closed_networks_a_pair_meets_in_the_relay(host: Host, monkeypatc
     channels = [fmi.Direct(rank, 2, "closed-", "127.0.0.1", host.port, b"s") for rank in range(2)]
     done = together(channels, lambda group: group.allreduce(np.ones(100_000), np.add).sum())
     assert done == [200_000.0] * 2
-    assert [channel.statistics.relayed for channel in channels] == [[1], [0]]
+    assert [channel.statistics.relayed for channel in channels] == [{1}, {0}]
 
 
 def test_a_rank_that_never_comes_is_a_timeout_that_says_who(host: Host) -> None:

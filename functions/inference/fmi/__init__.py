@@ -1,7 +1,8 @@
 """FMI, the FaaS Message Interface (Copik et al., ICS 2023): MPI-like messages between serverless functions.
 
 Two interfaces over the same collectives: `Group`, for numpy arrays of any type, and `Communicator`, which takes
-what FMI's own Python binding takes (https://github.com/spcl/fmi). Needs numpy alone.
+what FMI's own Python binding takes (https://github.com/spcl/fmi). Channels: Direct, Redis, S3, Memory. It needs
+numpy alone, and boto3 or redis-py for the two stores.
 """
 
 from .channel import Channel, Deadline, Memory
@@ -9,8 +10,10 @@ from .communicator import Communicator, datatypes, func, hints, op, types
 from .direct import Direct
 from .errors import FmiError, MessageMismatch, PeerLost, PeerRefused, PeerTimeout
 from .group import Group
+from .stores import S3, Redis
 
 __all__ = [
+    "S3",
     "Channel",
     "Communicator",
     "Deadline",
@@ -22,6 +25,7 @@ __all__ = [
     "PeerLost",
     "PeerRefused",
     "PeerTimeout",
+    "Redis",
     "datatypes",
     "func",
     "hints",

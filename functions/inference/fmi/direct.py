@@ -18,10 +18,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 
-from .channel import Deadline
+from .channel import Deadline, Statistics
 from .connection import Connection
 from .errors import FmiError, PeerLost, PeerRefused, PeerTimeout
 
@@ -36,19 +35,6 @@ _HELLO = struct.Struct("<4sHII16s")  # magic, version, my rank, your rank, chall
 _MAGIC = b"CFMI"
 _PAIR, _RELAY = b"\x02", b"\x03"
 Greet = Callable[[socket.socket, Deadline], None]
-
-
-@dataclass
-class Statistics:
-    """Seconds and bytes of this rank's communication, for its rank info."""
-
-    setup_seconds: float = 0.0
-    waiting_seconds: float = 0.0
-    sending_seconds: float = 0.0
-    sent_bytes: int = 0
-    received_bytes: int = 0
-    partners: list[int] = field(default_factory=list)
-    relayed: list[int] = field(default_factory=list)
 
 
 class Direct:
@@ -75,7 +61,7 @@ class Direct:
                 f"{NAME_LIMIT - longest + len(comm_name.encode())} bytes, or pairs of ranks are confused"
             )
         self.rank, self.size = rank, size
-        self.statistics = Statistics()
+        self.statistics, self.durable = Statistics(), False
         self._name, self._host, self._port, self._secret = comm_name, host, port, secret
         self._relay = relay and secret is not None
         self._connections: dict[int, Connection] = {}
@@ -91,16 +77,12 @@ class Direct:
         connection, start = self._connected(peer, self.rank, deadline), time.perf_counter()
         view = memoryview(data)
         connection.send(view, deadline)
-        with self._lock:
-            self.statistics.sending_seconds += time.perf_counter() - start
-            self.statistics.sent_bytes += len(view)
+        self.statistics.sent(peer, len(view), time.perf_counter() - start)
 
     def receive(self, peer: int, length: int | None, deadline: Deadline) -> bytes:
         connection, start = self._connected(peer, peer, deadline), time.perf_counter()
         data = connection.receive(length, deadline)
-        with self._lock:
-            self.statistics.waiting_seconds += time.perf_counter() - start
-            self.statistics.received_bytes += len(data)
+        self.statistics.received(peer, len(data), time.perf_counter() - start)
         return data
 
     def close(self) -> None:
@@ -131,15 +113,12 @@ class Direct:
         except OSError as error:
             raise PeerLost(f"{self._us} no connection to rank {peer} can be made here: {error}") from None
         finally:
-            with self._lock:
-                self.statistics.setup_seconds += time.perf_counter() - start
+            self.statistics.connected(time.perf_counter() - start)
         with self._lock:
             if self._closed:
                 made.close()
                 raise PeerLost(f"{self._us} this channel was closed")
             self._connections[peer] = made
-            if peer not in self.statistics.partners:
-                self.statistics.partners.append(peer)
         return made
 
     def _meet(self, peer: int, sender: int, deadline: Deadline) -> socket.socket:
@@ -155,9 +134,7 @@ class Direct:
             if not self._relay or not deadline.left():
                 seconds = f"{deadline.seconds:g} s"
                 raise PeerTimeout(f"{self._us} no way through to rank {peer} in {seconds}") from None
-        with self._lock:
-            if peer not in self.statistics.relayed:
-                self.statistics.relayed.append(peer)
+        self.statistics.relayed.add(peer)
         return self._relayed(peer, _RELAY + name, deadline, greet)
 
     def _plain_name(self, peer: int, sender: int) -> bytes:

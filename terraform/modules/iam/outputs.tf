@@ -4,3 +4,10 @@ output "role_arn" {
 
   depends_on = [aws_iam_role_policy.this]
 }
+
+output "role_name" {
+  description = "Name of the role."
+  value       = aws_iam_role.this.name
+
+  depends_on = [aws_iam_role_policy.this]
+}

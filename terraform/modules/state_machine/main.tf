@@ -27,11 +27,11 @@ module "iam" {
     # A Distributed Map starts executions of its own state machine.
     RunMap = {
       actions   = ["states:StartExecution"]
-      resources = [local.arn]
+      resources = [var.arn]
     }
     WatchMap = {
       actions   = ["states:DescribeExecution", "states:StopExecution"]
-      resources = ["${replace(local.arn, ":stateMachine:", ":execution:")}/*"]
+      resources = ["${replace(var.arn, ":stateMachine:", ":execution:")}/*"]
     }
     # CloudWatch's log delivery has no resource-level permissions:
     # https://docs.aws.amazon.com/step-functions/latest/dg/cw-logs.html
@@ -46,13 +46,6 @@ module "iam" {
 }
 
 data "aws_partition" "current" {}
-data "aws_region" "current" {}
-data "aws_caller_identity" "current" {}
-
-locals {
-  # Written out because the role must name the state machine that is made with it.
-  arn = "arn:${data.aws_partition.current.partition}:states:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}:stateMachine:${var.name}"
-}
 
 resource "aws_sfn_state_machine" "this" {
   name     = var.name
@@ -63,8 +56,11 @@ resource "aws_sfn_state_machine" "this" {
     partition      = data.aws_partition.current.partition
     initialize_arn = var.function_arns.initialize
     inference_arn  = var.function_arns.inference
+    rendezvous_arn = var.function_arns.rendezvous
     summarize_arn  = var.function_arns.summarize
     retry_seconds  = var.retry_seconds
+
+    rendezvous_attempts = ceil(var.rendezvous_wait_seconds / 2)
   })
 
   logging_configuration {

@@ -10,7 +10,7 @@ variable "definition" {
 
 variable "function_arns" {
   description = "The functions by their part in a run."
-  type        = object({ initialize = string, inference = string, summarize = string })
+  type        = object({ initialize = string, inference = string, rendezvous = string, summarize = string })
 }
 
 variable "bucket_arn" {
@@ -25,5 +25,15 @@ variable "retry_seconds" {
 
 variable "log_retention_days" {
   description = "Days that the logs of executions are kept."
+  type        = number
+}
+
+variable "arn" {
+  description = "ARN that the state machine will have: its role must name it before it is there."
+  type        = string
+}
+
+variable "rendezvous_wait_seconds" {
+  description = "How long a run waits for the rendezvous host."
   type        = number
 }

@@ -1,0 +1,104 @@
+"""AWS Lambda's entry point of Rendezvous: starts, watches and stops the host on which ranks find each other.
+
+The host is an EC2 instance of this deployment (INSTANCE_ID), or one that somebody else runs (ADDRESS), which is
+only watched. Several runs share it: it is stopped when no other execution of the state machine runs, and it
+stops by itself when nobody has come for a while, so that an execution that is aborted leaves nothing running.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import Any
+
+import boto3
+
+_HEALTH = b"\x01"
+_SECONDS = 2.0  # for one protocol round trip
+
+
+class NotHealthy(Exception):
+    """The host does not answer yet; the state machine asks again."""
+
+
+class Host:
+    """instance_id: of the EC2 instance, None for a host of somebody else's at `address` (HOST:PORT)."""
+
+    def __init__(self, instance_id: str | None, address: str, port: int, state_machine: str) -> None:
+        self._instance, self._address, self._port = instance_id, address, port
+        self._state_machine = state_machine
+
+    @classmethod
+    def of_environment(cls) -> Host:
+        given = os.environ
+        return cls(
+            given.get("INSTANCE_ID"), given.get("ADDRESS", ""), int(given["PORT"]), given["STATE_MACHINE_ARN"]
+        )
+
+    def start(self) -> dict[str, Any]:
+        """Idempotent: a host that runs goes on. Raises ClientError while it is still stopping."""
+        if self._instance is not None:
+            boto3.client("ec2").start_instances(InstanceIds=[self._instance])
+        return {"started": self._instance is not None}
+
+    def status(self) -> dict[str, Any]:
+        """{"address": HOST:PORT, "health": the host's own counters}. Raises NotHealthy."""
+        address = self._address or f"{self._public_address()}:{self._port}"
+        return {"address": address, "health": health(address)}
+
+    def stop(self, execution: str) -> dict[str, Any]:
+        """Stops it unless another execution than this one runs."""
+        if self._instance is None:
+            return {"stopped": False, "reason": "it is not this deployment's"}
+        others = [arn for arn in self._running() if arn != execution]
+        if others:
+            return {"stopped": False, "reason": f"{len(others)} other executions run"}
+        boto3.client("ec2").stop_instances(InstanceIds=[self._instance])
+        return {"stopped": True}
+
+    def _running(self) -> list[str]:
+        client = boto3.client("stepfunctions")
+        found = client.list_executions(
+            stateMachineArn=self._state_machine, statusFilter="RUNNING", maxResults=100
+        )
+        return [item["executionArn"] for item in found["executions"]]
+
+    def _public_address(self) -> str:
+        found = boto3.client("ec2").describe_instances(InstanceIds=[self._instance])
+        instance = found["Reservations"][0]["Instances"][0]
+        state, address = instance["State"]["Name"], instance.get("PublicIpAddress")
+        if state != "running" or not address:
+            raise NotHealthy(f"the rendezvous host {self._instance} is {state}, without a public address yet")
+        return str(address)
+
+
+def health(address: str) -> dict[str, Any]:
+    """The health line of the host at HOST:PORT, by a round trip of its protocol. Raises NotHealthy."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), _SECONDS) as connection:
+            connection.sendall(_HEALTH)
+            with connection.makefile() as lines:
+                found: dict[str, Any] = json.loads(lines.readline(4096))
+    except (OSError, ValueError) as error:
+        raise NotHealthy(f"the rendezvous host at {address} does not answer: {error}") from None
+    if not found.get("healthy"):
+        raise NotHealthy(f"the rendezvous host at {address} says {found}")
+    return found
+
+
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """event: {"action": "start" | "status" | "stop", "execution": ARN of the execution that asks}."""
+    host = Host.of_environment()
+    match event["action"]:
+        case "start":
+            done = host.start()
+        case "status":
+            done = host.status()
+        case "stop":
+            done = host.stop(event["execution"])
+        case other:
+            raise ValueError(f"action: {other!r} is none of start, status, stop")
+    print(json.dumps({"message": f"rendezvous {event['action']}", "execution": event["execution"], **done}))
+    return done

@@ -1,0 +1,164 @@
+# The host on which ranks behind NATs find each other: a stopped t4g.nano in a network of its own, started by the
+# runs that need it. No SSH: `aws ssm start-session` reaches it.
+
+locals {
+  # server.py and its units; EC2 takes 16 KB of user data, compressed by cloud-init's rules.
+  user_data = base64gzip(templatefile("${path.module}/cloud-config.yaml", {
+    server    = filebase64(var.server)
+    port      = var.port
+    idle      = var.idle_minutes * 60
+    log_group = module.logs.name
+  }))
+}
+
+data "aws_ssm_parameter" "image" {
+  name = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64"
+}
+
+data "aws_region" "current" {}
+
+module "logs" {
+  source = "../logs"
+
+  name           = "/aws/ec2/${var.name}"
+  retention_days = var.log_retention_days
+}
+
+module "iam" {
+  source = "../iam"
+
+  name    = var.name
+  service = "ec2.amazonaws.com"
+
+  statements = {
+    WriteLogs = {
+      actions   = ["logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"]
+      resources = ["${module.logs.arn}:*"]
+    }
+    # What Session Manager needs; it has no resource-level permissions:
+    # https://docs.aws.amazon.com/systems-manager/latest/userguide/getting-started-create-iam-instance-profile.html
+    SessionManager = {
+      actions = [
+        "ssm:UpdateInstanceInformation", "ssmmessages:CreateControlChannel", "ssmmessages:CreateDataChannel",
+        "ssmmessages:OpenControlChannel", "ssmmessages:OpenDataChannel",
+      ]
+      resources = ["*"]
+    }
+  }
+}
+
+resource "aws_iam_instance_profile" "this" {
+  name = var.name
+  role = module.iam.role_name
+}
+
+resource "aws_vpc" "this" {
+  cidr_block           = "10.0.0.0/28"
+  enable_dns_hostnames = true
+  tags                 = { Name = var.name }
+}
+
+# Nothing of ours uses the network's default group: it lets nothing in or out.
+resource "aws_default_security_group" "closed" {
+  vpc_id = aws_vpc.this.id
+}
+
+resource "aws_subnet" "this" {
+  vpc_id     = aws_vpc.this.id
+  cidr_block = aws_vpc.this.cidr_block
+  tags       = { Name = var.name }
+}
+
+resource "aws_internet_gateway" "this" {
+  vpc_id = aws_vpc.this.id
+  tags   = { Name = var.name }
+}
+
+resource "aws_route_table" "this" {
+  vpc_id = aws_vpc.this.id
+  tags   = { Name = var.name }
+
+  route {
+    cidr_block = "0.0.0.0/0"
+    gateway_id = aws_internet_gateway.this.id
+  }
+}
+
+resource "aws_route_table_association" "this" {
+  subnet_id      = aws_subnet.this.id
+  route_table_id = aws_route_table.this.id
+}
+
+resource "aws_security_group" "this" {
+  name        = var.name
+  description = "Rendezvous host: one port in, HTTPS out."
+  vpc_id      = aws_vpc.this.id
+}
+
+# Lambda functions outside of a VPC have no addresses of their own: the port is open to all, and the server's
+# limits and the runs' secrets are what protects it (docs of functions/rendezvous/server.py).
+resource "aws_vpc_security_group_ingress_rule" "ranks" {
+  security_group_id = aws_security_group.this.id
+  description       = "Ranks, from wherever Lambda runs them."
+  cidr_ipv4         = "0.0.0.0/0"
+  ip_protocol       = "tcp"
+  from_port         = var.port
+  to_port           = var.port
+}
+
+resource "aws_vpc_security_group_egress_rule" "https" {
+  security_group_id = aws_security_group.this.id
+  description       = "CloudWatch, Session Manager and security updates."
+  cidr_ipv4         = "0.0.0.0/0"
+  ip_protocol       = "tcp"
+  from_port         = 443
+  to_port           = 443
+}
+
+resource "aws_instance" "this" {
+  ami                                  = data.aws_ssm_parameter.image.insecure_value
+  instance_type                        = "t4g.nano"
+  subnet_id                            = aws_subnet.this.id
+  vpc_security_group_ids               = [aws_security_group.this.id]
+  iam_instance_profile                 = aws_iam_instance_profile.this.name
+  associate_public_ip_address          = true
+  user_data_base64                     = local.user_data
+  user_data_replace_on_change          = true
+  instance_initiated_shutdown_behavior = "stop"
+  ebs_optimized                        = true
+  tags                                 = { Name = var.name }
+
+  metadata_options {
+    http_endpoint               = "enabled"
+    http_tokens                 = "required"
+    http_put_response_hop_limit = 1
+  }
+
+  root_block_device {
+    encrypted   = true
+    volume_type = "gp3"
+    volume_size = 8
+  }
+
+  credit_specification {
+    cpu_credits = "standard"
+  }
+
+  lifecycle {
+    ignore_changes = [ami, associate_public_ip_address] # newer images at the next change; a stopped host has no address
+
+    precondition {
+      condition     = length(local.user_data) * 3 / 4 <= 16384
+      error_message = "server.py and its units are larger than EC2's 16 KB of user data."
+    }
+  }
+
+  depends_on = [aws_route_table_association.this]
+}
+
+resource "aws_eip" "this" {
+  count    = var.static_address ? 1 : 0
+  instance = aws_instance.this.id
+  domain   = "vpc"
+  tags     = { Name = var.name }
+}
