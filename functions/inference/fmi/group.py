@@ -31,7 +31,7 @@ class Group:
     def __init__(self, channel: Channel, seconds: float = 30.0) -> None:
         if channel.size < 1 or not 0 <= channel.rank < channel.size:
             raise ValueError(f"rank {channel.rank} is not in a group of {channel.size}")
-        self._channel, self._seconds = channel, seconds
+        self._channel, self._seconds, self._inside = channel, seconds, False
         self.rank, self.size = channel.rank, channel.size
 
     def close(self) -> None:
@@ -140,7 +140,8 @@ class Group:
 
     def barrier(self, seconds: float | None = None) -> None:
         """Returns when every rank has called it."""
-        self.allreduce(np.ones(1, np.uint8), lambda a, b: a, seconds=seconds)
+        with self._operation("barrier", seconds) as deadline:
+            self.allreduce(np.ones(1, np.uint8), lambda a, b: a, seconds=deadline.left())
 
     def scan(
         self, array: Array, combine: Combine, ordered: bool = False, seconds: float | None = None
@@ -171,12 +172,16 @@ class Group:
 
     @contextmanager
     def _operation(self, name: str, seconds: float | None) -> Iterator[Deadline]:
+        """Names the operation in its errors; one that is a part of another has the other's name."""
+        outer, self._inside = self._inside, True
         try:
             yield Deadline(self._seconds if seconds is None else seconds)
         except FmiError as error:
-            if error.args and not str(error).startswith("in "):
+            if not outer:
                 error.args = (f"in {name}: {error}",)
             raise
+        finally:
+            self._inside = outer
 
     def _exchange(self, peer: int, mine: Array, deadline: Deadline) -> Array:
         """The higher rank sends first, so that two never wait for each other with full buffers."""
