@@ -31,7 +31,8 @@ class Group:
     def __init__(self, channel: Channel, seconds: float = 30.0) -> None:
         if channel.size < 1 or not 0 <= channel.rank < channel.size:
             raise ValueError(f"rank {channel.rank} is not in a group of {channel.size}")
-        self._channel, self._seconds, self._inside = channel, seconds, False
+        self._channel, self._seconds = channel, seconds
+        self._current: Deadline | None = None  # of the operation that is going on
         self.rank, self.size = channel.rank, channel.size
 
     def close(self) -> None:
@@ -103,7 +104,7 @@ class Group:
         with self._operation("reduce", seconds) as deadline:
             mine = np.asarray(array)
             if ordered:
-                rows = self.gather(mine, root, deadline.left())
+                rows = self.gather(mine, root)
                 return None if rows is None else _folded(rows, combine)
             v = self._place(root)
             for distance in self._distances():
@@ -122,8 +123,8 @@ class Group:
         with self._operation("allreduce", seconds) as deadline:
             mine = np.asarray(array)
             if ordered:
-                done = self.reduce(mine, combine, 0, True, deadline.left())
-                return self.bcast(mine if done is None else done, 0, deadline.left())
+                done = self.reduce(mine, combine, 0, True)
+                return self.bcast(mine if done is None else done, 0)
             power = 1 << (self.size.bit_length() - 1)
             if self.rank >= power:
                 self._send(self.rank - power, mine, deadline)
@@ -140,8 +141,8 @@ class Group:
 
     def barrier(self, seconds: float | None = None) -> None:
         """Returns when every rank has called it."""
-        with self._operation("barrier", seconds) as deadline:
-            self.allreduce(np.ones(1, np.uint8), lambda a, b: a, seconds=deadline.left())
+        with self._operation("barrier", seconds):
+            self.allreduce(np.ones(1, np.uint8), lambda a, b: a)
 
     def scan(
         self, array: Array, combine: Combine, ordered: bool = False, seconds: float | None = None
@@ -172,16 +173,18 @@ class Group:
 
     @contextmanager
     def _operation(self, name: str, seconds: float | None) -> Iterator[Deadline]:
-        """Names the operation in its errors; one that is a part of another has the other's name."""
-        outer, self._inside = self._inside, True
+        """Names the operation in its errors. One that is a part of another has the other's name and time."""
+        if self._current is not None:
+            yield self._current
+            return
+        self._current = Deadline(self._seconds if seconds is None else seconds)
         try:
-            yield Deadline(self._seconds if seconds is None else seconds)
+            yield self._current
         except FmiError as error:
-            if not outer:
-                error.args = (f"in {name}: {error}",)
+            error.args = (f"in {name}: {error}",)
             raise
         finally:
-            self._inside = outer
+            self._current = None
 
     def _exchange(self, peer: int, mine: Array, deadline: Deadline) -> Array:
         """The higher rank sends first, so that two never wait for each other with full buffers."""
