@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +23,7 @@ _SPREAD = (
     "total_process_memory (MB)",
 )
 _NAMED_RANKS = 10  # in the cause of a failed execution, which Step Functions cuts at 32,768 characters
-_CAUSE_CHARACTERS = 300
+_CAUSE_CHARACTERS = 400  # of each of them: the beginning says where, the end says what
 
 
 def summary(run: Json, infos: list[Json], failures: dict[int, Json], reduced: Json | None = None) -> Json:
@@ -62,7 +64,11 @@ def _numbers(infos: list[Json], name: str) -> list[float]:
 
 
 def _error(record: Json) -> Json:
-    return {"error": record.get("error", "unknown"), "cause": record.get("cause", "")}
+    """Error and cause; of Lambda's JSON the message alone, failures/{rank}.json has the rest."""
+    cause = record.get("cause", "")
+    with suppress(ValueError, KeyError, TypeError):
+        cause = json.loads(cause)["errorMessage"]
+    return {"error": record.get("error", "unknown"), "cause": cause}
 
 
 def _spread(values: list[float]) -> Json | None:
@@ -117,10 +123,15 @@ def failure_cause(content: Json, where: str) -> str:
     """One or a few sentences that name the ranks without a result, for the state machine's Fail state."""
     failed, missing = content["failed_ranks"], content["missing_ranks"]
     lines = [
-        f"rank {rank}: {record['error']}: {record['cause'][:_CAUSE_CHARACTERS]}"
+        f"rank {rank}: {record['error']}: {_shortened(record['cause'])}"
         for rank, record in list(failed.items())[:_NAMED_RANKS]
     ]
     without = [*map(int, failed), *missing]
     named = ", ".join(map(str, sorted(without)[:100])) + (", …" if len(without) > 100 else "")
     head = f"{len(without)} of {content['world_size']} ranks left no result: {named}. See {where}."
     return " ".join([head, *lines])
+
+
+def _shortened(cause: str) -> str:
+    half = _CAUSE_CHARACTERS // 2
+    return cause if len(cause) <= 2 * half else f"{cause[:half]} … {cause[-half:]}"

@@ -134,7 +134,7 @@ def test_a_rank_that_is_killed_is_tried_again_and_the_run_succeeds(
     payload = cloud.payload(prefix)
     (tmp_path / "payload.json").write_text(json.dumps(payload))
     execution = cloud.start(tmp_path / "payload.json")
-    killed = _kill_a_busy_rank(cloud)
+    killed = kill_a_busy_rank(cloud)
     ran = cloud.wait(execution, payload)
     assert ran.status == "SUCCEEDED", ran.cause
     assert [info["num_samples"] for info in ran.read("combined_data.json")] == [6000, 6000]
@@ -144,7 +144,7 @@ def test_a_rank_that_is_killed_is_tried_again_and_the_run_succeeds(
     assert any("SIGKILL" in message for message in messages), f"process {killed} was not seen to die"
 
 
-def _kill_a_busy_rank(cloud: Cloud) -> int:
+def kill_a_busy_rank(cloud: Cloud) -> int:
     """Kills a process of the inference function once it has worked for a second on this run."""
     spent: dict[int, float] = {}
     deadline = time.monotonic() + 60

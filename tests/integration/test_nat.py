@@ -1,4 +1,4 @@
-"""Ranks behind real NATs, in network namespaces: two NATs, two ranks behind them, the host between them."""
+"""Real networks in namespaces: ranks behind NATs, the host between them, and a line that is slow and lossy."""
 
 from __future__ import annotations
 
@@ -140,3 +140,63 @@ def test_two_ranks_behind_symmetric_nats_meet_in_the_relay(networks: Networks) -
     first, second = _meet(networks, "of this run")
     assert (first["total"], second["total"]) == (3000, 3000)
     assert (first["relayed"], second["relayed"]) == ([1], [0])
+
+
+# Carries packets between namespaces that it gives a device each, 50 ms late and one in ten not at all. The
+# kernel may lack netem; TUN devices it has. Arguments: namespaces; the address of the nth is 198.51.100.n.
+_BAD_LINE = """
+import ctypes, fcntl, heapq, os, random, select, struct, subprocess, sys, time
+libc, devices, late = ctypes.CDLL(None, use_errno=True), {}, []
+for number, name in enumerate(sys.argv[1:], 1):
+    with open(f"/run/netns/{name}") as namespace:
+        assert libc.setns(namespace.fileno(), 0x40000000) == 0
+    device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    fcntl.ioctl(device, 0x400454CA, struct.pack("16sH22x", b"bad", 0x1001))  # TUNSETIFF: IFF_TUN | IFF_NO_PI
+    for command in (f"addr add 198.51.100.{number}/24 dev bad", "link set bad up"):
+        subprocess.run(["ip", *command.split()], check=True)
+    devices[number] = device
+print("ready", flush=True)
+dice, lost = random.Random(1), 0
+while True:
+    pause = max(late[0][0] - time.monotonic(), 0) if late else 1
+    for device in select.select(list(devices.values()), [], [], pause)[0]:
+        packet = os.read(device, 65535)
+        if packet[0] >> 4 == 4 and packet[19] in devices and dice.random() >= 0.1:
+            heapq.heappush(late, (time.monotonic() + 0.05, dice.random(), packet))
+    while late and late[0][0] <= time.monotonic():
+        packet = heapq.heappop(late)[2]
+        os.write(devices[packet[19]], packet)
+"""
+
+
+@needs_namespaces
+@pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="the kernel has no TUN devices")  # noqa: PTH110
+def test_a_line_that_loses_every_tenth_packet_is_slow_but_right() -> None:
+    names = [f"c{os.getpid() % 100_000}{letter}" for letter in "hxyz"]
+    program = _RANK.replace("203.0.113.1", "198.51.100.1").replace(", 2, ", ", 3, ").replace(", 20)", ", 60)")
+    environment = {**os.environ, "PYTHONPATH": str(FUNCTIONS / "inference")}
+    python = [sys.executable, "-c"]
+    with ExitStack() as stack:
+        for name in names:
+            stack.callback(subprocess.run, ["ip", "netns", "delete", name], check=False, capture_output=True)
+            _ip("netns", "add", name)
+            _ip("link", "set", "lo", "up", inside=name)
+
+        def started(command: list[str], **more: Any) -> subprocess.Popen[str]:
+            process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **more))
+            stack.callback(process.kill)
+            return process
+
+        line = started([*python, _BAD_LINE, *names])
+        assert line.stdout is not None
+        assert line.stdout.readline() == "ready\n"
+        server = [sys.executable, str(FUNCTIONS / "rendezvous" / "server.py"), "--port", "10000"]
+        host = started(_inside(names[0], *server))
+        assert host.stdout is not None
+        host.stdout.readline()
+        ranks = [
+            started(_inside(name, *python, program, str(rank), "of this run"), env=environment)
+            for rank, name in enumerate(names[1:])
+        ]
+        for rank in ranks:
+            assert json.loads(rank.communicate(timeout=120)[0])["total"] == 6000

@@ -215,3 +215,42 @@ def test_a_script_outside_its_folder_is_refused(cloud: Cloud, run: Run, prefix: 
     payload = {**_payload(cloud, prefix), "script": "/tmp/elsewhere/x.py"}  # noqa: S108
     assert "give a file below /tmp/Anomaly Detection/" in run(payload).cause
     assert "a script needs both" in run(cloud.payload(prefix, S3_object_name=FOLDER)).cause
+
+
+_COLLECTIVE = """
+import json, os
+import boto3
+import fmi
+from fmilib.fmi_operations import fmi_communicator
+
+rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+communicator = fmi_communicator(world_size, rank)
+two = fmi.types(fmi.datatypes.double_list, 2)
+total = communicator.allreduce([rank + 1.0, 1.0], fmi.func(fmi.op.sum), two)
+communicator.barrier()
+communicator.close()
+boto3.client("s3").put_object(
+    Bucket=os.environ["DATA_BUCKET"], Key=f"{os.environ['RESULT_PATH']}/{rank}.json",
+    Body=json.dumps({"total": total, "num_samples": 1}))
+"""
+
+
+@pytest.mark.parametrize("collectives", ["direct", "s3"])
+def test_scripts_reduce_among_themselves_by_the_names_they_import(
+    cloud: Cloud, run: Run, partitions: Partitions, collectives: str
+) -> None:
+    cloud.put_all(f"fmi-{collectives}", partitions(3))
+    _upload(cloud, _COLLECTIVE)
+    ran = run(_payload(cloud, f"fmi-{collectives}", collectives=collectives))
+    assert ran.status == "SUCCEEDED", ran.cause
+    assert [info["total"] for info in ran.read("combined_data.json")] == [[6.0, 3.0]] * 3
+
+
+def test_a_script_without_collectives_is_told_so(
+    cloud: Cloud, run: Run, partitions: Partitions, prefix: str
+) -> None:
+    cloud.put_all(prefix, partitions(2))
+    _upload(cloud, _COLLECTIVE)
+    ran = run(_payload(cloud, prefix, collectives="none"))
+    assert ran.status == "FAILED"
+    assert "this run has no collectives: start it with collectives = direct, redis or s3" in ran.cause

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from inference.fmi import Communicator
+from fmi import Communicator  # type: ignore[import-not-found]
 
 
 def fmi_communicator(world_size: int, rank: int) -> Communicator:

@@ -1,0 +1,211 @@
+"""Runs whose ranks reduce their metrics among themselves, and what happens when the means for it fail."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cosmicai.deployment import emulated_variables
+from cosmicai.emulator import Emulator
+from tests.unit.rendezvous import Host
+
+from .conftest import Cloud, Json, Ran, deployed
+from .test_faults import kill_a_busy_rank
+
+Run = Callable[[Json], Ran]
+Partitions = Callable[..., dict[str, bytes]]
+
+
+def _reduced(ran: Ran) -> tuple[Json, Json]:
+    """(metrics.json, summary.json), which must agree."""
+    assert ran.status == "SUCCEEDED", ran.cause
+    metrics, summary = ran.read("metrics.json"), ran.read("summary.json")
+    assert metrics["accuracy"] == summary["accuracy"]
+    return metrics, summary
+
+
+def test_sixteen_ranks_reduce_directly_to_what_summarize_computes(
+    cloud: Cloud, run: Run, partitions: Partitions, prefix: str
+) -> None:
+    cloud.put_all(prefix, partitions(16, rows=40))
+    metrics, summary = _reduced(run(cloud.payload(prefix)))
+    assert metrics["ranks"] == list(range(16))
+    assert metrics["num_samples"] == summary["num_samples"] == 16 * 40
+    assert summary["metrics_source"] == "collectives (direct) of 16 ranks"
+    assert summary["cost"]["rendezvous host (USD)"] > 0
+
+
+def test_the_same_run_without_collectives_gives_the_same_metrics(
+    cloud: Cloud, run: Run, partitions: Partitions, prefix: str
+) -> None:
+    cloud.put_all(prefix, partitions(5, rows=40))
+    direct = run(cloud.payload(prefix))
+    metrics, _ = _reduced(direct)
+    for rank in range(5):
+        told = direct.read(f"{rank}.json")["collectives"]
+        assert (told["channel"], told["relayed"], told["faults"]) == ("direct", [], {})
+        assert told["partners"] == ([1, 2, 3, 4] if rank == 0 else [0])
+        assert told["sent (bytes)"] > 0
+    none = run({**cloud.payload(prefix, collectives="none"), "result_path": "results/none"})
+    assert none.status == "SUCCEEDED", none.cause
+    summary = none.read("summary.json")
+    assert summary["accuracy"] == metrics["accuracy"]  # to the last bit, whatever the order of the sums
+    assert summary["metrics_source"] == "rank infos"
+    assert "metrics.json" not in none.objects()
+
+
+def test_nothing_of_the_runs_secret_is_left(
+    cloud: Cloud, run: Run, partitions: Partitions, prefix: str
+) -> None:
+    cloud.put_all(prefix, partitions(2))
+    ran = run(cloud.payload(prefix))
+    _reduced(ran)
+    assert cloud.keys(cloud.bucket, ".cosmicai/") == set()
+
+
+def test_more_ranks_than_can_run_at_once_reduce_over_s3(
+    cloud: Cloud, run: Run, partitions: Partitions, prefix: str
+) -> None:
+    cloud.put_all(prefix, partitions(20))
+    ran = run(cloud.payload(prefix))
+    metrics, summary = _reduced(ran)
+    assert metrics["ranks"] == list(range(20))
+    assert summary["metrics_source"] == "collectives (s3) of 20 ranks"
+    assert (
+        summary["collectives"]["reason"] == "20 ranks, of which 16 can run at once: messages wait in S3 instead"
+    )
+    one = run({**cloud.payload(prefix, max_concurrency=1, file_limit=3), "result_path": "results/one-by-one"})
+    assert _reduced(one)[1]["metrics_source"] == "collectives (s3) of 3 ranks"
+
+
+def test_a_rank_that_fails_is_missing_in_both(
+    cloud: Cloud, run: Run, partitions: Partitions, prefix: str
+) -> None:
+    cloud.put_all(prefix, {**partitions(4), "2.pt": b"no partition"})
+    ran = run(cloud.payload(prefix, tolerated_failure_percentage=25))
+    metrics, summary = _reduced(ran)
+    assert metrics["ranks"] == [0, 2, 3]
+    assert summary["metrics_source"] == "collectives (direct) of 3 ranks"
+    assert ran.read("0.json")["communication (seconds)"] < 5  # nobody waited for it
+
+
+def test_a_killed_rank_is_started_again_and_joins(
+    cloud: Cloud, partitions: Partitions, prefix: str, tmp_path: Path
+) -> None:
+    cloud.put_all(prefix, partitions(3, rows=5000))
+    payload = cloud.payload(prefix)
+    (tmp_path / "payload.json").write_text(json.dumps(payload))
+    execution = cloud.start(tmp_path / "payload.json")
+    kill_a_busy_rank(cloud)
+    _, summary = _reduced(cloud.wait(execution, payload))
+    assert summary["num_samples"] == 15_000
+
+
+def test_redis_is_refused_where_there_is_none(
+    cloud: Cloud, run: Run, partitions: Partitions, prefix: str
+) -> None:
+    cloud.put_all(prefix, partitions(2))
+    ran = run(cloud.payload(prefix, collectives="redis"))
+    assert ran.status == "FAILED"
+    assert "collectives: redis needs a Redis that the ranks reach; set redis_host" in ran.cause
+
+
+@pytest.fixture(scope="module")
+def hostless(aws: Emulator) -> tuple[Cloud, int]:
+    """A deployment and the port where its rendezvous host would be; a run waits for it for some seconds."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    variables = emulated_variables(
+        "hostless", aws, rendezvous_address=f"127.0.0.1:{port}", rendezvous_wait_seconds=4
+    )
+    return deployed(aws, "hostless", variables), port
+
+
+@pytest.fixture
+def run_hostless(hostless: tuple[Cloud, int], tmp_path: Path) -> Callable[..., Ran]:
+    cloud, _ = hostless
+
+    def run(payload: Json, meanwhile: Callable[[], Any] = lambda: None) -> Ran:
+        file = tmp_path / "payload.json"
+        file.write_text(json.dumps(payload))
+        execution = cloud.start(file)
+        meanwhile()
+        return cloud.wait(execution, payload)
+
+    return run
+
+
+def test_without_a_host_the_messages_go_through_s3(
+    hostless: tuple[Cloud, int], run_hostless: Callable[..., Ran], partitions: Partitions, prefix: str
+) -> None:
+    cloud, port = hostless
+    cloud.put_all(prefix, partitions(3))
+    ran = run_hostless(cloud.payload(prefix))
+    metrics, _ = _reduced(ran)
+    assert metrics["ranks"] == [0, 1, 2]
+    told = ran.read("1.json")["collectives"]
+    assert (told["channel"], told["reason"]) == ("s3", "the rendezvous host could not be reached")
+    with socket.create_server(("127.0.0.1", port)):  # one that never answers
+        ran = run_hostless({**cloud.payload(prefix), "result_path": "results/silent"})
+    assert _reduced(ran)[1]["metrics_source"] == "collectives (s3) of 3 ranks"
+
+
+def test_a_host_that_is_killed_and_comes_back_fails_no_rank(
+    hostless: tuple[Cloud, int], run_hostless: Callable[..., Ran], partitions: Partitions, prefix: str
+) -> None:
+    cloud, port = hostless
+    cloud.put_all(prefix, partitions(4, rows=4000))
+    hosts = [Host(port)]
+
+    def restart() -> None:
+        deadline = time.monotonic() + 60
+        while not hosts[0].health()["paired"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        hosts[0].stop(signal.SIGKILL)
+        time.sleep(1)
+        hosts.append(Host(port))
+
+    try:
+        ran = run_hostless(cloud.payload(prefix), restart)
+    finally:
+        hosts[-1].stop()
+    metrics, summary = _reduced(ran)
+    assert metrics["ranks"] == [0, 1, 2, 3]
+    assert summary["num_samples"] == 16_000
+
+
+def test_the_deployments_own_host_is_started_and_stopped(
+    aws: Emulator, partitions: Partitions, tmp_path: Path
+) -> None:
+    """The module applied for real; an instance is but a record here, so that the ranks go on over S3."""
+    variables = emulated_variables("own", aws, rendezvous_address=None, rendezvous_wait_seconds=2)
+    cloud = deployed(aws, "own", variables)
+    ec2 = aws.client("ec2")
+
+    def instance() -> Json:
+        names = [{"Name": "tag:Name", "Values": ["own-cosmicai-rendezvous-host"]}]
+        (found,) = ec2.describe_instances(Filters=names)["Reservations"]
+        return dict(found["Instances"][0])
+
+    assert instance()["InstanceType"] == "t4g.nano"
+    cloud.put_all("own", partitions(2))
+    payload = cloud.payload("own")
+    (tmp_path / "payload.json").write_text(json.dumps(payload))
+    ran = cloud.wait(cloud.start(tmp_path / "payload.json"), payload)
+    assert _reduced(ran)[1]["metrics_source"] == "collectives (s3) of 2 ranks"
+    history = cloud.stepfunctions.get_execution_history(executionArn=ran.execution["executionArn"])["events"]
+    entered = [event.get("stateEnteredEventDetails", {}).get("name") for event in history]
+    assert [name for name in entered if name and "Rendezvous" in name] == [
+        "NeedsRendezvous", "StartRendezvous", "AwaitRendezvous", "WithoutRendezvous", "UsedRendezvous",
+        "StopRendezvous",
+    ]  # fmt: skip
+    assert instance()["State"]["Name"] == "stopped"
