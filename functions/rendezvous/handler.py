@@ -80,10 +80,10 @@ def health(address: str) -> dict[str, Any]:
         with socket.create_connection((host, int(port)), _SECONDS) as connection:
             connection.sendall(_HEALTH)
             with connection.makefile() as lines:
-                found: dict[str, Any] = json.loads(lines.readline(4096))
+                found: Any = json.loads(lines.readline(4096))
     except (OSError, ValueError) as error:
         raise NotHealthy(f"the rendezvous host at {address} does not answer: {error}") from None
-    if not found.get("healthy"):
+    if not isinstance(found, dict) or not found.get("healthy"):
         raise NotHealthy(f"the rendezvous host at {address} says {found}")
     return found
 

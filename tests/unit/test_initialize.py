@@ -1,11 +1,11 @@
-"""What Initialize refuses before anything is written."""
+"""What Initialize refuses before anything is written, and how it chooses the ranks' channel."""
 
 from __future__ import annotations
 
 import pytest
 
 from initialize.payload import PayloadError
-from initialize.run import start
+from initialize.run import Deployed, _collectives, start
 
 _SCRIPT = {
     "bucket": "team3-cosmicai",
@@ -19,4 +19,49 @@ _SCRIPT = {
 def test_scripts_are_off_unless_the_deployment_allows_them() -> None:
     """No S3 client is given: nothing may be asked of it."""
     with pytest.raises(PayloadError, match="switched off in this deployment; set allow_scripts = true"):
-        start(None, _SCRIPT, "run-1", "2026-11-22T00:00:00Z", allow_scripts=False)
+        start(None, _SCRIPT, "run-1", "2026-11-22T00:00:00Z", _deployed())
+
+
+def _deployed(concurrency: int = 1000, has_redis: bool = False) -> Deployed:
+    return Deployed(allow_scripts=False, has_redis=has_redis, concurrency=lambda: concurrency)
+
+
+@pytest.mark.parametrize(
+    ("asked", "ranks", "more", "concurrency", "channel", "reason"),
+    [
+        ("direct", 16, {}, 1000, "direct", None),
+        ("direct", 1000, {}, 1000, "direct", None),
+        ("direct", 1001, {}, 1000, "s3", "1001 ranks, of which 1000 can run at once"),
+        ("redis", 1001, {}, 1000, "s3", "1001 ranks, of which 1000 can run at once"),
+        ("direct", 16, {"max_concurrency": 15}, 1000, "s3", "16 ranks, of which 15 can run at once"),
+        ("direct", 16, {"max_concurrency": 16}, 1000, "direct", None),
+        ("direct", 1, {}, 1000, "s3", "one rank has no other to meet"),
+        ("s3", 5000, {}, 1000, "s3", None),
+        ("none", 16, {}, 1000, "none", None),
+    ],
+)
+def test_the_channel_follows_what_can_run_at_once(
+    asked: str, ranks: int, more: dict[str, int], concurrency: int, channel: str, reason: str | None
+) -> None:
+    payload = {"collectives": asked, **more}
+    found = _collectives(payload, ranks, False, _deployed(concurrency))
+    assert found["channel"] == channel
+    assert (reason or "") in found.get("reason", "")
+    assert ("reason" in found) == (reason is not None)
+    resumed = _collectives(payload, ranks, True, _deployed(concurrency))
+    assert resumed["channel"] == "none"
+
+
+def test_the_accounts_quota_is_asked_for_only_where_it_matters() -> None:
+    def quota() -> int:
+        raise AssertionError("asked")
+
+    deployed = Deployed(False, False, quota)
+    assert _collectives({"collectives": "none"}, 9, False, deployed)["channel"] == "none"
+    assert _collectives({"collectives": "direct", "max_concurrency": 2}, 9, False, deployed)["channel"] == "s3"
+
+
+def test_redis_needs_a_redis() -> None:
+    payload = {"bucket": "team3-cosmicai", "result_path": "r", "data_prefix": "d", "collectives": "redis"}
+    with pytest.raises(PayloadError, match="set redis_host in the team's tfvars"):
+        start(None, payload, "run-1", "2026-11-22T00:00:00Z", _deployed())

@@ -34,7 +34,7 @@ def test_zips_hold_their_folder_and_what_they_name(tmp_path: Path) -> None:
         assert archive.read("summarize/accuracy.py") == one_definition
 
 
-@pytest.mark.parametrize("function", ["initialize", "summarize"])
+@pytest.mark.parametrize("function", ["initialize", "rendezvous", "summarize"])
 def test_zip_functions_need_the_standard_library_and_boto3_alone(function: str) -> None:
     import sys
 
@@ -47,7 +47,7 @@ def test_zip_functions_need_the_standard_library_and_boto3_alone(function: str) 
             assert roots <= {*sys.stdlib_module_names, "boto3", "botocore"}, f"{path.name} imports {roots}"
 
 
-@pytest.mark.parametrize("function", ["initialize", "inference", "summarize"])
+@pytest.mark.parametrize("function", ["initialize", "inference", "rendezvous", "summarize"])
 def test_no_function_imports_from_outside_its_own_folder(function: str) -> None:
     others = {"cosmicai", "initialize", "inference", "summarize"}
     for path in (FUNCTIONS / function).rglob("*.py"):
