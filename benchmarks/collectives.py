@@ -2,6 +2,7 @@
 
 Every rank is a process, the rendezvous host another one. Time from nothing to the end of the first allreduce,
 and medians of rank 0's latency of each operation, beside those measured for FMI's C++ library on two cores.
+Then a run of 16 ranks with partitions of 25 MB on the embedded AWS: communication, as a share of billed time.
 """
 
 from __future__ import annotations
@@ -76,6 +77,41 @@ def measure(size: int, port: int) -> Json:
     return {**found[0], "set-up (s)": max(one["set-up (s)"] for one in found.values())}
 
 
+def run_of(ranks: int) -> Json:
+    """Seconds of communication and of all that is billed, over the ranks of a run on the embedded AWS."""
+    from cosmicai import runs
+    from cosmicai.cli import CACHE
+    from cosmicai.data import dc2
+    from cosmicai.deployment import Deployment, emulated_variables
+    from cosmicai.emulator import Emulator
+    from cosmicai.packaging import BuildFolder, assemble
+
+    build = BuildFolder()
+    assemble(build)
+    partitions = dc2.partitions("validation", ranks * dc2.rows_per_partition(25), 25, CACHE)
+    with Emulator(build, ranks) as aws:
+        outputs = Deployment(aws.folder / "deployment", aws.environment).apply(emulated_variables("bench", aws))
+        s3, machine = aws.client("s3"), aws.client("stepfunctions")
+        runs.upload_partitions(s3, partitions, outputs.bucket, "25MB", lambda done, total: None)
+        payload = {"bucket": outputs.bucket, "data_prefix": "25MB", "result_path": "results/bench"}
+        arn = machine.start_execution(stateMachineArn=outputs.state_machine_arn, input=json.dumps(payload))
+        ended = runs.follow(machine, s3, arn["executionArn"], payload, lambda done, total: None)
+        assert ended.succeeded, ended.cause  # noqa: S101
+        body = s3.get_object(Bucket=outputs.bucket, Key="results/bench/combined_data.json")["Body"].read()
+    infos = json.loads(body)
+    communication = [info["communication (seconds)"] for info in infos]
+    billed = sum(info["duration (seconds)"] for info in infos)
+    return {
+        "ranks": ranks,
+        "channel": infos[0]["collectives"]["channel"],
+        "communication (s)": sum(communication),
+        "communication of rank 0 (s)": communication[0],
+        "communication of another rank, median (s)": statistics.median(communication[1:]),
+        "billed (s)": billed,
+        "share": sum(communication) / billed,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -89,7 +125,9 @@ def main() -> None:
             runs = [measure(size, port) for _ in range(SET_UPS)]
             found[size] = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         host.terminate()
-    arguments.out.write_text(json.dumps({"cores": os.cpu_count(), "ranks": found}, indent=1) + "\n")
+    run = run_of(16)
+    content = {"cores": os.cpu_count(), "ranks": found, "run": run}
+    arguments.out.write_text(json.dumps(content, indent=1) + "\n")
     print("| ranks | set-up, s | " + " | ".join(f"{operation}, µs" for operation in OPERATIONS) + " |")
     print("| ---: |" + " ---: |" * (1 + len(OPERATIONS)))
     for size, values in found.items():
@@ -101,6 +139,7 @@ def main() -> None:
             ratios = (value / before for value, before in zip(values.values(), earlier, strict=True))
             cells = [f"{cell} ({ratio:.2f})" for cell, ratio in zip(cells, ratios, strict=True)]
         print(f"| {size} | " + " | ".join(cells) + " |")
+    print(json.dumps(run))
 
 
 if __name__ == "__main__":

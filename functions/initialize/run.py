@@ -13,6 +13,7 @@ from .payload import PayloadError, resolve
 from .plan import data_map, deal, list_partitions, rank_events
 
 SCHEMA_VERSION = 1
+FANOUT = 32  # of the ranks' tree, inference.reduction's
 _KEY_BYTES = 32
 _READERS = 32  # parallel GETs when a run is resumed
 _MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percentage")
@@ -39,8 +40,7 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     ranks: Sequence[int] = _missing(s3, run) if resume else range(run["world_size"])
     run["collectives"] = _collectives(resolved, run["world_size"], resume, deployed)
     channel, folder = run["collectives"]["channel"], resolved["result_path"]
-    if channel != "direct":  # parents last, so that they find what their children have left
-        ranks = ranks[::-1]
+    ranks = _in_order(ranks, channel)
     _put(s3, resolved["bucket"], f".cosmicai/{run['run_id']}/key", secrets.token_bytes(_KEY_BYTES))
     _put(s3, resolved["bucket"], f"{folder}/manifest.json", rank_events(run, ranks))
     if not resolved["resume"]:
@@ -58,6 +58,17 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
         "collectives": channel,
         "rendezvous": {"RENDEZVOUS": None},
     }
+
+
+def _in_order(ranks: Sequence[int], channel: str) -> list[int]:
+    """The order in which ranks are started: who waits for others' metrics starts behind them.
+
+    Where all run at once, a rank whose children are the next FANOUT - 1 starts just behind these. Where they do
+    not, or messages wait in a store anyway, everybody starts behind all children.
+    """
+    if channel == "direct":
+        return sorted(ranks, key=lambda rank: (rank // FANOUT, (rank - 1) % FANOUT))
+    return sorted(ranks, reverse=True)
 
 
 def _check(payload: dict[str, Any], deployed: Deployed) -> None:

@@ -5,3 +5,4 @@ architecture        = "arm64"
 image_variant       = "lean" # "torch" for scripts of your own that import it
 inference_memory_mb = 3538
 log_retention_days  = 30
+# rendezvous_address = "rendezvous.example.org:10000" # a rendezvous host that another team runs

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from inference import reduction
 from initialize.payload import PayloadError
-from initialize.run import Deployed, _collectives, start
+from initialize.run import FANOUT, Deployed, _collectives, _in_order, start
 
 _SCRIPT = {
     "bucket": "team3-cosmicai",
@@ -65,3 +66,11 @@ def test_redis_needs_a_redis() -> None:
     payload = {"bucket": "team3-cosmicai", "result_path": "r", "data_prefix": "d", "collectives": "redis"}
     with pytest.raises(PayloadError, match="set redis_host in the team's tfvars"):
         start(None, payload, "run-1", "2026-11-22T00:00:00Z", _deployed())
+
+
+def test_who_waits_starts_behind_those_it_waits_for() -> None:
+    assert FANOUT == reduction.FANOUT
+    assert _in_order(range(5), "direct") == [1, 2, 3, 4, 0]
+    assert _in_order(range(70), "direct")[31:34] == [0, 33, 34]
+    assert _in_order(range(70), "direct")[-2:] == [69, 64]
+    assert _in_order([0, 2, 5], "s3") == [5, 2, 0]
