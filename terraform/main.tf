@@ -102,7 +102,7 @@ module "summarize" {
     ReadResults = { actions = ["s3:GetObject"], resources = ["${module.storage.bucket_arn}/*.json"] }
     WriteSummary = {
       actions   = ["s3:PutObject"]
-      resources = [for file in ["combined_data", "summary"] : "${module.storage.bucket_arn}/*/${file}.json"]
+      resources = [for file in ["combined_data.json", "summary.json", "report.html"] : "${module.storage.bucket_arn}/*/${file}"]
     }
     DeleteKeyAndMessages = { actions = ["s3:DeleteObject"], resources = ["${module.storage.bucket_arn}/.cosmicai/*"] }
   }

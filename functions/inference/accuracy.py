@@ -32,6 +32,8 @@ NMAD_ERROR = NMAD_FACTOR * BIN_WIDTH
 NAMES = ("MAE", "MSE", "bias", "precision (NMAD)", "R2", "outlier fraction")
 REDSHIFT_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 MAGNITUDE_EDGES = (16.0, 18.0, 20.0, 21.0, 22.0, 23.0, 24.0, 25.0, 26.0)
+DENSITY_WIDTH = 0.05  # of a bin of the density of predicted against true redshifts, 0 to 3
+DENSITY_BINS = 60
 
 _LAST_BIN = round(RANGE / BIN_WIDTH)
 
@@ -111,10 +113,8 @@ class Accuracy:
 
     def to_json(self) -> dict[str, Any]:
         """Compact: some kilobytes at most, whatever the number of galaxies."""
-        flat = array("q", [number for item in sorted(self.histogram.items()) for number in item])
-        packed = base64.b64encode(zlib.compress(flat.tobytes(), 9)).decode()
         sums = {k: v for k, v in vars(self).items() if k != "histogram"}
-        return {**sums, "unit": UNIT, "bin_width": BIN_WIDTH, "histogram": packed}
+        return {**sums, "unit": UNIT, "bin_width": BIN_WIDTH, "histogram": _packed(self.histogram)}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Accuracy:
@@ -123,8 +123,7 @@ class Accuracy:
         for name, ours in (("unit", UNIT), ("bin_width", BIN_WIDTH)):
             if values.pop(name, None) != ours:
                 raise ValueError(f"accuracy state: {name} {content.get(name)} is not {ours}")
-        flat = array("q", zlib.decompress(base64.b64decode(values.pop("histogram"))))
-        return cls(**values, histogram=Counter(dict(zip(flat[::2], flat[1::2], strict=True))))
+        return cls(histogram=_unpacked(values.pop("histogram")), **values)
 
 
 @dataclass
@@ -174,12 +173,49 @@ class BinnedAccuracy:
 
 
 @dataclass
+class Density:
+    """Galaxies by true and predicted redshift, {DENSITY_BINS * true bin + predicted bin: galaxies}."""
+
+    counts: Counter[int] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, predicted: Iterable[float], true: Iterable[float]) -> Density:
+        density = cls()
+        for guess, z in zip(predicted, true, strict=True):
+            if z == z:
+                density.counts[DENSITY_BINS * _density_bin(z) + _density_bin(guess)] += 1
+        return density
+
+    def add(self, other: Density) -> None:
+        self.counts.update(other.counts)
+
+    def cells(self) -> list[tuple[int, int, int]]:
+        """(true bin, predicted bin, galaxies) of every bin that holds one."""
+        return [(*divmod(index, DENSITY_BINS), count) for index, count in sorted(self.counts.items())]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"width": DENSITY_WIDTH, "counts": _packed(self.counts)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Density:
+        """Raises ValueError for a state of another bin width."""
+        if content["width"] != DENSITY_WIDTH:
+            raise ValueError(f"density state: width {content['width']} is not {DENSITY_WIDTH}")
+        return cls(_unpacked(content["counts"]))
+
+
+def _density_bin(redshift: float) -> int:
+    return max(0, min(DENSITY_BINS - 1, int(redshift / DENSITY_WIDTH)))
+
+
+@dataclass
 class Metrics:
     """What a run says of its accuracy: in all, by true redshift and by reference magnitude."""
 
     total: Accuracy
     by_redshift: BinnedAccuracy
     by_magnitude: BinnedAccuracy
+    density: Density = field(default_factory=lambda: Density())
 
     @classmethod
     def of(cls, predicted: Iterable[float], true: Iterable[float], magnitude: Iterable[float]) -> Metrics:
@@ -188,12 +224,14 @@ class Metrics:
             Accuracy.of(predicted, true),
             BinnedAccuracy.of(REDSHIFT_EDGES, true, predicted, true),
             BinnedAccuracy.of(MAGNITUDE_EDGES, magnitude, predicted, true),
+            Density.of(predicted, true),
         )
 
     def add(self, other: Metrics) -> None:
         self.total.add(other.total)
         self.by_redshift.add(other.by_redshift)
         self.by_magnitude.add(other.by_magnitude)
+        self.density.add(other.density)
 
     def report(self) -> dict[str, Any]:
         """The measures with their counts, what bounds their error, and why one is undefined."""
@@ -216,7 +254,18 @@ class Metrics:
             Accuracy.from_json(content["total"]),
             BinnedAccuracy.from_json(content["by_redshift"]),
             BinnedAccuracy.from_json(content["by_magnitude"]),
+            Density.from_json(content["density"]),
         )
+
+
+def _packed(counts: Counter[int]) -> str:
+    flat = array("q", [number for item in sorted(counts.items()) for number in item])
+    return base64.b64encode(zlib.compress(flat.tobytes(), 9)).decode()
+
+
+def _unpacked(text: str) -> Counter[int]:
+    flat = array("q", zlib.decompress(base64.b64decode(text)))
+    return Counter(dict(zip(flat[::2], flat[1::2], strict=True)))
 
 
 def exact_nmad(predicted: Iterable[float], true: Iterable[float], factor: float = NMAD_FACTOR) -> float | None:

@@ -7,6 +7,7 @@ import io
 import os
 import platform
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -303,6 +304,7 @@ class Worker:
             "memory_limit (MB)": self._host.memory_mb,
             "threads": self._host.threads,
             "architecture": platform.machine(),
+            "versions": _versions(),
         }
 
     def _memory(self, engine: Engine, results: _Results) -> dict[str, float]:
@@ -346,6 +348,13 @@ def _speed(event: RankEvent, clock: _Clock, results: _Results) -> dict[str, floa
         "throughput_bps": 8 * results.data_bytes / seconds,
         "sample_persec": len(results.z_pred) / seconds,
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of Python and of what computed."""
+    loaded = ((name, sys.modules.get(name)) for name in ("numpy", "onnxruntime", "torch"))
+    found = {name: str(getattr(module, "__version__", "")) for name, module in loaded if module is not None}
+    return {"python": platform.python_version(), **found}
 
 
 def _peak_memory() -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from .report import report
 from .summary import failure_cause, summary
 
 READERS = 32  # parallel GETs
@@ -33,6 +34,8 @@ def summarize_run(s3: Any, event: Json) -> Json:
     content = summary(run, infos, failures, _reduced(s3, bucket, folder, run))
     _put(s3, bucket, f"{folder}/combined_data.json", infos)
     _put(s3, bucket, f"{folder}/summary.json", content)
+    page = report(content, infos).encode()
+    s3.put_object(Bucket=bucket, Key=f"{folder}/report.html", Body=page, ContentType="text/html; charset=utf-8")
     _delete_private(s3, bucket, f".cosmicai/{run['run_id']}/")
     share = 100.0 * (run["world_size"] - len(infos)) / run["world_size"]
     return {

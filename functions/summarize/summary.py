@@ -47,9 +47,11 @@ def summary(run: Json, infos: list[Json], failures: dict[int, Json], reduced: Js
         "cold_starts": sum(bool(info["cold_start"]) for info in infos),
         "spread": {name: _spread(_numbers(infos, name)) for name in _SPREAD},
         "accuracy": None if metrics is None else metrics.report(),
+        "accuracy_state": None if metrics is None else metrics.to_json(),
         "metrics_source": source,
+        "wall (seconds)": _wall_seconds(run, infos),
         "collectives": run.get("collectives"),
-        "cost": cost(infos, _host_seconds(run, infos)),
+        "cost": cost(infos, _host_seconds(run, infos) or 0.0),
     }
 
 
@@ -110,13 +112,22 @@ def _merged(states: Iterable[Json | None]) -> Metrics | None:
     return total
 
 
-def _host_seconds(run: Json, infos: list[Json]) -> float:
-    """How long the run kept the rendezvous host, by the ranks' own clocks; 0 where it had none."""
+def _wall_seconds(run: Json, infos: list[Json]) -> float | None:
+    """From the run's start to its last rank's end, by the ranks' own clocks; None where they do not say.
+
+    A resumed run has the time between in it.
+    """
     ends = _numbers(infos, "ended (unix seconds)")
-    if (run.get("collectives") or {}).get("channel") != "direct" or not ends:
-        return 0.0
+    if not ends:
+        return None
     started = datetime.fromisoformat(run["started"].replace("Z", "+00:00")).timestamp()
     return max(max(ends) - started, 0.0)
+
+
+def _host_seconds(run: Json, infos: list[Json]) -> float | None:
+    """How long the run kept the rendezvous host; 0 where it had none."""
+    direct = (run.get("collectives") or {}).get("channel") == "direct"
+    return _wall_seconds(run, infos) if direct else 0.0
 
 
 def failure_cause(content: Json, where: str) -> str:

@@ -1,0 +1,220 @@
+"""report.html in a real headless Chromium, opened from disk without a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+
+from inference.accuracy import Metrics
+from summarize.report import report
+from summarize.summary import summary
+
+Json = dict[str, Any]
+STARTED = 1795305600.0
+HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = pytest.mark.skipif(_CHROMIUM is None, reason="Chromium is not installed")
+
+
+def made(ranks: int, per_rank: int = 40, hostile: bool = False, failed: int = 0) -> tuple[Json, list[Json]]:
+    """summary.json and rank infos of a run of so many ranks, of which the last `failed` left no result."""
+    rng = np.random.default_rng(0)
+    name = HOSTILE if hostile else "25MB"
+    infos = []
+    for rank in range(ranks - failed):
+        true = rng.uniform(0, 3, per_rank)
+        metrics = Metrics.of(
+            true + rng.standard_t(2, per_rank) * 0.03 * (1 + true), true, rng.uniform(17, 25, per_rank)
+        )
+        cold, slow = rank % 7 != 0, 3.0 if rank == 5 else 1.0
+        phases = {
+            "init": 1.3 * cold,
+            "download": 0.3 * slow,
+            "inference": 1.1 * slow,
+            "communication": 0.02,
+            "upload": 0.05,
+        }
+        duration = sum(phases.values())
+        infos.append({
+            "rank": rank, "run_id": "r", "num_samples": per_rank, "cold_start": cold, "memory_limit (MB)": 3538,
+            **{f"{phase} (seconds)": seconds for phase, seconds in phases.items()},
+            "duration (seconds)": duration, "ended (unix seconds)": STARTED + 3 + rank / 100 + duration,
+            "architecture": "arm64", "s3_num_requests": 9, "sample_persec": per_rank / 1.1 / slow,
+            "total_process_memory (MB)": 160.0 + rank % 9, "data_path": f"{name}/{rank + 1}.pt",
+            "engine": "onnxruntime", "precision": "int8", "accuracy_state": metrics.to_json(), **metrics.total.measures(),
+        })  # fmt: skip
+    run = {
+        "run_id": name if hostile else "run-1", "started": "2026-11-22T00:00:00Z", "world_size": ranks,
+        "bytes": ranks * 25 * 10**6,
+        "payload": {"data_prefix": name, "result_path": "results/1", "batch_size": 256},
+        "collectives": {"channel": "direct"},
+    }  # fmt: skip
+    failures = {
+        rank: {
+            "error": "PartitionError",
+            "cause": json.dumps({"errorMessage": f"{name}/{rank + 1}.pt is cut short"}),
+        }
+        for rank in range(ranks - failed, ranks)
+    }
+    return summary(run, infos, failures), infos
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox"] if os.geteuid() == 0 else []
+        started = playwright.chromium.launch(executable_path=_CHROMIUM, args=options)
+        yield started
+        started.close()
+
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
+    """Opens a report; whatever the page complains of, or asks of a network, fails the test."""
+    faults: list[str] = []
+    contexts = []
+
+    def heard(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            faults.append(message.text)
+
+    def asked(request: Request) -> None:
+        if not request.url.startswith("file:"):
+            faults.append(request.url)
+
+    def open_page(content: tuple[Json, list[Json]], **context: Any) -> Page:
+        file = tmp_path / "report.html"
+        file.write_text(report(*content))
+        contexts.append(browser.new_context(offline=True, **context))
+        page = contexts[-1].new_page()
+        page.on(
+            "console",
+            lambda message: faults.append(message.text) if message.type in ("error", "warning") else None,
+        )
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on(
+            "request", lambda request: None if request.url.startswith("file:") else faults.append(request.url)
+        )
+        page.goto(file.as_uri())
+        page.wait_for_selector("html[data-ready]")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+def _screenshot(page: Page, name: str) -> None:
+    folder = os.environ.get("COSMICAI_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+
+def test_it_shows_the_right_numbers(opened: Open) -> None:
+    content = made(12, failed=2)
+    page = opened(content)
+    found = content[0]
+    assert page.title() == "CosmicAI run run-1"
+    tiles = dict(tuple(reversed(tile.inner_text().split("\n"))) for tile in page.locator(".tiles li").all())
+    assert tiles["redshifts"] == "400"
+    assert tiles["NMAD"] == f"{found['accuracy']['precision (NMAD)']:.4f}"
+    assert tiles["USD at list prices"] == f"{found['cost']['total (USD)']:.4g}"
+    assert "2 ranks without a result" in page.inner_text("body")
+    assert "25MB/11.pt is cut short" in page.inner_text("body")
+    assert page.locator("#ranks tbody tr").count() == 10
+    drawn = page.evaluate(
+        "[...document.querySelectorAll('.chart')].map(e => [e.id, e.querySelectorAll('canvas').length])"
+    )
+    assert dict(drawn) == dict.fromkeys(("density", "errors", "bins", "timeline", "speed", "memory"), 1)
+    option = "echarts.getInstanceByDom(document.getElementById('{}')).getOption().series"
+    series = page.evaluate(option.format("density"))[0]["data"]
+    assert sum(cell[2] for cell in series) == found["accuracy"]["count"] == 400
+    bars = page.evaluate(option.format("timeline"))
+    assert [one["name"] for one in bars] == ["init", "download", "inference", "communication", "upload"]
+    last = bars[-1]["data"][-1]
+    assert last[2] == pytest.approx(content[1][-1]["ended (unix seconds)"] - STARTED, abs=0.01)
+
+
+def test_the_table_of_ranks_sorts_and_filters_by_keyboard_too(opened: Open) -> None:
+    page = opened(made(12))
+    button = page.locator("#ranks thead button", has_text=re.compile("^duration"))
+    button.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    assert page.locator("#ranks th[aria-sort]").get_attribute("aria-sort") == "descending"
+    assert page.locator("#ranks tbody tr").first.locator("td").first.inner_text() == "5"  # the straggler
+    page.fill("#filter", "7")
+    assert page.locator("#ranks tbody tr:visible").count() == 1
+    page.fill("#filter", "25MB/1")
+    assert page.locator("#ranks tbody tr:visible").count() == 4  # 1, 10, 11, 12
+
+
+def test_hostile_names_are_text(opened: Open) -> None:
+    page = opened(made(3, hostile=True, failed=1))
+    page.wait_for_timeout(200)
+    assert page.title().startswith("CosmicAI run </script><img")
+    assert page.locator("img").count() == 0
+    assert "owned" in page.inner_text("h1")  # as written, never run
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_screen_is_too_narrow_and_text_has_contrast(opened: Open, scheme: str, width: int) -> None:
+    page = opened(made(517), color_scheme=scheme, viewport={"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    style = "getComputedStyle(document.querySelector('{}')).{}"
+    for text, ground in (("header p", "body"), (".tiles span", ".tiles li"), ("#ranks td", "section")):
+        colours = [
+            page.evaluate(style.format(text, "color")),
+            page.evaluate(style.format(ground, "backgroundColor")),
+        ]
+        assert _contrast(*colours) >= 4.5, (text, colours)  # WCAG 2.1, AA
+    _screenshot(page, f"report-{scheme}-{width}")
+
+
+def _contrast(first: str, second: str) -> float:
+    def luminance(colour: str) -> float:
+        parts = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
+        linear = [value / 12.92 if value <= 0.03928 else ((value + 0.055) / 1.055) ** 2.4 for value in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_a_thousand_ranks_and_700_000_redshifts_stay_under_3_mb(opened: Open) -> None:
+    content = made(1000, per_rank=700)
+    assert content[0]["num_samples"] == 700_000
+    assert len(report(*content).encode()) < 3e6
+    page = opened(content)
+    assert page.locator("#ranks tbody tr").count() == 1000
+
+
+def test_without_redshifts_and_without_ranks_it_still_opens(opened: Open) -> None:
+    found, infos = made(3)
+    unknown = [{**info, "accuracy_state": None} for info in infos]
+    page = opened(({**found, "accuracy": None, "accuracy_state": None}, unknown))
+    assert page.locator(".chart").count() == 3
+    nothing = made(2, failed=2)
+    assert opened(nothing).locator(".chart").count() == 0
+
+
+def test_it_prints_in_full(opened: Open) -> None:
+    page = opened(made(80))
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.querySelector('.scroll')).overflowY") == "visible"
+    assert len(page.pdf(format="A4")) > 50_000
