@@ -79,8 +79,10 @@ def _ranks(s3: Any, payload: Json) -> tuple[int, int] | None:
     return sum(name.removesuffix(".json").isdigit() for name in names), world_size
 
 
-def download(s3: Any, bucket: str, folder: str, target: Path) -> list[Path]:
-    """Everything under s3://bucket/folder/ as files of `target`."""
+def download(
+    s3: Any, bucket: str, folder: str, target: Path, progress: Progress = lambda done, total: None
+) -> list[Path]:
+    """Everything under s3://bucket/folder/ as files of `target`; progress in files."""
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{folder}/")
     keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
 
@@ -90,5 +92,9 @@ def download(s3: Any, bucket: str, folder: str, target: Path) -> list[Path]:
         s3.download_file(bucket, key, str(path))
         return path
 
+    files = []
     with ThreadPoolExecutor(_TRANSFERS) as pool:
-        return list(pool.map(fetch, keys))
+        for file in pool.map(fetch, keys):
+            files.append(file)
+            progress(len(files), len(keys))
+    return files

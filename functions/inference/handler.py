@@ -32,6 +32,8 @@ with ThreadPoolExecutor(1) as _beside:
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """event: one element of manifest.json, with RENDEZVOUS where the run has a rendezvous host."""
-    done = _worker.run(RankEvent.parse(event), lambda: context.get_remaining_time_in_millis() / 1000)
+    asked = RankEvent.parse(event)
+    print(json.dumps({"message": "rank starts", "rank": asked.rank, "run_id": asked.run_id}))
+    done = _worker.run(asked, lambda: context.get_remaining_time_in_millis() / 1000)
     print(json.dumps({"message": "rank done", **done}))
     return done

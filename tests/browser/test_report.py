@@ -51,7 +51,8 @@ def made(ranks: int, per_rank: int = 40, hostile: bool = False, failed: int = 0)
             "duration (seconds)": duration, "ended (unix seconds)": STARTED + 3 + rank / 100 + duration,
             "architecture": "arm64", "s3_num_requests": 9, "sample_persec": per_rank / 1.1 / slow,
             "total_process_memory (MB)": 160.0 + rank % 9, "data_path": f"{name}/{rank + 1}.pt",
-            "engine": "onnxruntime", "precision": "int8", "accuracy_state": metrics.to_json(), **metrics.total.measures(),
+            "engine": "onnxruntime", "precision": "int8", "accuracy_state": metrics.to_json(),
+            **metrics.total.measures(),
         })  # fmt: skip
     run = {
         "run_id": name if hostile else "run-1", "started": "2026-11-22T00:00:00Z", "world_size": ranks,

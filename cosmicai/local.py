@@ -1,0 +1,117 @@
+"""`cosmicai local`: an embedded AWS with the bundle deployed, which stays up until it is told to go."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cosmicai.target import LOCAL
+
+_UP_SECONDS = 300
+_STATE, _LOG = "state.json", "log"
+
+
+class LocalError(RuntimeError):
+    """The embedded AWS could not be started; the message holds the end of its log."""
+
+
+def status(folder: Path = LOCAL) -> dict[str, Any] | None:
+    """What runs: endpoint, bucket, state machine, pid; None where nothing does."""
+    try:
+        state: dict[str, Any] = json.loads((folder / _STATE).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    if psutil.pid_exists(state["pid"]):
+        return state
+    (folder / _STATE).unlink(missing_ok=True)  # its process was killed, and took the rest along
+    return None
+
+
+def up(concurrency: int, folder: Path = LOCAL) -> dict[str, Any]:
+    """Starts it in the background and waits until the bundle is deployed; one that runs stays as it is."""
+    running = status(folder)
+    if running is not None:
+        return running
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOG).open("wb") as log:
+        daemon = subprocess.Popen(
+            [sys.executable, "-m", "cosmicai.local", str(folder), str(concurrency)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + _UP_SECONDS
+    try:
+        while time.monotonic() < deadline:
+            started = status(folder)
+            if started is not None:
+                return started
+            if daemon.poll() is not None:
+                break
+            time.sleep(0.1)
+    except BaseException:
+        daemon.terminate()
+        daemon.wait()
+        raise
+    daemon.terminate()
+    tail = "\n".join((folder / _LOG).read_text(errors="replace").splitlines()[-15:])
+    raise LocalError(f"the embedded AWS did not come up:\n{tail}")
+
+
+def down(folder: Path = LOCAL) -> bool:
+    """Ends it with all that it holds; whether one ran."""
+    running = status(folder)
+    if running is None:
+        return False
+    try:
+        process = psutil.Process(running["pid"])
+        process.terminate()
+        process.wait(60)
+    except psutil.NoSuchProcess:
+        pass
+    (folder / _STATE).unlink(missing_ok=True)
+    return True
+
+
+def serve(folder: Path, concurrency: int) -> None:
+    """The process in the background."""
+    from cosmicai.deployment import Deployment, emulated_variables
+    from cosmicai.emulator import Emulator
+    from cosmicai.packaging import BuildFolder, assemble
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    build = BuildFolder()
+    assemble(build)
+    with Emulator(build, concurrency) as aws:
+        variables = emulated_variables("local", aws, allow_scripts=True)
+        outputs = Deployment(aws.folder / "deployment", aws.environment).apply(variables)
+        state = {
+            "pid": os.getpid(),
+            "endpoint": aws.endpoint,
+            "environment": aws.environment,
+            "bucket": outputs.bucket,
+            "state_machine_arn": outputs.state_machine_arn,
+            "rendezvous": aws.rendezvous,
+            "concurrency": concurrency,
+        }
+        partial = folder / f"{_STATE}.partial"
+        partial.write_text(json.dumps(state, indent=1))
+        partial.rename(folder / _STATE)
+        try:
+            while True:
+                signal.pause()
+        finally:
+            (folder / _STATE).unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,147 @@
+"""Which deployment a command means, and clients for it: a team's on AWS, or that of `cosmicai local`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSOTokenLoadError,
+    TokenRetrievalError,
+    UnauthorizedSSOTokenError,
+)
+
+from cosmicai.packaging import ROOT
+
+STATES = ROOT / ".cosmicai" / "terraform"  # where `make deploy` keeps them
+LOCAL = ROOT / ".cosmicai" / "local"
+
+
+class TargetError(RuntimeError):
+    """There is no such deployment, or it cannot be reached; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A deployment: the outputs that commands need, and the session by which it is reached."""
+
+    name: str
+    bucket: str
+    state_machine_arn: str
+    session: Any
+    endpoint: str | None = None
+
+    @property
+    def region(self) -> str:
+        return self.state_machine_arn.split(":")[3]
+
+    @property
+    def inference_function(self) -> str:
+        return f"{self.state_machine_arn.rpartition(':')[2]}-inference"
+
+    def client(self, service: str) -> Any:
+        config = Config(max_pool_connections=32, retries={"mode": "standard", "total_max_attempts": 4})
+        return self.session.client(service, region_name=self.region, endpoint_url=self.endpoint, config=config)
+
+    def execution_arn(self, name: str) -> str:
+        """Of an execution by its name; an ARN stays what it is."""
+        if name.startswith("arn:"):
+            return name
+        return f"{self.state_machine_arn.replace(':stateMachine:', ':execution:')}:{name}"
+
+
+def find(team: str | None, local: bool, profile: str | None) -> Target:
+    """The named deployment; without a name, the only one there is. Raises TargetError."""
+    if local and team is not None:
+        raise TargetError("give --team or --local, not both")
+    if local:
+        return _local()
+    deployed = sorted(path.stem for path in STATES.glob("*.tfstate"))
+    if team is None:
+        running = (LOCAL / "state.json").exists()
+        if len(deployed) + running != 1:
+            known = ", ".join([*(f"--team {name}" for name in deployed), *(["--local"] if running else [])])
+            raise TargetError(
+                f"which deployment? give {known}" if known else
+                "nothing is deployed from here: run `make deploy TEAM=…` for AWS, or `cosmicai local up`"
+            )  # fmt: skip
+        if running:
+            return _local()
+        team = deployed[0]
+    if team not in deployed:
+        raise TargetError(
+            f"team {team} is not deployed from here ({STATES} has {', '.join(deployed) or 'no state'}): "
+            f"run `make deploy TEAM={team}`, or give --local"
+        )
+    outputs = _outputs(STATES / f"{team}.tfstate")
+    session = boto3.Session(profile_name=profile) if profile else boto3.Session()
+    return Target(team, outputs["bucket"], outputs["state_machine_arn"], session)
+
+
+def _outputs(state: Path) -> dict[str, Any]:
+    values = json.loads(state.read_text()).get("outputs", {})
+    found = {name: value["value"] for name, value in values.items()}
+    for name in ("bucket", "state_machine_arn"):
+        if not found.get(name):
+            raise TargetError(f"{state} has no output {name}: its deployment did not finish; deploy it again")
+    return found
+
+
+def _local() -> Target:
+    try:
+        state = json.loads((LOCAL / "state.json").read_text())
+    except FileNotFoundError:
+        raise TargetError("the embedded AWS is not running: start it with `cosmicai local up`") from None
+    return local_target(state)
+
+
+def local_target(state: Mapping[str, Any]) -> Target:
+    """state: what `cosmicai local up` has written."""
+    session = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test")  # noqa: S106 - it takes any
+    return Target("local", state["bucket"], state["state_machine_arn"], session, state["endpoint"])
+
+
+_REMEDIES = {
+    "ExpiredToken": "the credentials have expired: sign in again (`aws sso login`), or renew them",
+    "ExpiredTokenException": "the credentials have expired: sign in again (`aws sso login`), or renew them",
+    "InvalidClientTokenId": "AWS does not know these credentials: check AWS_PROFILE or the access key",
+    "UnrecognizedClientException": "AWS does not know these credentials: check AWS_PROFILE or the access key",
+    "AccessDenied": "these credentials may not do that: use the team's account and role",
+    "AccessDeniedException": "these credentials may not do that: use the team's account and role",
+    "ThrottlingException": "AWS asks to slow down: wait a minute and try again",
+    "TooManyRequestsException": "AWS asks to slow down: wait a minute and try again",
+    "StateMachineDoesNotExist": "the state machine is gone: was it destroyed, or is this another account?",
+    "ExecutionDoesNotExist": "there is no such run: `cosmicai list` shows those there are",
+    "ExecutionAlreadyExists": "a run of this name is there already: give another --name",
+    "NoSuchBucket": "the bucket is gone: was the deployment destroyed, or is this another account?",
+}
+
+
+def explained(error: Exception) -> str | None:
+    """What an error of AWS's means and what to do, in a line or two; None for any other error."""
+    if isinstance(error, ClientError):
+        fault = error.response.get("Error", {})
+        code, message = fault.get("Code", "unknown"), fault.get("Message", "")
+        remedy = _REMEDIES.get(code)
+        told = f"{error.operation_name}: {code}: {message}".rstrip(": ")
+        return f"{told}\n{remedy}" if remedy else told
+    if isinstance(error, ProfileNotFound):
+        return f"{error}: `aws configure list-profiles` shows those there are; set --profile or AWS_PROFILE"
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return f"{error}: sign in (`aws sso login`, `aws configure`), or set --profile or AWS_PROFILE"
+    if isinstance(error, SSOTokenLoadError | TokenRetrievalError | UnauthorizedSSOTokenError):
+        return f"{error}: sign in again with `aws sso login`"
+    if isinstance(error, ConnectionError):
+        return f"AWS cannot be reached ({error}): is there a network, and is the region right?"
+    return str(error) if isinstance(error, BotoCoreError) else None

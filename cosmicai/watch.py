@@ -1,0 +1,151 @@
+"""How a run stands: ranks, speed, cost so far, its state and its errors, within AWS's limits on asking."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from cosmicai.target import Target
+from summarize.pricing import cost
+
+# DescribeMapRun is refilled once a second, DescribeExecution and GetExecutionHistory faster
+# (https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html).
+POLL_SECONDS = 2.0
+_READ_AT_ONCE = 500  # rank infos a look
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Snapshot:
+    """A run at one moment; counts of ranks are None before it has planned them."""
+
+    name: str
+    status: str
+    state: str | None
+    started: str
+    seconds: float
+    result: str
+    ranks: int | None = None
+    done: int = 0
+    failed: int = 0
+    running: int | None = None
+    pending: int | None = None
+    images: int = 0
+    images_per_second: float = 0.0
+    gigabytes_read: float = 0.0
+    usd_so_far: float = 0.0
+    errors: dict[int, str] = field(default_factory=dict)
+    error: str = ""
+    cause: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.status != "RUNNING"
+
+    def to_json(self) -> Json:
+        return asdict(self)
+
+
+class Watcher:
+    """Looks at one execution; what it has read of a rank once, it does not read again."""
+
+    def __init__(self, target: Target, execution_arn: str) -> None:
+        self._arn = execution_arn
+        self._stepfunctions, self._s3 = target.client("stepfunctions"), target.client("s3")
+        self._run: Json | None = None
+        self._infos: dict[int, Json] = {}
+        self._failures: dict[int, Json] = {}
+        self._map_run: str | None = None
+        self.payload: Json = {}
+
+    def look(self) -> Snapshot:
+        """Raises botocore's errors."""
+        execution = self._stepfunctions.describe_execution(executionArn=self._arn)
+        self.payload = json.loads(execution["input"])
+        until = execution.get("stopDate") or datetime.now(UTC)
+        bucket, folder = self.payload.get("bucket", ""), str(self.payload.get("result_path", "")).rstrip("/")
+        found = Snapshot(
+            name=execution["name"],
+            status=execution["status"],
+            state=None if execution["status"] != "RUNNING" else self._state(),
+            started=execution["startDate"].astimezone(UTC).isoformat(timespec="seconds"),
+            seconds=max((until - execution["startDate"]).total_seconds(), 0.0),
+            result=f"s3://{bucket}/{folder}",
+            error=execution.get("error", ""),
+            cause=execution.get("cause", ""),
+        )
+        self._read_run(execution, bucket, folder)
+        if self._run is not None:
+            self._count(found, bucket, folder)
+        return found
+
+    def _read_run(self, execution: Json, bucket: str, folder: str) -> None:
+        """run.json of this very execution, or of the one that it resumes."""
+        if self._run is not None or not bucket or not folder:
+            return
+        try:
+            run = json.load(self._s3.get_object(Bucket=bucket, Key=f"{folder}/run.json")["Body"])
+        except (self._s3.exceptions.NoSuchKey, self._s3.exceptions.NoSuchBucket, ValueError):
+            return
+        if run.get("run_id") == execution["name"] or self.payload.get("resume"):
+            self._run = run
+
+    def _count(self, found: Snapshot, bucket: str, folder: str) -> None:
+        assert self._run is not None  # noqa: S101 - for the type checker
+        self._read_new(bucket, f"{folder}/", self._infos)
+        self._read_new(bucket, f"{folder}/failures/", self._failures)
+        infos = list(self._infos.values())
+        failures = {rank: record for rank, record in self._failures.items() if rank not in self._infos}
+        found.ranks, found.done, found.failed = self._run["world_size"], len(infos), len(failures)
+        found.images = sum(info.get("num_samples") or 0 for info in infos)
+        found.images_per_second = found.images / found.seconds if found.seconds else 0.0
+        sizes = self._run["bytes_per_rank"]
+        found.gigabytes_read = sum(sizes[rank] for rank in self._infos if rank < len(sizes)) / 1e9
+        found.usd_so_far = cost(infos)["total (USD)"]
+        found.errors = {rank: _message(record) for rank, record in sorted(failures.items())}
+        found.running, found.pending = self._map_counts() if not found.ended else (0, 0)
+
+    def _read_new(self, bucket: str, prefix: str, known: dict[int, Json]) -> None:
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+        names = (item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", []))
+        ranks = [int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()]
+        new = [rank for rank in ranks if rank not in known][:_READ_AT_ONCE]
+
+        def read(rank: int) -> tuple[int, Json]:
+            body = self._s3.get_object(Bucket=bucket, Key=f"{prefix}{rank}.json")["Body"]
+            return rank, json.load(body)
+
+        with ThreadPoolExecutor(16) as pool:
+            for rank, content in pool.map(read, new):
+                if self._run is not None and content.get("run_id") == self._run["run_id"]:
+                    known[rank] = content
+
+    def _state(self) -> str | None:
+        """The state that the execution has entered last."""
+        history = self._stepfunctions.get_execution_history(
+            executionArn=self._arn, reverseOrder=True, maxResults=20, includeExecutionData=False
+        )
+        entered = (event.get("stateEnteredEventDetails", {}).get("name") for event in history["events"])
+        return next((name for name in entered if name), None)
+
+    def _map_counts(self) -> tuple[int | None, int | None]:
+        if self._map_run is None:
+            runs = self._stepfunctions.list_map_runs(executionArn=self._arn)["mapRuns"]
+            self._map_run = runs[0]["mapRunArn"] if runs else None
+        if self._map_run is None:
+            return None, None
+        counts = self._stepfunctions.describe_map_run(mapRunArn=self._map_run)["itemCounts"]
+        return counts.get("running"), counts.get("pending")
+
+
+def _message(record: Json) -> str:
+    """A rank's error in a line."""
+    cause = str(record.get("cause", ""))
+    with suppress(ValueError, KeyError, TypeError):
+        cause = str(json.loads(cause)["errorMessage"])
+    return f"{record.get('error', 'unknown')}: {cause}".replace("\n", " ")
