@@ -308,6 +308,30 @@ def test_behind_closed_networks_a_pair_meets_in_the_relay(host: Host, monkeypatc
     assert [channel.statistics.relayed for channel in channels] == [{1}, {0}]
 
 
+def test_a_partner_that_died_while_it_was_paired_is_waited_for_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that is left is on its way to the relay when the other, started again, asks to be paired."""
+    monkeypatch.setattr("fmi.direct.PUNCH_SECONDS", 0.3)
+    monkeypatch.setattr("fmi.direct.RELAY_SECONDS", 0.5)
+    channels = [fmi.Direct(rank, 2, "ghost-", "127.0.0.1", host.port, b"s") for rank in range(2)]
+    ghost = fmi.Direct(1, 2, "ghost-", "127.0.0.1", host.port, b"s")
+
+    def dies(*_: Any) -> Any:
+        raise fmi.PeerLost("died")
+
+    monkeypatch.setattr(ghost, "_through", dies)
+    with ThreadPoolExecutor(2) as pool:
+        left = pool.submit(fmi.Group(channels[0], 15).barrier)
+        with pytest.raises(fmi.PeerLost, match="died"):
+            fmi.Group(ghost, 5).barrier()
+        time.sleep(0.4)  # the other is in the relay now
+        again = pool.submit(fmi.Group(channels[1], 15).barrier)
+        assert (left.result(), again.result()) == (None, None)
+    for channel in (*channels, ghost):
+        channel.close()
+
+
 def test_a_rank_that_never_comes_is_a_timeout_that_says_who(host: Host) -> None:
     channel = fmi.Direct(0, 2, "alone-", "127.0.0.1", host.port, b"s")
     began = time.monotonic()

@@ -28,6 +28,7 @@ PORT = 10_000
 VERSION = 1
 NAME_LIMIT = 100  # bytes; the host takes no more, and FMI cuts longer names silently
 PUNCH_SECONDS = 4.0  # then the pair meets in the relay
+RELAY_SECONDS = 6.0  # for the partner to come there; then the two try to be paired again
 _CLOSED_SECONDS = 0.2  # between looks at whether the channel was closed
 
 _ADDRESS = struct.Struct("!4sHxx")
@@ -128,14 +129,20 @@ class Direct:
         if self._secret is not None:
             name = role + hmac.new(self._secret, pair.encode(), hashlib.sha256).hexdigest()[:48].encode()
             greet = partial(self._greet, peer)
-        try:
-            return self._punch(peer, name if self._secret is None else _PAIR + name, deadline, greet)
-        except _NotThrough:
+        while True:
+            with suppress(_NotThrough):
+                return self._punch(peer, name if self._secret is None else _PAIR + name, deadline, greet)
+            # The partner may not know of the attempt that failed, where it died in it or the host did: it then
+            # waits to be paired, not in the relay. So nobody waits there for long.
+            if self._relay and deadline.left():
+                with suppress(PeerTimeout):
+                    until = Deadline(min(RELAY_SECONDS, deadline.left()))
+                    connection = self._relayed(peer, _RELAY + name, until, greet)
+                    self.statistics.relayed.add(peer)
+                    return connection
             if not self._relay or not deadline.left():
                 seconds = f"{deadline.seconds:g} s"
-                raise PeerTimeout(f"{self._us} no way through to rank {peer} in {seconds}") from None
-        self.statistics.relayed.add(peer)
-        return self._relayed(peer, _RELAY + name, deadline, greet)
+                raise PeerTimeout(f"{self._us} no way through to rank {peer} in {seconds}")
 
     def _plain_name(self, peer: int, sender: int) -> bytes:
         receiver = peer if sender == self.rank else self.rank
