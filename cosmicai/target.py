@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from botocore.exceptions import (
 from cosmicai.packaging import ROOT
 
 STATES = ROOT / ".cosmicai" / "terraform"  # where `make deploy` keeps them
-LOCAL = ROOT / ".cosmicai" / "local"
+LOCAL = Path(os.environ.get("COSMICAI_LOCAL", ROOT / ".cosmicai" / "local"))  # of the embedded AWS that runs
 
 
 class TargetError(RuntimeError):

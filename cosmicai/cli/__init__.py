@@ -9,12 +9,14 @@ from typing import Annotated, Literal
 import typer
 from rich.progress import Progress
 
-from cosmicai.cli import data, local, model, runs
+from cosmicai.cli import data, local, model, plan, runs, sweep
 from cosmicai.cli.common import CACHE, Cache, console
 from cosmicai.packaging import ROOT
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(runs.app)
+app.add_typer(plan.app)
+app.add_typer(sweep.app)
 app.add_typer(local.app, name="local")
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")

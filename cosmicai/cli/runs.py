@@ -205,7 +205,7 @@ def _print_end(found: Snapshot) -> None:
     cause = found.cause
     with suppress(ValueError, AttributeError):  # Lambda's JSON, whose message is what matters
         cause = json.loads(cause).get("errorMessage", cause)
-    print(f"{found.status.lower()}: {found.error}: {cause}", file=sys.stderr)
+    print(": ".join(part for part in (found.status.lower(), found.error, cause) if part), file=sys.stderr)
     if found.failed or (found.ranks or 0) > found.done:
         print(
             f"what was computed is kept; `cosmicai resume {found.name}` runs the missing ranks alone",

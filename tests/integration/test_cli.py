@@ -1,0 +1,232 @@
+"""The operator's command line against the embedded AWS, as its users call it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Cloud
+
+Partitions = Callable[..., dict[str, bytes]]
+COSMICAI = str(Path(sys.executable).with_name("cosmicai"))
+
+
+class Cli:
+    """Calls cosmicai with the session's deployment as its local one, as a terminal of 120 columns would."""
+
+    def __init__(self, cloud: Cloud, folder: Path) -> None:
+        state = {
+            "pid": os.getpid(),
+            "endpoint": cloud.aws.endpoint,
+            "environment": cloud.aws.environment,
+            "bucket": cloud.outputs.bucket,
+            "state_machine_arn": cloud.outputs.state_machine_arn,
+        }
+        folder.mkdir()
+        (folder / "state.json").write_text(json.dumps(state))
+        self.environment = {**os.environ, "COSMICAI_LOCAL": str(folder), "COLUMNS": "120"}
+        self.folder = folder
+
+    def __call__(self, *arguments: str, expect: int = 0) -> str:
+        done = subprocess.run(
+            [COSMICAI, *arguments], env=self.environment, capture_output=True, text=True, cwd=self.folder
+        )
+        assert done.returncode == expect, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout if expect == 0 else done.stdout + done.stderr
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [COSMICAI, *arguments],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
+            start_new_session=True,
+        )
+
+    def payload(self, **fields: Any) -> str:
+        file = self.folder / "payload.json"
+        file.write_text(json.dumps(fields))
+        return str(file)
+
+
+@pytest.fixture
+def cli(cloud: Cloud, tmp_path: Path) -> Cli:
+    return Cli(cloud, tmp_path / "local")
+
+
+def test_from_partitions_to_a_report(cli: Cli, partitions: Partitions, prefix: str, tmp_path: Path) -> None:
+    folder = tmp_path / "partitions"
+    folder.mkdir()
+    for name, body in partitions(3, rows=20).items():
+        (folder / name).write_bytes(body)
+    assert f"/{prefix}/" in cli("data", "upload", str(folder), prefix, "--local")
+    file = cli.payload(data_prefix=prefix, result_path=f"results/{prefix}")
+    told = cli("run", file, "--local", "--name", "first", "--set", "batch_size=8")
+    assert "succeeded: 60 redshifts" in told
+    found = json.loads(cli("status", "first", "--json", "--local"))
+    assert (found["status"], found["ranks"], found["done"], found["failed"], found["images"]) == (
+        "SUCCEEDED", 3, 3, 0, 60,
+    )  # fmt: skip
+    assert found["usd_so_far"] > 0
+    runs = json.loads(cli("list", "--json", "--local"))
+    assert "first" in [run["name"] for run in runs]
+    log = cli("logs", "1", "--run", "first", "--local")
+    assert '"rank": 1' in log
+    assert "REPORT RequestId" in log
+    assert '"rank": 2' not in log
+    out = tmp_path / "out"
+    assert json.loads(cli("results", "first", "--out", str(out), "--json", "--local"))["files"] > 8
+    for name in ("report.html", "inference.png", "Results.json", "predictions/2.npz", "metrics.json"):
+        assert (out / name).exists()
+    written = (out / "report.html").read_text()
+    (out / "report.html").unlink()
+    cli("report", str(out))
+    assert (out / "report.html").read_text() == written  # the one that Summarize wrote
+    assert json.loads((out / "run.json").read_text())["payload"]["batch_size"] == 8
+
+
+def test_a_failed_run_says_why_and_is_resumed(
+    cli: Cli, cloud: Cloud, partitions: Partitions, prefix: str
+) -> None:
+    files = partitions(3)
+    cloud.put_all(prefix, {**files, "2.pt": b"not yet there"})
+    file = cli.payload(data_prefix=prefix, result_path=f"results/{prefix}")
+    told = cli("run", file, "--local", "--name", "broken", expect=3)
+    assert "rank 1: PartitionError" in told
+    assert "1 of 3 ranks left no result: 1." in told
+    assert "cosmicai resume broken" in told
+    cloud.put(f"{prefix}/2.pt", files["2.pt"])
+    found = json.loads(cli("resume", "broken", "--local", "--json"))
+    assert (found["status"], found["done"], found["failed"]) == ("SUCCEEDED", 3, 0)
+    assert "has ended already" in cli("stop", "broken", "--local", expect=1)
+
+
+def test_ctrl_c_leaves_the_run_running_and_stop_ends_it(
+    cli: Cli, cloud: Cloud, partitions: Partitions, prefix: str
+) -> None:
+    cloud.put_all(prefix, partitions(2, rows=6000))
+    file = cli.payload(data_prefix=prefix, result_path=f"results/{prefix}")
+    watching = cli.start("run", file, "--local", "--name", "left-alone")
+    assert watching.stdout is not None
+    while "Ranks" not in watching.stdout.readline():
+        assert watching.poll() is None
+    os.killpg(watching.pid, signal.SIGINT)
+    _, errors = watching.communicate(timeout=20)
+    assert watching.returncode == 130
+    assert "the run goes on; come back with `cosmicai watch left-alone`" in errors
+    assert "Traceback" not in errors
+    assert json.loads(cli("status", "left-alone", "--json", "--local"))["status"] == "RUNNING"
+    assert "still runs" in cli("resume", "left-alone", "--local", expect=1)
+    cli("stop", "left-alone", "--local")
+    assert "\naborted" in cli("watch", "left-alone", "--local", expect=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (("run", "nowhere.json", "--local"), "nowhere.json: No such file"),
+        (("run", "payload.json", "--local", "--set", "batch_sise=8"), "batch_sise: unknown field; did you mean"),
+        (("run", "payload.json", "--local", "--set", "batch_size"), "--set batch_size: give field=value"),
+        (("run", "payload.json", "--team", "nobody"), "team nobody is not deployed from here"),
+        (("run", "payload.json", "--team", "a", "--local"), "give --team or --local, not both"),
+        (("status", "no-such-run", "--local"), "there is no such run: `cosmicai list` shows those"),
+        (("report", "."), "summary.json is missing: fetch a run with `cosmicai results NAME`"),
+        (("plan",), "give --data-gb or --images"),
+        (("plan", "--data-gb", "1", "--partition-mb", "x"), "partition_mb: x is not allowed"),
+        (("sweep", "--batch-sizes", "a", "--local"), "--batch-sizes a: give numbers above 0"),
+        (("sweep", "--partitions-mb", "77", "--local"), "/77MB/ holds no partition"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_said_in_a_line_or_two(cli: Cli, arguments: tuple[str, ...], fault: str) -> None:
+    cli.payload(data_prefix="d", result_path="r")
+    told = cli(*arguments, expect=1)
+    assert fault in told
+    assert len(told.strip().splitlines()) <= 2
+
+
+def test_credentials_and_networks_that_fail_are_explained(cli: Cli, tmp_path: Path) -> None:
+    """A team's deployment, of which only the state is here."""
+    from cosmicai.packaging import ROOT
+
+    states = ROOT / ".cosmicai" / "terraform"
+    states.mkdir(parents=True, exist_ok=True)
+    state = states / f"test-{os.getpid()}.tfstate"
+    arn = "arn:aws:states:us-east-1:123456789012:stateMachine:test-cosmicai"
+    outputs = {"bucket": {"value": "test-cosmicai"}, "state_machine_arn": {"value": arn}}
+    state.write_text(json.dumps({"outputs": outputs}))
+    nobody = {
+        "AWS_CONFIG_FILE": "/nowhere",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    cli.environment |= nobody
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        cli.environment.pop(name, None)
+    try:
+        assert "sign in" in cli("list", "--team", state.stem, expect=1)
+        assert "could not be found" in cli("list", "--team", state.stem, "--profile", "wrong", expect=1)
+        cli.environment |= {
+            "AWS_ACCESS_KEY_ID": "a",
+            "AWS_SECRET_ACCESS_KEY": "b",
+            "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        }
+        told = cli("list", "--team", state.stem, expect=1)
+        assert "AWS cannot be reached" in told
+        assert len(told.strip().splitlines()) <= 2
+    finally:
+        state.unlink()
+
+
+def test_the_doctor_finds_the_deployment(cli: Cli) -> None:
+    checks = {check["name"]: check for check in json.loads(cli("doctor", "--local", "--json"))}
+    assert checks["inference function"]["told"] == "3538 MB, x86_64, 900 s"
+    assert all(check["holds"] for check in checks.values())
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_a_sweep_is_interrupted_and_goes_on(cli: Cli, cloud: Cloud, partitions: Partitions) -> None:
+    for partition, rows in (("1", 20), ("2", 40)):
+        cloud.put_all(
+            f"{partition}MB", {f"{n}.pt": body for n, body in enumerate(partitions(2, rows).values(), 1)}
+        )
+    command = ["sweep", "--batch-sizes", "8,16", "--partitions-mb", "1,2", "--repeat", "3", "--local"]
+    command += ["--prefix", "sweep", "--out", "swept"]
+    sweeping = cli.start(*command)
+    stats = cli.folder / "swept" / "result_stats.csv"
+    deadline = time.monotonic() + 120
+    while not stats.exists() or len(stats.read_text().splitlines()) < 4:
+        assert time.monotonic() < deadline
+        assert sweeping.poll() is None
+        time.sleep(0.05)
+    os.killpg(sweeping.pid, signal.SIGINT)
+    _, errors = sweeping.communicate(timeout=30)
+    assert (sweeping.returncode, "the same command goes on from here" in errors) == (130, True)
+    before = {row["run_id"] for row in _rows(stats)}
+    cli(*command)
+    rows = _rows(stats)
+    assert len(rows) == 12
+    assert before <= {row["run_id"] for row in rows}  # none was made twice
+    assert len({row["run_id"] for row in rows}) == 12
+    assert {"batch_size", "sample_persec", "throughput_bps", "total_cpu_time (seconds)"} <= set(rows[0])
+    cases = _rows(cli.folder / "swept" / "batch_varying_results.csv")
+    assert [case["repeats"] for case in cases] == ["3"] * 4
+    for name in ("by_batch_size.png", "by_partition_mb.png", "sweep.html"):
+        assert (cli.folder / "swept" / name).stat().st_size > 5000
+    paths = [key for key in cloud.keys(cloud.bucket, "sweep/") if key.endswith("summary.json")]
+    assert len(paths) == 12

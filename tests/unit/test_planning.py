@@ -1,0 +1,101 @@
+"""The plan of a run: what it costs and takes, beside runs that were published."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cosmicai.planning import (
+    IMAGE_BYTES,
+    Assumptions,
+    Case,
+    PlanningError,
+    beside_published,
+    options,
+    plan,
+    recommended,
+)
+
+
+def test_the_published_runs_are_met_within_a_quarter() -> None:
+    for earlier, theirs, _ in beside_published():
+        assert theirs.case.ranks == pytest.approx(earlier.ranks, abs=1)
+        assert theirs.seconds == pytest.approx(sum(earlier.seconds) / 2, rel=0.25)
+
+
+def test_the_honest_bill_of_the_published_75_mb_case_is_met_within_a_quarter() -> None:
+    """0.97 USD by configured memory and billed duration, not the 0.30 by used memory."""
+    (theirs,) = (theirs for earlier, theirs, _ in beside_published() if earlier.partition_mb == 75)
+    assert theirs.total_usd == pytest.approx(0.97, rel=0.25)
+
+
+def test_one_rank_by_hand() -> None:
+    given = replace(Assumptions(), images_per_second_vcpu=(100.0, 100.0), cold_start_seconds=(2.0, 2.0))
+    one = plan(Case(1000, 25, 1769, "x86_64", collectives=False), given)
+    assert one.case.ranks == 1
+    assert one.seconds == pytest.approx(2.0 + 2.0 + 10.0 + 2.0 + 1 / 600)
+    assert one.usd["Lambda compute"] == pytest.approx(12.0 * 1769 / 1024 * 0.0000166667)
+    assert one.bottleneck == "compute"
+
+
+def test_an_init_phase_beyond_the_limit_runs_twice() -> None:
+    slow = replace(Assumptions(), cold_start_seconds=(12.0, 12.0))
+    assert plan(Case(10, 25, 1769, "arm64"), slow).parts["cold start"] == 22.0
+
+
+def test_beyond_the_quota_ranks_wait_and_start_warm() -> None:
+    given = replace(Assumptions(), concurrency=10)
+    few, many = (plan(Case(1278 * ranks, 25, 1769, "arm64", False), given) for ranks in (10, 40))
+    assert not few.obstacles
+    assert "in 4 waves: the account runs 10 at once" in many.obstacles[0]
+    assert many.bottleneck == "concurrency quota"
+    assert many.parts["cold start"] == 0.0
+
+
+@pytest.mark.parametrize(("terabytes", "obstacle"), [(1, "waves"), (100, "one Distributed Map has 10,000")])
+def test_large_data_name_the_quotas_in_the_way(terabytes: int, obstacle: str) -> None:
+    images = int(terabytes * 1e12 / IMAGE_BYTES)
+    size = 25.0 if terabytes > 1 else 100.0
+    assert obstacle in plan(Case(min(images, 60_000_000), size, 3538, "arm64")).obstacles[0]
+
+
+def test_a_rank_beyond_lambdas_time_is_named() -> None:
+    found = plan(Case(2_000_000, 20_000, 1769, "arm64"))
+    assert any("Lambda ends it after 900 s" in obstacle for obstacle in found.obstacles)
+    with pytest.raises(PlanningError, match="none of these can be run: a rank takes"):
+        recommended([found], None, None)
+
+
+def test_the_recommendation_keeps_to_what_was_asked() -> None:
+    found = list(options(600_000, (25, 50, 100), (1769, 3538), ("arm64", "x86_64")))
+    cheapest, fastest = min(one.total_usd for one in found), min(one.seconds for one in found)
+    assert recommended(found, 1e6, None).total_usd == cheapest
+    assert recommended(found, None, 1e6).seconds == fastest
+    middle = sorted(one.seconds for one in found)[len(found) // 2]
+    assert recommended(found, middle, None).seconds <= middle
+    with pytest.raises(PlanningError, match="1 s cannot be had; the fastest is"):
+        recommended(found, 1.0, None)
+    with pytest.raises(PlanningError, match=r"budget: 0\.001 USD is too little; the cheapest is"):
+        recommended(found, None, 0.001)
+
+
+def test_a_measured_run_calibrates_it(tmp_path: Path) -> None:
+    summary = {
+        "spread": {
+            "sample_persec": {"min": 1000.0, "p50": 1100.0, "p95": 1150.0, "max": 1200.0},
+            "init (seconds)": {"min": 0.0, "p50": 0.9, "p95": 1.0, "max": 1.1},
+        },
+        "cost": {"GB-seconds": 3538 / 1024 * 10},
+        "seconds": {"duration": 10.0},
+    }
+    path = tmp_path / "summary.json"
+    path.write_text(json.dumps(summary))
+    given = Assumptions.of_summary(path)
+    assert given.images_per_second_vcpu == (500.0, 600.0)
+    assert given.cold_start_seconds == (0.9, 1.1)
+    path.write_text("{}")
+    with pytest.raises(PlanningError, match=r"summary\.json is no summary\.json of a run"):
+        Assumptions.of_summary(path)
