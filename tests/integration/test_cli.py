@@ -138,7 +138,7 @@ def test_ctrl_c_leaves_the_run_running_and_stop_ends_it(
     ("arguments", "fault"),
     [
         (("run", "nowhere.json", "--local"), "nowhere.json: No such file"),
-        (("run", "payload.json", "--local", "--set", "batch_sise=8"), "batch_sise: unknown field; did you mean"),
+        (("run", "payload.json", "--local", "--set", "batch_sise=8"), "batch_sise: unknown field; did you"),
         (("run", "payload.json", "--local", "--set", "batch_size"), "--set batch_size: give field=value"),
         (("run", "payload.json", "--team", "nobody"), "team nobody is not deployed from here"),
         (("run", "payload.json", "--team", "a", "--local"), "give --team or --local, not both"),
