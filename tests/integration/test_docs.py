@@ -1,0 +1,74 @@
+"""The documentation does what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cosmicai import reference
+from cosmicai.packaging import ROOT
+
+from .conftest import Cloud, Json, Ran
+
+DOCS = ROOT / "docs"
+
+
+def _commands(page: Path) -> str:
+    """All that stands in a page's sh blocks, in order."""
+    return "\n".join(re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+
+
+def test_the_tutorial_works_word_for_word(tmp_path: Path) -> None:
+    shutil.rmtree(ROOT / "results" / "tutorial", ignore_errors=True)
+    environment = {**os.environ, "COSMICAI_LOCAL": str(tmp_path / "local"), "COLUMNS": "120"}
+    script = f"set -eu\ntrap 'cosmicai local down' EXIT\n{_commands(DOCS / 'tutorial.md')}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=420
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for told in (
+        "succeeded: 1,530 redshifts",
+        "Recommended:",
+        "1 of 6 ranks left no result: 2.",
+        "exit status 3",
+        '"rank": 2',
+        "with CSVs and plots beside it",
+    ):
+        assert told in done.stdout + done.stderr
+    for left in ("first/report.html", "stamps.png", "sweep/sweep.html"):
+        assert (ROOT / "results" / "tutorial" / left).exists()
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *DOCS.glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_the_reference_is_that_of_the_code() -> None:
+    assert reference.PAGE.read_text() == reference.page(), "run `python -m cosmicai.reference`"
+    assert str(ROOT) not in reference.page()
+
+
+def test_the_reference_names_every_field_of_a_run(
+    cloud: Cloud, run: Callable[[Json], Ran], partitions: Callable[..., dict[str, bytes]], prefix: str
+) -> None:
+    cloud.put_all(prefix, partitions(1))
+    ran = run(cloud.payload(prefix))
+    assert set(ran.read("0.json")) == set(reference.RANK_INFO)
+    assert set(ran.read("summary.json")) == set(reference.SUMMARY)
+    assert set(ran.predictions(0)) == set(reference.PREDICTIONS)
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "sweep", "watch", "results", "report", "resume"])
+def test_every_command_has_an_example(command: str) -> None:
+    cosmicai = str(Path(sys.executable).with_name("cosmicai"))
+    done = subprocess.run([cosmicai, command, "--help"], capture_output=True, text=True, check=True)
+    assert "Example: cosmicai" in done.stdout
