@@ -60,6 +60,10 @@ run "storage_is_private_encrypted_and_tls_only" {
     condition     = length(aws_s3_bucket_lifecycle_configuration.this) == 1
     error_message = "broken uploads must be cleaned up"
   }
+  assert {
+    condition     = contains([for rule in one(aws_s3_bucket_lifecycle_configuration.this[*].rule) : one(rule.filter).prefix], ".cosmicai/")
+    error_message = "keys of runs that were ended must expire"
+  }
 }
 
 run "storage_leaves_the_lifecycle_out_where_asked" {

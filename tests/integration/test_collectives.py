@@ -67,7 +67,7 @@ def test_nothing_of_the_runs_secret_is_left(
     cloud.put_all(prefix, partitions(2))
     ran = run(cloud.payload(prefix))
     _reduced(ran)
-    assert cloud.keys(cloud.bucket, ".cosmicai/") == set()
+    assert cloud.keys(cloud.bucket, f".cosmicai/{ran.read('run.json')['run_id']}/") == set()
 
 
 def test_more_ranks_than_can_run_at_once_reduce_over_s3(

@@ -69,4 +69,17 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
       days_after_initiation = var.abort_uploads_after_days
     }
   }
+
+  rule {
+    id     = "expire-keys-and-messages-of-runs-that-were-ended"
+    status = "Enabled"
+
+    filter {
+      prefix = ".cosmicai/"
+    }
+
+    expiration {
+      days = 2
+    }
+  }
 }
