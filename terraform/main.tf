@@ -52,6 +52,10 @@ module "initialize" {
       )
     }
     # It has no resource-level permissions: https://docs.aws.amazon.com/service-authorization/latest/reference/list_awslambda.html
+    SeeRunAtResultPath = {
+      actions   = ["states:DescribeExecution"]
+      resources = ["${replace(local.state_machine_arn, ":stateMachine:", ":execution:")}:*"]
+    }
     AskForConcurrency = { actions = ["lambda:GetAccountSettings"], resources = ["*"] }
   }
 

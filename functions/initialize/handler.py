@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 import boto3
@@ -21,13 +22,21 @@ def _concurrency() -> int:
     return int(limits["UnreservedConcurrentExecutions"])
 
 
-_deployed = Deployed(
-    allow_scripts=os.environ.get("ALLOW_SCRIPTS") == "true",
-    has_redis=bool(os.environ.get("REDIS_HOST")),
-    concurrency=_concurrency,
-)
+def _is_running(state_machine: str, name: str) -> bool:
+    client = boto3.client("stepfunctions")
+    arn = f"{state_machine.replace(':stateMachine:', ':execution:')}:{name}"
+    try:
+        return bool(client.describe_execution(executionArn=arn)["status"] == "RUNNING")
+    except client.exceptions.ExecutionDoesNotExist:
+        return False
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """event: {"payload": the execution's input, "run_id": its name, "started": ISO time}."""
-    return start(_s3, event["payload"], event["run_id"], event["started"], _deployed)
+    """event: "payload" (the execution's input), "run_id" (its name), "started" (ISO time), "state_machine"."""
+    deployed = Deployed(
+        allow_scripts=os.environ.get("ALLOW_SCRIPTS") == "true",
+        has_redis=bool(os.environ.get("REDIS_HOST")),
+        concurrency=_concurrency,
+        is_running=partial(_is_running, event["state_machine"]),
+    )
+    return start(_s3, event["payload"], event["run_id"], event["started"], deployed)

@@ -21,11 +21,13 @@ _MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percent
 
 @dataclass(frozen=True)
 class Deployed:
-    """What this deployment allows. concurrency: ranks that can run at once, asked for where it matters."""
+    """What this deployment allows. concurrency: ranks that can run at once, asked for where it matters;
+    is_running: whether the execution of that name runs."""
 
     allow_scripts: bool
     has_redis: bool
     concurrency: Callable[[], int]
+    is_running: Callable[[str], bool]
 
 
 def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deployed) -> dict[str, Any]:
@@ -35,18 +37,18 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     """
     resolved = resolve(payload)
     _check(resolved, deployed)
-    resume = resolved["resume"]
-    run = _resumed(s3, resolved) if resume else _planned(s3, resolved, run_id, started)
+    resume, bucket, folder = resolved["resume"], resolved["bucket"], resolved["result_path"]
+    earlier, version = _earlier(s3, resolved, run_id, deployed)
+    run = _resumed(earlier, resolved) if resume else _planned(s3, resolved, run_id, started)
     ranks: Sequence[int] = _missing(s3, run) if resume else range(run["world_size"])
+    run["execution"] = run_id
     run["collectives"] = _collectives(resolved, run["world_size"], resume, deployed)
-    channel, folder = run["collectives"]["channel"], resolved["result_path"]
-    ranks = _in_order(ranks, channel)
-    _put(s3, resolved["bucket"], f".cosmicai/{run['run_id']}/key", secrets.token_bytes(_KEY_BYTES))
-    _put(s3, resolved["bucket"], f"{folder}/manifest.json", rank_events(run, ranks))
-    if not resolved["resume"]:
-        _put(s3, resolved["bucket"], f"{folder}/run.json", run)
-        if "script" in resolved:  # such scripts read it there
-            _put(s3, resolved["bucket"], "payload.json", {**resolved, "data_map": run["data_map"]})
+    channel = run["collectives"]["channel"]
+    _claim(s3, resolved, run, version)
+    _put(s3, bucket, f".cosmicai/{run['run_id']}/key", secrets.token_bytes(_KEY_BYTES))
+    _put(s3, bucket, f"{folder}/manifest.json", rank_events(run, _in_order(ranks, channel)))
+    if "script" in resolved and not resume:  # such scripts read it there
+        _put(s3, bucket, "payload.json", {**resolved, "data_map": run["data_map"]})
     return {
         "run_id": run["run_id"],
         "bucket": resolved["bucket"],
@@ -58,6 +60,51 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
         "collectives": channel,
         "rendezvous": {"RENDEZVOUS": None},
     }
+
+
+def _earlier(
+    s3: Any, payload: dict[str, Any], run_id: str, deployed: Deployed
+) -> tuple[dict[str, Any] | None, str | None]:
+    """run.json of an earlier run at the result path and its ETag. Raises PayloadError where that still runs."""
+    key = f"{payload['result_path']}/run.json"
+    try:
+        found = s3.get_object(Bucket=payload["bucket"], Key=key)
+        body, version = found["Body"].read(), found["ETag"]
+    except s3.exceptions.NoSuchKey:
+        return None, None
+    except s3.exceptions.ClientError as error:
+        code = error.response["Error"]["Code"]
+        raise PayloadError(
+            f"bucket: {payload['bucket']} cannot be read ({code}); give this deployment's own bucket"
+        ) from None
+    try:
+        run: dict[str, Any] = json.loads(body)
+        other = str(run.get("execution", run["run_id"]))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None, version  # nothing of ours
+    if other != run_id and deployed.is_running(other):
+        raise _taken(payload, f"the run {other}")
+    return run, version
+
+
+def _claim(s3: Any, payload: dict[str, Any], run: dict[str, Any], version: str | None) -> None:
+    """Writes run.json unless another execution has done so meanwhile: of two at once, one goes on."""
+    body = json.dumps(run, indent=1).encode()
+    key = f"{payload['result_path']}/run.json"
+    condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+    try:
+        s3.put_object(Bucket=payload["bucket"], Key=key, Body=body, ContentType="application/json", **condition)
+    except s3.exceptions.ClientError as error:
+        if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict"):
+            raise _taken(payload, "another run") from None
+        raise
+
+
+def _taken(payload: dict[str, Any], by: str) -> PayloadError:
+    return PayloadError(
+        f"result_path: {by} writes to s3://{payload['bucket']}/{payload['result_path']}; give another "
+        "result_path, or wait until it has ended"
+    )
 
 
 def _in_order(ranks: Sequence[int], channel: str) -> list[int]:
@@ -120,15 +167,12 @@ def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str) -> dic
     }
 
 
-def _resumed(s3: Any, payload: dict[str, Any]) -> dict[str, Any]:
-    key = f"{payload['result_path']}/run.json"
-    try:
-        run: dict[str, Any] = json.load(s3.get_object(Bucket=payload["bucket"], Key=key)["Body"])
-    except s3.exceptions.NoSuchKey:
+def _resumed(run: dict[str, Any] | None, payload: dict[str, Any]) -> dict[str, Any]:
+    if run is None:
         raise PayloadError(
             f"resume: there is no run at s3://{payload['bucket']}/{payload['result_path']}; "
             "start it without resume"
-        ) from None
+        )
     changed = [
         name
         for name in {**payload, **run["payload"]}

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -41,6 +42,12 @@ def test_a_missing_bucket_is_named(cloud: Cloud, run: Run, prefix: str) -> None:
     ran = run(cloud.payload(prefix, data_bucket="there-is-none"))
     assert ran.status == "FAILED"
     assert "data_bucket: there-is-none cannot be listed (NoSuchBucket)" in ran.cause
+
+
+def test_a_result_bucket_that_is_none_is_named(cloud: Cloud, run: Run, prefix: str) -> None:
+    ran = run(cloud.payload(prefix, bucket="there-is-none"))
+    assert ran.status == "FAILED"
+    assert "bucket: there-is-none cannot be read (NoSuchBucket); give this deployment's own bucket" in ran.cause
 
 
 def test_more_ranks_than_files_is_refused(cloud: Cloud, run: Run, partitions: Partitions, prefix: str) -> None:
@@ -125,6 +132,40 @@ def test_resuming_with_another_payload_is_refused(
     changed = run(cloud.payload(prefix, resume=True, batch_size=7))
     assert changed.status == "FAILED"
     assert "resume: batch_size differ from the run to resume" in changed.cause
+
+
+def test_of_two_runs_on_one_result_path_the_second_is_refused(
+    cloud: Cloud, run: Run, partitions: Partitions, prefix: str, tmp_path: Path
+) -> None:
+    cloud.put_all(prefix, partitions(2, rows=4000))
+    payload = cloud.payload(prefix)
+    (tmp_path / "first.json").write_text(json.dumps(payload))
+    first = cloud.start(tmp_path / "first.json")
+    deadline = time.monotonic() + 60
+    while "run.json" not in cloud.keys(cloud.bucket, f"results/{prefix}/"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    second = run({**payload, "batch_size": 7})
+    assert second.status == "FAILED"
+    assert f"result_path: the run {first.rpartition(':')[2]} writes to s3://" in second.cause
+    assert cloud.wait(first, payload).status == "SUCCEEDED"
+    assert run({**payload, "batch_size": 7}).status == "SUCCEEDED"  # it has ended
+
+
+def test_of_two_runs_at_the_very_same_moment_one_goes_on(
+    cloud: Cloud, partitions: Partitions, prefix: str, tmp_path: Path
+) -> None:
+    cloud.put_all(prefix, partitions(2))
+    payload = cloud.payload(prefix)
+    (tmp_path / "payload.json").write_text(json.dumps(payload))
+    with ThreadPoolExecutor(4) as pool:
+        started = list(pool.map(lambda _: cloud.start(tmp_path / "payload.json"), range(4)))
+    ended = [cloud.wait(arn, payload) for arn in started]
+    won = [ran for ran in ended if ran.status == "SUCCEEDED"]
+    assert won
+    for ran in ended:
+        assert ran in won or "result_path: " in ran.cause
+    assert won[-1].read("summary.json")["run_id"] in {ran.execution["name"] for ran in won}
 
 
 def test_a_rank_that_is_killed_is_tried_again_and_the_run_succeeds(

@@ -24,7 +24,7 @@ def test_scripts_are_off_unless_the_deployment_allows_them() -> None:
 
 
 def _deployed(concurrency: int = 1000, has_redis: bool = False) -> Deployed:
-    return Deployed(allow_scripts=False, has_redis=has_redis, concurrency=lambda: concurrency)
+    return Deployed(allow_scripts=False, has_redis=has_redis, concurrency=lambda: concurrency, is_running=bool)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_accounts_quota_is_asked_for_only_where_it_matters() -> None:
     def quota() -> int:
         raise AssertionError("asked")
 
-    deployed = Deployed(False, False, quota)
+    deployed = Deployed(False, False, quota, bool)
     assert _collectives({"collectives": "none"}, 9, False, deployed)["channel"] == "none"
     assert _collectives({"collectives": "direct", "max_concurrency": 2}, 9, False, deployed)["channel"] == "s3"
 
