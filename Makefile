@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: environment demo test check package deploy destroy clean
+.PHONY: environment demo test check audit package deploy destroy clean
 
 environment:
 	@PYTHON="$(PYTHON)" sh scripts/environment.sh
@@ -15,6 +15,9 @@ test: environment  ## every test
 
 check: environment  ## formatting, lint, types, Terraform: what CI runs before the tests
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && terraform fmt -check -recursive terraform
+
+audit:  ## checkov over terraform/ and docker/
+	@PYTHON="$(PYTHON)" sh scripts/audit.sh
 
 package:  ## the zips that Terraform deploys
 	@$(PYTHON) cosmicai/packaging.py zips

@@ -1,5 +1,8 @@
 # The inference container: docker buildx build -f docker/inference.Dockerfile --provenance=false .
 # Both stages run cosmicai/packaging.py, which also assembles the task folder of the embedded AWS.
+#checkov:skip=CKV_DOCKER_2:Lambda's runtime watches the container
+#checkov:skip=CKV_DOCKER_3:Lambda runs it as an unprivileged user of its own, whatever the image says
+#checkov:skip=CKV_DOCKER_7:The tag stands in BASE
 ARG BASE=public.ecr.aws/lambda/python:3.12
 FROM ${BASE} AS packages
 # lean, or torch for users' own scripts and the torch engine.
