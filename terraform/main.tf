@@ -33,6 +33,8 @@ module "registry" {
 module "initialize" {
   source = "./modules/function"
 
+  permissions_boundary = var.permissions_boundary
+
   name               = "${local.name}-initialize"
   description        = "Checks a payload, deals partitions to ranks, writes run.json and manifest.json."
   package            = { zip = "${local.build_folder}/initialize.zip", handler = "initialize.handler.handler" }
@@ -69,12 +71,17 @@ module "initialize" {
 module "inference" {
   source = "./modules/function"
 
-  name               = "${local.name}-inference"
-  description        = "One rank: reads its partitions, predicts redshifts, writes predictions and its rank info."
-  package            = { image = local.image_uri, handler = "inference.handler.handler" }
-  architecture       = var.architecture
-  memory_mb          = var.inference_memory_mb
-  timeout_seconds    = var.inference_timeout_seconds
+  permissions_boundary = var.permissions_boundary
+
+  name            = "${local.name}-inference"
+  description     = "One rank: reads its partitions, predicts redshifts, writes predictions and its rank info."
+  package         = { image = local.image_uri, handler = "inference.handler.handler" }
+  architecture    = var.architecture
+  memory_mb       = var.inference_memory_mb
+  timeout_seconds = var.inference_timeout_seconds
+
+  reserved_concurrency = var.reserved_concurrency
+
   log_retention_days = var.log_retention_days
 
   statements = {
@@ -93,6 +100,8 @@ module "inference" {
 
 module "summarize" {
   source = "./modules/function"
+
+  permissions_boundary = var.permissions_boundary
 
   name               = "${local.name}-summarize"
   description        = "Gathers what the ranks left, writes combined_data.json and summary.json."
@@ -116,6 +125,8 @@ module "rendezvous_host" {
   source = "./modules/rendezvous"
   count  = local.own_host ? 1 : 0
 
+  permissions_boundary = var.permissions_boundary
+
   name               = "${local.name}-rendezvous-host"
   server             = "${path.module}/../functions/rendezvous/server.py"
   port               = var.rendezvous_port
@@ -126,6 +137,8 @@ module "rendezvous_host" {
 
 module "rendezvous" {
   source = "./modules/function"
+
+  permissions_boundary = var.permissions_boundary
 
   name               = "${local.name}-rendezvous"
   description        = "Starts, watches and stops the host on which ranks find each other."
@@ -153,6 +166,8 @@ module "rendezvous" {
 module "state_machine" {
   source = "./modules/state_machine"
 
+  permissions_boundary = var.permissions_boundary
+
   name               = local.name
   definition         = "${path.module}/../statemachine/cosmicai.asl.json"
   bucket_arn         = module.storage.bucket_arn
@@ -168,4 +183,28 @@ module "state_machine" {
     rendezvous = module.rendezvous.arn
     summarize  = module.summarize.arn
   }
+}
+
+module "ready" {
+  source = "./modules/ready"
+  count  = var.start_on_ready == null ? 0 : 1
+
+  permissions_boundary = var.permissions_boundary
+
+  name              = "${local.name}-ready"
+  bucket_name       = module.storage.bucket_name
+  prefix            = var.start_on_ready
+  state_machine_arn = module.state_machine.arn
+}
+
+module "operations" {
+  source = "./modules/operations"
+  count  = var.dashboard || var.alarm_email != null ? 1 : 0
+
+  name              = local.name
+  state_machine_arn = module.state_machine.arn
+  function_names    = { inference = module.inference.name }
+  host_instance_id  = one(module.rendezvous_host[*].instance_id)
+  host_hours        = 3
+  alarm_email       = var.alarm_email
 }

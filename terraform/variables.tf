@@ -207,6 +207,56 @@ variable "log_retention_days" {
   }
 }
 
+variable "start_on_ready" {
+  description = "Prefix in the bucket below which an object FOLDER/_READY starts a run over that folder, into results/; null: none does."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.start_on_ready == null || can(regex("^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", var.start_on_ready))
+    error_message = "start_on_ready must be a prefix without leading or closing slash, such as incoming."
+  }
+}
+
+variable "dashboard" {
+  description = "Whether to make a CloudWatch dashboard; the account's first three cost nothing."
+  type        = bool
+  default     = false
+}
+
+variable "alarm_email" {
+  description = "Address that is told of failed runs, failing or throttled ranks, and a rendezvous host that does not stop; four alarms of 0.10 USD a month. null: none."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.alarm_email == null || can(regex("^[^@ ]+@[^@ ]+$", var.alarm_email))
+    error_message = "alarm_email must be an address of electronic mail."
+  }
+}
+
+variable "reserved_concurrency" {
+  description = "Ranks that are guaranteed to run at once, and never exceeded; they are taken from the account's other functions. null: none are reserved."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.reserved_concurrency == null || try(var.reserved_concurrency >= 1 && floor(var.reserved_concurrency) == var.reserved_concurrency, false)
+    error_message = "reserved_concurrency must be a whole number from 1, or null."
+  }
+}
+
+variable "permissions_boundary" {
+  description = "ARN of the IAM policy that bounds every role of the deployment, where the account demands one."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.permissions_boundary == null || can(regex("^arn:[^:]+:iam::[0-9]{12}:policy/.+$", var.permissions_boundary))
+    error_message = "permissions_boundary must be the ARN of an IAM policy."
+  }
+}
+
 variable "abort_uploads_after_days" {
   description = "Days after which parts of broken uploads are deleted; null leaves the rule out (the embedded AWS needs that)."
   type        = number

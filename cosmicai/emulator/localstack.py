@@ -22,7 +22,21 @@ from botocore.config import Config
 from cosmicai.emulator.settings import Settings
 from cosmicai.packaging import FUNCTIONS, BuildFolder
 
-SERVICES = ("cloudwatch", "ec2", "iam", "kms", "lambda", "logs", "s3", "sqs", "ssm", "stepfunctions", "sts")
+SERVICES = (
+    "cloudwatch",
+    "ec2",
+    "events",
+    "iam",
+    "kms",
+    "lambda",
+    "logs",
+    "s3",
+    "sns",
+    "sqs",
+    "ssm",
+    "stepfunctions",
+    "sts",
+)
 REGION = "us-east-1"
 START_SECONDS = 90
 _LOG_TAIL = 30  # lines shown when it cannot start

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+READY = "/_READY"
 _HERE = Path(__file__).parent
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -37,6 +38,8 @@ def schema() -> dict[str, Any]:
 
 def resolve(payload: object) -> dict[str, Any]:
     """The payload with numbers as numbers, folders without a closing slash, and every default filled in.
+
+    A folder that ends in /_READY, the key of the object that announces it, is meant without.
 
     Raises PayloadError.
     """
@@ -91,7 +94,7 @@ def _value(value: object, rule: dict[str, Any]) -> object:
         single_line = "\n" not in value  # Python's $ matches before a closing line break
         _accept(value, "string" in types and single_line and re.search(rule["pattern"], value) is not None)
         if types == ["string"]:
-            return value.rstrip("/")
+            return value.rstrip("/").removesuffix(READY)
         value = float(value) if "number" in types else int(value)
     if isinstance(value, float) and value.is_integer() and "integer" in types:
         value = int(value)  # as JSON Schema counts 11.0

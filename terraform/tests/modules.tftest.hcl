@@ -13,6 +13,9 @@ mock_provider "aws" {
   mock_data "aws_caller_identity" {
     defaults = { account_id = "123456789012" }
   }
+  mock_resource "aws_sns_topic" {
+    defaults = { arn = "arn:aws:sns:us-east-1:123456789012:alarms" }
+  }
   mock_data "aws_ssm_parameter" {
     defaults = { insecure_value = "ami-0123456789abcdef0" }
   }
@@ -293,4 +296,58 @@ run "a_server_too_large_for_user_data_is_refused" {
     log_retention_days = 14
   }
   expect_failures = [aws_instance.this]
+}
+
+run "every_role_has_the_boundary" {
+  module {
+    source = "./modules/iam"
+  }
+  variables {
+    name                 = "role"
+    service              = "lambda.amazonaws.com"
+    statements           = {}
+    permissions_boundary = "arn:aws:iam::123456789012:policy/boundary"
+  }
+  assert {
+    condition     = aws_iam_role.this.permissions_boundary == "arn:aws:iam::123456789012:policy/boundary"
+    error_message = "the boundary must be set"
+  }
+}
+
+run "alarms_say_what_to_do" {
+  module {
+    source = "./modules/operations"
+  }
+  variables {
+    name              = "team3-cosmicai"
+    state_machine_arn = "arn:aws:states:us-east-1:123456789012:stateMachine:machine"
+    function_names    = { inference = "team3-cosmicai-inference" }
+    host_instance_id  = "i-1"
+    host_hours        = 3
+    alarm_email       = "operator@example.org"
+  }
+  assert {
+    condition     = toset(keys(aws_cloudwatch_metric_alarm.this)) == toset(["failed-runs", "failing-ranks", "throttled-ranks", "host-still-runs"])
+    error_message = "four alarms"
+  }
+  assert {
+    condition     = length(jsondecode(aws_cloudwatch_dashboard.this.dashboard_body).widgets) == 4
+    error_message = "four pictures"
+  }
+}
+
+run "a_ready_object_starts_a_run_over_its_folder" {
+  module {
+    source = "./modules/ready"
+  }
+  variables {
+    name              = "ready"
+    bucket_name       = "data"
+    prefix            = "incoming"
+    state_machine_arn = "arn:aws:states:us-east-1:123456789012:stateMachine:machine"
+  }
+  assert {
+    condition     = jsondecode(aws_cloudwatch_event_rule.this.event_pattern).detail.object.key[0].wildcard == "incoming/*/_READY"
+    error_message = "only _READY objects below the prefix may start runs"
+  }
 }

@@ -13,6 +13,9 @@ mock_provider "aws" {
   mock_data "aws_caller_identity" {
     defaults = { account_id = "123456789012" }
   }
+  mock_resource "aws_sns_topic" {
+    defaults = { arn = "arn:aws:sns:us-east-1:123456789012:alarms" }
+  }
   mock_data "aws_ssm_parameter" {
     defaults = { insecure_value = "ami-0123456789abcdef0" }
   }
@@ -120,6 +123,26 @@ run "a_rendezvous_host_from_elsewhere_needs_none_of_its_own" {
   assert {
     condition     = length(module.rendezvous_host) == 0
     error_message = "rendezvous_address must replace the host"
+  }
+}
+
+run "operations_are_off_unless_asked_for" {
+  assert {
+    condition     = length(module.operations) == 0 && length(module.ready) == 0
+    error_message = "dashboard, alarms and the rule must be optional"
+  }
+}
+
+run "alarms_rule_boundary_and_reserved_concurrency_can_be_had" {
+  variables {
+    alarm_email          = "operator@example.org"
+    start_on_ready       = "incoming"
+    permissions_boundary = "arn:aws:iam::123456789012:policy/boundary"
+    reserved_concurrency = 500
+  }
+  assert {
+    condition     = length(module.operations) == 1 && length(module.ready) == 1
+    error_message = "alarms and the rule must be made"
   }
 }
 
@@ -266,4 +289,36 @@ run "a_redis_password_is_refused" {
     redis_host = "user:password@redis:6379"
   }
   expect_failures = [var.redis_host]
+}
+
+run "a_ready_prefix_with_a_slash_is_refused" {
+  command = plan
+  variables {
+    start_on_ready = "incoming/"
+  }
+  expect_failures = [var.start_on_ready]
+}
+
+run "an_alarm_without_an_address_is_refused" {
+  command = plan
+  variables {
+    alarm_email = "operator"
+  }
+  expect_failures = [var.alarm_email]
+}
+
+run "reserving_nothing_is_refused" {
+  command = plan
+  variables {
+    reserved_concurrency = 0
+  }
+  expect_failures = [var.reserved_concurrency]
+}
+
+run "a_boundary_that_is_no_policy_is_refused" {
+  command = plan
+  variables {
+    permissions_boundary = "boundary"
+  }
+  expect_failures = [var.permissions_boundary]
 }

@@ -10,6 +10,8 @@ module "logs" {
 module "iam" {
   source = "../iam"
 
+  permissions_boundary = var.permissions_boundary
+
   name    = var.name
   service = "lambda.amazonaws.com"
 
@@ -28,12 +30,15 @@ resource "aws_lambda_function" "this" {
   #checkov:skip=CKV_AWS_117:In a VPC ranks could not reach each other or S3 without a NAT gateway, which costs 33 USD a month idle
   #checkov:skip=CKV_AWS_173:The variables hold names and switches, no secret; Lambda encrypts them with its own key
   #checkov:skip=CKV_AWS_272:Code comes from the team's own zips, by hash, and from its own registry
-  function_name    = var.name
-  description      = var.description
-  role             = module.iam.role_arn
-  architectures    = [var.architecture]
-  memory_size      = var.memory_mb
-  timeout          = var.timeout_seconds
+  function_name = var.name
+  description   = var.description
+  role          = module.iam.role_arn
+  architectures = [var.architecture]
+  memory_size   = var.memory_mb
+  timeout       = var.timeout_seconds
+
+  reserved_concurrent_executions = coalesce(var.reserved_concurrency, -1)
+
   package_type     = local.zipped ? "Zip" : "Image"
   filename         = var.package.zip
   source_code_hash = local.zipped ? try(filebase64sha256(var.package.zip), null) : null

@@ -49,3 +49,15 @@ variable "statements" {
   description = "What the function may do beyond writing its logs, by statement name."
   type        = map(object({ actions = list(string), resources = list(string) }))
 }
+
+variable "permissions_boundary" {
+  description = "ARN of the policy that bounds the role; null: none."
+  type        = string
+  default     = null
+}
+
+variable "reserved_concurrency" {
+  description = "Executions that are guaranteed and never exceeded; null: none are reserved."
+  type        = number
+  default     = null
+}

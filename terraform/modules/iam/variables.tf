@@ -22,3 +22,9 @@ variable "statements" {
     error_message = "statements must enumerate their actions: no wildcards."
   }
 }
+
+variable "permissions_boundary" {
+  description = "ARN of the policy that bounds the role; null: none."
+  type        = string
+  default     = null
+}

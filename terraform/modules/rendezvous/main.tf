@@ -27,6 +27,8 @@ module "logs" {
 module "iam" {
   source = "../iam"
 
+  permissions_boundary = var.permissions_boundary
+
   name    = var.name
   service = "ec2.amazonaws.com"
 

@@ -27,3 +27,9 @@ variable "log_retention_days" {
   description = "Days that the host's logs are kept."
   type        = number
 }
+
+variable "permissions_boundary" {
+  description = "ARN of the policy that bounds the role; null: none."
+  type        = string
+  default     = null
+}

@@ -8,6 +8,8 @@ module "logs" {
 module "iam" {
   source = "../iam"
 
+  permissions_boundary = var.permissions_boundary
+
   name    = "${var.name}-state-machine"
   service = "states.amazonaws.com"
 

@@ -37,3 +37,9 @@ variable "rendezvous_wait_seconds" {
   description = "How long a run waits for the rendezvous host."
   type        = number
 }
+
+variable "permissions_boundary" {
+  description = "ARN of the policy that bounds the role; null: none."
+  type        = string
+  default     = null
+}
