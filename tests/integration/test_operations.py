@@ -17,8 +17,8 @@ def test_observations_that_arrive_start_a_run(
 ) -> None:
     """The rule matches what it should, and what its target would be given runs.
 
-    Delivery itself cannot be tried here: the embedded EventBridge takes the execution's name from the event's id,
-    which a transformed input has no more.
+    Delivery itself cannot be tried here: the embedded EventBridge takes the execution's name from the event's
+    id, which a transformed input has no more.
     """
     variables = emulated_variables(
         "night", aws, start_on_ready="incoming", alarm_email="operator@example.org", dashboard=True
@@ -34,8 +34,8 @@ def test_observations_that_arrive_start_a_run(
         ("results/incoming/2026-11-22/_READY", False),
     ):
         event = {
-            "id": "1", "source": "aws.s3", "detail-type": "Object Created", "account": "0", "region": "us-east-1",
-            "time": "2026-11-22T00:00:00Z", "resources": [],
+            "id": "1", "source": "aws.s3", "detail-type": "Object Created", "account": "0",
+            "region": "us-east-1", "time": "2026-11-22T00:00:00Z", "resources": [],
             "detail": {"bucket": {"name": cloud.bucket}, "object": {"key": key}},
         }  # fmt: skip
         found = events.test_event_pattern(EventPattern=pattern, Event=json.dumps(event))["Result"]
