@@ -1,9 +1,8 @@
 """Many ranks, many objects: python benchmarks/load.py OUT.json [--ranks 250 1000] [--infos 1000 10000]
 [--partitions 10000 100000]
 
-On the embedded AWS: whole runs of so many ranks with partitions of one galaxy; Summarize over so many rank infos and
-Initialize over so many partitions, each called as a process of its own with its peak memory. Prints how seconds and
-memory grow.
+On the embedded AWS: whole runs of so many ranks with partitions of one galaxy; Summarize over so many rank
+infos and Initialize over so many partitions, each called as a process of its own with its peak memory.
 """
 
 from __future__ import annotations
@@ -47,7 +46,8 @@ else:
     done = initialize(s3, event, "load", "2026-11-22T00:00:00Z", deployed)
 seconds = time.perf_counter() - start
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
-print(json.dumps({"seconds": seconds, "peak memory (MB)": peak / 1024, "answer (bytes)": len(json.dumps(done))}))
+size = len(json.dumps(done))
+print(json.dumps({"seconds": seconds, "peak memory (MB)": peak / 1024, "answer (bytes)": size}))
 """
 
 
@@ -122,7 +122,8 @@ def plans(aws: Emulator, outputs: Outputs, partitions: int) -> Json:
     put_all(s3, outputs.bucket, ((f"{prefix}/{n}.pt", b"x") for n in range(1, partitions + 1)))
     ranks = min(partitions, 10_000)
     event = {
-        "bucket": outputs.bucket, "data_prefix": prefix, "result_path": f"results/{prefix}", "world_size": ranks,
+        "bucket": outputs.bucket, "data_prefix": prefix, "result_path": f"results/{prefix}",
+        "world_size": ranks,
     }  # fmt: skip
     return {"ranks": ranks, **call(aws, "initialize", event)}
 

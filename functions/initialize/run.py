@@ -21,8 +21,8 @@ _MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percent
 
 @dataclass(frozen=True)
 class Deployed:
-    """What this deployment allows. concurrency: ranks that can run at once, asked for where it matters;
-    is_running: whether the execution of that name runs."""
+    """What this deployment allows. concurrency: ranks that can run at once; is_running: whether an execution
+    runs, by its name."""
 
     allow_scripts: bool
     has_redis: bool
@@ -42,7 +42,9 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     run = _resumed(earlier, resolved) if resume else _planned(s3, resolved, run_id, started)
     ranks: Sequence[int] = _missing(s3, run) if resume else range(run["world_size"])
     run["execution"] = run_id
-    run["collectives"] = _collectives(resolved, run["world_size"], resume, deployed)
+    # More than can run would be throttled, tried again, and start in any order.
+    at_once = min(resolved.get("max_concurrency", run["world_size"]), deployed.concurrency())
+    run["collectives"] = _collectives(resolved["collectives"], run["world_size"], resume, at_once)
     channel = run["collectives"]["channel"]
     _claim(s3, resolved, run, version)
     _put(s3, bucket, f".cosmicai/{run['run_id']}/key", secrets.token_bytes(_KEY_BYTES))
@@ -55,7 +57,7 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
         "result_path": folder,
         "manifest": f"{folder}/manifest.json",
         "world_size": run["world_size"],
-        "max_concurrency": resolved.get("max_concurrency", run["world_size"]),
+        "max_concurrency": at_once,
         "tolerated_failure_percentage": resolved["tolerated_failure_percentage"],
         "collectives": channel,
         "rendezvous": {"RENDEZVOUS": None},
@@ -132,20 +134,17 @@ def _check(payload: dict[str, Any], deployed: Deployed) -> None:
         )
 
 
-def _collectives(payload: dict[str, Any], world_size: int, resume: bool, deployed: Deployed) -> dict[str, Any]:
-    """The channel that the ranks use and, where it is another than the payload's, why."""
-    asked = payload["collectives"]
+def _collectives(asked: str, world_size: int, resume: bool, at_once: int) -> dict[str, Any]:
+    """The channel that the ranks use and, where it is another than the one asked for, why."""
     if resume and asked != "none":
         return {"channel": "none", "reason": "the ranks that are missing cannot reduce with those that ended"}
     if asked in ("direct", "redis"):
         if world_size == 1:
             return {"channel": "s3", "reason": "one rank has no other to meet"}
-        allowed = payload.get("max_concurrency", world_size)
-        limit = deployed.concurrency() if allowed >= world_size else allowed
-        if limit < world_size:
+        if at_once < world_size:
             return {
                 "channel": "s3",
-                "reason": f"{world_size} ranks, of which {limit} can run at once: messages wait in S3 instead",
+                "reason": f"{world_size} ranks, of which {at_once} can run at once: messages wait in S3",
             }
     return {"channel": asked}
 

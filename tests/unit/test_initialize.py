@@ -28,38 +28,27 @@ def _deployed(concurrency: int = 1000, has_redis: bool = False) -> Deployed:
 
 
 @pytest.mark.parametrize(
-    ("asked", "ranks", "more", "concurrency", "channel", "reason"),
+    ("asked", "ranks", "at_once", "channel", "reason"),
     [
-        ("direct", 16, {}, 1000, "direct", None),
-        ("direct", 1000, {}, 1000, "direct", None),
-        ("direct", 1001, {}, 1000, "s3", "1001 ranks, of which 1000 can run at once"),
-        ("redis", 1001, {}, 1000, "s3", "1001 ranks, of which 1000 can run at once"),
-        ("direct", 16, {"max_concurrency": 15}, 1000, "s3", "16 ranks, of which 15 can run at once"),
-        ("direct", 16, {"max_concurrency": 16}, 1000, "direct", None),
-        ("direct", 1, {}, 1000, "s3", "one rank has no other to meet"),
-        ("s3", 5000, {}, 1000, "s3", None),
-        ("none", 16, {}, 1000, "none", None),
+        ("direct", 16, 1000, "direct", None),
+        ("direct", 1000, 1000, "direct", None),
+        ("direct", 1001, 1000, "s3", "1001 ranks, of which 1000 can run at once"),
+        ("redis", 1001, 1000, "s3", "1001 ranks, of which 1000 can run at once"),
+        ("direct", 16, 15, "s3", "16 ranks, of which 15 can run at once"),
+        ("direct", 16, 16, "direct", None),
+        ("direct", 1, 1000, "s3", "one rank has no other to meet"),
+        ("s3", 5000, 1000, "s3", None),
+        ("none", 16, 1000, "none", None),
     ],
 )
 def test_the_channel_follows_what_can_run_at_once(
-    asked: str, ranks: int, more: dict[str, int], concurrency: int, channel: str, reason: str | None
+    asked: str, ranks: int, at_once: int, channel: str, reason: str | None
 ) -> None:
-    payload = {"collectives": asked, **more}
-    found = _collectives(payload, ranks, False, _deployed(concurrency))
+    found = _collectives(asked, ranks, False, at_once)
     assert found["channel"] == channel
     assert (reason or "") in found.get("reason", "")
     assert ("reason" in found) == (reason is not None)
-    resumed = _collectives(payload, ranks, True, _deployed(concurrency))
-    assert resumed["channel"] == "none"
-
-
-def test_the_accounts_quota_is_asked_for_only_where_it_matters() -> None:
-    def quota() -> int:
-        raise AssertionError("asked")
-
-    deployed = Deployed(False, False, quota, bool)
-    assert _collectives({"collectives": "none"}, 9, False, deployed)["channel"] == "none"
-    assert _collectives({"collectives": "direct", "max_concurrency": 2}, 9, False, deployed)["channel"] == "s3"
+    assert _collectives(asked, ranks, True, at_once)["channel"] == "none"
 
 
 def test_redis_needs_a_redis() -> None:
