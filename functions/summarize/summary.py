@@ -103,12 +103,15 @@ def _metrics(infos: list[Json], reduced: Json | None) -> tuple[Metrics | None, s
 
 
 def _merged(states: Iterable[Json | None]) -> Metrics | None:
-    known = [Metrics.from_json(state) for state in states if state is not None]
-    if not known:
-        return None
-    total = known[0]
-    for state in known[1:]:
-        total.add(state)
+    """One after the other: 10,000 ranks' histograms at once would not fit."""
+    total: Metrics | None = None
+    for state in states:
+        if state is None:
+            continue
+        if total is None:
+            total = Metrics.from_json(state)
+        else:
+            total.add(Metrics.from_json(state))
     return total
 
 

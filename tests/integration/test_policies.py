@@ -1,0 +1,152 @@
+"""The roles as they are deployed: what the sources call and nothing else, on the team's own resources alone."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pytest
+
+from cosmicai.emulator import Emulator
+from cosmicai.packaging import FUNCTIONS
+
+from .conftest import Cloud
+
+Json = dict[str, Any]
+
+# boto3's methods and paginators as the sources name them, and the actions that AWS asks for.
+_ACTIONS = {
+    "get_object": "s3:GetObject",
+    "put_object": "s3:PutObject",
+    "list_objects_v2": "s3:ListBucket",
+    "delete_objects": "s3:DeleteObject",
+    "get_account_settings": "lambda:GetAccountSettings",
+    "describe_execution": "states:DescribeExecution",
+    "list_executions": "states:ListExecutions",
+    "start_instances": "ec2:StartInstances",
+    "stop_instances": "ec2:StopInstances",
+    "describe_instances": "ec2:DescribeInstances",
+}
+_LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
+
+
+def _called(function: str) -> set[str]:
+    """Actions of the calls in a function's sources. An unknown call of a client fails the test."""
+    found = set()
+    for path in (FUNCTIONS / function).rglob("*.py"):
+        if path.name == "server.py" or "for_scripts" in path.parts:
+            continue
+        text = path.read_text()
+        named = re.findall(
+            r"(?:client|s3|_s3|boto3\.client\([^)]*\))\.((?:get|put|list|delete|describe|start|stop)_\w+)\(",
+            text,
+        )
+        named += re.findall(r"get_paginator\(\"(\w+)\"\)", text)
+        found |= {_ACTIONS[name] for name in named if name != "get_paginator"}
+    return found
+
+
+def policy(aws: Emulator, role: str) -> list[Json]:
+    """The statements of a role's one policy."""
+    iam = aws.client("iam")
+    (name,) = iam.list_role_policies(RoleName=role)["PolicyNames"]
+    document = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+    statements: list[Json] = document["Statement"]
+    return statements
+
+
+def _listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def actions(statements: list[Json]) -> set[str]:
+    return {action for statement in statements for action in _listed(statement["Action"])}
+
+
+@pytest.mark.parametrize("function", ["initialize", "inference", "summarize"])
+def test_a_role_allows_what_its_function_calls_and_nothing_else(
+    cloud: Cloud, aws: Emulator, function: str
+) -> None:
+    allowed = actions(policy(aws, f"example-cosmicai-{function}"))
+    assert allowed == _called(function) | _LOGS
+
+
+def allows(statements: list[Json], action: str, resource: str) -> bool:
+    """IAM's evaluation of policies that only allow: some statement names the action and matches the resource
+    (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html)."""
+    assert all(statement["Effect"] == "Allow" and "Condition" not in statement for statement in statements)
+    return any(
+        any(fnmatchcase(action.lower(), name.lower()) for name in _listed(statement["Action"]))
+        and any(fnmatchcase(resource, name.replace("[", "[[]")) for name in _listed(statement["Resource"]))
+        for statement in statements
+    )
+
+
+_OWN, _OTHER = "arn:aws:s3:::example-cosmicai", "arn:aws:s3:::torch-cosmicai"
+_FUNCTIONS = "arn:aws:lambda:us-east-1:000000000000:function"
+_MACHINE = "arn:aws:states:us-east-1:000000000000:stateMachine:example-cosmicai"
+
+
+@pytest.mark.parametrize(
+    ("role", "action", "resource", "allowed"),
+    [
+        ("initialize", "s3:PutObject", f"{_OWN}/results/1/run.json", True),
+        ("initialize", "s3:PutObject", f"{_OWN}/25MB/1.pt", False),
+        ("initialize", "s3:PutObject", f"{_OWN}/results/1/summary.json", False),
+        ("initialize", "s3:GetObject", f"{_OTHER}/results/1/run.json", False),
+        ("initialize", "s3:DeleteObject", f"{_OWN}/results/1/run.json", False),
+        ("inference", "s3:GetObject", f"{_OWN}/25MB/1.pt", True),
+        ("inference", "s3:PutObject", f"{_OWN}/results/1/predictions/0.npz", True),
+        ("inference", "s3:PutObject", f"{_OWN}/.cosmicai/run/messages/metrics/1_0_0", True),
+        ("inference", "s3:PutObject", f"{_OWN}/.cosmicai/run/key", False),
+        ("inference", "s3:PutObject", f"{_OWN}/25MB/1.pt", False),
+        ("inference", "s3:PutObject", f"{_OWN}/models/mine/model.onnx", False),
+        ("inference", "s3:DeleteObject", f"{_OWN}/25MB/1.pt", False),
+        ("inference", "s3:GetObject", f"{_OTHER}/25MB/1.pt", False),
+        ("summarize", "s3:PutObject", f"{_OWN}/results/1/summary.json", True),
+        ("summarize", "s3:PutObject", f"{_OWN}/results/1/report.html", True),
+        ("summarize", "s3:PutObject", f"{_OWN}/results/1/0.json", False),
+        ("summarize", "s3:DeleteObject", f"{_OWN}/.cosmicai/run/key", True),
+        ("summarize", "s3:DeleteObject", f"{_OWN}/results/1/0.json", False),
+        ("state-machine", "states:StartExecution", _MACHINE, True),
+        ("state-machine", "s3:PutObject", f"{_OWN}/results/1/failures/3.json", True),
+        ("state-machine", "s3:PutObject", f"{_OWN}/results/1/0.json", False),
+        ("state-machine", "lambda:InvokeFunction", f"{_FUNCTIONS}:example-cosmicai-inference", True),
+        ("state-machine", "lambda:InvokeFunction", f"{_FUNCTIONS}:torch-cosmicai-inference", False),
+        *(
+            (role, action, resource, False)
+            for role in ("initialize", "inference", "summarize", "rendezvous", "state-machine")
+            for action, resource in (
+                ("s3:DeleteBucket", _OWN), ("iam:CreateUser", "*"), ("iam:PassRole", "*"),
+                ("s3:ListBucket", _OTHER), ("lambda:UpdateFunctionCode", "*"), ("ec2:RunInstances", "*"),
+                ("ssm:GetParameter", "*"), ("kms:Decrypt", "*"), ("sts:AssumeRole", "*"),
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_role_may_do(
+    cloud: Cloud, torch_cloud: Cloud, aws: Emulator, role: str, action: str, resource: str, allowed: bool
+) -> None:
+    assert allows(policy(aws, f"example-cosmicai-{role}"), action, resource) == allowed
+
+
+def test_the_rendezvous_role_reaches_its_own_host_alone(aws: Emulator, cloud: Cloud) -> None:
+    """Of a deployment with a host of its own; the other roles are as above."""
+    from cosmicai.deployment import emulated_variables
+
+    from .conftest import deployed
+
+    deployed(aws, "hosted", emulated_variables("hosted", aws, rendezvous_address=None))
+    statements = policy(aws, "hosted-cosmicai-rendezvous")
+    assert actions(statements) == _called("rendezvous") | _LOGS
+    (started,) = (one for one in statements if "ec2:StartInstances" in _listed(one["Action"]))
+    (instance,) = _listed(started["Resource"])
+    assert allows(statements, "ec2:StopInstances", instance)
+    other = re.sub(r"instance/.*", "instance/i-0000000000000000f", instance)
+    assert not allows(statements, "ec2:StopInstances", other)
+    assert not allows(statements, "ec2:TerminateInstances", instance)
+    assert actions(policy(aws, "hosted-cosmicai-rendezvous-host")) == _LOGS | {
+        "logs:DescribeLogStreams", "ssm:UpdateInstanceInformation", "ssmmessages:CreateControlChannel",
+        "ssmmessages:CreateDataChannel", "ssmmessages:OpenControlChannel", "ssmmessages:OpenDataChannel",
+    }  # fmt: skip
