@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from cosmicai.packaging import ROOT, BuildFolder, assemble
 settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
 
+FAULTS = ROOT / "docs" / "faults.md"
 CACHE = ROOT / ".cosmicai" / "cache"
 
 
@@ -51,3 +53,29 @@ def saved(tmp_path: Path) -> Callable[[object], bytes]:
         return path.read_bytes()
 
     return save
+
+
+def fault_row(mark: pytest.Mark) -> str:
+    """fault(FAULT, HOW IT IS INJECTED, WHAT HAPPENS, WHAT IS LOST) as a line of docs/faults.md."""
+    fault, injected, happens, lost = mark.args
+    return f"| {fault} | {injected} | {happens} | {lost} |"
+
+
+_seen: list[str] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call" and report.passed:
+        _seen.extend(fault_row(mark) for mark in item.iter_markers("fault"))
+    return report
+
+
+def pytest_sessionfinish() -> None:
+    """Where COSMICAI_FAULTS is set, docs/faults.md is written from the tests that have passed."""
+    if os.environ.get("COSMICAI_FAULTS"):
+        rows = sorted(dict.fromkeys(_seen))
+        head = ["| fault | how it is injected | what happens | what is lost |", "| --- | --- | --- | --- |"]
+        told = "What tests inject, and what happens then; `COSMICAI_FAULTS=1 make test` writes this table."
+        FAULTS.write_text("\n".join(["# Faults", "", told, "", *head, *rows]) + "\n")

@@ -70,6 +70,12 @@ def test_nothing_of_the_runs_secret_is_left(
     assert cloud.keys(cloud.bucket, f".cosmicai/{ran.read('run.json')['run_id']}/") == set()
 
 
+@pytest.mark.fault(
+    "more ranks than may run at once",
+    "20 ranks where 16 may, and 3 where 1 may",
+    "they reduce over S3, children before parents",
+    "nothing",
+)
 def test_more_ranks_than_can_run_at_once_reduce_over_s3(
     cloud: Cloud, run: Run, partitions: Partitions, prefix: str
 ) -> None:
@@ -94,6 +100,12 @@ def test_a_rank_that_fails_is_missing_in_both(
     assert ran.read("0.json")["communication (seconds)"] < 5  # nobody waited for it
 
 
+@pytest.mark.fault(
+    "a rank of a reduction that dies",
+    "SIGKILL to its process",
+    "it is tried again and joins; metrics.json covers all ranks",
+    "nothing",
+)
 def test_a_killed_rank_is_started_again_and_joins(
     cloud: Cloud, partitions: Partitions, prefix: str, tmp_path: Path
 ) -> None:
@@ -141,6 +153,12 @@ def run_hostless(hostless: tuple[Cloud, int], tmp_path: Path) -> Callable[..., R
     return run
 
 
+@pytest.mark.fault(
+    "no rendezvous host, or one that never answers",
+    "a closed port; a listener that says nothing",
+    "after the wait that was set, messages go through S3; the rank infos say so",
+    "nothing",
+)
 def test_without_a_host_the_messages_go_through_s3(
     hostless: tuple[Cloud, int], run_hostless: Callable[..., Ran], partitions: Partitions, prefix: str
 ) -> None:
@@ -156,6 +174,12 @@ def test_without_a_host_the_messages_go_through_s3(
     assert _reduced(ran)[1]["metrics_source"] == "collectives (s3) of 3 ranks"
 
 
+@pytest.mark.fault(
+    "the rendezvous host dies in a run",
+    "SIGKILL, a second's pause, a new one",
+    "ranks ask the new one; metrics.json covers all",
+    "nothing",
+)
 def test_a_host_that_is_killed_and_comes_back_fails_no_rank(
     hostless: tuple[Cloud, int], run_hostless: Callable[..., Ran], partitions: Partitions, prefix: str
 ) -> None:

@@ -65,6 +65,12 @@ class _Hostile:
         return os.mkdir, (self.marker,)
 
 
+@pytest.mark.fault(
+    "partitions that are cut short, hostile, or full of NaN",
+    "such files among good ones",
+    "these ranks fail and name their file; nothing of a file is executed",
+    "nothing: the other ranks' results stay",
+)
 def test_broken_and_hostile_files_fail_alone(
     cloud: Cloud, run: Run, partitions: Partitions, prefix: str, saved: Save, tmp_path: Path
 ) -> None:
@@ -105,6 +111,12 @@ def test_within_the_tolerance_a_run_succeeds_and_still_reports(
     assert list(ran.read("summary.json")["failed_ranks"]) == ["0"]
 
 
+@pytest.mark.fault(
+    "a rank that fails for good",
+    "a partition that is no partition yet",
+    "the run fails and names it; resumed, that rank alone is computed",
+    "nothing",
+)
 def test_a_failed_run_is_resumed_with_the_missing_ranks_alone(
     cloud: Cloud, run: Run, partitions: Partitions, prefix: str
 ) -> None:
@@ -134,6 +146,12 @@ def test_resuming_with_another_payload_is_refused(
     assert "resume: batch_size differ from the run to resume" in changed.cause
 
 
+@pytest.mark.fault(
+    "two executions at one result path",
+    "a second one while the first runs",
+    "the second is refused and names the first",
+    "nothing: results are never mixed",
+)
 def test_of_two_runs_on_one_result_path_the_second_is_refused(
     cloud: Cloud, run: Run, partitions: Partitions, prefix: str, tmp_path: Path
 ) -> None:
@@ -168,6 +186,12 @@ def test_of_two_runs_at_the_very_same_moment_one_goes_on(
     assert won[-1].read("summary.json")["run_id"] in {ran.execution["name"] for ran in won}
 
 
+@pytest.mark.fault(
+    "a rank that dies while it computes",
+    "SIGKILL to its process",
+    "it is tried again, the run succeeds",
+    "nothing",
+)
 def test_a_rank_that_is_killed_is_tried_again_and_the_run_succeeds(
     cloud: Cloud, partitions: Partitions, prefix: str, tmp_path: Path
 ) -> None:
@@ -209,3 +233,28 @@ def _ranks(cloud: Cloud) -> list[psutil.Process]:
         if mine and "inference.handler.handler" in (process.info["cmdline"] or []):
             found.append(process)
     return found
+
+
+@pytest.mark.fault(
+    "Summarize dies and is started again, in a folder with foreign files",
+    "called a second time; files that are none of ours beside the results",
+    "the same bytes again",
+    "nothing",
+)
+def test_summarize_again_gives_the_same_bytes(
+    cloud: Cloud, run: Run, partitions: Partitions, prefix: str
+) -> None:
+    cloud.put_all(prefix, partitions(3, rows=20))
+    for name, body in (("99.json", b"{}"), ("7.json", b"no JSON"), ("notes.txt", b"mine"), ("failures/x", b"")):
+        cloud.put(f"results/{prefix}/{name}", body)
+    ran = run(cloud.payload(prefix))
+    assert ran.status == "SUCCEEDED", ran.cause
+    assert ran.read("summary.json")["finished_ranks"] == 3
+    names = ("summary.json", "combined_data.json", "report.html")
+    before = {name: cloud.get(cloud.bucket, f"results/{prefix}/{name}") for name in names}
+    event = {"bucket": cloud.bucket, "result_path": f"results/{prefix}", "tolerated_failure_percentage": 0}
+    answer = cloud.aws.client("lambda").invoke(
+        FunctionName=cloud.outputs.function_names["summarize"], Payload=json.dumps(event)
+    )
+    assert "FunctionError" not in answer, answer["Payload"].read()
+    assert {name: cloud.get(cloud.bucket, f"results/{prefix}/{name}") for name in names} == before

@@ -134,6 +134,12 @@ def test_two_ranks_behind_port_restricted_nats_punch_through(networks: Networks,
         assert found["relayed"] == []
 
 
+@pytest.mark.fault(
+    "networks that cannot be punched through",
+    "two symmetric NATs in network namespaces",
+    "the pair meets in the host's relay",
+    "nothing",
+)
 @needs_namespaces
 def test_two_ranks_behind_symmetric_nats_meet_in_the_relay(networks: Networks) -> None:
     networks.build(symmetric=True)
@@ -169,6 +175,12 @@ while True:
 """
 
 
+@pytest.mark.fault(
+    "a slow and lossy network",
+    "10 % of packets lost and 50 ms delay, on TUN devices",
+    "the collective takes longer",
+    "nothing",
+)
 @needs_namespaces
 @pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="the kernel has no TUN devices")  # noqa: PTH110
 def test_a_line_that_loses_every_tenth_packet_is_slow_but_right() -> None:

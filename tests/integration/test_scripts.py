@@ -185,6 +185,12 @@ def short_timeout(cloud: Cloud) -> Iterator[None]:
     client.get_waiter("function_updated_v2").wait(FunctionName=name)
 
 
+@pytest.mark.fault(
+    "a rank that hangs",
+    "a script that sleeps beyond the function's time",
+    "Lambda ends it, the run names it",
+    "that rank's work",
+)
 @pytest.mark.usefixtures("short_timeout")
 def test_a_script_that_hangs_is_ended_by_the_time_limit(
     cloud: Cloud, run: Run, partitions: Partitions, prefix: str

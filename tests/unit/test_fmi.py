@@ -480,6 +480,12 @@ def test_two_thousand_set_ups_of_four_ranks(host: Host) -> None:
         list(pool.map(set_up, range(2000)))
 
 
+@pytest.mark.fault(
+    "a rank dies before, in or after its part of a collective",
+    "SIGKILL, eight operations",
+    "the others end in time, done or with its name",
+    "that collective",
+)
 def test_a_rank_that_is_killed_in_a_collective_ends_it_in_time_with_its_name(host: Host) -> None:
     """Before, in and after its part of each: the others are done or say who failed them in what."""
     seconds = 1.0

@@ -116,6 +116,12 @@ def test_a_rank_that_never_comes_is_left_out_and_named(host: Host, monkeypatch: 
     assert list(found[0][1]["faults"]) == ["rank 2"]
 
 
+@pytest.mark.fault(
+    "an inner rank of the reduction never comes",
+    "it is not started",
+    "its children leave after their patience",
+    "nothing: Summarize adds them from S3",
+)
 def test_a_parent_that_never_comes_costs_a_leaf_its_patience_alone(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,12 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inference.storage.time.sleep", lambda seconds: None)
 
 
+@pytest.mark.fault(
+    "S3 connections that break",
+    "a server that cuts the stream at every tenth byte",
+    "the read goes on from the byte behind the last",
+    "nothing",
+)
 @pytest.mark.parametrize("silently", [False, True])
 def test_a_stream_that_is_cut_at_every_tenth_byte_recovers(
     saved: Save, make_partition: Make, silently: bool
