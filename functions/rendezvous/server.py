@@ -40,7 +40,7 @@ class Limits:
 
     clients: int = 8_000
     clients_per_address: int = 4_096
-    name_seconds: float = 5.0
+    name_seconds: float = 15.0  # on a lossy line TCP may send a name three times
     wait_seconds: float = 120.0
     relay_idle_seconds: float = 60.0
     relay_bytes: int = 256 << 20

@@ -156,8 +156,7 @@ class Direct:
         greet: Greet,
     ) -> socket.socket:
         """deadline: for the partner to come to the host; after that PUNCH_SECONDS at most to get through."""
-        with self._asked(name, peer, deadline) as host:
-            self._take(host, _ADDRESS.size, peer, deadline)  # our own address: that of the host's answer
+        with self._asked(name, peer, deadline, _ADDRESS.size) as host:  # our own address, which is not needed
             port = host.getsockname()[1]
             with _bound(port) as listener:
                 listener.listen(8)
@@ -227,8 +226,8 @@ class Direct:
             return host.dup()
 
     @contextmanager
-    def _asked(self, name: bytes, peer: int, deadline: Deadline) -> Iterator[socket.socket]:
-        host = self._ask(name, peer, deadline)
+    def _asked(self, name: bytes, peer: int, deadline: Deadline, answer: int = 0) -> Iterator[socket.socket]:
+        host = self._ask(name, peer, deadline, answer)
         with host, self._watched(host):
             yield host
 
@@ -245,8 +244,11 @@ class Direct:
             with self._lock:
                 self._meeting.discard(meeting)
 
-    def _ask(self, name: bytes, peer: int, deadline: Deadline) -> socket.socket:
-        """A connection to the host, with the name sent in one segment; tried again while there is time."""
+    def _ask(self, name: bytes, peer: int, deadline: Deadline, answer: int) -> socket.socket:
+        """A connection to the host, with the name sent in one segment and so many bytes answered at once.
+
+        Tried again while there is time: the host may be full or not there yet, or the name may have been lost.
+        """
         fault = "no time was left"
         while deadline.left() and not self._closed:
             host = _bound(0)  # else the kernel may give a port that others' connections share, to bind no more
@@ -256,17 +258,19 @@ class Direct:
                     host.connect((self._host, self._port))
                 host.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 host.sendall(name)
+                with self._watched(host):
+                    self._take(host, answer, peer, deadline)
                 return host
             except socket.gaierror as error:
                 host.close()
                 raise PeerLost(f"{self._us} rendezvous host {self._host}: {error}") from None
-            except PeerLost:
-                host.close()
-                raise
-            except OSError as error:
+            except (PeerLost, OSError) as error:
                 host.close()
                 fault = str(error)
                 time.sleep(min(0.1, deadline.left()))
+            except BaseException:
+                host.close()
+                raise
         raise PeerTimeout(
             f"{self._us} rendezvous host {self._host}:{self._port} for rank {peer} cannot be reached in "
             f"{deadline.seconds:g} s: {fault}"
