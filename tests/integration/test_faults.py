@@ -236,7 +236,7 @@ def _ranks(cloud: Cloud) -> list[psutil.Process]:
 
 
 @pytest.mark.fault(
-    "Summarize dies and is started again, in a folder with foreign files",
+    "Summarize is started again, in a folder with foreign files",
     "called a second time; files that are none of ours beside the results",
     "the same bytes again",
     "nothing",

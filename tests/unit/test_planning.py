@@ -99,3 +99,12 @@ def test_a_measured_run_calibrates_it(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(PlanningError, match=r"summary\.json is no summary\.json of a run"):
         Assumptions.of_summary(path)
+
+
+def test_the_report_and_the_plan_name_the_same_published_runs() -> None:
+    """Summarize imports nothing from outside its folder, so both have them."""
+    from cosmicai.planning import PUBLISHED
+    from summarize.report import _PUBLISHED
+
+    told = [(f"{run.partition_mb:g} MB partitions", run.ranks, run.usd) for run in PUBLISHED]
+    assert told == [(name, ranks, usd) for name, ranks, _, usd, _ in _PUBLISHED]
