@@ -1,16 +1,19 @@
 """What is deployed: reproducible zips for three Lambdas, and the task folder of the inference image.
 
 docker/inference.Dockerfile and the embedded AWS assemble the task folder with the same two steps of this file
-(`packages`, `code`). Standard library alone, so that the image's build stage needs nothing else.
+(`packages`, `code`). Standard library alone, so that the image's build stage needs nothing else; compiling the
+kernels needs the package ziglang.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import venv
 import zipfile
 from collections.abc import Sequence
@@ -25,6 +28,7 @@ ZIP_CONTENT: dict[str, tuple[Path, ...]] = {"initialize": (SCHEMA,), "rendezvous
 """Zip functions, with the files that they carry beside their own folder."""
 
 _NOT_SHIPPED = ("__pycache__", "requirements.txt", "requirements-torch.txt")
+_SOURCES = (".cpp", ".h")  # shipped as what they are compiled to
 _REQUIREMENTS = {"lean": "requirements.txt", "torch": "requirements-torch.txt"}
 """Variants of the inference image: without torch, and with it for the torch engine and users' scripts."""
 IMAGE_NAMES = {"lean": "inference", "torch": "inference-torch"}
@@ -105,8 +109,58 @@ def install_packages(folder: Path, requirements: Path) -> None:
     marker.write_text(wanted)
 
 
+KERNELS = FUNCTIONS / "inference" / "kernels"
+_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno")
+_NO_RUNTIME = ("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics")  # no C++ library is linked
+_INSTRUCTIONS = {
+    "x86_64": {"avx2": "x86_64_v3", "avx512": "x86_64_v4-prefer_256_bit"},  # of Lambda; of newer hosts
+    "aarch64": {"neon": "neoverse_n1"},  # Graviton2, the oldest of Lambda
+}
+_OLDEST_CPU = {"x86_64": "x86_64_v2", "aarch64": "neoverse_n1"}
+_OLDEST_GLIBC = "2.28"  # onnxruntime's own
+
+
+def kernels(machine: str = platform.machine()) -> Path:
+    """The engine's kernels as a library for a machine, compiled by PyPI's zig unless they are already."""
+    library, marker = KERNELS / f"{machine}.so", KERNELS / f".{machine}"
+    if machine not in _INSTRUCTIONS:
+        raise PackagingError(f"kernels: {machine} is neither of {', '.join(_INSTRUCTIONS)}")
+    sources = sorted(path for path in KERNELS.iterdir() if path.suffix in _SOURCES)
+    wanted = _digest(Path(__file__).read_bytes(), LOCK.read_bytes(), *(path.read_bytes() for path in sources))
+    if library.exists() and marker.exists() and marker.read_text() == wanted:
+        return library
+    zig = [sys.executable, "-m", "ziglang", "c++", "-target", f"{machine}-linux-gnu.{_OLDEST_GLIBC}"]
+    with tempfile.TemporaryDirectory() as folder:
+        parts = [("operators", "operators", _OLDEST_CPU[machine])]
+        parts += [("kernels", name, cpu) for name, cpu in _INSTRUCTIONS[machine].items()]
+        objects = [f"{folder}/{name}.o" for _, name, _ in parts]
+        for (source, name, cpu), made in zip(parts, objects, strict=True):
+            options = [
+                *_FLAGS,
+                *_NO_RUNTIME,
+                f"-mcpu={cpu}",
+                f"-DKERNELS={name}",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+            ]
+            _compile([*zig, *options, "-c", str(KERNELS / f"{source}.cpp"), "-o", made])
+        finished = library.with_suffix(".partial")
+        _compile([*zig, "-shared", "-s", "-nostdlib++", *objects, "-o", str(finished)])
+    finished.rename(library)
+    marker.write_text(wanted)
+    return library
+
+
+def _compile(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise PackagingError(f"the engine's kernels could not be compiled:\n{done.stderr.strip()[-2000:]}")
+
+
 def copy_code(folder: Path) -> None:
     """The inference package itself, beside its requirements."""
+    kernels()
     source, target = FUNCTIONS / "inference", folder / "inference"
     wanted = _digest(*(str(p.relative_to(source)).encode() + p.read_bytes() for p in _shipped(source)))
     marker = folder / ".code"
@@ -124,13 +178,20 @@ def image_tag() -> str:
     """A hash of all that the inference images are made of: what is the same is never built twice."""
     source = FUNCTIONS / "inference"
     parts = [LOCK, ROOT / "docker" / "inference.Dockerfile", Path(__file__), *map(requirements, _REQUIREMENTS)]
-    named = (str(path.relative_to(source)).encode() + path.read_bytes() for path in _shipped(source))
+    parts += sorted(path for path in KERNELS.iterdir() if path.suffix in _SOURCES)
+    shipped = [path for path in _shipped(source) if path.parent != KERNELS]
+    named = (str(path.relative_to(source)).encode() + path.read_bytes() for path in shipped)
     return _digest(*(path.read_bytes() for path in parts), *named)[:16]
 
 
 def _shipped(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.is_file())
+    files = (path for path in folder.rglob("*") if path.is_file() and not _is_beside(path))
     return sorted(path for path in files if not set(_NOT_SHIPPED) & set(path.relative_to(folder).parts))
+
+
+def _is_beside(path: Path) -> bool:
+    """Whether it only serves to make the kernels, or they are for another machine."""
+    return path.parent == KERNELS and path.name != f"{platform.machine()}.so"
 
 
 def _zipped(function: str, extra: tuple[Path, ...]) -> list[tuple[str, bytes]]:
@@ -160,7 +221,7 @@ def _digest(*parts: bytes) -> str:
 def main() -> None:
     """What make, deploy.sh and docker build call: `python packaging.py STEP [FOLDER]`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=["zips", "tag", "packages", "code"])
+    parser.add_argument("step", choices=["zips", "tag", "packages", "kernels", "code"])
     parser.add_argument("folder", type=Path, nargs="?", help="the image's task folder")
     parser.add_argument("--variant", choices=list(_REQUIREMENTS), default="lean", help="of the inference image")
     arguments = parser.parse_args()
@@ -169,6 +230,8 @@ def main() -> None:
         print("\n".join(str(BuildFolder().zip_file(function)) for function in ZIP_CONTENT))
     elif arguments.step == "tag":
         print(image_tag())
+    elif arguments.step == "kernels":
+        kernels()
     elif arguments.folder is None:
         parser.error(f"{arguments.step} needs the FOLDER to fill")
     elif arguments.step == "packages":

@@ -43,6 +43,7 @@ RANK_INFO = {
     "architecture": "of the machine",
     "device": "cpu or cuda",
     "engine": "what executed the network",
+    "instructions": "by which it computed: avx2, avx512, neon, …",
     "precision": "of its arithmetic",
     "precision_reason": "why this one",
     "versions": "of Python and of what computed",

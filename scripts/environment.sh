@@ -26,7 +26,8 @@ fi
 
 wanted=$("$PYTHON" --version; cat pyproject.toml requirements.lock; pwd)
 wanted=$(printf '%s' "$wanted" | cksum)
-[ -f .venv/.installed ] && [ "$(cat .venv/.installed)" = "$wanted" ] && exit 0
+kernels() { .venv/bin/python cosmicai/packaging.py kernels; } # at once when they are compiled already
+[ -f .venv/.installed ] && [ "$(cat .venv/.installed)" = "$wanted" ] && kernels && exit 0
 
 echo "Installing the development environment into .venv (once, some minutes)…"
 rm -rf .venv
@@ -37,3 +38,4 @@ if ! .venv/bin/pip install --quiet --disable-pip-version-check --constraint requ
   fail "pip could not install the pinned packages; its message is above"
 fi
 printf '%s' "$wanted" > .venv/.installed
+kernels

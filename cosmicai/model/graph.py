@@ -1,14 +1,15 @@
 """The network as an ONNX graph made for CPUs: exact rewrites, fused operators, optionally static int8.
 
 What the graph computes is defined by `inference.astromae`; a test holds every variant against it. Operators of
-the domain com.microsoft are onnxruntime's own
+the domain cosmicai are those of functions/inference/kernels, those of com.microsoft onnxruntime's own
 (https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ Ranges = Mapping[str, tuple[float, float]]
 
 INPUTS = ("images", "magnitudes")
 OUTPUT = "redshift"
-_OPSETS = {"": 21, "com.microsoft": 1}
+_OPSETS = {"": 21, "com.microsoft": 1, "cosmicai": 1}
 _IR_VERSION = 10
 
 
@@ -86,12 +87,8 @@ class _Graph:
         self.nodes.append(helper.make_node(kind, inputs, outputs, name=name, domain=domain, **attributes))
         return outputs
 
-    def own(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        return self.op(kind, *inputs, domain="com.microsoft", **attributes)
-
-    def split(self, x: str, sizes: list[int], axis: int) -> list[str]:
-        outputs = [f"v{len(self.nodes)}_{part}" for part in range(len(sizes))]
-        return self.ops("Split", x, self.integers(*sizes), outputs=outputs, axis=axis)
+    def kernel(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        return self.op(kind, *inputs, domain="cosmicai", **attributes)
 
     def constant(self, array: NDArray[Any]) -> str:
         name = f"w{len(self.weights)}"
@@ -121,38 +118,56 @@ class _Graph:
         pads = [kernel.shape[2] // 2] * 4
         return self.op("Conv", x, self.floats(kernel), self.floats(bias), group=groups, pads=pads)
 
-    def average(self, x: str, size: int) -> str:
-        return self.op("AveragePool", x, kernel_shape=[size, size], strides=[size, size])
+
+@dataclass(frozen=True)
+class _Activation:
+    """What enters a Linear layer: float32, or uint8 where its scale and zero are given."""
+
+    graph: _Graph
+    value: str
+    scale: str | None = None
+    zero: str | None = None
+
+    def times(self, weight: NDArray[Any]) -> str:
+        """Its product with `weight` (inputs, outputs) in float32; what reads it adds the bias."""
+        graph = self.graph
+        if self.scale is None or self.zero is None:
+            return graph.op("MatMul", self.value, graph.floats(weight))
+        scales = np.maximum(np.abs(weight).max(0), 1e-12) / 63  # 7 bits, one scale for each output
+        narrow = graph.constant(np.round(weight / scales).astype(np.int8))
+        inputs = [self.value, narrow, self.scale, graph.floats(scales), self.zero]
+        return graph.op("MatMulIntegerToFloat", *inputs, domain="com.microsoft")
 
 
-class _Int8:
-    """An activation in uint8, and Linear layers over it; in float32 where its range is not known."""
+class _Quantiser:
+    """The uint8 of a layer's activations; float32 where their range is not known."""
 
-    def __init__(self, graph: _Graph, x: str, limits: tuple[float, float] | None) -> None:
-        self._graph, self._x, self._quantised = graph, x, limits is not None
+    def __init__(self, graph: _Graph, limits: tuple[float, float] | None) -> None:
+        self._graph, self.parameters = graph, list[str]()
         if limits is not None:
             low, high = min(limits[0], 0.0), max(limits[1], 0.0)
             scale = max(high - low, 1e-6) / 255
-            self._scale = graph.floats(scale)
-            self._zero = graph.constant(np.array(round(-low / scale), np.uint8))
-            self._x = graph.op("QuantizeLinear", x, self._scale, self._zero)
+            self.parameters = [graph.floats(scale), graph.constant(np.array(round(-low / scale), np.uint8))]
 
-    def linear(self, layer: Affine) -> str:
-        if not self._quantised:
-            return self._graph.linear(self._x, layer)
-        scales = np.maximum(np.abs(layer.weight).max(0), 1e-12) / 63  # 7 bits, one scale for each output
-        graph, weight = self._graph, np.round(layer.weight / scales).astype(np.int8)
-        inputs = [self._x, graph.constant(weight), self._scale, graph.floats(scales), self._zero, ""]
-        return graph.own("MatMulIntegerToFloat", *inputs, graph.floats(layer.bias))
+    def kernel(self, kind: str, *inputs: str, outputs: Sequence[str] = (), **attributes: Any) -> _Activation:
+        """A kernel that gives its last output so; `outputs` are those in front of it."""
+        kind += "ToUint8" if self.parameters else ""
+        last = f"v{len(self._graph.nodes)}"
+        names = [*outputs, last]
+        self._graph.ops(kind, *inputs, *self.parameters, outputs=names, domain="cosmicai", **attributes)
+        return _Activation(self._graph, last, *self.parameters)
+
+    def of(self, value: str) -> _Activation:
+        if self.parameters:
+            value = self._graph.op("QuantizeLinear", value, *self.parameters)
+        return _Activation(self._graph, value, *self.parameters)
 
 
 def _softened(g: _Graph, model: astromae.AstroMAE) -> str:
-    """asinh(x / softening) as sign(v) · log(|v| + sqrt(v² + 1)), which is vectorised; Asinh itself is not."""
+    """asinh(x / softening), each channel with its own; the images themselves where the network has none."""
     if model.softening is None:
         return INPUTS[0]
-    v = g.op("Mul", INPUTS[0], g.floats(1 / doubles(model.softening)))
-    root = g.op("Sqrt", g.op("Add", g.op("Mul", v, v), g.floats(1.0)))
-    return g.op("Mul", g.op("Sign", v), g.op("Log", g.op("Add", g.op("Abs", v), root)))
+    return g.kernel("Soften", INPUTS[0], g.floats(1 / doubles(model.softening).ravel()))
 
 
 def _encoder_branch(g: _Graph, model: astromae.AstroMAE, images: str, ranges: Ranges) -> str:
@@ -162,9 +177,10 @@ def _encoder_branch(g: _Graph, model: astromae.AstroMAE, images: str, ranges: Ra
         _Block(g, config, block, {layer: ranges.get(range_name(index, layer)) for layer in LAYERS})
         for index, block in enumerate(encoder.blocks)
     ]
-    for block in blocks[:-1]:
-        x = block.forward(x)
-    pooled = blocks[-1].pooled(x)
+    normalised = blocks[0].entered(x)
+    for block, following in pairwise(blocks):
+        x, normalised = block.forward(x, normalised, following)
+    pooled = blocks[-1].pooled(x, normalised)
     head = rewrites.affine(encoder.head).then(rewrites.affine(model.encoder_branch[0]))
     return g.relu(g.linear(g.normalised(pooled, encoder.norm), head))
 
@@ -185,7 +201,10 @@ def _tokens(g: _Graph, model: astromae.AstroMAE, images: str) -> str:
 
 
 class _Block:
-    """One transformer block over rows of tokens, (N · (T + 1), D)."""
+    """One transformer block over rows of tokens, (N · (T + 1), D).
+
+    A product leaves its bias to the kernel that reads it, which adds the residual and normalises, too.
+    """
 
     def __init__(
         self,
@@ -194,30 +213,88 @@ class _Block:
         block: Any,
         limits: Mapping[str, tuple[float, float] | None],
     ) -> None:
-        self._g, self._config, self._block, self._limits = graph, config, block, limits
+        self._g, self._config, self._block = graph, config, block
+        self._quantisers = {layer: _Quantiser(graph, limits[layer]) for layer in LAYERS}
 
-    def forward(self, x: str) -> str:
-        g = self._g
-        out = g.op("Add", self._attention(x, x), x)
-        if self._block.parallel is not None:
-            out = g.op("Add", out, self._parallel(x, with_class_token=True))
-        hidden = _Int8(g, self._hidden(out), self._limits["contract"])
-        return g.op("Add", hidden.linear(rewrites.affine(self._block.mlp[2])), out)
+    def entered(self, x: str) -> _Activation:
+        """What the first block's attention reads."""
+        return self._quantisers["attention"].of(self._g.normalised(x, self._block.attention_norm))
 
-    def pooled(self, x: str) -> str:
+    def forward(self, x: str, normalised: _Activation, following: _Block) -> tuple[str, _Activation]:
+        """The block's output, and its normalisation for the attention of the block behind it."""
+        out, hidden = self._hidden(x, normalised, skipped=0)
+        last = rewrites.affine(self._block.mlp[2])
+        norm, quantiser = following._block.attention_norm, following._quantisers["attention"]
+        return self._add_norm(hidden.times(last.weight), last.bias, out, norm, quantiser)
+
+    def pooled(self, x: str, normalised: _Activation) -> str:
         """The mean of the patch tokens behind this block, (N, D): nothing is computed for the class token but
-        its key and value, and the second layer of the MLP runs on the mean."""
+        its query, key and value, and the second layer of the MLP runs on the mean."""
         g, tokens, width = self._g, self._config.tokens, self._config.width
-        patches = self._patches(x)
-        out = g.op("Add", self._attention(x, patches), patches)
-        if self._block.parallel is not None:
-            out = g.op("Add", out, self._parallel(patches, with_class_token=False))
-        hidden = self._hidden(out)
+        self._quantisers["contract"] = _Quantiser(g, None)
+        out, hidden = self._hidden(x, normalised, skipped=1)
         mean = [
             g.op("ReduceMean", g.reshape(rows, -1, tokens, columns), g.integers(1), keepdims=0)
-            for rows, columns in ((hidden, self._block.mlp[2].in_features), (out, width))
+            for rows, columns in ((hidden.value, self._block.mlp[2].in_features), (out, width))
         ]
         return g.op("Add", g.linear(mean[0], rewrites.affine(self._block.mlp[2])), mean[1])
+
+    def _hidden(self, x: str, normalised: _Activation, skipped: int) -> tuple[str, _Activation]:
+        """What attention and the parallel module make of x, and of that the MLP's first layer with its GELU."""
+        project, expand = rewrites.affine(self._block.attention.project), rewrites.affine(self._block.mlp[0])
+        attended = self._attention(normalised, skipped).times(project.weight)
+        residual = self._parallel(x, skipped)
+        norm, quantiser = self._block.mlp_norm, self._quantisers["expand"]
+        out, normalised = self._add_norm(attended, project.bias, residual, norm, quantiser)
+        bias = self._g.floats(expand.bias)
+        hidden = self._quantisers["contract"].kernel("Gelu", normalised.times(expand.weight), bias)
+        return out, hidden
+
+    def _add_norm(
+        self, product: str, bias: NDArray[Any], residual: str, norm: Any, quantiser: _Quantiser
+    ) -> tuple[str, _Activation]:
+        g = self._g
+        scale, shift = g.floats(doubles(norm.weight)), g.floats(doubles(norm.bias))
+        inputs, out = [product, g.floats(bias), residual, scale, shift], f"v{len(g.nodes)}_sum"
+        return out, quantiser.kernel("AddNorm", *inputs, outputs=[out], epsilon=norm.eps)
+
+    def _attention(self, normalised: _Activation, skipped: int) -> _Activation:
+        """Of each galaxy's tokens but the first `skipped` to all of them."""
+        attention, tokens = self._block.attention, self._config.tokens + 1
+        layer = rewrites.queries_keys_values(attention)
+        return self._quantisers["project"].kernel(
+            "Attention",
+            normalised.times(layer.weight),
+            self._g.floats(layer.bias),
+            tokens=tokens,
+            heads=attention.heads,
+            skipped=skipped,
+        )
+
+    def _parallel(self, x: str, skipped: int) -> str:
+        """x with the parallel convolution module's output added to the patch tokens, without the first
+        `skipped` tokens of each galaxy."""
+        g, config, module = self._g, self._config, self._block.parallel
+        if module is None:
+            return self._patches(x) if skipped else x
+        kernel, bias = rewrites.folded_normalisation(module.expand, module.norm)
+        back, last_bias = doubles(module.contract.weight), doubles(module.contract.bias)
+        groups = config.parallel_groups
+        if module.pointwise:
+            first, second = (k.reshape(groups, -1, k.shape[1]) for k in (kernel, back))
+            weights = [g.floats(array) for array in (first, bias, second, last_bias)]
+            return g.kernel("Parallel", x, *weights, tokens=config.tokens + 1, skipped=skipped)
+        patches = self._patches(x)
+        grid = g.op("Transpose", g.reshape(patches, -1, config.tokens, config.width), perm=[0, 2, 1])
+        grid = g.reshape(grid, -1, config.width, module.grid, module.grid)
+        inner = g.convolution(grid, kernel, bias, groups)
+        inner = g.op("Mul", inner, g.op("Sigmoid", inner))
+        grid = g.convolution(inner, back, last_bias, groups)
+        out = g.op("Transpose", g.reshape(grid, -1, config.width, config.tokens), perm=[0, 2, 1])
+        if skipped:
+            return g.op("Add", g.reshape(out, -1, config.width), patches)
+        out = g.op("Pad", out, g.integers(0, 1, 0, 0, 0, 0))  # nothing for the class token
+        return g.op("Add", g.reshape(out, -1, config.width), x)
 
     def _patches(self, x: str) -> str:
         """Rows without those of the class tokens."""
@@ -227,94 +304,13 @@ class _Block:
         )
         return g.reshape(x, -1, width)
 
-    def _attention(self, x: str, asking: str) -> str:
-        """Attention of the rows `asking` to all rows `x`."""
-        g, width, tokens = self._g, self._config.width, self._config.tokens
-        attention = self._block.attention
-        layer = rewrites.queries_keys_values(attention)
-        keyed = _Int8(g, g.normalised(x, self._block.attention_norm), self._limits["attention"])
-        queries, length = keyed, tokens + 1
-        if asking != x:
-            normalised = g.normalised(asking, self._block.attention_norm)
-            queries, length = _Int8(g, normalised, self._limits["attention"]), tokens
-        q = g.reshape(queries.linear(layer.columns(0, width)), -1, length, width)
-        k, v = (
-            g.reshape(keyed.linear(layer.columns(n * width, (n + 1) * width)), -1, tokens + 1, width)
-            for n in (1, 2)
-        )
-        mixed = g.own("MultiHeadAttention", q, k, v, num_heads=attention.heads)
-        out = _Int8(g, g.reshape(mixed, -1, width), self._limits["project"])
-        return out.linear(rewrites.affine(attention.project))
-
-    def _hidden(self, x: str) -> str:
-        """The MLP's first layer and its GELU."""
-        g, first, limits = self._g, rewrites.affine(self._block.mlp[0]), self._limits["expand"]
-        normalised = g.normalised(x, self._block.mlp_norm)
-        if limits is not None:
-            return g.own("Gelu", _Int8(g, normalised, limits).linear(first))
-        return g.own("BiasGelu", g.op("MatMul", normalised, g.floats(first.weight)), g.floats(first.bias))
-
-    def _parallel(self, x: str, with_class_token: bool) -> str:
-        """The parallel convolution module; nothing comes from it for the class token."""
-        g, config, module = self._g, self._config, self._block.parallel
-        kernel, bias = rewrites.folded_normalisation(module.expand, module.norm)
-        back, last_bias = doubles(module.contract.weight), doubles(module.contract.bias)
-        if module.pointwise:
-            out = self._pointwise(x, kernel, bias, back)
-        else:
-            x = self._patches(x) if with_class_token else x
-            grid = g.op("Transpose", g.reshape(x, -1, config.tokens, config.width), perm=[0, 2, 1])
-            grid = g.reshape(grid, -1, config.width, module.grid, module.grid)
-            inner = self._silu(g.convolution(grid, kernel, bias, config.parallel_groups))
-            grid = g.convolution(inner, back, np.zeros(config.width), config.parallel_groups)
-            out = g.op("Transpose", g.reshape(grid, -1, config.width, config.tokens), perm=[0, 2, 1])
-            if with_class_token:  # a row of anything in front; the mask below makes it zero
-                out = g.op("Pad", out, g.integers(0, 1, 0, 0, 0, 0))
-        if not with_class_token:
-            return g.op("Add", g.reshape(out, -1, config.width), g.floats(last_bias))
-        mask = np.ones((1, config.tokens + 1, 1))
-        mask[0, 0] = 0
-        out = g.op("Mul", g.reshape(out, -1, config.tokens + 1, config.width), g.floats(mask))
-        return g.reshape(g.op("Add", out, g.floats(mask * last_bias)), -1, config.width)
-
-    def _pointwise(self, x: str, kernel: Any, bias: Any, back: Any) -> str:
-        g, groups = self._g, self._config.parallel_groups
-        expand, contract = rewrites.block_diagonal(kernel, groups), rewrites.block_diagonal(back, groups, 128)
-        if len(expand) != len(contract):
-            contract = rewrites.block_diagonal(back, groups, back.shape[1] * groups // len(expand))
-        biases = np.split(bias, len(expand))
-        parts = g.split(x, [len(matrix) for matrix in expand], axis=1) if len(expand) > 1 else [x]
-        outs = [
-            g.op("MatMul", self._silu(g.linear(part, Affine(first, b))), g.floats(second))
-            for part, first, b, second in zip(parts, expand, biases, contract, strict=True)
-        ]
-        return g.op("Concat", *outs, axis=1)
-
-    def _silu(self, x: str) -> str:
-        return self._g.own("QuickGelu", x, alpha=1.0)  # x · sigmoid(alpha · x)
-
 
 def _inception_branch(g: _Graph, model: astromae.AstroMAE, images: str) -> str:
-    x = g.average(images, 2)  # before the stem, which has no activation and merges into the first block
-    before: Affine | None = rewrites.affine(model.inception.stem)
-    for index, block in enumerate(model.inception.blocks):
-        x, before = _inception_block(g, block, x, before), None
-        if index in (1, 3):
-            x = g.average(x, 2)
-    first = rewrites.affine(model.inception_branch[0])
-    return g.relu(g.linear(g.op("Flatten", x), first))
-
-
-def _inception_block(g: _Graph, block: Any, x: str, before: Affine | None) -> str:
-    pointwise, channels = rewrites.pointwise_convolutions(block, before)
-    kernel = pointwise.weight.T[:, :, None, None]
-    one, *reduced, pooled = g.split(g.relu(g.convolution(x, kernel, pointwise.bias)), channels, axis=1)
-    paths = [one]
-    wide = [block.three[1][0], *([] if block.five is None else [block.five[1][0]])]
-    for value, layer in zip(reduced, wide, strict=True):
-        paths.append(g.relu(g.convolution(value, doubles(layer.weight), doubles(layer.bias))))
-    mean = g.op("AveragePool", pooled, kernel_shape=[3, 3], strides=[1, 1], pads=[1] * 4, count_include_pad=1)
-    return g.op("Concat", *paths, mean, axis=1)
+    """The kernel averages over 2×2 pixels before the stem, which has no activation: it is merged into the 1×1
+    convolutions of the first block."""
+    plan, weights = rewrites.inception(model.inception)
+    features = g.kernel("Inception", images, g.constant(plan), g.floats(weights))
+    return g.relu(g.linear(features, rewrites.affine(model.inception_branch[0])))
 
 
 def _magnitude_branch(g: _Graph, model: astromae.AstroMAE) -> str:

@@ -6,7 +6,6 @@ Each function takes layers of `inference.astromae` and gives the weights of what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -65,29 +64,6 @@ def folded_normalisation(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[
     return doubles(convolution.weight) * scale[:, None, None, None], bias
 
 
-def block_diagonal(kernel: Doubles, groups: int, most_inputs: int = 32) -> list[Doubles]:
-    """A grouped convolution with kernel 1 as matrix products over consecutive slices of the channels.
-
-    kernel: (outputs, inputs / groups, 1, 1). Several groups share one block-diagonal matrix of at most
-    `most_inputs` rows: tiny products waste more time than the zeros do.
-    """
-    outputs, per_group = kernel.shape[:2]
-    joined = max(
-        n for n in range(1, groups + 1) if groups % n == 0 and n * per_group <= max(most_inputs, per_group)
-    )
-    per_output = outputs // groups
-    matrices = []
-    for first in range(0, groups, joined):
-        matrix = np.zeros((joined * per_group, joined * per_output))
-        for place in range(joined):
-            rows = slice((first + place) * per_output, (first + place + 1) * per_output)
-            matrix[
-                place * per_group : (place + 1) * per_group, place * per_output : (place + 1) * per_output
-            ] = kernel[rows, :, 0, 0].T
-        matrices.append(matrix)
-    return matrices
-
-
 def fusion(model: astromae.AstroMAE) -> Affine:
     """The first fusion layer with the last Linear of each of the three branches merged into its slice of it."""
     first = affine(model.fusion[0])
@@ -99,20 +75,59 @@ def fusion(model: astromae.AstroMAE) -> Affine:
     return Affine(weight, bias)
 
 
-def pointwise_convolutions(
-    block: astromae.InceptionBlock, before: Affine | None = None
-) -> tuple[Affine, list[int]]:
-    """The 1×1 convolutions that read an Inception block's input, as one, and the channels of each of its parts.
+@dataclass(frozen=True)
+class Convolution:
+    """kernel (outputs, inputs, k, k), bias (outputs,)."""
 
-    before: a 1×1 convolution without activation in front of the block, which is merged too. An average pool
-    between them may go before both: it commutes with 1×1 convolutions.
+    kernel: Doubles
+    bias: Doubles
+
+
+PACKED = 6  # outputs whose weights lie side by side; kernels.cpp
+
+
+def packed(layer: Convolution) -> Doubles:
+    """The weights (outputs / 6, k, k, inputs, 6) and then the bias, outputs filled up by zeros, in one row."""
+    missing = -len(layer.bias) % PACKED
+    kernel = np.pad(layer.kernel, ((0, missing), (0, 0), (0, 0), (0, 0)))
+    kernel = kernel.reshape(-1, PACKED, *kernel.shape[1:]).transpose(0, 3, 4, 2, 1)
+    return np.concatenate([kernel.ravel(), np.pad(layer.bias, (0, missing))])
+
+
+def inception_layers(block: astromae.InceptionBlock, before: Affine | None = None) -> list[Convolution | None]:
+    """An Inception block's convolutions, each with a ReLU behind it: 1×1; 1×1 and 3×3; 1×1 and 5×5, None where
+    the block lacks that path; 1×1 before the pooled path.
+
+    before: a 1×1 convolution without activation in front of the block, which is merged into those with
+    kernel 1. An average pool between them may go before both: it commutes with 1×1 convolutions.
     """
-    readers: Sequence[Any] = [
-        block.one,
-        block.three[0],
-        *([] if block.five is None else [block.five[0]]),
-        block.pooled,
-    ]
-    parts = [affine(reader[0]) for reader in readers]
-    merged = Affine(np.concatenate([p.weight for p in parts], 1), np.concatenate([p.bias for p in parts]))
-    return merged if before is None else before.then(merged), [len(part.bias) for part in parts]
+
+    def pointwise(layer: Any) -> Convolution:
+        merged = affine(layer[0]) if before is None else before.then(affine(layer[0]))
+        return Convolution(merged.weight.T[:, :, None, None], merged.bias)
+
+    def path(layers: Any) -> list[Convolution | None]:
+        if layers is None:
+            return [None, None]
+        wide = layers[1][0]
+        return [pointwise(layers[0]), Convolution(doubles(wide.weight), doubles(wide.bias))]
+
+    return [pointwise(block.one), *path(block.three), *path(block.five), pointwise(block.pooled)]
+
+
+def inception(branch: astromae.Inception) -> tuple[NDArray[np.int64], Doubles]:
+    """What the kernel of the Inception branch reads: its plan (blocks, 8), and all weights in a row.
+
+    The stem, which has no activation, is merged into the 1×1 convolutions of the first block.
+    """
+    before: Affine | None = affine(branch.stem)
+    plan, weights = [], []
+    for index, block in enumerate(branch.blocks):
+        if not isinstance(block, astromae.InceptionBlock):
+            raise TypeError(f"{type(block).__name__} is no Inception block")
+        layers, before = inception_layers(block, before), None
+        present = [layer for layer in layers if layer is not None]
+        outputs = [0 if layer is None else len(layer.bias) for layer in layers]
+        plan.append([present[0].kernel.shape[1], *outputs, int(index in astromae.HALVED_BEHIND)])
+        weights += [packed(layer) for layer in present]
+    return np.array(plan, np.int64), np.concatenate(weights)

@@ -214,6 +214,9 @@ class InceptionBlock(nn.Module):
         return torch.cat([*paths, pooled], 1)
 
 
+HALVED_BEHIND = (1, 3)  # the Inception blocks behind which 2×2 pixels are averaged
+
+
 class Inception(nn.Module):
     """The convolutional branch, (B, C, S, S) -> (B, flat), flat = last block's channels × (S/8)²."""
 
@@ -232,7 +235,7 @@ class Inception(nn.Module):
         x = F.avg_pool2d(self.stem(images), 2)
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index in (1, 3):
+            if index in HALVED_BEHIND:
                 x = F.avg_pool2d(x, 2)
         return x.flatten(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import platform
@@ -21,6 +22,7 @@ Floats = NDArray[np.float32]
 
 GRAPHS = "graphs.json"  # of a model folder: which graphs it has, and which of them are admitted
 TORCH_FILES = ("config.json", "model.safetensors")
+KERNELS = Path(__file__).parent / "kernels" / f"{platform.machine()}.so"
 BUNDLED_MODEL = Path(__file__).parent / "models" / "dc2-small"
 # int8 products are fast with these instructions alone; graphs keep 7 bits for AVX2's sake, see graph.py.
 _INT8_FLAGS = {"x86_64": "avx2", "aarch64": "asimddp"}
@@ -31,9 +33,10 @@ class EngineError(ValueError):
 
 
 class Engine(Protocol):
-    """A loaded network. `name`, `precision` and `device` go into the rank info; `layout` is what it takes."""
+    """A loaded network. `layout` is what it takes; the other fields go into the rank info."""
 
     name: str
+    instructions: str
     precision: str
     device: str
     layout: Layout
@@ -65,7 +68,7 @@ def choose(graphs: dict[str, Any] | None, engine: str, precision: str, device: s
         raise EngineError(f"engine: {engine} does not exist; give auto, onnxruntime or torch")
     if precision not in ("auto", "float32", "int8"):
         raise EngineError(f"precision: {precision} does not exist; give auto, float32 or int8")
-    usable = device == "cpu" and find_spec("onnxruntime") is not None
+    usable = device == "cpu" and find_spec("onnxruntime") is not None and instructions() is not None
     if engine == "onnxruntime" and (not usable or graphs is None):
         raise EngineError(_why_no_graph(graphs, device))
     if engine == "torch" or not usable or graphs is None:
@@ -79,7 +82,11 @@ def _why_no_graph(graphs: dict[str, Any] | None, device: str) -> str:
         return f"engine: onnxruntime runs on the CPU here; give torch for device {device}"
     if graphs is None:
         return f"engine: the model folder has no {GRAPHS}; run `cosmicai model optimise` on it, or give torch"
-    return "engine: onnxruntime is not installed here; give torch"
+    if find_spec("onnxruntime") is None:
+        return "engine: onnxruntime is not installed here; give torch"
+    return (
+        f"engine: the kernels of onnxruntime's graphs do not run on this CPU ({platform.machine()}); give torch"
+    )
 
 
 def _torch(graphs: dict[str, Any] | None, precision: str, device: str) -> Choice:
@@ -111,6 +118,17 @@ def _graph_precision(graphs: dict[str, Any], asked: str) -> tuple[str, str]:
     if flag is None or flag not in cpu_flags():
         return "float32", f"this CPU ({platform.machine()}) lacks fast int8 products"
     return "int8", f"admitted, and this CPU has {flag}"
+
+
+@cache
+def instructions() -> str | None:
+    """The instruction set by which the kernels compute on this CPU; None where they are not made for it."""
+    if not KERNELS.exists():
+        return None
+    library = ctypes.CDLL(str(KERNELS))
+    library.cosmicai_instructions.restype = ctypes.c_char_p
+    name: bytes | None = library.cosmicai_instructions()
+    return None if name is None else name.decode()
 
 
 @cache

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from .engine import Choice, Floats
+from .engine import KERNELS, Choice, Floats, instructions
 from .partition import Layout, Partition
 
-MICRO_BATCH = 48  # galaxies at most: more are no faster, and their activations need more memory
+MICRO_BATCH = 64  # galaxies at most: more are no faster, and their activations need more memory
 
 
 class OnnxEngine:
@@ -30,6 +30,8 @@ class OnnxEngine:
         options.inter_op_num_threads = 1
         options.enable_mem_pattern = False  # it reserves for every batch size seen, and is no faster here
         options.log_severity_level = 3
+        options.register_custom_ops_library(str(KERNELS))
+        self.instructions = instructions() or ""
         graph = next(file for file in files if file.suffix == ".onnx")
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         images, magnitudes = (given.shape for given in self._session.get_inputs())

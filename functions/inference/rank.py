@@ -287,6 +287,7 @@ class Worker:
             **self._memory(engine, results),
             "device": engine.device,
             "engine": engine.name,
+            "instructions": engine.instructions,
             "precision": engine.precision,
             "precision_reason": choice.reason,
             **({"legacy_files": sorted(results.legacy)} if results.legacy else {}),

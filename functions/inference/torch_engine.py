@@ -24,6 +24,7 @@ class TorchEngine:
             raise EngineError("device: cuda is not available to torch on this machine; give cpu")
         torch.set_num_threads(threads)
         self.device = device
+        self.instructions = torch.backends.cpu.get_cpu_capability().lower() if device == "cpu" else device
         self._model = astromae.load(folder).to(device)
         config = self._model.config
         self.layout = Layout(config.channels, config.image_size, config.magnitudes)

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from torch import nn
@@ -64,16 +63,6 @@ def test_batch_normalisation_folds_into_the_convolution_before_it() -> None:
     assert folded.numpy() == pytest.approx(module.norm(module.expand(x)).detach().numpy(), abs=1e-5)
 
 
-@pytest.mark.parametrize("most", [1, 8, 12, 32])
-def test_grouped_convolutions_are_block_diagonal_products(most: int) -> None:
-    torch.manual_seed(0)
-    layer, x = nn.Conv2d(24, 48, 1, groups=6, bias=False), torch.randn(5, 24)
-    matrices = rewrites.block_diagonal(rewrites.doubles(layer.weight), 6, most)
-    parts = np.split(x.double().numpy(), len(matrices), axis=1)
-    product = np.concatenate([part @ matrix for part, matrix in zip(parts, matrices, strict=True)], 1)
-    assert product == pytest.approx(layer(x[:, :, None, None])[:, :, 0, 0].detach().numpy(), abs=1e-6)
-
-
 def test_the_branches_last_layers_merge_into_the_fusion() -> None:
     model, config = _model(), SMALL
     hidden = [torch.randn(3, n) for n in (config.branch_width, config.branch_width, config.magnitude_width)]
@@ -88,14 +77,14 @@ def test_pooling_the_stem_and_the_first_pointwise_convolutions_commute_and_merge
     inception, x = _model().inception, torch.randn(2, 5, 8, 8)
     block = inception.blocks[0]
     assert isinstance(block, astromae.InceptionBlock)
-    merged, channels = rewrites.pointwise_convolutions(block, rewrites.affine(inception.stem))
-    pooled = F.avg_pool2d(x, 2).double().permute(0, 2, 3, 1).numpy()
-    found = np.split(np.maximum(pooled @ merged.weight + merged.bias, 0), np.cumsum(channels)[:-1], axis=3)
-    entered = F.avg_pool2d(inception.stem(x), 2)
+    layers = rewrites.inception_layers(block, rewrites.affine(inception.stem))
+    entered, pooled = F.avg_pool2d(inception.stem(x), 2), F.avg_pool2d(x, 2).double()
     readers = [block.one, block.three[0], block.five[0] if block.five else None, block.pooled]
-    for part, reader in zip(found, readers, strict=True):
+    for layer, reader in zip([layers[n] for n in (0, 1, 3, 5)], readers, strict=True):
+        assert layer is not None
         assert reader is not None
-        assert part == pytest.approx(reader(entered).permute(0, 2, 3, 1).detach().numpy(), abs=1e-5)
+        found = F.conv2d(pooled, torch.tensor(layer.kernel), torch.tensor(layer.bias)).relu()
+        assert found.numpy() == pytest.approx(reader(entered).detach().numpy(), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +96,7 @@ def test_pooling_the_stem_and_the_first_pointwise_convolutions_commute_and_merge
         {"key_bias": True},
         {"heads": 1},
         {"patch_size": 4},
+        {"width": 12, "parallel_groups": 2},
         {"patch_size": 16, "depth": 1},
         {"channels": 3, "magnitudes": 3},
         {"asinh_softening": (0.01,) * 5},
@@ -125,7 +115,7 @@ def test_graphs_of_all_variants_give_the_networks_redshifts(changes: dict[str, o
 
 def test_nothing_is_computed_for_the_class_token_behind_the_last_attention() -> None:
     """The last block's MLP sees patch tokens alone, and its second layer their mean."""
-    built = onnx.shape_inference.infer_shapes(graph.build(_model(parallel_groups=0)))
+    built = graph.build(_model(parallel_groups=0))
     shapes = {initial.name: tuple(initial.dims) for initial in built.graph.initializer}
     wide = (SMALL.width, int(SMALL.width * SMALL.mlp_ratio))
     expanding = [n for n in built.graph.node if n.op_type == "MatMul" and shapes.get(n.input[1]) == wide]
@@ -149,7 +139,7 @@ def test_int8_is_near_and_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     assert small.precision == "int8"
 
 
-@pytest.mark.parametrize(("asked", "cut"), [(1, 1), (48, 48), (49, 25), (64, 32), (256, 43), (1024, 47)])
+@pytest.mark.parametrize(("asked", "cut"), [(1, 1), (48, 48), (64, 64), (65, 33), (256, 64), (1024, 64)])
 def test_a_large_batch_is_cut_into_even_parts_that_the_cache_holds(asked: int, cut: int) -> None:
     assert load(BUNDLED_MODEL, "auto", "auto", threads=2).batch(asked) == cut
 
@@ -190,6 +180,13 @@ def test_auto_takes_what_the_cpu_is_fast_at(
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(engine, "cpu_flags", lambda: frozenset(flags))
     assert choose(read_graphs(BUNDLED_MODEL), "auto", "auto").precision == precision
+
+
+def test_a_cpu_without_the_kernels_instructions_gets_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "instructions", lambda: None)
+    assert choose(read_graphs(BUNDLED_MODEL), "auto", "auto").engine == "torch"
+    with pytest.raises(EngineError, match="kernels of onnxruntime's graphs do not run on this CPU"):
+        choose(read_graphs(BUNDLED_MODEL), "onnxruntime", "auto")
 
 
 def test_weights_are_for_onnxruntime_the_bits_that_graphs_json_names(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import os
+import platform
 import shutil
 import subprocess
 import zipfile
 from pathlib import Path
 
 import pytest
+import ziglang
 
 from cosmicai import packaging
 from cosmicai.packaging import FUNCTIONS, ROOT, BuildFolder
@@ -97,13 +100,21 @@ def test_the_image_is_assembled_by_the_same_steps_as_the_task_folder(
     steps = [line.split()[2:] for line in lines if line.startswith("RUN python ")]
     assert [step[:-1] for step in steps] == [
         ["cosmicai/packaging.py", "packages", "/task", "--variant"],
+        ["-m", "pip", "install", "--quiet", "--constraint", "requirements.lock", "--requirement"],
         ["cosmicai/packaging.py", "code"],
     ]
+    for compiled in (tmp_path / "functions" / "inference" / "kernels").glob("*.so"):
+        compiled.unlink()  # a fresh clone has none
+    compiler = tmp_path / "compiler"  # all that functions/build-requirements.txt names
+    compiler.mkdir()
+    (compiler / "ziglang").symlink_to(Path(ziglang.__file__).parent)
     bare = [str(build.python / "bin" / "python"), "cosmicai/packaging.py"]
-    subprocess.run([*bare, "code", "out"], cwd=tmp_path, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(compiler)}
+    subprocess.run([*bare, "code", "out"], cwd=tmp_path, env=environment, check=True)
     ours, theirs = (_content(folder / "inference") for folder in (build.images / "inference", tmp_path / "out"))
     assert ours == theirs
-    assert {"models/dc2-small/model.safetensors", "models/dc2-small/model.int8.onnx.weights"} <= set(ours)
+    kernels = f"kernels/{platform.machine()}.so"
+    assert {"models/dc2-small/model.safetensors", "models/dc2-small/model.onnx.weights", kernels} <= set(ours)
 
 
 def _content(folder: Path) -> dict[str, bytes]:

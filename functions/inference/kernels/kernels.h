@@ -1,0 +1,47 @@
+// The kernels of one instruction set; kernels.cpp is compiled once for each. All arrays are row-major.
+#pragma once
+#include <cstdint>
+
+struct Quantisation {
+  float scale;
+  uint8_t zero;
+};
+
+struct InceptionBlock {  // numbers of channels, 0 where a block has no 5×5 path; whether 2×2 pixels are averaged behind
+  int64_t inputs, one, three_inner, three, five_inner, five, pooled, halve;
+};
+
+struct Kernels {
+  const char *name;
+
+  // asinh(x / softening of its channel); x (galaxies, channels, pixels), reciprocals of the softening (channels,).
+  void (*soften)(int64_t galaxies, int64_t channels, int64_t pixels, const float *x, const float *reciprocals,
+                 float *out);
+
+  // Where `quantisation` is given, the output is uint8, else float.
+
+  // GELU(x + bias); x (rows, width), bias (width,).
+  void (*gelu)(int64_t rows, int64_t width, const float *x, const float *bias, const Quantisation *quantisation,
+               void *out);
+
+  // sum = product + bias + residual, and its layer normalisation; both (rows, width).
+  void (*add_norm)(int64_t rows, int64_t width, const float *product, const float *bias, const float *residual,
+                   const float *gamma, const float *beta, float epsilon, const Quantisation *quantisation,
+                   float *sum, void *out);
+
+  // Attention among the `tokens` rows of each galaxy; qkv (galaxies · tokens, 3 · width) without its bias
+  // (3 · width,). The first `skipped` tokens of each galaxy ask nothing and get no row.
+  void (*attention)(int64_t galaxies, int64_t tokens, int64_t width, int64_t heads, int64_t skipped,
+                    const float *qkv, const float *bias, const Quantisation *quantisation, void *out);
+
+  // x + W2 · SiLU(W1 · x + b1) + b2 with grouped matrices, for all tokens but each galaxy's first, which stays as
+  // it is or, with skipped = 1, gets no row. w1 (groups, inner, outer), w2 (groups, outer, inner).
+  void (*parallel)(int64_t galaxies, int64_t tokens, int64_t groups, int64_t outer, int64_t inner, int64_t skipped,
+                   const float *x, const float *w1, const float *b1, const float *w2, const float *b2, float *out);
+
+  // The Inception branch up to its flat features; images (galaxies, channels, size, size) are first averaged over
+  // 2×2 pixels. weights: of each block the convolutions in the order of InceptionBlock, each (outputs / 6, k, k,
+  // inputs, 6) and then its bias, with the outputs filled up to a multiple of 6 by zeros.
+  void (*inception)(int64_t galaxies, int64_t channels, int64_t size, const float *images, int64_t blocks,
+                    const InceptionBlock *plan, const float *weights, float *out);
+};

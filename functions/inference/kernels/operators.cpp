@@ -1,0 +1,349 @@
+// The kernels as operators of the domain "cosmicai" in onnxruntime, and the choice of the CPU's instruction set.
+#include "kernels.h"
+#include "onnxruntime_abi.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+#include <new>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#if defined(__x86_64__)
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+#else
+namespace neon {
+extern const Kernels kernels;
+}
+#endif
+
+namespace {
+
+// The best kernels that this CPU, and its operating system, can run; null where it lacks AVX2. To compare, the
+// environment's COSMICAI_INSTRUCTIONS=avx2 leaves AVX-512 alone.
+const Kernels *best() {
+#if defined(__x86_64__)
+  uint32_t a, b, c, d;
+  if (!__get_cpuid_count(1, 0, &a, &b, &c, &d) || !(c & bit_FMA) || !(c & bit_OSXSAVE)) return nullptr;
+  uint32_t saved, high;
+  __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & bit_AVX2) || (saved & 0x6) != 0x6) return nullptr;
+  const uint32_t needed = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
+  const char *asked = getenv("COSMICAI_INSTRUCTIONS");
+  if (asked && !strcmp(asked, "avx2")) return &avx2::kernels;
+  return (b & needed) == needed && (saved & 0xe6) == 0xe6 ? &avx512::kernels : &avx2::kernels;
+#else
+  return &neon::kernels;
+#endif
+}
+
+const Kernels *const kernels = best();
+
+struct Tensor {
+  void *data = nullptr;
+  size_t rank = 0;
+  int64_t sizes[4] = {};
+  int64_t count = 1;
+  const float *floats() const { return static_cast<const float *>(data); }
+};
+
+// One execution of an operator. The first thing that goes wrong is kept; `wrong` is what the operator gives back.
+class Call {
+ public:
+  Call(const ort::Api *api, ort::Context *context) : api_(api), context_(context) {}
+
+  Tensor input(size_t index) {
+    Tensor tensor;
+    const ort::Value *value = nullptr;
+    ort::Shape *shape = nullptr;
+    if (done(api_->input(context_, index, &value)) && done(api_->shape(value, &shape))) {
+      if (done(api_->rank(shape, &tensor.rank)) && expect(tensor.rank <= 4, "a tensor has more than four dimensions"))
+        done(api_->dimensions(shape, tensor.sizes, tensor.rank));
+      api_->release(shape);
+      done(api_->data(value, &tensor.data));
+    }
+    for (size_t i = 0; !wrong && i < tensor.rank; i++) tensor.count *= tensor.sizes[i];
+    return tensor;
+  }
+
+  template <class Element>
+  Element *output(size_t index, std::initializer_list<int64_t> sizes) {
+    ort::Value *value = nullptr;
+    void *data = nullptr;
+    if (!wrong && done(api_->output(context_, index, sizes.begin(), sizes.size(), &value))) done(api_->data(value, &data));
+    return static_cast<Element *>(data);
+  }
+
+  bool expect(bool holds, const char *what) {
+    if (!holds && !wrong) wrong = api_->failed(what);
+    return !wrong;
+  }
+
+  ort::Status *wrong = nullptr;
+
+ private:
+  bool done(ort::Status *status) {
+    if (status && !wrong) wrong = status;
+    return !wrong;
+  }
+
+  const ort::Api *api_;
+  ort::Context *context_;
+};
+
+struct Attributes {
+  const ort::Api *api;
+  const ort::Info *info;
+  ort::Status *wrong = nullptr;
+  template <class Number>
+  Number get(const char *name) {
+    Number value{};
+    if (!wrong) wrong = api->attribute(info, name, &value);
+    return value;
+  }
+};
+
+// An operator that gives its output `index` as float or, with the scale and zero behind its inputs, as uint8.
+template <class Kind>
+class Output {
+ public:
+  Output(Call &call, size_t index, size_t inputs, std::initializer_list<int64_t> sizes) {
+    if (Kind::quantised) {
+      const Tensor scale = call.input(inputs), zero = call.input(inputs + 1);
+      if (!call.expect(scale.count == 1 && zero.count == 1, "scale and zero are one number each")) return;
+      quantisation_ = {*scale.floats(), *static_cast<const uint8_t *>(zero.data)};
+      data = call.output<uint8_t>(index, sizes);
+    } else {
+      data = call.output<float>(index, sizes);
+    }
+  }
+  const Quantisation *quantisation() const { return Kind::quantised ? &quantisation_ : nullptr; }
+  void *data = nullptr;
+
+ private:
+  Quantisation quantisation_{};
+};
+
+struct AsFloat {
+  static constexpr bool quantised = false;
+};
+struct AsUint8 {
+  static constexpr bool quantised = true;
+};
+
+struct Soften {
+  static constexpr const char *name = "Soften";
+  static constexpr size_t inputs = 2, outputs = 1, quantised_output = -1;
+  explicit Soften(Attributes &) {}
+
+  void compute(Call &call) const {
+    const Tensor x = call.input(0), reciprocals = call.input(1);
+    if (!call.expect(x.rank == 4 && reciprocals.count == x.sizes[1],
+                     "Soften: images (galaxies, channels, size, size), reciprocals (channels,)"))
+      return;
+    float *out = call.output<float>(0, {x.sizes[0], x.sizes[1], x.sizes[2], x.sizes[3]});
+    if (call.wrong) return;
+    kernels->soften(x.sizes[0], x.sizes[1], x.sizes[2] * x.sizes[3], x.floats(), reciprocals.floats(), out);
+  }
+};
+
+template <class Kind>
+struct Gelu {
+  static constexpr const char *name = Kind::quantised ? "GeluToUint8" : "Gelu";
+  static constexpr size_t inputs = 2, outputs = 1, quantised_output = Kind::quantised ? 0 : -1;
+  explicit Gelu(Attributes &) {}
+
+  void compute(Call &call) const {
+    const Tensor x = call.input(0), bias = call.input(1);
+    if (!call.expect(x.rank == 2 && bias.count == x.sizes[1], "Gelu: x (rows, width), bias (width,)")) return;
+    const Output<Kind> out(call, 0, inputs, {x.sizes[0], x.sizes[1]});
+    if (call.wrong) return;
+    kernels->gelu(x.sizes[0], x.sizes[1], x.floats(), bias.floats(), out.quantisation(), out.data);
+  }
+};
+
+template <class Kind>
+struct AddNorm {
+  static constexpr const char *name = Kind::quantised ? "AddNormToUint8" : "AddNorm";
+  static constexpr size_t inputs = 5, outputs = 2, quantised_output = Kind::quantised ? 1 : -1;
+  explicit AddNorm(Attributes &attributes) : epsilon(attributes.get<float>("epsilon")) {}
+  float epsilon;
+
+  void compute(Call &call) const {
+    const Tensor x = call.input(0), bias = call.input(1), residual = call.input(2);
+    const Tensor gamma = call.input(3), beta = call.input(4);
+    if (!call.expect(x.rank == 2 && bias.count == x.sizes[1] && residual.count == x.count &&
+                         gamma.count == bias.count && beta.count == bias.count,
+                     "AddNorm: product and residual (rows, width), bias, gamma and beta (width,)"))
+      return;
+    float *sum = call.output<float>(0, {x.sizes[0], x.sizes[1]});
+    const Output<Kind> out(call, 1, inputs, {x.sizes[0], x.sizes[1]});
+    if (call.wrong) return;
+    kernels->add_norm(x.sizes[0], x.sizes[1], x.floats(), bias.floats(), residual.floats(), gamma.floats(),
+                      beta.floats(), epsilon, out.quantisation(), sum, out.data);
+  }
+};
+
+template <class Kind>
+struct Attention {
+  static constexpr const char *name = Kind::quantised ? "AttentionToUint8" : "Attention";
+  static constexpr size_t inputs = 2, outputs = 1, quantised_output = Kind::quantised ? 0 : -1;
+  explicit Attention(Attributes &attributes)
+      : tokens(attributes.get<int64_t>("tokens")),
+        heads(attributes.get<int64_t>("heads")),
+        skipped(attributes.get<int64_t>("skipped")) {}
+  int64_t tokens, heads, skipped;
+
+  void compute(Call &call) const {
+    const Tensor qkv = call.input(0), bias = call.input(1);
+    if (!call.expect(qkv.rank == 2 && bias.count == qkv.sizes[1] && tokens > 0 && heads > 0 && skipped >= 0 &&
+                         skipped < tokens && qkv.sizes[0] % tokens == 0 && qkv.sizes[1] % (3 * heads) == 0,
+                     "Attention: qkv (galaxies * tokens, 3 * heads * depth), bias (3 * heads * depth,)"))
+      return;
+    const int64_t galaxies = qkv.sizes[0] / tokens, width = qkv.sizes[1] / 3;
+    const Output<Kind> out(call, 0, inputs, {galaxies * (tokens - skipped), width});
+    if (call.wrong) return;
+    kernels->attention(galaxies, tokens, width, heads, skipped, qkv.floats(), bias.floats(), out.quantisation(),
+                       out.data);
+  }
+};
+
+struct Parallel {
+  static constexpr const char *name = "Parallel";
+  static constexpr size_t inputs = 5, outputs = 1, quantised_output = -1;
+  explicit Parallel(Attributes &attributes)
+      : tokens(attributes.get<int64_t>("tokens")), skipped(attributes.get<int64_t>("skipped")) {}
+  int64_t tokens, skipped;
+
+  void compute(Call &call) const {
+    const Tensor x = call.input(0), w1 = call.input(1), b1 = call.input(2), w2 = call.input(3), b2 = call.input(4);
+    const char *shapes = "Parallel: x (galaxies * tokens, groups * outer), w1 (groups, inner, outer), w2 transposed";
+    if (!call.expect(x.rank == 2 && w1.rank == 3 && tokens > 0 && (skipped == 0 || skipped == 1), shapes))
+      return;
+    const int64_t groups = w1.sizes[0], inner = w1.sizes[1], outer = w1.sizes[2], width = groups * outer;
+    if (!call.expect(x.sizes[1] == width && x.sizes[0] % tokens == 0 && b1.count == groups * inner &&
+                         w2.count == w1.count && b2.count == width,
+                     shapes))
+      return;
+    const int64_t galaxies = x.sizes[0] / tokens;
+    float *out = call.output<float>(0, {galaxies * (tokens - skipped), width});
+    if (call.wrong) return;
+    kernels->parallel(galaxies, tokens, groups, outer, inner, skipped, x.floats(), w1.floats(), b1.floats(),
+                      w2.floats(), b2.floats(), out);
+  }
+};
+
+struct Inception {
+  static constexpr const char *name = "Inception";
+  static constexpr size_t inputs = 3, outputs = 1, quantised_output = -1;
+  explicit Inception(Attributes &) {}
+
+  void compute(Call &call) const {
+    const Tensor images = call.input(0), plan = call.input(1), weights = call.input(2);
+    constexpr int64_t fields = sizeof(InceptionBlock) / sizeof(int64_t);
+    if (!call.expect(images.rank == 4 && images.sizes[2] == images.sizes[3] && images.sizes[2] % 2 == 0 &&
+                         plan.count > 0 && plan.count % fields == 0,
+                     "Inception: images (galaxies, channels, size, size) with an even size, plan (blocks, 8)"))
+      return;
+    const auto *blocks = static_cast<const InceptionBlock *>(plan.data);
+    const int64_t count = plan.count / fields;
+    int64_t size = images.sizes[2] / 2, channels = images.sizes[1], needed = 0;
+    const auto weigh = [&needed](int64_t from, int64_t taps, int64_t to) { needed += (to + 5) / 6 * 6 * (from * taps + 1); };
+    for (int64_t b = 0; b < count; b++) {
+      const InceptionBlock &block = blocks[b];
+      if (!call.expect(block.inputs == channels && (!block.halve || size % 2 == 0), "Inception: blocks do not fit"))
+        return;
+      for (int64_t inner : {block.one, block.three_inner, block.five_inner, block.pooled}) weigh(channels, 1, inner);
+      weigh(block.three_inner, 9, block.three), weigh(block.five_inner, 25, block.five);
+      channels = block.one + block.three + block.five + block.pooled;
+      size /= block.halve ? 2 : 1;
+    }
+    if (!call.expect(needed == weights.count, "Inception: there are more or fewer weights than the plan says")) return;
+    float *out = call.output<float>(0, {images.sizes[0], channels * size * size});
+    if (call.wrong) return;
+    kernels->inception(images.sizes[0], images.sizes[1], images.sizes[2], images.floats(), count, blocks,
+                       weights.floats(), out);
+  }
+};
+
+
+// An operator as onnxruntime wants it.
+template <class Made, bool quantised, int integers = -1>
+struct Registered : ort::Operator {
+  struct Kernel {
+    Made made;
+    const ort::Api *api;
+  };
+
+  Registered() : ort::Operator{} {
+    version = ort::VERSION;
+    name = [](const ort::Operator *) { return Made::name; };
+    provider = [](const ort::Operator *) -> const char * { return nullptr; };  // the CPU
+    inputs = [](const ort::Operator *) { return Made::inputs + (quantised ? 2 : 0); };
+    outputs = [](const ort::Operator *) { return Made::outputs; };
+    input_type = [](const ort::Operator *, size_t index) -> int {
+      if (int(index) == integers) return ort::INT64;
+      return index == Made::inputs + 1 ? ort::UINT8 : ort::FLOAT;
+    };
+    output_type = [](const ort::Operator *, size_t index) -> int {
+      return index == Made::quantised_output ? ort::UINT8 : ort::FLOAT;
+    };
+    input_kind = output_kind = input_memory = [](const ort::Operator *, size_t) { return 0; };
+    least_inputs = least_outputs = alike_inputs = alike_outputs = [](const ort::Operator *) { return 1; };
+    create = [](const ort::Operator *, const ort::Api *api, const ort::Info *info, void **kernel) {
+      Attributes attributes{api, info};
+      Made made(attributes);
+      void *memory = malloc(sizeof(Kernel));
+      if (!attributes.wrong && !memory) attributes.wrong = api->failed("no memory is left");
+      if (!attributes.wrong) *kernel = new (memory) Kernel{made, api};
+      else free(memory);
+      return attributes.wrong;
+    };
+    compute = [](void *kernel, ort::Context *context) {
+      const auto *created = static_cast<const Kernel *>(kernel);
+      Call call(created->api, context);
+      created->made.compute(call);
+      return call.wrong;
+    };
+    destroy = free;
+  }
+};
+
+const Registered<Soften, false> soften;
+const Registered<Gelu<AsFloat>, false> gelu;
+const Registered<Gelu<AsUint8>, true> gelu8;
+const Registered<AddNorm<AsFloat>, false> add_norm;
+const Registered<AddNorm<AsUint8>, true> add_norm8;
+const Registered<Attention<AsFloat>, false> attention;
+const Registered<Attention<AsUint8>, true> attention8;
+const Registered<Parallel, false> parallel;
+const Registered<Inception, false, 1> inception;
+const ort::Operator *const operators[] = {&soften,    &gelu,       &gelu8,    &add_norm, &add_norm8,
+                                          &attention, &attention8, &parallel, &inception};
+
+}  // namespace
+
+#define EXPORTED __attribute__((visibility("default")))
+
+extern "C" {
+
+// The name of the instruction set in use; null where this CPU has none that the kernels are made for.
+EXPORTED const char *cosmicai_instructions() { return kernels ? kernels->name : nullptr; }
+
+// Called by onnxruntime's SessionOptions.register_custom_ops_library.
+EXPORTED ort::Status *RegisterCustomOps(ort::Options *options, const ort::ApiBase *base) {
+  const ort::Api *api = base->get(ort::VERSION);
+  if (!kernels) return api->failed("this CPU lacks AVX2, which CosmicAI's kernels need");
+  ort::Domain *domain = nullptr;  // as long as the process lives: sessions refer to it
+  if (ort::Status *wrong = api->create_domain("cosmicai", &domain)) return wrong;
+  for (const ort::Operator *added : operators)
+    if (ort::Status *wrong = api->add_operator(domain, added)) return wrong;
+  return api->add_domain(options, domain);
+}
+}
