@@ -8,13 +8,16 @@ import pickle
 import random
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from inference.partition import Layout, PartitionError, read
+from inference import legacy
+from inference.partition import Layout, PartitionError, PartitionFile, read
+from inference.torchfile import Buffer, Source, is_legacy
 
 Save = Callable[[object], bytes]
 Make = Callable[..., TensorDataset]
@@ -159,6 +162,20 @@ def test_a_compressed_or_foreign_zip_is_refused() -> None:
 def test_a_layout_of_other_widths(saved: Save) -> None:
     dataset = TensorDataset(torch.zeros(2, 3, 16, 16), torch.zeros(2, 3))
     assert len(read(saved(dataset), "1.pt", Layout(channels=3, size=16, magnitudes=3))) == 2
+
+
+@pytest.mark.parametrize("kind", ["", "-strided-double", "-legacy"])
+def test_files_that_torch_1_13_wrote(kind: str, tmp_path: Path) -> None:
+    """Saved with the oldest torch that Python 3.11 has, as a TensorDataset of 2 galaxies."""
+    name = f"torch-1.13.1{kind}.pt"
+    source: Source = Buffer((Path(__file__).parents[1] / "reference" / name).read_bytes())
+    assert is_legacy(source) == (kind == "-legacy")
+    source = legacy.converted(source, name, tmp_path) if is_legacy(source) else source
+    found = PartitionFile.open(source, name, Layout(channels=2, size=4, magnitudes=2)).block(0, 2)
+    assert np.array_equal(found.images, np.arange(64, dtype=np.float32).reshape(2, 2, 4, 4) / 8)
+    assert found.magnitudes.tolist() == [[20.25, 21.5], [22, 23.125]]
+    assert found.redshift is not None
+    assert found.redshift.tolist() == [0.25, 1.5]
 
 
 def test_damaged_files_give_errors_or_the_very_numbers(saved: Save, make_partition: Make) -> None:
