@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: environment demo test check audit package deploy destroy clean
+.PHONY: environment demo test check audit fuzz package deploy destroy clean
 
 environment:
 	@PYTHON="$(PYTHON)" sh scripts/environment.sh
@@ -16,8 +16,11 @@ test: environment  ## every test
 check: environment  ## formatting, lint, types, Terraform: what CI runs before the tests
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && terraform fmt -check -recursive terraform
 
-audit:  ## checkov over terraform/ and docker/
+audit:  ## checkov over terraform/ and docker/, hadolint over the Dockerfile
 	@PYTHON="$(PYTHON)" sh scripts/audit.sh
+
+fuzz: environment  ## make fuzz SECONDS=600: each of the fuzzers for so long
+	@PYTHON="$(PYTHON)" sh scripts/fuzz.sh "$(SECONDS)"
 
 package:  ## the zips that Terraform deploys
 	@$(PYTHON) cosmicai/packaging.py zips

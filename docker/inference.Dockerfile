@@ -16,7 +16,7 @@ COPY cosmicai/packaging.py cosmicai/
 RUN python cosmicai/packaging.py packages /task --variant ${VARIANT}
 # The compiler of the engine's kernels, for this stage alone.
 COPY functions/build-requirements.txt functions/
-RUN python -m pip install --quiet --constraint requirements.lock --requirement functions/build-requirements.txt
+RUN python -m pip install --quiet --no-cache-dir --constraint requirements.lock --requirement functions/build-requirements.txt
 COPY functions/inference functions/inference
 RUN python cosmicai/packaging.py code /code
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from .storage import Storage
 _FOR_SCRIPTS = Path(__file__).parent / "for_scripts"  # fmi and fmilib, under the names that scripts import
 _LAST_LINES = 20  # of the output, in the error of a script that fails
 _NO_TORCH = ': this lean image has no torch, deploy with image_variant = "torch"'
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
 _STREAM_LIMIT = 2000  # characters of a line that are kept for it
 
 
@@ -68,6 +70,7 @@ def run(event: RankEvent, folder: Path, scratch: Path, more: Mapping[str, str]) 
         raise ScriptError(
             f"script: there is no {event.script}; the folder has {', '.join(inside) or 'no .py file'}"
         )
+    shield()
     start = time.perf_counter()
     last: deque[str] = deque(maxlen=_LAST_LINES)
     process = subprocess.Popen(
@@ -93,6 +96,13 @@ def run(event: RankEvent, folder: Path, scratch: Path, more: Mapping[str, str]) 
             f"script {event.script} ended with {ending}{remedy}; its last lines:\n" + "\n".join(last)
         )
     return time.perf_counter() - start
+
+
+def shield() -> None:
+    """Keeps this process's memory and environment from others of its user, as a script is one: without
+    PR_SET_DUMPABLE they can neither trace it nor open its /proc/PID/mem (prctl(2), ptrace(2))."""
+    if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
 
 
 def _environment(event: RankEvent, folder: Path, inherited: Mapping[str, str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from functools import partial
 from typing import Any
@@ -39,4 +40,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         concurrency=_concurrency,
         is_running=partial(_is_running, event["state_machine"]),
     )
-    return start(_s3, event["payload"], event["run_id"], event["started"], deployed)
+    planned = start(_s3, event["payload"], event["run_id"], event["started"], deployed)
+    told = ("run_id", "result_path", "world_size", "max_concurrency", "collectives")
+    print(json.dumps({"message": "run planned", **{name: planned[name] for name in told}}))
+    return planned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import boto3
@@ -14,4 +15,6 @@ _s3 = boto3.client("s3", config=Config(max_pool_connections=READERS))
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """event: what Initialize returned."""
-    return summarize_run(_s3, event)
+    done = summarize_run(_s3, event)
+    print(json.dumps({"message": "run summarised", **done}))
+    return done

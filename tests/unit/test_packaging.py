@@ -100,7 +100,16 @@ def test_the_image_is_assembled_by_the_same_steps_as_the_task_folder(
     steps = [line.split()[2:] for line in lines if line.startswith("RUN python ")]
     assert [step[:-1] for step in steps] == [
         ["cosmicai/packaging.py", "packages", "/task", "--variant"],
-        ["-m", "pip", "install", "--quiet", "--constraint", "requirements.lock", "--requirement"],
+        [
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-cache-dir",
+            "--constraint",
+            "requirements.lock",
+            "--requirement",
+        ],
         ["cosmicai/packaging.py", "code"],
     ]
     for compiled in (tmp_path / "functions" / "inference" / "kernels").glob("*.so"):

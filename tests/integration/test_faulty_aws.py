@@ -1,0 +1,196 @@
+"""AWS on a bad day: a slow and broken S3, throttling, too little memory, Summarize killed, a run stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from .conftest import Cloud, Json, Ran
+from .faulty_s3 import FaultyS3
+
+Run = Callable[[Json], Ran]
+Partitions = Callable[..., dict[str, bytes]]
+Reference = Callable[[bytes], np.ndarray]
+SPOILT = ("slow down", "reset", "short", "stall")
+
+
+@contextmanager
+def configured(
+    cloud: Cloud, function: str, variables: dict[str, str] | None = None, **fields: Any
+) -> Iterator[None]:
+    """Another configuration of a function meanwhile."""
+    client, name = cloud.aws.client("lambda"), cloud.outputs.function_names[function]
+    before = client.get_function_configuration(FunctionName=name)
+    kept = before.get("Environment", {}).get("Variables", {})
+    old = {"Environment": {"Variables": kept}, "MemorySize": before["MemorySize"]}
+    try:
+        _configure(client, name, {**old, "Environment": {"Variables": {**kept, **(variables or {})}}, **fields})
+        yield
+    finally:
+        _configure(client, name, old)
+
+
+def _configure(client: Any, name: str, fields: Json) -> None:
+    client.update_function_configuration(FunctionName=name, **fields)
+    client.get_waiter("function_updated_v2").wait(FunctionName=name, WaiterConfig={"Delay": 1})
+
+
+@pytest.mark.fault(
+    "S3 that fails and dawdles",
+    "a proxy: of every request the first is answered 503, reset, cut short or paused",
+    "each is asked again; the same predictions",
+    "nothing",
+)
+def test_a_run_goes_through_a_bad_s3(
+    cloud: Cloud, run: Run, partitions: Partitions, prefix: str, reference: Reference
+) -> None:
+    files = partitions(4, rows=150)  # 3 MB: several ranged reads
+    cloud.put_all(prefix, files)
+    turn = iter(range(1_000_000))
+
+    def spoil(method: str, path: str, times: int) -> str | None:
+        if times > 1 or "/models/" in path:
+            return None
+        return SPOILT[next(turn) % 4] if method == "GET" else "slow down"
+
+    with (
+        FaultyS3(cloud.aws.endpoint, spoil).running() as proxy,
+        configured(cloud, "inference", {"AWS_ENDPOINT_URL_S3": proxy.url}),
+    ):
+        ran = run(cloud.payload(prefix, collectives="s3", precision="float32"))
+    assert ran.status == "SUCCEEDED", ran.cause
+    assert all(proxy.injected[kind] >= 2 for kind in SPOILT), proxy.injected
+    for rank, name in enumerate(files):
+        assert ran.predictions(rank)["z_pred"] == pytest.approx(reference(files[name]), abs=1e-5)
+    assert ran.read("summary.json")["finished_ranks"] == 4
+
+
+@pytest.mark.fault(
+    "throttled invocations",
+    "no concurrency for the inference function, for the run's first seconds",
+    "Step Functions asks again, later and later",
+    "nothing",
+)
+def test_throttled_ranks_are_asked_again(
+    cloud: Cloud, partitions: Partitions, prefix: str, tmp_path: Path
+) -> None:
+    cloud.put_all(prefix, partitions(3))
+    client, name = cloud.aws.client("lambda"), cloud.outputs.function_names["inference"]
+    payload = cloud.payload(prefix, collectives="none")
+    (tmp_path / "payload.json").write_text(json.dumps(payload))
+    client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
+    try:
+        with pytest.raises(client.exceptions.TooManyRequestsException):
+            client.invoke(FunctionName=name, Payload=b"{}")
+        execution = cloud.start(tmp_path / "payload.json")
+        deadline = time.monotonic() + 30
+        while "manifest.json" not in cloud.keys(cloud.bucket, f"results/{prefix}/"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(2)
+        assert not {"0.json", "1.json", "2.json"} & cloud.keys(cloud.bucket, f"results/{prefix}/")
+    finally:
+        client.delete_function_concurrency(FunctionName=name)
+    ran = cloud.wait(execution, payload)
+    assert ran.status == "SUCCEEDED", ran.cause
+    assert ran.read("summary.json")["failed_ranks"] == {}
+
+
+@pytest.mark.fault(
+    "a rank that needs more memory than its function has",
+    "a function of 128 MB",
+    "Lambda ends it, the run names it; with more memory it is resumed",
+    "nothing",
+)
+def test_a_rank_out_of_memory_is_named_and_resumed_with_more(
+    cloud: Cloud, run: Run, partitions: Partitions, prefix: str
+) -> None:
+    cloud.put_all(prefix, partitions(2, rows=1500))
+    payload = cloud.payload(prefix, collectives="none")
+    with configured(cloud, "inference", MemorySize=128):
+        failed = run(payload)
+    assert failed.status == "FAILED"
+    assert "Runtime.OutOfMemory" in failed.cause
+    resumed = run({**payload, "resume": True})
+    assert resumed.status == "SUCCEEDED", resumed.cause
+    assert [info["num_samples"] for info in resumed.read("combined_data.json")] == [1500, 1500]
+
+
+@pytest.mark.fault(
+    "Summarize dies in the middle",
+    "SIGKILL while it writes summary.json",
+    "it is called again, and then once more: the same bytes",
+    "nothing",
+)
+def test_summarize_killed_half_way_is_called_again(
+    cloud: Cloud, partitions: Partitions, prefix: str, tmp_path: Path
+) -> None:
+    cloud.put_all(prefix, partitions(3, rows=20))
+    payload = cloud.payload(prefix, collectives="none")
+    (tmp_path / "payload.json").write_text(json.dumps(payload))
+
+    def spoil(method: str, path: str, times: int) -> str | None:
+        return "hold" if method == "PUT" and path.endswith("/summary.json") and times == 1 else None
+
+    with (
+        FaultyS3(cloud.aws.endpoint, spoil).running() as proxy,
+        configured(cloud, "summarize", {"AWS_ENDPOINT_URL_S3": proxy.url}),
+    ):
+        execution = cloud.start(tmp_path / "payload.json")
+        assert proxy.held.wait(60)
+        for process in psutil.process_iter(["cmdline", "environ"]):
+            mine = (process.info["environ"] or {}).get("AWS_ENDPOINT_URL_S3") == proxy.url
+            if mine and "summarize.handler.handler" in (process.info["cmdline"] or []):
+                process.kill()
+        assert "summary.json" not in cloud.keys(cloud.bucket, f"results/{prefix}/")
+        ran = cloud.wait(execution, payload)
+    assert ran.status == "SUCCEEDED", ran.cause
+    names = ("summary.json", "combined_data.json", "report.html")
+    before = {name: cloud.get(cloud.bucket, f"results/{prefix}/{name}") for name in names}
+    event = {"bucket": cloud.bucket, "result_path": f"results/{prefix}", "tolerated_failure_percentage": 0}
+    answer = cloud.aws.client("lambda").invoke(
+        FunctionName=cloud.outputs.function_names["summarize"], Payload=json.dumps(event)
+    )
+    assert "FunctionError" not in answer, answer["Payload"].read()
+    assert {name: cloud.get(cloud.bucket, f"results/{prefix}/{name}") for name in names} == before
+
+
+@pytest.mark.fault(
+    "a run that its user stops",
+    "stopped after its first results, one rank at a time",
+    "resumed, only what is missing is computed",
+    "nothing",
+)
+def test_a_stopped_run_is_resumed_without_computing_anything_again(
+    cloud: Cloud, run: Run, partitions: Partitions, prefix: str, tmp_path: Path
+) -> None:
+    cloud.put_all(prefix, partitions(6, rows=300))
+    payload = cloud.payload(prefix, collectives="none", max_concurrency=1)
+    (tmp_path / "payload.json").write_text(json.dumps(payload))
+    execution = cloud.start(tmp_path / "payload.json")
+
+    def done() -> set[str]:
+        return {f"{rank}.json" for rank in range(6)} & cloud.keys(cloud.bucket, f"results/{prefix}/")
+
+    deadline = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    cloud.stepfunctions.stop_execution(executionArn=execution, cause="enough")
+    assert cloud.wait(execution, payload).status == "ABORTED"
+    time.sleep(3)  # what was under way then ends
+    before = {name: cloud.get(cloud.bucket, f"results/{prefix}/{name}") for name in done()}
+    assert 0 < len(before) < 6
+    resumed = run({**payload, "resume": True})
+    assert resumed.status == "SUCCEEDED", resumed.cause
+    assert {name: cloud.get(cloud.bucket, f"results/{prefix}/{name}") for name in before} == before
+    assert len(resumed.read("manifest.json")) == 6 - len(before)
+    assert resumed.read("summary.json")["finished_ranks"] == 6
