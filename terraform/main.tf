@@ -4,7 +4,9 @@ locals {
   build_folder = coalesce(var.build_folder, "${path.module}/../build")
   readable     = distinct(concat([module.storage.bucket_arn], [for name in var.data_buckets : "arn:${data.aws_partition.current.partition}:s3:::${name}"]))
   own_image    = var.inference_image == null
-  own_host     = var.rendezvous_address == null
+  # For every role that reads and writes the bucket: https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html
+  key_use  = var.kms_key_arn == null ? {} : { UseKey = { actions = ["kms:Decrypt", "kms:GenerateDataKey"], resources = [var.kms_key_arn] } }
+  own_host = var.rendezvous_address == null
   # Written out because Rendezvous must know the state machine that calls it.
   state_machine_arn = "arn:${data.aws_partition.current.partition}:states:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}:stateMachine:${local.name}"
   image_uri         = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}-${var.image_variant}" : var.inference_image
@@ -20,6 +22,7 @@ module "storage" {
   bucket_name              = local.bucket_name
   abort_uploads_after_days = var.abort_uploads_after_days
   force_destroy            = var.delete_results_on_destroy
+  kms_key_arn              = var.kms_key_arn
 }
 
 module "registry" {
@@ -42,7 +45,7 @@ module "initialize" {
   timeout_seconds    = 300
   log_retention_days = var.log_retention_days
 
-  statements = {
+  statements = merge(local.key_use, {
     ListPartitions = { actions = ["s3:ListBucket"], resources = local.readable }
     ReadEarlierRun = { actions = ["s3:GetObject"], resources = ["${module.storage.bucket_arn}/*.json"] }
     WritePlan = {
@@ -59,7 +62,7 @@ module "initialize" {
       resources = ["${replace(local.state_machine_arn, ":stateMachine:", ":execution:")}:*"]
     }
     AskForConcurrency = { actions = ["lambda:GetAccountSettings"], resources = ["*"] }
-  }
+  })
 
   environment = merge(
     { ALLOW_SCRIPTS = tostring(var.allow_scripts) },
@@ -84,7 +87,7 @@ module "inference" {
 
   log_retention_days = var.log_retention_days
 
-  statements = {
+  statements = merge(local.key_use, {
     ReadPartitions       = { actions = ["s3:GetObject"], resources = [for arn in local.readable : "${arn}/*"] }
     ListModelsAndScripts = { actions = ["s3:ListBucket"], resources = [module.storage.bucket_arn] }
     WriteResults = {
@@ -93,9 +96,17 @@ module "inference" {
         for path in ["*.json", "*/predictions/*.npz", ".cosmicai/*/messages/*"] : "${module.storage.bucket_arn}/${path}"
       ]
     }
-  }
+  })
 
   environment = var.redis_host == null ? {} : { REDIS_HOST = var.redis_host }
+}
+
+resource "aws_lambda_invocation" "warm_up" {
+  count = var.warm_up ? 1 : 0
+
+  function_name = module.inference.name
+  input         = jsonencode({ warm_up = true })
+  triggers      = { image = local.image_uri }
 }
 
 module "summarize" {
@@ -110,7 +121,7 @@ module "summarize" {
   timeout_seconds    = 900
   log_retention_days = var.log_retention_days
 
-  statements = {
+  statements = merge(local.key_use, {
     ListResults = { actions = ["s3:ListBucket"], resources = [module.storage.bucket_arn] }
     ReadResults = { actions = ["s3:GetObject"], resources = ["${module.storage.bucket_arn}/*.json"] }
     WriteSummary = {
@@ -118,7 +129,7 @@ module "summarize" {
       resources = [for file in ["combined_data.json", "summary.json", "report.html"] : "${module.storage.bucket_arn}/*/${file}"]
     }
     DeleteKeyAndMessages = { actions = ["s3:DeleteObject"], resources = ["${module.storage.bucket_arn}/.cosmicai/*"] }
-  }
+  })
 }
 
 module "rendezvous_host" {
@@ -207,4 +218,5 @@ module "operations" {
   host_instance_id  = one(module.rendezvous_host[*].instance_id)
   host_hours        = 3
   alarm_email       = var.alarm_email
+  budget            = var.monthly_budget_usd == null ? null : { usd = var.monthly_budget_usd, team = var.team }
 }

@@ -257,6 +257,39 @@ variable "permissions_boundary" {
   }
 }
 
+variable "kms_key_arn" {
+  description = "ARN of the team's own KMS key that encrypts the bucket; its policy must let the account's roles use it. null: S3's keys, which cost nothing."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.kms_key_arn == null || can(regex("^arn:[^:]+:kms:[^:]+:[0-9]{12}:key/.+$", var.kms_key_arn))
+    error_message = "kms_key_arn must be the ARN of a KMS key (not of an alias)."
+  }
+}
+
+variable "monthly_budget_usd" {
+  description = "Costs a month of what carries this deployment's tags, at 80 % of which, and when they are forecast, alarm_email is told; the tag Team must be a cost allocation tag of the account. null: no budget."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.monthly_budget_usd == null || try(var.monthly_budget_usd > 0, false)
+    error_message = "monthly_budget_usd must be above 0, or null."
+  }
+
+  validation {
+    condition     = var.monthly_budget_usd == null || var.alarm_email != null
+    error_message = "monthly_budget_usd needs alarm_email, where it is reported."
+  }
+}
+
+variable "warm_up" {
+  description = "Whether an apply calls the inference function once when its image is new, so that no rank is the first to load it."
+  type        = bool
+  default     = false
+}
+
 variable "abort_uploads_after_days" {
   description = "Days after which parts of broken uploads are deleted; null leaves the rule out (the embedded AWS needs that)."
   type        = number

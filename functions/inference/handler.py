@@ -31,7 +31,10 @@ with ThreadPoolExecutor(1) as _beside:
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """event: one element of manifest.json, with RENDEZVOUS where the run has a rendezvous host."""
+    """event: one element of manifest.json, with RENDEZVOUS where the run has a rendezvous host; or
+    {"warm_up": true}, after a deployment, whose purpose is fulfilled by now."""
+    if event == {"warm_up": True}:
+        return {"message": "loaded"}
     asked = RankEvent.parse(event)
     print(json.dumps({"message": "rank starts", "rank": asked.rank, "run_id": asked.run_id}))
     done = _worker.run(asked, lambda: context.get_remaining_time_in_millis() / 1000)

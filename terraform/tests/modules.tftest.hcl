@@ -84,6 +84,26 @@ run "storage_leaves_the_lifecycle_out_where_asked" {
   }
 }
 
+run "storage_takes_the_teams_own_key" {
+  module {
+    source = "./modules/storage"
+  }
+  variables {
+    bucket_name              = "data"
+    abort_uploads_after_days = 7
+    force_destroy            = false
+    kms_key_arn              = "arn:aws:kms:us-east-1:123456789012:key/1"
+  }
+  assert {
+    condition = alltrue([for rule in aws_s3_bucket_server_side_encryption_configuration.this.rule : alltrue([
+      one(rule.apply_server_side_encryption_by_default).sse_algorithm == "aws:kms",
+      one(rule.apply_server_side_encryption_by_default).kms_master_key_id == "arn:aws:kms:us-east-1:123456789012:key/1",
+      rule.bucket_key_enabled,
+    ])])
+    error_message = "the key must encrypt the objects, through a bucket key"
+  }
+}
+
 run "iam_grants_just_the_named_statements" {
   module {
     source = "./modules/iam"
@@ -333,6 +353,29 @@ run "alarms_say_what_to_do" {
   assert {
     condition     = length(jsondecode(aws_cloudwatch_dashboard.this.dashboard_body).widgets) == 4
     error_message = "four pictures"
+  }
+}
+
+run "a_budget_is_the_teams_own" {
+  module {
+    source = "./modules/operations"
+  }
+  variables {
+    name              = "team3-cosmicai"
+    state_machine_arn = "arn:aws:states:us-east-1:123456789012:stateMachine:machine"
+    function_names    = { inference = "team3-cosmicai-inference" }
+    host_instance_id  = null
+    host_hours        = 3
+    alarm_email       = "operator@example.org"
+    budget            = { usd = 50, team = "team3" }
+  }
+  assert {
+    condition     = aws_budgets_budget.this[0].limit_amount == "50" && one(aws_budgets_budget.this[0].cost_filter).values == tolist(["user:Team$team3"])
+    error_message = "50 USD a month of what carries the team's tag"
+  }
+  assert {
+    condition     = alltrue([for told in aws_budgets_budget.this[0].notification : contains(told.subscriber_email_addresses, "operator@example.org")])
+    error_message = "alarm_email must be told"
   }
 }
 

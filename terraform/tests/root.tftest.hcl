@@ -128,7 +128,7 @@ run "a_rendezvous_host_from_elsewhere_needs_none_of_its_own" {
 
 run "operations_are_off_unless_asked_for" {
   assert {
-    condition     = length(module.operations) == 0 && length(module.ready) == 0
+    condition     = length(module.operations) == 0 && length(module.ready) == 0 && length(aws_lambda_invocation.warm_up) == 0
     error_message = "dashboard, alarms and the rule must be optional"
   }
 }
@@ -139,6 +139,13 @@ run "alarms_rule_boundary_and_reserved_concurrency_can_be_had" {
     start_on_ready       = "incoming"
     permissions_boundary = "arn:aws:iam::123456789012:policy/boundary"
     reserved_concurrency = 500
+    kms_key_arn          = "arn:aws:kms:us-east-1:123456789012:key/1"
+    monthly_budget_usd   = 50
+    warm_up              = true
+  }
+  assert {
+    condition     = jsondecode(aws_lambda_invocation.warm_up[0].input) == { warm_up = true }
+    error_message = "a new image must be called once"
   }
   assert {
     condition     = length(module.operations) == 1 && length(module.ready) == 1
@@ -305,6 +312,31 @@ run "an_alarm_without_an_address_is_refused" {
     alarm_email = "operator"
   }
   expect_failures = [var.alarm_email]
+}
+
+run "an_alias_for_a_key_is_refused" {
+  command = plan
+  variables {
+    kms_key_arn = "arn:aws:kms:us-east-1:123456789012:alias/ours"
+  }
+  expect_failures = [var.kms_key_arn]
+}
+
+run "a_budget_that_nobody_is_told_of_is_refused" {
+  command = plan
+  variables {
+    monthly_budget_usd = 50
+  }
+  expect_failures = [var.monthly_budget_usd]
+}
+
+run "a_budget_of_nothing_is_refused" {
+  command = plan
+  variables {
+    alarm_email        = "operator@example.org"
+    monthly_budget_usd = 0
+  }
+  expect_failures = [var.monthly_budget_usd]
 }
 
 run "reserving_nothing_is_refused" {

@@ -27,3 +27,9 @@ variable "alarm_email" {
   description = "Where alarms are sent; null makes none."
   type        = string
 }
+
+variable "budget" {
+  description = "USD a month, and the team whose tag counts; null: none."
+  type        = object({ usd = number, team = string })
+  default     = null
+}

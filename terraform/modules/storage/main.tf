@@ -2,7 +2,7 @@ resource "aws_s3_bucket" "this" {
   #checkov:skip=CKV_AWS_18:Access logs of every rank's reads would outgrow the results; CloudTrail data events are the account's choice
   #checkov:skip=CKV_AWS_21:Results are written once, under a path of their own, and partitions are copies: versions would double the bill
   #checkov:skip=CKV_AWS_144:Partitions can be cut again and redshifts computed again
-  #checkov:skip=CKV_AWS_145:SSE-S3 encrypts at rest without a key's price for each request
+  #checkov:skip=CKV_AWS_145:SSE-S3 encrypts at rest without a key's price; kms_key_arn names a key of the team's own
   #checkov:skip=CKV2_AWS_62:Nothing listens
   bucket        = var.bucket_name
   force_destroy = var.force_destroy
@@ -29,8 +29,11 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "this" {
 
   rule {
     apply_server_side_encryption_by_default {
-      sse_algorithm = "AES256"
+      sse_algorithm     = var.kms_key_arn == null ? "AES256" : "aws:kms"
+      kms_master_key_id = var.kms_key_arn
     }
+
+    bucket_key_enabled = var.kms_key_arn != null # one request to KMS for many objects
   }
 }
 

@@ -12,3 +12,9 @@ variable "force_destroy" {
   description = "Whether destroying may delete a bucket that holds objects."
   type        = bool
 }
+
+variable "kms_key_arn" {
+  description = "KMS key that encrypts the objects; null: S3's own keys."
+  type        = string
+  default     = null
+}
