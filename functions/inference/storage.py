@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from botocore.exceptions import HTTPClientError, IncompleteReadError
-
+from .aws import BROKEN, repeated
 from .torchfile import Source
 
 T = TypeVar("T")
@@ -22,7 +21,7 @@ T = TypeVar("T")
 _FIRST_READ = 1 << 20  # bytes: the pickle, and most small files as a whole
 _LAST_READ = 1 << 16  # bytes: the zip's central directory
 _PIECE = 1 << 18
-_FRUITLESS = 5  # attempts without a byte, each of which botocore has already repeated for itself
+_FRUITLESS = 5  # attempts without a byte, each of which has already been repeated
 
 
 class ObjectError(RuntimeError):
@@ -123,7 +122,9 @@ class Storage:
     def _timed(self, request: Callable[[], T], verb: str, bucket: str, key: str) -> T:
         start = time.perf_counter()
         try:
-            return request()
+            return repeated(request)
+        except BROKEN as error:
+            raise ObjectError(f"s3://{bucket}/{key} could not be {verb}: {error}") from error
         except self.client.exceptions.ClientError as error:
             code, message = (error.response["Error"].get(name, "") for name in ("Code", "Message"))
             raise ObjectError(f"s3://{bucket}/{key} could not be {verb}: {code} {message}".rstrip()) from error
@@ -177,7 +178,9 @@ def _receive(stream: Any, body: bytearray) -> Exception | None:
     try:
         while piece := stream.read(_PIECE):
             body += piece
-    except (HTTPClientError, IncompleteReadError, OSError) as error:
+    except OSError as error:
+        return error
+    except BROKEN as error:
         return error
     return None
 

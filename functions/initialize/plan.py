@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .aws import repeated
+
 
 class PlanError(ValueError):
     """The data and the payload do not go together; the message says why and what to do."""
@@ -31,9 +33,13 @@ def list_partitions(s3: Any, bucket: str, prefix: str) -> list[PartitionFile]:
 
     Raises PlanError for a bucket that does not exist or may not be read, and for a prefix without partitions.
     """
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/", Delimiter="/")
+
+    def listed() -> list[PartitionFile]:
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/", Delimiter="/")
+        return [PartitionFile(o["Key"], o["Size"]) for page in pages for o in page.get("Contents", [])]
+
     try:
-        found = [PartitionFile(o["Key"], o["Size"]) for page in pages for o in page.get("Contents", [])]
+        found = repeated(listed)
     except s3.exceptions.ClientError as error:
         code = error.response["Error"]["Code"]
         raise PlanError(

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from .aws import repeated
 from .payload import PayloadError, resolve
 from .plan import data_map, deal, list_partitions, rank_events
 
@@ -70,8 +71,7 @@ def _earlier(
     """run.json of an earlier run at the result path and its ETag. Raises PayloadError where that still runs."""
     key = f"{payload['result_path']}/run.json"
     try:
-        found = s3.get_object(Bucket=payload["bucket"], Key=key)
-        body, version = found["Body"].read(), found["ETag"]
+        body, version = _read(s3, payload["bucket"], key)
     except s3.exceptions.NoSuchKey:
         return None, None
     except s3.exceptions.ClientError as error:
@@ -97,9 +97,11 @@ def _claim(s3: Any, payload: dict[str, Any], run: dict[str, Any], version: str |
     try:
         s3.put_object(Bucket=payload["bucket"], Key=key, Body=body, ContentType="application/json", **condition)
     except s3.exceptions.ClientError as error:
-        if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict"):
+        if error.response["Error"]["Code"] not in ("PreconditionFailed", "ConditionalRequestConflict"):
+            raise
+        held, _ = _read(s3, payload["bucket"], key)
+        if held != body:  # else it is ours: only S3's answer was lost, and the request repeated
             raise _taken(payload, "another run") from None
-        raise
 
 
 def _taken(payload: dict[str, Any], by: str) -> PayloadError:
@@ -190,14 +192,24 @@ def _missing(s3: Any, run: dict[str, Any]) -> list[int]:
 
     def unfinished(rank: int) -> bool:
         try:
-            body = s3.get_object(Bucket=bucket, Key=f"{folder}/{rank}.json")["Body"]
+            body, _ = _read(s3, bucket, f"{folder}/{rank}.json")
         except s3.exceptions.NoSuchKey:
             return True
-        return bool(json.load(body).get("run_id") != run["run_id"])
+        return bool(json.loads(body).get("run_id") != run["run_id"])
 
     with ThreadPoolExecutor(_READERS) as pool:
         verdicts = list(pool.map(unfinished, range(run["world_size"])))
     return [rank for rank, verdict in enumerate(verdicts) if verdict]
+
+
+def _read(s3: Any, bucket: str, key: str) -> tuple[bytes, str]:
+    """An object and its ETag."""
+
+    def get() -> tuple[bytes, str]:
+        found = s3.get_object(Bucket=bucket, Key=key)
+        return found["Body"].read(), found["ETag"]
+
+    return repeated(get)
 
 
 def _put(s3: Any, bucket: str, key: str, content: object) -> None:

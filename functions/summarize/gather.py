@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from .aws import repeated
 from .report import report
 from .summary import failure_cause, summary
 
@@ -23,7 +24,7 @@ def summarize_run(s3: Any, event: Json) -> Json:
     the tolerance, and the cause to fail with otherwise.
     """
     bucket, folder = event["bucket"], event["result_path"]
-    run = json.load(s3.get_object(Bucket=bucket, Key=f"{folder}/run.json")["Body"])
+    run = _read(s3, bucket, f"{folder}/run.json")
     infos = sorted(_results(s3, bucket, f"{folder}/", run), key=lambda info: int(info["rank"]))
     done = {int(info["rank"]) for info in infos}
     failures = {
@@ -49,8 +50,12 @@ def summarize_run(s3: Any, event: Json) -> Json:
 
 def _results(s3: Any, bucket: str, prefix: str, run: Json) -> Iterator[Json]:
     """The JSON objects PREFIX{rank}.json that belong to the run."""
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
-    keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+    def listed() -> list[str]:
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+        return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+    keys = repeated(listed)
     ranks = [key for key in keys if re.fullmatch(r"\d+\.json", key.removeprefix(prefix))]
     with ThreadPoolExecutor(READERS) as pool:
         for content in pool.map(lambda key: _read(s3, bucket, key), ranks):
@@ -80,7 +85,7 @@ def _delete_private(s3: Any, bucket: str, prefix: str) -> None:
 def _read(s3: Any, bucket: str, key: str) -> Json:
     """The object, or {} where it is none of ours: foreign files in the folder must not stop a summary."""
     try:
-        content = json.load(s3.get_object(Bucket=bucket, Key=key)["Body"])
+        content = json.loads(repeated(lambda: s3.get_object(Bucket=bucket, Key=key)["Body"].read()))
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}

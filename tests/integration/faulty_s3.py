@@ -24,7 +24,8 @@ class FaultyS3:
     """spoil: for a request (method, path) and how often just that one has come, the fault or None.
 
     Faults: "slow down" (S3's 503), "reset" (the connection, in the middle of the body), "short" (an end before
-    its time), "stall" (a pause in the middle), "hold" (no answer until `release` is set).
+    its time), "stall" (a pause in the middle), "lost" (it is done, but no answer comes),
+    "hold" (nothing is done until `release` is set).
     """
 
     endpoint: str
@@ -77,6 +78,10 @@ def _handler(proxy: FaultyS3) -> type[BaseHTTPRequestHandler]:
                 proxy.held.set()
                 proxy.release.wait(60)
             status, headers, content = self._asked(body)
+            if kind == "lost":
+                self.close_connection = True
+                self.connection.close()
+                return
             self._answer(status, headers, content, kind)
 
         def _asked(self, body: bytes) -> tuple[int, dict[str, str], bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def _configure(client: Any, name: str, fields: Json) -> None:
 
 @pytest.mark.fault(
     "S3 that fails and dawdles",
-    "a proxy: of every request the first is answered 503, reset, cut short or paused",
+    "a proxy: every request's first answer is 503, reset, cut short, paused or lost",
     "each is asked again; the same predictions",
     "nothing",
 )
@@ -59,15 +59,16 @@ def test_a_run_goes_through_a_bad_s3(
     def spoil(method: str, path: str, times: int) -> str | None:
         if times > 1 or "/models/" in path:
             return None
-        return SPOILT[next(turn) % 4] if method == "GET" else "slow down"
+        if method == "GET":
+            return SPOILT[next(turn) % 4]
+        return ("slow down", "lost")[next(turn) % 2]
 
-    with (
-        FaultyS3(cloud.aws.endpoint, spoil).running() as proxy,
-        configured(cloud, "inference", {"AWS_ENDPOINT_URL_S3": proxy.url}),
-    ):
+    with FaultyS3(cloud.aws.endpoint, spoil).running() as proxy, ExitStack() as stack:
+        for function in ("initialize", "inference", "summarize"):
+            stack.enter_context(configured(cloud, function, {"AWS_ENDPOINT_URL_S3": proxy.url}))
         ran = run(cloud.payload(prefix, collectives="s3", precision="float32"))
     assert ran.status == "SUCCEEDED", ran.cause
-    assert all(proxy.injected[kind] >= 2 for kind in SPOILT), proxy.injected
+    assert all(proxy.injected[kind] >= 2 for kind in (*SPOILT, "lost")), proxy.injected
     for rank, name in enumerate(files):
         assert ran.predictions(rank)["z_pred"] == pytest.approx(reference(files[name]), abs=1e-5)
     assert ran.read("summary.json")["finished_ranks"] == 4

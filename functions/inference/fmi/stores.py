@@ -93,10 +93,11 @@ class S3(_Stored):
 
     def _asked(self, request: Callable[[], Any]) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError
+        from urllib3.exceptions import HTTPError  # botocore's, where the body of an error breaks off
 
         try:
             return request()
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, HTTPError) as error:
             raise PeerLost(f"rank {self.rank}: s3://{self._bucket}/{self._name}: {error}") from None
 
 
