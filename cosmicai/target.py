@@ -26,6 +26,7 @@ from botocore.exceptions import (
 from cosmicai.packaging import ROOT
 
 STATES = ROOT / ".cosmicai" / "terraform"  # where `make deploy` keeps them
+_KEPT = (".tfstate", ".outputs.json")  # the state itself, or what it says where it lies in S3
 LOCAL = Path(os.environ.get("COSMICAI_LOCAL", ROOT / ".cosmicai" / "local"))  # of the embedded AWS that runs
 
 
@@ -68,7 +69,8 @@ def find(team: str | None, local: bool, profile: str | None) -> Target:
         raise TargetError("give --team or --local, not both")
     if local:
         return _local()
-    deployed = sorted(path.stem for path in STATES.glob("*.tfstate"))
+    kept = {path.name.partition(".")[0]: path for kind in _KEPT for path in STATES.glob(f"*{kind}")}
+    deployed = sorted(kept)
     if team is None:
         running = (LOCAL / "state.json").exists()
         if len(deployed) + running != 1:
@@ -85,13 +87,14 @@ def find(team: str | None, local: bool, profile: str | None) -> Target:
             f"team {team} is not deployed from here ({STATES} has {', '.join(deployed) or 'no state'}): "
             f"run `make deploy TEAM={team}`, or give --local"
         )
-    outputs = _outputs(STATES / f"{team}.tfstate")
+    outputs = _outputs(kept[team])
     session = boto3.Session(profile_name=profile) if profile else boto3.Session()
     return Target(team, outputs["bucket"], outputs["state_machine_arn"], session)
 
 
 def _outputs(state: Path) -> dict[str, Any]:
-    values = json.loads(state.read_text()).get("outputs", {})
+    content = json.loads(state.read_text())
+    values = content.get("outputs", {}) if state.suffix == ".tfstate" else content
     found = {name: value["value"] for name, value in values.items()}
     for name in ("bucket", "state_machine_arn"):
         if not found.get(name):

@@ -15,17 +15,15 @@ vars="teams/$team.tfvars"
 [ -f "terraform/$vars" ] || fail "terraform/$vars is missing: copy terraform/teams/example.tfvars and edit it"
 command -v aws >/dev/null 2>&1 || fail "the aws command line is missing: install AWS CLI v2"
 
-export TF_DATA_DIR="$PWD/.cosmicai/terraform/$team"
-state="$PWD/.cosmicai/terraform/$team.tfstate"
-mkdir -p "$TF_DATA_DIR"
+. scripts/state.sh
 apply() {
-  terraform -chdir=terraform apply -state="$state" -var-file="$vars" "$@"
+  with_state apply ${TF_IN_AUTOMATION:+-auto-approve} -var-file="$vars" "$@"
 }
-terraform -chdir=terraform init -input=false \
-  ${COSMICAI_TERRAFORM_PLUGIN_DIR:+"-plugin-dir=$COSMICAI_TERRAFORM_PLUGIN_DIR"}
+initialise
 
 if [ -n "${IMAGE:-}" ]; then
   apply -var "inference_image=$IMAGE"
+  keep_outputs
   exit 0
 fi
 
@@ -33,7 +31,7 @@ docker buildx version >/dev/null 2>&1 ||
   fail "docker buildx is missing: install Docker, or pass an image that exists: make deploy TEAM=$team IMAGE=URI"
 tag=$("${PYTHON:-python3}" cosmicai/packaging.py tag)
 apply -var "image_tag=$tag" -target=module.registry
-repository=$(terraform -chdir=terraform output -state="$state" -raw repository_url)
+repository=$(with_state output -raw repository_url)
 region=$(echo "$repository" | cut -d. -f4)
 architecture=$(sed -n 's/^architecture *= *"\(.*\)"/\1/p' "terraform/$vars")
 variant=$(sed -n 's/^image_variant *= *"\(.*\)"/\1/p' "terraform/$vars")
@@ -48,3 +46,4 @@ if ! aws ecr describe-images --region "$region" --repository-name "${repository#
     --build-arg "VARIANT=$variant" -t "$repository:$tag-$variant" --push .
 fi
 apply -var "image_tag=$tag"
+keep_outputs

@@ -3,10 +3,12 @@
 set -eu
 cd "$(dirname "$0")/.."
 team=${1:-}
-state="$PWD/.cosmicai/terraform/$team.tfstate"
-if [ -z "$team" ] || [ ! -f "$state" ]; then
-  echo "error: which team? make destroy TEAM=team3 (deployed from here: $(ls .cosmicai/terraform 2>/dev/null | sed -n 's/\.tfstate$//p' | tr '\n' ' '))" >&2
+known=$(ls .cosmicai/terraform 2>/dev/null | sed -n 's/\.tfstate$//p; s/\.outputs\.json$//p' | tr '\n' ' ')
+if [ -z "$team" ] || [ ! -f ".cosmicai/terraform/$team.tfstate" ] && [ ! -f "terraform/teams/$team.s3.tfbackend" ]; then
+  echo "error: which team? make destroy TEAM=team3 (deployed from here: $known)" >&2
   exit 1
 fi
-export TF_DATA_DIR="$PWD/.cosmicai/terraform/$team"
-terraform -chdir=terraform destroy -state="$state" -var-file="teams/$team.tfvars" -var image_tag=none
+. scripts/state.sh
+initialise
+with_state destroy ${TF_IN_AUTOMATION:+-auto-approve} -var-file="teams/$team.tfvars" -var image_tag=none
+rm -f "$states/$team.outputs.json"

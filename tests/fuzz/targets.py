@@ -25,13 +25,14 @@ from rendezvous.server import Limits, Rendezvous
 
 _TINY = Layout(channels=2, size=4, magnitudes=2)
 _REFERENCE = Path(__file__).parents[1] / "reference"
+_FIELDS = b"f"  # the first byte of a payload's input: fields follow, else it is JSON
 _PICKLED, _WHOLE = b"p", b"w"  # the first byte of a file's input: only its pickle is foreign, or all of it
 
 
 def payload(data: bytes) -> None:
     """Initialize's input: refused with PayloadError, or resolved to what the schema allows."""
     try:
-        given = json.loads(data)
+        given = _fields(data[1:]) if data[:1] == _FIELDS else json.loads(data)
     except (ValueError, RecursionError):
         return
     try:
@@ -43,6 +44,18 @@ def payload(data: bytes) -> None:
         parts = str(resolved.get(name, "")).split("/")
         assert ".." not in parts, name
         assert not str(resolved.get(name, "")).startswith("/"), name
+
+
+def _fields(data: bytes) -> dict[str, Any]:
+    """A payload of what the bytes say: NAME KIND LENGTH and so many bytes, again and again."""
+    names, found = [*schema()["properties"], "batch_sise"], dict[str, Any]()
+    while len(data) >= 3:
+        name, kind, length = names[data[0] % len(names)], data[1] % 7, data[2]
+        raw, data = data[3 : 3 + length], data[3 + length :]
+        text = raw.decode("utf-8", "surrogateescape" if kind == 6 else "replace")
+        number = int.from_bytes(raw[:9], "big", signed=True)
+        found[name] = (text, number, number / 256, bool(length % 2), None, [text], text)[kind]
+    return found
 
 
 @cache
@@ -169,7 +182,7 @@ def seeds(target: str) -> list[bytes]:
         script = {"S3_object_name": "scripts", "script": "/tmp/scripts/run.py", "object_type": "folder"}  # noqa: S108
         wrong = {"batch_sise": 1, "result_path": "../x", "bucket": None, "file_limit": 1e400, "resume": "yes"}
         given = [least, least | more, least | script, least | wrong, least | {"data_prefix": "obs/_READY"}]
-        return [json.dumps(one).encode() for one in given]
+        return [json.dumps(one).encode() for one in given] + [_as_fields(one) for one in given]
     if target == "rendezvous":
         return [
             b"\x01", b"name", b"name\xff\xfename", b"\x02Lpair\xff\xfe\x02Hpair", b"n" * 100,
@@ -190,6 +203,16 @@ def seeds(target: str) -> list[bytes]:
 def _pickle_name(file: bytes) -> str:
     names = zipfile.ZipFile(io.BytesIO(file)).namelist()
     return next(name for name in names if name.endswith("data.pkl"))
+
+
+def _as_fields(given: dict[str, Any]) -> bytes:
+    names, found = list(schema()["properties"]), bytearray(_FIELDS)
+    for name, value in given.items():
+        raw = str(value).encode() if not isinstance(value, int) else value.to_bytes(2, "big")
+        found += (
+            bytes([names.index(name) if name in names else len(names), isinstance(value, int), len(raw)]) + raw
+        )
+    return bytes(found)
 
 
 def mutated(content: bytes, dice: random.Random) -> bytes:

@@ -1,13 +1,20 @@
-"""What a deployment may have beside the run itself: the rule that starts runs, dashboard and alarms."""
+"""What a deployment may have beside the run: the rule that starts runs, alarms, a state that is shared."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from cosmicai.deployment import emulated_variables
+import pytest
+
+from cosmicai import target
+from cosmicai.deployment import emulated_variables, plugin_dir
 from cosmicai.emulator import Emulator
+from cosmicai.packaging import ROOT
 
 from .conftest import deployed
 
@@ -58,3 +65,71 @@ def test_observations_that_arrive_start_a_run(
     assert {alarm["AlarmName"].removeprefix("night-cosmicai-") for alarm in alarms} == {
         "failed-runs", "failing-ranks", "throttled-ranks",
     }  # fmt: skip
+
+
+def test_a_teams_state_lies_in_s3_with_a_lock(
+    aws: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """scripts/deploy.sh and destroy.sh in a copy of the project, for real; another's lock keeps them out."""
+    for name in ("terraform", "scripts", "statemachine", "functions/rendezvous"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    teams, s3 = tmp_path / "terraform" / "teams", aws.client("s3")
+    s3.create_bucket(Bucket="states")
+    variables = {**emulated_variables("shared", aws), "inference_image": None}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in variables.items() if value is not None]
+    (teams / "shared.tfvars").write_text("\n".join([*lines, "abort_uploads_after_days = null\n"]))
+    (teams / "shared.s3.tfbackend").write_text(
+        'bucket = "states"\nkey = "cosmicai/shared.tfstate"\nregion = "us-east-1"\nuse_lockfile = true\n'
+        "use_path_style = true\nskip_credentials_validation = true\nskip_requesting_account_id = true\n"
+    )
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "aws").symlink_to("/bin/true")  # with IMAGE=… it is only looked for
+    mirror = plugin_dir(os.environ)
+    environment = {
+        **os.environ, **aws.environment, "TF_IN_AUTOMATION": "1", "AWS_ENDPOINT_URL_S3": aws.endpoint,
+        "PATH": f"{tools}:{os.environ['PATH']}", "IMAGE": "embedded/inference:latest",
+        **({"COSMICAI_TERRAFORM_PLUGIN_DIR": str(mirror)} if mirror else {}),
+    }  # fmt: skip
+
+    def call(script: str) -> subprocess.CompletedProcess[str]:
+        command = ["sh", str(tmp_path / "scripts" / script), "shared"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    done = call("deploy.sh")
+    assert done.returncode == 0, done.stderr + done.stdout
+    state = json.load(s3.get_object(Bucket="states", Key="cosmicai/shared.tfstate")["Body"])
+    assert state["outputs"]["bucket"]["value"] == "shared-cosmicai"
+    assert not list(tmp_path.rglob("*.tfstate"))[1:]  # but for Terraform's note of where the state is
+    monkeypatch.setattr(target, "STATES", tmp_path / ".cosmicai" / "terraform")
+    assert target.find("shared", False, None).bucket == "shared-cosmicai"
+    lock = {
+        "ID": "1",
+        "Who": "a colleague",
+        "Operation": "OperationTypeApply",
+        "Created": "2026-11-23T00:00:00Z",
+    }
+    s3.put_object(Bucket="states", Key="cosmicai/shared.tfstate.tflock", Body=json.dumps(lock).encode())
+    refused = call("deploy.sh")
+    assert refused.returncode != 0
+    assert "Error acquiring the state lock" in refused.stderr
+    assert "a colleague" in refused.stderr
+    s3.delete_object(Bucket="states", Key="cosmicai/shared.tfstate.tflock")
+    done = call("destroy.sh")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "shared-cosmicai" not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
+
+
+def test_a_new_image_is_called_once_where_that_is_asked_for(aws: Emulator) -> None:
+    """Again for another configuration of the same image: not."""
+    variables = emulated_variables("warm", aws, warm_up=True)
+    cloud = deployed(aws, "warm", variables)
+    group = f"/aws/lambda/{cloud.outputs.function_names['inference']}"
+
+    def starts() -> int:
+        pages = cloud.logs.get_paginator("filter_log_events").paginate(logGroupName=group)
+        return sum(event["message"].startswith("START") for page in pages for event in page["events"])
+
+    assert starts() == 1
+    deployed(aws, "warm", {**variables, "log_retention_days": 7})
+    assert starts() == 1

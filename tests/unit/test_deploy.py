@@ -12,7 +12,7 @@ import pytest
 
 from cosmicai.packaging import ROOT, image_tag
 
-_TOOLS = ("sh", "sed", "cut", "cat", "dirname", "mkdir", "basename")
+_TOOLS = ("sh", "sed", "cut", "cat", "dirname", "mkdir", "basename", "ln")
 _RECORD = 'echo "$(basename "$0")" "$@" >> "$CALLS"; exit ${FAIL:-0}'
 
 
