@@ -27,7 +27,7 @@ SCHEMA = ROOT / "statemachine" / "payload.schema.json"
 ZIP_CONTENT: dict[str, tuple[Path, ...]] = {"initialize": (SCHEMA,), "rendezvous": (), "summarize": ()}
 """Zip functions, with the files that they carry beside their own folder."""
 
-_NOT_SHIPPED = ("__pycache__", "requirements.txt", "requirements-torch.txt")
+_NOT_SHIPPED = ("__pycache__", "requirements.txt", "requirements-torch.txt", "requirements.lock")
 _SOURCES = (".cpp", ".h")  # shipped as what they are compiled to
 _REQUIREMENTS = {"lean": "requirements.txt", "torch": "requirements-torch.txt"}
 """Variants of the inference image: without torch, and with it for the torch engine and users' scripts."""
@@ -92,9 +92,10 @@ def requirements(variant: str) -> Path:
 
 
 def install_packages(folder: Path, requirements: Path) -> None:
-    """Installs pinned requirements into `folder`, unless just these are there already."""
-    marker = folder / ".requirements"
-    others = sorted(requirements.parent.glob("*requirements*.txt"))  # they may name each other
+    """Installs pinned requirements into `folder`, unless just these are there already: by the hashes of their
+    own lock where they have one, else in the versions of the project's."""
+    marker, hashed = folder / ".requirements", requirements.with_suffix(".lock")
+    others = sorted(requirements.parent.glob("*requirements*.*"))  # they may name each other
     wanted = _digest(
         sys.version.encode(), requirements.name.encode(), *(p.read_bytes() for p in [*others, LOCK])
     )
@@ -102,8 +103,12 @@ def install_packages(folder: Path, requirements: Path) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    pip += ["--root-user-action=ignore", "--target", str(folder), "--constraint", str(LOCK)]
-    done = subprocess.run([*pip, "--requirement", str(requirements)], capture_output=True, text=True)
+    pip += ["--root-user-action=ignore", "--target", str(folder)]
+    if hashed.exists():
+        pip += ["--require-hashes", "--no-deps", "--requirement", str(hashed)]
+    else:
+        pip += ["--constraint", str(LOCK), "--requirement", str(requirements)]
+    done = subprocess.run(pip, capture_output=True, text=True)
     if done.returncode:
         raise PackagingError(f"pip could not install {requirements}:\n{done.stderr.strip()[-2000:]}")
     marker.write_text(wanted)
@@ -178,6 +183,7 @@ def image_tag() -> str:
     """A hash of all that the inference images are made of: what is the same is never built twice."""
     source = FUNCTIONS / "inference"
     parts = [LOCK, ROOT / "docker" / "inference.Dockerfile", Path(__file__), *map(requirements, _REQUIREMENTS)]
+    parts += [requirements("lean").with_suffix(".lock")]
     parts += sorted(path for path in KERNELS.iterdir() if path.suffix in _SOURCES)
     shipped = [path for path in _shipped(source) if path.parent != KERNELS]
     named = (str(path.relative_to(source)).encode() + path.read_bytes() for path in shipped)

@@ -11,7 +11,7 @@ ARG VARIANT=lean
 ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 WORKDIR /source
 COPY requirements.lock ./
-COPY functions/inference/requirements.txt functions/inference/requirements-torch.txt functions/inference/
+COPY functions/inference/requirements.txt functions/inference/requirements.lock functions/inference/requirements-torch.txt functions/inference/
 COPY cosmicai/packaging.py cosmicai/
 RUN python cosmicai/packaging.py packages /task --variant ${VARIANT}
 # The compiler of the engine's kernels, for this stage alone.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import os
 import platform
+import re
 import shutil
 import subprocess
 import zipfile
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,26 @@ def test_the_image_is_assembled_by_the_same_steps_as_the_task_folder(
     assert ours == theirs
     kernels = f"kernels/{platform.machine()}.so"
     assert {"models/dc2-small/model.safetensors", "models/dc2-small/model.onnx.weights", kernels} <= set(ours)
+
+
+def test_the_lean_image_installs_the_projects_versions_by_their_hashes(build: BuildFolder) -> None:
+    """A file that is not the one locked is refused; what the embedded AWS runs is what the lock names."""
+    lock = packaging.requirements("lean").with_suffix(".lock").read_text()
+    locked = set(re.findall(r"^(\S+==\S+)", lock, re.MULTILINE))
+    ours = {line.lower().replace("_", "-") for line in packaging.LOCK.read_text().splitlines()}
+    assert locked <= ours, "run `python scripts/lock.py`"
+    installed = distributions(path=[str(build.image("lean"))])
+    names = {f"{one.name.lower().replace('_', '-')}=={one.version}" for one in installed}
+    assert names == locked
+    named = packaging.requirements("lean").read_text().split()
+    assert {f"{name}==" for name in named} <= {entry.partition("==")[0] + "==" for entry in locked}
+
+
+def test_a_package_that_is_not_the_locked_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("six\n")
+    (tmp_path / "requirements.lock").write_text(f"six==1.17.0 --hash=sha256:{'0' * 64}\n")
+    with pytest.raises(packaging.PackagingError, match="DO NOT MATCH THE HASHES"):
+        packaging.install_packages(tmp_path / "out", tmp_path / "requirements.txt")
 
 
 def _content(folder: Path) -> dict[str, bytes]:
