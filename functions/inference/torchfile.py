@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -289,7 +289,20 @@ _KNOWN_GLOBALS: dict[tuple[str, str], object] = {
 }
 
 
+# Python's unpickler reserves whatever length BYTEARRAY8 says; the others need what a file cannot bring.
+_BUFFERS = (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
+
+
+def _refuse_buffer(unpickler: pickle._Unpickler) -> None:
+    raise TorchFileError("its pickle holds a buffer, which torch never writes")
+
+
 class _Unpickler(pickle._Unpickler):  # the Python one: the C one can be made to reserve gigabytes by one opcode
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        **dict.fromkeys((opcode[0] for opcode in _BUFFERS), _refuse_buffer),
+    }
+
     def __init__(
         self,
         pickled: bytes,

@@ -164,6 +164,17 @@ def test_a_layout_of_other_widths(saved: Save) -> None:
     assert len(read(saved(dataset), "1.pt", Layout(channels=3, size=16, magnitudes=3))) == 2
 
 
+def test_a_pickle_that_would_reserve_memory_is_refused_at_once(saved: Save) -> None:
+    """Found by fuzzing: a kilobyte could make Python's unpickler reserve any number of bytes."""
+    pickled = b"\x80\x05" + pickle.BYTEARRAY8 + (1 << 46).to_bytes(8, "little") + b"."
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/version", "3\n")
+    with pytest.raises(PartitionError, match=r"1\.pt: its pickle holds a buffer, which torch never writes"):
+        read(body.getvalue(), "1.pt")
+
+
 @pytest.mark.parametrize("kind", ["", "-strided-double", "-legacy"])
 def test_files_that_torch_1_13_wrote(kind: str, tmp_path: Path) -> None:
     """Saved with the oldest torch that Python 3.11 has, as a TensorDataset of 2 galaxies."""
