@@ -52,6 +52,19 @@ class Ran:
     def read(self, name: str) -> Any:
         return json.loads(self.cloud.get(self.payload["bucket"], f"{self.payload['result_path']}/{name}"))
 
+    def summaries(self) -> dict[str, bytes]:
+        """What Summarize has written, by name."""
+        names, folder = ("summary.json", "combined_data.json", "report.html"), self.payload["result_path"]
+        return {name: self.cloud.get(self.payload["bucket"], f"{folder}/{name}") for name in names}
+
+    def summarise_again(self) -> None:
+        event = {name: self.payload[name] for name in ("bucket", "result_path")}
+        answer = self.cloud.aws.client("lambda").invoke(
+            FunctionName=self.cloud.outputs.function_names["summarize"],
+            Payload=json.dumps({**event, "tolerated_failure_percentage": 0}),
+        )
+        assert "FunctionError" not in answer, answer["Payload"].read()
+
     def predictions(self, rank: int) -> dict[str, np.ndarray]:
         key = f"{self.payload['result_path']}/predictions/{rank}.npz"
         with np.load(io.BytesIO(self.cloud.get(self.payload["bucket"], key))) as arrays:
@@ -143,15 +156,21 @@ def deployed(aws: Emulator, team: str, variables: Json) -> Cloud:
 
 
 @pytest.fixture
-def run(cloud: Cloud, tmp_path: Path) -> Callable[[Json], Ran]:
-    """Runs a payload to its end."""
+def start(cloud: Cloud, tmp_path: Path) -> Callable[[Json], str]:
+    """Starts a payload's run; returns the execution's ARN."""
 
-    def run_payload(payload: Json) -> Ran:
+    def start_payload(payload: Json) -> str:
         file = tmp_path / "payload.json"
         file.write_text(json.dumps(payload))
-        return cloud.wait(cloud.start(file), payload)
+        return cloud.start(file)
 
-    return run_payload
+    return start_payload
+
+
+@pytest.fixture
+def run(cloud: Cloud, start: Callable[[Json], str]) -> Callable[[Json], Ran]:
+    """Runs a payload to its end."""
+    return lambda payload: cloud.wait(start(payload), payload)
 
 
 @pytest.fixture

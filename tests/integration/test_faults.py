@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from torch.utils.data import TensorDataset
 from .conftest import Cloud, Json, Ran
 
 Run = Callable[[Json], Ran]
+Start = Callable[[Json], str]
 Partitions = Callable[..., dict[str, bytes]]
 Save = Callable[[object], bytes]
 
@@ -153,12 +153,11 @@ def test_resuming_with_another_payload_is_refused(
     "nothing: results are never mixed",
 )
 def test_of_two_runs_on_one_result_path_the_second_is_refused(
-    cloud: Cloud, run: Run, partitions: Partitions, prefix: str, tmp_path: Path
+    cloud: Cloud, run: Run, start: Start, partitions: Partitions, prefix: str
 ) -> None:
     cloud.put_all(prefix, partitions(2, rows=4000))
     payload = cloud.payload(prefix)
-    (tmp_path / "first.json").write_text(json.dumps(payload))
-    first = cloud.start(tmp_path / "first.json")
+    first = start(payload)
     deadline = time.monotonic() + 60
     while "run.json" not in cloud.keys(cloud.bucket, f"results/{prefix}/"):
         assert time.monotonic() < deadline
@@ -171,13 +170,12 @@ def test_of_two_runs_on_one_result_path_the_second_is_refused(
 
 
 def test_of_two_runs_at_the_very_same_moment_one_goes_on(
-    cloud: Cloud, partitions: Partitions, prefix: str, tmp_path: Path
+    cloud: Cloud, start: Start, partitions: Partitions, prefix: str
 ) -> None:
     cloud.put_all(prefix, partitions(2))
     payload = cloud.payload(prefix)
-    (tmp_path / "payload.json").write_text(json.dumps(payload))
     with ThreadPoolExecutor(4) as pool:
-        started = list(pool.map(lambda _: cloud.start(tmp_path / "payload.json"), range(4)))
+        started = list(pool.map(start, [payload] * 4))
     ended = [cloud.wait(arn, payload) for arn in started]
     won = [ran for ran in ended if ran.status == "SUCCEEDED"]
     assert won
@@ -193,12 +191,11 @@ def test_of_two_runs_at_the_very_same_moment_one_goes_on(
     "nothing",
 )
 def test_a_rank_that_is_killed_is_tried_again_and_the_run_succeeds(
-    cloud: Cloud, partitions: Partitions, prefix: str, tmp_path: Path
+    cloud: Cloud, start: Start, partitions: Partitions, prefix: str
 ) -> None:
     cloud.put_all(prefix, partitions(2, rows=6000))
     payload = cloud.payload(prefix)
-    (tmp_path / "payload.json").write_text(json.dumps(payload))
-    execution = cloud.start(tmp_path / "payload.json")
+    execution = start(payload)
     killed = kill_a_busy_rank(cloud)
     ran = cloud.wait(execution, payload)
     assert ran.status == "SUCCEEDED", ran.cause
@@ -250,11 +247,6 @@ def test_summarize_again_gives_the_same_bytes(
     ran = run(cloud.payload(prefix))
     assert ran.status == "SUCCEEDED", ran.cause
     assert ran.read("summary.json")["finished_ranks"] == 3
-    names = ("summary.json", "combined_data.json", "report.html")
-    before = {name: cloud.get(cloud.bucket, f"results/{prefix}/{name}") for name in names}
-    event = {"bucket": cloud.bucket, "result_path": f"results/{prefix}", "tolerated_failure_percentage": 0}
-    answer = cloud.aws.client("lambda").invoke(
-        FunctionName=cloud.outputs.function_names["summarize"], Payload=json.dumps(event)
-    )
-    assert "FunctionError" not in answer, answer["Payload"].read()
-    assert {name: cloud.get(cloud.bucket, f"results/{prefix}/{name}") for name in names} == before
+    before = ran.summaries()
+    ran.summarise_again()
+    assert ran.summaries() == before
