@@ -12,6 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from cosmicai.deployment import plugin_dir
 from cosmicai.target import Target, TargetError, explained, find
+from inference.engine import KERNELS, instructions
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ def examine(team: str | None, local: bool, profile: str | None) -> Iterator[Chec
     version = ".".join(map(str, sys.version_info[:3]))
     yield Check("Python", sys.version_info >= (3, 11), version)
     yield _tool("Terraform", ["terraform", "version"], "install Terraform 1.11 or newer")
+    found = instructions()
+    yield Check("engine", found is not None, f"by {found}" if found else _no_kernels())
     mirror = plugin_dir({})
     yield Check("AWS provider", True, f"from {mirror}" if mirror else "from the public registry")
     if not local:
@@ -41,6 +44,12 @@ def examine(team: str | None, local: bool, profile: str | None) -> Iterator[Chec
         return
     yield Check("deployment", True, f"{target.name}, bucket {target.bucket}, {target.region}")
     yield from (_asked(name, ask) for name, ask in _questions(target).items())
+
+
+def _no_kernels() -> str:
+    if not KERNELS.exists():
+        return "its kernels are not compiled: run `make environment`; until then torch computes"
+    return "this CPU lacks AVX2, which its kernels need; torch computes"
 
 
 def _questions(target: Target) -> dict[str, Callable[[], str]]:

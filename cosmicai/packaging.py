@@ -117,27 +117,40 @@ def install_packages(folder: Path, requirements: Path) -> None:
 KERNELS = FUNCTIONS / "inference" / "kernels"
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno")
 _NO_RUNTIME = ("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics")  # no C++ library is linked
-_INSTRUCTIONS = {
-    "x86_64": {"avx2": "x86_64_v3", "avx512": "x86_64_v4-prefer_256_bit"},  # of Lambda; of newer hosts
-    "aarch64": {"neon": "neoverse_n1"},  # Graviton2, the oldest of Lambda
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """What the kernels are compiled for: zig's target, the oldest CPU, and a CPU for each instruction set."""
+
+    target: str
+    oldest: str
+    instructions: dict[str, str]
+
+
+_MACHINES = {  # by what Python calls them; glibc 2.28 is the oldest that onnxruntime itself takes
+    "x86_64": _Machine(
+        "x86_64-linux-gnu.2.28", "x86_64_v2", {"avx2": "x86_64_v3", "avx512": "x86_64_v4-prefer_256_bit"}
+    ),
+    "aarch64": _Machine("aarch64-linux-gnu.2.28", "neoverse_n1", {"neon": "neoverse_n1"}),  # Graviton2
+    "arm64": _Machine("aarch64-macos", "apple_m1", {"neon": "apple_m1"}),
 }
-_OLDEST_CPU = {"x86_64": "x86_64_v2", "aarch64": "neoverse_n1"}
-_OLDEST_GLIBC = "2.28"  # onnxruntime's own
 
 
-def kernels(machine: str = platform.machine()) -> Path:
-    """The engine's kernels as a library for a machine, compiled by PyPI's zig unless they are already."""
-    library, marker = KERNELS / f"{machine}.so", KERNELS / f".{machine}"
-    if machine not in _INSTRUCTIONS:
-        raise PackagingError(f"kernels: {machine} is neither of {', '.join(_INSTRUCTIONS)}")
+def kernels(machine: str = platform.machine()) -> Path | None:
+    """The engine's kernels as a library for a machine, compiled by PyPI's zig unless they are already; None for
+    a machine that they are not made for, where torch has to do."""
+    library, marker, made_for = KERNELS / f"{machine}.so", KERNELS / f".{machine}", _MACHINES.get(machine)
+    if made_for is None:
+        return None
     sources = sorted(path for path in KERNELS.iterdir() if path.suffix in _SOURCES)
     wanted = _digest(Path(__file__).read_bytes(), LOCK.read_bytes(), *(path.read_bytes() for path in sources))
     if library.exists() and marker.exists() and marker.read_text() == wanted:
         return library
-    zig = [sys.executable, "-m", "ziglang", "c++", "-target", f"{machine}-linux-gnu.{_OLDEST_GLIBC}"]
+    zig = [sys.executable, "-m", "ziglang", "c++", "-target", made_for.target]
     with tempfile.TemporaryDirectory() as folder:
-        parts = [("operators", "operators", _OLDEST_CPU[machine])]
-        parts += [("kernels", name, cpu) for name, cpu in _INSTRUCTIONS[machine].items()]
+        parts = [("operators", "operators", made_for.oldest)]
+        parts += [("kernels", name, cpu) for name, cpu in made_for.instructions.items()]
         objects = [f"{folder}/{name}.o" for _, name, _ in parts]
         for (source, name, cpu), made in zip(parts, objects, strict=True):
             options = [

@@ -123,9 +123,10 @@ def _graph_precision(graphs: dict[str, Any], asked: str) -> tuple[str, str]:
 @cache
 def instructions() -> str | None:
     """The instruction set by which the kernels compute on this CPU; None where they are not made for it."""
-    if not KERNELS.exists():
+    try:
+        library = ctypes.CDLL(str(KERNELS))
+    except OSError:  # not there, or for another system
         return None
-    library = ctypes.CDLL(str(KERNELS))
     library.cosmicai_instructions.restype = ctypes.c_char_p
     name: bytes | None = library.cosmicai_instructions()
     return None if name is None else name.decode()
