@@ -11,6 +11,11 @@ from typing import Any
 from .aws import repeated
 
 
+# Children of a Distributed Map that run at once, and as many as Summarize was measured for
+# (https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html).
+MOST_RANKS = 10_000
+
+
 class PlanError(ValueError):
     """The data and the payload do not go together; the message says why and what to do."""
 
@@ -58,8 +63,13 @@ def list_partitions(s3: Any, bucket: str, prefix: str) -> list[PartitionFile]:
 def deal(files: list[PartitionFile], world_size: int) -> list[list[PartitionFile]]:
     """Files for each rank, balanced by bytes: the largest file left goes to the rank with least so far.
 
-    One rank per file keeps the natural order. Raises PlanError for more ranks than files.
+    One rank per file keeps the natural order. Raises PlanError for more ranks than files or than MOST_RANKS.
     """
+    if world_size > MOST_RANKS:
+        raise PlanError(
+            f"world_size: {len(files)} partition files would be {world_size} ranks, of which one run has "
+            f"{MOST_RANKS} at most; give a world_size up to that, and a rank reads several files"
+        )
     if world_size > len(files):
         raise PlanError(
             f"world_size: {world_size} ranks for {len(files)} partition files; give at most {len(files)}"

@@ -40,3 +40,12 @@ def test_dealing_loses_nothing_leaves_no_rank_idle_and_balances_bytes(
 def test_more_ranks_than_files_is_a_clear_error() -> None:
     with pytest.raises(PlanError, match="world_size: 3 ranks for 2 partition files; give at most 2"):
         deal([PartitionFile("1.pt", 1), PartitionFile("2.pt", 1)], 3)
+
+
+def test_more_ranks_than_one_run_may_have_is_a_clear_error() -> None:
+    files = [PartitionFile(f"{n}.pt", 1) for n in range(10_001)]
+    with pytest.raises(
+        PlanError, match="10001 partition files would be 10001 ranks, of which one run has 10000"
+    ):
+        deal(files, len(files))
+    assert len(deal(files, 10_000)) == 10_000
