@@ -10,7 +10,6 @@ from typing import Any
 
 from .aws import repeated
 
-
 # Children of a Distributed Map that run at once, and as many as Summarize was measured for
 # (https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html).
 MOST_RANKS = 10_000
