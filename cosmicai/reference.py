@@ -27,7 +27,7 @@ RANK_INFO = {
     "communication (seconds)": "handing over metrics, waiting for other ranks",
     "upload (seconds)": "writing predictions",
     "duration (seconds)": "of it all, init included",
-    "ended (unix seconds)": "by the rank's clock",
+    "ended (unix seconds)": "by the rank's clock; Summarize believes S3's where they differ by a minute",
     "cold_start": "whether the sandbox was new",
     "total_cpu_time (seconds)": "of the process while it computed",
     "execution_time (seconds/batch)": "inference by batch",

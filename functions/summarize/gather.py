@@ -13,6 +13,7 @@ from .report import report
 from .summary import failure_cause, summary
 
 READERS = 32  # parallel GETs
+CLOCK_TOLERANCE = 60.0  # seconds by which a rank's clock may differ from S3's
 
 Json = dict[str, Any]
 
@@ -25,17 +26,19 @@ def summarize_run(s3: Any, event: Json) -> Json:
     """
     bucket, folder = event["bucket"], event["result_path"]
     run = _read(s3, bucket, f"{folder}/run.json")
-    infos = sorted(_results(s3, bucket, f"{folder}/", run), key=lambda info: int(info["rank"]))
+    written = sorted(_results(s3, bucket, f"{folder}/", run), key=lambda found: int(found[0]["rank"]))
+    infos = [info for info, _ in written]
     done = {int(info["rank"]) for info in infos}
     failures = {
         int(record["rank"]): record
-        for record in _results(s3, bucket, f"{folder}/failures/", run)
+        for record, _ in _results(s3, bucket, f"{folder}/failures/", run)
         if int(record["rank"]) not in done
     }
-    content = summary(run, infos, failures, _reduced(s3, bucket, folder, run))
+    timed = [_by_one_clock(info, modified) for info, modified in written]
+    content = summary(run, timed, failures, _reduced(s3, bucket, folder, run))
     _put(s3, bucket, f"{folder}/combined_data.json", infos)
     _put(s3, bucket, f"{folder}/summary.json", content)
-    page = report(content, infos).encode()
+    page = report(content, timed).encode()
     s3.put_object(Bucket=bucket, Key=f"{folder}/report.html", Body=page, ContentType="text/html; charset=utf-8")
     _delete_private(s3, bucket, f".cosmicai/{run['run_id']}/")
     share = 100.0 * (run["world_size"] - len(infos)) / run["world_size"]
@@ -48,19 +51,27 @@ def summarize_run(s3: Any, event: Json) -> Json:
     }
 
 
-def _results(s3: Any, bucket: str, prefix: str, run: Json) -> Iterator[Json]:
-    """The JSON objects PREFIX{rank}.json that belong to the run."""
+def _by_one_clock(info: Json, modified: float) -> Json:
+    """The rank info; of a rank whose clock is off, with S3's word for when it ended."""
+    ended = info.get("ended (unix seconds)")
+    skewed = isinstance(ended, int | float) and abs(ended - modified) > CLOCK_TOLERANCE
+    return {**info, "ended (unix seconds)": modified} if skewed else info
 
-    def listed() -> list[str]:
+
+def _results(s3: Any, bucket: str, prefix: str, run: Json) -> Iterator[tuple[Json, float]]:
+    """The JSON objects PREFIX{rank}.json that belong to the run, and when S3 got them, in Unix seconds."""
+
+    def listed() -> dict[str, float]:
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
-        return [item["Key"] for page in pages for item in page.get("Contents", [])]
+        found = (item for page in pages for item in page.get("Contents", []))
+        return {item["Key"]: item["LastModified"].timestamp() for item in found}
 
     keys = repeated(listed)
     ranks = [key for key in keys if re.fullmatch(r"\d+\.json", key.removeprefix(prefix))]
     with ThreadPoolExecutor(READERS) as pool:
-        for content in pool.map(lambda key: _read(s3, bucket, key), ranks):
+        for key, content in zip(ranks, pool.map(lambda key: _read(s3, bucket, key), ranks), strict=True):
             if content.get("run_id") == run["run_id"]:
-                yield content
+                yield content, keys[key]
 
 
 def _reduced(s3: Any, bucket: str, folder: str, run: Json) -> Json | None:

@@ -116,7 +116,7 @@ def _merged(states: Iterable[Json | None]) -> Metrics | None:
 
 
 def _wall_seconds(run: Json, infos: list[Json]) -> float | None:
-    """From the run's start to its last rank's end, by the ranks' own clocks; None where they do not say.
+    """From the run's start to its last rank's end, by the ranks' clocks or S3's; None where they do not say.
 
     A resumed run has the time between in it.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -186,3 +187,24 @@ def test_a_stopped_run_is_resumed_without_computing_anything_again(
     assert {name: cloud.get(cloud.bucket, f"results/{prefix}/{name}") for name in before} == before
     assert len(resumed.read("manifest.json")) == 6 - len(before)
     assert resumed.read("summary.json")["finished_ranks"] == 6
+
+
+@pytest.mark.fault(
+    "a rank whose clock is wrong",
+    "a rank info that says it ended an hour ahead",
+    "the run's time goes by S3's clock, the report shows the rank at its place",
+    "nothing",
+)
+def test_a_clock_that_is_wrong_does_not_stretch_the_run(
+    cloud: Cloud, run: Run, partitions: Partitions, prefix: str
+) -> None:
+    cloud.put_all(prefix, partitions(2, rows=20))
+    ran = run(cloud.payload(prefix, collectives="none"))
+    before, info = ran.read("summary.json"), ran.read("1.json")
+    info["ended (unix seconds)"] += 3600
+    cloud.put(f"results/{prefix}/1.json", json.dumps(info).encode())
+    ran.summarise_again()
+    after = ran.read("summary.json")
+    assert after["wall (seconds)"] == pytest.approx(before["wall (seconds)"], abs=30)
+    assert after["accuracy"] == before["accuracy"]
+    assert ran.read("combined_data.json")[1] == info  # as the rank has written it
