@@ -164,7 +164,9 @@ def kernels(machine: str = platform.machine()) -> Path | None:
             ]
             _compile([*zig, *options, "-c", str(KERNELS / f"{source}.cpp"), "-o", made])
         finished = library.with_suffix(".partial")
-        _compile([*zig, "-shared", "-s", "-nostdlib++", *objects, "-o", str(finished)])
+        # Threads free their buffers by its code when they end: it stays loaded.
+        stays = ["-Wl,-z,nodelete"] if "linux" in made_for.target else []
+        _compile([*zig, "-shared", "-s", "-nostdlib++", *stays, *objects, "-o", str(finished)])
     finished.rename(library)
     marker.write_text(wanted)
     return library

@@ -25,19 +25,31 @@ extern const Kernels kernels;
 
 namespace {
 
-// The best kernels that this CPU, and its operating system, can run; null where it lacks AVX2. To compare, the
-// environment's COSMICAI_INSTRUCTIONS=avx2 leaves AVX-512 alone.
+#if defined(__x86_64__)
+struct Leaf {  // of CPUID
+  uint32_t a = 0, b = 0, c = 0, d = 0;
+  Leaf(uint32_t number, uint32_t part) {
+    if (!__get_cpuid_count(number, part, &a, &b, &c, &d)) a = b = c = d = 0;
+  }
+};
+
+bool all(uint32_t found, uint32_t needed) { return (found & needed) == needed; }
+#endif
+
+// The best kernels that this CPU, and its operating system, can run; null where it lacks AVX2. x86-64-v3 and v4 are
+// all that the compiler may use for them (https://gitlab.com/x86-psABIs/x86-64-ABI). To compare, the environment's
+// COSMICAI_INSTRUCTIONS=avx2 leaves AVX-512 alone.
 const Kernels *best() {
 #if defined(__x86_64__)
-  uint32_t a, b, c, d;
-  if (!__get_cpuid_count(1, 0, &a, &b, &c, &d) || !(c & bit_FMA) || !(c & bit_OSXSAVE)) return nullptr;
+  const Leaf basic(1, 0), extended(0x80000001, 0), newer(7, 0);
+  if (!all(basic.c, bit_FMA | bit_OSXSAVE | bit_AVX | bit_F16C | bit_MOVBE | bit_POPCNT)) return nullptr;
   uint32_t saved, high;
   __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & bit_AVX2) || (saved & 0x6) != 0x6) return nullptr;
-  const uint32_t needed = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
+  if (!all(saved, 0x6) || !all(newer.b, bit_AVX2 | bit_BMI | bit_BMI2) || !all(extended.c, bit_LZCNT)) return nullptr;
   const char *asked = getenv("COSMICAI_INSTRUCTIONS");
   if (asked && !strcmp(asked, "avx2")) return &avx2::kernels;
-  return (b & needed) == needed && (saved & 0xe6) == 0xe6 ? &avx512::kernels : &avx2::kernels;
+  const uint32_t needed = bit_AVX512F | bit_AVX512DQ | bit_AVX512CD | bit_AVX512BW | bit_AVX512VL;
+  return all(newer.b, needed) && all(saved, 0xe6) ? &avx512::kernels : &avx2::kernels;
 #else
   return &neon::kernels;
 #endif
