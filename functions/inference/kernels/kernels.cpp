@@ -229,7 +229,8 @@ void parallel(int64_t galaxies, int64_t tokens, int64_t groups, int64_t some_out
               const float *x, const float *w1, const float *b1, const float *w2, const float *b2, float *out) {
   const int64_t outer = outers ? outers : some_outer, inner = inners ? inners : some_inner;
   const int64_t width = groups * outer, padded = (width + WIDTH - 1) / WIDTH * WIDTH;
-  Vector *columns = scratch(padded + inner), *hidden = columns + padded;
+  Vector *columns = scratch(padded + outer);
+  Vector few[outers ? outers : 1], *sums = outers ? few : columns + padded;
   for (int64_t galaxy = 0; galaxy < galaxies; galaxy++) {
     const float *first = x + galaxy * tokens * width;
     float *to = out + galaxy * (tokens - skipped) * width;
@@ -243,19 +244,15 @@ void parallel(int64_t galaxies, int64_t tokens, int64_t groups, int64_t some_out
       });
       for (int64_t group = 0; group < groups; group++) {
         Vector *in = columns + group * outer;
+        const float *expand = w1 + group * inner * outer, *contract = w2 + group * inner * outer;
+        for (int64_t o = 0; o < outer; o++) sums[o] = in[o] + b2[group * outer + o];
         for (int64_t h = 0; h < inner; h++) {
-          const float *weight = w1 + (group * inner + h) * outer;
           Vector value = b1[group * inner + h];
-          for (int64_t o = 0; o < outer; o++) value += weight[o] * in[o];
-          hidden[h] = value;
+          for (int64_t o = 0; o < outer; o++) value += expand[h * outer + o] * in[o];
+          value = silu(value);
+          for (int64_t o = 0; o < outer; o++) sums[o] += contract[o * inner + h] * value;
         }
-        for (int64_t h = 0; h < inner; h++) hidden[h] = silu(hidden[h]);
-        for (int64_t o = 0; o < outer; o++) {
-          const float *weight = w2 + (group * outer + o) * inner;
-          Vector value = in[o] + b2[group * outer + o];
-          for (int64_t h = 0; h < inner; h++) value += weight[h] * hidden[h];
-          in[o] = value;
-        }
+        for (int64_t o = 0; o < outer; o++) in[o] = sums[o];
       }
       along(width, [=](int64_t c, auto present) {
         transpose(columns + c);
