@@ -37,8 +37,8 @@ class PlanningError(ValueError):
 class Assumptions:
     """What the simulation takes as given. Pairs are (least, most): ranks are spread evenly between them."""
 
-    images_per_second_vcpu: tuple[float, float] = (400.0, 455.0)
-    """benchmarks/engine.json: 455 for the full-size network in float32, one thread of an x86 host capped to
+    images_per_second_vcpu: tuple[float, float] = (385.0, 440.0)
+    """benchmarks/engine.json: 440 for the full-size network in float32, one thread of an x86 host capped to
     AVX2, as Lambda's are; an eighth less is taken for the slowest rank. That arm64 is as fast a vCPU, and that
     more than two vCPUs are as much faster, was not measured."""
     cold_start_seconds: tuple[float, float] = (1.3, 2.1)
