@@ -147,7 +147,7 @@ def test_the_parallel_module(tokens: int, groups: int, outer: int, inner: int, s
 
 def test_softening() -> None:
     x = normal(3, 2, 5, 5, scale=100)
-    x[0, 0, 0] = [0, -0.0, 1e-20, 1e15, -1e15]
+    x[0, 0, 0] = [0, -0.0, 1e-20, 1e17, -1e36]
     softening = np.array([0.1, 2.5], np.float32)
     expected = np.arcsinh(x.astype(float) / softening[:, None, None])
     assert run("Soften", x, 1 / softening)[0] == pytest.approx(expected, abs=1e-6, rel=2e-7)
@@ -194,7 +194,10 @@ def test_what_is_not_a_number_stays_so_and_spoils_no_other_galaxy() -> None:
         assert np.isnan(found[5]).any()
         assert np.isfinite(np.delete(found, 5, 0)).all()
     images = normal(2, 1, 4, 4)
-    images[1, 0, 2, 2] = np.nan
+    images[1, 0, 2, 2:] = np.nan, np.inf
+    softened = run("Soften", images, np.ones(1, np.float32))[0]
+    assert np.isnan(softened[1, 0, 2, 2:]).all()
+    assert np.isfinite(softened).sum() == 30
     plan = np.array([[1, 2, 0, 0, 0, 0, 1, 0]], np.int64)
     found = run("Inception", images, plan, np.ones(24, np.float32))[0]
     assert np.isfinite(found[0]).all()
