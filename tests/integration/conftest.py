@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,19 @@ class Cloud:
                 return Ran(execution, self, payload)
             assert time.monotonic() < deadline, f"{execution_arn} still runs after {seconds} s"
             time.sleep(0.1)
+
+
+@contextmanager
+def no_ranks(cloud: Cloud) -> Iterator[None]:
+    """No rank can start meanwhile: invocations are throttled, and runs wait."""
+    client, name = cloud.aws.client("lambda"), cloud.outputs.function_names["inference"]
+    client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
+    try:
+        with pytest.raises(client.exceptions.TooManyRequestsException):
+            client.invoke(FunctionName=name, Payload=b"{}")
+        yield
+    finally:
+        client.delete_function_concurrency(FunctionName=name)
 
 
 @pytest.fixture(scope="session")

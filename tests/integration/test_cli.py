@@ -17,7 +17,7 @@ import pytest
 
 from inference.engine import instructions
 
-from .conftest import Cloud
+from .conftest import Cloud, no_ranks
 
 Partitions = Callable[..., dict[str, bytes]]
 COSMICAI = str(Path(sys.executable).with_name("cosmicai"))
@@ -119,21 +119,22 @@ def test_a_failed_run_says_why_and_is_resumed(
 def test_ctrl_c_leaves_the_run_running_and_stop_ends_it(
     cli: Cli, cloud: Cloud, partitions: Partitions, prefix: str
 ) -> None:
-    cloud.put_all(prefix, partitions(2, rows=6000))
+    cloud.put_all(prefix, partitions(2))
     file = cli.payload(data_prefix=prefix, result_path=f"results/{prefix}")
-    watching = cli.start("run", file, "--local", "--name", "left-alone")
-    assert watching.stdout is not None
-    while "Ranks" not in watching.stdout.readline():
-        assert watching.poll() is None
-    os.killpg(watching.pid, signal.SIGINT)
-    _, errors = watching.communicate(timeout=20)
-    assert watching.returncode == 130
-    assert "the run goes on; come back with `cosmicai watch left-alone`" in errors
-    assert "Traceback" not in errors
-    assert json.loads(cli("status", "left-alone", "--json", "--local"))["status"] == "RUNNING"
-    assert "still runs" in cli("resume", "left-alone", "--local", expect=1)
-    cli("stop", "left-alone", "--local")
-    assert "\naborted" in cli("watch", "left-alone", "--local", expect=3)
+    with no_ranks(cloud):
+        watching = cli.start("run", file, "--local", "--name", "left-alone")
+        assert watching.stdout is not None
+        while "Ranks" not in watching.stdout.readline():
+            assert watching.poll() is None
+        os.killpg(watching.pid, signal.SIGINT)
+        _, errors = watching.communicate(timeout=20)
+        assert watching.returncode == 130
+        assert "the run goes on; come back with `cosmicai watch left-alone`" in errors
+        assert "Traceback" not in errors
+        assert json.loads(cli("status", "left-alone", "--json", "--local"))["status"] == "RUNNING"
+        assert "still runs" in cli("resume", "left-alone", "--local", expect=1)
+        cli("stop", "left-alone", "--local")
+        assert "\naborted" in cli("watch", "left-alone", "--local", expect=3)
 
 
 @pytest.mark.parametrize(

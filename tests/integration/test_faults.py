@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from .conftest import Cloud, Json, Ran
+from .conftest import Cloud, Json, Ran, no_ranks
 
 Run = Callable[[Json], Ran]
 Start = Callable[[Json], str]
@@ -155,14 +155,15 @@ def test_resuming_with_another_payload_is_refused(
 def test_of_two_runs_on_one_result_path_the_second_is_refused(
     cloud: Cloud, run: Run, start: Start, partitions: Partitions, prefix: str
 ) -> None:
-    cloud.put_all(prefix, partitions(2, rows=4000))
+    cloud.put_all(prefix, partitions(2))
     payload = cloud.payload(prefix)
-    first = start(payload)
-    deadline = time.monotonic() + 60
-    while "run.json" not in cloud.keys(cloud.bucket, f"results/{prefix}/"):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    second = run({**payload, "batch_size": 7})
+    with no_ranks(cloud):
+        first = start(payload)
+        deadline = time.monotonic() + 60
+        while "run.json" not in cloud.keys(cloud.bucket, f"results/{prefix}/"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        second = run({**payload, "batch_size": 7})
     assert second.status == "FAILED"
     assert f"result_path: the run {first.rpartition(':')[2]} writes to s3://" in second.cause
     assert cloud.wait(first, payload).status == "SUCCEEDED"
