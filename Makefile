@@ -20,7 +20,7 @@ audit:  ## checkov over terraform/ and docker/, hadolint over the Dockerfile
 	@PYTHON="$(PYTHON)" sh scripts/audit.sh
 
 fuzz: environment  ## make fuzz SECONDS=600: each of the fuzzers for so long
-	@PYTHON="$(PYTHON)" sh scripts/fuzz.sh "$(SECONDS)"
+	@sh scripts/fuzz.sh "$(SECONDS)"
 
 package:  ## the zips that Terraform deploys
 	@$(PYTHON) cosmicai/packaging.py zips

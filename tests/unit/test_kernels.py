@@ -231,6 +231,8 @@ def test_an_inception_plan_with_other_weights_is_an_error(missing: int) -> None:
     plan = np.array([[1, 2, 0, 0, 0, 0, 1, 0]], np.int64)
     with pytest.raises(Exception, match="more or fewer weights"):
         run("Inception", normal(2, 1, 4, 4), plan, np.ones(24 + missing, np.float32))
+    with pytest.raises(Exception, match="negative numbers"):
+        run("Inception", normal(2, 1, 4, 4), -plan, np.ones(24, np.float32))
     with pytest.raises(Exception, match="blocks do not fit"):
         run("Inception", normal(2, 3, 4, 4), plan, np.ones(24, np.float32))
 

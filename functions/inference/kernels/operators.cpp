@@ -267,6 +267,9 @@ struct Inception {
     const int64_t count = plan.count / fields;
     int64_t size = images.sizes[2] / 2, channels = images.sizes[1], needed = 0;
     const auto weigh = [&needed](int64_t from, int64_t taps, int64_t to) { needed += (to + 5) / 6 * 6 * (from * taps + 1); };
+    for (int64_t field = 0; field < plan.count; field++)
+      if (!call.expect(static_cast<const int64_t *>(plan.data)[field] >= 0, "Inception: the plan has negative numbers"))
+        return;
     for (int64_t b = 0; b < count; b++) {
       const InceptionBlock &block = blocks[b];
       if (!call.expect(block.inputs == channels && (!block.halve || size % 2 == 0), "Inception: blocks do not fit"))
@@ -284,10 +287,10 @@ struct Inception {
   }
 };
 
-
-// An operator as onnxruntime wants it.
-template <class Made, bool quantised, int integers = -1>
+// An operator as onnxruntime wants it. `integers`: which of its inputs is int64.
+template <class Made, int integers = -1>
 struct Registered : ort::Operator {
+  static constexpr bool quantised = Made::quantised_output != size_t(-1);
   struct Kernel {
     Made made;
     const ort::Api *api;
@@ -327,15 +330,15 @@ struct Registered : ort::Operator {
   }
 };
 
-const Registered<Soften, false> soften;
-const Registered<Gelu<AsFloat>, false> gelu;
-const Registered<Gelu<AsUint8>, true> gelu8;
-const Registered<AddNorm<AsFloat>, false> add_norm;
-const Registered<AddNorm<AsUint8>, true> add_norm8;
-const Registered<Attention<AsFloat>, false> attention;
-const Registered<Attention<AsUint8>, true> attention8;
-const Registered<Parallel, false> parallel;
-const Registered<Inception, false, 1> inception;
+const Registered<Soften> soften;
+const Registered<Gelu<AsFloat>> gelu;
+const Registered<Gelu<AsUint8>> gelu8;
+const Registered<AddNorm<AsFloat>> add_norm;
+const Registered<AddNorm<AsUint8>> add_norm8;
+const Registered<Attention<AsFloat>> attention;
+const Registered<Attention<AsUint8>> attention8;
+const Registered<Parallel> parallel;
+const Registered<Inception, 1> inception;
 const ort::Operator *const operators[] = {&soften,    &gelu,       &gelu8,    &add_norm, &add_norm8,
                                           &attention, &attention8, &parallel, &inception};
 
