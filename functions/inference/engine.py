@@ -24,8 +24,7 @@ GRAPHS = "graphs.json"  # of a model folder: which graphs it has, and which of t
 TORCH_FILES = ("config.json", "model.safetensors")
 KERNELS = Path(__file__).parent / "kernels" / f"{platform.machine()}.so"
 BUNDLED_MODEL = Path(__file__).parent / "models" / "dc2-small"
-# int8 products are fast with these instructions alone; graphs keep 7 bits for AVX2's sake, see graph.py.
-_INT8_FLAGS = {"x86_64": "avx2", "aarch64": "asimddp"}
+_NEON_INT8 = "asimddp"  # dot products, without which NEON is slow at int8; AVX2, which kernels need, is fast
 
 
 class EngineError(ValueError):
@@ -114,10 +113,10 @@ def _graph_precision(graphs: dict[str, Any], asked: str) -> tuple[str, str]:
         return "int8", "asked for"
     if not admitted:
         return "float32", "int8 is not admitted for this model"
-    flag = _INT8_FLAGS.get(platform.machine())
-    if flag is None or flag not in cpu_flags():
+    found = instructions()
+    if found == "neon" and _NEON_INT8 not in cpu_flags():
         return "float32", f"this CPU ({platform.machine()}) lacks fast int8 products"
-    return "int8", f"admitted, and this CPU has {flag}"
+    return "int8", f"admitted, and this CPU has {found}"
 
 
 @cache
