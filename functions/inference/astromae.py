@@ -1,17 +1,20 @@
 """AstroMAE's redshift network in torch: an encoder over patches, an Inception branch and the magnitudes.
 
 The architecture is that of Fathkouhi and Fox (2024), 'AstroMAE: Redshift Prediction Using a Masked
-Autoencoder with a Novel Fine-Tuning Architecture' (arXiv:2409.01825): a vision transformer (Dosovitskiy
-et al. 2021, arXiv:2010.11929) pretrained as a masked autoencoder (He et al. 2022, arXiv:2111.06377) whose
-blocks carry a parallel convolution module (Xu et al. 2021, ViTAE, arXiv:2106.03348); an Inception network
-as in Pasquet et al. (2019, A&A 621, A26); and an MLP over the magnitudes. Shapes below: B galaxies,
-C bands, T patch tokens, D the encoder's width.
+Autoencoder with a Novel Fine-Tuning Architecture' (arXiv:2409.01825), layer by layer as its published classes
+compute it: a vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) pretrained as a masked autoencoder
+(He et al. 2022, arXiv:2111.06377) whose blocks carry a parallel convolution module (Xu et al. 2021, ViTAE,
+arXiv:2106.03348); an Inception network (Szegedy et al. 2015, arXiv:1409.4842; for redshifts Pasquet et al. 2019,
+A&A 621, A26); and an MLP over the magnitudes. Shapes below: B galaxies, C bands, S pixels a side, T patch tokens,
+D the encoder's width.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,38 +29,86 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True)
+class Stack:
+    """Linear layers with an activation between them and none after the last."""
+
+    widths: tuple[int, ...]
+    activation: str = "relu"
+
+
+Widths = tuple[int, int, int, int, int, int]
+"""Channels of an Inception block: 1×1; 1×1 and 3×3 after it; 1×1 and 5×5 after it; 1×1 after the pool."""
+
+
+@dataclass(frozen=True)
 class Config:
-    """Every width of the network. The defaults are the published ones."""
+    """Everything that shapes the network. The defaults are the published ones.
+
+    A Linear layer or convolution that has no bias in a user's network has a bias of zeros here, which computes
+    the same; only the attention's biases are fields of their own.
+    """
 
     image_size: int = 32
     channels: int = 5
+    magnitudes: int = 5
     asinh_softening: tuple[float, ...] | None = None  # images -> asinh(images / softening), per channel
+    hidden_magnitudes: tuple[float, ...] | None = None  # stand for unknown magnitudes; zeros for unknown images
+
     patch_size: int = 8
     width: int = 192
     depth: int = 12
     heads: int = 6
-    mlp_ratio: float = 4.0
+    attention_scale: float | None = None  # of the queries; None: (width / heads) ** -0.5
+    query_bias: bool = True
     key_bias: bool = False
+    value_bias: bool = True
+    mlp_width: int = 768
+    mlp_activation: str = "gelu"
+    norm_eps: float = 1e-6  # of the blocks' LayerNorms
+    parallel_width: int = 768
     parallel_groups: int = 48  # of the parallel convolution module; 0: plain blocks without it
     parallel_kernel: int = 1
+    parallel_activation: str = "silu"
+    parallel_norm_eps: float = 1e-5
+    final_norm_eps: float = 1e-6
     head_width: int = 192
-    branch_width: int = 1096  # of the encoder's and the Inception branch's last two Linear layers
+
     stem_width: int = 32
-    inception: tuple[tuple[int, int], ...] = ((16, 12), (16, 12), (24, 6), (24, 6), (4, 4))
-    magnitudes: int = 5
-    magnitude_width: int = 1024
-    magnitude_depth: int = 5
-    fusion_width: int = 1024
+    inception: tuple[Widths, ...] = ((16,) * 6, (16,) * 6, (8,) * 6, (8,) * 6, (4,) * 6)
+    inception_five: tuple[bool, ...] = (True, True, True, True, False)  # whether a block uses its 5×5 path
+    inception_activation: str = "relu"
+    inception_norm_eps: float = 1e-5
+    inception_pool: str = "max"  # or "average": what a block's fourth path begins with
+    inception_pool_size: int = 3
+    halving: str = "average"  # or "max": how the branch halves its images
+
+    encoder_branch: Stack = field(default=Stack((1096, 1096)))
+    inception_branch: Stack = field(default=Stack((1096, 1096)))
+    magnitude_branch: Stack = field(default=Stack((1024,) * 5))
+    fusion: Stack = field(default=Stack((1024, 1)))
 
     def __post_init__(self) -> None:
         _require(self.image_size % self.patch_size == 0, "image_size", "a multiple of patch_size")
-        _require(self.image_size % 8 == 0, "image_size", "a multiple of 8 (three average pools)")
+        _require(self.image_size % 8 == 0, "image_size", "a multiple of 8 (it is halved three times)")
         _require(self.width % self.heads == 0, "width", "a multiple of heads")
         _require(self.width % 4 == 0, "width", "a multiple of 4 (sine-cosine positions)")
-        _require(len(self.inception) == 5, "inception", "five pairs (reduction width, path width)")
-        _require(self.magnitude_depth >= 2, "magnitude_depth", "at least 2")
-        if self.asinh_softening is not None:
-            _require(len(self.asinh_softening) == self.channels, "asinh_softening", "one value a channel")
+        _require(self.parallel_kernel % 2 == 1, "parallel_kernel", "odd")
+        _require(self.inception_pool_size % 2 == 1, "inception_pool_size", "odd")
+        fits = len(self.inception) == 5 and all(len(widths) == 6 for widths in self.inception)
+        _require(fits, "inception", "five blocks of six widths")
+        _require(len(self.inception_five) == 5, "inception_five", "five of true and false")
+        _require(self.inception_pool in POOLS, "inception_pool", " or ".join(POOLS))
+        _require(self.halving in POOLS, "halving", " or ".join(POOLS))
+        _require(self.fusion.widths[-1:] == (1,), "fusion", "a stack whose last width is 1")
+        for name, length in (("asinh_softening", self.channels), ("hidden_magnitudes", self.magnitudes)):
+            values = getattr(self, name)
+            _require(values is None or len(values) == length, name, f"{length} values")
+        for name in ("mlp_activation", "parallel_activation", "inception_activation"):
+            activation(getattr(self, name), name)
+        for name in ("encoder_branch", "inception_branch", "magnitude_branch", "fusion"):
+            stack = getattr(self, name)
+            _require(bool(stack.widths), name, "a stack of at least one width")
+            activation(stack.activation, name)
 
     @property
     def tokens(self) -> int:
@@ -66,21 +117,63 @@ class Config:
     @classmethod
     def read(cls, path: Path) -> Config:
         """A Config from a JSON file; raises ConfigError that names an unknown or refused field."""
-        values: dict[str, Any] = json.loads(path.read_text())
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        _require(not unknown, ", ".join(unknown), f"known fields of {path.name}")
-        for name in ("inception", "asinh_softening"):
-            if values.get(name) is not None:
-                values[name] = tuple(tuple(v) if isinstance(v, list) else v for v in values[name])
-        return cls(**values)
+        return cls.parse(json.loads(path.read_text()), path.name)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], source: str = "the config") -> Config:
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        _require(not unknown, ", ".join(unknown), f"known fields of {source}")
+        return cls(**{name: _parsed(value) for name, value in values.items()})
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
 
+def _parsed(value: Any) -> Any:
+    if isinstance(value, dict):
+        unknown = sorted(set(value) - {"widths", "activation"})
+        _require(not unknown, ", ".join(unknown), "widths or activation of a stack")
+        return Stack(tuple(value.get("widths", ())), value.get("activation", "relu"))
+    return tuple(_parsed(item) for item in value) if isinstance(value, list) else value
+
+
 def _require(holds: bool, name: str, allowed: str) -> None:
     if not holds:
         raise ConfigError(f"model config: {name} must be {allowed}")
+
+
+ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "identity": nn.Identity,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+}
+PARAMETRIC = ("leaky_relu", "elu")  # written with their slope or alpha, as in leaky_relu(0.1)
+_ACTIVATION = re.compile(r"([a-z_]+)(?:\(([0-9.e+-]+)\))?")
+
+
+def activation_parts(name: str, field: str = "activation") -> tuple[str, float | None]:
+    """'leaky_relu(0.1)' as ('leaky_relu', 0.1), 'relu' as ('relu', None); raises ConfigError for others."""
+    match = _ACTIVATION.fullmatch(name)
+    kind, argument = match.groups() if match else ("", None)
+    fits = kind in ACTIVATIONS and (argument is not None) == (kind in PARAMETRIC)
+    names = [f"{known}(number)" if known in PARAMETRIC else known for known in ACTIVATIONS]
+    _require(fits, f"{field} {name!r}", f"one of {', '.join(names)}")
+    return kind, None if argument is None else float(argument)
+
+
+def activation(name: str, field: str = "activation") -> nn.Module:
+    kind, argument = activation_parts(name, field)
+    return ACTIVATIONS[kind]() if argument is None else ACTIVATIONS[kind](argument)
+
+
+POOLS: dict[str, Callable[..., nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 
 class Attention(nn.Module):
@@ -89,19 +182,23 @@ class Attention(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         width = config.width
-        self.heads = config.heads
+        self.heads, self.scale = config.heads, config.attention_scale
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.query_bias = nn.Parameter(torch.zeros(width))
-        self.value_bias = nn.Parameter(torch.zeros(width))
+        self.query_bias = nn.Parameter(torch.zeros(width)) if config.query_bias else None
         self.key_bias = nn.Parameter(torch.zeros(width)) if config.key_bias else None
+        self.value_bias = nn.Parameter(torch.zeros(width)) if config.value_bias else None
         self.project = nn.Linear(width, width)
 
+    def bias(self) -> Tensor:
+        """Of queries, keys and values, (3 D,); zeros where there is none."""
+        none = self.qkv.weight.new_zeros(self.qkv.in_features)
+        parts = (self.query_bias, self.key_bias, self.value_bias)
+        return torch.cat([none if part is None else part for part in parts])
+
     def forward(self, x: Tensor) -> Tensor:
-        key_bias = torch.zeros_like(self.query_bias) if self.key_bias is None else self.key_bias
-        bias = torch.cat([self.query_bias, key_bias, self.value_bias])
-        qkv = F.linear(x, self.qkv.weight, bias)  # (B, T+1, 3D)
+        qkv = F.linear(x, self.qkv.weight, self.bias())  # (B, T+1, 3D)
         q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, T+1, D/H)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
         return self.project(mixed.transpose(1, 2).flatten(2))  # (B, T+1, D)
 
 
@@ -110,19 +207,20 @@ class ParallelConvolution(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        width, hidden = config.width, int(config.width * config.mlp_ratio)
+        width, hidden = config.width, config.parallel_width
         kernel, groups = config.parallel_kernel, config.parallel_groups
         self.grid = config.image_size // config.patch_size
         self.pointwise = kernel == 1
         self.expand = nn.Conv2d(width, hidden, kernel, padding=kernel // 2, groups=groups)
-        self.norm = nn.BatchNorm2d(hidden)
+        self.norm = nn.BatchNorm2d(hidden, eps=config.parallel_norm_eps)
+        self.activation = activation(config.parallel_activation)
         self.contract = nn.Conv2d(hidden, width, kernel, padding=kernel // 2, groups=groups)
 
     def forward(self, tokens: Tensor) -> Tensor:
         # A kernel of 1 sees no neighbours, and so takes any subset of the tokens (masked pretraining).
         shape = (-1, 1) if self.pointwise else (self.grid, self.grid)
         grid = tokens.transpose(1, 2).unflatten(2, shape)  # (B, D, G, G) or (B, D, T, 1)
-        out = self.contract(F.silu(self.norm(self.expand(grid))))
+        out = self.contract(self.activation(self.norm(self.expand(grid))))
         return out.flatten(2).transpose(1, 2)  # (B, T, D)
 
 
@@ -131,12 +229,14 @@ class Block(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        width, hidden = config.width, int(config.width * config.mlp_ratio)
-        self.attention_norm = nn.LayerNorm(width, eps=1e-6)
+        width, hidden = config.width, config.mlp_width
+        self.attention_norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.attention = Attention(config)
         self.parallel = ParallelConvolution(config) if config.parallel_groups else None
-        self.mlp_norm = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.mlp_norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), activation(config.mlp_activation), nn.Linear(hidden, width)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out = x + self.attention(self.attention_norm(x))  # (B, T+1, D)
@@ -148,16 +248,14 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Patches of the image to the mean of the patch tokens, (B, C, S, S) -> (B, head_width)."""
 
-    positions: Tensor
-
     def __init__(self, config: Config) -> None:
         super().__init__()
         width, patch = config.width, config.patch_size
-        self.embed = nn.Conv2d(config.channels, width, patch, stride=patch)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.register_buffer("positions", sine_cosine_positions(config))
+        self.positions = nn.Parameter(sine_cosine_positions(config), requires_grad=False)
+        self.embed = nn.Conv2d(config.channels, width, patch, stride=patch)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.norm = nn.LayerNorm(width, eps=config.final_norm_eps)
         self.head = nn.Linear(width, config.head_width)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -188,33 +286,41 @@ def sine_cosine_positions(config: Config) -> Tensor:
     return F.pad(grid, (0, 0, 1, 0)).float()[None]
 
 
-class ConvBlock(nn.Sequential):
-    """A convolution that keeps the size, then ReLU."""
+class Unit(nn.Sequential):
+    """A convolution that keeps the size, BatchNorm and an activation."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
-        super().__init__(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), nn.ReLU())
+    def __init__(self, config: Config, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2),
+            nn.BatchNorm2d(outputs, eps=config.inception_norm_eps),
+            activation(config.inception_activation),
+        )
 
 
 class InceptionBlock(nn.Module):
-    """Parallel 1×1, 3×3, (5×5) and pooled paths, concatenated: 3·path + reduce channels (2· without 5×5)."""
+    """Parallel 1×1, 3×3, 5×5 and pooled paths, concatenated in this order.
 
-    def __init__(self, inputs: int, reduce: int, path: int, with_five: bool) -> None:
+    A block that does not use its 5×5 path holds its weights all the same, as the published network does.
+    """
+
+    def __init__(self, config: Config, inputs: int, widths: Widths, uses_five: bool) -> None:
         super().__init__()
-        self.one = ConvBlock(inputs, path, 1)
-        self.three = nn.Sequential(ConvBlock(inputs, reduce, 1), ConvBlock(reduce, path, 3))
-        self.five = (
-            nn.Sequential(ConvBlock(inputs, reduce, 1), ConvBlock(reduce, path, 5)) if with_five else None
-        )
-        self.pooled = ConvBlock(inputs, reduce, 1)
-        self.outputs = (3 if with_five else 2) * path + reduce
+        one, before_three, three, before_five, five, pooled = widths
+        self.uses_five = uses_five
+        self.one = Unit(config, inputs, one, 1)
+        self.three = nn.Sequential(Unit(config, inputs, before_three, 1), Unit(config, before_three, three, 3))
+        self.five = nn.Sequential(Unit(config, inputs, before_five, 1), Unit(config, before_five, five, 5))
+        size = config.inception_pool_size
+        self.pool = POOLS[config.inception_pool](size, stride=1, padding=size // 2)
+        self.pooled = Unit(config, inputs, pooled, 1)
+        self.outputs = one + three + (five if uses_five else 0) + pooled
 
     def forward(self, x: Tensor) -> Tensor:
-        paths = [self.one(x), self.three(x)] + ([] if self.five is None else [self.five(x)])
-        pooled = F.avg_pool2d(self.pooled(x), 3, stride=1, padding=1)
-        return torch.cat([*paths, pooled], 1)
+        five = [self.five(x)] if self.uses_five else []
+        return torch.cat([self.one(x), self.three(x), *five, self.pooled(self.pool(x))], 1)
 
 
-HALVED_BEHIND = (1, 3)  # the Inception blocks behind which 2×2 pixels are averaged
+HALVED_AFTER = (1, 3)  # the Inception blocks after which the image is halved; it is also halved after the stem
 
 
 class Inception(nn.Module):
@@ -223,25 +329,30 @@ class Inception(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.stem = nn.Conv2d(config.channels, config.stem_width, 1)
+        self.halve = POOLS[config.halving](2)
         self.blocks = nn.ModuleList()
         inputs = config.stem_width
-        for index, (reduce, path) in enumerate(config.inception):
-            block = InceptionBlock(inputs, reduce, path, with_five=index < 4)
+        for widths, uses_five in zip(config.inception, config.inception_five, strict=True):
+            block = InceptionBlock(config, inputs, widths, uses_five)
             self.blocks.append(block)
             inputs = block.outputs
         self.outputs = inputs * (config.image_size // 8) ** 2
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.avg_pool2d(self.stem(images), 2)
+        x = self.halve(self.stem(images))
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index in HALVED_BEHIND:
-                x = F.avg_pool2d(x, 2)
+            if index in HALVED_AFTER:
+                x = self.halve(x)
         return x.flatten(1)
 
 
-def two_layers(inputs: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width))
+def stack(inputs: int, described: Stack) -> nn.Sequential:
+    """Linear layers with activations between them, at the even places of the Sequential."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise((inputs, *described.widths)):
+        layers += [nn.Linear(before, after), activation(described.activation)]
+    return nn.Sequential(*layers[:-1])
 
 
 class AstroMAE(nn.Module):
@@ -256,32 +367,25 @@ class AstroMAE(nn.Module):
         values = None if softening is None else torch.tensor(softening)[:, None, None]
         self.register_buffer("softening", values, persistent=False)
         self.encoder = Encoder(config)
-        self.encoder_branch = two_layers(config.head_width, config.branch_width)
+        self.encoder_branch = stack(config.head_width, config.encoder_branch)
         self.inception = Inception(config)
-        self.inception_branch = two_layers(self.inception.outputs, config.branch_width)
-        self.magnitude_branch = _magnitude_branch(config)
-        fused = 2 * config.branch_width + config.magnitude_width
-        self.fusion = nn.Sequential(
-            nn.Linear(fused, config.fusion_width), nn.ReLU(), nn.Linear(config.fusion_width, 1)
-        )
+        self.inception_branch = stack(self.inception.outputs, config.inception_branch)
+        self.magnitude_branch = stack(config.magnitudes, config.magnitude_branch)
+        branches = (config.encoder_branch, config.inception_branch, config.magnitude_branch)
+        self.fusion = stack(sum(branch.widths[-1] for branch in branches), config.fusion)
 
     def forward(self, images: Tensor, magnitudes: Tensor) -> Tensor:
+        return self.fused(self.image_features(images), self.magnitude_branch(magnitudes))
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """What the encoder's and the Inception branch make of images, side by side."""
         if self.softening is not None:
             images = torch.asinh(images / self.softening)
-        branches = [
-            self.encoder_branch(self.encoder(images)),
-            self.inception_branch(self.inception(images)),
-            self.magnitude_branch(magnitudes),
-        ]
-        return self.fusion(torch.cat(branches, 1)).squeeze(1)
+        encoded = self.encoder_branch(self.encoder(images))
+        return torch.cat([encoded, self.inception_branch(self.inception(images))], 1)
 
-
-def _magnitude_branch(config: Config) -> nn.Sequential:
-    widths = [config.magnitudes] + [config.magnitude_width] * config.magnitude_depth
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])  # nothing after the last Linear
+    def fused(self, image_features: Tensor, magnitude_features: Tensor) -> Tensor:
+        return self.fusion(torch.cat([image_features, magnitude_features], 1)).squeeze(1)
 
 
 def parameter_count(model: nn.Module) -> int:
