@@ -4,9 +4,9 @@ The architecture is that of Fathkouhi and Fox (2024), 'AstroMAE: Redshift Predic
 Autoencoder with a Novel Fine-Tuning Architecture' (arXiv:2409.01825), layer by layer as its published classes
 compute it: a vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) pretrained as a masked autoencoder
 (He et al. 2022, arXiv:2111.06377) whose blocks carry a parallel convolution module (Xu et al. 2021, ViTAE,
-arXiv:2106.03348); an Inception network (Szegedy et al. 2015, arXiv:1409.4842; for redshifts Pasquet et al. 2019,
-A&A 621, A26); and an MLP over the magnitudes. Shapes below: B galaxies, C bands, S pixels a side, T patch tokens,
-D the encoder's width.
+arXiv:2106.03348); an Inception network (Szegedy et al. 2015, arXiv:1409.4842; for redshifts Pasquet et al.
+2019, A&A 621, A26); and an MLP over the magnitudes. Shapes below: B galaxies, C bands, S pixels a side, T patch
+tokens, D the encoder's width.
 """
 
 from __future__ import annotations
