@@ -1,24 +1,25 @@
 """The network as an ONNX graph made for CPUs: exact rewrites, fused operators, optionally static int8.
 
-What the graph computes is defined by `inference.astromae`; a test holds every variant against it. Operators of
-the domain cosmicai are those of functions/inference/kernels, those of com.microsoft onnxruntime's own
+`inference.astromae` defines what the graph computes; a test holds every variant against it. Operators of the
+domain cosmicai are those of functions/inference/kernels, which compute the published variant; another variant's
+parts (an activation, a kind of pool) are standard operators. Those of com.microsoft are onnxruntime's own
 (https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from cosmicai.model import rewrites
-from cosmicai.model.rewrites import Affine, doubles
+from cosmicai.model.nodes import Activation, Graph, Quantiser
+from cosmicai.model.rewrites import doubles
 from inference import astromae
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -31,7 +32,7 @@ _IR_VERSION = 10
 
 
 LAYERS = ("attention", "project", "expand", "contract")
-"""A block's Linear layers that may multiply in int8: queries, keys and values; behind attention; the MLP's."""
+"""A block's Linear layers that may multiply in int8: queries, keys and values; after attention; in the MLP."""
 
 
 def range_name(block: int, layer: str) -> str:
@@ -45,15 +46,23 @@ def build(model: astromae.AstroMAE, ranges: Ranges | None = None) -> onnx.ModelP
     AVX2's 16-bit sums cannot overflow, and activations scaled by the ranges: a galaxy's redshift does not
     depend on its neighbours in a batch.
     """
-    g, config = _Graph(), model.config
+    g, config = Graph(), model.config
     images = _softened(g, model)
+    head, *encoder_layers = rewrites.stack(model.encoder_branch)
+    encoder_layers.insert(0, rewrites.affine(model.encoder.head).then(head))
     branches = [
-        _encoder_branch(g, model, images, ranges or {}),
-        _inception_branch(g, model, images),
-        _magnitude_branch(g, model),
+        g.stack(_encoded(g, model, images, ranges or {}), encoder_layers, config.encoder_branch.activation),
+        g.stack(
+            _inception_features(g, model, images),
+            rewrites.stack(model.inception_branch),
+            config.inception_branch.activation,
+        ),
+        g.stack(INPUTS[1], rewrites.stack(model.magnitude_branch), config.magnitude_branch.activation),
     ]
-    hidden = g.relu(g.linear(g.op("Concat", *branches, axis=1), rewrites.fusion(model)))
-    redshift = g.linear(hidden, rewrites.affine(model.fusion[-1]))
+    hidden = g.op("Concat", *(hidden for hidden, _ in branches), axis=1)
+    first, *others = rewrites.stack(model.fusion)
+    fusion = [rewrites.merged([last for _, last in branches], first), *others]
+    redshift = g.linear(*g.stack(hidden, fusion, config.fusion.activation))
     g.op("Reshape", redshift, g.integers(-1), output=OUTPUT)
     shape: list[str | int | None] = ["N", config.channels, config.image_size, config.image_size]
     inputs = [
@@ -66,111 +75,15 @@ def build(model: astromae.AstroMAE, ranges: Ranges | None = None) -> onnx.ModelP
     return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="cosmicai")
 
 
-@dataclass
-class _Graph:
-    """Nodes and weights; values are passed by name."""
-
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    weights: list[onnx.TensorProto] = field(default_factory=list)
-
-    def op(
-        self, kind: str, *inputs: str, domain: str = "", output: str | None = None, **attributes: Any
-    ) -> str:
-        return self.ops(kind, *inputs, outputs=[output or f"v{len(self.nodes)}"], domain=domain, **attributes)[
-            0
-        ]
-
-    def ops(
-        self, kind: str, *inputs: str, outputs: list[str], domain: str = "", **attributes: Any
-    ) -> list[str]:
-        name = f"{kind}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, outputs, name=name, domain=domain, **attributes))
-        return outputs
-
-    def kernel(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        return self.op(kind, *inputs, domain="cosmicai", **attributes)
-
-    def constant(self, array: NDArray[Any]) -> str:
-        name = f"w{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def floats(self, array: Any) -> str:
-        return self.constant(np.asarray(array, np.float32))
-
-    def integers(self, *values: int) -> str:
-        return self.constant(np.array(values, np.int64))
-
-    def reshape(self, x: str, *shape: int) -> str:
-        return self.op("Reshape", x, self.integers(*shape))
-
-    def relu(self, x: str) -> str:
-        return self.op("Relu", x)
-
-    def linear(self, x: str, layer: Affine) -> str:
-        return self.op("Gemm", x, self.floats(layer.weight), self.floats(layer.bias))
-
-    def normalised(self, x: str, norm: Any) -> str:
-        scale, bias = self.floats(doubles(norm.weight)), self.floats(doubles(norm.bias))
-        return self.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=norm.eps)
-
-    def convolution(self, x: str, kernel: NDArray[Any], bias: NDArray[Any], groups: int = 1) -> str:
-        pads = [kernel.shape[2] // 2] * 4
-        return self.op("Conv", x, self.floats(kernel), self.floats(bias), group=groups, pads=pads)
-
-
-@dataclass(frozen=True)
-class _Activation:
-    """What enters a Linear layer: float32, or uint8 where its scale and zero are given."""
-
-    graph: _Graph
-    value: str
-    scale: str | None = None
-    zero: str | None = None
-
-    def times(self, weight: NDArray[Any]) -> str:
-        """Its product with `weight` (inputs, outputs) in float32; what reads it adds the bias."""
-        graph = self.graph
-        if self.scale is None or self.zero is None:
-            return graph.op("MatMul", self.value, graph.floats(weight))
-        scales = np.maximum(np.abs(weight).max(0), 1e-12) / 63  # 7 bits, one scale for each output
-        narrow = graph.constant(np.round(weight / scales).astype(np.int8))
-        inputs = [self.value, narrow, self.scale, graph.floats(scales), self.zero]
-        return graph.op("MatMulIntegerToFloat", *inputs, domain="com.microsoft")
-
-
-class _Quantiser:
-    """The uint8 of a layer's activations; float32 where their range is not known."""
-
-    def __init__(self, graph: _Graph, limits: tuple[float, float] | None) -> None:
-        self._graph, self.parameters = graph, list[str]()
-        if limits is not None:
-            low, high = min(limits[0], 0.0), max(limits[1], 0.0)
-            scale = max(high - low, 1e-6) / 255
-            self.parameters = [graph.floats(scale), graph.constant(np.array(round(-low / scale), np.uint8))]
-
-    def kernel(self, kind: str, *inputs: str, outputs: Sequence[str] = (), **attributes: Any) -> _Activation:
-        """A kernel that gives its last output so; `outputs` are those in front of it."""
-        kind += "ToUint8" if self.parameters else ""
-        last = f"v{len(self._graph.nodes)}"
-        names = [*outputs, last]
-        self._graph.ops(kind, *inputs, *self.parameters, outputs=names, domain="cosmicai", **attributes)
-        return _Activation(self._graph, last, *self.parameters)
-
-    def of(self, value: str) -> _Activation:
-        if self.parameters:
-            value = self._graph.op("QuantizeLinear", value, *self.parameters)
-        return _Activation(self._graph, value, *self.parameters)
-
-
-def _softened(g: _Graph, model: astromae.AstroMAE) -> str:
+def _softened(g: Graph, model: astromae.AstroMAE) -> str:
     """asinh(x / softening), each channel with its own; the images themselves where the network has none."""
     if model.softening is None:
         return INPUTS[0]
     return g.kernel("Soften", INPUTS[0], g.floats(1 / doubles(model.softening).ravel()))
 
 
-def _encoder_branch(g: _Graph, model: astromae.AstroMAE, images: str, ranges: Ranges) -> str:
+def _encoded(g: Graph, model: astromae.AstroMAE, images: str, ranges: Ranges) -> str:
+    """The normalised mean of the patch tokens, (N, D)."""
     encoder, config = model.encoder, model.config
     x = _tokens(g, model, images)  # (N · (T + 1), D)
     blocks = [
@@ -180,12 +93,10 @@ def _encoder_branch(g: _Graph, model: astromae.AstroMAE, images: str, ranges: Ra
     normalised = blocks[0].entered(x)
     for block, following in pairwise(blocks):
         x, normalised = block.forward(x, normalised, following)
-    pooled = blocks[-1].pooled(x, normalised)
-    head = rewrites.affine(encoder.head).then(rewrites.affine(model.encoder_branch[0]))
-    return g.relu(g.linear(g.normalised(pooled, encoder.norm), head))
+    return g.normalised(blocks[-1].pooled(x, normalised), encoder.norm)
 
 
-def _tokens(g: _Graph, model: astromae.AstroMAE, images: str) -> str:
+def _tokens(g: Graph, model: astromae.AstroMAE, images: str) -> str:
     """Patches as rows, embedded, with their positions and the class token in front."""
     encoder, config = model.encoder, model.config
     grid, patch, width = config.image_size // config.patch_size, config.patch_size, config.width
@@ -208,30 +119,30 @@ class _Block:
 
     def __init__(
         self,
-        graph: _Graph,
+        graph: Graph,
         config: astromae.Config,
         block: Any,
         limits: Mapping[str, tuple[float, float] | None],
     ) -> None:
         self._g, self._config, self._block = graph, config, block
-        self._quantisers = {layer: _Quantiser(graph, limits[layer]) for layer in LAYERS}
+        self._quantisers = {layer: Quantiser(graph, limits[layer]) for layer in LAYERS}
 
-    def entered(self, x: str) -> _Activation:
+    def entered(self, x: str) -> Activation:
         """What the first block's attention reads."""
         return self._quantisers["attention"].of(self._g.normalised(x, self._block.attention_norm))
 
-    def forward(self, x: str, normalised: _Activation, following: _Block) -> tuple[str, _Activation]:
-        """The block's output, and its normalisation for the attention of the block behind it."""
+    def forward(self, x: str, normalised: Activation, following: _Block) -> tuple[str, Activation]:
+        """The block's output, and its normalisation for the attention of the block after it."""
         out, hidden = self._hidden(x, normalised, skipped=0)
         last = rewrites.affine(self._block.mlp[2])
         norm, quantiser = following._block.attention_norm, following._quantisers["attention"]
         return self._add_norm(hidden.times(last.weight), last.bias, out, norm, quantiser)
 
-    def pooled(self, x: str, normalised: _Activation) -> str:
-        """The mean of the patch tokens behind this block, (N, D): nothing is computed for the class token but
+    def pooled(self, x: str, normalised: Activation) -> str:
+        """The mean of the patch tokens after this block, (N, D): nothing is computed for the class token but
         its query, key and value, and the second layer of the MLP runs on the mean."""
         g, tokens, width = self._g, self._config.tokens, self._config.width
-        self._quantisers["contract"] = _Quantiser(g, None)
+        self._quantisers["contract"] = Quantiser(g, None)
         out, hidden = self._hidden(x, normalised, skipped=1)
         mean = [
             g.op("ReduceMean", g.reshape(rows, -1, tokens, columns), g.integers(1), keepdims=0)
@@ -239,26 +150,28 @@ class _Block:
         ]
         return g.op("Add", g.linear(mean[0], rewrites.affine(self._block.mlp[2])), mean[1])
 
-    def _hidden(self, x: str, normalised: _Activation, skipped: int) -> tuple[str, _Activation]:
-        """What attention and the parallel module make of x, and of that the MLP's first layer with its GELU."""
+    def _hidden(self, x: str, normalised: Activation, skipped: int) -> tuple[str, Activation]:
+        """What attention and the parallel module make of x; and of that the MLP's activated first layer."""
         project, expand = rewrites.affine(self._block.attention.project), rewrites.affine(self._block.mlp[0])
         attended = self._attention(normalised, skipped).times(project.weight)
         residual = self._parallel(x, skipped)
         norm, quantiser = self._block.mlp_norm, self._quantisers["expand"]
         out, normalised = self._add_norm(attended, project.bias, residual, norm, quantiser)
-        bias = self._g.floats(expand.bias)
-        hidden = self._quantisers["contract"].kernel("Gelu", normalised.times(expand.weight), bias)
-        return out, hidden
+        hidden, bias = normalised.times(expand.weight), self._g.floats(expand.bias)
+        if self._config.mlp_activation == "gelu":
+            return out, self._quantisers["contract"].kernel("Gelu", hidden, bias)
+        hidden = self._g.activated(self._g.op("Add", hidden, bias), self._config.mlp_activation)
+        return out, self._quantisers["contract"].of(hidden)
 
     def _add_norm(
-        self, product: str, bias: NDArray[Any], residual: str, norm: Any, quantiser: _Quantiser
-    ) -> tuple[str, _Activation]:
+        self, product: str, bias: NDArray[Any], residual: str, norm: Any, quantiser: Quantiser
+    ) -> tuple[str, Activation]:
         g = self._g
         scale, shift = g.floats(doubles(norm.weight)), g.floats(doubles(norm.bias))
         inputs, out = [product, g.floats(bias), residual, scale, shift], f"v{len(g.nodes)}_sum"
         return out, quantiser.kernel("AddNorm", *inputs, outputs=[out], epsilon=norm.eps)
 
-    def _attention(self, normalised: _Activation, skipped: int) -> _Activation:
+    def _attention(self, normalised: Activation, skipped: int) -> Activation:
         """Of each galaxy's tokens but the first `skipped` to all of them."""
         attention, tokens = self._block.attention, self._config.tokens + 1
         layer = rewrites.queries_keys_values(attention)
@@ -277,19 +190,20 @@ class _Block:
         g, config, module = self._g, self._config, self._block.parallel
         if module is None:
             return self._patches(x) if skipped else x
-        kernel, bias = rewrites.folded_normalisation(module.expand, module.norm)
-        back, last_bias = doubles(module.contract.weight), doubles(module.contract.bias)
-        groups = config.parallel_groups
-        if module.pointwise:
-            first, second = (k.reshape(groups, -1, k.shape[1]) for k in (kernel, back))
-            weights = [g.floats(array) for array in (first, bias, second, last_bias)]
+        expand = rewrites.folded(module.expand, module.norm)
+        contract = rewrites.convolution(module.contract)
+        groups, activation = config.parallel_groups, config.parallel_activation
+        if module.pointwise and activation == "silu":
+            first, second = (
+                layer.kernel.reshape(groups, -1, layer.kernel.shape[1]) for layer in (expand, contract)
+            )
+            weights = [g.floats(array) for array in (first, expand.bias, second, contract.bias)]
             return g.kernel("Parallel", x, *weights, tokens=config.tokens + 1, skipped=skipped)
         patches = self._patches(x)
         grid = g.op("Transpose", g.reshape(patches, -1, config.tokens, config.width), perm=[0, 2, 1])
         grid = g.reshape(grid, -1, config.width, module.grid, module.grid)
-        inner = g.convolution(grid, kernel, bias, groups)
-        inner = g.op("Mul", inner, g.op("Sigmoid", inner))
-        grid = g.convolution(inner, back, last_bias, groups)
+        inner = g.activated(g.convolution(grid, expand, groups), activation)
+        grid = g.convolution(inner, contract, groups)
         out = g.op("Transpose", g.reshape(grid, -1, config.width, config.tokens), perm=[0, 2, 1])
         if skipped:
             return g.op("Add", g.reshape(out, -1, config.width), patches)
@@ -305,16 +219,30 @@ class _Block:
         return g.reshape(x, -1, width)
 
 
-def _inception_branch(g: _Graph, model: astromae.AstroMAE, images: str) -> str:
-    """The kernel averages over 2×2 pixels before the stem, which has no activation: it is merged into the 1×1
-    convolutions of the first block."""
-    plan, weights = rewrites.inception(model.inception)
-    features = g.kernel("Inception", images, g.constant(plan), g.floats(weights))
-    return g.relu(g.linear(features, rewrites.affine(model.inception_branch[0])))
+def _inception_features(g: Graph, model: astromae.AstroMAE, images: str) -> str:
+    """The Inception branch up to its flat features."""
+    config, branch = model.config, model.inception
+    kinds = (config.inception_activation, config.inception_pool, config.inception_pool_size, config.halving)
+    if kinds == ("relu", "max", 3, "average"):
+        plan, weights = rewrites.inception(branch)
+        return g.kernel("Inception", images, g.constant(plan), g.floats(weights))
+    stem = rewrites.convolution(branch.stem)
+    halve = partial(g.pool, kind=config.halving, size=2, stride=2)
+    x = halve(g.convolution(images, stem))
+    for index, block in enumerate(branch.blocks):
+        x = _inception_block(g, config, rewrites.inception_layers(block), x)
+        if index in astromae.HALVED_AFTER:
+            x = halve(x)
+    return g.reshape(x, -1, branch.outputs)
 
 
-def _magnitude_branch(g: _Graph, model: astromae.AstroMAE) -> str:
-    x = INPUTS[1]
-    for layer in list(model.magnitude_branch)[:-1:2]:
-        x = g.relu(g.linear(x, rewrites.affine(layer)))
-    return x
+def _inception_block(g: Graph, config: astromae.Config, layers: rewrites.InceptionLayers, x: str) -> str:
+    size = config.inception_pool_size
+    pooled = g.pool(x, config.inception_pool, size, stride=1, padding=size // 2)
+    paths = [(x, [layers.one]), (x, layers.three), (x, layers.five or ()), (pooled, [layers.pooled])]
+    outputs = []
+    for value, path in paths:
+        for layer in path:
+            value = g.activated(g.convolution(value, layer), config.inception_activation)
+        outputs += [value] if path else []
+    return g.op("Concat", *outputs, axis=1)

@@ -1,14 +1,15 @@
 """Exact rewrites of the network: fewer operations for the same function, all computed in float64.
 
-Each function takes layers of `inference.astromae` and gives the weights of what replaces them. Matrices are
+Each function takes layers of `inference.astromae` and returns the weights of what replaces them. Matrices are
 (inputs, outputs), as ONNX multiplies them: x @ weight + bias.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,52 +28,8 @@ class Affine:
     bias: Doubles
 
     def then(self, other: Affine) -> Affine:
-        """This layer and `other` behind it, with nothing in between, as one."""
+        """This layer and `other` after it, with nothing in between, as one."""
         return Affine(self.weight @ other.weight, self.bias @ other.weight + other.bias)
-
-    def columns(self, start: int, stop: int) -> Affine:
-        return Affine(self.weight[:, start:stop], self.bias[start:stop])
-
-
-def doubles(tensor: Tensor) -> Doubles:
-    array: Doubles = tensor.detach().cpu().double().numpy()
-    return array
-
-
-def affine(layer: nn.Module) -> Affine:
-    """A Linear layer, or a convolution with kernel 1 over its channels."""
-    if not isinstance(layer, nn.Linear | nn.Conv2d) or layer.bias is None:
-        raise TypeError(f"{type(layer).__name__} is neither a Linear layer nor a convolution with a bias")
-    weight = doubles(layer.weight)
-    return Affine(weight.reshape(len(weight), -1).T, doubles(layer.bias))
-
-
-def queries_keys_values(attention: astromae.Attention) -> Affine:
-    """The projection (D, 3D) with the missing key bias as zeros."""
-    keys = attention.query_bias * 0 if attention.key_bias is None else attention.key_bias
-    bias = np.concatenate([doubles(b) for b in (attention.query_bias, keys, attention.value_bias)])
-    return Affine(doubles(attention.qkv.weight).T, bias)
-
-
-def folded_normalisation(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Doubles, Doubles]:
-    """Kernel and bias of the convolution with the BatchNorm behind it folded in (inference only)."""
-    mean, variance = (norm.running_mean, norm.running_var)
-    if convolution.bias is None or mean is None or variance is None:
-        raise TypeError("the convolution lacks a bias, or the BatchNorm its running statistics")
-    scale = doubles(norm.weight) / np.sqrt(doubles(variance) + norm.eps)
-    bias = (doubles(convolution.bias) - doubles(mean)) * scale + doubles(norm.bias)
-    return doubles(convolution.weight) * scale[:, None, None, None], bias
-
-
-def fusion(model: astromae.AstroMAE) -> Affine:
-    """The first fusion layer with the last Linear of each of the three branches merged into its slice of it."""
-    first = affine(model.fusion[0])
-    ends = [affine(b[-1]) for b in (model.encoder_branch, model.inception_branch, model.magnitude_branch)]
-    edges = np.cumsum([0, *(end.weight.shape[1] for end in ends)])
-    slices = [first.weight[a:b] for a, b in pairwise(edges)]
-    weight = np.concatenate([end.weight @ part for end, part in zip(ends, slices, strict=True)])
-    bias = first.bias + sum(end.bias @ part for end, part in zip(ends, slices, strict=True))
-    return Affine(weight, bias)
 
 
 @dataclass(frozen=True)
@@ -82,52 +39,132 @@ class Convolution:
     kernel: Doubles
     bias: Doubles
 
+    def after(self, before: Affine) -> Convolution:
+        """This convolution, of kernel 1, with `before` applied to the channels of each pixel first."""
+        both = before.then(Affine(self.kernel[:, :, 0, 0].T, self.bias))
+        return Convolution(both.weight.T[:, :, None, None], both.bias)
 
-PACKED = 6  # outputs whose weights lie side by side; kernels.cpp
+
+def doubles(tensor: Tensor) -> Doubles:
+    array: Doubles = tensor.detach().cpu().double().numpy()
+    return array
+
+
+def affine(layer: nn.Module) -> Affine:
+    """A Linear layer, or a convolution whose kernel covers all that it sees: a patch, or one pixel."""
+    if not isinstance(layer, nn.Linear | nn.Conv2d) or layer.bias is None:
+        raise TypeError(f"{type(layer).__name__} is neither a Linear layer nor a convolution with a bias")
+    weight = doubles(layer.weight)
+    return Affine(weight.reshape(len(weight), -1).T, doubles(layer.bias))
+
+
+def stack(layers: nn.Sequential) -> list[Affine]:
+    """The Linear layers of an `astromae.stack`, without the activations between them."""
+    return [affine(layer) for layer in list(layers)[::2]]
+
+
+def merged(ends: Sequence[Affine], first: Affine) -> Affine:
+    """The last layers of several branches and the layer that reads their outputs side by side, as one."""
+    edges = np.cumsum([0, *(end.weight.shape[1] for end in ends)])
+    slices = [first.weight[start:stop] for start, stop in pairwise(edges)]
+    weight = np.concatenate([end.weight @ part for end, part in zip(ends, slices, strict=True)])
+    bias = first.bias + sum(end.bias @ part for end, part in zip(ends, slices, strict=True))
+    return Affine(weight, bias)
+
+
+def queries_keys_values(attention: astromae.Attention) -> Affine:
+    """The projection (D, 3D) for an attention that multiplies its queries by 1 / sqrt(D / heads).
+
+    Another scale is part of the queries' weights and bias; missing biases are zeros.
+    """
+    weight, bias = doubles(attention.qkv.weight).T.copy(), doubles(attention.bias())
+    if attention.scale is not None:
+        width = attention.qkv.in_features
+        ratio = attention.scale * math.sqrt(width / attention.heads)
+        weight[:, :width] *= ratio
+        bias[:width] *= ratio
+    return Affine(weight, bias)
+
+
+def convolution(layer: nn.Module) -> Convolution:
+    if not isinstance(layer, nn.Conv2d) or layer.bias is None:
+        raise TypeError(f"{type(layer).__name__} is not a convolution with a bias")
+    return Convolution(doubles(layer.weight), doubles(layer.bias))
+
+
+def folded(layer: nn.Module, norm: nn.Module) -> Convolution:
+    """A convolution and the BatchNorm after it as one convolution (inference only)."""
+    if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
+        raise TypeError(f"{type(norm).__name__} is not a BatchNorm with running statistics")
+    plain = convolution(layer)
+    scale = doubles(norm.weight) / np.sqrt(doubles(norm.running_var) + norm.eps)
+    bias = (plain.bias - doubles(norm.running_mean)) * scale + doubles(norm.bias)
+    return Convolution(plain.kernel * scale[:, None, None, None], bias)
+
+
+@dataclass(frozen=True)
+class InceptionLayers:
+    """An Inception block's convolutions with BatchNorm folded in; each is followed by the activation.
+
+    five: its 1×1 and its 5×5 convolution; None where the block does not use that path.
+    """
+
+    one: Convolution
+    three: tuple[Convolution, Convolution]
+    five: tuple[Convolution, Convolution] | None
+    pooled: Convolution
+
+    def after(self, stem: Affine) -> InceptionLayers:
+        """With a 1×1 convolution before the block merged into every path but the pooled one, whose pool comes
+        in between."""
+        three, five = self.three, self.five
+        return replace(
+            self,
+            one=self.one.after(stem),
+            three=(three[0].after(stem), three[1]),
+            five=None if five is None else (five[0].after(stem), five[1]),
+        )
+
+
+def inception_layers(block: nn.Module) -> InceptionLayers:
+    if not isinstance(block, astromae.InceptionBlock):
+        raise TypeError(f"{type(block).__name__} is not an Inception block")
+    three = (_unit(block.three[0]), _unit(block.three[1]))
+    five = (_unit(block.five[0]), _unit(block.five[1])) if block.uses_five else None
+    return InceptionLayers(_unit(block.one), three, five, _unit(block.pooled))
+
+
+def _unit(unit: nn.Module) -> Convolution:
+    if not isinstance(unit, astromae.Unit):
+        raise TypeError(f"{type(unit).__name__} is not a convolution with BatchNorm and activation")
+    return folded(unit[0], unit[1])
+
+
+PACKED = 4  # outputs whose weights lie side by side; inception.h
 
 
 def packed(layer: Convolution) -> Doubles:
-    """The weights (outputs / 6, k, k, inputs, 6) and then the bias, outputs filled up by zeros, in one row."""
+    """The weights (outputs / 4, k, k, inputs, 4) and then the bias, outputs filled up by zeros, in one row."""
     missing = -len(layer.bias) % PACKED
     kernel = np.pad(layer.kernel, ((0, missing), (0, 0), (0, 0), (0, 0)))
     kernel = kernel.reshape(-1, PACKED, *kernel.shape[1:]).transpose(0, 3, 4, 2, 1)
     return np.concatenate([kernel.ravel(), np.pad(layer.bias, (0, missing))])
 
 
-def inception_layers(block: astromae.InceptionBlock, before: Affine | None = None) -> list[Convolution | None]:
-    """An Inception block's convolutions, each with a ReLU behind it: 1×1; 1×1 and 3×3; 1×1 and 5×5, None where
-    the block lacks that path; 1×1 before the pooled path.
-
-    before: a 1×1 convolution without activation in front of the block, which is merged into those with
-    kernel 1. An average pool between them may go before both: it commutes with 1×1 convolutions.
-    """
-
-    def pointwise(layer: Any) -> Convolution:
-        merged = affine(layer[0]) if before is None else before.then(affine(layer[0]))
-        return Convolution(merged.weight.T[:, :, None, None], merged.bias)
-
-    def path(layers: Any) -> list[Convolution | None]:
-        if layers is None:
-            return [None, None]
-        wide = layers[1][0]
-        return [pointwise(layers[0]), Convolution(doubles(wide.weight), doubles(wide.bias))]
-
-    return [pointwise(block.one), *path(block.three), *path(block.five), pointwise(block.pooled)]
-
-
 def inception(branch: astromae.Inception) -> tuple[NDArray[np.int64], Doubles]:
-    """What the kernel of the Inception branch reads: its plan (blocks, 8), and all weights in a row.
+    """What the kernel of the Inception branch reads: its plan (blocks, 9), and all weights in a row.
 
-    The stem, which has no activation, is merged into the 1×1 convolutions of the first block.
+    The stem has no activation, and average pooling commutes with it: it is merged into the first block's 1×1
+    convolutions where no maximum comes in between. The pooled path computes it (`stem` of kernels.h).
     """
-    before: Affine | None = affine(branch.stem)
-    plan, weights = [], []
+    plan: list[list[int]] = []
+    weights: list[Doubles] = []
     for index, block in enumerate(branch.blocks):
-        if not isinstance(block, astromae.InceptionBlock):
-            raise TypeError(f"{type(block).__name__} is no Inception block")
-        layers, before = inception_layers(block, before), None
-        present = [layer for layer in layers if layer is not None]
-        outputs = [0 if layer is None else len(layer.bias) for layer in layers]
-        plan.append([present[0].kernel.shape[1], *outputs, int(index in astromae.HALVED_BEHIND)])
-        weights += [packed(layer) for layer in present]
+        layers, before = inception_layers(block), None
+        if index == 0:
+            layers, before = layers.after(affine(branch.stem)), convolution(branch.stem)
+        row = [layers.one, *layers.three, *(layers.five or (None, None)), before, layers.pooled]
+        outputs = [0 if layer is None else len(layer.bias) for layer in row]
+        plan.append([layers.one.kernel.shape[1], *outputs, int(index in astromae.HALVED_AFTER)])
+        weights += [packed(layer) for layer in row if layer is not None]
     return np.array(plan, np.int64), np.concatenate(weights)

@@ -1,13 +1,11 @@
-// The parts of AstroMAE that are no products of large matrices: what onnxruntime's own operators spend half of
-// their time on. Every value is computed by the same operations wherever it stands in a batch.
+// The parts of AstroMAE beside the products of large matrices: onnxruntime's own operators would spend half of
+// their time on them. Every value is computed by the same operations wherever it stands in a batch.
 #include "kernels.h"
 
-#include <pthread.h>
-
 #include <cmath>
-#include <cstdlib>
-#include <initializer_list>
 
+#include "inception.h"
+#include "scratch.h"
 #include "vector.h"
 
 namespace KERNELS {
@@ -17,34 +15,6 @@ template <class Then>
 void quantised_or_not(const Quantisation *quantisation, Then then) {
   if (quantisation) then(Quantised{1 / quantisation->scale, float(quantisation->zero)});
   else then(Kept{});
-}
-
-// One buffer a thread, kept between calls and freed when the thread ends.
-struct Buffer {
-  size_t vectors;
-  Vector *memory;
-};
-
-pthread_key_t buffers;
-const int no_buffers = pthread_key_create(&buffers, [](void *buffer) {
-  free(static_cast<Buffer *>(buffer)->memory);
-  free(buffer);
-});
-
-Vector *scratch(size_t vectors) {
-  if (no_buffers) abort();
-  auto *buffer = static_cast<Buffer *>(pthread_getspecific(buffers));
-  if (!buffer) {
-    buffer = static_cast<Buffer *>(calloc(1, sizeof(Buffer)));
-    if (!buffer || pthread_setspecific(buffers, buffer)) abort();
-  }
-  if (buffer->vectors < vectors) {
-    free(buffer->memory);
-    buffer->memory = static_cast<Vector *>(aligned_alloc(sizeof(Vector), vectors * sizeof(Vector)));
-    if (!buffer->memory) abort();  // as onnxruntime's operators cannot go on without memory either
-    buffer->vectors = vectors;
-  }
-  return buffer->memory;
 }
 
 void soften(int64_t galaxies, int64_t channels, int64_t pixels, const float *x, const float *reciprocals, float *out) {
@@ -266,133 +236,6 @@ void any_parallel(int64_t galaxies, int64_t tokens, int64_t groups, int64_t oute
                   const float *x, const float *w1, const float *b1, const float *w2, const float *b2, float *out) {
   const auto chosen = outer == 4 && inner == 16 ? parallel<4, 16> : parallel<0, 0>;  // AstroMAE's: 4 and 16
   chosen(galaxies, tokens, groups, outer, inner, skipped, x, w1, b1, w2, b2, out);
-}
-
-// Images of `size` × `size` pixels with `border` zero pixels around; a value is a vector of WIDTH galaxies.
-struct Pixels {
-  Vector *values;
-  int64_t size, channels, border;
-  int64_t row() const { return (size + 2 * border) * channels; }
-  Vector *at(int64_t y, int64_t x) const { return values + (y + border) * row() + (x + border) * channels; }
-  void clear() const {
-    for (int64_t i = 0; i < (size + 2 * border) * row(); i++) values[i] = 0;
-  }
-};
-
-constexpr int PACKED = 6;                    // output channels whose weights lie side by side
-constexpr int OUTPUTS = WIDTH == 8 ? 3 : 6;  // AVX2 has 16 registers, the others 32
-constexpr int AT_ONCE = 4;                   // pixels
-
-template <int pixels>
-inline void convolved(const Pixels &in, int kernel, const float *weights, const float *bias, Vector *to, int64_t step,
-                      int64_t y, int64_t x, int64_t outputs) {
-  Vector sums[pixels][OUTPUTS];
-  for (int p = 0; p < pixels; p++)
-    for (int o = 0; o < OUTPUTS; o++) sums[p][o] = bias[o];
-  for (int ky = 0; ky < kernel; ky++) {
-    const Vector *from = in.at(y + ky - kernel / 2, x - kernel / 2);
-    for (int64_t i = 0; i < kernel * in.channels; i++, weights += PACKED)
-      for (int p = 0; p < pixels; p++)
-        for (int o = 0; o < OUTPUTS; o++) sums[p][o] += weights[o] * from[p * in.channels + i];
-  }
-  for (int p = 0; p < pixels; p++)
-    for (int o = 0; o < OUTPUTS && o < outputs; o++) to[p * step + o] = at_least(0.0f, sums[p][o]);
-}
-
-// ReLU(convolution + bias) into the channels of `out` from `first` on; gives where the next layer's weights are.
-const float *convolve(const Pixels &in, int kernel, const float *weights, int64_t outputs, const Pixels &out,
-                      int64_t first) {
-  const int64_t taps = in.channels * kernel * kernel, padded = (outputs + PACKED - 1) / PACKED * PACKED;
-  const float *biases = weights + padded * taps;
-  for (int64_t y = 0; y < in.size; y++)
-    for (int64_t o = 0; o < outputs; o += OUTPUTS) {
-      const float *pack = weights + o / PACKED * PACKED * taps + o % PACKED;
-      int64_t x = 0;
-      for (; x + AT_ONCE <= in.size; x += AT_ONCE)
-        convolved<AT_ONCE>(in, kernel, pack, biases + o, out.at(y, x) + first + o, out.channels, y, x, outputs - o);
-      for (; x < in.size; x++)
-        convolved<1>(in, kernel, pack, biases + o, out.at(y, x) + first + o, out.channels, y, x, outputs - o);
-    }
-  return biases + padded;
-}
-
-void smoothed(const Pixels &in, const Pixels &out, int64_t first) {  // the mean of 3×3 pixels
-  for (int64_t y = 0; y < in.size; y++)
-    for (int64_t x = 0; x < in.size; x++)
-      for (int64_t c = 0; c < in.channels; c++) {
-        Vector total = 0;
-        for (int dy = -1; dy <= 1; dy++)
-          for (int dx = -1; dx <= 1; dx++) total += in.at(y + dy, x + dx)[c];
-        out.at(y, x)[first + c] = total * (1.0f / 9);
-      }
-}
-
-void halved(const Pixels &in, const Pixels &out) {
-  for (int64_t y = 0; y < out.size; y++)
-    for (int64_t x = 0; x < out.size; x++) {
-      const Vector *upper = in.at(2 * y, 2 * x), *lower = in.at(2 * y + 1, 2 * x);
-      for (int64_t c = 0; c < in.channels; c++)
-        out.at(y, x)[c] = (upper[c] + upper[c + in.channels] + lower[c] + lower[c + in.channels]) * 0.25f;
-    }
-}
-
-void inception(int64_t galaxies, int64_t channels, int64_t image, const float *images, int64_t blocks,
-               const InceptionBlock *plan, const float *weights, float *out) {
-  constexpr int64_t border = 2;  // of a 5×5 convolution
-  const int64_t size = image / 2, side = size + 2 * border;
-  int64_t most = channels, widest = 0;
-  for (int64_t b = 0; b < blocks; b++) {
-    const InceptionBlock &block = plan[b];
-    const int64_t outputs = block.one + block.three + block.five + block.pooled;
-    for (int64_t inner : {block.three_inner, block.five_inner, block.pooled}) widest = inner > widest ? inner : widest;
-    most = outputs > most ? outputs : most;
-  }
-  Vector *front = scratch(2 * most * size * size + widest * side * side);
-  Vector *back = front + most * size * size, *inner_values = back + most * size * size;
-  for (int64_t galaxy = 0; galaxy < galaxies; galaxy += WIDTH) {
-    const int64_t count = galaxies - galaxy < WIDTH ? galaxies - galaxy : WIDTH;
-    Pixels in{front, size, channels, 0};
-    for (int64_t lane = 0; lane < WIDTH; lane++)
-      for (int64_t c = 0; c < channels; c++) {
-        const float *from = images + ((galaxy + (lane < count ? lane : 0)) * channels + c) * image * image;
-        auto *to = reinterpret_cast<float *>(front + c) + lane;
-        for (int64_t y = 0; y < size; y++, from += 2 * image)
-          for (int64_t x = 0; x < size; x++, to += channels * WIDTH)
-            *to = (from[2 * x] + from[2 * x + 1] + from[image + 2 * x] + from[image + 2 * x + 1]) * 0.25f;
-      }
-    const float *weight = weights;
-    for (int64_t b = 0; b < blocks; b++) {
-      const InceptionBlock &block = plan[b];
-      const Pixels next{in.values == front ? back : front, in.size,
-                        block.one + block.three + block.five + block.pooled, 0};
-      const auto inner = [&](int64_t width) {
-        const Pixels pixels{inner_values, in.size, width, border};
-        pixels.clear();
-        weight = convolve(in, 1, weight, width, pixels, 0);
-        return pixels;
-      };
-      weight = convolve(in, 1, weight, block.one, next, 0);
-      const Pixels three = inner(block.three_inner);
-      weight = convolve(three, 3, weight, block.three, next, block.one);
-      if (block.five) {
-        const Pixels five = inner(block.five_inner);
-        weight = convolve(five, 5, weight, block.five, next, block.one + block.three);
-      }
-      smoothed(inner(block.pooled), next, block.one + block.three + block.five);
-      if (block.halve) {
-        in = {in.values, in.size / 2, next.channels, 0};
-        halved(next, in);
-      } else {
-        in = next;
-      }
-    }
-    const int64_t pixels = in.size * in.size, features = in.channels * pixels;
-    for (int64_t lane = 0; lane < count; lane++)
-      for (int64_t pixel = 0; pixel < pixels; pixel++)
-        for (int64_t c = 0; c < in.channels; c++)
-          out[(galaxy + lane) * features + c * pixels + pixel] =
-              reinterpret_cast<float *>(in.values + pixel * in.channels + c)[lane];
-  }
 }
 
 }  // namespace

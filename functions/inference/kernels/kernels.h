@@ -7,8 +7,10 @@ struct Quantisation {
   uint8_t zero;
 };
 
-struct InceptionBlock {  // numbers of channels, 0 where a block has no 5×5 path; whether 2×2 pixels are averaged behind
-  int64_t inputs, one, three_inner, three, five_inner, five, pooled, halve;
+// Numbers of channels: 0 for both of a 5×5 path that is not used. `stem`: of a 1×1 convolution without activation before
+// the pooled path, 0 for none. `halve`: whether 2×2 pixels are averaged after the block.
+struct InceptionBlock {
+  int64_t inputs, one, three_inner, three, five_inner, five, stem, pooled, halve;
 };
 
 struct Kernels {
@@ -40,8 +42,9 @@ struct Kernels {
                    const float *x, const float *w1, const float *b1, const float *w2, const float *b2, float *out);
 
   // The Inception branch up to its flat features; images (galaxies, channels, size, size) are first averaged over
-  // 2×2 pixels. weights: of each block the convolutions in the order of InceptionBlock, each (outputs / 6, k, k,
-  // inputs, 6) and then its bias, with the outputs filled up to a multiple of 6 by zeros.
+  // 2×2 pixels. A block's paths: 1×1; 1×1 and 3×3; 1×1 and 5×5; stem, the largest of 3×3 pixels, 1×1. ReLU follows
+  // every convolution but the stem. weights: each block's convolutions in the order of InceptionBlock, each
+  // (outputs / 4, k, k, inputs, 4) and then its bias, the outputs filled up to a multiple of 4 by zeros.
   void (*inception)(int64_t galaxies, int64_t channels, int64_t size, const float *images, int64_t blocks,
                     const InceptionBlock *plan, const float *weights, float *out);
 };

@@ -88,7 +88,8 @@ class Call {
   Element *output(size_t index, std::initializer_list<int64_t> sizes) {
     ort::Value *value = nullptr;
     void *data = nullptr;
-    if (!wrong && done(api_->output(context_, index, sizes.begin(), sizes.size(), &value))) done(api_->data(value, &data));
+    if (!wrong && done(api_->output(context_, index, sizes.begin(), sizes.size(), &value)))
+      done(api_->data(value, &data));
     return static_cast<Element *>(data);
   }
 
@@ -254,28 +255,29 @@ struct Parallel {
 struct Inception {
   static constexpr const char *name = "Inception";
   static constexpr size_t inputs = 3, outputs = 1, quantised_output = -1;
+  static constexpr int64_t fields = sizeof(InceptionBlock) / sizeof(int64_t);
+  static constexpr int64_t most_channels = 1 << 16;  // so that no product of sizes overflows
   explicit Inception(Attributes &) {}
 
   void compute(Call &call) const {
     const Tensor images = call.input(0), plan = call.input(1), weights = call.input(2);
-    constexpr int64_t fields = sizeof(InceptionBlock) / sizeof(int64_t);
     if (!call.expect(images.rank == 4 && images.sizes[2] == images.sizes[3] && images.sizes[2] % 2 == 0 &&
                          plan.count > 0 && plan.count % fields == 0,
-                     "Inception: images (galaxies, channels, size, size) with an even size, plan (blocks, 8)"))
+                     "Inception: images (galaxies, channels, size, size) with an even size, plan (blocks, 9)"))
       return;
+    const auto *numbers = static_cast<const int64_t *>(plan.data);
+    for (int64_t field = 0; field < plan.count; field++)
+      if (!call.expect(numbers[field] >= 0, "Inception: the plan has negative numbers") ||
+          !call.expect(numbers[field] <= most_channels, "Inception: the plan has more than 65536 channels"))
+        return;
     const auto *blocks = static_cast<const InceptionBlock *>(plan.data);
     const int64_t count = plan.count / fields;
     int64_t size = images.sizes[2] / 2, channels = images.sizes[1], needed = 0;
-    const auto weigh = [&needed](int64_t from, int64_t taps, int64_t to) { needed += (to + 5) / 6 * 6 * (from * taps + 1); };
-    for (int64_t field = 0; field < plan.count; field++)
-      if (!call.expect(static_cast<const int64_t *>(plan.data)[field] >= 0, "Inception: the plan has negative numbers"))
-        return;
     for (int64_t b = 0; b < count; b++) {
       const InceptionBlock &block = blocks[b];
       if (!call.expect(block.inputs == channels && (!block.halve || size % 2 == 0), "Inception: blocks do not fit"))
         return;
-      for (int64_t inner : {block.one, block.three_inner, block.five_inner, block.pooled}) weigh(channels, 1, inner);
-      weigh(block.three_inner, 9, block.three), weigh(block.five_inner, 25, block.five);
+      needed += weights_of(block);
       channels = block.one + block.three + block.five + block.pooled;
       size /= block.halve ? 2 : 1;
     }
@@ -284,6 +286,16 @@ struct Inception {
     if (call.wrong) return;
     kernels->inception(images.sizes[0], images.sizes[1], images.sizes[2], images.floats(), count, blocks,
                        weights.floats(), out);
+  }
+
+  static int64_t weights_of(const InceptionBlock &block) {
+    const auto layer = [](int64_t inputs, int64_t taps, int64_t outputs) {
+      return (outputs + 3) / 4 * 4 * (inputs * taps + 1);
+    };
+    int64_t all = layer(block.three_inner, 9, block.three) + layer(block.five_inner, 25, block.five);
+    for (int64_t outputs : {block.one, block.three_inner, block.five_inner, block.stem})
+      all += layer(block.inputs, 1, outputs);
+    return all + layer(block.stem ? block.stem : block.inputs, 1, block.pooled);
   }
 };
 

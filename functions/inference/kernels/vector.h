@@ -30,6 +30,12 @@ inline void store(float *to, Vector value) { *reinterpret_cast<Unaligned *>(to) 
 inline Vector at_least(Vector low, Vector x) { return low > x ? low : x; }
 inline Vector at_most(Vector high, Vector x) { return high < x ? high : x; }
 
+// The largest of three; not a number where one of them is not, of which `at_least` sees only c.
+inline Vector largest(Vector a, Vector b, Vector c) {
+  const Integers unknown = (a != a) | (b != b);  // all bits, which is not a number
+  return (Vector)((Integers)at_least(a, at_least(b, c)) | unknown);
+}
+
 // The last `count` <= WIDTH values of a row, zeros behind them: the same arithmetic for every value.
 inline Vector load(const float *from, int64_t count) {
   if (count == WIDTH) return load(from);

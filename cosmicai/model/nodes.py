@@ -1,0 +1,146 @@
+"""Nodes and weights of an ONNX graph as they are written, and int8 where ranges of activations are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from cosmicai.model.rewrites import Affine, Convolution, doubles
+from inference import astromae
+
+
+@dataclass
+class Graph:
+    """Nodes and weights; values are passed by name."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    weights: list[onnx.TensorProto] = field(default_factory=list)
+
+    def op(
+        self, kind: str, *inputs: str, domain: str = "", output: str | None = None, **attributes: Any
+    ) -> str:
+        return self.ops(kind, *inputs, outputs=[output or f"v{len(self.nodes)}"], domain=domain, **attributes)[
+            0
+        ]
+
+    def ops(
+        self, kind: str, *inputs: str, outputs: list[str], domain: str = "", **attributes: Any
+    ) -> list[str]:
+        name = f"{kind}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, outputs, name=name, domain=domain, **attributes))
+        return outputs
+
+    def kernel(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        return self.op(kind, *inputs, domain="cosmicai", **attributes)
+
+    def constant(self, array: NDArray[Any]) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def floats(self, array: Any) -> str:
+        return self.constant(np.asarray(array, np.float32))
+
+    def integers(self, *values: int) -> str:
+        return self.constant(np.array(values, np.int64))
+
+    def reshape(self, x: str, *shape: int) -> str:
+        return self.op("Reshape", x, self.integers(*shape))
+
+    def activated(self, x: str, name: str) -> str:
+        """An activation of `astromae.ACTIVATIONS`, as a config names it."""
+        kind, argument = astromae.activation_parts(name)
+        if kind == "identity":
+            return x
+        if kind == "silu":
+            return self.op("Mul", x, self.op("Sigmoid", x))
+        operator, attributes = _ACTIVATIONS[kind]
+        if argument is not None:
+            attributes = {"alpha": argument}
+        return self.op(operator, x, **attributes)
+
+    def stack(self, x: str, layers: Sequence[Affine], activation: str) -> tuple[str, Affine]:
+        """All layers but the last, each with its activation; and the last, for what comes after."""
+        *inner, last = layers
+        for layer in inner:
+            x = self.activated(self.linear(x, layer), activation)
+        return x, last
+
+    def linear(self, x: str, layer: Affine) -> str:
+        return self.op("Gemm", x, self.floats(layer.weight), self.floats(layer.bias))
+
+    def normalised(self, x: str, norm: Any) -> str:
+        scale, bias = self.floats(doubles(norm.weight)), self.floats(doubles(norm.bias))
+        return self.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=norm.eps)
+
+    def convolution(self, x: str, layer: Convolution, groups: int = 1) -> str:
+        pads = [layer.kernel.shape[2] // 2] * 4
+        return self.op("Conv", x, self.floats(layer.kernel), self.floats(layer.bias), group=groups, pads=pads)
+
+    def pool(self, x: str, kind: str, size: int, stride: int, padding: int = 0) -> str:
+        """A pool of `astromae.POOLS`: means count the padding, which is zeros; maxima do not."""
+        sizes: dict[str, Any] = {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [padding] * 4}
+        if kind == "max":
+            return self.op("MaxPool", x, **sizes)
+        return self.op("AveragePool", x, count_include_pad=1, **sizes)
+
+
+_ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {  # the operators of those that are one operator
+    "relu": ("Relu", {}),
+    "gelu": ("Gelu", {}),
+    "gelu_tanh": ("Gelu", {"approximate": "tanh"}),
+    "tanh": ("Tanh", {}),
+    "sigmoid": ("Sigmoid", {}),
+    "leaky_relu": ("LeakyRelu", {}),
+    "elu": ("Elu", {}),
+}
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What enters a Linear layer: float32, or uint8 where its scale and zero are given."""
+
+    graph: Graph
+    value: str
+    scale: str | None = None
+    zero: str | None = None
+
+    def times(self, weight: NDArray[Any]) -> str:
+        """Its product with `weight` (inputs, outputs) in float32; what reads it adds the bias."""
+        graph = self.graph
+        if self.scale is None or self.zero is None:
+            return graph.op("MatMul", self.value, graph.floats(weight))
+        scales = np.maximum(np.abs(weight).max(0), 1e-12) / 63  # 7 bits, one scale for each output
+        narrow = graph.constant(np.round(weight / scales).astype(np.int8))
+        inputs = [self.value, narrow, self.scale, graph.floats(scales), self.zero]
+        return graph.op("MatMulIntegerToFloat", *inputs, domain="com.microsoft")
+
+
+class Quantiser:
+    """The uint8 of a layer's activations; float32 where their range is not known."""
+
+    def __init__(self, graph: Graph, limits: tuple[float, float] | None) -> None:
+        self._graph, self.parameters = graph, list[str]()
+        if limits is not None:
+            low, high = min(limits[0], 0.0), max(limits[1], 0.0)
+            scale = max(high - low, 1e-6) / 255
+            self.parameters = [graph.floats(scale), graph.constant(np.array(round(-low / scale), np.uint8))]
+
+    def kernel(self, kind: str, *inputs: str, outputs: Sequence[str] = (), **attributes: Any) -> Activation:
+        """A kernel that gives its last output so; `outputs` are those in front of it."""
+        kind += "ToUint8" if self.parameters else ""
+        last = f"v{len(self._graph.nodes)}"
+        names = [*outputs, last]
+        self._graph.ops(kind, *inputs, *self.parameters, outputs=names, domain="cosmicai", **attributes)
+        return Activation(self._graph, last, *self.parameters)
+
+    def of(self, value: str) -> Activation:
+        if self.parameters:
+            value = self._graph.op("QuantizeLinear", value, *self.parameters)
+        return Activation(self._graph, value, *self.parameters)
