@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cosmicai.target import Target
+from summarize.infos import counted, images_text, is_exact, is_result
 from summarize.pricing import cost
 
 # DescribeMapRun is refilled once a second, DescribeExecution and GetExecutionHistory faster
@@ -35,8 +37,9 @@ class Snapshot:
     failed: int = 0
     running: int | None = None
     pending: int | None = None
-    images: int = 0
-    images_per_second: float = 0.0
+    images: int | None = 0  # None where no rank has said its number, as a user's script may not
+    images_from: dict[str, int] = field(default_factory=dict)  # ranks by the field that they were counted by
+    images_per_second: float | None = 0.0
     gigabytes_read: float = 0.0
     usd_so_far: float = 0.0
     errors: dict[int, str] = field(default_factory=dict)
@@ -46,6 +49,11 @@ class Snapshot:
     @property
     def ended(self) -> bool:
         return self.status != "RUNNING"
+
+    @property
+    def images_text(self) -> str:
+        """The number of images, with how a script's ranks were counted."""
+        return images_text(self.images, self.images_from)
 
     def to_json(self) -> Json:
         return asdict(self)
@@ -97,32 +105,38 @@ class Watcher:
 
     def _count(self, found: Snapshot, bucket: str, folder: str) -> None:
         assert self._run is not None  # noqa: S101 - for the type checker
-        self._read_new(bucket, f"{folder}/", self._infos)
-        self._read_new(bucket, f"{folder}/failures/", self._failures)
+        self._read_new(bucket, f"{folder}/", self._infos, is_result)
+        self._read_new(bucket, f"{folder}/failures/", self._failures, _is_of)
         infos = list(self._infos.values())
         failures = {rank: record for rank, record in self._failures.items() if rank not in self._infos}
         found.ranks, found.done, found.failed = self._run["world_size"], len(infos), len(failures)
-        found.images = sum(info.get("num_samples") or 0 for info in infos)
-        found.images_per_second = found.images / found.seconds if found.seconds else 0.0
+        found.images, found.images_from = counted(infos)
+        exact = found.images is not None and is_exact(found.images_from)
+        found.images_per_second = (found.images or 0) / max(found.seconds, 1e-3) if exact else None
         sizes = self._run["bytes_per_rank"]
         found.gigabytes_read = sum(sizes[rank] for rank in self._infos if rank < len(sizes)) / 1e9
         found.usd_so_far = cost(infos)["total (USD)"]
         found.errors = {rank: _message(record) for rank, record in sorted(failures.items())}
         found.running, found.pending = self._map_counts() if not found.ended else (0, 0)
 
-    def _read_new(self, bucket: str, prefix: str, known: dict[int, Json]) -> None:
+    def _read_new(
+        self, bucket: str, prefix: str, known: dict[int, Json], is_wanted: Callable[[Any, str], bool]
+    ) -> None:
         pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
         names = (item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", []))
         ranks = [int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()]
         new = [rank for rank in ranks if rank not in known][:_READ_AT_ONCE]
 
-        def read(rank: int) -> tuple[int, Json]:
+        def read(rank: int) -> tuple[int, Any]:
             body = self._s3.get_object(Bucket=bucket, Key=f"{prefix}{rank}.json")["Body"]
-            return rank, json.load(body)
+            try:
+                return rank, json.load(body)
+            except ValueError:
+                return rank, None  # a script may write anything under the key before its rank does
 
         with ThreadPoolExecutor(16) as pool:
             for rank, content in pool.map(read, new):
-                if self._run is not None and content.get("run_id") == self._run["run_id"]:
+                if self._run is not None and is_wanted(content, self._run["run_id"]):
                     known[rank] = content
 
     def _state(self) -> str | None:
@@ -141,6 +155,10 @@ class Watcher:
             return None, None
         counts = self._stepfunctions.describe_map_run(mapRunArn=self._map_run)["itemCounts"]
         return counts.get("running"), counts.get("pending")
+
+
+def _is_of(record: Any, run_id: str) -> bool:
+    return isinstance(record, dict) and record.get("run_id") == run_id
 
 
 def _message(record: Json) -> str:

@@ -155,24 +155,20 @@ class Worker:
             "ended (unix seconds)": time.time(),
         }
         storage.write_json(event.bucket, f"{event.result_path}/{event.rank}.json", info)
-        return {"rank": event.rank, "run_id": event.run_id, "num_samples": info["num_samples"]}
+        count = info["num_samples"]
+        known = {"num_samples": count} if isinstance(count, int) else {}
+        return {"rank": event.rank, "run_id": event.run_id, **known}
 
     def _run_script(self, event: RankEvent, storage: Storage, clock: _Clock) -> dict[str, Any]:
-        """Runs the user's own code; what it wrote as its rank info goes before ours."""
+        """Runs the user's own code, and adds what it wrote as its rank info to ours."""
         with clock.phase("download"):
             folder = self._scripts.fetch(event, storage)
-            before = script.info_etag(event, storage)
+            before = script.info_versions(event, storage)
         fmi = collectives.for_script(event, storage, self._host.scratch)
         with clock.phase("inference"), fmi as variables:
             script.run(event, folder, self._host.scratch, variables)
-        written = script.written_info(event, storage, before) or {}
-        return {
-            **self._common(event, storage, clock),
-            "num_samples": None,  # only the script knows
-            "engine": "script",
-            "accuracy_state": None,
-            **written,
-        }
+        written = script.written_info(event, storage, before)
+        return script.rank_info(self._common(event, storage, clock), written)
 
     def _infer(self, event: RankEvent, storage: Storage, clock: _Clock, reduction: Reduction) -> dict[str, Any]:
         """The built-in way: the engine over the rank's partitions; then the metrics, among the ranks."""

@@ -5,21 +5,41 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from .event import RankEvent
-from .storage import Storage
+from .storage import ObjectError, Storage
 
 _FOR_SCRIPTS = Path(__file__).parent / "for_scripts"  # fmi and fmilib, under the names that scripts import
 _LAST_LINES = 20  # of the output, in the error of a script that fails
 _NO_TORCH = ': this lean image has no torch, deploy with image_variant = "torch"'
+_NO_MODULE = (
+    ": the module {} is neither in the script's folder nor in the image; upload it with the script, or name "
+    "its package in extra_packages and deploy"
+)
+_UNMET = (
+    "the image does not have what requirements.txt asks for, and nothing is installed while a rank runs: what "
+    "the script needs of it belongs in extra_packages"
+)
+_MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([A-Za-z_]\w*)")
+_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)\s*(?:==\s*(?P<version>[\w.+!-]+)|[<>=!~][^;]*)?")
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 _STREAM_LIMIT = 2000  # characters of a line that are kept for it
+
+# Fields of a rank info: what the rank sets after the script, and what the script knows better than the rank.
+_SET_BY_RANK = frozenset(("rank", "run_id", "cold_start", "duration (seconds)", "ended (unix seconds)"))
+_S3_FIGURES = ("s3_num_requests", "s3_total_time", "s3_avg_time", "s3_min_time", "s3_max_time")
+_SCRIPTS_OWN = frozenset(("num_samples", "data_path", "result_path", "versions", *_S3_FIGURES))
+
+Versions = dict[str, tuple[str, datetime] | None]
 
 
 class ScriptError(RuntimeError):
@@ -70,6 +90,8 @@ def run(event: RankEvent, folder: Path, scratch: Path, more: Mapping[str, str]) 
         raise ScriptError(
             f"script: there is no {event.script}; the folder has {', '.join(inside) or 'no .py file'}"
         )
+    if unmet := unmet_requirements(folder):
+        print(json.dumps({"message": _UNMET, "packages": unmet}))
     shield()
     start = time.perf_counter()
     last: deque[str] = deque(maxlen=_LAST_LINES)
@@ -91,11 +113,37 @@ def run(event: RankEvent, folder: Path, scratch: Path, more: Mapping[str, str]) 
         ending = (
             f"exit status {process.returncode}" if process.returncode > 0 else f"signal {-process.returncode}"
         )
-        remedy = _NO_TORCH if any("No module named 'torch'" in line for line in last) else ""
         raise ScriptError(
-            f"script {event.script} ended with {ending}{remedy}; its last lines:\n" + "\n".join(last)
+            f"script {event.script} ended with {ending}{_remedy(last)}; its last lines:\n" + "\n".join(last)
         )
     return time.perf_counter() - start
+
+
+def _remedy(last: Iterable[str]) -> str:
+    """What to do about a module that the script has not found; '' where that is not what it ended of."""
+    missing = [found[1] for line in last if (found := _MISSING_MODULE.search(line))]
+    if not missing:
+        return ""
+    return _NO_TORCH if missing[-1] == "torch" else _NO_MODULE.format(missing[-1])
+
+
+def unmet_requirements(folder: Path) -> list[str]:
+    """The lines of the folder's requirements.txt whose package the image lacks or has in another version.
+
+    Lines with an option, a URL or a marker are left out: what they ask for is not known here.
+    """
+    file = folder / "requirements.txt"
+    lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
+    asked = (_REQUIREMENT.fullmatch(line.partition("#")[0].strip()) for line in lines)
+    return [found[0] for found in asked if found and not _is_met(folder, found["name"], found["version"])]
+
+
+def _is_met(folder: Path, name: str, version: str | None) -> bool:
+    """Whether the script's folder or the image has the package, in that version where one is given."""
+    from importlib import metadata  # only here, as it would lengthen every cold start
+
+    installed = [one.version for one in metadata.distributions(name=name, path=[str(folder), *sys.path])]
+    return version in (installed[0], installed[0].partition("+")[0], None) if installed else False
 
 
 def shield() -> None:
@@ -124,22 +172,47 @@ def _environment(event: RankEvent, folder: Path, inherited: Mapping[str, str]) -
     }
 
 
-def written_info(event: RankEvent, storage: Storage, before: str | None) -> dict[str, object] | None:
-    """The rank info that the script itself has written into data_bucket since `before`, its ETag then."""
+def info_versions(event: RankEvent, storage: Storage) -> Versions:
+    """ETag and time of {rank}.json in each bucket where the script may write one, None where there is none."""
+    key, versions = f"{event.result_path}/{event.rank}.json", Versions()
+    for bucket in dict.fromkeys([event.bucket, event.data_bucket]):
+        versions[bucket] = None
+        try:
+            versions[bucket] = storage.list_versions(bucket, key).get(key)
+        except ObjectError:
+            if bucket == event.bucket:
+                raise  # of another bucket the role may read the partitions alone
+    return versions
+
+
+def written_info(event: RankEvent, storage: Storage, before: Versions) -> dict[str, Any]:
+    """The rank info that the script itself has written since `before`; {} where it has written none.
+
+    NaN and Infinity, which JSON does not have, become null. Raises ScriptError for what is not JSON.
+    """
+    now = info_versions(event, storage)
+    bucket = next((bucket for bucket in now if now[bucket] not in (None, before[bucket])), None)
+    if bucket is None:
+        return {}
     key = f"{event.result_path}/{event.rank}.json"
-    now = info_etag(event, storage)
-    if now is None or now == before:
-        return None
     try:
-        content = json.loads(storage.read(event.data_bucket, key))
+        content = json.loads(storage.read(bucket, key), parse_constant=lambda name: None)
     except ValueError as error:
-        raise ScriptError(
-            f"s3://{event.data_bucket}/{key}, which the script wrote, is no JSON: {error}"
-        ) from None
+        raise ScriptError(f"s3://{bucket}/{key}, which the script wrote, is not JSON: {error}") from None
     return content if isinstance(content, dict) else {"result": content}
 
 
-def info_etag(event: RankEvent, storage: Storage) -> str | None:
-    """ETag of {rank}.json in data_bucket, None where there is none."""
-    key = f"{event.result_path}/{event.rank}.json"
-    return storage.list_etags(event.data_bucket, key).get(key)
+def rank_info(measured: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+    """The script's own fields beside what the rank has measured.
+
+    Summarize and the bill go by the measured ones, so these stay; what the script wrote under their names is
+    kept in `script_values`.
+    """
+    measured = {**measured, "num_samples": None, "engine": "script", "accuracy_state": None}
+    ours = (measured.keys() | _SET_BY_RANK) - _SCRIPTS_OWN
+    if not isinstance(written.get("s3_num_requests"), int):  # which the bill counts
+        ours.add("s3_num_requests")
+    info = {**measured, **{name: value for name, value in written.items() if name not in ours}}
+    others = ours.intersection(written) - {"rank", "run_id"}
+    differing = {name: written[name] for name in sorted(others) if written[name] != measured.get(name)}
+    return {**info, "script_values": differing} if differing else info

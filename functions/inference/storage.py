@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,10 +113,15 @@ class Storage:
 
     def list_etags(self, bucket: str, prefix: str) -> dict[str, str]:
         """ETag of every object whose key begins with `prefix`, by key."""
+        return {key: etag for key, (etag, _) in self.list_versions(bucket, prefix).items()}
 
-        def pages() -> dict[str, str]:
+    def list_versions(self, bucket: str, prefix: str) -> dict[str, tuple[str, datetime]]:
+        """ETag and time of every object whose key begins with `prefix`, by key."""
+
+        def pages() -> dict[str, tuple[str, datetime]]:
             found = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-            return {item["Key"]: item["ETag"] for page in found for item in page.get("Contents", [])}
+            items = (item for page in found for item in page.get("Contents", []))
+            return {item["Key"]: (item["ETag"], item["LastModified"]) for item in items}
 
         return self._timed(pages, "listed", bucket, prefix)
 

@@ -195,11 +195,20 @@ def _missing(s3: Any, run: dict[str, Any]) -> list[int]:
             body, _ = _read(s3, bucket, f"{folder}/{rank}.json")
         except s3.exceptions.NoSuchKey:
             return True
-        return bool(json.loads(body).get("run_id") != run["run_id"])
+        return not _is_result(body, run["run_id"])
 
     with ThreadPoolExecutor(_READERS) as pool:
         verdicts = list(pool.map(unfinished, range(run["world_size"])))
     return [rank for rank, verdict in enumerate(verdicts) if verdict]
+
+
+def _is_result(body: bytes, run_id: str) -> bool:
+    """Whether it is a rank's own info of that run: a script that failed may have left an object of that key."""
+    try:
+        content = json.loads(body)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and content.get("run_id") == run_id and "duration (seconds)" in content
 
 
 def _read(s3: Any, bucket: str, key: str) -> tuple[bytes, str]:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .aws import repeated
+from .infos import is_result
 from .report import report
 from .summary import failure_cause, summary
 
@@ -26,7 +27,9 @@ def summarize_run(s3: Any, event: Json) -> Json:
     """
     bucket, folder = event["bucket"], event["result_path"]
     run = _read(s3, bucket, f"{folder}/run.json")
-    written = sorted(_results(s3, bucket, f"{folder}/", run), key=lambda found: int(found[0]["rank"]))
+    found = _results(s3, bucket, f"{folder}/", run)
+    ended = [(info, modified) for info, modified in found if is_result(info, run["run_id"])]
+    written = sorted(ended, key=lambda one: int(one[0]["rank"]))
     infos = [info for info, _ in written]
     done = {int(info["rank"]) for info in infos}
     failures = {

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .accuracy import BIN_WIDTH, DENSITY_BINS, DENSITY_WIDTH, Metrics
+from .infos import counted, figure, images_in_words, is_exact, samples
 
 Json = dict[str, Any]
 
@@ -76,23 +77,18 @@ def _timeline(summary: Json, infos: list[Json]) -> list[list[Any]]:
     began = datetime.fromisoformat(summary["started"].replace("Z", "+00:00")).timestamp()
     rows = []
     for info in infos:
-        ended, duration = (_number(info, name) for name in ("ended (unix seconds)", "duration (seconds)"))
+        ended, duration = (figure(info, name) for name in ("ended (unix seconds)", "duration (seconds)"))
         if ended is None or duration is None:
             continue
-        phases = [round(_number(info, f"{phase} (seconds)") or 0.0, 4) for phase in _PHASES]
-        figures = [_number(info, name) for name in ("sample_persec", "total_process_memory (MB)")]
+        phases = [round(figure(info, f"{phase} (seconds)") or 0.0, 4) for phase in _PHASES]
+        figures = [figure(info, name) for name in ("sample_persec", "total_process_memory (MB)")]
         start = round(max(ended - duration - began, 0.0), 3)
         rows.append([info["rank"], start, bool(info.get("cold_start")), *phases, *figures])
     return rows
 
 
-def _number(info: Json, name: str) -> float | None:
-    value = info.get(name)
-    return float(value) if isinstance(value, int | float) else None
-
-
 def _body(summary: Json, infos: list[Json]) -> str:
-    parts = [_head(summary), _tiles(summary), _failed(summary)]
+    parts = [_head(summary), _tiles(summary, infos), _failed(summary)]
     if summary["accuracy"] is not None:
         parts += [
             '<div class="pair">',
@@ -123,16 +119,19 @@ def _head(summary: Json) -> str:
     )
 
 
-def _tiles(summary: Json) -> str:
+def _tiles(summary: Json, infos: list[Json]) -> str:
     accuracy, cost = summary["accuracy"] or {}, summary["cost"]
-    wall, samples = summary.get("wall (seconds)"), summary["num_samples"]
+    images, sources = counted(infos)
+    shown, how = images_in_words(images, sources)
+    wall = summary.get("wall (seconds)")
+    rate = images / wall if wall and images is not None and is_exact(sources) else None
     tiles = {
-        "redshifts": f"{samples:,}",
+        f"images: {how}" if how else "redshifts": shown,
         "NMAD": _measure(accuracy.get("precision (NMAD)")),
         "bias": _measure(accuracy.get("bias")),
         "outliers": _measure(accuracy.get("outlier fraction")),
         "R²": _measure(accuracy.get("R2")),
-        "images/s of the run": f"{samples / wall:,.0f}" if wall else "–",
+        "images/s of the run": "–" if rate is None else f"{rate:,.0f}",
         "USD at list prices": f"{cost['total (USD)']:.4g}",
         "GB-seconds": f"{cost['GB-seconds']:,.1f}",
         "cold starts": f"{summary['cold_starts']:,}",
@@ -207,7 +206,6 @@ def _cost(summary: Json) -> str:
 
 
 _COLUMNS = {
-    "images": ("num_samples", ",.0f"),
     "duration, s": ("duration (seconds)", ",.2f"),
     **{f"{phase}, s": (f"{phase} (seconds)", ",.2f") for phase in _PHASES},
     "images/s": ("sample_persec", ",.0f"),
@@ -219,16 +217,16 @@ _COLUMNS = {
 def _ranks(infos: list[Json]) -> str:
     listed = infos
     if len(infos) > _LISTED:
-        slowest = sorted(infos, key=lambda info: -(_number(info, "duration (seconds)") or 0.0))[:_LISTED]
+        slowest = sorted(infos, key=lambda info: -(figure(info, "duration (seconds)") or 0.0))[:_LISTED]
         listed = sorted(slowest, key=lambda info: int(info["rank"]))
-    names = ("rank", *_COLUMNS, "cold", "data")
+    names = ("rank", "images", *_COLUMNS, "cold", "data")
     head = "".join(
         f'<th scope="col"{" class=text" if name in ("cold", "data") else ""}><button>{_text(name)}</button></th>'
         for name in names
     )
     rows = []
     for info in listed:
-        figures = [(_number(info, key), form) for key, form in _COLUMNS.values()]
+        figures = [(samples(info)[0], ",.0f"), *((figure(info, key), form) for key, form in _COLUMNS.values())]
         cells = "".join(f"<td>{'–' if value is None else format(value, form)}</td>" for value, form in figures)
         paths = info.get("data_path", "")
         data = ", ".join(map(str, paths)) if isinstance(paths, list) else str(paths)

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from .accuracy import Metrics
+from .infos import counted, figure
 from .pricing import cost
 
 Json = dict[str, Any]
@@ -31,7 +32,7 @@ def summary(run: Json, infos: list[Json], failures: dict[int, Json], reduced: Js
     reduced: metrics.json, where rank 0 has written one."""
     done = {int(info["rank"]) for info in infos}
     missing = [rank for rank in range(run["world_size"]) if rank not in done]
-    samples = sum(info["num_samples"] or 0 for info in infos)
+    samples, sources = counted(infos)
     metrics, source = _metrics(infos, reduced)
     return {
         "run_id": run["run_id"],
@@ -42,6 +43,7 @@ def summary(run: Json, infos: list[Json], failures: dict[int, Json], reduced: Js
         "missing_ranks": [rank for rank in missing if rank not in failures],
         "failed_ranks": {str(rank): _error(failures[rank]) for rank in sorted(failures)},
         "num_samples": samples,
+        "num_samples_from": sources,
         "input_bytes": run["bytes"],
         "seconds": {name: _total(infos, f"{name} (seconds)") for name in (*PHASES, "duration")},
         "cold_starts": sum(bool(info["cold_start"]) for info in infos),
@@ -61,8 +63,8 @@ def _total(infos: list[Json], name: str) -> float:
 
 def _numbers(infos: list[Json], name: str) -> list[float]:
     """A figure of all ranks that have it: a user's own script may have written other rank infos."""
-    values = (info.get(name) for info in infos)
-    return [value for value in values if isinstance(value, int | float)]
+    values = (figure(info, name) for info in infos)
+    return [value for value in values if value is not None]
 
 
 def _error(record: Json) -> Json:
