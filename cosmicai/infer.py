@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import numpy as np
 
-from cosmicai.plots import predicted_against_true
+from cosmicai import historic
 from inference.event import RankEvent
 from inference.rank import Host, Worker
 from inference.storage import Folder, ObjectError, Storage
@@ -165,39 +164,8 @@ def _finish(out: Path, run: Json, infos: list[Json]) -> Json:
     content = summary(run, infos, {})
     _write(out / "combined_data.json", infos)
     _write(out / "summary.json", content)
-    _write(out / "Results.json", historic_results(infos))
-    predicted, true = (_column(out, len(infos), name) for name in ("z_pred", "z_true"))
-    if true is not None and predicted is not None:
-        predicted_against_true(predicted, true, content["accuracy"], out / "inference.png")
+    historic.write(out, content, infos)
     return content
-
-
-def historic_results(infos: list[Json]) -> Json:
-    """The figures of a whole run under the names that earlier scripts read from Results.json."""
-    seconds = sum(info["inference (seconds)"] for info in infos)
-    batches = sum(info["num_batches"] for info in infos)
-    samples = sum(info["num_samples"] for info in infos)
-    bits = sum(info["throughput_bps"] * info["inference (seconds)"] for info in infos)
-    return {
-        "total_cpu_time (seconds)": sum(info["total_cpu_time (seconds)"] for info in infos),
-        "total_cpu_memory (MB)": max(info["total_cpu_memory (MB)"] for info in infos),
-        "execution_time (seconds/batch)": seconds / max(batches, 1),
-        "num_batches": batches,
-        "batch_size": infos[0]["batch_size"],
-        "device": infos[0]["device"],
-        "throughput_bps": bits / seconds,
-        "sample_persec": samples / seconds,
-    }
-
-
-def _column(out: Path, ranks: int, name: str) -> np.ndarray[Any, np.dtype[np.float32]] | None:
-    parts = []
-    for rank in range(ranks):
-        with np.load(out / "predictions" / f"{rank}.npz") as arrays:
-            if name not in arrays:
-                return None
-            parts.append(arrays[name])
-    return np.concatenate(parts)
 
 
 def _write(path: Path, content: object) -> None:

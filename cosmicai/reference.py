@@ -70,7 +70,8 @@ SUMMARY = {
     "finished_ranks": "with a result",
     "missing_ranks": "without result and error",
     "failed_ranks": "error and cause by rank",
-    "num_samples": "galaxies",
+    "num_samples": "galaxies; null where a script's ranks do not say",
+    "num_samples_from": "ranks by the field they were counted by; batches * batch size is an upper bound",
     "input_bytes": "of the partitions",
     "seconds": "by phase, summed over the ranks",
     "wall (seconds)": "from the start to the last rank's end",
@@ -81,6 +82,22 @@ SUMMARY = {
     "metrics_source": "collectives, with the ranks that were added from their infos, or rank infos",
     "collectives": "channel, and why another than the payload's",
     "cost": "GB-seconds and USD at list prices",
+}
+RESULTS = {
+    "total cpu time (second)": "of the processes while they computed, summed over the ranks",
+    "total gpu time (second)": "0 on a CPU; null on a GPU, where it is not measured",
+    "execution time per batch (second)": "inference by batch",
+    "cpu memory (MB)": "peak memory beyond that of the imports, of the largest rank",
+    "gpu memory (MB)": "0 on a CPU; null on a GPU, where it is not measured",
+    "throughput(bps)": "bits of images and magnitudes (164,000 a galaxy) by second of inference in a rank",
+    "batch size": "of the payload, or the script's",
+    "number of batches": "of all ranks",
+    "device": "cpu or cuda",
+    "MAE": "mean |z_pred - z|",
+    "MSE": "mean (z_pred - z)²",
+    "Bias": "mean Δz/(1+z)",
+    "Precision": "1.48 median |Δz/(1+z) - its median|, exact where all predictions are at hand",
+    "R2": "coefficient of determination",
 }
 PREDICTIONS = {
     "index": "place of the galaxy in the rank's data",
@@ -106,11 +123,19 @@ def page() -> str:
             "",
             "## Results",
             "",
-            "Under `bucket/result_path/`. What a rank with a user's own script wrote itself comes on top.",
+            "Under `bucket/result_path/`. The info of a rank that runs a user's own script has what the script "
+            "wrote beside what the rank measures; what the script wrote under the name of such a figure is in "
+            "`script_values`.",
             "",
             *_table("{rank}.json and combined_data.json", RANK_INFO),
             *_table("summary.json", SUMMARY),
             *_table("predictions/{rank}.npz", PREDICTIONS),
+            *_table("Results.json", RESULTS),
+            "`cosmicai infer` and `cosmicai results` write Results.json, with the keys of the historic script "
+            "for one machine. A figure that not every rank has is null, and so is accuracy without known "
+            "redshifts. Beside them stand the same figures by the names of the rank infos, with `num_samples`, "
+            "`num_samples_from`, `sample_persec` and `outlier fraction`.",
+            "",
             _command_line(),
         ]
     )

@@ -1,4 +1,4 @@
-"""What is made of downloaded results: report.html, and the historic inference.png and Results.json."""
+"""report.html of downloaded results, with the historic Results.json and inference.png beside it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cosmicai.infer import historic_results
-from cosmicai.plots import predicted_against_true
+from cosmicai import historic
 from summarize.report import report
 
 Json = dict[str, Any]
@@ -20,37 +17,16 @@ class ResultsError(RuntimeError):
 
 
 def write(folder: Path) -> Path:
-    """report.html of downloaded results, and what `historic` adds. Raises ResultsError."""
-    summary, infos = _read(folder)
+    """report.html of downloaded results, and the historic files. Raises ResultsError."""
+    summary, infos = read(folder)
     page = folder / "report.html"
     page.write_text(report(summary, infos))
-    historic(folder)
+    historic.write(folder, summary, infos)
     return page
 
 
-def historic(folder: Path) -> None:
-    """Results.json, and inference.png where redshifts are known, for scripts that look for them."""
-    if not (folder / "summary.json").exists():
-        return  # a run that was ended before its summary
-    summary, infos = _read(folder)
-    ours = [info for info in infos if isinstance(info.get("num_batches"), int)]
-    if ours:
-        (folder / "Results.json").write_text(json.dumps(historic_results(ours), indent=1))
-    pairs = [_redshifts(folder / "predictions" / f"{info['rank']}.npz") for info in ours]
-    known = [pair for pair in pairs if pair is not None]
-    if known and summary["accuracy"] is not None:
-        predicted, true = (np.concatenate(columns) for columns in zip(*known, strict=True))
-        predicted_against_true(predicted, true, summary["accuracy"], folder / "inference.png")
-
-
-def _redshifts(path: Path) -> tuple[Any, Any] | None:
-    if not path.exists():
-        return None
-    with np.load(path) as arrays:
-        return (arrays["z_pred"], arrays["z_true"]) if "z_true" in arrays else None
-
-
-def _read(folder: Path) -> tuple[Json, list[Json]]:
+def read(folder: Path) -> tuple[Json, list[Json]]:
+    """summary.json and combined_data.json. Raises ResultsError."""
     try:
         found = [json.loads((folder / f"{name}.json").read_text()) for name in ("summary", "combined_data")]
     except FileNotFoundError as error:

@@ -165,13 +165,16 @@ def _line(found: Snapshot) -> str:
     ranks = "" if found.ranks is None else f", {found.done}/{found.ranks} ranks"
     failed = f", {found.failed} failed" if found.failed else ""
     state = found.state or found.status
-    return f"{found.seconds:7.1f} s  {state}{ranks}{failed}, {found.images:,} images, ${found.usd_so_far:.4f}"
+    return (
+        f"{found.seconds:7.1f} s  {state}{ranks}{failed}, images: {found.images_text}, ${found.usd_so_far:.4f}"
+    )
 
 
 def _screen(found: Snapshot) -> Group:
     bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     bar.add_task("ranks", total=found.ranks, completed=found.done)
     table = Table(show_header=False, box=None)
+    rate = "" if found.images_per_second is None else f", {found.images_per_second:,.0f}/s"
     rows = {
         "run": f"{found.name}: {found.status}" + (f", in {found.state}" if found.state else ""),
         "time": f"{found.seconds:,.1f} s",
@@ -183,7 +186,7 @@ def _screen(found: Snapshot) -> Group:
             )
             if count is not None
         ),
-        "images": f"{found.images:,}, {found.images_per_second:,.0f}/s, {found.gigabytes_read:.2f} GB read",
+        "images": f"{found.images_text}{rate}, {found.gigabytes_read:.2f} GB read",
         "cost so far": f"${found.usd_so_far:.4f}",
     }  # fmt: skip
     for name, value in rows.items():
@@ -198,8 +201,12 @@ def _screen(found: Snapshot) -> Group:
 
 
 def _print_end(found: Snapshot) -> None:
+    from summarize.infos import ENGINE
+
     if found.status == "SUCCEEDED":
-        console.print(f"[green]succeeded[/green]: {found.images:,} redshifts, ${found.usd_so_far:.4f}")
+        engine = set(found.images_from) <= {ENGINE}
+        did = f"{found.images_text} redshifts" if engine else f"images: {found.images_text}"
+        console.print(f"[green]succeeded[/green]: {did}, ${found.usd_so_far:.4f}")
         console.print(f"fetch them with `cosmicai results {found.name}`; they are in {found.result}")
         return
     cause = found.cause
@@ -326,7 +333,7 @@ def results(
     Example: cosmicai results demo-20261122-101500 --out results/demo
     """
     from cosmicai import runs
-    from cosmicai.report import historic
+    from summarize.infos import counted, images_text
 
     target = _target(team, local, profile)
     execution = target.client("stepfunctions").describe_execution(executionArn=_arn(target, name))
@@ -342,11 +349,30 @@ def results(
         files = runs.download(target.client("s3"), payload["bucket"], prefix, folder, report)
     if not files:
         raise RunError(f"s3://{payload['bucket']}/{prefix}/ is empty: the run has left nothing")
-    historic(folder)
+    infos = _add_historic(folder)
+    images, sources = counted(infos or [])
     if as_json:
-        print_json({"folder": str(folder), "files": len(files)})
+        known = {"images": images, "images_from": sources} if infos is not None else {}
+        print_json({"folder": str(folder), "files": len(files), **known})
+    elif infos is None:
+        console.print(
+            f"{len(files)} files in {folder}; the run has no summary.json: it did not come to its end"
+        )
     else:
         console.print(f"{len(files)} files in {folder}; look at {folder / 'report.html'}")
+        console.print(f"images: {images_text(images, sources)}")
+
+
+def _add_historic(folder: Path) -> list[Json] | None:
+    """Results.json and inference.png; the rank infos, or None of a run that was ended before its summary."""
+    from cosmicai import historic
+    from cosmicai.report import read
+
+    if not (folder / "summary.json").exists():
+        return None
+    summary, infos = read(folder)
+    historic.write(folder, summary, infos)
+    return infos
 
 
 @app.command()
