@@ -13,7 +13,7 @@ from typing import Any
 import python_terraform
 
 from cosmicai.emulator import Emulator
-from cosmicai.packaging import IMAGE_NAMES, ROOT
+from cosmicai.packaging import NO_EXTRAS, ROOT, ExtraPackages, image_name
 
 TERRAFORM = ROOT / "terraform"
 PLUGIN_DIR_VARIABLE = "COSMICAI_TERRAFORM_PLUGIN_DIR"
@@ -89,14 +89,16 @@ def plugin_dir(environment: Mapping[str, str]) -> Path | None:
     return None
 
 
-def emulated_variables(team: str, aws: Emulator, variant: str = "lean", **more: Any) -> dict[str, Any]:
+def emulated_variables(
+    team: str, aws: Emulator, variant: str = "lean", extra: ExtraPackages = NO_EXTRAS, **more: Any
+) -> dict[str, Any]:
     """The variables by which the embedded AWS differs from AWS, and `more`."""
     return {
         "team": team,
         "s3_use_path_style": True,
         "abort_uploads_after_days": None,  # the provider would wait a minute for this rule there
         # There is no ECR: the emulator knows the task folder.
-        "inference_image": f"embedded/{IMAGE_NAMES[variant]}:latest",
+        "inference_image": f"embedded/{image_name(variant, extra)}:latest",
         "architecture": "x86_64",
         "build_folder": str(aws.build.root),
         "delete_results_on_destroy": True,

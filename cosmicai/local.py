@@ -8,19 +8,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from cosmicai.packaging import BuildFolder, ExtraPackages, assemble
 from cosmicai.target import LOCAL
 
 _UP_SECONDS = 300
 _STATE, _LOG = "state.json", "log"
+DEFAULTS = {"concurrency": 16, "image_variant": "lean", "extra_packages": []}
+"""Ranks at once, variant of the inference image, packages beside its own."""
 
 
 class LocalError(RuntimeError):
-    """The embedded AWS could not be started; the message holds the end of its log."""
+    """The embedded AWS could not be started, or another one runs; the message says why or what to do."""
 
 
 def status(folder: Path = LOCAL) -> dict[str, Any] | None:
@@ -35,15 +39,22 @@ def status(folder: Path = LOCAL) -> dict[str, Any] | None:
     return None
 
 
-def up(concurrency: int, folder: Path = LOCAL) -> dict[str, Any]:
-    """Starts it in the background and waits until the bundle is deployed; one that runs stays as it is."""
+def up(asked: Mapping[str, Any], folder: Path = LOCAL) -> dict[str, Any]:
+    """Starts it in the background and waits until the bundle is deployed; one that runs stays as it is.
+
+    asked: what is to differ from DEFAULTS. Raises LocalError where one runs that was started otherwise, or it
+    does not come up, and PackagingError where packages cannot be installed.
+    """
     running = status(folder)
     if running is not None:
+        _check_same(running, asked)
         return running
+    settings = {**DEFAULTS, **asked}
+    assemble(BuildFolder(), (settings["image_variant"],), ExtraPackages(tuple(settings["extra_packages"])))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOG).open("wb") as log:
         daemon = subprocess.Popen(
-            [sys.executable, "-m", "cosmicai.local", str(folder), str(concurrency)],
+            [sys.executable, "-m", "cosmicai.local", str(folder), json.dumps(settings)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -67,6 +78,16 @@ def up(concurrency: int, folder: Path = LOCAL) -> dict[str, Any]:
     raise LocalError(f"the embedded AWS did not come up:\n{tail}")
 
 
+def _check_same(running: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    differing = [name for name, value in asked.items() if running.get(name) != value]
+    if differing:
+        told = ", ".join(f"{name} {running.get(name)!r}, not {asked[name]!r}" for name in differing)
+        raise LocalError(
+            f"the embedded AWS runs already, with {told}: end it with `cosmicai local down`, which deletes all "
+            "that is in it, and start it again"
+        )
+
+
 def down(folder: Path = LOCAL) -> bool:
     """Ends it with all that it holds; whether one ran."""
     running = status(folder)
@@ -82,17 +103,15 @@ def down(folder: Path = LOCAL) -> bool:
     return True
 
 
-def serve(folder: Path, concurrency: int) -> None:
-    """The process in the background."""
+def serve(folder: Path, settings: Mapping[str, Any]) -> None:
+    """The process in the background, for functions that are assembled already."""
     from cosmicai.deployment import Deployment, emulated_variables
     from cosmicai.emulator import Emulator
-    from cosmicai.packaging import BuildFolder, assemble
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    build = BuildFolder()
-    assemble(build)
-    with Emulator(build, concurrency) as aws:
-        variables = emulated_variables("local", aws, allow_scripts=True)
+    with Emulator(BuildFolder(), settings["concurrency"]) as aws:
+        image = settings["image_variant"], ExtraPackages(tuple(settings["extra_packages"]))
+        variables = emulated_variables("local", aws, *image, allow_scripts=True)
         outputs = Deployment(aws.folder / "deployment", aws.environment).apply(variables)
         state = {
             "pid": os.getpid(),
@@ -101,7 +120,7 @@ def serve(folder: Path, concurrency: int) -> None:
             "bucket": outputs.bucket,
             "state_machine_arn": outputs.state_machine_arn,
             "rendezvous": aws.rendezvous,
-            "concurrency": concurrency,
+            **settings,
         }
         partial = folder / f"{_STATE}.partial"
         partial.write_text(json.dumps(state, indent=1))
@@ -114,4 +133,4 @@ def serve(folder: Path, concurrency: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), int(sys.argv[2]))
+    serve(Path(sys.argv[1]), json.loads(sys.argv[2]))

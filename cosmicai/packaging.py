@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
+import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import venv
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +43,47 @@ class PackagingError(RuntimeError):
     """Something that is to be deployed could not be put together."""
 
 
+_NO_DEPS = " --no-deps"
+_PINNED = re.compile(rf"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?==[0-9][A-Za-z0-9.!+_-]*({_NO_DEPS})?")
+
+
+@dataclass(frozen=True)
+class ExtraPackages:
+    """Packages that users' scripts need beside those of an image.
+
+    Each is NAME==VERSION, and what it depends on is installed with it, or NAME==VERSION --no-deps, alone.
+    Raises PackagingError for anything else, and for a name that stands there twice.
+    """
+
+    packages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for package in self.packages:
+            if not _PINNED.fullmatch(package):
+                allowed = "give a package of PyPI and one version, such as timm==0.4.12"
+                raise PackagingError(f"extra_packages: {package!r} is not allowed: {allowed}")
+        if len(self.versions()) < len(self.packages):
+            raise PackagingError(f"extra_packages: {' '.join(self.packages)}: name each package once")
+
+    @classmethod
+    def parse(cls, text: str) -> ExtraPackages:
+        """All of them in a line, with blanks between."""
+        return cls(tuple(re.findall(rf"\S+(?:{_NO_DEPS}(?= |$))?", text)))
+
+    def versions(self, no_deps: bool | None = None) -> dict[str, str]:
+        """By normalised name: of all packages, or of those with or without --no-deps."""
+        chosen = (one for one in self.packages if no_deps in (None, one.endswith(_NO_DEPS)))
+        pairs = (package.removesuffix(_NO_DEPS).split("==") for package in chosen)
+        return {_normalised(name): version for name, version in pairs}
+
+    @property
+    def digest(self) -> str:
+        return _digest(*(package.encode() for package in sorted(self.packages)))[:12]
+
+
+NO_EXTRAS = ExtraPackages()
+
+
 @dataclass(frozen=True)
 class BuildFolder:
     """Where everything that can be made again from the sources lies."""
@@ -49,9 +94,9 @@ class BuildFolder:
     def images(self) -> Path:
         return self.root / "images"
 
-    def image(self, variant: str) -> Path:
+    def image(self, variant: str, extra: ExtraPackages = NO_EXTRAS) -> Path:
         """The task folder of a variant of the inference image."""
-        return self.images / IMAGE_NAMES[variant]
+        return self.images / image_name(variant, extra)
 
     @property
     def runtime(self) -> Path:
@@ -65,6 +110,12 @@ class BuildFolder:
         return self.root / f"{function}.zip"
 
 
+def image_name(variant: str, extra: ExtraPackages = NO_EXTRAS) -> str:
+    """What the embedded AWS calls an image: other packages are another image."""
+    name = IMAGE_NAMES[variant]
+    return f"{name}-{extra.digest}" if extra.packages else name
+
+
 def package(build: BuildFolder) -> None:
     """The zips that Terraform deploys."""
     build.root.mkdir(parents=True, exist_ok=True)
@@ -72,7 +123,7 @@ def package(build: BuildFolder) -> None:
         _replace_if_changed(build.zip_file(function), _zipped(function, extra))
 
 
-def assemble(build: BuildFolder, variants: Sequence[str] = ("lean",)) -> None:
+def assemble(build: BuildFolder, variants: Sequence[str] = ("lean",), extra: ExtraPackages = NO_EXTRAS) -> None:
     """The zips, and all that the embedded AWS needs to run functions; at once when nothing has changed."""
     from filelock import FileLock
 
@@ -85,6 +136,9 @@ def assemble(build: BuildFolder, variants: Sequence[str] = ("lean",)) -> None:
         for variant in variants:
             install_packages(build.image(variant), requirements(variant))
             copy_code(build.image(variant))
+            if extra.packages:
+                _extend(build.image(variant), build.image(variant, extra), extra)
+                copy_code(build.image(variant, extra))
 
 
 def requirements(variant: str) -> Path:
@@ -102,20 +156,90 @@ def install_packages(folder: Path, requirements: Path) -> None:
     if marker.exists() and marker.read_text() == wanted:
         return
     shutil.rmtree(folder, ignore_errors=True)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    pip += ["--root-user-action=ignore", "--target", str(folder)]
     if hashed.exists():
-        pip += ["--require-hashes", "--no-deps", "--requirement", str(hashed)]
+        asked = ["--require-hashes", "--no-deps", "--requirement", str(hashed)]
     else:
-        pip += ["--constraint", str(LOCK), "--requirement", str(requirements)]
-    done = subprocess.run(pip, capture_output=True, text=True)
-    if done.returncode:
-        raise PackagingError(f"pip could not install {requirements}:\n{done.stderr.strip()[-2000:]}")
+        asked = ["--constraint", str(LOCK), "--requirement", str(requirements)]
+    _pip(str(requirements), "--target", str(folder), *asked)
     marker.write_text(wanted)
+
+
+def install_extra(folder: Path, extra: ExtraPackages) -> dict[str, str]:
+    """Installs users' packages into a task folder beside its own, which stay as they are.
+
+    Returns what was installed, versions by name. Raises PackagingError for another version of a package that
+    the image has, for one that needs torch in the lean image, and for what pip cannot install.
+    """
+    own = {_normalised(one.name): one.version.partition("+")[0] for one in distributions(path=[str(folder)])}
+    for name, version in extra.versions().items():
+        if name in own and version.partition("+")[0] != own[name]:
+            raise PackagingError(
+                f"extra_packages: {name}=={version}: the image has {name} {own[name]} and was tested "
+                "with it; leave yours out"
+            )
+    asked = extra.versions(no_deps=True) | _with_dependencies(extra.versions(no_deps=False), own)
+    new = {name: version for name, version in asked.items() if name not in own}
+    if "torch" in new:
+        raise PackagingError(
+            f"extra_packages: {' '.join(extra.packages)}: torch is needed, which the lean image does not have; "
+            'choose the image variant "torch"'
+        )
+    if new:
+        pinned = [f"{name}=={version}" for name, version in sorted(new.items())]
+        with tempfile.TemporaryDirectory(dir=folder.parent) as apart:
+            _pip(" ".join(pinned), "--target", apart, "--no-deps", *pinned)
+            # pip would leave out a folder that is there already, such as that of a namespace of packages.
+            shutil.copytree(apart, folder, dirs_exist_ok=True, copy_function=_copy_new)
+    return new
+
+
+def _copy_new(source: str, target: str) -> None:
+    if not os.path.lexists(target):
+        shutil.copy2(source, target)
+
+
+def _with_dependencies(packages: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """The packages and all that they need, in versions that agree with those of the image."""
+    if not packages:
+        return {}
+    pinned = [f"{name}=={version}" for name, version in packages.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        constraints, report = Path(folder, "constraints.txt"), Path(folder, "report.json")
+        constraints.write_text("".join(f"{name}=={version}\n" for name, version in own.items()))
+        options = ["--dry-run", "--ignore-installed", "--report", str(report), "--constraint", str(constraints)]
+        _pip(" ".join(pinned), *options, *pinned)
+        found = (item["metadata"] for item in json.loads(report.read_text())["install"])
+        return {_normalised(one["name"]): one["version"] for one in found}
+
+
+def _extend(base: Path, folder: Path, extra: ExtraPackages) -> None:
+    """`folder` as `base` with the extra packages, unless it is so already; its files are links to base's."""
+    marker, wanted = folder / ".extra", (base / ".requirements").read_text() + extra.digest
+    if marker.exists() and marker.read_text() == wanted:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(base, folder, copy_function=os.link)
+    shutil.rmtree(folder / "inference", ignore_errors=True)  # what copy_code writes is not shared
+    (folder / ".code").unlink(missing_ok=True)
+    install_extra(folder, extra)
+    marker.write_text(wanted)
+
+
+def _pip(what: str, *options: str) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run([*command, "--root-user-action=ignore", *options], capture_output=True, text=True)
+    if done.returncode:
+        raise PackagingError(f"pip could not install {what}:\n{done.stderr.strip()[-2000:]}")
+
+
+def _normalised(name: str) -> str:
+    """https://packaging.python.org/specifications/name-normalization"""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 KERNELS = FUNCTIONS / "inference" / "kernels"
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno")
+_WARNINGS = ("-Wall", "-Wextra", "-Werror")
 _NO_RUNTIME = ("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics")  # no C++ library is linked
 
 
@@ -153,15 +277,7 @@ def kernels(machine: str = platform.machine()) -> Path | None:
         parts += [("kernels", name, cpu) for name, cpu in made_for.instructions.items()]
         objects = [f"{folder}/{name}.o" for _, name, _ in parts]
         for (source, name, cpu), made in zip(parts, objects, strict=True):
-            options = [
-                *_FLAGS,
-                *_NO_RUNTIME,
-                f"-mcpu={cpu}",
-                f"-DKERNELS={name}",
-                "-Wall",
-                "-Wextra",
-                "-Werror",
-            ]
+            options = [*_FLAGS, *_NO_RUNTIME, *_WARNINGS, f"-mcpu={cpu}", f"-DKERNELS={name}"]
             _compile([*zig, *options, "-c", str(KERNELS / f"{source}.cpp"), "-o", made])
         finished = library.with_suffix(".partial")
         # Threads free their buffers by its code when they end: it stays loaded.
@@ -194,7 +310,7 @@ def copy_code(folder: Path) -> None:
     marker.write_text(wanted)
 
 
-def image_tag() -> str:
+def image_tag(extra: ExtraPackages = NO_EXTRAS) -> str:
     """A hash of all that the inference images are made of: what is the same is never built twice."""
     source = FUNCTIONS / "inference"
     parts = [LOCK, ROOT / "docker" / "inference.Dockerfile", Path(__file__), *map(requirements, _REQUIREMENTS)]
@@ -202,7 +318,8 @@ def image_tag() -> str:
     parts += sorted(path for path in KERNELS.iterdir() if path.suffix in _SOURCES)
     shipped = [path for path in _shipped(source) if path.parent != KERNELS]
     named = (str(path.relative_to(source)).encode() + path.read_bytes() for path in shipped)
-    return _digest(*(path.read_bytes() for path in parts), *named)[:16]
+    extras = [extra.digest.encode()] if extra.packages else []
+    return _digest(*(path.read_bytes() for path in parts), *named, *extras)[:16]
 
 
 def _shipped(folder: Path) -> list[Path]:
@@ -242,23 +359,40 @@ def _digest(*parts: bytes) -> str:
 def main() -> None:
     """What make, deploy.sh and docker build call: `python packaging.py STEP [FOLDER]`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=["zips", "tag", "packages", "kernels", "code"])
+    parser.add_argument("step", choices=["zips", "tag", "packages", "extra", "kernels", "code"])
     parser.add_argument("folder", type=Path, nargs="?", help="the image's task folder")
     parser.add_argument("--variant", choices=list(_REQUIREMENTS), default="lean", help="of the inference image")
+    parser.add_argument("--extra", default="", help="NAME==VERSION with blanks between: packages for scripts")
+    parser.add_argument(
+        "--no-deps", choices=["true", "false"], default="false", help="the extra packages alone"
+    )
     arguments = parser.parse_args()
+    if arguments.step in ("packages", "extra", "code") and arguments.folder is None:
+        parser.error(f"{arguments.step} needs the FOLDER to fill")
+    try:
+        _step(arguments, ExtraPackages.parse(arguments.extra))
+    except PackagingError as error:
+        sys.exit(f"error: {error}")
+
+
+def _step(arguments: argparse.Namespace, extra: ExtraPackages) -> None:
+    folder = arguments.folder
     if arguments.step == "zips":
         package(BuildFolder())
         print("\n".join(str(BuildFolder().zip_file(function)) for function in ZIP_CONTENT))
     elif arguments.step == "tag":
-        print(image_tag())
+        print(image_tag(extra))
     elif arguments.step == "kernels":
         kernels()
-    elif arguments.folder is None:
-        parser.error(f"{arguments.step} needs the FOLDER to fill")
     elif arguments.step == "packages":
-        install_packages(arguments.folder, requirements(arguments.variant))
+        install_packages(folder, requirements(arguments.variant))
+    elif arguments.step == "extra":
+        installed = install_extra(folder, extra)
+        print(
+            f"extra packages: {' '.join(f'{name}=={version}' for name, version in installed.items()) or 'none'}"
+        )
     else:
-        copy_code(arguments.folder)
+        copy_code(folder)
 
 
 if __name__ == "__main__":

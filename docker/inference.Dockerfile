@@ -7,6 +7,8 @@ ARG BASE=public.ecr.aws/lambda/python:3.12
 FROM ${BASE} AS packages
 # lean, or torch for users' own scripts and the torch engine.
 ARG VARIANT=lean
+# Packages for users' own scripts, NAME==VERSION or NAME==VERSION --no-deps, with blanks between.
+ARG EXTRA_PACKAGES=""
 # torch's own index holds builds without CUDA, which are a tenth of the size.
 ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 WORKDIR /source
@@ -14,6 +16,7 @@ COPY requirements.lock ./
 COPY functions/inference/requirements.txt functions/inference/requirements.lock functions/inference/requirements-torch.txt functions/inference/
 COPY cosmicai/packaging.py cosmicai/
 RUN python cosmicai/packaging.py packages /task --variant ${VARIANT}
+RUN python cosmicai/packaging.py extra /task --extra "${EXTRA_PACKAGES}"
 # The compiler of the engine's kernels, for this stage alone.
 COPY functions/build-requirements.txt functions/
 RUN python -m pip install --quiet --no-cache-dir --constraint requirements.lock --requirement functions/build-requirements.txt

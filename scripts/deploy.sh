@@ -29,21 +29,26 @@ fi
 
 docker buildx version >/dev/null 2>&1 ||
   fail "docker buildx is missing: install Docker, or pass an image that exists: make deploy TEAM=$team IMAGE=URI"
-tag=$("${PYTHON:-python3}" cosmicai/packaging.py tag)
+# Terraform itself reads the tfvars; it answers with one line in quotation marks.
+values=$(echo 'join(" ", concat([var.architecture, var.image_variant], var.extra_packages))' |
+  with_state console -var-file="$vars" -var image_tag=none | sed -n 's/^"\(.*\)"$/\1/p')
+read -r architecture variant packages <<EOF
+$values
+EOF
+[ -n "$variant" ] || fail "terraform console could not read terraform/$vars; its message is above"
+tag=$("${PYTHON:-python3}" cosmicai/packaging.py tag --extra "$packages")
 apply -var "image_tag=$tag" -target=module.registry
 repository=$(with_state output -raw repository_url)
 region=$(echo "$repository" | cut -d. -f4)
-architecture=$(sed -n 's/^architecture *= *"\(.*\)"/\1/p' "terraform/$vars")
-variant=$(sed -n 's/^image_variant *= *"\(.*\)"/\1/p' "terraform/$vars")
-variant=${variant:-lean}
 platform=linux/arm64
-[ "${architecture:-arm64}" = arm64 ] || platform=linux/amd64
+[ "$architecture" = arm64 ] || platform=linux/amd64
 
 if ! aws ecr describe-images --region "$region" --repository-name "${repository#*/}" \
   --image-ids "imageTag=$tag-$variant" >/dev/null 2>&1; then
   aws ecr get-login-password --region "$region" | docker login --username AWS --password-stdin "${repository%%/*}"
   docker buildx build --platform "$platform" --provenance=false -f docker/inference.Dockerfile \
-    --build-arg "VARIANT=$variant" -t "$repository:$tag-$variant" --push .
+    --build-arg "VARIANT=$variant" --build-arg "EXTRA_PACKAGES=$packages" \
+    -t "$repository:$tag-$variant" --push .
 fi
 apply -var "image_tag=$tag"
 keep_outputs

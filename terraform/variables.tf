@@ -74,6 +74,22 @@ variable "image_variant" {
   }
 }
 
+variable "extra_packages" {
+  description = "Packages of PyPI for users' own scripts that `make deploy` installs into the image, such as timm==0.4.12; what they depend on is installed with them, unless --no-deps follows the version."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for package in var.extra_packages : can(regex("^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?==[0-9][A-Za-z0-9.!+_-]*( --no-deps)?$", package))])
+    error_message = "extra_packages must be names with one version each, such as timm==0.4.12 or timm==0.4.12 --no-deps."
+  }
+
+  validation {
+    condition     = length(var.extra_packages) == 0 || var.inference_image == null
+    error_message = "extra_packages are installed into the image that `make deploy` builds; inference_image names one that is built already: leave one of the two out."
+  }
+}
+
 variable "architecture" {
   description = "Instruction set of the inference function: arm64 costs 20 % less, x86_64 is what a plain laptop builds."
   type        = string

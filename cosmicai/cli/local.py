@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,17 +13,34 @@ app = typer.Typer(no_args_is_help=True, help="An embedded AWS on this machine, w
 
 @app.command()
 def up(
-    concurrency: Annotated[int, typer.Option(help="Ranks that run at once; further ones wait.", min=1)] = 16,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Ranks that run at once; further ones wait. Default: 16.", min=1)
+    ] = None,
+    image_variant: Annotated[
+        Literal["lean", "torch"] | None,
+        typer.Option(help="Image of the ranks: torch for scripts that import it. Default: lean."),
+    ] = None,
+    extra_package: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME==VERSION, or 'NAME==VERSION --no-deps', that scripts import; may be repeated."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Starts it in the background and deploys the bundle to it; does nothing where it runs.
 
-    Example: cosmicai local up && cosmicai run payloads/demo.json --local
+    Example: cosmicai local up --image-variant torch --extra-package einops==0.8.1
     """
     from cosmicai import local
 
-    with console.status("starting the embedded AWS and deploying to it (half a minute)…"):
-        state = local.up(concurrency)
+    asked = {
+        "concurrency": concurrency,
+        "image_variant": image_variant,
+        "extra_packages": extra_package or None,
+    }
+    with console.status(
+        "installing what is missing, starting the embedded AWS, deploying to it (half a minute)…"
+    ):
+        state = local.up({name: value for name, value in asked.items() if value is not None})
     if as_json:
         print_json(state)
         return

@@ -84,6 +84,35 @@ run "an_unknown_image_variant_is_refused" {
   expect_failures = [var.image_variant]
 }
 
+run "extra_packages_are_names_with_versions" {
+  command = plan
+  variables {
+    extra_packages = ["timm==0.4.12", "ruamel.yaml==0.18.10", "torchvision==0.28.0+cpu --no-deps"]
+  }
+  assert {
+    condition     = length(var.extra_packages) == 3
+    error_message = "extra_packages must take names with versions"
+  }
+}
+
+run "an_extra_package_without_a_version_is_refused" {
+  command = plan
+  variables {
+    extra_packages = ["timm"]
+  }
+  expect_failures = [var.extra_packages]
+}
+
+run "extra_packages_need_an_image_that_is_built_here" {
+  command = plan
+  variables {
+    extra_packages  = ["timm==0.4.12"]
+    inference_image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/shared/inference:v1"
+    image_tag       = null
+  }
+  expect_failures = [var.extra_packages]
+}
+
 run "an_image_from_elsewhere_needs_no_repository" {
   variables {
     inference_image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/shared/inference:v1"

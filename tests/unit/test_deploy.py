@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from cosmicai.packaging import ROOT, image_tag
+from cosmicai.deployment import TERRAFORM, plugin_dir
+from cosmicai.packaging import ROOT, ExtraPackages, image_tag
 
 _TOOLS = ("sh", "sed", "cut", "cat", "dirname", "mkdir", "basename", "ln")
 _RECORD = 'echo "$(basename "$0")" "$@" >> "$CALLS"; exit ${FAIL:-0}'
+_CONSOLE = 'case "$*" in *" console "*) cat >> "$CALLS"; echo "\\"$VALUES\\"";; *) :;; esac; '
+_FOUND = '[ -z "$NO_IMAGE" ] || [ "$2" != describe-images ] || FAIL=1; '
+_VALUES = "arm64 lean"  # architecture, image_variant, extra_packages
 
 
 def _deploy(
@@ -33,9 +38,16 @@ def _deploy(
     for name in _TOOLS:
         (tools / name).symlink_to(str(shutil.which(name)))
     for name in {"terraform", "aws", "docker"} - set(without):
-        (tools / name).write_text(f"#!/bin/sh\n{_RECORD}\n")
+        answer = _CONSOLE if name == "terraform" else _FOUND if name == "aws" else ""
+        (tools / name).write_text(f"#!/bin/sh\n{answer}{_RECORD}\n")
         (tools / name).chmod(0o755)
-    variables = {**os.environ, "PATH": str(tools), "CALLS": str(folder / "calls"), **environment}
+    variables = {
+        **os.environ,
+        "PATH": str(tools),
+        "CALLS": str(folder / "calls"),
+        "VALUES": _VALUES,
+        **environment,
+    }
     variables["PYTHON"] = sys._base_executable  # type: ignore[attr-defined]
     command = [str(tools / "sh"), str(tree / "scripts" / "deploy.sh"), *arguments]
     return subprocess.run(command, env=variables, capture_output=True, text=True)
@@ -76,3 +88,42 @@ def test_an_image_that_is_pushed_already_is_not_built_again(tmp_path: Path) -> N
     assert f"--image-ids imageTag={image_tag()}" in calls
     assert "docker buildx build" not in calls
     assert calls.rstrip().endswith(f"-var image_tag={image_tag()}")
+
+
+def test_extra_packages_go_into_the_image_and_its_tag(tmp_path: Path) -> None:
+    packages = ("timm==0.4.12 --no-deps", "pillow==13.0.0")
+    done = _deploy(tmp_path, "team3", VALUES=f"x86_64 torch {' '.join(packages)}", NO_IMAGE="1")
+    assert done.returncode == 0, done.stderr
+    calls = (tmp_path / "calls").read_text()
+    tag = image_tag(ExtraPackages(packages))
+    assert tag != image_tag()
+    assert f"-t :{tag}-torch --push ." in calls
+    assert "buildx build --platform linux/amd64" in calls
+    assert "--build-arg EXTRA_PACKAGES=timm==0.4.12 --no-deps pillow==13.0.0 " in calls
+    assert calls.rstrip().endswith(f"-var image_tag={tag}")
+
+
+def test_extra_packages_that_are_none_stop_it_before_anything_is_made(tmp_path: Path) -> None:
+    done = _deploy(tmp_path, "team3", VALUES="arm64 torch timm")
+    assert done.returncode == 1
+    assert "extra_packages: 'timm' is not allowed: give a package of PyPI and one version" in done.stderr
+    assert "apply" not in (tmp_path / "calls").read_text()
+
+
+def test_terraform_itself_reads_the_tfvars(tmp_path: Path) -> None:
+    """deploy.sh's own expression, with the real terraform on the real variables and a list of several lines."""
+    script = (ROOT / "scripts" / "deploy.sh").read_text()
+    (expression,) = re.findall(r"echo '(join\(.*\))' \|", script)
+    variables = tmp_path / "team.tfvars"
+    variables.write_text(
+        'team = "team3"\nextra_packages = [\n  "timm==0.4.12", # old\n  "six==1.17.0 --no-deps",\n]\n'
+    )
+    data = {"TF_DATA_DIR": str(tmp_path / "data"), "AWS_EC2_METADATA_DISABLED": "true"}
+    environment = {**os.environ, **data}
+    mirror = plugin_dir(os.environ)
+    start = ["terraform", f"-chdir={TERRAFORM}"]
+    initialise = [*start, "init", "-backend=false", *([f"-plugin-dir={mirror}"] if mirror else [])]
+    subprocess.run(initialise, env=environment, capture_output=True, check=True)
+    ask = [*start, "console", f"-state={tmp_path}/none", f"-var-file={variables}", "-var", "image_tag=none"]
+    done = subprocess.run(ask, env=environment, input=expression, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == '"arm64 lean timm==0.4.12 six==1.17.0 --no-deps"'

@@ -16,7 +16,7 @@ import pytest
 import ziglang
 
 from cosmicai import packaging
-from cosmicai.packaging import FUNCTIONS, ROOT, BuildFolder
+from cosmicai.packaging import FUNCTIONS, NO_EXTRAS, ROOT, BuildFolder, ExtraPackages
 
 
 def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
@@ -104,6 +104,7 @@ def test_the_image_is_assembled_by_the_same_steps_as_the_task_folder(
     steps = [line.split()[2:] for line in lines if line.startswith("RUN python ")]
     assert [step[:-1] for step in steps] == [
         ["cosmicai/packaging.py", "packages", "/task", "--variant"],
+        ["cosmicai/packaging.py", "extra", "/task", "--extra"],
         [
             "-m",
             "pip",
@@ -148,6 +149,78 @@ def test_a_package_that_is_not_the_locked_one_is_refused(tmp_path: Path) -> None
     (tmp_path / "requirements.lock").write_text(f"six==1.17.0 --hash=sha256:{'0' * 64}\n")
     with pytest.raises(packaging.PackagingError, match="DO NOT MATCH THE HASHES"):
         packaging.install_packages(tmp_path / "out", tmp_path / "requirements.txt")
+
+
+@pytest.mark.parametrize(
+    "package",
+    ["timm", "timm==", "timm>=0.4", "timm==0.4.*", "timm===0.4", "timm==0.4;x", "timm==0.4 --no-dep", "-e==1",
+     "--index-url=http://x", "a b==1", "https://example.org/x.whl", "x@git==1", "timm==0.4\n", "$(id)==1", ""],
+)  # fmt: skip
+def test_an_extra_package_is_a_name_and_one_version(package: str) -> None:
+    with pytest.raises(
+        packaging.PackagingError, match=r"is not allowed: give a package of PyPI and one version"
+    ):
+        ExtraPackages((package,))
+
+
+def test_extra_packages_are_named_once_and_change_the_image() -> None:
+    with pytest.raises(packaging.PackagingError, match="name each package once"):
+        ExtraPackages(("Ruamel.yaml==0.18.10", "ruamel-yaml==0.18.6"))
+    packages = ExtraPackages.parse("timm==0.4.12 --no-deps einops==0.8.1")
+    assert packages == ExtraPackages(("timm==0.4.12 --no-deps", "einops==0.8.1"))
+    assert packages.versions(no_deps=True) == {"timm": "0.4.12"}
+    assert packages.versions(no_deps=False) == {"einops": "0.8.1"}
+    tags = {packaging.image_tag(one) for one in (NO_EXTRAS, packages, ExtraPackages.parse("einops==0.8.1"))}
+    assert len(tags) == 3
+    assert packaging.image_tag(ExtraPackages.parse("")) == packaging.image_tag()
+
+
+def test_extra_packages_lie_beside_the_images_own(tmp_path: Path) -> None:
+    """Real packages of PyPI: networkx alone, and python-dateutil with what it needs, of which six is there."""
+    base, folder = tmp_path / "inference", tmp_path / "inference-more"
+    (base / "inference").mkdir(parents=True)
+    (base / "inference" / "handler.py").write_text("ours")
+    (base / ".code").write_text("code")
+    (base / ".requirements").write_text("base")
+    (base / "six.py").write_text("the image's own")
+    (base / "six-1.16.0.dist-info").mkdir()
+    (base / "six-1.16.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: six\nVersion: 1.16.0\n"
+    )
+    extra = ExtraPackages(("networkx==3.4.2 --no-deps", "python-dateutil==2.9.0.post0"))
+    packaging._extend(base, folder, extra)
+    installed = {one.name.lower(): one.version for one in distributions(path=[str(folder)])}
+    assert installed == {"networkx": "3.4.2", "python-dateutil": "2.9.0.post0", "six": "1.16.0"}
+    assert (folder / "six.py").read_text() == "the image's own"
+    assert not (folder / "inference").exists()  # copy_code adds it
+    assert sorted(path.name for path in base.iterdir()) == [
+        ".code", ".requirements", "inference", "six-1.16.0.dist-info", "six.py",
+    ]  # fmt: skip
+    (folder / "kept").touch()
+    packaging._extend(base, folder, extra)
+    assert (folder / "kept").exists()  # nothing is done twice
+    (base / ".requirements").write_text("another base")
+    packaging._extend(base, folder, extra)
+    assert not (folder / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "fault"),
+    [
+        ("numpy==1.26.4", "the image has numpy 2.4.6 and was tested with it; leave yours out"),
+        (
+            "accelerate==1.13.0",
+            'torch is needed, which the lean image does not have; choose the image variant "torch"',
+        ),
+        ("cosmicai-no-such-package==1.0", "pip could not install cosmicai-no-such-package==1.0"),
+    ],
+)
+def test_extra_packages_that_cannot_be_had_are_refused(tmp_path: Path, package: str, fault: str) -> None:
+    metadata = tmp_path / "task" / "numpy-2.4.6.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 2.4.6\n")
+    with pytest.raises(packaging.PackagingError, match=re.escape(fault)):
+        packaging.install_extra(tmp_path / "task", ExtraPackages((package,)))
 
 
 def _content(folder: Path) -> dict[str, bytes]:
