@@ -105,7 +105,7 @@ def _back_end(event: RankEvent, storage: Storage) -> dict[str, Any]:
         case "redis":
             host, port = _redis()
             return {"Redis": {**common, "host": host, "port": str(port)}}
-    return {"S3": {**common, "bucket_name": event.bucket}}
+    return {"S3": {**common, "bucket_name": event.bucket, "keep": "true"}}  # Summarize deletes them
 
 
 def _key(event: RankEvent, storage: Storage) -> bytes:

@@ -170,7 +170,7 @@ class Reduction:
         channel, deadline = self._opened(), Deadline(self._usable())
         while channel is not None and not self._ended and deadline.left():
             try:
-                data = channel.receive(child, None, deadline)
+                data = channel.recv(child, None, deadline)
                 share = Share.unpack(data)
             except (FmiError, ValueError, KeyError, TypeError, zlib.error) as error:
                 self._fault(f"rank {child}", error)
@@ -200,7 +200,7 @@ class Reduction:
             try:
                 channel.send(parent, data, patience)
                 if not channel.durable:
-                    channel.receive(parent, len(_TAKEN), patience)
+                    channel.recv(parent, len(_TAKEN), patience)
                 self._faults.pop(f"rank {parent}", None)
                 return
             except FmiError as error:

@@ -28,7 +28,7 @@ class _Dying:
         self._channel = channel
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("send", "receive"):
+        if name in ("send", "recv"):
             peers = [peer for peer in (0, 2, 3) if peer != VICTIM]
             self._channel.connect(peers[0], VICTIM, fmi.Deadline(1.0))  # it was there, and met one
             os.kill(os.getpid(), signal.SIGKILL)
@@ -41,7 +41,7 @@ def _work(group: fmi.Group, operation: str) -> None:
         case "send" if group.rank == VICTIM:
             group.send(mine, 0)
         case "send" if group.rank == 0:
-            group.receive(mine, VICTIM)
+            group.recv(mine, VICTIM)
         case "bcast" | "gather":
             getattr(group, operation)(mine, 0)
         case "scatter":

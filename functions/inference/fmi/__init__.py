@@ -1,16 +1,17 @@
 """FMI, the FaaS Message Interface (Copik et al., ICS 2023): MPI-like messages between serverless functions.
 
-Two interfaces over the same collectives: `Group`, for numpy arrays of any type, and `Communicator`, which takes
-what FMI's own Python binding takes (https://github.com/spcl/fmi). Channels: Direct, Redis, S3, Memory. It needs
-numpy alone, and boto3 or redis-py for the two stores.
+Two interfaces over the same collectives: `Group`, for numpy arrays of any type with mpi4py's names, and
+`Communicator`, the interface of FMI's own Python binding (https://github.com/spcl/fmi). Channels: Direct,
+Redis, S3, Memory. It needs numpy alone, and boto3 or redis-py for the two stores.
 """
 
 from .channel import Channel, Deadline, Memory
-from .communicator import Communicator, datatypes, func, hints, op, types
+from .communicator import Communicator
 from .direct import Direct
 from .errors import FmiError, MessageMismatch, PeerLost, PeerRefused, PeerTimeout
 from .group import Group
 from .stores import S3, Redis
+from .values import datatypes, func, hints, op, types
 
 __all__ = [
     "S3",

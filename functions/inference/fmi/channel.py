@@ -71,7 +71,7 @@ class Channel(Protocol):
     def send(self, peer: int, data: bytes | memoryview, deadline: Deadline) -> None:
         """Raises PeerTimeout, PeerLost or PeerRefused."""
 
-    def receive(self, peer: int, length: int | None, deadline: Deadline) -> bytes:
+    def recv(self, peer: int, length: int | None, deadline: Deadline) -> bytes:
         """The next message of `peer`, of `length` bytes or, with None, of any. Raises MessageMismatch too."""
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ class MemoryChannel:
         self._queues[self.rank, peer].put(bytes(data))
         self.statistics.sent(peer, len(data), 0.0)
 
-    def receive(self, peer: int, length: int | None, deadline: Deadline) -> bytes:
+    def recv(self, peer: int, length: int | None, deadline: Deadline) -> bytes:
         waiting, start = self._queues[peer, self.rank], time.perf_counter()
         try:
             message = waiting.get(timeout=deadline.left())

@@ -1,252 +1,203 @@
-"""The interface of FMI's Python binding: numbers and lists, described by `types`."""
+"""The interface of FMI's Python binding (https://github.com/spcl/fmi): numbers and lists with their `types`."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .channel import Channel
-from .direct import PORT, Direct
-from .group import Combine, Group
-from .model import BackEnd, shape
-from .stores import S3, Redis
+from .config import Configuration
+from .group import Group
+from .model import Model, Operation
+from .values import Value, hints, types
+from .values import func as Function
 
-_FAAS_PRICE = 0.0000166667  # USD a GiB-second, x86 (https://aws.amazon.com/lambda/pricing)
-
-Value = int | float | list[int] | list[float]
-
-
-class datatypes(Enum):
-    """int is C's, 32 bits; double is IEEE's, 64 bits."""
-
-    int = "<i4"
-    double = "<f8"
-    int_list = "<i4 list"
-    double_list = "<f8 list"
-
-
-class op(Enum):
-    sum = 0
-    prod = 1
-    max = 2
-    min = 3
-    custom = 4
-
-
-class hints(Enum):
-    fast = 0
-    cheap = 1
-
-
-@dataclass(frozen=True)
-class types:
-    """A datatype and, for lists, the number of elements."""
-
-    datatype: datatypes
-    count: int = 1
-
-    @property
-    def is_list(self) -> bool:
-        return self.datatype in (datatypes.int_list, datatypes.double_list)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.datatype.value.split()[0])
-
-    def array(self, value: Value, rows: int | None = None) -> NDArray[Any]:
-        """The value as an array; raises ValueError for another length, OverflowError beyond 32 bits."""
-        count = self.count * (rows or 1)
-        values = value if isinstance(value, Sequence) else [value]
-        if len(values) != count:
-            raise ValueError(f"got {len(values)} values, but the type says {count}")
-        return np.array(values, self.dtype)
-
-    def value(self, array: NDArray[Any], rows: int | None = None) -> Any:
-        values = array.reshape(-1).tolist()
-        return values if self.is_list or rows is not None else values[0]
-
-
-_NUMPY: dict[op, Combine] = {op.sum: np.add, op.prod: np.multiply, op.max: np.maximum, op.min: np.minimum}
-
-
-class func:
-    """How two values become one. custom: f, of two numbers or two lists; ordered unless both flags are True."""
-
-    def __init__(
-        self,
-        operation: op,
-        f: Callable[[Any, Any], Any] | None = None,
-        commutative: bool = False,
-        associative: bool = False,
-    ) -> None:
-        if (operation is op.custom) != (f is not None):
-            raise ValueError("func: give f with op.custom, and with it alone")
-        self._operation, self._f = operation, f
-        self.ordered = operation is op.custom and not (commutative and associative)
-
-    def combine(self, kind: types) -> Combine:
-        """The function over the arrays of a type."""
-        if self._f is None:
-            return _NUMPY[self._operation]
-        f = self._f
-
-        def custom(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-            return kind.array(f(kind.value(a), kind.value(b))).reshape(a.shape)
-
-        return custom
+Choose = Callable[[Operation, hints], str]
 
 
 class Communicator:
-    """One rank of `num_peers`. config_path: FMI's JSON, of which the enabled back ends are used:
+    """Rank `peer_id` of `num_peers`. Not for several threads at once.
 
-        {"backends": {"Direct": {"enabled": "true", "host": "…", "port": "10000", "max_timeout": "30000"},
-                      "S3": {"enabled": "true", "bucket_name": "…", "s3_region": "…"},
-                      "Redis": {"enabled": "true", "host": "…", "port": "6379"}},
-         "model": {"faas_price": "0.0000166667"}}
+    config_path: FMI's JSON configuration, see the module config. comm_name: of this group of ranks; two groups
+    at the same time need two names. faas_memory: MB of this function.
 
-    max_timeout is in milliseconds; beyond FMI's form, "secret" of Direct holds the run's key in hexadecimal
-    digits. faas_memory: MB of this function. Each operation takes the back end that `hint` makes best: all
-    ranks give the same configuration, memory and hints, so that they choose the same.
+    Each operation takes the back end that the configuration's model and the hint make best, hints.cheap at
+    first. So all ranks give the same configuration, memory, hints, types and functions. Operations raise
+    TypeError, ValueError or OverflowError for an argument that cannot be right, before anything is sent, and
+    FmiError where other ranks do not take their part in time.
     """
 
     def __init__(
         self, peer_id: int, num_peers: int, config_path: str, comm_name: str, faas_memory: int = 128
     ) -> None:
-        self._rank, self._size, self._name = peer_id, num_peers, comm_name
-        self._back_ends = _back_ends(Path(config_path))
-        price = json.loads(Path(config_path).read_text()).get("model", {}).get("faas_price", _FAAS_PRICE)
-        self._memory, self._faas_price = faas_memory, float(price)
-        self._hint = hints.fast
-        self._groups: dict[str, Group] = {}
-        self._only: Group | None = None
+        for name, value in (("peer_id", peer_id), ("num_peers", num_peers), ("faas_memory", faas_memory)):
+            _whole(value, name)
         if not 0 <= peer_id < num_peers:
-            raise ValueError(f"rank {peer_id} is not in a group of {num_peers}")
+            raise ValueError(
+                f"peer_id: rank {peer_id} is not in a group of {num_peers}; give 0 to num_peers - 1"
+            )
+        configuration = Configuration.read(Path(config_path))
+        model = Model(configuration.back_ends, configuration.figures, faas_memory)
+
+        def opened(name: str) -> Group:
+            channel = configuration.open(name, peer_id, num_peers, comm_name)
+            return Group(channel, configuration.seconds(name))
+
+        self._begin(peer_id, num_peers, model.choose, opened)
 
     @classmethod
     def over(cls, channel: Channel, seconds: float = 30.0) -> Communicator:
-        """This interface over any one channel."""
-        made = cls.__new__(cls)
-        made._only, made._groups, made._size = Group(channel, seconds), {}, channel.size
-        return made
+        """This interface over one open channel; operations may take `seconds`."""
+        communicator, name = cls.__new__(cls), type(channel).__name__
+        communicator._begin(channel.rank, channel.size, lambda *_: name, lambda _: Group(channel, seconds))
+        return communicator
+
+    def _begin(self, rank: int, size: int, choose: Choose, opened: Callable[[str], Group]) -> None:
+        """Sets every attribute, however the channels are had."""
+        self._rank, self._size = int(rank), int(size)
+        self._choose, self._opened = choose, opened
+        self._hint = hints.cheap
+        self._groups: dict[str, Group] = {}
 
     def close(self) -> None:
-        for group in [*self._groups.values(), *([self._only] if self._only else [])]:
+        """Ends the connections; other ranks that still wait for this one get an error."""
+        for group in self._groups.values():
             group.close()
 
     def hint(self, hint: hints) -> None:
         """What matters in the operations that follow: their latency or their price."""
+        if not isinstance(hint, hints):
+            raise TypeError(f"hint: {hint!r} is no hint; give fmi.hints.fast or fmi.hints.cheap")
         self._hint = hint
 
     def chosen(self, operation: str, size: int, ordered: bool = False) -> str:
-        """The back end that an operation of `size` bytes a rank takes: Direct, Redis or S3."""
-        found = shape(operation, size, self._size, ordered)
+        """The back end that an operation takes: Direct, Redis or S3.
 
-        def worth(item: tuple[BackEnd, dict[str, Any]]) -> tuple[float, str]:
-            back_end = item[0]
-            fast = self._hint is hints.fast
-            price = back_end.price(found, self._size, self._memory, self._faas_price)
-            return (back_end.seconds(found) if fast else price), back_end.name
+        size: bytes of one rank's value; ordered: with a function that is not commutative and associative.
+        """
+        name = "send" if operation == "recv" else operation
+        if name not in _OPERATIONS:
+            raise ValueError(f"operation: {operation!r} is unknown; there are recv, {', '.join(_OPERATIONS)}")
+        size = 1 if name == "barrier" else size
+        return self._choose(Operation(name, size, self._size, ordered and name != "scan"), self._hint)
 
-        return min(self._back_ends, key=worth)[0].name
+    def send(self, value: Value, dst: int, type: types) -> None:
+        """Sends the value to rank `dst`, which calls recv with the same type."""
+        dst, array = self._other(dst, "dst"), _kind(type).array(value)
+        self._group("send", type.nbytes).send(array, dst)
 
-    def _group(self, operation: str, kind: types, ordered: bool = False) -> Group:
-        if self._only is not None:
-            return self._only
-        name = self.chosen(operation, kind.count * kind.dtype.itemsize, ordered)
-        if name not in self._groups:
-            settings = next(settings for back_end, settings in self._back_ends if back_end.name == name)
-            channel = _OPENERS[name](self._rank, self._size, self._name, settings)
-            self._groups[name] = Group(channel, float(settings.get("max_timeout", 30_000)) / 1000)
-        return self._groups[name]
+    def recv(self, src: int, type: types) -> Any:
+        """The value that rank `src` sends."""
+        src, kind = self._other(src, "src"), _kind(type)
+        return kind.value(self._group("recv", kind.nbytes).recv(np.empty(kind.length, kind.dtype), src))
 
-    def send(self, value: Value, to: int, kind: types) -> None:
-        self._group("send", kind).send(kind.array(value), to)
-
-    def recv(self, source: int, kind: types) -> Any:
-        return kind.value(self._group("recv", kind).receive(np.empty(kind.count, kind.dtype), source))
-
-    def bcast(self, value: Value | None, root: int, kind: types) -> Any:
-        mine, group = np.empty(kind.count, kind.dtype), self._group("bcast", kind)
-        if group.rank == root and value is not None:
-            mine = kind.array(value)
-        return kind.value(group.bcast(mine, root))
+    def bcast(self, value: Value | None, root: int, type: types) -> Any:
+        """The root's value at every rank; what the others give as value is not looked at."""
+        root, kind = self._member(root, "root"), _kind(type)
+        mine = self._at_root("bcast", value, root, kind)
+        return kind.value(self._group("bcast", kind.nbytes).bcast(mine, root))
 
     def barrier(self) -> None:
-        self._group("barrier", types(datatypes.int)).barrier()
+        """Returns when every rank has called it."""
+        self._group("barrier", 1).barrier()
 
-    def gather(self, value: Value, root: int, kind: types) -> Any:
-        """At the root, all ranks' values in one list; None elsewhere."""
-        rows = self._group("gather", kind).gather(kind.array(value), root)
-        return None if rows is None else kind.value(rows, self._size)
+    def gather(self, value: Value, root: int, type: types) -> list[Any]:
+        """At the root, one flat list of all ranks' values in the order of ranks; elsewhere an empty list.
 
-    def scatter(self, values: Value | None, root: int, kind: types) -> Any:
-        """values: at the root, all ranks' values in one list."""
-        size, group = self._size, self._group("scatter", kind)
-        rows = np.empty((size, kind.count), kind.dtype)
-        if group.rank == root and values is not None:
-            rows = kind.array(values, size).reshape(size, kind.count)
-        return kind.value(group.scatter(rows, root))
+        type: of one rank's value; a list's count is the number of values that each rank gives.
+        """
+        root, array = self._member(root, "root"), _kind(type).array(value)
+        rows = self._group("gather", type.nbytes).gather(array, root)
+        values: list[Any] = [] if rows is None else rows.reshape(-1).tolist()
+        return values
 
-    def reduce(self, value: Value, function: func, root: int, kind: types) -> Any:
-        """At the root; None elsewhere."""
-        group = self._group("reduce", kind, function.ordered)
-        done = group.reduce(kind.array(value), function.combine(kind), root, function.ordered)
-        return None if done is None else kind.value(done)
+    def scatter(self, values: Value | None, root: int, type: types) -> list[Any]:
+        """This rank's share of the root's list: count / num_peers values, as a list.
 
-    def allreduce(self, value: Value, function: func, kind: types) -> Any:
-        group = self._group("allreduce", kind, function.ordered)
-        return kind.value(group.allreduce(kind.array(value), function.combine(kind), function.ordered))
+        type: of the whole list, so that the number of ranks must divide its count. What other ranks than the
+        root give as values is not looked at.
+        """
+        root, kind = self._member(root, "root"), _kind(type)
+        if not kind.is_list:
+            raise ValueError(f"scatter: a single {kind} cannot be scattered; give a list and its type")
+        if kind.length % self._size:
+            raise ValueError(
+                f"scatter: a list of {kind.length} values cannot be shared evenly among {self._size} ranks; "
+                f"the type's count is that of the whole list, so give a multiple of {self._size}"
+            )
+        rows = self._at_root("scatter", values, root, kind).reshape(self._size, kind.length // self._size)
+        share = self._group("scatter", kind.nbytes // self._size).scatter(rows, root)
+        mine: list[Any] = share.tolist()
+        return mine
 
-    def scan(self, value: Value, function: func, kind: types) -> Any:
-        group = self._group("scan", kind, function.ordered)
-        return kind.value(group.scan(kind.array(value), function.combine(kind), function.ordered))
+    def reduce(self, value: Value, root: int, func: Function, type: types) -> Any:
+        """At the root, all ranks' values combined by func, lists element by element; None elsewhere."""
+        if isinstance(root, Function):
+            raise TypeError("reduce: root is a function; the order is reduce(value, root, func, type)")
+        root, array = self._member(root, "root"), _kind(type).array(value)
+        group = self._group("reduce", type.nbytes, _function(func).ordered)
+        result = group.reduce(array, func.combine(type), root, func.ordered)
+        return None if result is None else type.value(result)
+
+    def allreduce(self, value: Value, func: Function, type: types) -> Any:
+        """All ranks' values combined by func, at every rank."""
+        array = _kind(type).array(value)
+        group = self._group("allreduce", type.nbytes, _function(func).ordered)
+        return type.value(group.allreduce(array, func.combine(type), func.ordered))
+
+    def scan(self, value: Value, func: Function, type: types) -> Any:
+        """The values of ranks 0 to this one, this one's included, combined by func."""
+        array = _kind(type).array(value)
+        group = self._group("scan", type.nbytes, _function(func).ordered)
+        return type.value(group.scan(array, func.combine(type), func.ordered))
+
+    def _group(self, operation: str, size: int, ordered: bool = False) -> Group:
+        name = self.chosen(operation, size, ordered)
+        if name not in self._groups:
+            self._groups[name] = self._opened(name)
+        return self._groups[name]
+
+    def _at_root(self, operation: str, value: Value | None, root: int, kind: types) -> Any:
+        """The root's value as an array; at other ranks, any array of that shape."""
+        if self._rank != root:
+            return np.zeros(kind.length, kind.dtype)
+        if value is None:
+            raise ValueError(
+                f"{operation}: rank {root} is the root and its value is None; give one of the type {kind}"
+            )
+        return kind.array(value)
+
+    def _member(self, rank: int, name: str) -> int:
+        if not 0 <= _whole(rank, name) < self._size:
+            raise ValueError(f"{name}: there is no rank {rank} of {self._size}; give 0 to {self._size - 1}")
+        return int(rank)
+
+    def _other(self, rank: int, name: str) -> int:
+        if self._member(rank, name) == self._rank:
+            raise ValueError(f"{name}: rank {rank} is this rank itself; give another one")
+        return int(rank)
 
 
-def _back_ends(path: Path) -> list[tuple[BackEnd, dict[str, Any]]]:
-    """The enabled ones. Raises ValueError for an unknown name, a missing field, or where there is none."""
-    found = []
-    for name, settings in json.loads(path.read_text()).get("backends", {}).items():
-        if str(settings.get("enabled", "false")).lower() != "true":
-            continue
-        if name not in _OPENERS:
-            raise ValueError(f"{path}: backends.{name} is unknown; there are {', '.join(_OPENERS)}")
-        needed = "bucket_name" if name == "S3" else "host"
-        if not settings.get(needed):
-            raise ValueError(f"{path}: backends.{name}.{needed} is missing")
-        found.append((BackEnd.parse(name, settings), dict(settings)))
-    if not found:
-        raise ValueError(f"{path}: no back end is enabled; give backends.Direct with enabled and host")
-    return found
+_OPERATIONS = ("send", "bcast", "barrier", "gather", "scatter", "reduce", "allreduce", "scan")
 
 
-def _direct(rank: int, size: int, name: str, settings: dict[str, Any]) -> Channel:
-    secret = bytes.fromhex(settings["secret"]) if settings.get("secret") else None
-    return Direct(rank, size, name, settings["host"], int(settings.get("port", PORT)), secret)
+def _whole(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: {value!r} is no whole number; give an int")
+    return int(value)
 
 
-def _s3(rank: int, size: int, name: str, settings: dict[str, Any]) -> Channel:
-    import boto3
-
-    client = boto3.client("s3", region_name=settings.get("s3_region"))
-    return S3(rank, size, name, client, settings["bucket_name"])
-
-
-def _redis(rank: int, size: int, name: str, settings: dict[str, Any]) -> Channel:
-    import redis
-
-    client = redis.Redis(settings["host"], int(settings.get("port", 6379)))
-    return Redis(rank, size, name, client)
+def _kind(type: Any) -> types:
+    if not isinstance(type, types):
+        raise TypeError(f"type: {type!r} is no type; give one such as fmi.types(fmi.datatypes.double)")
+    return type
 
 
-_OPENERS: dict[str, Callable[[int, int, str, dict[str, Any]], Channel]] = {
-    "Direct": _direct,
-    "Redis": _redis,
-    "S3": _s3,
-}
+def _function(func: Any) -> Function:
+    if not isinstance(func, Function):
+        raise TypeError(f"func: {func!r} is no function; give one such as fmi.func(fmi.op.sum)")
+    return func

@@ -57,7 +57,7 @@ class Connection:
             self.close()
             raise
 
-    def receive(self, length: int | None, deadline: Deadline) -> bytes:
+    def recv(self, length: int | None, deadline: Deadline) -> bytes:
         """The next message; None: of whatever length, which bare bytes cannot tell.
 
         Raises PeerTimeout, PeerLost and MessageMismatch.

@@ -16,6 +16,7 @@ import socket
 import struct
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -41,8 +42,9 @@ Greet = Callable[[socket.socket, Deadline], None]
 class Direct:
     """Connections are made when a pair first needs one, and kept.
 
-    host: of the rendezvous server, a name or an address. comm_name: of the run; without a secret fewer than 100
-    bytes with the ranks, and no digit at its end, or two runs' pairing names could be the same.
+    host: of the rendezvous server, a name or an address. comm_name: of the run; without a secret it has fewer
+    than 100 bytes with the ranks. A warning is given where it ends in a digit, as two runs' pairing names can
+    then be the same.
     """
 
     def __init__(
@@ -55,12 +57,8 @@ class Direct:
         secret: bytes | None = None,
         relay: bool = True,
     ) -> None:
-        longest = len(f"{comm_name}{size}_{size}".encode())
-        if secret is None and (longest >= NAME_LIMIT or comm_name[-1:].isdigit() or not comm_name):
-            raise ValueError(
-                f"comm_name: {comm_name!r} must not end in a digit and must have fewer than "
-                f"{NAME_LIMIT - longest + len(comm_name.encode())} bytes, or pairs of ranks are confused"
-            )
+        if secret is None:
+            _check_plain_name(comm_name, size)
         self.rank, self.size = rank, size
         self.statistics, self.durable = Statistics(), False
         self._name, self._host, self._port, self._secret = comm_name, host, port, secret
@@ -80,9 +78,9 @@ class Direct:
         connection.send(view, deadline)
         self.statistics.sent(peer, len(view), time.perf_counter() - start)
 
-    def receive(self, peer: int, length: int | None, deadline: Deadline) -> bytes:
+    def recv(self, peer: int, length: int | None, deadline: Deadline) -> bytes:
         connection, start = self._connected(peer, peer, deadline), time.perf_counter()
-        data = connection.receive(length, deadline)
+        data = connection.recv(length, deadline)
         self.statistics.received(peer, len(data), time.perf_counter() - start)
         return data
 
@@ -331,6 +329,23 @@ class Direct:
     def _proof(self, first: bytes, second: bytes) -> bytes:
         assert self._secret is not None  # noqa: S101 - for the type checker
         return hmac.new(self._secret, b"greet " + self._name.encode() + first + second, hashlib.sha256).digest()
+
+
+def _check_plain_name(comm_name: str, size: int) -> None:
+    """Without a secret, a pair of ranks is named comm_name, rank, "_", rank, with nothing in between."""
+    length, most = len(comm_name.encode()), NAME_LIMIT - 1 - len(f"{size}_{size}")
+    if not 0 < length <= most:
+        raise ValueError(
+            f"comm_name: {comm_name!r} has {length} bytes, so that the host would confuse pairs of ranks; "
+            f"give 1 to {most}"
+        )
+    if comm_name[-1].isdigit():
+        warnings.warn(
+            f"comm_name: {comm_name!r} ends in a digit, so its ranks can be paired with those of another group "
+            "at the same host whose name differs by digits at its end; a name that ends otherwise is safe, "
+            f"such as {comm_name + '-'!r}",
+            stacklevel=3,
+        )
 
 
 def _taken_as_it_is(connection: socket.socket, until: Deadline) -> None:

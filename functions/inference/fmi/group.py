@@ -24,7 +24,8 @@ Combine = Callable[[Array, Array], Array]
 class Group:
     """All ranks that reduce together. Not for several threads at once.
 
-    combine: takes two arrays of one shape and type and gives such an array; `ordered` where it is not both
+    The names of operations and arguments are mpi4py's (https://mpi4py.readthedocs.io). Arrays are numpy's.
+    op: takes two arrays of one shape and type and gives such an array; `ordered` where it is not both
     commutative and associative: it is then folded in the order of the ranks, from the left.
     """
 
@@ -38,44 +39,45 @@ class Group:
     def close(self) -> None:
         self._channel.close()
 
-    def send(self, array: Array, to: int, seconds: float | None = None) -> None:
+    def send(self, obj: Array, dest: int, seconds: float | None = None) -> None:
+        """Sends an array to rank `dest`, which calls recv."""
         with self._operation("send", seconds) as deadline:
-            self._send(self._other(to), array, deadline)
+            self._send(self._other(dest, "dest"), obj, deadline)
 
-    def receive(self, like: Array, source: int, seconds: float | None = None) -> Array:
-        """The array that `source` sends; it has the shape and type of `like`."""
-        with self._operation("receive", seconds) as deadline:
-            return self._receive(self._other(source), like, deadline)
+    def recv(self, like: Array, source: int, seconds: float | None = None) -> Array:
+        """The array that rank `source` sends. It has the shape and type of `like`, which is left as it is."""
+        with self._operation("recv", seconds) as deadline:
+            return self._recv(self._other(source, "source"), like, deadline)
 
-    def bcast(self, array: Array, root: int = 0, seconds: float | None = None) -> Array:
-        """The root's array; the others give one of its shape and type."""
+    def bcast(self, obj: Array, root: int = 0, seconds: float | None = None) -> Array:
+        """The root's array at every rank; the others give any array of its shape and type."""
         with self._operation("bcast", seconds) as deadline:
-            v, array = self._place(root), np.asarray(array)
+            v, array = self._place(root), np.asarray(obj)
             for distance in reversed(self._distances()):
                 if v % (2 * distance) == 0 and v + distance < self.size:
                     self._send(self._at(v + distance, root), array, deadline)
                 elif v % distance == 0 and v % (2 * distance):
-                    array = self._receive(self._at(v - distance, root), array, deadline)
+                    array = self._recv(self._at(v - distance, root), array, deadline)
             return array
 
-    def gather(self, array: Array, root: int = 0, seconds: float | None = None) -> Array | None:
+    def gather(self, sendobj: Array, root: int = 0, seconds: float | None = None) -> Array | None:
         """All ranks' arrays, (N, *shape), at the root; None elsewhere."""
         with self._operation("gather", seconds) as deadline:
-            v, blocks = self._place(root), np.asarray(array)[None]
+            v, blocks = self._place(root), np.asarray(sendobj)[None]
             for distance in self._distances():
                 if v % (2 * distance) == 0 and v + distance < self.size:
                     count = min(distance, self.size - (v + distance))
                     like = np.empty((count, *blocks.shape[1:]), blocks.dtype)
-                    theirs = self._receive(self._at(v + distance, root), like, deadline)
+                    theirs = self._recv(self._at(v + distance, root), like, deadline)
                     blocks = np.concatenate([blocks, theirs])
                 elif v % distance == 0 and v % (2 * distance):
                     self._send(self._at(v - distance, root), blocks, deadline)
             return np.roll(blocks, root, axis=0) if v == 0 else None
 
-    def scatter(self, arrays: Array, root: int = 0, seconds: float | None = None) -> Array:
+    def scatter(self, sendobj: Array, root: int = 0, seconds: float | None = None) -> Array:
         """This rank's row of the root's (N, *shape); the others give any array of that shape and type."""
         with self._operation("scatter", seconds) as deadline:
-            arrays = np.asarray(arrays)
+            arrays = np.asarray(sendobj)
             if arrays.shape[:1] != (self.size,):
                 raise ValueError(
                     f"scatter: the first axis has {arrays.shape[0] if arrays.ndim else 0} rows, "
@@ -89,51 +91,49 @@ class Group:
                     self._send(self._at(v + distance, root), blocks[distance : distance + count], deadline)
                 elif v % distance == 0 and v % (2 * distance):
                     like = np.empty((min(distance, self.size - v), *arrays.shape[1:]), arrays.dtype)
-                    blocks = self._receive(self._at(v - distance, root), like, deadline)
+                    blocks = self._recv(self._at(v - distance, root), like, deadline)
             return blocks[0].copy()
 
     def reduce(
         self,
-        array: Array,
-        combine: Combine,
+        sendobj: Array,
+        op: Combine,
         root: int = 0,
         ordered: bool = False,
         seconds: float | None = None,
     ) -> Array | None:
         """All ranks' arrays combined, at the root; None elsewhere."""
         with self._operation("reduce", seconds) as deadline:
-            mine = np.asarray(array)
+            mine = np.asarray(sendobj)
             if ordered:
                 rows = self.gather(mine, root)
-                return None if rows is None else _folded(rows, combine)
+                return None if rows is None else _folded(rows, op)
             v = self._place(root)
             for distance in self._distances():
                 if v % (2 * distance) == 0 and v + distance < self.size:
-                    mine = _same(
-                        combine(mine, self._receive(self._at(v + distance, root), mine, deadline)), mine
-                    )
+                    mine = _same(op(mine, self._recv(self._at(v + distance, root), mine, deadline)), mine)
                 elif v % distance == 0 and v % (2 * distance):
                     self._send(self._at(v - distance, root), mine, deadline)
             return mine if v == 0 else None
 
     def allreduce(
-        self, array: Array, combine: Combine, ordered: bool = False, seconds: float | None = None
+        self, sendobj: Array, op: Combine, ordered: bool = False, seconds: float | None = None
     ) -> Array:
         """All ranks' arrays combined, at every rank: recursive doubling among the largest power of two."""
         with self._operation("allreduce", seconds) as deadline:
-            mine = np.asarray(array)
+            mine = np.asarray(sendobj)
             if ordered:
-                done = self.reduce(mine, combine, 0, True)
+                done = self.reduce(mine, op, 0, True)
                 return self.bcast(mine if done is None else done, 0)
             power = 1 << (self.size.bit_length() - 1)
             if self.rank >= power:
                 self._send(self.rank - power, mine, deadline)
-                return self._receive(self.rank - power, mine, deadline)
+                return self._recv(self.rank - power, mine, deadline)
             if self.rank + power < self.size:
-                mine = _same(combine(mine, self._receive(self.rank + power, mine, deadline)), mine)
+                mine = _same(op(mine, self._recv(self.rank + power, mine, deadline)), mine)
             distance = 1
             while distance < power:
-                mine = _same(combine(mine, self._exchange(self.rank ^ distance, mine, deadline)), mine)
+                mine = _same(op(mine, self._exchange(self.rank ^ distance, mine, deadline)), mine)
                 distance *= 2
             if self.rank + power < self.size:
                 self._send(self.rank + power, mine, deadline)
@@ -144,22 +144,20 @@ class Group:
         with self._operation("barrier", seconds):
             self.allreduce(np.ones(1, np.uint8), lambda a, b: a)
 
-    def scan(
-        self, array: Array, combine: Combine, ordered: bool = False, seconds: float | None = None
-    ) -> Array:
+    def scan(self, sendobj: Array, op: Combine, ordered: bool = False, seconds: float | None = None) -> Array:
         """The arrays of ranks 0 to this one combined (inclusive)."""
         with self._operation("scan", seconds) as deadline:
-            mine, rank = np.asarray(array), self.rank
+            mine, rank = np.asarray(sendobj), self.rank
             if ordered:
                 if rank:
-                    mine = _same(combine(self._receive(rank - 1, mine, deadline), mine), mine)
+                    mine = _same(op(self._recv(rank - 1, mine, deadline), mine), mine)
                 if rank + 1 < self.size:
                     self._send(rank + 1, mine, deadline)
                 return mine
             steps = self.size.bit_length() - 1
             for i in range(steps):
                 if (rank + 1) % (2 << i) == 0:
-                    mine = _same(combine(self._receive(rank - (1 << i), mine, deadline), mine), mine)
+                    mine = _same(op(mine, self._recv(rank - (1 << i), mine, deadline)), mine)
                 elif (rank + 1) % (1 << i) == 0 and rank + (1 << i) < self.size:
                     self._send(rank + (1 << i), mine, deadline)
                     break
@@ -168,7 +166,7 @@ class Group:
                     if rank + (1 << (i - 1)) < self.size:
                         self._send(rank + (1 << (i - 1)), mine, deadline)
                 elif (rank + 1) % (1 << (i - 1)) == 0 and rank - (1 << (i - 1)) > 0:
-                    mine = _same(combine(self._receive(rank - (1 << (i - 1)), mine, deadline), mine), mine)
+                    mine = _same(op(mine, self._recv(rank - (1 << (i - 1)), mine, deadline)), mine)
             return mine
 
     @contextmanager
@@ -190,26 +188,28 @@ class Group:
         """The higher rank sends first, so that two never wait for each other with full buffers."""
         if self.rank > peer:
             self._send(peer, mine, deadline)
-            return self._receive(peer, mine, deadline)
-        theirs = self._receive(peer, mine, deadline)
+            return self._recv(peer, mine, deadline)
+        theirs = self._recv(peer, mine, deadline)
         self._send(peer, mine, deadline)
         return theirs
 
     def _send(self, peer: int, array: Array, deadline: Deadline) -> None:
         self._channel.send(peer, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, deadline)
 
-    def _receive(self, peer: int, like: Array, deadline: Deadline) -> Array:
-        received = np.frombuffer(self._channel.receive(peer, like.nbytes, deadline), like.dtype)
+    def _recv(self, peer: int, like: Array, deadline: Deadline) -> Array:
+        received = np.frombuffer(self._channel.recv(peer, like.nbytes, deadline), like.dtype)
         return received.reshape(like.shape).copy()
 
-    def _other(self, peer: int) -> int:
+    def _other(self, peer: int, name: str) -> int:
         if not 0 <= peer < self.size or peer == self.rank:
-            raise ValueError(f"rank {self.rank} of {self.size} has no peer {peer}")
+            raise ValueError(
+                f"{name}: rank {self.rank} of {self.size} has no peer {peer}; give another rank's number"
+            )
         return peer
 
     def _place(self, root: int) -> int:
         if not 0 <= root < self.size:
-            raise ValueError(f"root {root} is not in a group of {self.size}")
+            raise ValueError(f"root: {root} is not in a group of {self.size}; give 0 to {self.size - 1}")
         return (self.rank - root) % self.size
 
     def _at(self, place: int, root: int) -> int:
@@ -219,10 +219,10 @@ class Group:
         return [1 << i for i in range((self.size - 1).bit_length())]
 
 
-def _folded(rows: Array, combine: Combine) -> Array:
+def _folded(rows: Array, op: Combine) -> Array:
     result = rows[0].copy()
     for row in rows[1:]:
-        result = _same(combine(result, row), result)
+        result = _same(op(result, row), result)
     return result
 
 

@@ -1,114 +1,259 @@
-"""Which back end an operation takes: FMI's model of its latency and price (Copik et al. 2023, section 4).
+"""Which back end an operation takes: FMI's model of latency and price (Copik et al. 2023, section 4).
 
-A message of s bytes takes overhead + s / bandwidth; an operation as long as its longest chain of messages. It
-costs what the store takes for its messages and bytes, a share of the infrastructure's hours, and the time that
-all ranks' functions are billed for it.
+The formulas are those of FMI's public implementation to the letter, so that ranks of either library choose the
+same back end from the same configuration. That includes its units: an overhead in milliseconds is added to
+seconds of transfer, and the sum is billed as if it were seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_GIB_IN_MB = 1024
+from .values import hints
+
+_MB, _GB = 1e6, 1e9
+
+# Of FMI's own example configuration; taken, with a warning, where a configuration has no figure.
+_EXAMPLES: dict[str, dict[str, float | bool]] = {
+    "FaaS": {"gib_second_price": 0.0000166667},
+    "S3": {"bandwidth": 50.0, "overhead": 40.4, "transfer_price": 0.0, "download_price": 0.00000043,
+           "upload_price": 0.0000054},
+    "Redis": {"bandwidth_single": 100.0, "bandwidth_multiple": 400.0, "overhead": 5.2, "transfer_price": 0.0,
+              "instance_price": 0.0038, "requests_per_hour": 1000.0, "include_infrastructure_costs": True},
+    "Direct": {"bandwidth": 400.0, "overhead": 0.34, "transfer_price": 0.0, "vm_price": 0.0134,
+               "requests_per_hour": 1000.0, "include_infrastructure_costs": True},
+}  # fmt: skip
+_EXAMPLE_TIMEOUTS = {"timeout": 100.0, "max_timeout": 1000.0}  # ms, of S3
+_DIVISORS = ("bandwidth", "bandwidth_single", "bandwidth_multiple", "requests_per_hour", "timeout")
 
 
 @dataclass(frozen=True)
-class Shape:
-    """An operation as messages: `chain` holds the bytes of those that wait for each other."""
-
-    chain: tuple[int, ...]
-    messages: int
-    total_bytes: int
-
-
-def shape(operation: str, size: int, ranks: int, ordered: bool = False) -> Shape:
-    """Messages of an operation, of `size` bytes a rank, by this library's algorithms."""
-    if operation in ("send", "recv"):
-        return Shape((size,), 1, size)
-    rounds, power = (ranks - 1).bit_length(), 1 << (ranks.bit_length() - 1)
-    steps_of = [(1 << i, range(1 << i, ranks, 2 << i)) for i in range(rounds)]  # distance, who sends
-    total = sum(min(step, ranks - place) for step, places in steps_of for place in places)
-    blocks = tuple(size * min(step, ranks - step) for step, _ in steps_of)
-    gathered = Shape(blocks, ranks - 1, size * total)
-    tree = Shape((size,) * rounds, ranks - 1, (ranks - 1) * size)
-    if operation in ("gather", "scatter"):
-        return gathered
-    if operation == "bcast":
-        return tree
-    if operation == "reduce":
-        return gathered if ordered else tree
-    if operation in ("allreduce", "barrier"):
-        if ordered:
-            return _both(gathered, tree)
-        steps, beyond = power.bit_length() - 1, ranks - power
-        messages = power * steps + 2 * beyond
-        return Shape((size,) * (2 * steps + (2 if beyond else 0)), messages, messages * size)
-    if operation == "scan":
-        length = ranks - 1 if ordered else 2 * rounds
-        messages = ranks - 1 if ordered else 2 * (ranks - 1)
-        return Shape((size,) * length, messages, messages * size)
-    raise ValueError(f"{operation} is no operation of FMI")
-
-
-def _both(first: Shape, second: Shape) -> Shape:
-    return Shape(
-        first.chain + second.chain,
-        first.messages + second.messages,
-        first.total_bytes + second.total_bytes,
-    )
-
-
-@dataclass(frozen=True)
-class BackEnd:
-    """One back end's figures in FMI's units: ms, MB/s, USD a message, a GB and an hour."""
+class Operation:
+    """What the model needs to know: `size` is the number of bytes of one rank."""
 
     name: str
-    overhead: float
-    bandwidth_single: float
-    bandwidth_multiple: float
-    message_price: float
-    transfer_price: float
-    hourly_price: float
-    requests_per_hour: float
+    size: int
+    ranks: int
+    ordered: bool = False
 
-    @classmethod
-    def parse(cls, name: str, settings: Mapping[str, Any]) -> BackEnd:
-        """settings: the back end's part of FMI's configuration, whose numbers are strings."""
 
-        def number(key: str, default: float = 0.0) -> float:
-            try:
-                return float(settings.get(key, default))
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"backends.{name}.{key}: {settings[key]!r} is not a number, as itself or as a string"
-                ) from None
+class BackEnd(ABC):
+    """How long an operation takes over a back end, and what the back end costs for it in USD."""
 
-        single = number("bandwidth_single", number("bandwidth", _BANDWIDTH[name]))
-        infrastructure = str(settings.get("include_infrastructure_costs", "true")).lower() == "true"
-        return cls(
-            name=name,
-            overhead=number("overhead", _OVERHEAD[name]),
-            bandwidth_single=single,
-            bandwidth_multiple=number("bandwidth_multiple", single),
-            message_price=number("upload_price") + number("download_price"),
-            transfer_price=number("transfer_price"),
-            hourly_price=(number("instance_price") + number("vm_price")) if infrastructure else 0.0,
-            requests_per_hour=max(number("requests_per_hour", 1000.0), 1.0),
+    @abstractmethod
+    def latency(self, operation: Operation) -> float: ...
+
+    @abstractmethod
+    def price(self, operation: Operation) -> float: ...
+
+
+@dataclass(frozen=True)
+class PeerToPeer(BackEnd):
+    """Direct: each message goes from one rank to another and has its share of the rendezvous host's hour."""
+
+    figures: Mapping[str, float]
+
+    def latency(self, operation: Operation) -> float:
+        size, (down, up) = operation.size, _rounds(operation.ranks)
+        blocks = [*range(1, down + 1), operation.ranks - (1 << down)]
+        tree = up * self._message_latency(size)
+        gathered = sum(self._message_latency(block * size) for block in blocks)
+        match operation.name:
+            case "send":
+                return self._message_latency(size)
+            case "scan":
+                return 2 * down * self._message_latency(size)
+            case "allreduce" | "barrier" if not operation.ordered:
+                return (2 * down + 2) * self._message_latency(size)
+        return _tree_or_gathered(operation, tree, gathered)
+
+    def price(self, operation: Operation) -> float:
+        size, (down, up) = operation.size, _rounds(operation.ranks)
+        tree = (operation.ranks - 1) * self._message_price(size)
+        gathered = sum(2.0 ** (down - step) * self._message_price(step * size) for step in range(1, up + 1))
+        match operation.name:
+            case "send":
+                return self._message_price(size)
+            case "scan":
+                return 2 * operation.ranks * self._message_price(size)
+            case "allreduce" | "barrier" if not operation.ordered:
+                return 2 * tree
+        return _tree_or_gathered(operation, tree, gathered)
+
+    def _message_latency(self, size: int) -> float:
+        return self.figures["overhead"] + size / _MB / self.figures["bandwidth"]
+
+    def _message_price(self, size: int) -> float:
+        price = 2 * size / _GB * self.figures["transfer_price"]
+        if self.figures["include_infrastructure_costs"]:
+            price += self.figures["vm_price"] / self.figures["requests_per_hour"]
+        return price
+
+
+def _rounds(ranks: int) -> tuple[int, int]:
+    """log2 of the number of ranks, rounded down and up."""
+    return ranks.bit_length() - 1, (ranks - 1).bit_length()
+
+
+def _tree_or_gathered(operation: Operation, tree: float, gathered: float) -> float:
+    match operation.name:
+        case "gather" | "scatter":
+            return gathered
+        case "reduce":
+            return gathered if operation.ordered else tree
+        case "allreduce":  # in the order of ranks: to rank 0, and back
+            return gathered + tree
+    return tree
+
+
+class Store(BackEnd):
+    """Producers write objects, consumers read them."""
+
+    @abstractmethod
+    def transfer_latency(self, producers: int, consumers: int, size: int) -> float: ...
+
+    @abstractmethod
+    def transfer_price(self, producers: int, consumers: int, size: int) -> float: ...
+
+    def latency(self, operation: Operation) -> float:
+        return sum(self.transfer_latency(*transfer) for transfer in _transfers(operation))
+
+    def price(self, operation: Operation) -> float:
+        if operation.name == "scan":  # FMI's implementation takes latencies for prices here
+            others = range(1, operation.ranks)
+            return sum(self.transfer_latency(1, operation.ranks - rank, operation.size) for rank in others)
+        return sum(self.transfer_price(*transfer) for transfer in _transfers(operation))
+
+
+def _transfers(operation: Operation) -> list[tuple[int, int, int]]:
+    """(producers, consumers, bytes) of the transfers that follow one another; none for a single rank."""
+    size, ranks, others = operation.size, operation.ranks, operation.ranks - 1
+    if not others:
+        return []
+    match operation.name:
+        case "send":
+            return [(1, 1, size)]
+        case "bcast" | "scatter":
+            return [(1, others, size)]
+        case "barrier":
+            return [(ranks, 1, 1), (1, ranks, 1)]
+        case "allreduce":
+            return [(others, 1, size), (1, others, size)]
+    return [(others, 1, size)]
+
+
+@dataclass(frozen=True)
+class ObjectStore(Store):
+    """S3: each request has its price, and a consumer asks every `timeout` ms until the object is there."""
+
+    figures: Mapping[str, float]
+
+    def transfer_latency(self, producers: int, consumers: int, size: int) -> float:
+        overhead = self.figures["overhead"] + self.figures["timeout"] / 2
+        return math.log2(producers + consumers) * overhead + size / _MB / self.figures["bandwidth"]
+
+    def transfer_price(self, producers: int, consumers: int, size: int) -> float:
+        requests = self.figures["max_timeout"] // self.figures["timeout"] // 2
+        bytes_price = size / _GB * self.figures["transfer_price"]
+        uploads = producers * (self.figures["upload_price"] + bytes_price)
+        return uploads + producers * consumers * (requests * self.figures["download_price"] + bytes_price)
+
+
+@dataclass(frozen=True)
+class Server(Store):
+    """Redis: an operation has its share of an instance's hour, and a bandwidth that all transfers share."""
+
+    figures: Mapping[str, float]
+
+    def transfer_latency(self, producers: int, consumers: int, size: int) -> float:
+        messages = producers * consumers
+        bandwidth = min(messages * self.figures["bandwidth_single"], self.figures["bandwidth_multiple"])
+        overhead = math.log2(producers + consumers) * self.figures["overhead"]
+        return overhead + messages * size / _MB / bandwidth
+
+    def transfer_price(self, producers: int, consumers: int, size: int) -> float:
+        price = (1 + consumers) * producers * size / _GB * self.figures["transfer_price"]
+        if self.figures["include_infrastructure_costs"]:
+            price += self.figures["instance_price"] / self.figures["requests_per_hour"]
+        return price
+
+
+_KINDS: dict[str, Callable[[Mapping[str, float]], BackEnd]] = {
+    "Direct": PeerToPeer,
+    "Redis": Server,
+    "S3": ObjectStore,
+}
+
+
+class Model:
+    """Chooses among the enabled back ends.
+
+    back_ends: their settings by name; figures: the configuration's `model`. Both as FMI's configuration has
+    them. memory: MB of each function. Raises ValueError for a figure that is no number.
+    """
+
+    def __init__(
+        self, back_ends: Mapping[str, Mapping[str, Any]], figures: Mapping[str, Any], memory: int
+    ) -> None:
+        self._names = sorted(back_ends)  # the first of equals is taken, in the order of names as FMI does
+        if len(self._names) == 1:
+            return
+        price = _figures("FaaS", figures)["gib_second_price"]
+        self._second_price = price * memory / 1024
+        self._back_ends: dict[str, BackEnd] = {}
+        for name, settings in back_ends.items():
+            found = _figures(name, figures)
+            if name == "S3":
+                found |= _numbers("backends.S3", settings, _EXAMPLE_TIMEOUTS)
+            self._back_ends[name] = _KINDS[name](found)
+
+    def choose(self, operation: Operation, hint: hints) -> str:
+        """The name of the back end with the lowest latency or, for hints.cheap, the lowest price."""
+        if len(self._names) == 1:
+            return self._names[0]
+
+        def worth(name: str) -> float:
+            back_end = self._back_ends[name]
+            latency = back_end.latency(operation)
+            if hint is hints.fast:
+                return latency
+            return back_end.price(operation) + latency * self._second_price
+
+        return min(self._names, key=worth)
+
+
+def _figures(name: str, figures: Mapping[str, Any]) -> dict[str, float]:
+    return _numbers(f"model.{name}", figures.get(name, {}), _EXAMPLES[name])
+
+
+def _numbers(where: str, given: Mapping[str, Any], examples: Mapping[str, float | bool]) -> dict[str, float]:
+    """The figures that `examples` names. One that is missing is taken from there, with a warning."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{where}: {given!r} is no object; give one with {', '.join(examples)}")
+    missing = [f"{key} = {str(example).lower()}" for key, example in examples.items() if key not in given]
+    if missing:
+        warnings.warn(
+            f"{where}: {', '.join(missing)} taken from FMI's example configuration; they decide which back end "
+            "operations take, so give them in yours",
+            stacklevel=2,
         )
-
-    def seconds(self, found: Shape) -> float:
-        bandwidth = 1e6 * (self.bandwidth_single if found.messages == 1 else self.bandwidth_multiple)
-        return sum(self.overhead / 1000 + size / bandwidth for size in found.chain)
-
-    def price(self, found: Shape, ranks: int, faas_memory_mb: int, faas_price: float) -> float:
-        """USD; faas_price: of a GiB-second."""
-        function = self.seconds(found) * ranks * faas_memory_mb / _GIB_IN_MB * faas_price
-        store = found.messages * self.message_price + found.total_bytes / 1e9 * self.transfer_price
-        return function + store + self.hourly_price / self.requests_per_hour
+    return {key: _number(f"{where}.{key}", given.get(key, example)) for key, example in examples.items()}
 
 
-# Where a configuration has no figure: those of FMI's own example configuration (config/fmi.json there).
-_OVERHEAD = {"S3": 40.4, "Redis": 5.2, "Direct": 0.34}
-_BANDWIDTH = {"S3": 50.0, "Redis": 100.0, "Direct": 250.0}
+def _number(where: str, value: Any) -> float:
+    """A number, or true or false as 1 or 0; each may be a string."""
+    texts = {"true": 1.0, "false": 0.0}
+    try:
+        number = texts.get(str(value).lower())
+        number = float(value) if number is None else number
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: {value!r} is not a number, as itself or as a string") from None
+    divisor = where.rpartition(".")[2] in _DIVISORS
+    if not math.isfinite(number) or number < 0 or (divisor and not number):
+        raise ValueError(f"{where}: {value!r} must be finite and {'above 0' if divisor else 'at least 0'}")
+    return number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
@@ -36,7 +37,7 @@ class _Stored(ABC):
         self._sent[peer] += 1
         self.statistics.sent(peer, len(data), time.perf_counter() - start)
 
-    def receive(self, peer: int, length: int | None, deadline: Deadline) -> bytes:
+    def recv(self, peer: int, length: int | None, deadline: Deadline) -> bytes:
         start = time.perf_counter()
         data = self._take(f"{self._name}/{peer}_{self.rank}_{self._received[peer]}", deadline)
         if data is None:
@@ -61,15 +62,17 @@ class _Stored(ABC):
 
 
 class S3(_Stored):
-    """Objects s3://bucket/NAME/FROM_TO_NUMBER, left for whoever owns the bucket to delete.
+    """Objects s3://bucket/NAME/FROM_TO_NUMBER.
 
     client: boto3's, for S3. It is consistent: an object is seen as soon as it was written
-    (https://aws.amazon.com/s3/consistency).
+    (https://aws.amazon.com/s3/consistency). keep: messages stay in the bucket after they were read, so that a
+    rank which is started again finds them; else the reader deletes them, so that a later group of the same name
+    does not read them as its own.
     """
 
-    def __init__(self, rank: int, size: int, name: str, client: Any, bucket: str) -> None:
+    def __init__(self, rank: int, size: int, name: str, client: Any, bucket: str, keep: bool = True) -> None:
         super().__init__(rank, size, name)
-        self._client, self._bucket = client, bucket
+        self._client, self._bucket, self._keep = client, bucket, keep
 
     def _put(self, key: str, data: bytes) -> None:
         self._asked(lambda: self._client.put_object(Bucket=self._bucket, Key=key, Body=data))
@@ -78,6 +81,8 @@ class S3(_Stored):
         pause = _FIRST_PAUSE
         while not self._closed:
             body: bytes | None = self._asked(lambda: self._get(key))
+            if body is not None and not self._keep:
+                self._delete(key)
             if body is not None or not deadline.left():
                 return body
             time.sleep(min(pause, deadline.left()))
@@ -90,6 +95,16 @@ class S3(_Stored):
         except self._client.exceptions.NoSuchKey:
             return None
         return body
+
+    def _delete(self, key: str) -> None:
+        try:
+            self._asked(lambda: self._client.delete_object(Bucket=self._bucket, Key=key))
+        except PeerLost as error:  # the message itself has arrived
+            warnings.warn(
+                f"{error}; messages stay in the bucket, so do not use the name {self._name} again",
+                stacklevel=2,
+            )
+            self._keep = True
 
     def _asked(self, request: Callable[[], Any]) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError

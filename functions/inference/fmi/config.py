@@ -1,0 +1,139 @@
+"""FMI's configuration: which back ends there are, how to reach them, and what the model needs to choose.
+
+    {"backends": {"Direct": {"enabled": true, "host": "203.0.113.7", "port": 10000, "max_timeout": 1000},
+                  "Redis": {"enabled": true, "host": "198.51.100.2", "port": 6379, "max_timeout": 1000},
+                  "S3": {"enabled": true, "bucket_name": "team3", "s3_region": "eu-central-1",
+                         "timeout": 100, "max_timeout": 1000}},
+     "model": {"FaaS": {"gib_second_price": 0.0000166667},
+               "Direct": {"bandwidth": 400.0, "overhead": 0.34, …}, "Redis": {…}, "S3": {…}}}
+
+Numbers and booleans may be strings. max_timeout is in milliseconds, for a whole operation. Where one back end
+is enabled, `model` is not needed. Beyond FMI's form, "secret" of Direct holds the key of the run in hexadecimal
+digits, and "keep" of S3 leaves messages in the bucket after they were read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .channel import Channel
+from .direct import PORT, Direct
+from .stores import S3, Redis
+
+_REDIS_PORT = 6379
+_TIMEOUT = 30_000  # ms of an operation, where the configuration has no max_timeout
+_NEEDED = {"Direct": "host", "Redis": "host", "S3": "bucket_name"}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """back_ends: settings of those that are enabled, by name; figures: `model`."""
+
+    path: Path
+    back_ends: dict[str, dict[str, Any]]
+    figures: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Configuration:
+        """Raises FileNotFoundError, or ValueError that names the faulty field."""
+        try:
+            content = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"config_path: there is no file {path}; in a script of a run, os.environ['FMI_CONFIG'] is one"
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"config_path: {path} is no JSON: {error}") from None
+        back_ends, figures = (_object(content, name, f"{path}: {name}") for name in ("backends", "model"))
+        enabled = {
+            name: settings
+            for name in back_ends
+            if _is_true((settings := _object(back_ends, name, f"{path}: backends.{name}")).get("enabled"))
+        }
+        if not enabled:
+            raise ValueError(f"{path}: no back end is enabled; give backends.Direct with enabled and host")
+        for name, settings in enabled.items():
+            if name not in _NEEDED:
+                raise ValueError(f"{path}: backends.{name} is unknown; there are {', '.join(_NEEDED)}")
+            if not settings.get(_NEEDED[name]):
+                raise ValueError(f"{path}: backends.{name}.{_NEEDED[name]} is missing; give it")
+        return cls(path, enabled, figures)
+
+    def open(self, name: str, rank: int, size: int, comm_name: str) -> Channel:
+        """This rank's channel over a back end."""
+        return _OPENERS[name](
+            _Part(f"{self.path}: backends.{name}", self.back_ends[name]), rank, size, comm_name
+        )
+
+    def seconds(self, name: str) -> float:
+        """How long an operation over a back end may take."""
+        part = _Part(f"{self.path}: backends.{name}", self.back_ends[name])
+        return part.number("max_timeout", _TIMEOUT) / 1000
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A back end's settings, and where they stand."""
+
+    where: str
+    settings: dict[str, Any]
+
+    def number(self, key: str, default: float) -> float:
+        value = self.settings.get(key, default)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not 0 < number < math.inf:
+            raise ValueError(f"{self.where}.{key}: {value!r} is no number above 0; give one, such as {default}")
+        return number
+
+    def port(self, default: int) -> int:
+        number = self.number("port", default)
+        if number != int(number) or number > 65_535:
+            raise ValueError(f"{self.where}.port: {number:g} is no port; give 1 to 65535")
+        return int(number)
+
+
+def _object(content: Any, name: str, where: str) -> dict[str, Any]:
+    found = content.get(name, {}) if isinstance(content, dict) else None
+    if not isinstance(found, dict):
+        raise ValueError(f"{where} is no JSON object; give one, as FMI's configuration has it")
+    return found
+
+
+def _is_true(value: Any) -> bool:
+    return str(value).lower() == "true"
+
+
+def _direct(part: _Part, rank: int, size: int, comm_name: str) -> Channel:
+    try:
+        secret = bytes.fromhex(part.settings.get("secret") or "")
+    except (TypeError, ValueError):
+        raise ValueError(f"{part.where}.secret holds other characters than hexadecimal digits") from None
+    return Direct(rank, size, comm_name, str(part.settings["host"]), part.port(PORT), secret or None)
+
+
+def _s3(part: _Part, rank: int, size: int, comm_name: str) -> Channel:
+    import boto3
+
+    client = boto3.client("s3", region_name=part.settings.get("s3_region"))
+    return S3(rank, size, comm_name, client, part.settings["bucket_name"], _is_true(part.settings.get("keep")))
+
+
+def _redis(part: _Part, rank: int, size: int, comm_name: str) -> Channel:
+    import redis
+
+    return Redis(rank, size, comm_name, redis.Redis(str(part.settings["host"]), part.port(_REDIS_PORT)))
+
+
+_OPENERS: dict[str, Callable[[_Part, int, int, str], Channel]] = {
+    "Direct": _direct,
+    "Redis": _redis,
+    "S3": _s3,
+}

@@ -1,0 +1,34 @@
+"""What the tests of fmi share: all ranks of a group as threads, and a socket read to a length."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import fmi
+
+
+def together(channels: list[Any], work: Callable[[fmi.Group], Any], seconds: float = 20.0) -> list[Any]:
+    """What `work` gives at each rank, all running at once; an exception stands for itself."""
+
+    def one(channel: fmi.Channel) -> Any:
+        group = fmi.Group(channel, seconds)
+        try:
+            return work(group)
+        except Exception as error:
+            return error
+        finally:
+            group.close()
+
+    with ThreadPoolExecutor(len(channels)) as pool:
+        return list(pool.map(one, channels))
+
+
+def exactly(connection: socket.socket, length: int) -> bytes:
+    """At most that many bytes, fewer where the other side has closed."""
+    data = b""
+    while len(data) < length and (piece := connection.recv(length - len(data))):
+        data += piece
+    return data
