@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -333,6 +334,29 @@ def test_a_custom_functions_result_is_checked_as_a_value_is(
         return "refused"
 
     assert ranks(2, work) == ["refused", None]
+
+
+def test_between_ranks_go_bare_numbers_as_fmi_sends_them() -> None:
+    """Rank 1 reads and writes bytes itself: 4 for an int, 8 for a double, little-endian, no header."""
+    memory, deadline = fmi.Memory(2), fmi.Deadline(5)
+    ours, raw = fmi.Communicator.over(memory.channel(0)), memory.channel(1)
+    ours.send(-2, 1, INT)
+    ours.send(1.5, 1, DOUBLE)
+    ours.bcast([1, 2], 0, ints(2))
+    assert ours.scatter([14, 42], 0, ints(2)) == [14]
+    received = [raw.recv(0, None, deadline) for _ in range(4)]
+    expected = (("<i", -2), ("<d", 1.5), ("<2i", 1, 2), ("<i", 42))
+    assert received == [struct.pack(*values) for values in expected]
+    raw.send(0, struct.pack("<2d", 0.5, 2.0), deadline)
+    assert ours.gather([0.25, 1.0], 0, doubles(2)) == [0.25, 1.0, 0.5, 2.0]
+    raw.send(0, struct.pack("<d", 0.5), deadline)
+    assert ours.reduce(0.25, 0, SUM, DOUBLE) == 0.75
+    raw.send(0, struct.pack("<i", 2**31 - 1), deadline)
+    assert ours.allreduce(1, SUM, INT) == -(2**31)
+    assert raw.recv(0, None, deadline) == struct.pack("<i", 1)
+    raw.send(0, b"\x01", deadline)
+    ours.barrier()
+    assert raw.recv(0, None, deadline) == b"\x01"
 
 
 def test_over_one_channel_it_is_the_same_interface() -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any
 
@@ -64,24 +65,24 @@ class types:
         if self.count < 0:
             raise ValueError(f"types: the count {self.count} is negative; give 0 or more, as in {example}")
 
-    @property
+    @cached_property
     def is_list(self) -> bool:
         return self.datatype in (datatypes.int_list, datatypes.double_list)
 
-    @property
+    @cached_property
     def length(self) -> int:
         """Number of values: 1 where it is no list."""
         return int(self.count or 0) if self.is_list else 1
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
         return np.dtype("<i4" if self._whole else "<f8")
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         return self.length * self.dtype.itemsize
 
-    @property
+    @cached_property
     def _whole(self) -> bool:
         return self.datatype in (datatypes.int, datatypes.int_list)
 
