@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from inference.accuracy import NMAD_ERROR
 from inference.engine import instructions
+from tests.unit.test_historic import KEYS
 
 from .conftest import Cloud, no_ranks
 
@@ -93,6 +95,14 @@ def test_from_partitions_to_a_report(cli: Cli, partitions: Partitions, prefix: s
     assert json.loads(cli("results", "first", "--out", str(out), "--json", "--local"))["files"] > 8
     for name in ("report.html", "inference.png", "Results.json", "predictions/2.npz", "metrics.json"):
         assert (out / name).exists()
+    results = json.loads((out / "Results.json").read_text())
+    assert tuple(results)[: len(KEYS)] == KEYS
+    assert (results["batch size"], results["number of batches"], results["device"]) == (8, 9, "cpu")
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["num_samples"], summary["num_samples_from"]) == (60, {"engine": 3})
+    for theirs, ours in (("MAE", "MAE"), ("MSE", "MSE"), ("Bias", "bias"), ("R2", "R2")):
+        assert results[theirs] == summary["accuracy"][ours]
+    assert abs(results["Precision"] - summary["accuracy"]["precision (NMAD)"]) < NMAD_ERROR
     written = (out / "report.html").read_text()
     (out / "report.html").unlink()
     cli("report", str(out))
