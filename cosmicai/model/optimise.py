@@ -140,19 +140,21 @@ def _hooks(model: astromae.AstroMAE, watch: Callable[[str], Any]) -> Iterator[No
 
 
 def _written(folder: Path, name: str, model: onnx.ModelProto) -> Json:
-    """Weights go into a file of their own, which is mapped rather than parsed and copied."""
-    path, weights = folder / f"{name}.onnx", f"{name}.onnx.weights"
-    (folder / weights).unlink(missing_ok=True)  # onnx would append
+    """Large weights go into a file of their own, which is mapped rather than parsed and copied."""
+    graph, weights = folder / f"{name}.onnx", folder / f"{name}.onnx.weights"
+    weights.unlink(missing_ok=True)  # onnx would append
     onnx.save_model(
-        model, path, save_as_external_data=True, location=weights, size_threshold=1024, convert_attribute=False
+        model,
+        graph,
+        save_as_external_data=True,
+        location=weights.name,
+        size_threshold=1024,
+        convert_attribute=False,
     )
-    for file in (path, folder / weights):
+    files = [file for file in (graph, weights) if file.exists()]  # a tiny network has no large weights
+    for file in files:
         file.chmod(0o644)  # onnx makes its weights private, but other users run them
-    return {
-        "files": {
-            file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in (path.name, weights)
-        }
-    }
+    return {"files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}}
 
 
 def _write_graphs(folder: Path, graphs: Json) -> None:

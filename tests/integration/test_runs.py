@@ -150,7 +150,7 @@ def test_a_model_of_ones_own(
     from inference import astromae
 
     torch.manual_seed(1)
-    config = astromae.Config(width=16, depth=1, heads=2, parallel_groups=0, head_width=8, branch_width=8)
+    config = astromae.Config(width=16, depth=1, heads=2, parallel_groups=0, head_width=8)
     model = astromae.AstroMAE(config).eval()
     astromae.save(model, tmp_path)
     optimise(tmp_path)

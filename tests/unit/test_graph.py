@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
@@ -20,23 +23,17 @@ from inference import astromae, engine
 from inference.engine import BUNDLED_MODEL, EngineError, choose, load, read_graphs
 from inference.partition import Partition
 
-from .test_astromae import SMALL
+from .test_astromae import SMALL, randomised
 
 
 def _model(**changes: object) -> astromae.AstroMAE:
-    """A network whose every parameter and running statistic is drawn at random."""
-    torch.manual_seed(0)
-    model = astromae.AstroMAE(replace(SMALL, **changes))  # type: ignore[arg-type]
-    with torch.no_grad():
-        for tensor in model.state_dict().values():
-            if tensor.is_floating_point() and tensor is not model.encoder.positions:
-                tensor.copy_(torch.rand_like(tensor) * 0.4 + 0.05 if tensor.ndim == 1 else tensor + 0.01)
-    return model.eval()
+    return randomised(replace(SMALL, **changes))  # type: ignore[arg-type]
 
 
 def _galaxies(count: int, config: astromae.Config = SMALL, seed: int = 0) -> Partition:
     random = np.random.default_rng(seed)
-    images = random.normal(0, 1, (count, config.channels, 32, 32)).astype(np.float32)
+    shape = (count, config.channels, config.image_size, config.image_size)
+    images = random.normal(0, 1, shape).astype(np.float32)
     magnitudes = random.normal(0, 1, (count, config.magnitudes)).astype(np.float32)
     return Partition(images, magnitudes, random.uniform(0.1, 2, count).astype(np.float32))
 
@@ -55,77 +52,273 @@ def test_linear_layers_with_nothing_in_between_merge() -> None:
 
 
 def test_batch_normalisation_folds_into_the_convolution_before_it() -> None:
-    module, x = _model().encoder.blocks[0].parallel, torch.randn(2, SMALL.width, 4, 1)
+    model = _model()
+    module, x = model.encoder.blocks[0].parallel, torch.randn(2, SMALL.width, 4, 1)
     assert isinstance(module, astromae.ParallelConvolution)
-    kernel, bias = rewrites.folded_normalisation(module.expand, module.norm)
-    folded = F.conv2d(x.double(), torch.tensor(kernel), torch.tensor(bias), groups=SMALL.parallel_groups)
-    assert folded.numpy() == pytest.approx(module.norm(module.expand(x)).detach().numpy(), abs=1e-5)
+    layer = rewrites.folded(module.expand, module.norm)
+    folded = F.conv2d(x.double(), torch.tensor(layer.kernel), torch.tensor(layer.bias), groups=4)
+    expected = module.double().norm(module.expand(x.double()))
+    assert folded.numpy() == pytest.approx(expected.detach().numpy(), abs=1e-12)
 
 
-def test_the_branches_last_layers_merge_into_the_fusion() -> None:
-    model, config = _model(), SMALL
-    hidden = [torch.randn(3, n) for n in (config.branch_width, config.branch_width, config.magnitude_width)]
-    ends = (model.encoder_branch[-1], model.inception_branch[-1], model.magnitude_branch[-1])
-    expected = model.fusion[0](torch.cat([end(h) for end, h in zip(ends, hidden, strict=True)], 1))
-    merged = rewrites.fusion(model)
-    found = torch.cat(hidden, 1).double().numpy() @ merged.weight + merged.bias
-    assert found == pytest.approx(expected.detach().numpy(), abs=1e-5)
+def test_several_last_layers_merge_into_the_layer_that_reads_them_side_by_side() -> None:
+    ends = [nn.Linear(3, 2).double(), nn.Linear(4, 5).double(), nn.Linear(1, 3).double()]
+    first, hidden = nn.Linear(10, 6).double(), [torch.randn(7, n).double() for n in (3, 4, 1)]
+    expected = first(torch.cat([end(h) for end, h in zip(ends, hidden, strict=True)], 1))
+    merged = rewrites.merged([rewrites.affine(end) for end in ends], rewrites.affine(first))
+    together = torch.cat(hidden, 1).numpy() @ merged.weight + merged.bias
+    assert together == pytest.approx(expected.detach().numpy(), abs=1e-12)
 
 
-def test_pooling_the_stem_and_the_first_pointwise_convolutions_commute_and_merge() -> None:
-    inception, x = _model().inception, torch.randn(2, 5, 8, 8)
+def test_an_attentions_scale_goes_into_its_queries() -> None:
+    plain, scaled = (
+        _model(**changes).encoder.blocks[0].attention for changes in ({}, {"attention_scale": 0.5})
+    )
+    assert isinstance(plain, astromae.Attention)
+    assert isinstance(scaled, astromae.Attention)
+    before, after = rewrites.queries_keys_values(plain), rewrites.queries_keys_values(scaled)
+    ratio = 0.5 * 8**0.5  # heads of 8
+    assert after.weight[:, :16] == pytest.approx(before.weight[:, :16] * ratio, rel=1e-12)
+    assert after.bias[:16] == pytest.approx(before.bias[:16] * ratio, rel=1e-12)
+    assert np.array_equal(after.weight[:, 16:], before.weight[:, 16:])
+
+
+def test_the_stem_merges_into_the_first_pointwise_convolutions_but_not_through_the_pool() -> None:
+    inception, x = _model().inception.double(), torch.randn(2, 5, 8, 8).double()
     block = inception.blocks[0]
     assert isinstance(block, astromae.InceptionBlock)
-    layers = rewrites.inception_layers(block, rewrites.affine(inception.stem))
-    entered, pooled = F.avg_pool2d(inception.stem(x), 2), F.avg_pool2d(x, 2).double()
-    readers = [block.one, block.three[0], block.five[0] if block.five else None, block.pooled]
-    for layer, reader in zip([layers[n] for n in (0, 1, 3, 5)], readers, strict=True):
-        assert layer is not None
-        assert reader is not None
-        found = F.conv2d(pooled, torch.tensor(layer.kernel), torch.tensor(layer.bias)).relu()
-        assert found.numpy() == pytest.approx(reader(entered).detach().numpy(), abs=1e-5)
+    layers = rewrites.inception_layers(block)
+    merged = layers.after(rewrites.affine(inception.stem))
+    entered, halved = F.avg_pool2d(inception.stem(x), 2), F.avg_pool2d(x, 2)
+    assert merged.five is not None
+    pairs = [(merged.one, block.one), (merged.three[0], block.three[0]), (merged.five[0], block.five[0])]
+    for layer, unit in pairs:
+        both = F.conv2d(halved, torch.tensor(layer.kernel), torch.tensor(layer.bias)).relu()
+        assert both.numpy() == pytest.approx(unit(entered).detach().numpy(), abs=1e-12)
+    assert merged.pooled is layers.pooled
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"parallel_groups": 0},
-        {"parallel_kernel": 3},
-        {"key_bias": True},
-        {"heads": 1},
-        {"patch_size": 4},
-        {"width": 12, "parallel_groups": 2},
-        {"patch_size": 16, "depth": 1},
-        {"channels": 3, "magnitudes": 3},
-        {"asinh_softening": (0.01,) * 5},
-        {"magnitude_depth": 2},
-    ],
-)
+Stack = astromae.Stack
+ACTIVATIONS = [f"{name}(0.3)" if name in astromae.PARAMETRIC else name for name in sorted(astromae.ACTIVATIONS)]
+STACKS = ("encoder_branch", "inception_branch", "magnitude_branch", "fusion")
+
+
+def _activations(first: int) -> dict[str, object]:
+    """A different activation in each place; over all `first`, every activation in every place."""
+    names = ACTIVATIONS[first:] + ACTIVATIONS[:first]
+    places: dict[str, object] = {
+        f"{place}_activation": names.pop() for place in ("mlp", "parallel", "inception")
+    }
+    return places | {stack: Stack(getattr(SMALL, stack).widths, names.pop()) for stack in STACKS}
+
+
+VARIANTS: list[dict[str, object]] = [
+    {},
+    {"mlp_activation": "relu"},
+    {"parallel_activation": "relu"},
+    {"inception_activation": "elu(1.0)"},
+    *[_activations(first) for first in range(len(ACTIVATIONS))],
+    {"encoder_branch": Stack((7,))},
+    {"inception_branch": Stack((7,))},
+    {"magnitude_branch": Stack((7,))},
+    {"fusion": Stack((1,))},
+    {name: Stack((1,)) for name in STACKS},
+    {name: Stack((5, 8, 3, 6, 1), "tanh") for name in STACKS},
+    {"attention_scale": 1.0},
+    {"attention_scale": -0.05, "heads": 4},
+    {"attention_scale": 0.0},
+    {"query_bias": False},
+    {"key_bias": True},
+    {"value_bias": False, "key_bias": True, "attention_scale": 0.7},
+    {"query_bias": False, "value_bias": False},
+    {"heads": 1},
+    {"heads": 16},
+    {"mlp_width": 7},
+    {"parallel_width": 12},
+    {"parallel_groups": 0},
+    {"parallel_groups": 1},
+    {"parallel_groups": 16},
+    {"parallel_kernel": 3},
+    {"parallel_kernel": 5, "parallel_activation": "gelu_tanh", "depth": 1},
+    {"norm_eps": 0.3},
+    {"parallel_norm_eps": 0.3},
+    {"inception_norm_eps": 0.3},
+    {"final_norm_eps": 0.3},
+    {"inception_pool": "average"},
+    {"inception_pool": "average", "inception_pool_size": 5},
+    {"inception_pool_size": 1},
+    {"inception_pool_size": 7},
+    {"halving": "max"},
+    {"halving": "max", "inception_pool": "average", "inception_activation": "identity"},
+    {"inception_five": (True,) * 5},
+    {"inception_five": (False,) * 5},
+    {"inception_five": (False, True, False, True, True), "halving": "max"},
+    {"inception": ((1, 5, 6, 7, 8, 9), (4,) * 6, (13, 1, 1, 1, 1, 1), (2, 9, 1, 9, 1, 2), (5, 4, 3, 2, 1, 6))},
+    {"inception": ((16,) * 6, (16,) * 6, (8,) * 6, (8,) * 6, (4,) * 6), "stem_width": 32},
+    {"stem_width": 1},
+    {"stem_width": 40},
+    {"patch_size": 4},
+    {"patch_size": 32, "image_size": 32},
+    {"patch_size": 16, "depth": 1},
+    {"patch_size": 4, "image_size": 8},
+    {"image_size": 48, "parallel_kernel": 3},
+    {"width": 12, "parallel_groups": 2, "heads": 3, "parallel_width": 10},
+    {"head_width": 1},
+    {"channels": 3, "magnitudes": 3},
+    {"channels": 1, "magnitudes": 9},
+    {"asinh_softening": (0.01, 0.1, 1.0, 3.0, 0.5)},
+    {"depth": 4},
+]
+
+
+def _name(changes: dict[str, object]) -> str:
+    return ",".join(
+        f"{k}={v.widths}{v.activation}" if isinstance(v, Stack) else f"{k}={v}" for k, v in changes.items()
+    )
+
+
+def _holds_for_every_batch(model: astromae.AstroMAE, folder: Path) -> None:
+    astromae.save(model, folder)
+    optimise(folder)
+    galaxies, fast = _galaxies(19, model.config), load(folder, "onnxruntime", "float32", threads=2)
+    assert (fast.layout.channels, fast.layout.magnitudes) == (model.config.channels, model.config.magnitudes)
+    expected = _redshifts(model, galaxies)
+    for batch in (1, 8, 11, 19):
+        redshifts = np.concatenate(list(fast.predict(galaxies.batches(batch))))
+        assert (np.abs(redshifts - expected) / np.maximum(1, np.abs(expected))).max() < 1e-5
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=_name)
 def test_graphs_of_all_variants_give_the_networks_redshifts(changes: dict[str, object], tmp_path: Path) -> None:
-    model = _model(**changes)
+    _holds_for_every_batch(_model(**changes), tmp_path)
+
+
+widths = st.integers(1, 9)
+stacks = st.builds(Stack, st.lists(widths, min_size=1, max_size=4).map(tuple), st.sampled_from(ACTIVATIONS))
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> astromae.Config:
+    """Any config of a small network."""
+    head_depth, heads, groups = draw(st.sampled_from([4, 8])), draw(st.integers(1, 3)), draw(st.integers(0, 2))
+    patch = draw(st.sampled_from([4, 8, 16]))
+    activation, flag = st.sampled_from(ACTIVATIONS), st.booleans()
+    epsilon, pool = st.sampled_from([1e-6, 1e-5, 0.1]), st.sampled_from(sorted(astromae.POOLS))
+    return astromae.Config(
+        image_size=patch * draw(st.integers(1, 3)) if patch > 4 else draw(st.sampled_from([8, 16, 24])),
+        channels=draw(st.integers(1, 6)),
+        magnitudes=draw(st.integers(1, 6)),
+        patch_size=patch,
+        width=head_depth * heads * max(1, groups),
+        depth=draw(st.integers(1, 3)),
+        heads=heads,
+        attention_scale=draw(st.none() | st.floats(-1, 1)),
+        query_bias=draw(flag),
+        key_bias=draw(flag),
+        value_bias=draw(flag),
+        mlp_width=draw(widths),
+        mlp_activation=draw(activation),
+        norm_eps=draw(epsilon),
+        parallel_width=draw(widths) * max(1, groups),
+        parallel_groups=groups,
+        parallel_kernel=draw(st.sampled_from([1, 3])),
+        parallel_activation=draw(activation),
+        parallel_norm_eps=draw(epsilon),
+        final_norm_eps=draw(epsilon),
+        head_width=draw(widths),
+        stem_width=draw(widths),
+        inception=tuple(draw(st.tuples(*[widths] * 6)) for _ in range(5)),
+        inception_five=tuple(draw(flag) for _ in range(5)),
+        inception_activation=draw(st.just("relu") | activation),
+        inception_norm_eps=draw(epsilon),
+        inception_pool=draw(pool),
+        inception_pool_size=draw(st.sampled_from([1, 3, 5])),
+        halving=draw(pool),
+        encoder_branch=draw(stacks),
+        inception_branch=draw(stacks),
+        magnitude_branch=draw(stacks),
+        fusion=draw(stacks.map(lambda stack: replace(stack, widths=(*stack.widths[1:], 1)))),
+    )
+
+
+@settings(max_examples=25)
+@given(config=configs(), seed=st.integers(0, 9))
+def test_graphs_of_drawn_configurations_give_the_networks_redshifts(config: astromae.Config, seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        _holds_for_every_batch(randomised(config, seed), Path(folder))
+
+
+def _operators(model: astromae.AstroMAE, domain: str) -> set[str]:
+    return {node.op_type for node in graph.build(model).graph.node if node.domain == domain}
+
+
+def test_the_published_variant_is_computed_by_kernels_and_others_by_standard_operators() -> None:
+    kernels = {"Soften", "AddNorm", "Attention", "Gelu", "Parallel", "Inception"}
+    published = _model(asinh_softening=(0.1,) * 5)
+    assert _operators(published, "cosmicai") == kernels
+    assert not _operators(published, "") & {"Conv", "MaxPool", "AveragePool", "Sigmoid"}
+    for changes, lost in (
+        ({"mlp_activation": "relu"}, {"Gelu"}),
+        ({"parallel_activation": "relu"}, {"Parallel"}),
+        ({"parallel_kernel": 3}, {"Parallel"}),
+        ({"inception_activation": "silu"}, {"Inception"}),
+        ({"inception_pool": "average"}, {"Inception"}),
+        ({"inception_pool_size": 5}, {"Inception"}),
+        ({"halving": "max"}, {"Inception"}),
+    ):
+        assert _operators(_model(**changes), "cosmicai") == kernels - {"Soften"} - lost
+
+
+def test_a_path_that_is_not_used_is_not_in_the_graph() -> None:
+    sizes = [len(graph.build(_model(inception_five=(five,) * 5)).SerializeToString()) for five in (True, False)]
+    unused = [
+        layers.five
+        for layers in map(rewrites.inception_layers, _model(inception_five=(True,) * 5).inception.blocks)
+    ]
+    weights = sum(layer.kernel.size for layers in unused if layers for layer in layers)
+    assert sizes[0] - sizes[1] > 4 * weights
+
+
+@pytest.mark.parametrize("changes", [{}, {"inception_pool": "average", "mlp_activation": "relu"}], ids=_name)
+def test_what_is_not_a_number_stays_so_and_spoils_no_other_galaxy(
+    changes: dict[str, object], tmp_path: Path
+) -> None:
+    model, galaxies = _model(**changes), _galaxies(9)
+    galaxies.images[3, 2, 17, 30] = np.nan
+    galaxies.magnitudes[7, 1] = np.nan
     astromae.save(model, tmp_path)
     optimise(tmp_path)
-    galaxies, fast = _galaxies(37, model.config), load(tmp_path, "onnxruntime", "float32", threads=2)
-    found = np.concatenate(list(fast.predict(galaxies.batches(fast.batch(64)))))
-    assert found == pytest.approx(_redshifts(model, galaxies), abs=1e-5)
-    assert (fast.layout.channels, fast.layout.magnitudes) == (model.config.channels, model.config.magnitudes)
+    (redshifts,) = load(tmp_path, "onnxruntime", "float32", threads=1).predict([galaxies])
+    assert (
+        np.isnan(redshifts).nonzero()[0].tolist() == np.isnan(_redshifts(model, galaxies)).nonzero()[0].tolist()
+    )
+    assert np.isnan(redshifts).nonzero()[0].tolist() == [3, 7]
 
 
-def test_nothing_is_computed_for_the_class_token_behind_the_last_attention() -> None:
+def test_nothing_is_computed_for_the_class_token_after_the_last_attention() -> None:
     """The last block's MLP sees patch tokens alone, and its second layer their mean."""
     built = graph.build(_model(parallel_groups=0))
     shapes = {initial.name: tuple(initial.dims) for initial in built.graph.initializer}
-    wide = (SMALL.width, int(SMALL.width * SMALL.mlp_ratio))
+    wide = (SMALL.width, SMALL.mlp_width)
     expanding = [n for n in built.graph.node if n.op_type == "MatMul" and shapes.get(n.input[1]) == wide]
     assert len(expanding) == SMALL.depth
     means = [node for node in built.graph.node if node.op_type == "ReduceMean"]
     assert len(means) == 2  # of the MLP's hidden values and of what it is added to, never after the last layer
 
 
-def test_int8_is_near_and_does_not_depend_on_the_batch(tmp_path: Path) -> None:
-    model = _model()
-    astromae.save(model, tmp_path)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"parallel_groups": 0, "key_bias": True, "attention_scale": 0.2},
+        {"mlp_activation": "silu", "parallel_kernel": 3},
+        {"mlp_activation": "leaky_relu(0.1)"},
+        {"mlp_activation": "identity", "depth": 3},
+    ],
+    ids=_name,
+)
+def test_int8_is_near_and_does_not_depend_on_the_batch(changes: dict[str, object], tmp_path: Path) -> None:
+    astromae.save(_model(**changes), tmp_path)
     report = optimise(tmp_path, _galaxies(1600), Limits(1.0, 1.0, 1.0, 1.0))
     assert report is not None
     assert report.admitted
@@ -136,6 +329,16 @@ def test_int8_is_near_and_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     alone = np.concatenate(list(small.predict(galaxies.batches(1))))
     assert together == pytest.approx(alone, abs=1e-6)
     assert small.precision == "int8"
+
+
+def test_int8_multiplies_every_layer_of_every_block_but_the_last_ones_mean() -> None:
+    ranges = {
+        graph.range_name(block, layer): (-3.0, 4.0) for block in range(SMALL.depth) for layer in graph.LAYERS
+    }
+    for changes in ({}, {"mlp_activation": "relu"}):
+        nodes = graph.build(_model(**changes), ranges).graph.node
+        products = [node for node in nodes if node.op_type == "MatMulIntegerToFloat"]
+        assert len(products) == 4 * SMALL.depth - 1
 
 
 @pytest.mark.parametrize(("asked", "cut"), [(1, 1), (48, 48), (64, 64), (65, 33), (256, 64), (1024, 64)])

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from cosmicai.model import rewrites
 from inference import astromae
 from inference.engine import KERNELS, instructions
 
-from .test_astromae import SMALL
+from .test_astromae import SMALL, randomised
 
 Array = NDArray[Any]
 _TYPES = {np.dtype(np.float32): onnx.TensorProto.FLOAT, np.dtype(np.uint8): onnx.TensorProto.UINT8}
@@ -153,20 +154,93 @@ def test_softening() -> None:
     assert run("Soften", x, 1 / softening)[0] == pytest.approx(expected, abs=1e-6, rel=2e-7)
 
 
-@pytest.mark.parametrize("galaxies", [1, 7, 16, 33])
-@pytest.mark.parametrize(("size", "channels"), [(32, 5), (16, 3), (24, 1)])
-def test_the_inception_branch(galaxies: int, size: int, channels: int) -> None:
-    torch.manual_seed(0)
-    config = astromae.Config(**{**vars(SMALL), "image_size": size, "channels": channels})
-    inception, images = astromae.Inception(config).double(), normal(galaxies, channels, size, size)
+WIDE = astromae.Config().inception  # as published
+UNEQUAL: tuple[astromae.Widths, ...] = (
+    (1, 5, 6, 7, 8, 9),
+    (4,) * 6,
+    (13, 1, 1, 1, 1, 1),
+    (2, 9, 1, 9, 1, 2),
+    (5, 4, 3, 2, 1, 6),
+)
+
+
+def _inception(config: astromae.Config) -> tuple[astromae.Inception, tuple[Array, Array]]:
+    """The branch in float64, and what its kernel reads."""
+    inception = randomised(config).inception.double()
     plan, weights = rewrites.inception(inception)
+    return inception, (plan, weights.astype(np.float32))
+
+
+@pytest.mark.parametrize("galaxies", [1, 7, 16, 33])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inception": WIDE, "stem_width": 32},
+        {"inception": UNEQUAL, "stem_width": 3, "image_size": 16, "channels": 3},
+        {
+            "inception": UNEQUAL,
+            "inception_five": (False,) * 5,
+            "image_size": 24,
+            "channels": 1,
+            "stem_width": 1,
+        },
+        {"inception_five": (True,) * 5, "image_size": 8, "inception_norm_eps": 0.1},
+    ],
+    ids=lambda changes: ",".join(changes) if isinstance(changes, dict) else str(changes),
+)
+def test_the_inception_branch(galaxies: int, changes: dict[str, Any]) -> None:
+    config = replace(SMALL, **changes)
+    inception, constant = _inception(config)
+    images = normal(galaxies, config.channels, config.image_size, config.image_size)
     with torch.no_grad():
         expected = inception(double(images)).numpy()
-    constant = plan, weights.astype(np.float32)
     found = run("Inception", images, *constant)[0]
-    assert found == pytest.approx(expected, abs=1e-5)
+    assert found == pytest.approx(expected, abs=5e-6 * np.abs(expected).max())
     alone = [run("Inception", images[n : n + 1], *constant)[0] for n in range(galaxies)]
     assert (np.concatenate(alone) == found).all()  # to the last bit
+
+
+def _pooled(images: Array) -> Array:
+    """The largest of 3×3 pixels of ReLU(2×2 means), by a plan whose two blocks do hardly anything else."""
+    plan = np.array([[1, 1, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 1, 0]], np.int64)
+    weights = np.zeros(16, np.float32)
+    weights[[0, 8]] = 1  # of the four outputs that each convolution is filled up to
+    size = images.shape[2] // 2
+    return run("Inception", images, plan, weights)[0].reshape(-1, size, size)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_the_largest_pixels_are_those_of_torch_even_where_they_are_not_numbers(size: int) -> None:
+    random = np.random.default_rng(size)
+    images = np.repeat(np.repeat(normal(40, 1, size, size, seed=size), 2, 2), 2, 3)  # a pixel is its own mean
+    for special in (np.nan, -np.nan, np.inf, -np.inf, -0.0, 0.0):
+        galaxy, y, x = random.integers(0, 40), *random.integers(0, size, 2)
+        images[galaxy, 0, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2] = special
+    expected = F.max_pool2d(torch.from_numpy(images[:, :, ::2, ::2]).relu(), 3, 1, 1)
+    assert np.array_equal(_pooled(images), expected[:, 0].numpy(), equal_nan=True)
+
+
+def test_the_stem_is_pooled_with_its_signs() -> None:
+    """No activation is between the stem and the pool."""
+    images = -1 - np.abs(normal(20, 1, 8, 8))
+    plan = np.array([[1, 0, 0, 0, 0, 0, 1, 1, 0]], np.int64)
+    weights = np.zeros(16, np.float32)
+    weights[0], weights[8], weights[12] = 1, 1, 10  # stem(x) = x; ReLU(largest + 10)
+    means = F.avg_pool2d(torch.from_numpy(images), 2)
+    expected = F.max_pool2d(means, 3, 1, 1) + 10
+    assert run("Inception", images, plan, weights)[0] == pytest.approx(expected.flatten(1).numpy(), abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+def test_what_is_not_a_number_reaches_the_same_features_as_in_torch(value: float) -> None:
+    inception, constant = _inception(replace(SMALL, inception_five=(False,) * 5))
+    images = normal(5, 5, 32, 32)
+    images[3, 2, 0, 31] = value
+    with torch.no_grad():
+        expected = inception(double(images)).numpy()
+    unknown = np.isnan(run("Inception", images, *constant)[0])
+    assert unknown[3].any()
+    assert np.array_equal(unknown, np.isnan(expected))
 
 
 def test_a_row_gives_the_same_bits_wherever_it_stands() -> None:
@@ -198,8 +272,8 @@ def test_what_is_not_a_number_stays_so_and_spoils_no_other_galaxy() -> None:
     softened = run("Soften", images, np.ones(1, np.float32))[0]
     assert np.isnan(softened[1, 0, 2, 2:]).all()
     assert np.isfinite(softened).sum() == 30
-    plan = np.array([[1, 2, 0, 0, 0, 0, 1, 0]], np.int64)
-    found = run("Inception", images, plan, np.ones(24, np.float32))[0]
+    plan = np.array([[1, 2, 0, 0, 0, 0, 0, 1, 0]], np.int64)
+    found = run("Inception", images, plan, np.ones(16, np.float32))[0]
     assert np.isfinite(found[0]).all()
     assert np.isnan(found[1]).any()
 
@@ -226,15 +300,33 @@ def test_what_does_not_fit_is_an_error(
         run(kind, *(normal(*shape) for shape in shapes), **attributes)
 
 
-@pytest.mark.parametrize("missing", [-1, 1])
-def test_an_inception_plan_with_other_weights_is_an_error(missing: int) -> None:
-    plan = np.array([[1, 2, 0, 0, 0, 0, 1, 0]], np.int64)
-    with pytest.raises(Exception, match="more or fewer weights"):
-        run("Inception", normal(2, 1, 4, 4), plan, np.ones(24 + missing, np.float32))
-    with pytest.raises(Exception, match="negative numbers"):
-        run("Inception", normal(2, 1, 4, 4), -plan, np.ones(24, np.float32))
-    with pytest.raises(Exception, match="blocks do not fit"):
-        run("Inception", normal(2, 3, 4, 4), plan, np.ones(24, np.float32))
+PLAN = [1, 2, 0, 0, 0, 0, 3, 1, 0]
+NEEDED = 8 + 8 + 16  # weights of that plan
+
+
+@pytest.mark.parametrize(
+    ("plan", "weights", "channels", "told"),
+    [
+        (PLAN, NEEDED - 1, 1, "more or fewer weights"),
+        (PLAN, NEEDED + 1, 1, "more or fewer weights"),
+        (PLAN, 0, 1, "more or fewer weights"),
+        ([1, 2, 0, 0, 0, 0, 0, 1, 0], NEEDED, 1, "more or fewer weights"),
+        (PLAN[:-1], NEEDED, 1, r"plan \(blocks, 9\)"),
+        ([], 0, 1, r"plan \(blocks, 9\)"),
+        ([*PLAN[:6], -3, 1, 0], NEEDED, 1, "negative numbers"),
+        ([*PLAN[:6], 2**62, 1, 0], NEEDED, 1, "more than 65536 channels"),
+        (PLAN, NEEDED, 3, "blocks do not fit"),
+        ([*PLAN, *PLAN], 2 * NEEDED, 1, "blocks do not fit"),
+        ([*PLAN[:-1], 1, 3, 0, 0, 0, 0, 0, 0, 1, 1], NEEDED, 1, "blocks do not fit"),
+    ],
+)
+def test_an_inception_plan_that_does_not_fit_is_an_error(
+    plan: list[int], weights: int, channels: int, told: str
+) -> None:
+    images = normal(2, channels, 4, 4)
+    run("Inception", normal(2, 1, 4, 4), np.array(PLAN, np.int64), np.ones(NEEDED, np.float32))
+    with pytest.raises(Exception, match=told):
+        run("Inception", images, np.array(plan, np.int64), np.ones(weights, np.float32))
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="there is one instruction set on this machine")
