@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Group
-from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from cosmicai.cli.common import AsJson, Local, Profile, Team, console, print_json
+from cosmicai.cli.following import follow, screen
 
 if TYPE_CHECKING:
     from cosmicai.target import Target
-    from cosmicai.watch import Snapshot, Watcher
 
 app = typer.Typer()
-RUN_FAILED = 3  # exit status of a command that followed a run which failed
-_SHOWN_ERRORS = 5
 
 Json = dict[str, Any]
 RunName = Annotated[str | None, typer.Argument(help="Name or ARN of the run; default: the latest.")]
@@ -66,7 +59,7 @@ def run(
     if detach:
         _print_started(arn, as_json)
         return
-    _follow(target, arn, as_json)
+    follow(target, arn, as_json)
 
 
 def _payload(file: Path, changes: list[str], target: Target) -> Json:
@@ -107,119 +100,6 @@ def _print_started(arn: str, as_json: bool) -> None:
         console.print(f"{name} runs; look at it with `cosmicai watch {name}`")
 
 
-def _follow(target: Target, arn: str, as_json: bool = False) -> None:
-    """Shows a run until it ends; exits with RUN_FAILED where it did not succeed."""
-    from cosmicai.watch import Watcher
-
-    watcher = Watcher(target, arn)
-    try:
-        last = _shown(watcher, as_json)
-    except KeyboardInterrupt:
-        name = arn.rpartition(":")[2]
-        print(
-            f"\nthe run goes on; come back with `cosmicai watch {name}`, end it with `cosmicai stop {name}`",
-            file=sys.stderr,
-        )
-        raise typer.Exit(130) from None
-    if as_json:
-        print_json(last.to_json())
-    else:
-        _print_end(last)
-    if last.status != "SUCCEEDED":
-        raise typer.Exit(RUN_FAILED)
-
-
-def _shown(watcher: Watcher, quiet: bool) -> Snapshot:
-    from cosmicai.watch import POLL_SECONDS
-
-    if quiet or not console.is_terminal:
-        return _shown_in_lines(watcher, quiet, POLL_SECONDS)
-    found = watcher.look()
-    with Live(_screen(found), console=console, refresh_per_second=4) as live:
-        while not found.ended:
-            time.sleep(POLL_SECONDS)
-            found = watcher.look()
-            live.update(_screen(found))
-    return found
-
-
-def _shown_in_lines(watcher: Watcher, quiet: bool, pause: float) -> Snapshot:
-    """For logs: a line whenever something has changed."""
-    before: tuple[object, ...] = ()
-    told: set[int] = set()
-    while True:
-        found = watcher.look()
-        now = (found.state, found.done, found.failed)
-        if not quiet:
-            if now != before:
-                print(_line(found), flush=True)
-            for rank in found.errors.keys() - told:
-                print(f"rank {rank}: {found.errors[rank]}", flush=True)
-        before, told = now, told | found.errors.keys()
-        if found.ended:
-            return found
-        time.sleep(pause)
-
-
-def _line(found: Snapshot) -> str:
-    ranks = "" if found.ranks is None else f", {found.done}/{found.ranks} ranks"
-    failed = f", {found.failed} failed" if found.failed else ""
-    state = found.state or found.status
-    return (
-        f"{found.seconds:7.1f} s  {state}{ranks}{failed}, images: {found.images_text}, ${found.usd_so_far:.4f}"
-    )
-
-
-def _screen(found: Snapshot) -> Group:
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    bar.add_task("ranks", total=found.ranks, completed=found.done)
-    table = Table(show_header=False, box=None)
-    rate = "" if found.images_per_second is None else f", {found.images_per_second:,.0f}/s"
-    rows = {
-        "run": f"{found.name}: {found.status}" + (f", in {found.state}" if found.state else ""),
-        "time": f"{found.seconds:,.1f} s",
-        "ranks": ", ".join(
-            f"{count} {word}"
-            for word, count in (
-                ("done", found.done), ("failed", found.failed),
-                ("running", found.running), ("pending", found.pending),
-            )
-            if count is not None
-        ),
-        "images": f"{found.images_text}{rate}, {found.gigabytes_read:.2f} GB read",
-        "cost so far": f"${found.usd_so_far:.4f}",
-    }  # fmt: skip
-    for name, value in rows.items():
-        table.add_row(name, value)
-    parts: list[Any] = [bar, table]
-    for rank, message in list(found.errors.items())[:_SHOWN_ERRORS]:
-        parts.append(Text(f"rank {rank}: {message[:300]}", style="red"))
-    if found.errors:
-        first = next(iter(found.errors))
-        parts.append(Text(f"its log: cosmicai logs {first} --run {found.name}"))
-    return Group(*parts)
-
-
-def _print_end(found: Snapshot) -> None:
-    from summarize.infos import ENGINE
-
-    if found.status == "SUCCEEDED":
-        engine = set(found.images_from) <= {ENGINE}
-        did = f"{found.images_text} redshifts" if engine else f"images: {found.images_text}"
-        console.print(f"[green]succeeded[/green]: {did}, ${found.usd_so_far:.4f}")
-        console.print(f"fetch them with `cosmicai results {found.name}`; they are in {found.result}")
-        return
-    cause = found.cause
-    with suppress(ValueError, AttributeError):  # Lambda's JSON, whose message is what matters
-        cause = json.loads(cause).get("errorMessage", cause)
-    print(": ".join(part for part in (found.status.lower(), found.error, cause) if part), file=sys.stderr)
-    if found.failed or (found.ranks or 0) > found.done:
-        print(
-            f"what was computed is kept; `cosmicai resume {found.name}` runs the missing ranks alone",
-            file=sys.stderr,
-        )
-
-
 @app.command()
 def watch(
     name: RunName = None,
@@ -233,7 +113,7 @@ def watch(
     Example: cosmicai watch demo-20261122-101500
     """
     target = _target(team, local, profile)
-    _follow(target, _arn(target, name), as_json)
+    follow(target, _arn(target, name), as_json)
 
 
 @app.command()
@@ -255,7 +135,7 @@ def status(
     if as_json:
         print_json(found.to_json())
     else:
-        console.print(_screen(found))
+        console.print(screen(found))
 
 
 @app.command("list")
@@ -417,7 +297,7 @@ def resume(
     if detach:
         _print_started(arn, as_json)
         return
-    _follow(target, arn, as_json)
+    follow(target, arn, as_json)
 
 
 @app.command()
