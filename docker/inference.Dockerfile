@@ -7,8 +7,6 @@ ARG BASE=public.ecr.aws/lambda/python:3.12
 FROM ${BASE} AS packages
 # lean, or torch for users' own scripts and the torch engine.
 ARG VARIANT=lean
-# Packages for users' own scripts, NAME==VERSION or NAME==VERSION --no-deps, with blanks between.
-ARG EXTRA_PACKAGES=""
 # torch's own index holds builds without CUDA, which are a tenth of the size.
 ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 WORKDIR /source
@@ -16,6 +14,8 @@ COPY requirements.lock ./
 COPY functions/inference/requirements.txt functions/inference/requirements.lock functions/inference/requirements-torch.txt functions/inference/
 COPY cosmicai/packaging.py cosmicai/
 RUN python cosmicai/packaging.py packages /task --variant ${VARIANT}
+# Packages for users' own scripts, NAME==VERSION or NAME==VERSION --no-deps, with blanks between.
+ARG EXTRA_PACKAGES=""
 RUN python cosmicai/packaging.py extra /task --extra "${EXTRA_PACKAGES}"
 # The compiler of the engine's kernels, for this stage alone.
 COPY functions/build-requirements.txt functions/
