@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
@@ -30,23 +31,24 @@ def measure(training: Catalogue, validation: Catalogue, cache: Path) -> dict[str
     key.update(Path(__file__).read_bytes())
     path = cache / f"baselines-{key.hexdigest()[:12]}.json"
     if not path.exists():
-        path.write_text(json.dumps(_fit_and_measure(training, validation)))
+        predicted = predict(training, validation)
+        true = validation.redshift.tolist()
+        path.write_text(
+            json.dumps({name: Accuracy.of(z.tolist(), true).measures() for name, z in predicted.items()})
+        )
     measured: dict[str, Measures] = json.loads(path.read_text())
     return measured
 
 
-def _fit_and_measure(training: Catalogue, validation: Catalogue) -> dict[str, Measures]:
+def predict(training: Catalogue, validation: Catalogue) -> dict[str, NDArray[np.float64]]:
+    """Redshifts of `validation` by two regressors fitted to `training`."""
     scaler = StandardScaler().fit(_features(training.magnitudes))
     regressors = {
         "k nearest neighbours": KNeighborsRegressor(10, weights="distance", n_jobs=-1),
         "random forest": RandomForestRegressor(200, min_samples_leaf=3, n_jobs=-1, random_state=0),
     }
     known, unknown = (scaler.transform(_features(part.magnitudes)) for part in (training, validation))
-    measured = {}
-    for name, regressor in regressors.items():
-        predicted = regressor.fit(known, training.redshift).predict(unknown)
-        measured[name] = Accuracy.of(predicted.tolist(), validation.redshift.tolist()).measures()
-    return measured
+    return {name: r.fit(known, training.redshift).predict(unknown) for name, r in regressors.items()}
 
 
 def _features(magnitudes: Floats) -> Floats:

@@ -72,8 +72,8 @@ def demo(cache: Path, results: Path, console: Console) -> None:
             report = steps.reporter(task)
             partitions = dc2.partitions("validation", GALAXIES, PARTITION_MB, cache, progress=report)
         with steps.step("Fitting the baselines"):
-            validation = dc2.load("validation", cache)[:GALAXIES]
-            simple = baselines.measure(dc2.load("training", cache), validation, cache)
+            validation = dc2.observations("validation", [0], cache)[:GALAXIES]
+            simple = baselines.measure(dc2.observations("training", range(3), cache), validation, cache)
         with steps.step("Starting the embedded AWS"):
             aws = Emulator(build, RANKS)
             aws.start()

@@ -4,6 +4,10 @@ The catalogue (Korytov et al. 2019, ApJS 245, 26) ships in the PyPI package pz-r
 and a validation file without a galaxy in common, with ugrizy magnitudes, their errors and the true
 redshift. Partitions are what users of AstroMAE have: `1.pt, 2.pt, …`, each a torch TensorDataset of
 images (N, 5, 32, 32), magnitudes (N, 5) and redshifts (N,), all float32.
+
+The catalogue's magnitudes serve as the galaxies' true ones. A galaxy's stamp and its magnitudes in a
+partition are two independent observations of them, each with the errors of the catalogue: the catalogue has
+no stamps, and stamps whose noise were that of its magnitudes could tell no more about the flux than these.
 """
 
 from __future__ import annotations
@@ -16,10 +20,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +32,8 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from cosmicai.data import stamps
+from cosmicai.data import morphology, stamps
+from cosmicai.data.photometry import Photometry
 
 Floats = NDArray[np.float32]
 Split = Literal["training", "validation"]
@@ -50,6 +55,13 @@ FILES: dict[Split, tuple[str, str]] = {
 # RAIL (the package above) does before it estimates redshifts.
 LIMITING_MAGNITUDE = {"u": 27.79, "g": 29.04, "r": 29.06, "i": 28.62, "z": 27.98}
 SAMPLE_BYTES = (stamps.STAMP_PIXELS**2 * len(stamps.BANDS) + len(stamps.BANDS)) * 4 + 4
+PHOTOMETRY = Photometry(
+    bands=tuple(stamps.BANDS),
+    zero_point=stamps.ZERO_POINT,
+    pixel_scale=stamps.PIXEL_ARCSEC,
+    flux_unit=f"linear flux, AB zero point {stamps.ZERO_POINT:g}",
+    magnitude_limits=tuple(LIMITING_MAGNITUDE.values()),
+)
 MIB = 1024 * 1024
 _SHUFFLE_SEED = 9816
 _CHUNK = 128  # galaxies per task: small enough for smooth progress, large enough to hide the pickling
@@ -108,6 +120,30 @@ def _with_limits(
         detected,
         redshift,
     )
+
+
+def observed(catalogue: Catalogue, seed: int) -> Catalogue:
+    """The galaxies with magnitudes as one more observation of the same depth would measure them.
+
+    Fluxes get Gaussian noise of the catalogue's errors; what falls below a band's limit gets the limit. The
+    same identifier and seed give the same magnitudes, whatever other galaxies there are. Errors stay the
+    catalogue's.
+    """
+    noise = np.stack([np.random.default_rng([seed, int(i), 1]).normal(size=5) for i in catalogue.identifiers])
+    true = np.where(catalogue.detected, stamps.flux(catalogue.magnitudes), 0.0)
+    fluxes = true + noise * stamps.flux_error(catalogue.magnitudes, catalogue.errors)
+    limits = np.array([LIMITING_MAGNITUDE[b] for b in stamps.BANDS])
+    detected = fluxes > stamps.flux(limits)
+    magnitudes = stamps.ZERO_POINT - 2.5 * np.log10(np.where(detected, fluxes, stamps.flux(limits)))
+    return replace(catalogue, magnitudes=magnitudes.astype(np.float32), detected=detected)
+
+
+def observations(split: Split, seeds: Iterable[int], cache: Path) -> Catalogue:
+    """All galaxies of a split as the partitions of these seeds hold them, one seed after the other."""
+    true = load(split, cache)
+    parts = [observed(true, seed) for seed in seeds]
+    names = ("identifiers", "magnitudes", "errors", "detected", "redshift")
+    return Catalogue(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def _fetch(split: Split, cache: Path) -> Path:
@@ -180,7 +216,7 @@ def partitions(
 
 
 def _code_version() -> str:
-    sources = [Path(__file__), Path(stamps.__file__)]
+    sources = [Path(module) for module in (__file__, stamps.__file__, morphology.__file__)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
@@ -200,9 +236,10 @@ def _render_to(folder: Path, catalogue: Catalogue, size: int, seed: int, progres
             images = np.concatenate(buffered)
             start = number * size
             number += 1
-            rows = catalogue[start : start + size]
+            rows = observed(catalogue[start : start + size], seed)
             write_partition(partial / f"{number}.pt", images[:size], rows.magnitudes, rows.redshift)
             buffered, pending = [images[size:]], len(images) - len(rows)
+    PHOTOMETRY.write(partial)
     partial.rename(folder)
 
 
@@ -214,8 +251,8 @@ def render(catalogue: Catalogue, seed: int) -> Iterator[Floats]:
 
 
 def _render_chunk(rows: Catalogue, seed: int) -> Floats:
-    columns = zip(rows.identifiers, rows.magnitudes, rows.errors, rows.detected, strict=True)
-    return np.stack([stamps.render(int(i), m, e, d, seed) for i, m, e, d in columns])
+    columns = zip(rows.identifiers, rows.magnitudes, rows.errors, rows.detected, rows.redshift, strict=True)
+    return np.stack([stamps.render(int(i), m, e, d, float(z), seed) for i, m, e, d, z in columns])
 
 
 def write_partition(path: Path, images: Floats, magnitudes: Floats, redshift: Floats | None) -> None:

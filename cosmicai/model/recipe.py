@@ -1,4 +1,4 @@
-"""What training depends on beside data and architecture. Without torch: the command line shall start fast."""
+"""What training depends on besides data and architecture. Without torch, so that the command line starts fast."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that training depends on beside the data and the architecture."""
+    """Everything that training depends on besides the data and the architecture."""
 
     seed: int = 0
     epochs: int = 60
@@ -17,5 +17,9 @@ class Recipe:
     weight_decay: float = 1e-2
     magnitude_noise: float = 0.02  # standard deviation of the noise added to magnitudes, mag
     validation_fraction: float = 0.1
+    images_weight: float = 0.5  # of the loss of redshifts by images alone, beside 1 for both
+    magnitudes_weight: float = 0.5  # of the loss of redshifts by magnitudes alone
+    photometry_weight: float = 0.05  # of the loss of magnitudes read from the image's features
+    without_images: bool = False  # trains by magnitudes alone: what the images add is measured against it
     freeze_encoder: bool = False
     mixed_precision: bool = False  # the encoder in bfloat16; weights, other branches and validation in float32

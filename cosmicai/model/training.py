@@ -1,4 +1,9 @@
-"""Training AstroMAE on partitions: augmentation, a validation split, early stopping, resumption, a seed."""
+"""Training AstroMAE on partitions: augmentation, a validation split, early stopping, resumption, a seed.
+
+Every step asks for three redshifts of each galaxy: by image and magnitudes, by its image alone, by its
+magnitudes alone. So the network cannot ignore either, and a galaxy that lacks one of them still gets a
+redshift. A hidden image is all zeros; hidden magnitudes have the values of the config's `hidden_magnitudes`.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from cosmicai.data.photometry import Photometry
 from cosmicai.model.recipe import Recipe
 from inference import astromae, partition
-from inference.accuracy import Accuracy
+from inference.accuracy import exact_nmad
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Report = Callable[["Epoch"], None]
@@ -28,12 +34,17 @@ Report = Callable[["Epoch"], None]
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training galaxies gave; losses are mean smooth-L1 of (z_pred - z)/(1 + z)."""
+    """What one pass over the training galaxies gave; losses are mean smooth-L1 of (z_pred - z)/(1 + z).
+
+    training_loss is the weighted sum of all losses, validation_loss that of image and magnitudes together.
+    """
 
     number: int
     training_loss: float
     validation_loss: float
     nmad: float
+    nmad_images_alone: float
+    nmad_magnitudes_alone: float
     best: bool
     seconds: float
 
@@ -85,7 +96,7 @@ def train(
     """
     torch.manual_seed(recipe.seed)
     training, validation = _split(galaxies, recipe.validation_fraction)
-    trainer = _Trainer(_begin(config, training, encoder), training, recipe)
+    trainer = _Trainer(_begin(_with_hidden(config, training), training, encoder), training, recipe)
     key = {"recipe": asdict(recipe), "galaxies": digest(galaxies), "config": str(trainer.model.config)}
     if resume is not None and resume.exists():
         trainer.restore(_read_state(resume, key))
@@ -96,6 +107,15 @@ def train(
         if resume is not None:
             _write_state(resume, {**trainer.state(), "key": key})
     return trainer.result(), trainer.history
+
+
+_HIDDEN = 5.0  # standard deviations above the mean: fainter in every band than any galaxy
+
+
+def _with_hidden(config: astromae.Config, galaxies: Galaxies) -> astromae.Config:
+    """The config with the magnitudes that stand for unknown ones."""
+    mean, scale = galaxies.magnitudes.mean(0), galaxies.magnitudes.std(0)
+    return replace(config, hidden_magnitudes=tuple(round(float(v), 3) for v in mean + _HIDDEN * scale))
 
 
 def _begin(config: astromae.Config, galaxies: Galaxies, encoder: Path | None) -> astromae.AstroMAE:
@@ -134,9 +154,12 @@ class _Trainer:
 
     def __init__(self, model: astromae.AstroMAE, galaxies: Galaxies, recipe: Recipe) -> None:
         self.model, self._galaxies, self._recipe = model.to(DEVICE), galaxies, recipe
+        # oneDNN computes convolutions of few channels twice as fast in this layout.
+        model.inception.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if recipe.freeze_encoder:
             model.encoder.requires_grad_(False)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._photometer = _Photometer(model).to(DEVICE)
+        trained = [p for part in (model, self._photometer) for p in part.parameters() if p.requires_grad]
         self._optimiser = torch.optim.AdamW(
             trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
@@ -159,17 +182,34 @@ class _Trainer:
 
     def epoch(self, validation: Galaxies) -> Epoch:
         start = time.monotonic()
-        inputs = _Standardised(self.model, self._galaxies)
-        parts = (self._galaxies, self._recipe, self._optimiser, self._schedule, self._average)
         with _in_bfloat16(self.model.encoder) if self._recipe.mixed_precision else nullcontext():
-            loss = _one_epoch(inputs, *parts)
-        held_loss, nmad = _validate(_Standardised(self._average.module, self._galaxies), validation)
+            loss = self._one_epoch()
+        averaged = _Standardised(self._average.module, self._galaxies)
+        held_loss, nmads = _validate(averaged, validation, self._recipe)
         best = held_loss < min((epoch.validation_loss for epoch in self.history), default=float("inf"))
         if best:
             self._best = copy.deepcopy(self._average.module.state_dict())
         seconds = time.monotonic() - start
-        self.history.append(Epoch(len(self.history) + 1, loss, held_loss, nmad, best, seconds))
+        self.history.append(Epoch(len(self.history) + 1, loss, held_loss, *nmads, best=best, seconds=seconds))
         return self.history[-1]
+
+    def _one_epoch(self) -> float:
+        inputs, recipe, total = _Standardised(self.model, self._galaxies), self._recipe, 0.0
+        self.model.train()
+        for rows in torch.randperm(len(self._galaxies)).split(recipe.batch_size):
+            batch = self._galaxies.at(rows).to(DEVICE)
+            noise = torch.randn_like(batch.magnitudes) * recipe.magnitude_noise
+            images = augmented(batch.images).contiguous(memory_format=torch.channels_last)
+            noisy = replace(batch, images=images, magnitudes=batch.magnitudes + noise)
+            loss = _losses(inputs, noisy, recipe, self._photometer)
+            self._optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self._optimiser.step()
+            self._schedule.step()
+            self._average.update_parameters(self.model)
+            total += float(loss.detach()) * len(rows)
+        return total / len(self._galaxies)
 
     def result(self) -> astromae.AstroMAE:
         """The best network so far, which takes plain magnitudes and gives plain redshifts."""
@@ -182,6 +222,7 @@ class _Trainer:
         return {
             "model": self.model.state_dict(),
             "average": self._average.state_dict(),
+            "photometer": self._photometer.state_dict(),
             "optimiser": self._optimiser.state_dict(),
             "schedule": self._schedule.state_dict(),
             "best": self._best,
@@ -192,6 +233,7 @@ class _Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self._average.load_state_dict(state["average"])
+        self._photometer.load_state_dict(state["photometer"])
         self._optimiser.load_state_dict(state["optimiser"])
         self._schedule.load_state_dict(state["schedule"])
         self._best = state["best"]
@@ -200,8 +242,11 @@ class _Trainer:
 
 
 def _split(galaxies: Galaxies, fraction: float) -> tuple[Galaxies, Galaxies]:
-    """Galaxies to train on and galaxies held out; several renderings of one galaxy stay on one side."""
-    _, galaxy = torch.unique(galaxies.magnitudes, dim=0, return_inverse=True)
+    """Galaxies to train on and galaxies held out; several renderings of one galaxy stay on one side.
+
+    They have the same redshift, and hardly any two galaxies have the same.
+    """
+    _, galaxy = torch.unique(galaxies.redshift, return_inverse=True)
     count = int(galaxy.max()) + 1
     held = torch.zeros(count, dtype=torch.bool)
     held[torch.randperm(count)[: int(count * fraction)]] = True
@@ -224,15 +269,26 @@ def softening(galaxies: Galaxies) -> tuple[float, ...]:
 class _Standardised:
     """The network with standardised magnitudes and redshifts around it."""
 
-    def __init__(self, model: nn.Module, galaxies: Galaxies, device: str = DEVICE) -> None:
+    def __init__(self, model: Any, galaxies: Galaxies, device: str = DEVICE) -> None:
         self.model = model
+        hidden = model.config.hidden_magnitudes
+        self.hidden_magnitudes = torch.tensor([hidden], device=device)
         self.mean = galaxies.magnitudes.mean(0).to(device)
         self.scale = galaxies.magnitudes.std(0).to(device)
         self.z_mean, self.z_scale = galaxies.redshift.mean().to(device), galaxies.redshift.std().to(device)
 
-    def __call__(self, images: Tensor, magnitudes: Tensor) -> Tensor:
-        out = self.model(images, (magnitudes - self.mean) / self.scale)
-        return out * self.z_scale + self.z_mean
+    def standardised(self, magnitudes: Tensor) -> Tensor:
+        return (magnitudes - self.mean) / self.scale
+
+    def magnitude_features(self, magnitudes: Tensor) -> Tensor:
+        features: Tensor = self.model.magnitude_branch(self.standardised(magnitudes))
+        return features
+
+    def redshift(self, image_features: Tensor, magnitude_features: Tensor) -> Tensor:
+        """Of B galaxies; features of one row stand for all of them."""
+        rows = max(len(image_features), len(magnitude_features))
+        fused = self.model.fused(image_features.expand(rows, -1), magnitude_features.expand(rows, -1))
+        return fused * self.z_scale + self.z_mean
 
     @torch.no_grad()
     def fold(self, model: astromae.AstroMAE) -> None:
@@ -246,28 +302,39 @@ class _Standardised:
         last.bias.mul_(self.z_scale).add_(self.z_mean)
 
 
-def _one_epoch(
-    inputs: _Standardised,
-    galaxies: Galaxies,
-    recipe: Recipe,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    average: torch.optim.swa_utils.AveragedModel,
-) -> float:
-    inputs.model.train()
-    total = 0.0
-    for rows in torch.randperm(len(galaxies)).split(recipe.batch_size):
-        batch = galaxies.at(rows).to(DEVICE)
-        noise = torch.randn_like(batch.magnitudes) * recipe.magnitude_noise
-        loss = _loss(inputs(augmented(batch.images), batch.magnitudes + noise), batch.redshift)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(inputs.model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        average.update_parameters(inputs.model)
-        total += float(loss.detach()) * len(rows)
-    return total / len(galaxies)
+class _Photometer(nn.Module):
+    """Reads standardised magnitudes from the features of an image; thrown away after the training.
+
+    It makes the image branches measure the fluxes early, which a redshift alone teaches them slowly.
+    """
+
+    def __init__(self, model: astromae.AstroMAE) -> None:
+        super().__init__()
+        config = model.config
+        widths = config.encoder_branch.widths[-1] + config.inception_branch.widths[-1]
+        self.read = nn.Linear(widths, config.magnitudes)
+
+    def forward(self, image_features: Tensor) -> Tensor:
+        magnitudes: Tensor = self.read(image_features)
+        return magnitudes
+
+
+def _losses(inputs: _Standardised, batch: Galaxies, recipe: Recipe, photometer: _Photometer) -> Tensor:
+    """The weighted sum of the losses of a training step."""
+    known = inputs.magnitude_features(batch.magnitudes)
+    if recipe.without_images:
+        blank = inputs.model.image_features(torch.zeros_like(batch.images[:2]))[:1]
+        return _loss(inputs.redshift(blank, known), batch.redshift)
+    features = inputs.model.image_features(torch.cat([batch.images, torch.zeros_like(batch.images[:1])]))
+    seen, blank = features[:-1], features[-1:]
+    unknown = inputs.magnitude_features(inputs.hidden_magnitudes)
+    read = F.smooth_l1_loss(photometer(seen), inputs.standardised(batch.magnitudes), beta=0.1)
+    return (
+        _loss(inputs.redshift(seen, known), batch.redshift)
+        + recipe.images_weight * _loss(inputs.redshift(seen, unknown), batch.redshift)
+        + recipe.magnitudes_weight * _loss(inputs.redshift(blank, known), batch.redshift)
+        + recipe.photometry_weight * read
+    )
 
 
 @contextmanager
@@ -304,12 +371,30 @@ def _loss(predicted: Tensor, true: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _validate(inputs: _Standardised, galaxies: Galaxies) -> tuple[float, float]:
+def _validate(
+    inputs: _Standardised, galaxies: Galaxies, recipe: Recipe
+) -> tuple[float, tuple[float, float, float]]:
+    """The loss by image and magnitudes; NMAD by both, by images alone, by magnitudes alone."""
     inputs.model.eval()
-    pairs = zip(galaxies.images.split(256), galaxies.magnitudes.split(256), strict=True)
-    predicted = torch.cat([inputs(i.to(DEVICE), m.to(DEVICE)).cpu() for i, m in pairs])
-    measured = Accuracy.of(predicted.tolist(), galaxies.redshift.tolist()).measures()
-    return float(_loss(predicted, galaxies.redshift)), float(measured["precision (NMAD)"] or 0.0)
+    blank = inputs.model.image_features(torch.zeros_like(galaxies.images[:1]).to(DEVICE))
+    unknown = inputs.magnitude_features(inputs.hidden_magnitudes)
+    predicted: list[list[Tensor]] = [[], [], []]
+    for images, magnitudes in zip(galaxies.images.split(256), galaxies.magnitudes.split(256), strict=True):
+        known = inputs.magnitude_features(magnitudes.to(DEVICE))
+        seen = blank if recipe.without_images else inputs.model.image_features(images.to(DEVICE))
+        for column, pair in zip(predicted, ((seen, known), (seen, unknown), (blank, known)), strict=True):
+            column.append(inputs.redshift(*pair).expand(len(magnitudes)).cpu())
+    both, by_images, by_magnitudes = (torch.cat(column) for column in predicted)
+    return float(_loss(both, galaxies.redshift)), (
+        _nmad(both, galaxies.redshift),
+        _nmad(by_images, galaxies.redshift),
+        _nmad(by_magnitudes, galaxies.redshift),
+    )
+
+
+def _nmad(predicted: Tensor, true: Tensor) -> float:
+    nmad = exact_nmad(predicted.tolist(), true.tolist())
+    return float("nan") if nmad is None else nmad
 
 
 def digest(galaxies: Galaxies) -> str:
@@ -319,15 +404,26 @@ def digest(galaxies: Galaxies) -> str:
 
 
 def write_card(
-    folder: Path, recipe: Recipe, galaxies: Galaxies, history: list[Epoch], commands: list[str]
+    folder: Path,
+    recipe: Recipe,
+    galaxies: Galaxies,
+    history: list[Epoch],
+    commands: list[str],
+    photometry: Photometry,
 ) -> None:
-    """card.json of a model folder: the galaxies, the recipe, the commands and what they reached."""
+    """card.json of a model folder: the galaxies, what their numbers mean, the recipe and what it reached."""
     best = min(history, key=lambda epoch: epoch.validation_loss)
+    quantiles = torch.quantile(galaxies.magnitudes, torch.tensor([0.001, 0.999]), 0)
     card = {
         "commands": commands,
         "parameters": astromae.parameter_count(astromae.load(folder)),
-        "galaxies": len(galaxies),
-        "galaxies sha256": digest(galaxies),
+        "photometry": asdict(photometry),
+        "trained on": {
+            "galaxies": len(galaxies),
+            "sha256 of magnitudes and redshifts": digest(galaxies),
+            "redshift": [round(float(galaxies.redshift.min()), 4), round(float(galaxies.redshift.max()), 4)],
+            "magnitudes, 0.1 and 99.9 percent": [[round(float(v), 3) for v in row] for row in quantiles],
+        },
         "recipe": asdict(recipe),
         "epochs run": len(history),
         "best epoch, on held-out training galaxies": asdict(best),

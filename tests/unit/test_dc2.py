@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cosmicai.data import dc2, stamps
+from cosmicai.data import dc2, photometry, stamps
 from tests.conftest import CACHE
 
 
@@ -37,8 +37,14 @@ def test_any_first_galaxies_are_a_fair_sample(catalogue: dc2.Catalogue) -> None:
 def test_a_stamp_depends_on_its_galaxy_and_the_seed_alone(catalogue: dc2.Catalogue) -> None:
     some = catalogue[:300]
     together = np.concatenate(list(dc2.render(some, seed=5)))
+    last = some[299:]
     alone = stamps.render(
-        int(some.identifiers[299]), some.magnitudes[299], some.errors[299], some.detected[299], 5
+        int(last.identifiers[0]),
+        last.magnitudes[0],
+        last.errors[0],
+        last.detected[0],
+        float(last.redshift[0]),
+        5,
     )
     assert np.array_equal(together[299], alone)
     assert not np.array_equal(together, np.concatenate(list(dc2.render(some, seed=6))))
@@ -49,7 +55,7 @@ def test_a_matched_filter_measures_the_catalogue_flux_with_the_catalogue_error()
     magnitudes = np.array([24.5, 24.0, 23.6, 23.3, 23.1], np.float32)
     errors = np.array([0.2, 0.1, 0.05, 0.03, 0.06], np.float32)
     seen = np.ones(5, bool)
-    noiseless = stamps.render(1, magnitudes, errors * 1e-6, seen, 0)
+    noiseless = stamps.render(1, magnitudes, errors * 1e-6, seen, 0.7, 0)
     noisy = _same_shape_many_noises(magnitudes, errors, noiseless)
     weights = noiseless / noiseless.sum((1, 2), keepdims=True)
     measured = (noisy * weights).sum((2, 3)) / (weights**2).sum((1, 2))
@@ -62,11 +68,36 @@ def _same_shape_many_noises(magnitudes: np.ndarray, errors: np.ndarray, noiseles
     """400 renderings whose noise differs but whose shape is that of `noiseless`."""
     renderings = []
     for seed in range(400):
-        stamp = stamps.render(seed + 10, magnitudes, errors, np.ones(5, bool), 0)
-        clean = stamps.render(seed + 10, magnitudes, errors * 1e-6, np.ones(5, bool), 0)
+        stamp = stamps.render(seed + 10, magnitudes, errors, np.ones(5, bool), 0.7, 0)
+        clean = stamps.render(seed + 10, magnitudes, errors * 1e-6, np.ones(5, bool), 0.7, 0)
         scale = np.sqrt((noiseless**2).sum((1, 2)) / (clean**2).sum((1, 2)))[:, None, None]
         renderings.append(noiseless + (stamp - clean) / scale)
     return np.stack(renderings)
+
+
+def test_magnitudes_are_an_observation_with_the_catalogue_errors(catalogue: dc2.Catalogue) -> None:
+    """Fluxes scatter around the catalogue's by its errors, independently of each other and of the order."""
+    some = catalogue[:4000]
+    first, second = (stamps.flux(dc2.observed(some, seed).magnitudes) for seed in (0, 1))
+    bright = some.magnitudes < 24.5  # far from the limit, below which a flux is cut
+    true, sigma = stamps.flux(some.magnitudes), stamps.flux_error(some.magnitudes, some.errors)
+    scatters = [((fluxes - true) / sigma)[bright] for fluxes in (first, second)]
+    for scatter in scatters:
+        assert scatter.mean() == pytest.approx(0, abs=0.03)
+        assert scatter.std() == pytest.approx(1, abs=0.03)
+    assert np.corrcoef(scatters)[0, 1] == pytest.approx(0, abs=0.03)
+    assert np.array_equal(dc2.observed(some[100:], 0).magnitudes, dc2.observed(some, 0).magnitudes[100:])
+    limits = np.array([dc2.LIMITING_MAGNITUDE[band] for band in stamps.BANDS], np.float32)
+    assert (dc2.observed(some, 0).magnitudes <= limits).all()
+
+
+def test_partitions_hold_that_observation_and_say_what_their_numbers_mean() -> None:
+    folder = dc2.partitions("validation", 120, 1, CACHE, seed=3)
+    files = sorted(folder.glob("*.pt"))
+    held = torch.cat([torch.load(file, weights_only=False).tensors[1] for file in files]).numpy()
+    assert np.array_equal(held, dc2.observed(dc2.load("validation", CACHE)[:120], 3).magnitudes)
+    assert photometry.read(folder) == dc2.PHOTOMETRY
+    assert dc2.PHOTOMETRY.unknown == []
 
 
 def test_partitions_have_the_published_size_and_layout(tmp_path: Path) -> None:

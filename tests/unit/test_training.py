@@ -62,12 +62,44 @@ def test_a_training_that_is_cut_off_ends_with_the_same_weights(
 
 
 def test_several_renderings_of_a_galaxy_stay_on_one_side(galaxies: training.Galaxies) -> None:
+    """Also where their magnitudes differ, as those of two observations do."""
     some = galaxies.at(torch.arange(100).repeat(3))
+    some = replace(some, magnitudes=some.magnitudes + torch.randn_like(some.magnitudes) * 0.1)
     left, right = training._split(some, 0.2)
-    assert not {tuple(row) for row in left.magnitudes.tolist()} & {
-        tuple(row) for row in right.magnitudes.tolist()
-    }
+    assert not set(left.redshift.tolist()) & set(right.redshift.tolist())
     assert (len(left), len(right)) == (240, 60)
+
+
+def test_each_input_counts_and_either_may_be_hidden(galaxies: training.Galaxies) -> None:
+    """Images or magnitudes alone give better redshifts than the mean, and shuffled images harm."""
+    model, history = training.train(SMALL, galaxies, replace(RECIPE, epochs=15))
+    hidden = torch.tensor([model.config.hidden_magnitudes]).expand(len(galaxies), -1)
+    shuffled = galaxies.images[torch.randperm(len(galaxies), generator=torch.Generator().manual_seed(0))]
+    with torch.inference_mode():
+        errors = {
+            name: float((model(images, magnitudes) - galaxies.redshift).abs().mean())
+            for name, images, magnitudes in (
+                ("both", galaxies.images, galaxies.magnitudes),
+                ("images", galaxies.images, hidden),
+                ("magnitudes", torch.zeros_like(galaxies.images), galaxies.magnitudes),
+                ("shuffled", shuffled, galaxies.magnitudes),
+            )
+        }
+    mean = float((galaxies.redshift - galaxies.redshift.mean()).abs().mean())
+    assert errors["images"] < 0.9 * mean
+    assert errors["magnitudes"] < 0.8 * mean
+    assert errors["shuffled"] > 1.05 * errors["both"]
+    assert history[-1].nmad_images_alone != history[-1].nmad_magnitudes_alone
+
+
+def test_a_network_of_magnitudes_alone_never_sees_an_image(galaxies: training.Galaxies) -> None:
+    recipe = replace(RECIPE, epochs=2, without_images=True)
+    first, _ = training.train(SMALL, galaxies, recipe)
+    other = replace(galaxies, images=galaxies.images.flip(0))  # the same values, hence the same softening
+    second, _ = training.train(replace(SMALL), other, recipe)
+    for name in ("magnitude_branch", "fusion"):
+        pairs = zip(getattr(first, name).parameters(), getattr(second, name).parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_mixed_precision_learns_as_float32_does(galaxies: training.Galaxies) -> None:
@@ -114,13 +146,20 @@ def test_files_without_redshifts_are_named(tmp_path: Path, galaxies: training.Ga
 
 def test_the_committed_model_was_trained_on_the_training_galaxies() -> None:
     card = json.loads((BUNDLED_MODEL / "card.json").read_text())
-    catalogue = dc2.load("training", CACHE)
-    renderings = card["galaxies"] // len(catalogue)
+    renderings = card["trained on"]["galaxies"] // len(dc2.load("training", CACHE))
+    observed = dc2.observations("training", range(renderings), CACHE)
     known = training.Galaxies(
-        torch.zeros(0),
-        torch.from_numpy(catalogue.magnitudes).repeat(renderings, 1),
-        torch.from_numpy(catalogue.redshift).repeat(renderings),
+        torch.zeros(0), torch.from_numpy(observed.magnitudes), torch.from_numpy(observed.redshift)
     )
-    assert card["galaxies sha256"] == training.digest(known)
+    assert card["trained on"]["sha256 of magnitudes and redshifts"] == training.digest(known)
     assert card["parameters"] == astromae.parameter_count(astromae.load(BUNDLED_MODEL))
     assert any("model train" in command for command in card["commands"])
+
+
+def test_the_committed_models_card_says_what_its_inputs_are() -> None:
+    card = json.loads((BUNDLED_MODEL / "card.json").read_text())
+    stated = card["photometry"]
+    assert tuple(stated["bands"]) == dc2.PHOTOMETRY.bands
+    assert (stated["zero_point"], stated["pixel_scale"]) == (27.0, 0.2)
+    low, high = card["trained on"]["redshift"]
+    assert 0 < low < 0.1 < 2.5 < high < 3.1
