@@ -2,8 +2,9 @@
 
 MODEL_FOLDER: of the full-size network, with int8 admitted (`cosmicai model optimise --calibration`).
 PARTITIONS: folder with 1.pt (25 MB) and 100.pt (100 MB), made where they are missing.
+OUT.json: has every measurement as soon as it is made; the same command goes on where it was interrupted.
 
-Every figure is a process of its own, from its start; all cases take turns, and medians count. Rows:
+Every figure is a process of its own, from its start; all cases take turns, and medians count. Cases:
 
 today       torch in float32 as published: the whole module, torch.no_grad, a DataLoader over the TensorDataset,
             torch.profiler over the loop (CPU activity, memory), gc.collect after each batch, the file read into
@@ -13,12 +14,15 @@ float32     this project's engine
 int8        this project's engine, its admitted reduced precision
 gemm        a float32 matrix product of the machine by torch, for comparison with the FLOPs of the network
 
-`avx2` hides everything beyond AVX2 from all libraries (avx2_only.c; needs a C compiler and CPUID faulting).
+Where the CPU has more than AVX2, some is measured a second time with AVX2 alone, as on Lambda's x86 hosts:
+avx2_only.c hides the rest from all libraries. That needs a C compiler and a CPU whose CPUID can fault (Intel's,
+mostly); elsewhere that part is left out, and the result says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -27,138 +31,61 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-BATCHES = {"first": 64, "published": 512}  # galaxies: wanted soon; as published
-FASTEST_BATCH = 256  # for today's way, so by default
+WORKER = ROOT / "benchmarks" / "engine_worker.py"
+FASTEST_BATCH = 256  # galaxies; for today's way, so by default
+PUBLISHED_BATCH, FIRST_BATCH = 512, 64  # as published; where the first redshifts are wanted soon
 CASES = ("today", "eager", "float32", "int8")
+BEYOND_AVX2 = {"avx512f", "avx_vnni", "avx_ifma", "amx_tile"}  # as /proc/cpuinfo names them
 USD_PER_GB_SECOND = 0.0000166667  # x86, https://aws.amazon.com/lambda/pricing/ as of November 2026
 MB_PER_VCPU = 1769
 Json = dict[str, Any]
 
 
-class Mark:
-    """Seconds from the start of the process to its first batch and to its end, and what it took."""
+@dataclass(frozen=True)
+class Setting:
+    """What all cases are measured with; `capped`: by AVX2 alone."""
 
-    def __init__(self, started: float) -> None:
-        self._started, self._loop, self.images = started, 0.0, 0
-        self.first = self.warm = 0.0
+    partition: str
+    threads: int
+    batch: int = FASTEST_BATCH
+    capped: bool = False
 
-    def batch(self, size: int) -> None:
-        now = time.time()
-        if not self.images:
-            self.first = now - self._started
-            self._loop, self.warm = now, size
-        self.images += size
+    @property
+    def key(self) -> str:
+        instructions = "AVX2 alone" if self.capped else "native"
+        return f"{self.partition}, {self.threads} threads, batches of {self.batch}, {instructions}"
 
-    def result(self) -> Json:
-        now = time.time()
-        status = Path("/proc/self/status").read_text()
-        peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
-        return {
-            "first batch (s)": self.first,
-            "end (s)": now - self._started,
-            "images/s": (self.images - self.warm) / max(now - self._loop, 1e-9),
-            "peak memory (MiB)": peak / 1024,
-            "CPU (s)": sum(os.times()[:2]),
-            "images": self.images,
-            "torch imported": "torch" in sys.modules,
-        }
+    @property
+    def cases(self) -> tuple[str, ...]:
+        return (*CASES, "gemm") if (self.partition, self.batch) == ("25 MB", FASTEST_BATCH) else CASES
 
 
-def today(model: Path, file: Path, threads: int, batch_size: int, mark: Mark) -> None:
-    import gc
-    import io
-
-    import torch
-    from torch.profiler import ProfilerActivity, profile
-
-    from inference import astromae
-
-    torch.set_num_threads(threads)
-    network = astromae.load(model)
-    dataset = torch.load(io.BytesIO(file.read_bytes()), weights_only=False)
-    loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size)
-    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], profile_memory=True):
-        for batch in loader:
-            predicted = network(batch[0], batch[1])
-            mark.batch(len(predicted))
-            gc.collect()
+STANDARD, ONE_THREAD = Setting("25 MB", 2), Setting("25 MB", 1)
+FIRST, LARGE = Setting("25 MB", 2, FIRST_BATCH), Setting("100 MB", 2)
+PUBLISHED = Setting("100 MB", 2, PUBLISHED_BATCH)
+CAPPED = [Setting(s.partition, s.threads, s.batch, True) for s in (STANDARD, PUBLISHED, ONE_THREAD)]
+SETTINGS = [STANDARD, FIRST, LARGE, ONE_THREAD, PUBLISHED, *CAPPED]
 
 
-def eager(model: Path, file: Path, threads: int, batch_size: int, mark: Mark) -> None:
-    import torch
-
-    from inference import astromae
-
-    torch.set_num_threads(threads)
-    network = astromae.load(model)
-    images, magnitudes, *_ = torch.load(file, weights_only=False).tensors
-    with torch.inference_mode():
-        for rows in zip(images.split(batch_size), magnitudes.split(batch_size), strict=True):
-            mark.batch(len(network(*rows)))
-
-
-def ours(model: Path, file: Path, threads: int, batch_size: int, mark: Mark, precision: str) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    from inference.engine import load
-    from inference.partition import READS_AHEAD, PartitionFile, stream
-    from inference.torchfile import LocalFile
-
-    engine = load(model, "onnxruntime", precision, threads)
-    with ThreadPoolExecutor(READS_AHEAD) as pool:
-        micro = engine.batch(batch_size)
-        blocks = stream([lambda: PartitionFile.open(LocalFile(file), file.name, engine.layout)], micro, pool)
-        batches = (batch for block in blocks for batch in block.rows.batches(micro))
-        waiting = 0
-        for predicted in engine.predict(batches):
-            waiting += len(predicted)
-            if waiting >= batch_size:
-                mark.batch(waiting)
-                waiting = 0
-        if waiting:
-            mark.batch(waiting)
-
-
-def gemm(threads: int) -> Json:
-    import torch
-
-    torch.set_num_threads(threads)
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    best = 0.0
-    for _ in range(20):
-        start = time.perf_counter()
-        for _ in range(5):
-            a @ b
-        best = max(best, 5 * 2 * 1024**3 / (time.perf_counter() - start) / 1e9)
-    return {"GFLOP/s": best}
-
-
-def worker(arguments: argparse.Namespace) -> None:
-    """One process's share, printed as JSON."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "functions")]
-    mark = Mark(float(os.environ["STARTED"]))
-    if arguments.case == "gemm":
-        print(json.dumps(gemm(arguments.threads)))
-        return
-    if arguments.case in ("today", "eager"):
-        run = {"today": today, "eager": eager}[arguments.case]
-        run(arguments.model, arguments.partitions, arguments.threads, arguments.batch, mark)
-    else:
-        what = (arguments.model, arguments.partitions, arguments.threads, arguments.batch)
-        ours(*what, mark, arguments.case)
-    print(json.dumps(mark.result()))
-
-
-def measure(case: str, model: Path, file: Path, threads: int, batch: int, preload: Path | None) -> Json:
+def measure(case: str, model: Path, file: Path, setting: Setting, library: Path | None) -> Json:
     environment = {**os.environ, "STARTED": str(time.time())}
-    if preload is not None:
-        environment["LD_PRELOAD"] = str(preload)
-    command = [sys.executable, __file__, str(model), str(file), "-", "--case", case]
-    command += ["--threads", str(threads), "--batch", str(batch)]
+    if setting.capped:
+        environment["LD_PRELOAD"] = str(library)
+    command = [
+        sys.executable,
+        str(WORKER),
+        case,
+        str(model),
+        str(file),
+        str(setting.threads),
+        str(setting.batch),
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{case}: {done.stderr[-2000:]}")
@@ -172,7 +99,7 @@ def make_partitions(folder: Path) -> dict[str, Path]:
     from torch.utils.data import TensorDataset
 
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"25 MB": folder / "1.pt", "100 MB": folder / "100.pt"}
+    files = {STANDARD.partition: folder / "1.pt", LARGE.partition: folder / "100.pt"}
     for file, count in zip(files.values(), (1278, 5112), strict=True):
         if not file.exists():
             torch.manual_seed(count)
@@ -194,110 +121,155 @@ def flops_per_image(model: Path) -> float:
     return counter.get_total_flops() / 8
 
 
-def compiled(folder: Path) -> Path:
+def hidden_instructions(folder: Path) -> tuple[Path | None, str]:
+    """The library that leaves a process AVX2 alone, or none and the reason."""
+    from inference.engine import cpu_flags
+
+    if "avx2" not in cpu_flags():
+        return None, f"this machine ({platform.machine()}) has no AVX2"
+    if not cpu_flags() & BEYOND_AVX2:
+        return None, "AVX2 is this CPU's native instruction set: all figures are by AVX2 alone"
     library = folder / "avx2_only.so"
-    source = str(ROOT / "benchmarks" / "avx2_only.c")
-    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(library), source], check=True)
-    return library
+    command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(ROOT / "benchmarks" / "avx2_only.c")]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return None, f"AVX2 alone was not measured: {command[0]} cannot compile avx2_only.c ({error})"
+    preloaded = subprocess.run(["true"], env={**os.environ, "LD_PRELOAD": str(library)}, capture_output=True)
+    if preloaded.returncode:
+        return (
+            None,
+            "AVX2 alone was not measured: this machine's CPUID cannot fault (arch_prctl, ARCH_SET_CPUID)",
+        )
+    return library, "AVX2 alone: everything beyond AVX2 is hidden from the process"
 
 
-def benchmark(model: Path, partitions: Path, repeat: int) -> Json:
+def identity(model: Path) -> Json:
+    """What measurements must have in common to be compared."""
+    code = ROOT / "functions" / "inference"
+    return {
+        "machine": f"{cpu_name()}, {os.cpu_count()} cores",
+        "model": _digest(model / "model.safetensors", model / "graphs.json"),
+        "code": _digest(WORKER, *sorted(code.glob("*.py")), *sorted((code / "kernels").glob("*.so"))),
+    }
+
+
+def _digest(*files: Path) -> str:
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def begun(out: Path, model: Path, note: str) -> Json:
+    """The result so far: that of an earlier call with the same command, or a new one."""
+    of = identity(model)
+    if not out.exists():
+        return {"of": of, "note": note, "MFLOP per image": flops_per_image(model) / 1e6, "runs": {}}
+    result: Json = json.loads(out.read_text())
+    others = [name for name, value in of.items() if result.get("of", {}).get(name) != value]
+    if others:
+        raise SystemExit(
+            f"{out}: was measured with another {' and '.join(others)}; delete it or give another file"
+        )
+    return result
+
+
+def missing(runs: Json, settings: list[Setting], repeat: int) -> Iterator[tuple[Setting, str]]:
+    """What is still to be measured, in turns over all cases."""
+    for turn in range(repeat):
+        for setting in settings:
+            for case in setting.cases:
+                if len(runs.get(setting.key, {}).get(case, [])) <= turn:
+                    yield setting, case
+
+
+def benchmark(model: Path, partitions: Path, out: Path, repeat: int, quick: bool) -> Json:
     sys.path[:0] = [str(ROOT), str(ROOT / "functions")]
     files = make_partitions(partitions)
-    files |= {"first": files["25 MB"], "published": files["100 MB"]}
     with tempfile.TemporaryDirectory() as folder:
-        cap = compiled(Path(folder))
-        settings: list[tuple[str, int, str, Path | None]] = [
-            ("first", 2, "native", None),
-            ("25 MB", 2, "native", None),
-            ("100 MB", 2, "native", None),
-            ("25 MB", 1, "native", None),
-            ("25 MB", 2, "avx2", cap),
-            ("25 MB", 1, "avx2", cap),
-            ("published", 2, "native", None),
-            ("published", 2, "avx2", cap),
-        ]
-        runs: dict[str, dict[str, list[Json]]] = {}
-        for turn in range(repeat):
-            for size, threads, isa, preload in settings:
-                key = f"{size}, {threads} threads, {isa}"
-                for case in (*CASES, *(("gemm",) if size == "25 MB" else ())):
-                    batch = BATCHES.get(size, FASTEST_BATCH)
-                    done = measure(case, model, files[size], threads, batch, preload)
-                    runs.setdefault(key, {}).setdefault(case, []).append(done)
-                    print(f"{turn + 1}/{repeat} {key}: {case} {done}", file=sys.stderr, flush=True)
-    medians = {
+        library, note = hidden_instructions(Path(folder))
+        settings = [s for s in SETTINGS if library is not None or not s.capped]
+        result = begun(out, model, note)
+        for setting, case in missing(result["runs"], settings[:1] if quick else settings, repeat):
+            measured = measure(case, model, files[setting.partition], setting, library)
+            result["runs"].setdefault(setting.key, {}).setdefault(case, []).append(measured)
+            result["medians"] = medians(result["runs"])
+            _write(out, result)
+            print(f"{setting.key}: {case} {measured}", file=sys.stderr, flush=True)
+    return result
+
+
+def _write(out: Path, result: Json) -> None:
+    partial = out.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    partial.replace(out)
+
+
+def medians(runs: Json) -> Json:
+    return {
         key: {
-            case: {name: statistics.median(one[name] for one in found) for name in found[0]}
-            for case, found in cases.items()
+            case: {name: statistics.median(one[name] for one in measured) for name in measured[0]}
+            for case, measured in cases.items()
         }
         for key, cases in runs.items()
     }
-    cpu = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.machine(),
-    )
-    return {
-        "machine": f"{cpu}, {os.cpu_count()} cores",
-        "repeat": repeat,
-        "batches": {**BATCHES, "others": FASTEST_BATCH},
-        "MFLOP per image": flops_per_image(model) / 1e6,
-        "medians": medians,
-    }
 
 
-def table(found: Json) -> str:
+def rows() -> Iterator[tuple[str, Setting, str]]:
+    """Title, setting and measure of each row of the table."""
+    plain, published, one_thread = CAPPED
+    yield "images/s, 2 threads", STANDARD, "images/s"
+    yield f"images/s, 2 threads, batches of {FIRST_BATCH}", FIRST, "images/s"
+    yield f"images/s, 2 threads, batches of {PUBLISHED_BATCH}", PUBLISHED, "images/s"
+    yield "images/s, 1 thread", ONE_THREAD, "images/s"
+    yield "images/s, 2 threads, AVX2 alone", plain, "images/s"
+    yield f"images/s, 2 threads, batches of {PUBLISHED_BATCH}, AVX2 alone", published, "images/s"
+    yield "images/s, 1 thread, AVX2 alone", one_thread, "images/s"
+    yield f"process start to first batch of {FIRST_BATCH}, s", FIRST, "first batch (s)"
+    yield "process start to the end of 25 MB, s", STANDARD, "end (s)"
+    yield "process start to the end of 100 MB, s", LARGE, "end (s)"
+    yield "CPU seconds, 25 MB", STANDARD, "CPU (s)"
+    yield "peak memory, 25 MB, MiB", STANDARD, "peak memory (MiB)"
+    yield "peak memory, 100 MB, MiB", LARGE, "peak memory (MiB)"
+
+
+def table(result: Json) -> str:
     """Markdown: absolute figures, and in brackets how many times better than today."""
-    medians = found["medians"]
-    first, native, one, capped, one_capped, large, published, published_capped = (
-        medians[key]
-        for key in (
-            "first, 2 threads, native",
-            "25 MB, 2 threads, native",
-            "25 MB, 1 threads, native",
-            "25 MB, 2 threads, avx2",
-            "25 MB, 1 threads, avx2",
-            "100 MB, 2 threads, native",
-            "published, 2 threads, native",
-            "published, 2 threads, avx2",
-        )
-    )
-    rows: list[tuple[str, dict[str, Json], str, bool]] = [
-        ("images/s, 2 threads", native, "images/s", True),
-        ("images/s, 2 threads, batches of 64", first, "images/s", True),
-        ("images/s, 2 threads, batches of 512", published, "images/s", True),
-        ("images/s, 1 thread", one, "images/s", True),
-        ("images/s, 2 threads, AVX2 alone", capped, "images/s", True),
-        ("images/s, 2 threads, batches of 512, AVX2 alone", published_capped, "images/s", True),
-        ("images/s, 1 thread, AVX2 alone", one_capped, "images/s", True),
-        ("process start to first batch of 64, s", first, "first batch (s)", False),
-        ("process start to the end of 25 MB, s", native, "end (s)", False),
-        ("process start to the end of 100 MB, s", large, "end (s)", False),
-        ("CPU seconds, 25 MB", native, "CPU (s)", False),
-        ("peak memory, 25 MB, MiB", native, "peak memory (MiB)", False),
-        ("peak memory, 100 MB, MiB", large, "peak memory (MiB)", False),
-    ]
+    measured = result["medians"]
+    complete = {setting.key for setting in SETTINGS if set(setting.cases) <= set(measured.get(setting.key, {}))}
     lines = ["| | " + " | ".join(CASES) + " |", "| --- |" + " ---: |" * len(CASES)]
-    for title, cases, name, more_is_better in rows:
-        lines.append(_row(title, [cases[case][name] for case in CASES], more_is_better))
-    gigabytes = 2 * MB_PER_VCPU / 1024
-    seconds = [native[case]["end (s)"] / native[case]["images"] * 1e6 for case in CASES]
-    lines.append(_row("GB-seconds a million images, x86, 2 vCPU", [s * gigabytes for s in seconds], False))
-    dollars = [s * gigabytes * USD_PER_GB_SECOND for s in seconds]
-    lines.append(_row("dollars a million images", dollars, False))
-    for title, cases in (("native", native), ("AVX2 alone", capped)):
-        limit = cases["gemm"]["GFLOP/s"]
-        shares = [cases[case]["images/s"] * found["MFLOP per image"] / 1000 / limit for case in CASES]
-        lines.append(
-            f"| share of a float32 GEMM ({limit:.0f} GFLOP/s), {title} | "
-            + " | ".join(f"{s:.2f}" for s in shares)
-            + " |"
-        )
+    for title, setting, name in rows():
+        if setting.key in complete:
+            lines.append(_row(title, [measured[setting.key][case][name] for case in CASES], name == "images/s"))
+    if STANDARD.key in complete:
+        lines += _costs(measured[STANDARD.key])
+    for title, setting in (("native", STANDARD), ("AVX2 alone", CAPPED[0])):
+        if setting.key in complete:
+            lines.append(_shares(title, measured[setting.key], result["MFLOP per image"]))
     return "\n".join(lines)
+
+
+def _costs(cases: Json) -> list[str]:
+    seconds = [cases[case]["end (s)"] / cases[case]["images"] * 1e6 for case in CASES]
+    gigabyte_seconds = [s * 2 * MB_PER_VCPU / 1024 for s in seconds]
+    dollars = [g * USD_PER_GB_SECOND for g in gigabyte_seconds]
+    return [
+        _row("GB-seconds a million images, x86, 2 vCPU", gigabyte_seconds, False),
+        _row("dollars a million images", dollars, False),
+    ]
+
+
+def _shares(title: str, cases: Json, megaflops: float) -> str:
+    limit = cases["gemm"]["GFLOP/s"]
+    shares = " | ".join(f"{cases[case]['images/s'] * megaflops / 1000 / limit:.2f}" for case in CASES)
+    return f"| share of a float32 GEMM ({limit:.0f} GFLOP/s), {title} | {shares} |"
 
 
 def _row(title: str, values: list[float], more_is_better: bool) -> str:
@@ -313,18 +285,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("partitions", type=Path)
-    parser.add_argument("out")
+    parser.add_argument("out", type=Path)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--case", help=argparse.SUPPRESS)
-    parser.add_argument("--batch", type=int, default=FASTEST_BATCH, help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=2, help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help=f"only {STANDARD.key}")
     arguments = parser.parse_args()
-    if arguments.case:
-        worker(arguments)
-        return
-    found = benchmark(arguments.model, arguments.partitions, arguments.repeat)
-    Path(arguments.out).write_text(json.dumps(found, indent=1) + "\n")
-    print(f"{found['machine']}, medians of {found['repeat']}\n\n{table(found)}")
+    result = benchmark(arguments.model, arguments.partitions, arguments.out, arguments.repeat, arguments.quick)
+    turns = min(len(measured) for cases in result["runs"].values() for measured in cases.values())
+    print(f"{result['of']['machine']}, medians of {turns}. {result['note']}.\n\n{table(result)}")
 
 
 if __name__ == "__main__":
