@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmicai.plots import predicted_against_true
+from cosmicai.plots import known_redshifts, predicted_against_true
 from inference.accuracy import NMAD_FACTOR
 from summarize.infos import counted, figure, is_exact
 
@@ -39,11 +39,11 @@ def write(folder: Path, summary: Json, infos: Sequence[Json]) -> None:
     accuracy = summary["accuracy"]
     measured = accuracy is not None and accuracy["count"] > 0
     pairs = [_redshifts(folder, int(info["rank"])) for info in infos] if measured else []
-    known = [pair for pair in pairs if pair is not None]
+    known = [pair for pair in pairs if pair is not None and known_redshifts(pair[1]).any()]
     if known:
         predicted, true = (np.concatenate(columns) for columns in zip(*known, strict=True))
         predicted_against_true(predicted, true, accuracy, folder / "inference.png")
-        if np.count_nonzero(~np.isnan(true)) == accuracy["count"]:
+        if np.count_nonzero(known_redshifts(true)) == accuracy["count"]:
             accuracy = {**accuracy, "precision (NMAD)": nmad(predicted, true)}
     (folder / RESULTS).write_text(json.dumps(results(infos, accuracy), indent=1))
 
@@ -51,7 +51,8 @@ def write(folder: Path, summary: Json, infos: Sequence[Json]) -> None:
 def nmad(predicted: Redshifts, true: Redshifts) -> float:
     """1.48 median|d - median d|, d = (z_pred - z) / (1 + z), over all galaxies whose redshift is known: exact,
     where summary.json has it from a histogram."""
-    scaled = ((predicted - true) / (1 + true))[~np.isnan(true)]
+    known = known_redshifts(true)
+    scaled = (predicted[known] - true[known]) / (1 + true[known])
     return float(NMAD_FACTOR * np.median(np.abs(scaled - np.median(scaled))))
 
 

@@ -15,11 +15,16 @@ from matplotlib import pyplot as plt
 _BINS = 120
 
 
+def known_redshifts(true: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """inference.accuracy.is_known of each (N,)."""
+    return np.isfinite(true) & (true > -1)
+
+
 def predicted_against_true(
     predicted: NDArray[np.floating], true: NDArray[np.floating], accuracy: dict[str, Any], path: Path
 ) -> None:
     """A PNG of z_pred (N,) against z (N,): density by colour, the diagonal dashed, the outlier lines dotted."""
-    known = np.isfinite(true)
+    known = known_redshifts(true)
     predicted, true = predicted[known], true[known]
     top = float(np.ceil(10 * max(np.quantile(predicted, 0.999), true.max())) / 10)
     figure, axes = plt.subplots(figsize=(6, 5.4), layout="constrained")

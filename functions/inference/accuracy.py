@@ -12,6 +12,7 @@ Standard library alone: the same file serves the ranks and Summarize.
 from __future__ import annotations
 
 import base64
+import math
 import zlib
 from array import array
 from bisect import bisect_right
@@ -36,6 +37,18 @@ DENSITY_WIDTH = 0.05  # of a bin of the density of predicted against true redshi
 DENSITY_BINS = 60
 
 _LAST_BIN = round(RANGE / BIN_WIDTH)
+_MOST_PACKED = 1 << 20  # bytes of an unpacked histogram; all bins of RANGE take a third of it
+_MOST_GALAXIES = 2**53
+_LARGEST_SUM = 10**120  # in UNITs: of 2**53 galaxies with float32 redshifts
+
+
+def is_known(redshift: float) -> bool:
+    """Whether a true redshift can be measured against: finite and above -1, where 1 + z divides. Catalogues
+    write -1, -99 or infinity for galaxies without one."""
+    return -1.0 < redshift < math.inf
+
+
+_SUMS = ("count", "absolute", "squared", "scaled", "true", "true_squared", "outliers")
 
 
 @dataclass
@@ -52,16 +65,16 @@ class Accuracy:
     histogram: Counter[int] = field(default_factory=Counter)
 
     def add(self, other: Accuracy) -> None:
-        for name in ("count", "absolute", "squared", "scaled", "true", "true_squared", "outliers"):
+        for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.histogram.update(other.histogram)
 
     @classmethod
     def of(cls, predicted: Iterable[float], true: Iterable[float]) -> Accuracy:
-        """The state of some galaxies; one without a known redshift (NaN) is left out."""
+        """The state of some galaxies; one whose redshift is not known is left out."""
         state = cls()
         for guess, z in zip(predicted, true, strict=True):
-            if z == z:  # not NaN
+            if is_known(z):
                 state._add_one(float(guess), float(z))
         return state
 
@@ -118,12 +131,16 @@ class Accuracy:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Accuracy:
-        """Raises ValueError for a state of another unit or bin width."""
-        values = dict(content)
+        """Raises ValueError for a state of another unit or bin width, or one that no galaxies give."""
         for name, ours in (("unit", UNIT), ("bin_width", BIN_WIDTH)):
-            if values.pop(name, None) != ours:
-                raise ValueError(f"accuracy state: {name} {content.get(name)} is not {ours}")
-        return cls(histogram=_unpacked(values.pop("histogram")), **values)
+            if _field(content, name) != ours:
+                raise ValueError(f"accuracy state: {name} is not {ours}")
+        sums = {name: _whole(content, name, _LARGEST_SUM) for name in _SUMS}
+        histogram = _unpacked(_field(content, "histogram"), -_LAST_BIN, _LAST_BIN)
+        state = cls(histogram=histogram, **sums)
+        if not 0 <= state.outliers <= state.count <= _MOST_GALAXIES or histogram.total() != state.count:
+            raise ValueError("accuracy state: its counts of galaxies contradict each other")
+        return state
 
 
 @dataclass
@@ -144,7 +161,7 @@ class BinnedAccuracy:
         binned = cls(edges, [Accuracy() for _ in edges[1:]])
         for value, guess, z in zip(values, predicted, true, strict=True):
             index = bisect_right(edges, value) - 1
-            if 0 <= index < len(binned.states) and z == z:
+            if 0 <= index < len(binned.states) and is_known(z):
                 binned.states[index]._add_one(float(guess), float(z))
         return binned
 
@@ -168,8 +185,14 @@ class BinnedAccuracy:
         return {"edges": self.edges, "states": [state.to_json() for state in self.states]}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> BinnedAccuracy:
-        return cls(tuple(content["edges"]), [Accuracy.from_json(state) for state in content["states"]])
+    def from_json(cls, content: dict[str, Any], edges: tuple[float, ...]) -> BinnedAccuracy:
+        """Raises ValueError for a state of other edges."""
+        states = _field(content, "states")
+        if _field(content, "edges") != list(edges) or not isinstance(states, list):
+            raise ValueError(f"accuracy bins: the edges are not {edges}")
+        if len(states) != len(edges) - 1:
+            raise ValueError(f"accuracy bins: {len(states)} states for {len(edges) - 1} bins")
+        return cls(edges, [Accuracy.from_json(state) for state in states])
 
 
 @dataclass
@@ -182,7 +205,7 @@ class Density:
     def of(cls, predicted: Iterable[float], true: Iterable[float]) -> Density:
         density = cls()
         for guess, z in zip(predicted, true, strict=True):
-            if z == z:
+            if is_known(z):
                 density.counts[DENSITY_BINS * _density_bin(z) + _density_bin(guess)] += 1
         return density
 
@@ -199,9 +222,9 @@ class Density:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Density:
         """Raises ValueError for a state of another bin width."""
-        if content["width"] != DENSITY_WIDTH:
-            raise ValueError(f"density state: width {content['width']} is not {DENSITY_WIDTH}")
-        return cls(_unpacked(content["counts"]))
+        if _field(content, "width") != DENSITY_WIDTH:
+            raise ValueError(f"density state: width is not {DENSITY_WIDTH}")
+        return cls(_unpacked(_field(content, "counts"), 0, DENSITY_BINS**2 - 1))
 
 
 def _density_bin(redshift: float) -> int:
@@ -250,12 +273,27 @@ class Metrics:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Metrics:
+        """Raises ValueError for whatever `to_json` has not made."""
         return cls(
-            Accuracy.from_json(content["total"]),
-            BinnedAccuracy.from_json(content["by_redshift"]),
-            BinnedAccuracy.from_json(content["by_magnitude"]),
-            Density.from_json(content["density"]),
+            Accuracy.from_json(_field(content, "total")),
+            BinnedAccuracy.from_json(_field(content, "by_redshift"), REDSHIFT_EDGES),
+            BinnedAccuracy.from_json(_field(content, "by_magnitude"), MAGNITUDE_EDGES),
+            Density.from_json(_field(content, "density")),
         )
+
+
+def _field(content: Any, name: str) -> Any:
+    if not isinstance(content, dict) or name not in content:
+        raise ValueError(f"accuracy state: {name} is missing")
+    value = content[name]
+    return list(value) if isinstance(value, tuple) else value  # of a state that was never JSON text
+
+
+def _whole(content: Any, name: str, largest: int) -> int:
+    value = _field(content, name)
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > largest:
+        raise ValueError(f"accuracy state: {name} is not a whole number within bounds")
+    return value
 
 
 def _packed(counts: Counter[int]) -> str:
@@ -263,14 +301,26 @@ def _packed(counts: Counter[int]) -> str:
     return base64.b64encode(zlib.compress(flat.tobytes(), 9)).decode()
 
 
-def _unpacked(text: str) -> Counter[int]:
-    flat = array("q", zlib.decompress(base64.b64decode(text)))
-    return Counter(dict(zip(flat[::2], flat[1::2], strict=True)))
+def _unpacked(text: Any, first: int, last: int) -> Counter[int]:
+    """{bin: galaxies} with bins from `first` to `last`; raises ValueError."""
+    try:
+        unpacking = zlib.decompressobj()
+        content = unpacking.decompress(base64.b64decode(text, validate=True), _MOST_PACKED)
+        flat = array("q", content)
+        counts = dict(zip(flat[::2], flat[1::2], strict=True))
+    except (TypeError, ValueError, zlib.error) as error:
+        raise ValueError(f"accuracy state: a histogram cannot be unpacked ({error})") from None
+    if not unpacking.eof:
+        raise ValueError("accuracy state: a histogram is cut off or too large")
+    bounds = all(first <= index <= last and 0 <= count <= _MOST_GALAXIES for index, count in counts.items())
+    if not bounds or 2 * len(counts) != len(flat):
+        raise ValueError("accuracy state: a histogram has bins or counts out of bounds")
+    return Counter(counts)
 
 
 def exact_nmad(predicted: Iterable[float], true: Iterable[float], factor: float = NMAD_FACTOR) -> float | None:
     """NMAD of galaxies that are all at hand, without the histogram's error; None where none is known."""
-    scaled = [(guess - z) / (1.0 + z) for guess, z in zip(predicted, true, strict=True) if z == z]
+    scaled = [(guess - z) / (1.0 + z) for guess, z in zip(predicted, true, strict=True) if is_known(z)]
     if not scaled:
         return None
     middle = median(scaled)

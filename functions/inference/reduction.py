@@ -24,6 +24,8 @@ PATIENCE_SECONDS = 20.0  # of a leaf for its parent; of an inner rank so much mo
 MARGIN_SECONDS = 10.0  # of the function's time that is left for writing the rank info
 _AGAIN_SECONDS = 0.2
 _TAKEN = b"\x06"
+_MOST_UNPACKED = 16 << 20  # bytes of a share as JSON: 10,000 ranks, and histograms with all their bins
+_MOST_SAMPLES = 2**53
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,15 @@ class Share:
 
     @classmethod
     def unpack(cls, data: bytes) -> Share:
-        ranks, samples, state = json.loads(zlib.decompress(data))
+        """Raises ValueError for whatever `pack` has not made."""
+        unpacking = zlib.decompressobj()
+        try:
+            ranks, samples, state = json.loads(unpacking.decompress(data, _MOST_UNPACKED))
+        except (zlib.error, RecursionError, TypeError) as error:
+            raise ValueError(f"a share cannot be unpacked: {type(error).__name__}") from None
+        numbers = [samples, *ranks] if isinstance(ranks, list) else [None]
+        if not all(type(number) is int and 0 <= number <= _MOST_SAMPLES for number in numbers):
+            raise ValueError("a share holds something other than ranks and a number of galaxies")
         return cls(ranks, samples, None if state is None else Metrics.from_json(state))
 
 
@@ -172,7 +182,7 @@ class Reduction:
             try:
                 data = channel.recv(child, None, deadline)
                 share = Share.unpack(data)
-            except (FmiError, ValueError, KeyError, TypeError, zlib.error) as error:
+            except (FmiError, ValueError) as error:
                 self._fault(f"rank {child}", error)
                 continue
             if not channel.durable:

@@ -88,7 +88,7 @@ def test_bins_hold_the_galaxies_between_their_edges_and_merge() -> None:
         BinnedAccuracy.of(edges, true[rows], predicted[rows], true[rows])
         for rows in (slice(0, 100), slice(100, None))
     ]
-    total = BinnedAccuracy.from_json(json.loads(json.dumps(parts[0].to_json())))
+    total = BinnedAccuracy.from_json(json.loads(json.dumps(parts[0].to_json())), edges)
     total.add(parts[1])
     table = total.table()
     assert [(row["from"], row["to"]) for row in table] == list(pairwise(edges))[:4]
