@@ -13,6 +13,7 @@ from typing import Any
 import python_terraform
 
 from cosmicai.emulator import Emulator
+from cosmicai.emulator.environment import without_account
 from cosmicai.packaging import NO_EXTRAS, ROOT, ExtraPackages, image_name
 
 TERRAFORM = ROOT / "terraform"
@@ -45,7 +46,7 @@ class Deployment:
         folder.mkdir(parents=True, exist_ok=True)
         self._state = folder / "terraform.tfstate"
         data = {"TF_DATA_DIR": str(folder / "terraform"), "TF_IN_AUTOMATION": "1"}
-        self._environment = {**os.environ, **environment, **data}
+        self._environment = {**without_account(os.environ), **environment, **data}
         self._terraform = python_terraform.Terraform(working_dir=str(TERRAFORM))
 
     def apply(self, variables: Mapping[str, Any]) -> Outputs:

@@ -23,6 +23,7 @@ from botocore.exceptions import (
     UnauthorizedSSOTokenError,
 )
 
+from cosmicai.emulator.environment import direct, session
 from cosmicai.packaging import ROOT
 
 STATES = ROOT / ".cosmicai" / "terraform"  # where `make deploy` keeps them
@@ -53,7 +54,8 @@ class Target:
         return f"{self.state_machine_arn.rpartition(':')[2]}-inference"
 
     def client(self, service: str) -> Any:
-        config = Config(max_pool_connections=32, retries={"mode": "standard", "total_max_attempts": 4})
+        options = {"max_pool_connections": 32, "retries": {"mode": "standard", "total_max_attempts": 4}}
+        config = direct(**options) if self.endpoint else Config(**options)
         return self.session.client(service, region_name=self.region, endpoint_url=self.endpoint, config=config)
 
     def execution_arn(self, name: str) -> str:
@@ -112,8 +114,7 @@ def _local() -> Target:
 
 def local_target(state: Mapping[str, Any]) -> Target:
     """state: what `cosmicai local up` has written."""
-    session = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test")  # noqa: S106 - it takes any
-    return Target("local", state["bucket"], state["state_machine_arn"], session, state["endpoint"])
+    return Target("local", state["bucket"], state["state_machine_arn"], session(), state["endpoint"])
 
 
 _REMEDIES = {

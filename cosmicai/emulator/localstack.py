@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import socket
@@ -9,16 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import boto3
-from botocore.config import Config
+import psutil
 
+from cosmicai.emulator.environment import credentials, direct, of_the_machine, session
 from cosmicai.emulator.settings import Settings
 from cosmicai.packaging import FUNCTIONS, BuildFolder
 
@@ -37,8 +37,8 @@ SERVICES = (
     "stepfunctions",
     "sts",
 )
-REGION = "us-east-1"
 START_SECONDS = 90
+_LOOPBACK = ("127.0.0.1", "::1")
 _LOG_TAIL = 30  # lines shown when it cannot start
 
 
@@ -66,25 +66,22 @@ class Emulator:
     @property
     def environment(self) -> dict[str, str]:
         """What a process needs in its environment to talk to this AWS and to no other."""
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_REGION": REGION,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        return credentials(self.endpoint)
 
     def client(self, service: str, **config: Any) -> Any:
         """A boto3 client of this AWS; config: of botocore's Config."""
-        return boto3.client(
-            service,
-            endpoint_url=self.endpoint,
-            region_name=REGION,
-            aws_access_key_id="test",
-            aws_secret_access_key="test",  # noqa: S106 - the emulator takes any
-            config=Config(s3={"addressing_style": "path"}, **config),
-        )
+        return session().client(service, endpoint_url=self.endpoint, config=direct(**config))
+
+    @property
+    def alive(self) -> bool:
+        """Whether all its processes run; one that has ended does not come back."""
+        return bool(self._guards) and all(guard.poll() is None for guard in self._guards)
+
+    @property
+    def listening(self) -> set[tuple[str, int]]:
+        """Addresses and ports on which its processes, sandboxes included, listen."""
+        processes = [p for guard in self._guards for p in psutil.Process(guard.pid).children(recursive=True)]
+        return {address for process in processes for address in _listening(process)}
 
     def __enter__(self) -> Self:
         self.start()
@@ -101,7 +98,7 @@ class Emulator:
         self.endpoint = f"http://127.0.0.1:{port}"
         self._log = (self.folder / "localstack.log").open("w+b")
         environment = self._localstack_environment(port)
-        guard = self._guarded(self.folder, ["-m", "localstack.runtime.main"], environment)
+        guard = self._guarded(self.folder, ["-m", "cosmicai.emulator.runtime"], environment)
         try:
             self._start_rendezvous()
             self._wait_until_healthy(guard)
@@ -110,7 +107,7 @@ class Emulator:
             raise
 
     def _guarded(
-        self, folder: Path, command: list[str], environment: dict[str, str] | None = None
+        self, folder: Path, command: list[str], environment: dict[str, str]
     ) -> subprocess.Popen[bytes]:
         """A Python command that ends, with its folder, when this process does."""
         guard = subprocess.Popen(
@@ -129,7 +126,7 @@ class Emulator:
         folder.mkdir()
         self.rendezvous = f"127.0.0.1:{port}"
         server = str(FUNCTIONS / "rendezvous" / "server.py")
-        self._guarded(folder, [server, "--host", "127.0.0.1", "--port", str(port)])
+        self._guarded(folder, [server, "--host", "127.0.0.1", "--port", str(port)], of_the_machine(os.environ))
 
     def stop(self) -> None:
         """Ends every process of the emulator and removes its folder; safe to call twice."""
@@ -141,9 +138,6 @@ class Emulator:
             self._log.close()
 
     def _localstack_environment(self, port: int) -> dict[str, str]:
-        inherited = {
-            k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "LOCALSTACK_", "LAMBDA_"))
-        }
         settings = Settings(
             python=self.build.python,
             runtime=self.build.runtime,
@@ -151,21 +145,22 @@ class Emulator:
             sandboxes=self.folder / "sandboxes",
             concurrency=self.concurrency,
         )
-        scratch = self.folder / "tmp"
+        scratch, home = self.folder / "tmp", self.folder / "home"
         scratch.mkdir()
+        home.mkdir()
         return {
-            **inherited,
+            **of_the_machine(os.environ),
             **settings.to_environment(),
             "GATEWAY_LISTEN": f"127.0.0.1:{port}",
             "SERVICES": ",".join(SERVICES),
             "LAMBDA_RUNTIME_EXECUTOR": "cosmicai",
             "FILESYSTEM_ROOT": str(self.folder / "localstack"),
             "TMPDIR": str(scratch),
+            "HOME": str(home),  # the user's own may hold ~/.localstack and ~/.aws
             "DNS_ADDRESS": "0",
             "SKIP_SSL_CERT_DOWNLOAD": "1",
             "DISABLE_EVENTS": "1",
             "EAGER_SERVICE_LOADING": "0",
-            "NO_PROXY": "127.0.0.1,localhost",
         }
 
     def _wait_until_healthy(self, guard: subprocess.Popen[bytes]) -> None:
@@ -173,22 +168,41 @@ class Emulator:
         while time.monotonic() < deadline:
             if guard.poll() is not None:
                 raise EmulatorError(f"the embedded AWS ended while starting:\n{self._log_tail()}")
-            if self._healthy():
-                return
+            if is_healthy(self.endpoint):
+                return self._check_listening()
             time.sleep(0.1)
         raise EmulatorError(f"the embedded AWS was not up after {START_SECONDS} s:\n{self._log_tail()}")
 
-    def _healthy(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.endpoint}/_localstack/health", timeout=2) as reply:  # noqa: S310
-                return "services" in json.load(reply)
-        except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError):
-            return False
+    def _check_listening(self) -> None:
+        """Fails where another process has taken the port, or a socket is open to others than this machine."""
+        expected = ("127.0.0.1", int(self.endpoint.rpartition(":")[2]))
+        beyond = [f"{host}:{port}" for host, port in self.listening if host not in _LOOPBACK]
+        if beyond:
+            raise EmulatorError(f"the embedded AWS listens on {', '.join(beyond)}, which others can reach")
+        if expected not in self.listening:
+            raise EmulatorError(f"another process has taken {self.endpoint}: start the embedded AWS again")
 
     def _log_tail(self) -> str:
         """Read through our own descriptor: the guard has removed the file when LocalStack has ended."""
         text = os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0)
         return "\n".join(text.decode(errors="replace").splitlines()[-_LOG_TAIL:]) or "(it left no log)"
+
+
+def is_healthy(endpoint: str, seconds: float = 2) -> bool:
+    """Whether a LocalStack answers there; False where nothing listens, or no answer comes in time."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{endpoint}/_localstack/health", timeout=seconds) as reply:
+            return "services" in json.load(reply)
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+
+
+def _listening(process: psutil.Process) -> set[tuple[str, int]]:
+    with suppress(psutil.NoSuchProcess):
+        connections = process.net_connections("tcp")
+        return {(c.laddr.ip, c.laddr.port) for c in connections if c.status == psutil.CONN_LISTEN}
+    return set()
 
 
 def _free_port() -> int:

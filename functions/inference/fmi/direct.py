@@ -32,6 +32,7 @@ PUNCH_SECONDS = 4.0  # then the pair meets in the relay
 RELAY_SECONDS = 6.0  # for the partner to come there; then the two try to be paired again
 _CLOSED_SECONDS = 0.2  # between looks at whether the channel was closed
 
+_ANY = ("", 0)  # until the connection to the host says which interface leads to it
 _ADDRESS = struct.Struct("!4sHxx")
 _HELLO = struct.Struct("<4sHII16s")  # magic, version, my rank, your rank, challenge
 _MAGIC = b"CFMI"
@@ -155,25 +156,25 @@ class Direct:
     ) -> socket.socket:
         """deadline: for the partner to come to the host; after that PUNCH_SECONDS at most to get through."""
         with self._asked(name, peer, deadline, _ADDRESS.size) as host:  # our own address, which is not needed
-            port = host.getsockname()[1]
-            with _bound(port) as listener:
+            own = host.getsockname()
+            with _bound(own) as listener:
                 listener.listen(8)
                 theirs = _ADDRESS.unpack(self._take(host, _ADDRESS.size, peer, deadline))
                 address = (socket.inet_ntoa(theirs[0]), int(theirs[1]))
                 seconds = min(PUNCH_SECONDS, deadline.left()) if self._relay else deadline.left()
-                return self._through(listener, port, address, Deadline(seconds), greet)
+                return self._through(listener, own, address, Deadline(seconds), greet)
 
     def _through(
         self,
         listener: socket.socket,
-        port: int,
+        own: tuple[str, int],
         address: tuple[str, int],
         until: Deadline,
         greet: Greet,
     ) -> socket.socket:
-        """Listens on and connects from the very port that the host saw, until one connection stands."""
+        """Listens on and connects from the very address that the host saw, until one connection stands."""
         listener.setblocking(False)
-        dialing, pause = _dialled(port, address), 0.002
+        dialing, pause = _dialled(own, address), 0.002
         try:
             while until.left() and not self._closed:
                 wait = min(_CLOSED_SECONDS if dialing is not None else pause, until.left())
@@ -205,7 +206,7 @@ class Direct:
                         found.close()
                         raise
                 if dialing is None:
-                    dialing = _dialled(port, address)
+                    dialing = _dialled(own, address)
             raise _NotThrough
         finally:
             if dialing is not None:
@@ -249,7 +250,9 @@ class Direct:
         """
         fault = "no time was left"
         while deadline.left() and not self._closed:
-            host = _bound(0)  # else the kernel may give a port that others' connections share, to bind no more
+            host = _bound(
+                _ANY
+            )  # else the kernel may give a port that others share, which cannot be bound again
             try:
                 host.settimeout(max(deadline.left(), 1e-3))
                 with self._watched(host):
@@ -375,22 +378,22 @@ def _ready(listener: socket.socket, dialing: socket.socket | None, seconds: floa
     return listener.fileno() in events, dialing is not None and dialing.fileno() in events
 
 
-def _bound(port: int) -> socket.socket:
-    """A socket on a local port, 0 for any, that others of this process may share."""
+def _bound(own: tuple[str, int]) -> socket.socket:
+    """A socket on a local address that others of this process may share."""
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        made.bind(("0.0.0.0", port))  # noqa: S104 - the peer comes from anywhere
+        made.bind(own)
     except BaseException:
         made.close()
         raise
     return made
 
 
-def _dialled(port: int, address: tuple[str, int]) -> socket.socket | None:
+def _dialled(own: tuple[str, int], address: tuple[str, int]) -> socket.socket | None:
     """A connection to `address` on its way; None where it failed at once."""
-    dialing = _bound(port)
+    dialing = _bound(own)
     dialing.setblocking(False)
     if dialing.connect_ex(address) in (0, errno.EINPROGRESS, errno.EALREADY, errno.EAGAIN):
         return dialing
