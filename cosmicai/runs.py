@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from collections.abc import Callable
@@ -10,8 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inference.paths import PathError, below, is_marker
+
 _POLL_SECONDS = 1.0
 _TRANSFERS = 8  # objects in flight
+_FILE_AND_FOLDER = "it would be a file and a folder at once; rename one of them"
+_UNFIT = {
+    errno.EEXIST: _FILE_AND_FOLDER,
+    errno.ENOTDIR: _FILE_AND_FOLDER,
+    errno.EISDIR: _FILE_AND_FOLDER,
+    errno.ENAMETOOLONG: "its name is too long for this file system; rename it",
+}
+"""Errors of the file system that are the key's fault, and what to tell."""
 
 Json = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -79,22 +90,43 @@ def _ranks(s3: Any, payload: Json) -> tuple[int, int] | None:
     return sum(name.removesuffix(".json").isdigit() for name in names), world_size
 
 
+@dataclass(frozen=True)
+class Downloaded:
+    """The files that were fetched, and why an object was not, by its key."""
+
+    files: list[Path]
+    left_out: dict[str, str]
+
+
 def download(
     s3: Any, bucket: str, folder: str, target: Path, progress: Progress = lambda done, total: None
-) -> list[Path]:
-    """Everything under s3://bucket/folder/ as files of `target`; progress in files."""
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{folder}/")
-    keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+) -> Downloaded:
+    """Everything under s3://bucket/folder/ as files of `target`; progress in files.
 
-    def fetch(key: str) -> Path:
-        path = target / key.removeprefix(f"{folder}/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        s3.download_file(bucket, key, str(path))
+    Objects that stand for folders are skipped. Those whose keys are no paths below `target` are left out.
+    """
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{folder}/")
+    keys = [item["Key"] for page in pages for item in page.get("Contents", []) if not is_marker(item["Key"])]
+
+    def fetch(key: str) -> Path | str:
+        try:
+            path = below(target, key.removeprefix(f"{folder}/"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            s3.download_file(bucket, key, str(path))
+        except PathError as error:
+            return str(error)
+        except OSError as error:
+            if error.errno not in _UNFIT:
+                raise
+            return _UNFIT[error.errno]
         return path
 
-    files = []
+    files, left_out = list[Path](), dict[str, str]()
     with ThreadPoolExecutor(_TRANSFERS) as pool:
-        for file in pool.map(fetch, keys):
-            files.append(file)
-            progress(len(files), len(keys))
-    return files
+        for done, (key, outcome) in enumerate(zip(keys, pool.map(fetch, keys), strict=True), 1):
+            if isinstance(outcome, Path):
+                files.append(outcome)
+            else:
+                left_out[key] = outcome
+            progress(done, len(keys))
+    return Downloaded(files, left_out)

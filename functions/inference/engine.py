@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .partition import Layout, Partition
+from .paths import plain
 
 Floats = NDArray[np.float32]
 
@@ -143,12 +145,38 @@ def cpu_flags() -> frozenset[str]:
 
 
 def read_graphs(folder: Path) -> dict[str, Any] | None:
-    """A model folder's graphs.json; None where it has none."""
+    """A model folder's graphs.json; None where it has none. Raises EngineError where it is malformed."""
     path = folder / GRAPHS
     if not path.exists():
         return None
-    graphs: dict[str, Any] = json.loads(path.read_text())
-    return graphs
+    try:
+        graphs = json.loads(path.read_bytes())
+        _check_graphs(graphs, folder)
+    except (ValueError, RecursionError) as error:  # JSON's, Unicode's and PathError among them
+        raise EngineError(
+            f"model: {GRAPHS} is malformed ({error}); run `cosmicai model optimise` on the model and upload it "
+            "again"
+        ) from None
+    return dict(graphs)
+
+
+def _check_graphs(graphs: Any, folder: Path) -> None:
+    """Raises ValueError for what `cosmicai model optimise` does not write, PathError for a file elsewhere."""
+    if not isinstance(graphs, dict) or "float32" not in graphs:
+        raise ValueError("float32 is missing")
+    for precision in graphs.keys() & {"float32", "int8"}:
+        graph = graphs[precision]
+        files = graph.get("files") if isinstance(graph, dict) else None
+        if not isinstance(files, dict) or not files:
+            raise ValueError(f"{precision}: files is not an object of names and SHA-256 sums")
+        for name, digest in files.items():
+            plain(folder, name)
+            if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+                raise ValueError(f"{precision}: {name[:80]!r} has no SHA-256 sum")
+        if sum(name.endswith(".onnx") for name in files) != 1:
+            raise ValueError(f"{precision}: files must name one .onnx file")
+        if not isinstance(graph.get("admitted", False), bool):
+            raise ValueError(f"{precision}: admitted is neither true nor false")
 
 
 def verify(folder: Path, choice: Choice) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .event import RankEvent
+from .paths import PathError, below
 from .storage import ObjectError, Storage
 
 _FOR_SCRIPTS = Path(__file__).parent / "for_scripts"  # fmi and fmilib, under the names that scripts import
@@ -55,27 +56,40 @@ class Scripts:
 
     def fetch(self, event: RankEvent, storage: Storage) -> Path:
         """The folder SCRATCH/<S3_object_name> with all objects below that name in the run's bucket."""
-        target = self._scratch / str(event.script_folder)
+        target = _below("S3_object_name", self._scratch, str(event.script_folder))
         prefix = f"{event.script_folder}/"
-        wanted = storage.list_etags(event.bucket, prefix)
-        if not wanted:
+        etags = storage.list_etags(event.bucket, prefix)
+        if not etags:
             raise ScriptError(
                 f"S3_object_name: s3://{event.bucket}/{prefix} holds no object; upload the script there"
             )
         held = self._fetched.get(target, {})
-        for key, etag in wanted.items():
-            if held.get(key) != etag:
-                self._fetch_one(event.bucket, key, target / key.removeprefix(prefix), storage)
-        for key in set(held) - set(wanted):
-            (target / key.removeprefix(prefix)).unlink(missing_ok=True)
-        self._fetched[target] = wanted
+        where = f"S3_object_name: s3://{event.bucket}/{prefix}"
+        paths = {key: _below(where, target, key.removeprefix(prefix)) for key in etags}
+        for key, path in paths.items():
+            if held.get(key) != etags[key]:
+                _fetch_one(storage, event.bucket, key, path)
+        for key in set(held) - set(etags):
+            below(target, key.removeprefix(prefix)).unlink(missing_ok=True)
+        self._fetched[target] = etags
         return target
 
-    def _fetch_one(self, bucket: str, key: str, path: Path, storage: Storage) -> None:
-        if ".." in path.parts:
-            raise ScriptError(f"S3_object_name: s3://{bucket}/{key} would be written outside its folder")
+
+def _below(what: str, folder: Path, name: str) -> Path:
+    try:
+        return below(folder, name)
+    except PathError as error:
+        raise ScriptError(f"{what}: {error}") from None
+
+
+def _fetch_one(storage: Storage, bucket: str, key: str, path: Path) -> None:
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(storage.read(bucket, key))
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise ScriptError(
+            f"S3_object_name: s3://{bucket}/{key} would be a file and a folder at once; rename one of them"
+        ) from None
 
 
 def run(event: RankEvent, folder: Path, scratch: Path, more: Mapping[str, str]) -> float:
@@ -84,7 +98,7 @@ def run(event: RankEvent, folder: Path, scratch: Path, more: Mapping[str, str]) 
     Its output goes to the log line by line. Raises ScriptError when it is missing or ends with another
     status than 0.
     """
-    script = scratch / str(event.script).removeprefix("/tmp/")  # noqa: S108 - the name users write
+    script = _below("script", scratch, str(event.script).removeprefix("/tmp/"))  # noqa: S108 - as users write it
     if not script.is_file():
         inside = sorted(str(path.relative_to(scratch)) for path in folder.rglob("*.py"))[:10]
         raise ScriptError(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .aws import BROKEN, repeated
+from .paths import PathError, is_marker, plain
 from .torchfile import Source
 
 T = TypeVar("T")
@@ -112,8 +113,9 @@ class Storage:
         )
 
     def list_etags(self, bucket: str, prefix: str) -> dict[str, str]:
-        """ETag of every object whose key begins with `prefix`, by key."""
-        return {key: etag for key, (etag, _) in self.list_versions(bucket, prefix).items()}
+        """ETag of every object whose key begins with `prefix`, by key, but of those that stand for folders."""
+        versions = self.list_versions(bucket, prefix)
+        return {key: etag for key, (etag, _) in versions.items() if not is_marker(key)}
 
     def list_versions(self, bucket: str, prefix: str) -> dict[str, tuple[str, datetime]]:
         """ETag and time of every object whose key begins with `prefix`, by key."""
@@ -168,15 +170,23 @@ class Folder:
         folder = self.cache / hashlib.sha256(versions.encode()).hexdigest()[:32]
         if not folder.exists():
             partial = Path(f"{folder}.{os.getpid()}.partial")
+            paths = self._paths(names, partial)
             partial.mkdir(parents=True, exist_ok=True)
             with ThreadPoolExecutor(len(names)) as pool:
-                list(pool.map(lambda name: self._fetch_one(name, partial), names))
+                list(pool.map(self._fetch_one, names, paths))
             with suppress(OSError):  # another process of this sandbox was first
                 partial.rename(folder)
         return folder
 
-    def _fetch_one(self, name: str, folder: Path) -> None:
-        (folder / name).write_bytes(self.storage.read(self.bucket, f"{self.prefix}/{name}"))
+    def _paths(self, names: Sequence[str], folder: Path) -> list[Path]:
+        """Raises ObjectError for a name that is not one of a file in the folder."""
+        try:
+            return [plain(folder, name) for name in names]
+        except PathError as error:
+            raise ObjectError(f"s3://{self.bucket}/{self.prefix}/: {error}") from None
+
+    def _fetch_one(self, name: str, path: Path) -> None:
+        path.write_bytes(self.storage.read(self.bucket, f"{self.prefix}/{name}"))
 
 
 def _receive(stream: Any, body: bytearray) -> Exception | None:
