@@ -111,7 +111,7 @@ def _show(
 ) -> None:
     console.print(_accuracy_table(summary["accuracy"], simple))
     console.print(_run_table(summary, seconds["Running the ranks"]))
-    console.print(f"Results in [bold]{results}[/bold]:")
+    console.print(f"Results in {results}:")
     meanings = {
         "summary.json": "totals, accuracy, cost, missing ranks",
         "combined_data.json": "all rank infos",

@@ -10,7 +10,7 @@ import typer
 from rich.progress import Progress
 
 from cosmicai.cli import data, local, model, plan, runs, sweep
-from cosmicai.cli.common import CACHE, Cache, console
+from cosmicai.cli.common import CACHE, Cache, console, tell_error
 from cosmicai.packaging import ROOT
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -92,5 +92,5 @@ def main() -> None:
         message = str(error) if ours else explained(error)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        tell_error(f"error: {message}")
         sys.exit(1)

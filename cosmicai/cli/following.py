@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from cosmicai.cli.common import console, print_json
+from cosmicai.cli.common import console, print_json, tell, tell_error
+from cosmicai.printable import printable
 
 if TYPE_CHECKING:
     from cosmicai.target import Target
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 RUN_FAILED = 3  # exit status of a command that followed a run which failed
 _SHOWN_ERRORS = 5
+_SHOWN_CHARACTERS = 300  # of each
 
 
 def follow(target: Target, arn: str, as_json: bool = False) -> None:
@@ -34,9 +35,8 @@ def follow(target: Target, arn: str, as_json: bool = False) -> None:
         last = _shown(watcher, as_json)
     except KeyboardInterrupt:
         name = arn.rpartition(":")[2]
-        print(
-            f"\nthe run goes on; come back with `cosmicai watch {name}`, end it with `cosmicai stop {name}`",
-            file=sys.stderr,
+        tell_error(
+            f"\nthe run goes on; come back with `cosmicai watch {name}`, end it with `cosmicai stop {name}`"
         )
         raise typer.Exit(130) from None
     if as_json:
@@ -70,9 +70,9 @@ def _shown_in_lines(watcher: Watcher, quiet: bool, pause: float) -> Snapshot:
         now = (found.state, found.done, found.failed)
         if not quiet:
             if now != before:
-                print(_line(found), flush=True)
+                tell(_line(found), lines=False)
             for rank in found.errors.keys() - told:
-                print(f"rank {rank}: {found.errors[rank]}", flush=True)
+                tell(f"rank {rank}: {found.errors[rank]}", lines=False)
         before, told = now, told | found.errors.keys()
         if found.ended:
             return found
@@ -111,10 +111,10 @@ def screen(found: Snapshot) -> Group:
         table.add_row(name, value)
     parts: list[Any] = [bar, table]
     for rank, message in list(found.errors.items())[:_SHOWN_ERRORS]:
-        parts.append(Text(f"rank {rank}: {message[:300]}", style="red"))
+        parts.append(Text(printable(f"rank {rank}: {message}", _SHOWN_CHARACTERS), style="red"))
     if found.errors:
         first = next(iter(found.errors))
-        parts.append(Text(f"its log: cosmicai logs {first} --run {found.name}"))
+        parts.append(f"its log: cosmicai logs {first} --run {found.name}")
     return Group(*parts)
 
 
@@ -124,15 +124,12 @@ def _print_end(found: Snapshot) -> None:
     if found.status == "SUCCEEDED":
         engine = set(found.images_from) <= {ENGINE}
         did = f"{found.images_text} redshifts" if engine else f"images: {found.images_text}"
-        console.print(f"[green]succeeded[/green]: {did}, ${found.usd_so_far:.4f}")
+        console.print(Text.assemble(("succeeded", "green"), f": {printable(did)}, ${found.usd_so_far:.4f}"))
         console.print(f"fetch them with `cosmicai results {found.name}`; they are in {found.result}")
         return
     cause = found.cause
     with suppress(ValueError, AttributeError):  # Lambda's JSON, whose message is what matters
         cause = json.loads(cause).get("errorMessage", cause)
-    print(": ".join(part for part in (found.status.lower(), found.error, cause) if part), file=sys.stderr)
+    tell_error(": ".join(str(part) for part in (found.status.lower(), found.error, cause) if part))
     if found.failed or (found.ranks or 0) > found.done:
-        print(
-            f"what was computed is kept; `cosmicai resume {found.name}` runs the missing ranks alone",
-            file=sys.stderr,
-        )
+        tell_error(f"what was computed is kept; `cosmicai resume {found.name}` runs the missing ranks alone")

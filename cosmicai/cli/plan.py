@@ -142,7 +142,7 @@ def _print_best(best: Plan, images: int) -> None:
     if best.bottleneck == "rendezvous host":
         console.print("The wait is for the rendezvous host: with --collectives s3 the ranks need none.")
     for obstacle in best.obstacles:
-        console.print(f"[yellow]{obstacle}")
+        console.print(obstacle, style="yellow")
 
 
 def _storage(images: int) -> float:

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from cosmicai.cli.common import AsJson, Local, Profile, Team, console, print_json
+from cosmicai.cli.common import AsJson, Local, Profile, Team, console, print_json, tell, tell_error
 from cosmicai.cli.following import follow, screen
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def logs(
             f"rank {rank} of {execution['name']} has left no log: has it started, and are logs kept so long?"
         )
     for line in lines:
-        print(line)
+        tell(line, lines=False)
 
 
 @app.command()
@@ -213,12 +213,13 @@ def results(
     Example: cosmicai results demo-20261122-101500 --out results/demo
     """
     from cosmicai import runs
+    from inference.paths import below
     from summarize.infos import counted, images_text
 
     target = _target(team, local, profile)
     execution = target.client("stepfunctions").describe_execution(executionArn=_arn(target, name))
     payload = json.loads(execution["input"])
-    folder = out or Path("results") / execution["name"]
+    folder = out or below(Path("results"), execution["name"])
     with Progress(console=console, disable=as_json) as progress:
         task = progress.add_task("downloading", total=None)
 
@@ -226,14 +227,17 @@ def results(
             progress.update(task, completed=done, total=total)
 
         prefix = str(payload["result_path"]).rstrip("/")
-        files = runs.download(target.client("s3"), payload["bucket"], prefix, folder, report)
+        downloaded = runs.download(target.client("s3"), payload["bucket"], prefix, folder, report)
+    files = downloaded.files
+    for key, reason in downloaded.left_out.items():
+        tell_error(f"left out: s3://{payload['bucket']}/{key}: {reason}")
     if not files:
         raise RunError(f"s3://{payload['bucket']}/{prefix}/ is empty: the run has left nothing")
     infos = _add_historic(folder)
     images, sources = counted(infos or [])
     if as_json:
         known = {"images": images, "images_from": sources} if infos is not None else {}
-        print_json({"folder": str(folder), "files": len(files), **known})
+        print_json({"folder": str(folder), "files": len(files), "left_out": downloaded.left_out, **known})
     elif infos is None:
         console.print(
             f"{len(files)} files in {folder}; the run has no summary.json: it did not come to its end"
@@ -329,7 +333,8 @@ def doctor(team: Team = None, local: Local = False, profile: Profile = None, as_
     else:
         table = Table(show_header=False)
         for check in checks:
-            table.add_row("[green]✓" if check.holds else "[red]✗", check.name, Text(check.told))
+            mark = Text("✓", "green") if check.holds else Text("✗", "red")
+            table.add_row(mark, check.name, check.told)
         console.print(table)
     if not all(check.holds for check in checks):
         raise typer.Exit(1)

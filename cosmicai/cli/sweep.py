@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cosmicai.cli.common import Local, Profile, Team, console
+from cosmicai.printable import printable
 
 app = typer.Typer()
 
@@ -40,12 +41,17 @@ def sweep(
 
     grid = experiment.Grid.parse(batch_sizes, partitions_mb, data_gb, repeat, prefix)
     target = find(team, local, profile)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("runs", total=len(grid.cases()))
 
         def report(done: int, total: int, what: str) -> None:
-            progress.update(task, completed=done, total=total, description=what)
+            progress.update(task, completed=done, total=total, description=printable(what))
 
         try:
             page = experiment.sweep(target, grid, out, report)
