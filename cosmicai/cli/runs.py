@@ -70,7 +70,7 @@ def _payload(file: Path, changes: list[str], target: Target) -> Json:
         content = json.loads(file.read_text())
     except OSError as error:
         raise RunError(f"{file}: {error.strerror}; payloads/ has examples") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{file} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise RunError(f"{file} is not a JSON object")

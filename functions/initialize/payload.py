@@ -2,7 +2,8 @@
 
 Of JSON Schema this knows what that file uses: type, enum, pattern, minimum, maximum, default, required,
 dependentRequired, additionalProperties; a field of type integer or number that may also be a string is turned
-into the number.
+into the number. A schema counts characters and S3 bytes of UTF-8: x-most-bytes, of a key's 1,024
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html), leaves room for what is added to it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 READY = "/_READY"
+_SHOWN = 80  # characters of a value in a message
+_MOST_UNKNOWN = 20  # fields that are named
+_LONGEST_NAME = 255  # bytes of a file's name
 _HERE = Path(__file__).parent
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -47,7 +51,10 @@ def resolve(payload: object) -> dict[str, Any]:
     if not isinstance(payload, dict):
         raise PayloadError(f"payload: {_shown(payload)} is not a JSON object")
     properties: dict[str, Any] = rules["properties"]
-    faults = [_unknown(name, properties) for name in payload if name not in properties]
+    unknown = [name for name in payload if name not in properties]
+    faults = [_unknown(name, properties) for name in unknown[:_MOST_UNKNOWN]]
+    if len(unknown) > _MOST_UNKNOWN:
+        faults.append(f"payload: {len(unknown) - _MOST_UNKNOWN} more fields are unknown; leave them out")
     faults += [
         f"{name}: is missing; give {_allowed(properties[name])} ({properties[name]['description']})"
         for name in rules["required"]
@@ -66,24 +73,30 @@ def resolve(payload: object) -> dict[str, Any]:
                 resolved[name] = _value(payload[name], rule)
             except ValueError:
                 faults.append(f"{name}: {_shown(payload[name])} is not allowed; give {_allowed(rule)}")
+    faults += _script_faults(resolved)
     if faults:
         raise PayloadError("; ".join(faults))
     resolved.setdefault("data_bucket", resolved["bucket"])
-    _check_script(resolved)
     return resolved
 
 
-def _check_script(payload: dict[str, Any]) -> None:
-    """A script lies in the folder that is fetched with it, which a schema cannot say."""
-    folder, script = payload.get("S3_object_name"), payload.get("script")
-    if script is not None and not script.startswith(f"/tmp/{folder}/"):  # noqa: S108 - the name users write
-        raise PayloadError(f"script: {_shown(script)} is not allowed; give a file below /tmp/{folder}/")
+def _script_faults(resolved: dict[str, Any]) -> list[str]:
+    """A script lies in the folder that is fetched with it, and its names become files: no schema says that."""
+    folder, script = resolved.get("S3_object_name"), resolved.get("script")
+    faults = [
+        f"{name}: {_shown(value)} is not allowed; give names of at most {_LONGEST_NAME} bytes, as files have"
+        for name, value in (("S3_object_name", folder), ("script", script))
+        if value is not None and any(len(part.encode()) > _LONGEST_NAME for part in value.split("/"))
+    ]
+    if folder and script and not script.startswith(f"/tmp/{folder}/"):  # noqa: S108 - as users write it
+        faults.append(f"script: {_shown(script)} is not allowed; give a file below /tmp/{_cut(folder)}/")
+    return faults
 
 
 def _unknown(name: str, properties: dict[str, Any]) -> str:
-    near = difflib.get_close_matches(name, properties, n=1)
+    near = difflib.get_close_matches(name[:_SHOWN], properties, n=1)
     hint = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(properties)}"
-    return f"{name}: unknown field; {hint}"
+    return f"{_cut(name)}: unknown field; {hint}"
 
 
 def _value(value: object, rule: dict[str, Any]) -> object:
@@ -93,6 +106,7 @@ def _value(value: object, rule: dict[str, Any]) -> object:
     if isinstance(value, str):
         single_line = "\n" not in value  # Python's $ matches before a closing line break
         _accept(value, "string" in types and single_line and re.search(rule["pattern"], value) is not None)
+        _accept(value, len(value.encode()) <= rule.get("x-most-bytes", len(value.encode())))
         if types == ["string"]:
             return value.rstrip("/").removesuffix(READY)
         value = float(value) if "number" in types else int(value)
@@ -118,5 +132,13 @@ def _allowed(rule: dict[str, Any]) -> str:
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "…"
+    try:
+        return _cut(json.dumps(value, default=str, ensure_ascii=False))
+    except (ValueError, RecursionError):  # a whole number of thousands of digits, or lists in lists in lists
+        return f"a value of type {type(value).__name__}"
+
+
+def _cut(text: str) -> str:
+    """Short, and without characters that a terminal or a log would obey or not show."""
+    cut = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "…"
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in cut)

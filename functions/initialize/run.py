@@ -82,7 +82,7 @@ def _earlier(
     try:
         run: dict[str, Any] = json.loads(body)
         other = str(run.get("execution", run["run_id"]))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None, version  # nothing of ours
     if other != run_id and deployed.is_running(other):
         raise _taken(payload, f"the run {other}")
@@ -123,17 +123,20 @@ def _in_order(ranks: Sequence[int], channel: str) -> list[int]:
 
 
 def _check(payload: dict[str, Any], deployed: Deployed) -> None:
-    """What is allowed in a payload, but not in this deployment."""
+    """What is allowed in a payload, but not in this deployment: all of it at once."""
+    faults = []
     if "script" in payload and not deployed.allow_scripts:
-        raise PayloadError(
+        faults.append(
             "script: users' own scripts are switched off in this deployment; set allow_scripts = true in the "
             "team's tfvars and deploy again"
         )
     if payload["collectives"] == "redis" and not deployed.has_redis:
-        raise PayloadError(
+        faults.append(
             "collectives: redis needs a Redis that the ranks reach; set redis_host in the team's tfvars and "
             "deploy again, or give direct, s3 or none"
         )
+    if faults:
+        raise PayloadError("; ".join(faults))
 
 
 def _collectives(asked: str, world_size: int, resume: bool, at_once: int) -> dict[str, Any]:
