@@ -2,10 +2,13 @@
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
+# Users' words reach the recipes in the environment, as they are: neither make nor the shell executes them.
+WORDS := PYTHON TEAM IMAGE APPROVE SECONDS
+$(foreach word,$(WORDS),$(if $(value $(word)),$(eval override $(word) := $$(value $(word)))$(eval export $(word))))
 .PHONY: environment demo test check audit fuzz package deploy destroy clean
 
 environment:
-	@PYTHON="$(PYTHON)" sh scripts/environment.sh
+	@sh scripts/environment.sh
 
 demo: environment  ## the main job end to end on the embedded AWS
 	@$(BIN)/cosmicai demo
@@ -17,19 +20,19 @@ check: environment  ## formatting, lint, types, Terraform: what CI runs before t
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && terraform fmt -check -recursive terraform
 
 audit:  ## checkov over terraform/ and docker/, hadolint over the Dockerfile
-	@PYTHON="$(PYTHON)" sh scripts/audit.sh
+	@sh scripts/audit.sh
 
 fuzz: environment  ## make fuzz SECONDS=600: each of the fuzzers for so long
-	@sh scripts/fuzz.sh "$(SECONDS)"
+	@sh scripts/fuzz.sh "$$SECONDS"
 
 package:  ## the zips that Terraform deploys
-	@$(PYTHON) cosmicai/packaging.py zips
+	@"$$PYTHON" cosmicai/packaging.py zips
 
 deploy: package  ## make deploy TEAM=team3: image, zips and infrastructure into the team's AWS account
-	@sh scripts/deploy.sh "$(TEAM)"
+	@sh scripts/deploy.sh "$$TEAM"
 
-destroy:  ## make destroy TEAM=team3
-	@sh scripts/destroy.sh "$(TEAM)"
+destroy:  ## make destroy TEAM=team3; asks, but for APPROVE=team3
+	@sh scripts/destroy.sh "$$TEAM"
 
-clean:
-	@rm -rf .venv .cosmicai build results
+clean:  ## what can be made again; never Terraform's state
+	@sh scripts/clean.sh

@@ -1,23 +1,19 @@
 #!/bin/sh
 # Deploys a team's bundle into the AWS account of the current credentials: image, zips, infrastructure.
-# IMAGE=… uses an inference image that somebody else has built and pushed.
+# IMAGE=… uses an inference image that somebody else has built and pushed; APPROVE=TEAM leaves out the question.
 set -eu
 cd "$(dirname "$0")/.."
-team=${1:-}
-
-fail() {
-  echo "error: $1" >&2
-  exit 1
-}
+. scripts/team.sh
 
 [ -n "$team" ] || fail "which team? make deploy TEAM=team3"
+check_team
 vars="teams/$team.tfvars"
 [ -f "terraform/$vars" ] || fail "terraform/$vars is missing: copy terraform/teams/example.tfvars and edit it"
 command -v aws >/dev/null 2>&1 || fail "the aws command line is missing: install AWS CLI v2"
 
 . scripts/state.sh
 apply() {
-  with_state apply ${TF_IN_AUTOMATION:+-auto-approve} -var-file="$vars" "$@"
+  with_state apply $(without_question) -var-file="$vars" "$@"
 }
 initialise
 

@@ -1,14 +1,14 @@
 #!/bin/sh
-# Destroys a team's deployment; Terraform asks first.
+# Destroys a team's deployment. Terraform asks first, but for APPROVE=TEAM.
 set -eu
 cd "$(dirname "$0")/.."
-team=${1:-}
+. scripts/team.sh
 known=$(ls .cosmicai/terraform 2>/dev/null | sed -n 's/\.tfstate$//p; s/\.outputs\.json$//p' | tr '\n' ' ')
-if [ -z "$team" ] || [ ! -f ".cosmicai/terraform/$team.tfstate" ] && [ ! -f "terraform/teams/$team.s3.tfbackend" ]; then
-  echo "error: which team? make destroy TEAM=team3 (deployed from here: $known)" >&2
-  exit 1
-fi
+[ -n "$team" ] || fail "which team? make destroy TEAM=team3 (deployed from here: $known)"
+check_team
+[ -f ".cosmicai/terraform/$team.tfstate" ] || [ -f "terraform/teams/$team.s3.tfbackend" ] ||
+  fail "$team is not deployed from here: make destroy TEAM=… (deployed from here: $known)"
 . scripts/state.sh
 initialise
-with_state destroy ${TF_IN_AUTOMATION:+-auto-approve} -var-file="teams/$team.tfvars" -var image_tag=none
+with_state destroy $(without_question) -var-file="teams/$team.tfvars" -var image_tag=none
 rm -f "$states/$team.outputs.json"

@@ -87,7 +87,7 @@ def test_a_teams_state_lies_in_s3_with_a_lock(
     (tools / "aws").symlink_to("/bin/true")  # with IMAGE=… it is only looked for
     mirror = plugin_dir(os.environ)
     environment = {
-        **os.environ, **aws.environment, "TF_IN_AUTOMATION": "1", "AWS_ENDPOINT_URL_S3": aws.endpoint,
+        **os.environ, **aws.environment, "APPROVE": "shared", "AWS_ENDPOINT_URL_S3": aws.endpoint,
         "PATH": f"{tools}:{os.environ['PATH']}", "IMAGE": "embedded/inference:latest",
         **({"COSMICAI_TERRAFORM_PLUGIN_DIR": str(mirror)} if mirror else {}),
     }  # fmt: skip

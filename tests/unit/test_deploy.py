@@ -14,7 +14,7 @@ import pytest
 from cosmicai.deployment import TERRAFORM, plugin_dir
 from cosmicai.packaging import ROOT, ExtraPackages, image_tag
 
-_TOOLS = ("sh", "sed", "cut", "cat", "dirname", "mkdir", "basename", "ln")
+_TOOLS = ("sh", "sed", "cut", "cat", "dirname", "mkdir", "basename", "ln", "expr")
 _RECORD = 'echo "$(basename "$0")" "$@" >> "$CALLS"; exit ${FAIL:-0}'
 _CONSOLE = 'case "$*" in *" console "*) cat >> "$CALLS"; echo "\\"$VALUES\\"";; *) :;; esac; '
 _FOUND = '[ -z "$NO_IMAGE" ] || [ "$2" != describe-images ] || FAIL=1; '

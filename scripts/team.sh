@@ -1,0 +1,22 @@
+# The team that deploy.sh and destroy.sh are about; sourced from the project's root with their first argument.
+team=${1:-}
+
+fail() {
+  echo "error: $1" >&2
+  exit 1
+}
+
+# The name becomes paths, options and names of resources. The pattern is that of terraform/variables.tf; expr
+# answers how much of the name it matches, line breaks included.
+check_team() {
+  matched=$(LC_ALL=C expr "x$team" : 'x[a-z][a-z0-9-]\{0,30\}[a-z0-9]') || :
+  [ "$matched" = $((${#team} + 1)) ] ||
+    fail "TEAM is not a team's name: give 2 to 32 lower-case letters, digits and hyphens, beginning with a letter"
+  [ -z "${APPROVE:-}" ] || [ "$APPROVE" = "$team" ] ||
+    fail "APPROVE names another team than TEAM=$team: nothing was done"
+}
+
+# Terraform's question is left out for APPROVE=TEAM alone, never because of a variable that a CI system sets.
+without_question() {
+  [ "${APPROVE:-}" != "$team" ] || echo -auto-approve
+}

@@ -1,0 +1,219 @@
+"""make deploy, destroy and clean: words are not executed, comments are no values, nothing is lost unasked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cosmicai.packaging import ROOT
+
+_MODULE = """
+variable "team" { type = string }
+variable "architecture" { default = "arm64" }
+variable "image_variant" { default = "lean" }
+variable "extra_packages" { default = [] }
+variable "image_tag" { default = null }
+variable "inference_image" { default = null }
+resource "terraform_data" "it" { input = var.team }
+output "repository_url" { value = "1.dkr.ecr.us-east-1.amazonaws.com/team3" }
+"""
+_RECORD = '#!/bin/sh\necho "$(basename "$0")" "$@" >> "$CALLS"\n'
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """The Makefile and what its scripts read, over a root module that needs no AWS."""
+    tree = tmp_path / "tree"
+    for name in (
+        "Makefile",
+        "scripts",
+        "docker",
+        "cosmicai/packaging.py",
+        "functions/inference",
+        "requirements.lock",
+    ):
+        target = tree / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)  # type: ignore[operator]
+    (tree / "terraform" / "teams").mkdir(parents=True)
+    (tree / "terraform" / "modules").mkdir()
+    (tree / "terraform" / "main.tf").write_text(_MODULE)
+    (tree / "terraform" / "teams" / "team3.tfvars").write_text('team = "team3"\n')
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("aws", "docker", "python"):
+        (tools / name).write_text(_RECORD)
+        (tools / name).chmod(0o755)
+    return tree
+
+
+def _run(tree: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    variables = {
+        **inherited,
+        "PATH": f"{tree.parent / 'tools'}:{os.environ['PATH']}",
+        "CALLS": str(tree.parent / "calls"),
+        "CHECKPOINT_DISABLE": "1",
+        **environment,
+    }
+    return subprocess.run(
+        command, cwd=tree, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+    )
+
+
+def _calls(tree: Path) -> str:
+    calls = tree.parent / "calls"
+    return calls.read_text() if calls.exists() else ""
+
+
+def _state(tree: Path) -> Path:
+    return tree / ".cosmicai" / "terraform" / "team3.tfstate"
+
+
+INJECTIONS = [
+    'a"; touch PWNED; echo "',
+    "a'; touch PWNED; echo '",
+    "$$(touch PWNED)",
+    "$(touch PWNED)",
+    "$(shell touch PWNED)",
+    "${shell touch PWNED}",
+    "`touch PWNED`",
+    "team3; touch PWNED",
+    "team3\n\ttouch PWNED",
+    "team3 -auto-approve",
+]
+
+
+@pytest.mark.parametrize("word", INJECTIONS)
+@pytest.mark.parametrize("manner", ["argument", "environment"])
+@pytest.mark.parametrize("target", ["deploy", "destroy"])
+def test_a_team_is_not_executed(tree: Path, target: str, manner: str, word: str) -> None:
+    """By make, by the recipe's shell or by the script; no tool of AWS is called."""
+    arguments = [f"TEAM={word}"] if manner == "argument" else []
+    environment = {"TEAM": word} if manner == "environment" else {}
+    done = _run(tree, "make", target, "PYTHON=python", *arguments, **environment)
+    assert done.returncode != 0
+    assert list(tree.rglob("PWNED")) == []
+    assert "terraform" not in _calls(tree)
+    assert not (tree / ".cosmicai").exists()
+
+
+@pytest.mark.parametrize("name", ["PYTHON", "SECONDS", "IMAGE", "APPROVE"])
+@pytest.mark.parametrize("word", INJECTIONS[:7])
+def test_no_other_variable_is_executed(tree: Path, name: str, word: str) -> None:
+    for target in ("package", "destroy", "deploy"):
+        _run(tree, "make", target, "TEAM=team3", f"{name}={word}")
+    assert list(tree.rglob("PWNED")) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Team3", "3team", "t", "-team", "team-", "team_3", "team.3", "../team3", "a/b", "téam", "team 3",
+     "team3\n", "team3\nteam4", "a" * 33, "team3\x1b[31m"],
+)  # fmt: skip
+@pytest.mark.parametrize("script", ["deploy.sh", "destroy.sh"])
+def test_names_are_those_that_terraform_takes(tree: Path, script: str, name: str) -> None:
+    done = _run(tree, "sh", f"scripts/{script}", name)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "error: TEAM is not a team's name: give 2 to 32 lower-case letters, digits and"
+    )
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["t3", "team-3", "a" * 32, "a-b-c"])
+def test_names_that_terraform_takes_are_taken(tree: Path, name: str) -> None:
+    done = _run(tree, "sh", "scripts/deploy.sh", name)
+    assert done.stderr.startswith(f"error: terraform/teams/{name}.tfvars is missing")
+
+
+def test_nothing_is_applied_or_destroyed_unasked(tree: Path) -> None:
+    """With the real Terraform: what a CI system sets is no answer, and APPROVE is one for this team alone."""
+    automation = {"IMAGE": "x/y:z", "TF_IN_AUTOMATION": "1", "CI": "true"}
+    assert _run(tree, "sh", "scripts/deploy.sh", "team3", **automation).returncode != 0
+    assert not _state(tree).exists()
+    done = _run(tree, "sh", "scripts/deploy.sh", "team3", **automation, APPROVE="team3")
+    assert done.returncode == 0, done.stderr
+    before = _state(tree).read_bytes()
+    assert b"terraform_data" in before
+
+    assert _run(tree, "sh", "scripts/destroy.sh", "team3", **automation).returncode != 0
+    other = _run(tree, "sh", "scripts/destroy.sh", "team3", APPROVE="team4")
+    assert other.stderr == "error: APPROVE names another team than TEAM=team3: nothing was done\n"
+    assert _state(tree).read_bytes() == before
+    done = _run(tree, "sh", "scripts/destroy.sh", "team3", APPROVE="team3")
+    assert done.returncode == 0, done.stderr
+    assert b"terraform_data" not in _state(tree).read_bytes()
+
+
+def test_a_comment_is_no_part_of_a_value(tree: Path) -> None:
+    """With the real Terraform as the reader of a tfvars file that is full of quotation marks."""
+    (tree / "terraform" / "teams" / "team3.tfvars").write_text(
+        """team = "team3" # not "team4"
+        # image_variant = "torch"
+        image_variant = "lean" // was "torch", see "notes"
+        /* architecture = "x86_64"
+        extra_packages = ["evil==1"] */
+        architecture = "x86_64" # "arm64"
+        extra_packages = [ # "none"
+          "six==1.17.0", # "$(touch PWNED)"
+        ]
+        """
+    )
+    python = sys._base_executable  # type: ignore[attr-defined]
+    done = _run(tree, "sh", "scripts/deploy.sh", "team3", APPROVE="team3", PYTHON=python)
+    assert done.returncode == 0, done.stderr
+    calls = _calls(tree)
+    assert "imageTag=" in calls
+    assert "-lean" in calls
+    assert list(tree.rglob("PWNED")) == []
+    (tree.parent / "tools" / "aws").write_text(_RECORD + '[ "$2" != describe-images ]\n')
+    done = _run(tree, "sh", "scripts/deploy.sh", "team3", APPROVE="team3", PYTHON=python)
+    assert done.returncode == 0, done.stderr
+    assert "--platform linux/amd64" in _calls(tree)
+    assert "--build-arg VARIANT=lean --build-arg EXTRA_PACKAGES=six==1.17.0 -t" in _calls(tree)
+
+
+@pytest.mark.parametrize(
+    "package", ["six==1 $(touch PWNED)", 'a\\"b==1', "six==1; touch PWNED", "--index-url=x"]
+)
+def test_a_value_that_is_no_package_stops_the_deployment(tree: Path, package: str) -> None:
+    (tree / "terraform" / "teams" / "team3.tfvars").write_text(
+        f'team = "team3"\nextra_packages = ["{package}"]\n'
+    )
+    python = sys._base_executable  # type: ignore[attr-defined]
+    done = _run(tree, "sh", "scripts/deploy.sh", "team3", APPROVE="team3", PYTHON=python)
+    assert done.returncode != 0
+    assert not _state(tree).exists()
+    assert list(tree.rglob("PWNED")) == []
+
+
+def test_clean_keeps_the_state_of_deployments(tree: Path) -> None:
+    names = ("team3.tfstate", "team3.tfstate.backup", "team4.outputs.json", "team3/terraform.tfstate")
+    kept = {f".cosmicai/terraform/{name}" for name in names}
+    gone = {".cosmicai/cache/x", ".cosmicai/local/log", ".venv/x", "build/x", "results/x"}
+    for name in kept | gone:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(name)
+    done = _run(tree, "make", "clean")
+    assert done.returncode == 0, done.stderr
+    assert {name for name in kept | gone if (tree / name).exists()} == kept
+    assert all((tree / name).read_text() == name for name in kept)
+    assert done.stdout == "kept: .cosmicai/terraform, the state of what is deployed on AWS\n"
+
+
+def test_clean_does_not_pull_the_ground_from_under_a_running_aws(tree: Path) -> None:
+    running = tree / ".venv" / "bin" / "cosmicai"
+    running.parent.mkdir(parents=True)
+    running.write_text("#!/bin/sh\n")
+    running.chmod(0o755)
+    done = _run(tree, "make", "clean")
+    assert done.returncode != 0
+    assert "end it first with .venv/bin/cosmicai local down" in done.stderr
+    assert running.exists()
