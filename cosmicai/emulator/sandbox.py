@@ -156,11 +156,18 @@ class Sandbox:
         return self._wait(delivery.answer, delivery.deadline)
 
     def _wait(self, future: Future[T], deadline: float) -> T:
-        """The future's result; raises _Failure when the process ends, grows too large or is too slow."""
+        """The future's result; raises _Failure when the process ends, grows too large or is too slow.
+
+        A busy machine may come to look at the memory too late, so the peak is checked once more at the end.
+        """
         while True:
-            with contextlib.suppress(TimeoutError):
-                return future.result(timeout=_POLL_SECONDS)
-            self._check_memory()
+            try:
+                result = future.result(timeout=_POLL_SECONDS)
+            except TimeoutError:
+                self._check_memory()
+            else:
+                self._check_memory()
+                return result
             status = self._process.poll()
             if status is not None and not future.done():
                 raise _Failure("Runtime.ExitError", f"Runtime exited with error: {_exit_text(status)}")
@@ -239,16 +246,27 @@ def _exit_text(status: int) -> str:
 
 
 def _resident_mb(pid: int) -> float:
-    """Peak resident memory of a process and what its children hold now, in MiB."""
-    try:
+    """Resident memory of a process and all that descends from it, in MiB: what they hold now, or, where that is
+    more, the peak of the largest of them, which Linux remembers."""
+    with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
-        own = process.memory_info().rss
-        with contextlib.suppress(OSError):  # Linux knows the peak, which polling would miss
-            status = Path(f"/proc/{pid}/status").read_text()
-            own = next(int(x.split()[1]) * 1024 for x in status.splitlines() if x.startswith("VmHWM:"))
-        return float(own + sum(child.memory_info().rss for child in process.children())) / _MIB
-    except (psutil.Error, StopIteration):
-        return 0.0
+        tree = [process, *process.children(recursive=True)]
+        return max(sum(map(_resident, tree)), *map(_peak, tree)) / _MIB
+    return 0.0
+
+
+def _resident(process: psutil.Process) -> int:
+    with contextlib.suppress(psutil.Error):
+        return int(process.memory_info().rss)
+    return 0
+
+
+def _peak(process: psutil.Process) -> int:
+    """Bytes; 0 where the system does not tell."""
+    with contextlib.suppress(OSError, StopIteration):
+        status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+    return 0
 
 
 def _runtime_api(sandbox: Sandbox) -> ThreadingHTTPServer:

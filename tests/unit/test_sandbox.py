@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cosmicai.emulator import sandbox
 from cosmicai.emulator.sandbox import Function, Invocation, Outcome, SandboxPool
 from cosmicai.packaging import BuildFolder
 
@@ -130,12 +131,44 @@ def test_failures_are_lambdas_errors_and_the_next_invocation_works(
                 {body}
             return "well"
         """,
-        timeout_seconds=1,
+        timeout_seconds=1 if "sleep" in body else 20,
     )
     error = _error(_invoke(pool, function, "fail"))
     assert error["errorType"] == kind
     assert message in error["errorMessage"]
     assert json.loads(_invoke(pool, function, "work").payload) == "well"
+
+
+_BURST = "x = bytearray(400_000_000); x[::4096] = b'1' * len(x[::4096]); del x"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        _BURST,
+        "import subprocess, sys; "
+        f"child = subprocess.Popen([sys.executable, '-c', \"{_BURST}; print(flush=True); input()\"], "
+        "stdin=subprocess.PIPE, stdout=subprocess.PIPE); child.stdout.readline()",
+    ],
+    ids=["itself", "a child"],
+)
+def test_a_peak_between_two_looks_at_the_memory_counts(
+    define: Define, pool: SandboxPool, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    """Memory that is taken and given back before a busy machine gets to look: Lambda would have ended it."""
+    monkeypatch.setattr(sandbox, "_POLL_SECONDS", 60.0)
+    function = define(f"def handler(event, context):\n    {body}\n    return 'well'")
+    error = _error(_invoke(pool, function))
+    assert error["errorType"] == "Runtime.OutOfMemory"
+    assert re.search(r"memory size 256 MB, used (39|4\d)\d MB", error["errorMessage"])
+
+
+def test_a_peak_while_the_module_is_imported_counts(
+    define: Define, pool: SandboxPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "_POLL_SECONDS", 60.0)
+    function = define(f"{_BURST}\ndef handler(event, context):\n    return 'well'")
+    assert _error(_invoke(pool, function))["errorType"] == "Runtime.OutOfMemory"
 
 
 def test_a_function_that_forgot_a_requirement_fails(define: Define, pool: SandboxPool) -> None:
