@@ -14,6 +14,7 @@ import python_terraform
 
 from cosmicai.emulator import Emulator
 from cosmicai.emulator.environment import without_account
+from cosmicai.emulator.guard import guard_command
 from cosmicai.packaging import NO_EXTRAS, ROOT, ExtraPackages, image_name
 
 TERRAFORM = ROOT / "terraform"
@@ -44,8 +45,13 @@ class Deployment:
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         self._state = folder / "terraform.tfstate"
-        data = {"TF_DATA_DIR": str(folder / "terraform"), "TF_IN_AUTOMATION": "1"}
+        data = {
+            "TF_DATA_DIR": str(folder / "terraform"),
+            "TF_IN_AUTOMATION": "1",
+            "CHECKPOINT_DISABLE": "1",  # else Terraform asks the Internet for its newest release
+        }
         self._environment = {**without_account(os.environ), **environment, **data}
         self._terraform = python_terraform.Terraform(working_dir=str(TERRAFORM))
 
@@ -61,17 +67,31 @@ class Deployment:
 
     def _run(self, command: str, **options: Any) -> str:
         line = self._terraform.generate_cmd_string(command, **options)
-        done = subprocess.run(
-            [*line, *([] if command == "output" else ["-no-color"])],
-            cwd=TERRAFORM,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-        )
+        done = self._guarded([*line, *([] if command == "output" else ["-no-color"])])
         self._terraform.temp_var_files.clean_up()
         if done.returncode:
             raise DeploymentError(f"terraform {command} failed:\n{(done.stderr or done.stdout).strip()}")
         return done.stdout
+
+    def _guarded(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        """Terraform with its provider, which end with this process: a provider tries for hours to reach an AWS
+        that is gone."""
+        guarded = guard_command(self._folder / "guard", command)
+        theirs, ours = os.pipe()
+        with os.fdopen(ours, "w") as owner, os.fdopen(theirs) as guards_input:
+            process = subprocess.Popen(
+                guarded,
+                cwd=TERRAFORM,
+                env=self._environment,
+                stdin=guards_input,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+            with process, owner:  # the pipe closes first, also on an exception; then the guard ends
+                output, errors = process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def plugin_dir(environment: Mapping[str, str]) -> Path | None:

@@ -74,7 +74,7 @@ def find(team: str | None, local: bool, profile: str | None) -> Target:
     kept = {path.name.partition(".")[0]: path for kind in _KEPT for path in STATES.glob(f"*{kind}")}
     deployed = sorted(kept)
     if team is None:
-        running = (LOCAL / "state.json").exists()
+        running = _local_state() is not None
         if len(deployed) + running != 1:
             known = ", ".join([*(f"--team {name}" for name in deployed), *(["--local"] if running else [])])
             raise TargetError(
@@ -105,11 +105,16 @@ def _outputs(state: Path) -> dict[str, Any]:
 
 
 def _local() -> Target:
-    try:
-        state = json.loads((LOCAL / "state.json").read_text())
-    except FileNotFoundError:
-        raise TargetError("the embedded AWS is not running: start it with `cosmicai local up`") from None
+    state = _local_state()
+    if state is None:
+        raise TargetError("the embedded AWS is not running: start it with `cosmicai local up`")
     return local_target(state)
+
+
+def _local_state() -> dict[str, Any] | None:
+    from cosmicai.local import running_state  # which needs this module's LOCAL
+
+    return running_state(LOCAL)
 
 
 def local_target(state: Mapping[str, Any]) -> Target:

@@ -1,6 +1,6 @@
 """Runs one command and leaves nothing of it behind, however the process that asked for it ends.
 
-Started as `python -m cosmicai.emulator.guard FOLDER COMMAND…` with a pipe as standard input. When the pipe
+Started by guard_command() with a pipe as standard input. When the pipe
 closes (its owner closed it, ended, crashed or was killed), or the command ends, every process that descends
 from the command is killed and FOLDER is removed.
 """
@@ -20,6 +20,11 @@ import psutil
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+
+
+def guard_command(folder: Path, command: list[str]) -> list[str]:
+    """`command` under a guard; as a file, which imports less than the package does."""
+    return [sys.executable, "-P", __file__, str(folder), *command]
 
 
 def main(folder: Path, command: list[str]) -> int:

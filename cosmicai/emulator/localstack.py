@@ -19,6 +19,7 @@ from typing import Any, Self
 import psutil
 
 from cosmicai.emulator.environment import credentials, direct, of_the_machine, session
+from cosmicai.emulator.guard import guard_command
 from cosmicai.emulator.settings import Settings
 from cosmicai.packaging import FUNCTIONS, BuildFolder
 
@@ -111,7 +112,7 @@ class Emulator:
     ) -> subprocess.Popen[bytes]:
         """A Python command that ends, with its folder, when this process does."""
         guard = subprocess.Popen(
-            [sys.executable, "-m", "cosmicai.emulator.guard", str(folder), sys.executable, *command],
+            guard_command(folder, [sys.executable, *command]),
             env=environment,
             stdin=subprocess.PIPE,
             stdout=self._log,

@@ -24,6 +24,7 @@ from torch.utils.data import TensorDataset
 
 from cosmicai.deployment import Deployment, Outputs, emulated_variables
 from cosmicai.emulator import Emulator
+from cosmicai.emulator.environment import without_account
 from cosmicai.packaging import BuildFolder
 
 Json = dict[str, Any]
@@ -112,7 +113,7 @@ class Cloud:
             "--name", f"run-{uuid.uuid4().hex[:12]}",
             "--input", f"file://{file}",
         ]  # fmt: skip
-        environment = {**os.environ, **self.aws.environment}
+        environment = {**without_account(os.environ), **self.aws.environment}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         return str(json.loads(done.stdout)["executionArn"])
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cosmicai.local import process_birth
 from inference.accuracy import NMAD_ERROR
 from inference.engine import instructions
 from tests.unit.test_historic import KEYS
@@ -31,6 +32,7 @@ class Cli:
     def __init__(self, cloud: Cloud, folder: Path) -> None:
         state = {
             "pid": os.getpid(),
+            "birth": process_birth(os.getpid()),
             "endpoint": cloud.aws.endpoint,
             "environment": cloud.aws.environment,
             "bucket": cloud.outputs.bucket,

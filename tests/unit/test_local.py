@@ -13,11 +13,14 @@ from cosmicai import local
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> dict[str, Any]:
-    """The state of one that runs with packages for scripts; its process is this one."""
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The state of one that runs with packages for scripts; its process is this one, and answers."""
+    monkeypatch.setattr(local, "is_healthy", lambda endpoint, seconds: True)
     state = {
         **local.DEFAULTS,
         "pid": os.getpid(),
+        "birth": local.process_birth(os.getpid()),
+        "endpoint": "http://127.0.0.1:1",
         "image_variant": "torch",
         "extra_packages": ["einops==0.8.1"],
     }
