@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
 import typer
@@ -46,6 +47,9 @@ def up(
         return
     console.print(f"bucket {state['bucket']}, endpoint {state['endpoint']}")
     console.print("for the aws command line:")
+    others = sorted(name for name in os.environ if name.startswith("AWS_") and name not in state["environment"])
+    if others:  # a profile, a token or an endpoint of a service would win over what follows
+        console.print(f"  unset {' '.join(others)}", highlight=False)
     for name, value in state["environment"].items():
         console.print(f"  export {name}={value}", highlight=False)
 
