@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -131,9 +132,9 @@ def _ratio(amount: float | None, by: float | None) -> float | None:
 def _redshifts(folder: Path, rank: int) -> tuple[Redshifts, Redshifts] | None:
     """(z_pred, z_true) of a rank; None where it kept none, or no redshift is known."""
     path = folder / "predictions" / f"{rank}.npz"
-    if not path.exists():
-        return None
-    with np.load(path) as arrays:
-        if "z_true" not in arrays:
-            return None
-        return arrays["z_pred"].astype(np.float64), arrays["z_true"].astype(np.float64)
+    try:
+        with np.load(path) as arrays:
+            predicted, true = (arrays[name].astype(np.float64) for name in ("z_pred", "z_true"))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None  # not there, or not what a rank writes
+    return (predicted, true) if predicted.ndim == 1 and predicted.shape == true.shape else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -11,13 +12,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cosmicai.target import Target
-from summarize.infos import counted, images_text, is_exact, is_result
+from summarize.infos import MOST_BYTES, checked, counted, images_text, is_exact, is_result, parse
 from summarize.pricing import cost
+from summarize.untrusted import UntrustedError
 
 # DescribeMapRun is refilled once a second, DescribeExecution and GetExecutionHistory faster
 # (https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html).
 POLL_SECONDS = 2.0
 _READ_AT_ONCE = 500  # rank infos a look
+_RANK = re.compile(r"(0|[1-9][0-9]{0,8})\.json")
 
 Json = dict[str, Any]
 
@@ -98,16 +101,17 @@ class Watcher:
             return
         try:
             run = json.load(self._s3.get_object(Bucket=bucket, Key=f"{folder}/run.json")["Body"])
-        except (self._s3.exceptions.NoSuchKey, self._s3.exceptions.NoSuchBucket, ValueError):
+        except (self._s3.exceptions.NoSuchKey, self._s3.exceptions.NoSuchBucket, ValueError, RecursionError):
             return
-        if run.get("run_id") == execution["name"] or self.payload.get("resume"):
+        planned = isinstance(run, dict) and {"run_id", "world_size", "bytes_per_rank"} <= run.keys()
+        if planned and (run["run_id"] == execution["name"] or self.payload.get("resume")):
             self._run = run
 
     def _count(self, found: Snapshot, bucket: str, folder: str) -> None:
         assert self._run is not None  # noqa: S101 - for the type checker
         self._read_new(bucket, f"{folder}/", self._infos, is_result)
         self._read_new(bucket, f"{folder}/failures/", self._failures, _is_of)
-        infos = list(self._infos.values())
+        infos = [checked(info) for info in self._infos.values()]
         failures = {rank: record for rank, record in self._failures.items() if rank not in self._infos}
         found.ranks, found.done, found.failed = self._run["world_size"], len(infos), len(failures)
         found.images, found.images_from = counted(infos)
@@ -120,23 +124,24 @@ class Watcher:
         found.running, found.pending = self._map_counts() if not found.ended else (0, 0)
 
     def _read_new(
-        self, bucket: str, prefix: str, known: dict[int, Json], is_wanted: Callable[[Any, str], bool]
+        self, bucket: str, prefix: str, known: dict[int, Json], is_wanted: Callable[[Any, str, int], bool]
     ) -> None:
         pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
-        names = (item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", []))
-        ranks = [int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()]
+        objects = [item for page in pages for item in page.get("Contents", []) if item["Size"] <= MOST_BYTES]
+        names = (_RANK.fullmatch(item["Key"].removeprefix(prefix)) for item in objects)
+        ranks = [int(name[1]) for name in names if name]
         new = [rank for rank in ranks if rank not in known][:_READ_AT_ONCE]
 
         def read(rank: int) -> tuple[int, Any]:
             body = self._s3.get_object(Bucket=bucket, Key=f"{prefix}{rank}.json")["Body"]
             try:
-                return rank, json.load(body)
-            except ValueError:
+                return rank, parse(body.read())[0]
+            except UntrustedError:
                 return rank, None  # a script may write anything under the key before its rank does
 
         with ThreadPoolExecutor(16) as pool:
             for rank, content in pool.map(read, new):
-                if self._run is not None and is_wanted(content, self._run["run_id"]):
+                if self._run is not None and is_wanted(content, self._run["run_id"], rank):
                     known[rank] = content
 
     def _state(self) -> str | None:
@@ -157,13 +162,13 @@ class Watcher:
         return counts.get("running"), counts.get("pending")
 
 
-def _is_of(record: Any, run_id: str) -> bool:
+def _is_of(record: Any, run_id: str, _: int) -> bool:
     return isinstance(record, dict) and record.get("run_id") == run_id
 
 
 def _message(record: Json) -> str:
     """A rank's error in a line."""
     cause = str(record.get("cause", ""))
-    with suppress(ValueError, KeyError, TypeError):
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
         cause = str(json.loads(cause)["errorMessage"])
     return f"{record.get('error', 'unknown')}: {cause}".replace("\n", " ")

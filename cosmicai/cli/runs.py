@@ -25,6 +25,9 @@ RunName = Annotated[str | None, typer.Argument(help="Name or ARN of the run; def
 Folder = Annotated[Path | None, typer.Option(help="Where to write; default: results/NAME.")]
 
 
+_TOLD_RANKS = 10  # whose wrong fields are named
+
+
 class RunError(RuntimeError):
     """What was asked for does not go with the run; the message says what to do."""
 
@@ -245,6 +248,18 @@ def results(
     else:
         console.print(f"{len(files)} files in {folder}; look at {folder / 'report.html'}")
         console.print(f"images: {images_text(images, sources)}")
+        _tell_left_out(infos)
+
+
+def _tell_left_out(infos: list[Json]) -> None:
+    """The wrong fields of rank infos, of the first ranks that have any."""
+    from summarize.infos import LEFT_OUT
+
+    wrong = [(info["rank"], info[LEFT_OUT]) for info in infos if info.get(LEFT_OUT)]
+    for rank, faults in wrong[:_TOLD_RANKS]:
+        tell_error(f"left out of the info of rank {rank}: {'; '.join(map(str, faults))}", lines=False)
+    if len(wrong) > _TOLD_RANKS:
+        tell_error(f"… and of {len(wrong) - _TOLD_RANKS} more ranks: see combined_data.json")
 
 
 def _add_historic(folder: Path) -> list[Json] | None:

@@ -18,6 +18,7 @@ from typing import Any
 from .event import RankEvent
 from .paths import PathError, below
 from .storage import ObjectError, Storage
+from .untrusted import UntrustedError, load
 
 _FOR_SCRIPTS = Path(__file__).parent / "for_scripts"  # fmi and fmilib, under the names that scripts import
 _LAST_LINES = 20  # of the output, in the error of a script that fails
@@ -33,6 +34,9 @@ _UNMET = (
 _MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([A-Za-z_]\w*)")
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)\s*(?:==\s*(?P<version>[\w.+!-]+)|[<>=!~][^;]*)?")
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
+_MOST_BYTES = 1 << 18  # of a script's rank info
+_MOST_DIGITS = 15  # of its whole numbers
+_LEFT_OUT = "left_out"  # the field that Summarize knows by this name too
 _STREAM_LIMIT = 2000  # characters of a line that are kept for it
 
 # Fields of a rank info: what the rank sets after the script, and what the script knows better than the rank.
@@ -202,18 +206,22 @@ def info_versions(event: RankEvent, storage: Storage) -> Versions:
 def written_info(event: RankEvent, storage: Storage, before: Versions) -> dict[str, Any]:
     """The rank info that the script itself has written since `before`; {} where it has written none.
 
-    NaN and Infinity, which JSON does not have, become null. Raises ScriptError for what is not JSON.
+    What is no number within bounds becomes null. That, or a whole text that is not JSON, is named in the field
+    left_out: a fault in it does not cost the rank what it has computed.
     """
     now = info_versions(event, storage)
     bucket = next((bucket for bucket in now if now[bucket] not in (None, before[bucket])), None)
     if bucket is None:
         return {}
     key = f"{event.result_path}/{event.rank}.json"
+    body = storage.get_range(bucket, key, 0, _MOST_BYTES + 1).body
     try:
-        content = json.loads(storage.read(bucket, key), parse_constant=lambda name: None)
-    except ValueError as error:
-        raise ScriptError(f"s3://{bucket}/{key}, which the script wrote, is not JSON: {error}") from None
-    return content if isinstance(content, dict) else {"result": content}
+        content, faults = load(body, _MOST_BYTES, _MOST_DIGITS)
+    except UntrustedError as error:
+        content, faults = {}, [f"s3://{bucket}/{key}, which the script wrote, is not used: {error}"]
+    info = content if isinstance(content, dict) else {"result": content}
+    info.pop(_LEFT_OUT, None)
+    return {**info, _LEFT_OUT: faults} if faults else info
 
 
 def rank_info(measured: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,7 +232,8 @@ def rank_info(measured: Mapping[str, Any], written: Mapping[str, Any]) -> dict[s
     """
     measured = {**measured, "num_samples": None, "engine": "script", "accuracy_state": None}
     ours = (measured.keys() | _SET_BY_RANK) - _SCRIPTS_OWN
-    if not isinstance(written.get("s3_num_requests"), int):  # which the bill counts
+    requests = written.get("s3_num_requests")  # which the bill counts
+    if type(requests) is not int or requests < 0:
         ours.add("s3_num_requests")
     info = {**measured, **{name: value for name, value in written.items() if name not in ours}}
     others = ours.intersection(written) - {"rank", "run_id"}

@@ -209,7 +209,7 @@ def _is_result(body: bytes, run_id: str) -> bool:
     """Whether it is a rank's own info of that run: a script that failed may have left an object of that key."""
     try:
         content = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.get("run_id") == run_id and "duration (seconds)" in content
 

@@ -6,17 +6,23 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from .aws import repeated
-from .infos import is_result
+from .infos import MOST_BYTES, checked, is_result, parse
 from .report import report
 from .summary import failure_cause, summary
+from .untrusted import UntrustedError
 
 READERS = 32  # parallel GETs
 CLOCK_TOLERANCE = 60.0  # seconds by which a rank's clock may differ from S3's
 
 Json = dict[str, Any]
+
+
+class GatherError(RuntimeError):
+    """A run cannot be summarised; the message says why."""
 
 
 def summarize_run(s3: Any, event: Json) -> Json:
@@ -26,24 +32,26 @@ def summarize_run(s3: Any, event: Json) -> Json:
     the tolerance, and the cause to fail with otherwise.
     """
     bucket, folder = event["bucket"], event["result_path"]
-    run = _read(s3, bucket, f"{folder}/run.json")
-    found = _results(s3, bucket, f"{folder}/", run)
-    ended = [(info, modified) for info, modified in found if is_result(info, run["run_id"])]
-    written = sorted(ended, key=lambda one: int(one[0]["rank"]))
-    infos = [info for info, _ in written]
-    done = {int(info["rank"]) for info in infos}
-    failures = {
-        int(record["rank"]): record
-        for record, _ in _results(s3, bucket, f"{folder}/failures/", run)
-        if int(record["rank"]) not in done
+    run = _plan(s3, event)
+    written: dict[int, tuple[Json, float]] = {}
+    failures: dict[int, Json] = {}
+    for object_ in _objects(s3, bucket, f"{folder}/", run):
+        if is_result(object_.content, run["run_id"], object_.rank):
+            written[object_.rank] = checked(object_.content, object_.faults), object_.modified
+        elif object_.fault or object_.is_of(run):
+            failures[object_.rank] = _unusable(object_, f"s3://{bucket}/{folder}/{object_.rank}.json")
+    failures |= {
+        one.rank: one.content for one in _objects(s3, bucket, f"{folder}/failures/", run) if one.is_of(run)
     }
-    timed = [_by_one_clock(info, modified) for info, modified in written]
+    failures = {rank: record for rank, record in failures.items() if rank not in written}
+    infos = [written[rank][0] for rank in sorted(written)]
+    timed = [_by_one_clock(*written[rank]) for rank in sorted(written)]
     content = summary(run, timed, failures, _reduced(s3, bucket, folder, run))
     _put(s3, bucket, f"{folder}/combined_data.json", infos)
     _put(s3, bucket, f"{folder}/summary.json", content)
     page = report(content, timed).encode()
     s3.put_object(Bucket=bucket, Key=f"{folder}/report.html", Body=page, ContentType="text/html; charset=utf-8")
-    _delete_private(s3, bucket, f".cosmicai/{run['run_id']}/")
+    _delete_private(s3, bucket, f".cosmicai/{event['run_id']}/")
     share = 100.0 * (run["world_size"] - len(infos)) / run["world_size"]
     return {
         **event,
@@ -54,27 +62,68 @@ def summarize_run(s3: Any, event: Json) -> Json:
     }
 
 
+@dataclass(frozen=True)
+class _Object:
+    """PREFIX{rank}.json: its content, what was left out of that, and when S3 got it, in Unix seconds.
+
+    fault: why nothing of it can be used, '' otherwise.
+    """
+
+    rank: int
+    content: Any
+    faults: list[str]
+    modified: float
+    fault: str = ""
+
+    def is_of(self, run: Json) -> bool:
+        return isinstance(self.content, dict) and self.content.get("run_id") == run["run_id"]
+
+
+def _plan(s3: Any, event: Json) -> Json:
+    """run.json. Raises GatherError where it is no longer what Initialize wrote."""
+    bucket, key = event["bucket"], f"{event['result_path']}/run.json"
+    run = _read(s3, bucket, key)
+    if run.get("run_id") != event["run_id"] or run.get("world_size") != event["world_size"]:
+        raise GatherError(f"s3://{bucket}/{key} is not the one of run {event['run_id']}; something replaced it")
+    return run
+
+
+def _unusable(found: _Object, where: str) -> Json:
+    """The record of a rank that has left an info which is none."""
+    reason = found.fault or "it lacks what a rank measures when it ends, or names another rank"
+    return {"error": "RankInfoError", "cause": f"{where} is not the info of a rank that ended: {reason}"}
+
+
 def _by_one_clock(info: Json, modified: float) -> Json:
     """The rank info; of a rank whose clock is off, with S3's word for when it ended."""
     ended = info.get("ended (unix seconds)")
-    skewed = isinstance(ended, int | float) and abs(ended - modified) > CLOCK_TOLERANCE
+    skewed = ended is not None and abs(ended - modified) > CLOCK_TOLERANCE
     return {**info, "ended (unix seconds)": modified} if skewed else info
 
 
-def _results(s3: Any, bucket: str, prefix: str, run: Json) -> Iterator[tuple[Json, float]]:
-    """The JSON objects PREFIX{rank}.json that belong to the run, and when S3 got them, in Unix seconds."""
+def _objects(s3: Any, bucket: str, prefix: str, run: Json) -> Iterator[_Object]:
+    """The objects PREFIX{rank}.json of the run's ranks."""
 
-    def listed() -> dict[str, float]:
+    def listed() -> dict[str, tuple[int, float]]:
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
         found = (item for page in pages for item in page.get("Contents", []))
-        return {item["Key"]: item["LastModified"].timestamp() for item in found}
+        return {item["Key"]: (item["Size"], item["LastModified"].timestamp()) for item in found}
+
+    def read(key: str) -> tuple[Any, list[str], str]:
+        size, _ = keys[key]
+        if size > MOST_BYTES:
+            return None, [], f"it has {size:,} bytes, at most {MOST_BYTES:,} are read"
+        try:
+            return *parse(_body(s3, bucket, key)), ""
+        except UntrustedError as error:
+            return None, [], str(error)
 
     keys = repeated(listed)
-    ranks = [key for key in keys if re.fullmatch(r"\d+\.json", key.removeprefix(prefix))]
+    matches = ((key, re.fullmatch(r"(0|[1-9][0-9]{0,8})\.json", key.removeprefix(prefix))) for key in keys)
+    ranks = {key: int(match[1]) for key, match in matches if match and int(match[1]) < run["world_size"]}
     with ThreadPoolExecutor(READERS) as pool:
-        for key, content in zip(ranks, pool.map(lambda key: _read(s3, bucket, key), ranks), strict=True):
-            if content.get("run_id") == run["run_id"]:
-                yield content, keys[key]
+        for (key, rank), (content, faults, fault) in zip(ranks.items(), pool.map(read, ranks), strict=True):
+            yield _Object(rank, content, faults, keys[key][1], fault)
 
 
 def _reduced(s3: Any, bucket: str, folder: str, run: Json) -> Json | None:
@@ -96,11 +145,16 @@ def _delete_private(s3: Any, bucket: str, prefix: str) -> None:
                 print(json.dumps({"message": "could not be deleted", **fault}))
 
 
+def _body(s3: Any, bucket: str, key: str) -> bytes:
+    body: bytes = repeated(lambda: s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+    return body
+
+
 def _read(s3: Any, bucket: str, key: str) -> Json:
     """The object, or {} where it is none of ours: foreign files in the folder must not stop a summary."""
     try:
-        content = json.loads(repeated(lambda: s3.get_object(Bucket=bucket, Key=key)["Body"].read()))
-    except ValueError:
+        content = json.loads(_body(s3, bucket, key))
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -5,32 +5,93 @@ A script decides what it writes, so nothing is assumed here of a field's presenc
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from .pricing import BILLED_AS, GB_SECOND
+from .untrusted import load, shown
+
 Json = dict[str, Any]
+
+MOST_BYTES = 1 << 20  # of a rank info; the largest state of metrics takes a third of it
+_MOST_DIGITS = 120  # of a whole number; the sums of a state of metrics have up to that
+LEFT_OUT = "left_out"  # the field of a rank info that names the wrong fields which are not in it
+_LARGEST_FIGURE = 1e15  # of seconds, megabytes, rates: more is no measurement, and sums would overflow
+PHASES = ("init", "download", "inference", "communication", "upload")
+_FIGURES = (
+    *(f"{phase} (seconds)" for phase in PHASES),
+    *("duration (seconds)", "ended (unix seconds)", "total_cpu_time (seconds)", "total_gpu_time (seconds)"),
+    *("execution_time (seconds/batch)", "sample_persec", "throughput_bps", "memory_limit (MB)", "threads"),
+    *(f"total_{what}_memory (MB)" for what in ("cpu", "gpu", "process", "image", "model")),
+    *("library_overhead_memory (MB)", "s3_total_time", "s3_avg_time", "s3_min_time", "s3_max_time"),
+)
+_MEASURES = ("MAE", "MSE", "bias", "precision (NMAD)", "R2", "outlier fraction")
+_COUNTS = ("num_samples", "num_batches", "batch_size", "number of batches", "batch size", "s3_num_requests")
+_TEXTS = ("engine", "precision", "precision_reason", "device", "instructions", "result_path")
 
 ENGINE, UNKNOWN = "engine", "unknown"
 _BATCHES = (("num_batches", "batch_size"), ("number of batches", "batch size"))  # the second as in Results.json
+_MOST_TOLD = 20  # faults of a rank info that its rank has named
 _MOST_SAMPLES = 2**53  # more is no count of galaxies
 
 
 def figure(info: Json, name: str) -> float | None:
-    """The finite number under a name; None for anything else."""
+    """The number under a name; None for anything else, and for one beyond any measurement."""
     value = info.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        return value if math.isfinite(value) else None
-    except OverflowError:  # a whole number beyond all floats
-        return None
+    return value if abs(value) <= _LARGEST_FIGURE else None  # which NaN is not
 
 
-def is_result(content: Any, run_id: str) -> bool:
-    """Whether an object is a rank's finished info of this run.
+def parse(body: bytes) -> tuple[Any, list[str]]:
+    """A rank info or a record of a failure, and what was left out of it. Raises UntrustedError."""
+    return load(body, MOST_BYTES, _MOST_DIGITS)
+
+
+def checked(info: Json, faults: Iterable[str] = ()) -> Json:
+    """A rank info without the fields whose values have another type or are out of bounds.
+
+    What was left out, `faults` and what the rank itself has left out are named in its field LEFT_OUT.
+    """
+    wrong = {name: what for name, what in _expectations(info) if name in info}
+    kept = {name: value for name, value in info.items() if name not in wrong and name != LEFT_OUT}
+    earlier = info.get(LEFT_OUT)
+    told = [one for one in earlier if isinstance(one, str)][:_MOST_TOLD] if isinstance(earlier, list) else []
+    told += [*faults, *(f"{name}: {shown(info[name])} is not {what}" for name, what in wrong.items())]
+    return {**kept, LEFT_OUT: told} if told else kept
+
+
+def _expectations(info: Json) -> Iterable[tuple[str, str]]:
+    """(field, what it must be) of every field that is something else; null is never wrong."""
+    given = {name: value for name, value in info.items() if value is not None}
+    for name in _FIGURES:
+        value = figure(info, name)
+        if name in given and (value is None or value < 0):
+            yield name, "a number from 0 within bounds"
+    for name in _MEASURES:
+        if name in given and figure(info, name) is None:
+            yield name, "a number within bounds"
+    for name in _COUNTS:
+        if name in given and _count(info, name) is None:
+            yield name, "a whole number from 0"
+    for name in _TEXTS:
+        if not isinstance(given.get(name, ""), str):
+            yield name, "a text"
+    if not isinstance(given.get("cold_start", True), bool):
+        yield "cold_start", "true or false"
+    if given.get("architecture", "arm64") not in tuple(GB_SECOND):
+        yield "architecture", f"one of {', '.join(GB_SECOND)}, so the rank is billed as {BILLED_AS}"
+    paths = given.get("data_path", "")
+    if not isinstance(paths, str) and not (
+        isinstance(paths, list) and all(isinstance(path, str) for path in paths)
+    ):
+        yield "data_path", "a key or a list of keys"
+
+
+def is_result(content: Any, run_id: str, rank: int | None = None) -> bool:
+    """Whether an object is a rank's finished info of this run; rank: by the object's key.
 
     A script may write an object of the same key while it runs; until its rank has ended, that object lacks
     what the rank itself measures.
@@ -38,7 +99,8 @@ def is_result(content: Any, run_id: str) -> bool:
     return (
         isinstance(content, dict)
         and content.get("run_id") == run_id
-        and isinstance(content.get("rank"), int)
+        and type(content.get("rank")) is int
+        and rank in (None, content["rank"])
         and figure(content, "duration (seconds)") is not None
         and figure(content, "memory_limit (MB)") is not None
     )

@@ -7,6 +7,7 @@ from typing import Any
 AS_OF = "2026-11"
 # https://aws.amazon.com/lambda/pricing: configured memory times billed duration, init included
 GB_SECOND = {"x86_64": 0.0000166667, "arm64": 0.0000133334, "aarch64": 0.0000133334}
+BILLED_AS = "x86_64"  # a rank that does not say what it ran on
 LAMBDA_REQUEST = 0.20 / 1e6
 # https://aws.amazon.com/step-functions/pricing: Standard workflows
 STATE_TRANSITION = 0.025 / 1e3
@@ -27,14 +28,18 @@ def cost(infos: list[dict[str, Any]], host_seconds: float = 0.0) -> dict[str, An
 
     host_seconds: that the rendezvous host was needed for; 0 where it was not.
 
-    Attempts that failed, and Initialize and Summarize themselves, are not in it.
+    Attempts that failed, and Initialize and Summarize themselves, are not in it. infos: `checked`; what one
+    lacks counts as nothing.
     """
     ranks = len(infos)
-    gb_seconds = [info["memory_limit (MB)"] / 1024 * info["duration (seconds)"] for info in infos]
-    rates = [GB_SECOND[info["architecture"]] for info in infos]
+    sizes = (info.get("memory_limit (MB)") or 0 for info in infos)
+    seconds = (info.get("duration (seconds)") or 0.0 for info in infos)
+    gb_seconds = [size / 1024 * duration for size, duration in zip(sizes, seconds, strict=True)]
+    rates = [GB_SECOND[info.get("architecture") or BILLED_AS] for info in infos]
     compute = sum(spent * rate for spent, rate in zip(gb_seconds, rates, strict=True))
     transitions = TRANSITIONS_PER_RUN + TRANSITIONS_PER_RANK * ranks
-    gets = sum(max(info["s3_num_requests"] - 1, 0) for info in infos) + GETS_OF_SUMMARIZE_PER_RANK * ranks
+    requests = (int(info.get("s3_num_requests") or 0) for info in infos)
+    gets = sum(max(count - 1, 0) for count in requests) + GETS_OF_SUMMARIZE_PER_RANK * ranks
     hours = max(host_seconds, RENDEZVOUS_LEAST_SECONDS) / 3600 if host_seconds else 0.0
     parts = {
         "Lambda compute (USD)": compute,

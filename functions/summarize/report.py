@@ -88,7 +88,7 @@ def _timeline(summary: Json, infos: list[Json]) -> list[list[Any]]:
 
 
 def _body(summary: Json, infos: list[Json]) -> str:
-    parts = [_head(summary), _tiles(summary, infos), _failed(summary)]
+    parts = [_head(summary), _tiles(summary, infos), _failed(summary), _left_out(summary)]
     if summary["accuracy"] is not None:
         parts += [
             '<div class="pair">',
@@ -165,6 +165,22 @@ def _failed(summary: Json) -> str:
         f'<section><h2 class="bad">{len(rows):,} ranks without a result</h2><div class="scroll"><table><thead><tr>'
         '<th scope="col">rank</th><th scope="col" class="text">error</th><th scope="col" class="text">cause</th>'
         f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
+    )
+
+
+def _left_out(summary: Json) -> str:
+    """The wrong fields of rank infos; '' of a run, or of an older summary, that has none."""
+    ranks = list(summary.get("left_out", {}).items())
+    if not ranks:
+        return ""
+    rows = (
+        f'<tr><td>{_text(rank)}</td><td class="text">{_text("; ".join(faults))}</td></tr>'
+        for rank, faults in ranks[:_LISTED]
+    )
+    return (
+        f'<section><h2>Fields left out of {len(ranks):,} rank infos</h2><div class="scroll"><table><thead><tr>'
+        '<th scope="col">rank</th><th scope="col" class="text">field and reason</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
     )
 
 

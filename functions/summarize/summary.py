@@ -10,12 +10,11 @@ from datetime import datetime
 from typing import Any
 
 from .accuracy import Metrics
-from .infos import counted, figure
+from .infos import LEFT_OUT, PHASES, counted, figure
 from .pricing import cost
 
 Json = dict[str, Any]
 
-PHASES = ("init", "download", "inference", "communication", "upload")
 _SPREAD = (
     *(f"{phase} (seconds)" for phase in PHASES),
     "duration (seconds)",
@@ -33,7 +32,7 @@ def summary(run: Json, infos: list[Json], failures: dict[int, Json], reduced: Js
     done = {int(info["rank"]) for info in infos}
     missing = [rank for rank in range(run["world_size"]) if rank not in done]
     samples, sources = counted(infos)
-    metrics, source = _metrics(infos, reduced)
+    metrics, source, faults = _metrics(run, infos, reduced)
     return {
         "run_id": run["run_id"],
         "started": run["started"],
@@ -46,11 +45,12 @@ def summary(run: Json, infos: list[Json], failures: dict[int, Json], reduced: Js
         "num_samples_from": sources,
         "input_bytes": run["bytes"],
         "seconds": {name: _total(infos, f"{name} (seconds)") for name in (*PHASES, "duration")},
-        "cold_starts": sum(bool(info["cold_start"]) for info in infos),
+        "cold_starts": sum(bool(info.get("cold_start")) for info in infos),
         "spread": {name: _spread(_numbers(infos, name)) for name in _SPREAD},
         "accuracy": None if metrics is None else metrics.report(),
         "accuracy_state": None if metrics is None else metrics.to_json(),
         "metrics_source": source,
+        "left_out": _left_out(infos, faults),
         "wall (seconds)": _wall_seconds(run, infos),
         "collectives": run.get("collectives"),
         "cost": cost(infos, _host_seconds(run, infos) or 0.0),
@@ -70,9 +70,17 @@ def _numbers(infos: list[Json], name: str) -> list[float]:
 def _error(record: Json) -> Json:
     """Error and cause; of Lambda's JSON the message alone, failures/{rank}.json has the rest."""
     cause = record.get("cause", "")
-    with suppress(ValueError, KeyError, TypeError):
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
         cause = json.loads(cause)["errorMessage"]
-    return {"error": record.get("error", "unknown"), "cause": cause}
+    return {"error": str(record.get("error", "unknown")), "cause": str(cause)}
+
+
+def _left_out(infos: list[Json], faults: dict[int, str]) -> Json:
+    """{rank: wrong fields that are not in its info, or state of metrics that is not counted}."""
+    named = {int(info["rank"]): [*info.get(LEFT_OUT, [])] for info in infos}
+    for rank, fault in faults.items():
+        named[rank].append(fault)
+    return {str(rank): told for rank, told in sorted(named.items()) if told}
 
 
 def _spread(values: list[float]) -> Json | None:
@@ -87,34 +95,56 @@ def _spread(values: list[float]) -> Json | None:
     return {"min": ordered[0], "p50": at(0.5), "p95": at(0.95), "max": ordered[-1]}
 
 
-def _metrics(infos: list[Json], reduced: Json | None) -> tuple[Metrics | None, str]:
-    """What the ranks have reduced among themselves, with those added that it lacks; and where it comes from.
+def _metrics(run: Json, infos: list[Json], reduced: Json | None) -> tuple[Metrics | None, str, dict[int, str]]:
+    """What the ranks have reduced among themselves, with those added that it lacks; where it comes from; and
+    the ranks whose states cannot be used.
 
     Where it covers a rank that left no result, nothing of it is used: no galaxy counts without its redshift.
     """
     done = {int(info["rank"]) for info in infos}
-    covered = set(reduced["ranks"]) if reduced is not None else set()
-    if reduced is None or not covered <= done:
-        return _merged(info.get("accuracy_state") for info in infos), "rank infos"
+    unused = ""
+    try:
+        covered, state = (None, None) if reduced is None else _share(reduced, run["world_size"])
+    except ValueError as error:
+        covered, state, unused = None, None, f"; metrics.json is not used: {error}"
+    if reduced is None or covered is None or not covered <= done:
+        total, faults = _merged(infos, None)
+        return total, f"rank infos{unused}", faults
     lacking = [info for info in infos if int(info["rank"]) not in covered]
-    states = [reduced["accuracy_state"], *(info.get("accuracy_state") for info in lacking)]
+    total, faults = _merged(lacking, state)
     named = ", ".join(str(info["rank"]) for info in lacking[:_NAMED_RANKS])
     more = ", …" if len(lacking) > _NAMED_RANKS else ""
     rest = f"; from rank infos: {named}{more}" if lacking else ""
-    return _merged(states), f"collectives ({reduced['channel']}) of {len(covered)} ranks{rest}"
+    channel = str(reduced.get("channel"))[:20]
+    return total, f"collectives ({channel}) of {len(covered)} ranks{rest}", faults
 
 
-def _merged(states: Iterable[Json | None]) -> Metrics | None:
-    """One after the other: 10,000 ranks' histograms at once would not fit."""
-    total: Metrics | None = None
-    for state in states:
+def _share(reduced: Json, world_size: int) -> tuple[set[int], Metrics | None]:
+    """The ranks that metrics.json covers, and their metrics. Raises ValueError."""
+    ranks = reduced.get("ranks")
+    if not isinstance(ranks, list) or not all(type(rank) is int and 0 <= rank < world_size for rank in ranks):
+        raise ValueError("its ranks are not those of the run")
+    state = reduced.get("accuracy_state")
+    return set(ranks), None if state is None else Metrics.from_json(state)
+
+
+def _merged(infos: Iterable[Json], total: Metrics | None) -> tuple[Metrics | None, dict[int, str]]:
+    """`total` with the states of rank infos, one after the other: 10,000 histograms at once would not fit."""
+    faults: dict[int, str] = {}
+    for info in infos:
+        state = info.get("accuracy_state")
         if state is None:
             continue
+        try:
+            metrics = Metrics.from_json(state)
+        except ValueError as error:
+            faults[int(info["rank"])] = f"accuracy_state: {error}"
+            continue
         if total is None:
-            total = Metrics.from_json(state)
+            total = metrics
         else:
-            total.add(Metrics.from_json(state))
-    return total
+            total.add(metrics)
+    return total, faults
 
 
 def _wall_seconds(run: Json, infos: list[Json]) -> float | None:

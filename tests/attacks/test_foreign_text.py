@@ -122,7 +122,7 @@ class _Pages:
             return [{"events": [{"message": message, **stamp} for message in only]}]
         keys = [key for key in self._target.objects if key.startswith(options["Prefix"])]
         inner = [key for key in keys if "/" not in key.removeprefix(options["Prefix"])]
-        return [{"Contents": [{"Key": key} for key in (inner if "Delimiter" in options else keys)]}]
+        return [{"Contents": [{"Key": key, "Size": 9} for key in (inner if "Delimiter" in options else keys)]}]
 
 
 def _run(

@@ -13,7 +13,7 @@ import pytest
 
 from inference import script
 from inference.event import RankEvent
-from inference.storage import ObjectError, Storage
+from inference.storage import ObjectError, Range, Storage
 
 BEGIN = datetime(2026, 11, 22, tzinfo=UTC)
 EVENT = RankEvent(
@@ -41,8 +41,9 @@ class _Buckets(Storage):
         found = {key: value for (place, key), value in self.objects.items() if place == bucket}
         return {key: (str(hash(body)), time) for key, (body, time) in found.items() if key.startswith(prefix)}
 
-    def read(self, bucket: str, key: str) -> bytes:
-        return self.objects[bucket, key][0]
+    def get_range(self, bucket: str, key: str, start: int, stop: int, etag: str | None = None) -> Range:
+        body = self.objects[bucket, key][0]
+        return Range(body[start:stop], len(body), "etag")
 
 
 @pytest.mark.parametrize("data_bucket", ["own", "survey"])
@@ -75,7 +76,18 @@ def test_a_data_bucket_that_the_role_may_only_read_is_no_fault() -> None:
 @pytest.mark.parametrize(
     ("body", "info"),
     [
-        (b'{"total": NaN, "most": Infinity, "list": [1]}', {"total": None, "most": None, "list": [1]}),
+        (
+            b'{"total": NaN, "most": Infinity, "list": [1]}',
+            {
+                "total": None,
+                "most": None,
+                "list": [1],
+                "left_out": [
+                    "total: NaN is not a finite number within bounds",
+                    "most: Infinity is not a finite number within bounds",
+                ],
+            },
+        ),
         (b"[1, 2]", {"result": [1, 2]}),
     ],
 )
@@ -88,14 +100,13 @@ def test_what_the_script_wrote_is_json_when_it_is_read(body: bytes, info: dict[s
     json.dumps(found, allow_nan=False)
 
 
-def test_what_is_not_json_is_an_error_that_names_it() -> None:
+def test_what_is_not_json_is_named_and_left_out() -> None:
     buckets = _Buckets()
     before = script.info_versions(EVENT, buckets)
     buckets.put("own", b"total 3", 1)
-    with pytest.raises(
-        script.ScriptError, match=r"s3://own/results/1/2\.json, which the script wrote, is not JSON"
-    ):
-        script.written_info(EVENT, buckets, before)
+    found = script.written_info(EVENT, buckets, before)
+    assert list(found) == ["left_out"]
+    assert found["left_out"][0].startswith("s3://own/results/1/2.json, which the script wrote, is not used: ")
 
 
 _MEASURED = {"world_size": 3, "memory_limit (MB)": 1769, "architecture": "x86_64", "s3_num_requests": 4,

@@ -1,0 +1,84 @@
+"""JSON that others wrote, read without assuming anything of it. One file: Summarize has a link to it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+_DEEPEST = 32  # lists and objects in each other
+_MOST_FAULTS = 20  # that are named
+_SHOWN = 60  # characters of a name or value in a fault
+
+
+class UntrustedError(ValueError):
+    """Nothing of a text can be used; the message says why."""
+
+
+class _Refused:
+    """Stands for a number until its place is known."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def load(body: bytes, most_bytes: int, most_digits: int) -> tuple[Any, list[str]]:
+    """What the JSON holds, and the values that were left out of it, each with its place.
+
+    null stands for numbers that are not finite or have more than `most_digits` digits, and for what is nested
+    deeper than 32 levels. Lone surrogates, which no UTF-8 can carry, become U+FFFD. Raises UntrustedError.
+    """
+    if len(body) > most_bytes:
+        raise UntrustedError(f"it has more than {most_bytes:,} bytes")
+    try:
+        content = json.loads(
+            body, parse_int=_integers(most_digits), parse_float=_float, parse_constant=_Refused
+        )
+    except RecursionError:
+        raise UntrustedError("it is nested too deeply") from None
+    except ValueError as error:
+        raise UntrustedError(f"it is not JSON: {error}") from None
+    faults: list[str] = []
+    cleaned = _cleaned(content, "", 0, faults)
+    more = len(faults) - _MOST_FAULTS
+    return cleaned, faults[:_MOST_FAULTS] + ([f"and {more} more"] if more > 0 else [])
+
+
+def shown(value: object) -> str:
+    """A value in a fault: short, and printable as repr is. value: cleaned, so not nested deeply."""
+    text = repr(value[:_SHOWN] if isinstance(value, str) else value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _integers(most_digits: int) -> Callable[[str], Any]:
+    return lambda text: int(text) if len(text.lstrip("-")) <= most_digits else _Refused(text)
+
+
+def _float(text: str) -> Any:
+    value = float(text)
+    return value if math.isfinite(value) else _Refused(text)
+
+
+def _cleaned(value: Any, place: str, depth: int, faults: list[str]) -> Any:
+    if isinstance(value, _Refused):
+        faults.append(f"{place or 'the whole'}: {value.text[:_SHOWN]} is not a finite number within bounds")
+        return None
+    if isinstance(value, str):
+        return _encodable(value)
+    if isinstance(value, dict | list) and depth == _DEEPEST:
+        faults.append(f"{place}: is nested deeper than {_DEEPEST} levels")
+        return None
+    if isinstance(value, dict):
+        names = {name: _encodable(name) for name in value}
+        return {
+            names[name]: _cleaned(one, place or names[name][:_SHOWN], depth + 1, faults)
+            for name, one in value.items()
+        }
+    if isinstance(value, list):
+        return [_cleaned(one, place, depth + 1, faults) for one in value]
+    return value
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
