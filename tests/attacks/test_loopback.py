@@ -6,7 +6,9 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,13 @@ import pytest
 
 from cosmicai.deployment import Deployment, emulated_variables
 from cosmicai.emulator import Emulator, EmulatorError, localstack
-from cosmicai.packaging import BuildFolder
+from cosmicai.packaging import FUNCTIONS, BuildFolder
 from tests.unit.conftest import redis_port  # noqa: F401 - the fixture
 from tests.unit.rendezvous import Host
+
+sys.path.append(str(FUNCTIONS / "inference"))
+import fmi
+from fmi.direct import Deadline
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +86,28 @@ def test_the_tests_own_servers_are_on_loopback_too(address: str, redis_port: int
             assert not _answers(address, port)
     finally:
         host.stop()
+
+
+def test_a_rank_listens_for_its_peer_on_the_interface_that_leads_to_the_host() -> None:
+    """Alone, it waits with an open socket for a partner that never comes."""
+    host = Host()
+    alone = fmi.Direct(0, 2, "alone-", "127.0.0.1", host.port, b"of this run", relay=False)
+    own = psutil.Process()
+    before = _listening([own])
+
+    def wait() -> None:
+        with pytest.raises((fmi.PeerTimeout, fmi.PeerLost)):
+            alone.connect(1, 0, Deadline(20))
+
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(wait)
+        deadline = time.monotonic() + 10
+        while not (opened := _listening([own]) - before):
+            assert time.monotonic() < deadline
+        alone.close()
+        waiting.result()
+    assert {address for address, _ in opened} == {"127.0.0.1"}
+    host.stop()
 
 
 @pytest.mark.parametrize("wildcard", ["0.0.0.0", "", "::"])  # noqa: S104

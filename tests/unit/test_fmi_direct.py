@@ -55,12 +55,12 @@ def _foreign(host: Host, name: bytes, value: float) -> float:
         return made
 
     rendezvous = made()
-    rendezvous.bind(("0.0.0.0", 0))  # noqa: S104 - a port of its own
+    rendezvous.bind(("127.0.0.1", 0))  # a port of its own
     rendezvous.connect(("127.0.0.1", host.port))
     rendezvous.send(name)
     own = struct.unpack("!4sHxx", exactly(rendezvous, 8))
     listener = made()
-    listener.bind(("0.0.0.0", own[1]))  # noqa: S104
+    listener.bind(("127.0.0.1", own[1]))
     listener.listen(1)
     peer = struct.unpack("!4sHxx", exactly(rendezvous, 8))
     found: list[socket.socket] = []
@@ -72,7 +72,7 @@ def _foreign(host: Host, name: bytes, value: float) -> float:
     threading.Thread(target=accept, daemon=True).start()
     for _ in range(100):
         dialing = made()
-        dialing.bind(("0.0.0.0", own[1]))  # noqa: S104
+        dialing.bind(("127.0.0.1", own[1]))
         if found or dialing.connect_ex((socket.inet_ntoa(peer[0]), peer[1])) == 0:
             break
         time.sleep(0.01)
