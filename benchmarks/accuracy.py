@@ -137,7 +137,8 @@ def engines(folder: Path, galaxies: Partition) -> dict[str, Doubles]:
 
 
 def validation(count: int) -> Partition:
-    parts = [read(f.read_bytes(), f.name) for f in sorted(_rendered("validation", count, 0).glob("*.pt"))]
+    files = sorted(_rendered("validation", count, 0).glob("*.pt"), key=lambda file: int(file.stem))
+    parts = [read(file.read_bytes(), file.name) for file in files]
     return Partition(
         np.concatenate([part.images for part in parts]),
         np.concatenate([part.magnitudes for part in parts]),
@@ -147,8 +148,8 @@ def validation(count: int) -> Partition:
 
 def judged(folder: Path, galaxies: Partition, bootstrap: Bootstrap) -> dict[str, Any]:
     cases = ablation(astromae.load(folder), galaxies)
+    alone = trained_by_magnitudes(folder)
     with torch.inference_mode():
-        alone = trained_by_magnitudes(folder)
         unseen = alone.image_features(torch.zeros(1, *galaxies.images.shape[1:])).expand(len(galaxies), -1)
         known = alone.magnitude_branch(torch.tensor(galaxies.magnitudes))
         by_magnitudes = alone.fused(unseen, known).double().numpy()

@@ -92,6 +92,17 @@ def test_each_input_counts_and_either_may_be_hidden(galaxies: training.Galaxies)
     assert history[-1].nmad_images_alone != history[-1].nmad_magnitudes_alone
 
 
+def test_the_mean_bias_is_taken_out(galaxies: training.Galaxies) -> None:
+    torch.manual_seed(0)
+    model = astromae.AstroMAE(replace(SMALL, hidden_magnitudes=(30.0,) * 5)).eval()
+    training.take_out_bias(model, galaxies, RECIPE)
+    with torch.inference_mode():
+        predicted = model(galaxies.images, galaxies.magnitudes)
+    assert float(((predicted - galaxies.redshift) / (1 + galaxies.redshift)).mean()) == pytest.approx(
+        0, abs=1e-5
+    )
+
+
 def test_a_network_of_magnitudes_alone_never_sees_an_image(galaxies: training.Galaxies) -> None:
     recipe = replace(RECIPE, epochs=2, without_images=True)
     first, _ = training.train(SMALL, galaxies, recipe)
