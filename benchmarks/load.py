@@ -113,7 +113,10 @@ def infos(aws: Emulator, outputs: Outputs, ranks: int) -> Json:
     put_all(s3, outputs.bucket, [(f"{folder}/run.json", json.dumps(run).encode())])
     bodies = ((f"{folder}/{n}.json", json.dumps({**info, "rank": n}).encode()) for n in range(ranks))
     put_all(s3, outputs.bucket, bodies)
-    event = {"bucket": outputs.bucket, "result_path": folder, "tolerated_failure_percentage": 0}
+    event = {
+        "bucket": outputs.bucket, "result_path": folder, "run_id": "load", "world_size": ranks,
+        "tolerated_failure_percentage": 0,
+    }  # fmt: skip
     return call(aws, "summarize", event)
 
 

@@ -80,6 +80,7 @@ SUMMARY = {
     "accuracy": "measures over all galaxies, and by redshift and magnitude",
     "accuracy_state": "what report.html draws",
     "metrics_source": "collectives, with the ranks that were added from their infos, or rank infos",
+    "left_out": "wrong fields that are not used, by the rank in whose info they stood",
     "collectives": "channel, and why another than the payload's",
     "cost": "GB-seconds and USD at list prices",
 }
