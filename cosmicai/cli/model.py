@@ -176,16 +176,59 @@ def model_pretrain(
 def model_import(
     checkpoint: Annotated[Path, typer.Argument(help="A .pt (module or state dict) or .safetensors file.")],
     out: Annotated[Path, typer.Argument(help="Model folder to write.")],
-    heads: Annotated[int | None, typer.Option(help="Attention heads, where the file does not say.")] = None,
+    expected: Annotated[
+        Path | None,
+        typer.Option(help="An .npz of images, magnitudes and your own code's outputs, to check the import by."),
+    ] = None,
+    outputs: Annotated[str | None, typer.Option(help="Which array of it holds the outputs.")] = None,
+    heads: Annotated[
+        int | None, typer.Option(help="Attention heads; a state dict does not tell them (published: 6).")
+    ] = None,
+    norm_eps: Annotated[
+        float | None, typer.Option(help="eps of the blocks' LayerNorms, for a state dict (published: 1e-6).")
+    ] = None,
+    activation: Annotated[
+        str | None, typer.Option(help="Activation of the blocks' MLPs, for a state dict (published: gelu).")
+    ] = None,
+    assume: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=VALUE", help="Any other field that a state dict does not tell; repeatable."
+        ),
+    ] = None,
+    select: Annotated[str | None, typer.Option(help="Which network, where a file holds several.")] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PUBLISHED", help="A name in the file and the published one; repeatable."),
+    ] = None,
+    classes_by_name: Annotated[
+        bool,
+        typer.Option("--classes-by-name", help="Take AstroMAE's and timm's classes in any module for them."),
+    ] = False,
 ) -> None:
     """Turns a user's checkpoint into a model folder, without running anything of it.
 
-    Example: cosmicai model import astromae.pt models/astromae
+    Give --expected: what the file cannot tell is assumed as published, and only outputs show that it holds.
+    Example: cosmicai model import astromae.pt models/astromae --expected outputs.npz
     """
-    from cosmicai.model.importing import import_checkpoint
+    from cosmicai.model.foreign.reading import Choices
+    from cosmicai.model.importing import import_checkpoint, told
 
-    card = import_checkpoint(checkpoint, out, heads, shlex.join(["cosmicai", *sys.argv[1:]]))
-    console.print(f"model folder {out}: {card['parameters']:,} parameters from a {card['source kind']}")
+    named = {"heads": heads, "norm_eps": norm_eps, "mlp_activation": activation}
+    fields = {name: str(value) for name, value in named.items() if value is not None}
+    choices = Choices(fields | _pairs("--assume", assume), select, _pairs("--rename", rename), classes_by_name)
+    card = import_checkpoint(
+        checkpoint, out, choices, shlex.join(["cosmicai", *sys.argv[1:]]), expected, outputs
+    )
+    for line in told(card, out):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:
+    for text in texts or ():
+        if "=" not in text:
+            raise typer.BadParameter(f"{option} {text}: write NAME=VALUE")
+    return dict(text.split("=", 1) for text in texts or ())
 
 
 @app.command("show")

@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .torchfile import Array, Buffer, Source, Tensor, TorchFileError, describe, load
+from .pickled import Record
+from .torchfile import Array, Buffer, Source, Tensor, TorchFileError, describe
 
 Floats = NDArray[np.float32]
-T = TypeVar("T")
 
 BLOCK_BYTES = 2 << 20  # of images in one read: large enough for S3's throughput, small enough to wait for
 READS_AHEAD = 4  # blocks that are read while one is computed; S3 gives 85 to 90 MB/s for each
@@ -86,13 +85,13 @@ class PartitionFile:
     def open(cls, source: Source, name: str, layout: Layout = Layout()) -> PartitionFile:
         """Reads all but the images and checks every shape. Raises PartitionError."""
         try:
-            tensors = _tensors(describe(source, _find), Tensor)
+            tensors = _tensors(source)
             if len(tensors) not in (2, 3):
                 raise TorchFileError(f"has {len(tensors)} tensors, expected images, magnitudes and redshift")
             images, count = tensors[0], _checked_count(tensors, layout)
             magnitudes = _float32(tensors[1].read(source))
             redshift = _float32(tensors[2].read(source).reshape(count)) if len(tensors) == 3 else None
-            whole = None if images.is_whole_record else images.read(source)
+            whole = None if images.is_whole_piece else images.read(source)
         except TorchFileError as error:
             raise PartitionError(f"{name}: {error}") from None
         _check_finite(magnitudes, "magnitudes", name, 0, count)
@@ -102,8 +101,8 @@ class PartitionFile:
         """The stored bytes of some rows of the images; may be called by another thread."""
         if self._whole is not None:
             return b""
-        record, row = self._images.record, self._images.record.size // max(self.count, 1)
-        return self._source.read(record.start + start * row, record.start + stop * row)
+        piece, row = self._images.piece, self._images.piece.size // max(self.count, 1)
+        return self._source.read(piece.start + start * row, piece.start + stop * row)
 
     def block(self, start: int, stop: int, content: bytes | memoryview | None = None) -> Partition:
         """The rows from `start` to `stop`, the next ones; content: what `fetch` gave for them.
@@ -121,7 +120,7 @@ class PartitionFile:
         self._crc = zlib.crc32(content, self._crc)
         if stop == self.count:
             try:
-                self._images.record.check(self._crc)
+                self._images.piece.check(self._crc)
             except TorchFileError as error:
                 raise PartitionError(f"{self.name}: {error}") from None
         shape = (stop - start, *self._images.shape[1:])
@@ -163,7 +162,7 @@ def _taken(file: PartitionFile, start: int, stop: int, content: Future[bytes | m
 
 
 def _cuts(file: PartitionFile, batch: int) -> Iterator[tuple[int, int]]:
-    row = max(1, file._images.record.size // max(file.count, 1))
+    row = max(1, file._images.piece.size // max(file.count, 1))
     rows = max(1, BLOCK_BYTES // row // batch) * batch
     starts = range(0, file.count, rows) or [0]
     return ((start, min(start + rows, file.count)) for start in starts)
@@ -184,14 +183,8 @@ def _opened(
             future.cancel()
 
 
-class _TensorDataset:
-    """Stands in for torch.utils.data.TensorDataset; holds what its pickle sets."""
-
-    tensors: object = None
-
-
-def _find(module: str, name: str) -> object:
-    return {("torch.utils.data.dataset", "TensorDataset"): _TensorDataset}[module, name]
+_DATASET = "torch.utils.data.dataset.TensorDataset"
+_OPCODES = 10_000  # of a partition's pickle; three tensors take a hundred
 
 
 def tensors_of(data: bytes | memoryview) -> tuple[Array, ...]:
@@ -199,14 +192,17 @@ def tensors_of(data: bytes | memoryview) -> tuple[Array, ...]:
 
     Raises TorchFileError.
     """
-    return _tensors(load(data, _find, verify=False), np.ndarray)
+    source = Buffer(data)
+    return tuple(tensor.read(source, verify=False) for tensor in _tensors(source))
 
 
-def _tensors(dataset: object, kind: type[T]) -> tuple[T, ...]:
-    if not isinstance(dataset, _TensorDataset):
-        raise TorchFileError(f"holds a {type(dataset).__name__}, not a torch TensorDataset")
-    tensors = dataset.tensors
-    if not isinstance(tensors, tuple) or not all(isinstance(tensor, kind) for tensor in tensors):
+def _tensors(source: Source) -> tuple[Tensor, ...]:
+    dataset = describe(source, frozenset({_DATASET}), _OPCODES)
+    if not isinstance(dataset, Record) or dataset.dotted != _DATASET:
+        name = dataset.name if isinstance(dataset, Record) else type(dataset).__name__
+        raise TorchFileError(f"holds a {name}, not a torch TensorDataset")
+    tensors = dataset.attributes.get("tensors")
+    if not isinstance(tensors, tuple) or not all(isinstance(tensor, Tensor) for tensor in tensors):
         raise TorchFileError("its TensorDataset holds something other than tensors")
     return tensors
 

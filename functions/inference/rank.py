@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from . import collectives, legacy, script
+from . import collectives, script
 from .accuracy import Metrics, exact_nmad
 from .engine import (
     BUNDLED_MODEL,
@@ -37,7 +37,6 @@ from .event import RankEvent
 from .partition import READS_AHEAD, Block, Layout, Partition, PartitionError, PartitionFile, stream
 from .reduction import Reduction, Share
 from .storage import Storage
-from .torchfile import is_legacy
 
 PHASES = ("init", "download", "inference", "communication", "upload")
 REFERENCE_BAND = 3  # i of ugriz: the magnitude by which accuracy is binned
@@ -84,7 +83,6 @@ class _Results:
     true: list[Floats] = field(default_factory=list)
     magnitudes: list[Floats] = field(default_factory=list)  # the reference one of each galaxy
     rows: list[int] = field(default_factory=list)
-    legacy: list[str] = field(default_factory=list)  # files that torch itself had to convert
     data_bytes: int = 0
     image_bytes: int = 0  # of the largest block, which is what memory holds
     has_redshift: bool = False
@@ -222,7 +220,7 @@ class Worker:
         self, event: RankEvent, engine: Engine, storage: Storage, clock: _Clock, results: _Results
     ) -> None:
         """Reading and computing overlap: `download` is what the rank waited for bytes."""
-        openers = [partial(self._open, event, key, engine.layout, storage, results) for key in event.data_paths]
+        openers = [partial(self._open, event, key, engine.layout, storage) for key in event.data_paths]
         batch = engine.batch(event.batch_size)
         cpu, before, began = time.process_time(), clock.seconds["download"], time.perf_counter()
 
@@ -241,15 +239,9 @@ class Worker:
         clock.seconds["inference"] += time.perf_counter() - began - waited
         results.cpu_seconds += time.process_time() - cpu
 
-    def _open(
-        self, event: RankEvent, key: str, layout: Layout, storage: Storage, results: _Results
-    ) -> PartitionFile:
+    def _open(self, event: RankEvent, key: str, layout: Layout, storage: Storage) -> PartitionFile:
         name = f"s3://{event.data_bucket}/{key}" if event.data_bucket else key
-        source = storage.open(event.data_bucket, key)
-        if is_legacy(source):
-            results.legacy.append(key)
-            source = legacy.converted(source, name, self._host.scratch)
-        return PartitionFile.open(source, name, layout)
+        return PartitionFile.open(storage.open(event.data_bucket, key), name, layout)
 
     def _write_predictions(self, event: RankEvent, storage: Storage, results: _Results) -> None:
         arrays: dict[str, Any] = {
@@ -286,7 +278,6 @@ class Worker:
             "instructions": engine.instructions,
             "precision": engine.precision,
             "precision_reason": choice.reason,
-            **({"legacy_files": sorted(results.legacy)} if results.legacy else {}),
             **_accuracy(results, metrics),
         }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["initialize", "inference", "rendezvous", "cosmicai.model.checkpoint"]):
+with atheris.instrument_imports(include=["initialize", "inference", "rendezvous", "cosmicai.model.foreign"]):
     from tests.fuzz.targets import TARGETS, seeds
 
 

@@ -15,9 +15,8 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from inference import legacy
 from inference.partition import Layout, PartitionError, PartitionFile, read
-from inference.torchfile import Buffer, Source, is_legacy
+from inference.torchfile import Buffer, is_legacy
 
 Save = Callable[[object], bytes]
 Make = Callable[..., TensorDataset]
@@ -65,7 +64,7 @@ def test_strided_tensors_and_shared_storages(saved: Save) -> None:
 
 def test_a_tensor_blown_up_by_strides_of_zero_is_refused_at_once(saved: Save) -> None:
     images, magnitudes = torch.zeros(1).expand(10**9, 5, 32, 32), torch.zeros(1).expand(10**9, 5)
-    with pytest.raises(PartitionError, match="larger than 64 GiB"):
+    with pytest.raises(PartitionError, match="more values than the file has bytes"):
         read(saved(TensorDataset(images, magnitudes)), "1.pt")
 
 
@@ -171,17 +170,16 @@ def test_a_pickle_that_would_reserve_memory_is_refused_at_once(saved: Save) -> N
     with zipfile.ZipFile(body, "w") as archive:
         archive.writestr("archive/data.pkl", pickled)
         archive.writestr("archive/version", "3\n")
-    with pytest.raises(PartitionError, match=r"1\.pt: its pickle holds a buffer, which torch never writes"):
+    with pytest.raises(PartitionError, match=r"1\.pt: its pickle holds the opcode 0x96, which torch never writes"):
         read(body.getvalue(), "1.pt")
 
 
 @pytest.mark.parametrize("kind", ["", "-strided-double", "-legacy"])
-def test_files_that_torch_1_13_wrote(kind: str, tmp_path: Path) -> None:
+def test_files_that_torch_1_13_wrote(kind: str) -> None:
     """Saved with the oldest torch that Python 3.11 has, as a TensorDataset of 2 galaxies."""
     name = f"torch-1.13.1{kind}.pt"
-    source: Source = Buffer((Path(__file__).parents[1] / "reference" / name).read_bytes())
+    source = Buffer((Path(__file__).parents[1] / "reference" / name).read_bytes())
     assert is_legacy(source) == (kind == "-legacy")
-    source = legacy.converted(source, name, tmp_path) if is_legacy(source) else source
     found = PartitionFile.open(source, name, Layout(channels=2, size=4, magnitudes=2)).block(0, 2)
     assert np.array_equal(found.images, np.arange(64, dtype=np.float32).reshape(2, 2, 4, 4) / 8)
     assert found.magnitudes.tolist() == [[20.25, 21.5], [22, 23.125]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import torch
 from botocore.exceptions import ClientError, IncompleteReadError
 from torch.utils.data import TensorDataset
 
-from inference import legacy, partition
+from inference import partition
 from inference.partition import Layout, PartitionError, PartitionFile, read, stream
 from inference.storage import ObjectError, Storage
 from inference.torchfile import Buffer, is_legacy
@@ -168,34 +169,26 @@ def test_files_without_checksums_are_read(saved: Save, make_partition: Make) -> 
     assert np.array_equal(read(data, "1.pt").images, make_partition(3).tensors[0].numpy())
 
 
-def test_a_legacy_file_is_read_through_torch_in_a_process_of_its_own(
-    make_partition: Make, tmp_path: Path
-) -> None:
+def test_a_file_of_before_torch_1_6_is_read_block_by_block(make_partition: Make, tmp_path: Path) -> None:
     old = tmp_path / "old.pt"
     torch.save(make_partition(4), old, _use_new_zipfile_serialization=False)
     source = Buffer(old.read_bytes())
     assert is_legacy(source)
-    found = PartitionFile.open(legacy.converted(source, "old.pt", tmp_path), "old.pt").block(0, 4)
-    assert np.array_equal(found.images, make_partition(4).tensors[0].numpy())
-    assert list(tmp_path.iterdir()) == [old]
+    file = PartitionFile.open(source, "old.pt")
+    rows = [file.block(start, start + 2).images for start in (0, 2)]
+    assert np.array_equal(np.concatenate(rows), make_partition(4).tensors[0].numpy())
 
 
-def test_a_hostile_legacy_file_is_refused(tmp_path: Path) -> None:
+def test_a_hostile_file_of_before_torch_1_6_is_refused(tmp_path: Path) -> None:
     class Hostile:
         def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
-            return Path.mkdir, (tmp_path / "executed",)  # type: ignore[return-value]
+            return os.mkdir, (str(tmp_path / "executed"),)
 
     old = tmp_path / "old.pt"
     torch.save(Hostile(), old, _use_new_zipfile_serialization=False)
-    with pytest.raises(PartitionError, match=r"old.pt: torch cannot read this file of before 1\.6"):
-        legacy.converted(Buffer(old.read_bytes()), "old.pt", tmp_path)
+    with pytest.raises(PartitionError, match=r"old.pt: its pickle asks for posix.mkdir"):
+        PartitionFile.open(Buffer(old.read_bytes()), "old.pt")
     assert not (tmp_path / "executed").exists()
-
-
-def test_the_lean_image_says_that_it_has_no_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(legacy, "find_spec", lambda name: None)
-    with pytest.raises(PartitionError, match=r"old\.pt: was written by torch before 1\.6; save it again"):
-        legacy.converted(Buffer(b""), "old.pt", tmp_path)
 
 
 _PEAK = """

@@ -1,0 +1,12 @@
+"""Users' checkpoints, read without their code and without trust.
+
+files.py       a file's content: what is pickled in it, or its tensors by name
+candidates.py  which networks a content holds, under which keys
+classes.py     the classes that a network may be made of, and what each of their attributes means
+nodes.py       a stored module, of which everything must be accounted for by classes.py
+modules.py     a stored whole module as a Network
+names.py       a state dict as a Network, with what it cannot tell taken from the user or as published
+roles.py       which stack of layers is which, by shapes, where names do not tell
+network.py     a Network: weights, and all that changes a result; as our model
+expected.py    the imported network beside outputs that the user's own code gave
+"""

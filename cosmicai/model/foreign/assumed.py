@@ -1,0 +1,83 @@
+"""What a checkpoint cannot tell: given by the user, or assumed as published and said aloud."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cosmicai.model.foreign.errors import CheckpointError
+from inference.astromae import Config
+
+PUBLISHED: dict[str, object] = {
+    "heads": 6,
+    "attention_scale": None,
+    "norm_eps": 1e-6,
+    "final_norm_eps": 1e-6,
+    "mlp_activation": "gelu",
+    "parallel_activation": "silu",
+    "parallel_norm_eps": 1e-5,
+    "inception_activation": "relu",
+    "inception_norm_eps": 1e-5,
+    "inception_pool": "max",
+    "inception_pool_size": 3,
+    "halving": "average",
+    "encoder_branch.activation": "relu",
+    "inception_branch.activation": "relu",
+    "magnitude_branch.activation": "relu",
+    "fusion.activation": "relu",
+}
+"""Fields of our config that no shape of a tensor tells, as the published network has them."""
+
+_PARSERS = {"heads": int, "inception_pool_size": int} | dict.fromkeys(
+    ("attention_scale", "norm_eps", "final_norm_eps", "parallel_norm_eps", "inception_norm_eps"), float
+)
+
+
+@dataclass
+class Assumed:
+    """given: what the user says, by field. taken: what was needed of it or assumed, filled while reading."""
+
+    given: Mapping[str, object] = field(default_factory=dict)
+    taken: dict[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, texts: Mapping[str, str]) -> Assumed:
+        """From FIELD=VALUE of a command line. Raises CheckpointError for unknown fields and values."""
+        given: dict[str, object] = {}
+        for name, text in texts.items():
+            if name not in PUBLISHED:
+                raise CheckpointError(
+                    f"--assume {name}: there is no such field; there are {', '.join(PUBLISHED)}"
+                )
+            parser = _PARSERS.get(name, str)
+            try:
+                given[name] = parser(text)
+            except ValueError:
+                raise CheckpointError(f"--assume {name}={text}: give {parser.__name__} number") from None
+        return cls(given)
+
+    def value(self, name: str) -> Any:
+        """The user's value, or the published one; either way it is noted as taken."""
+        self.taken[name] = self.given.get(name, PUBLISHED[name])
+        return self.taken[name]
+
+    def heads(self) -> int:
+        """Has no value of its own: a wrong number of heads gives wrong redshifts without a sign."""
+        if "heads" not in self.given:
+            raise CheckpointError("does not tell the number of attention heads: give --heads (6 is published)")
+        return int(self.value("heads"))
+
+    @property
+    def assumed(self) -> dict[str, object]:
+        """What was taken as published because nobody said it."""
+        return {name: value for name, value in self.taken.items() if name not in self.given}
+
+    def check(self, config: Config) -> None:
+        """Raises CheckpointError where the checkpoint itself says something else than the user."""
+        for name, value in self.given.items():
+            part, _, inner = name.partition(".")
+            stored = getattr(config, part)
+            stored = getattr(stored, inner) if inner else stored
+            if stored != value:
+                raise CheckpointError(f"{name} was given as {value}; the checkpoint has {stored}")

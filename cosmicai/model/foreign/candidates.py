@@ -1,0 +1,148 @@
+"""Which networks a checkpoint's content holds, under which keys.
+
+Training scripts wrap networks in many ways: {'model': …, 'optimizer': …}, Lightning's checkpoints, copies
+averaged over training (EMA) beside the network itself, a whole module in a dict. What looks like a network is
+found wherever it lies; where there are several, the user says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from cosmicai.model.foreign.classes import WRAPPERS, kind_of
+from cosmicai.model.foreign.errors import CheckpointError, listed, shown
+from inference.pickled import Pairs, Record, printable
+from inference.tensors import Tensor
+
+_DEPTH = 4  # of dicts and lists within each other, that networks are looked for in
+ANCHOR = "patch_embed.proj.weight"  # every AstroMAE has one
+_WRAPPERS = frozenset({"module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
+"""What DataParallel, torch.compile and the like put into the names of what they wrap."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A stored module, or tensors by name (a state dict), and the key that it lies under."""
+
+    key: str
+    content: Record | dict[str, object]
+
+
+def is_module(content: object) -> TypeGuard[Record]:
+    if not isinstance(content, Record):
+        return False
+    return {"_modules", "_parameters"} <= content.attributes.keys() or kind_of(content.dotted) in WRAPPERS
+
+
+def chosen(content: object, select: str | None) -> Candidate:
+    """The one network of a content, or the one that `select` names. Raises CheckpointError that lists them."""
+    found = [one for candidate in _candidates(content) for one in _separated(candidate, select)]
+    if select is not None:
+        named = [candidate for candidate in found if candidate.key == select]
+        if len(named) != 1:
+            keys = listed(candidate.key or "the whole file" for candidate in found)
+            raise CheckpointError(f"--select {printable(select)}: there is no such network; there is: {keys}")
+        return named[0]
+    if not found:
+        raise CheckpointError(f"holds no network: it is {_described(content)}")
+    if len(found) > 1:
+        keys = ", ".join(f"--select {shown(candidate.key)}" for candidate in found)
+        raise CheckpointError(f"holds {len(found)} networks; say which is meant: {keys}")
+    return found[0]
+
+
+def _candidates(content: object) -> Iterator[Candidate]:
+    """Breadth first; everything is visited once, however often it is referred to."""
+    level: list[tuple[str, object]] = [("", content)]
+    seen: set[int] = set()
+    for _ in range(_DEPTH + 1):
+        below: list[tuple[str, object]] = []
+        for key, value in level:
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            if is_module(value):
+                yield Candidate(key, value)
+            elif _is_state_dict(value):
+                yield Candidate(key, {name: tensor for name, tensor in _items(value) if _is_entry(tensor)})
+            else:
+                below += [(f"{key}.{name}" if key else name, item) for name, item in _items(value)]
+        level = below
+
+
+def _items(value: object) -> Iterable[tuple[str, object]]:
+    match value:
+        case Pairs():
+            return value.named.items()
+        case Record():
+            return value.pairs.named.items()
+        case list() | tuple():
+            return ((str(index), item) for index, item in enumerate(value))
+    return ()
+
+
+def _is_state_dict(value: object) -> bool:
+    """Whether tensors lie in it by name, one of them a convolution's weight."""
+    if not isinstance(value, Pairs | Record):
+        return False
+    return any(isinstance(tensor, Tensor) and len(tensor.shape) == 4 for _, tensor in _items(value))
+
+
+def _is_entry(value: object) -> bool:
+    """What stands for a tensor; numbers and texts beside it are none."""
+    return isinstance(value, Tensor | Record)
+
+
+def _described(content: object) -> str:
+    match content:
+        case Pairs() if content.named:
+            return f"a dict of {listed(content.named)}"
+        case Record():
+            return f"a {shown(content)}"
+    return shown(content)
+
+
+# State dicts
+
+
+def plain_names(tensors: Mapping[str, object], renames: Mapping[str, str]) -> dict[str, object]:
+    """Without what wrappers and outer modules put in front of every name, and with the user's renames.
+
+    renames: parts of names between dots, by what they are called in the file.
+    """
+    plain: dict[str, object] = {}
+    for name, tensor in tensors.items():
+        parts = [renames.get(part, part) for part in name.split(".") if part not in _WRAPPERS]
+        short = ".".join(parts)
+        if short in plain:
+            raise CheckpointError(
+                f"two tensors are named {printable(short)} after the names of wrappers are gone"
+            )
+        plain[short] = tensor
+    while len(plain) > 1 and len({name.partition(".")[0] for name in plain}) == 1:
+        if not all("." in name for name in plain):
+            break
+        plain = {name.partition(".")[2]: tensor for name, tensor in plain.items()}
+    return plain
+
+
+def _separated(candidate: Candidate, select: str | None) -> list[Candidate]:
+    """A state dict that holds several networks, by their prefixes; others as they are."""
+    tensors = candidate.content
+    if isinstance(tensors, Record):
+        return [candidate]
+    prefixes = {name.removesuffix(ANCHOR).rstrip(".") for name in tensors if name.endswith(ANCHOR)}
+    groups = [_under(candidate, tensors, prefix) for prefix in sorted(prefixes) if prefix]
+    if len(prefixes) < 2 and select not in [group.key for group in groups]:
+        return [candidate]
+    return groups if "" not in prefixes else [candidate, *groups]
+
+
+def _under(candidate: Candidate, tensors: Mapping[str, object], prefix: str) -> Candidate:
+    key = f"{candidate.key}.{prefix}" if candidate.key else prefix
+    start = f"{prefix}."
+    return Candidate(
+        key, {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}
+    )

@@ -1,0 +1,36 @@
+"""What is said when a checkpoint is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from inference.pickled import Global, Pairs, Record, printable
+from inference.tensors import Tensor
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is broken, hostile, ambiguous or not an AstroMAE; the message names file and fault."""
+
+
+def shown(value: object) -> str:
+    """A value of a file in a few printable words."""
+    match value:
+        case None | bool() | int() | float():
+            return str(value)
+        case str():
+            return repr(printable(value, 40))
+        case tuple() if len(value) <= 4 and all(isinstance(item, bool | int | float) for item in value):
+            return str(value)
+        case Record() | Global():
+            return printable(value.dotted)
+        case Tensor():
+            return f"a tensor of shape {value.shape}"
+        case Pairs():
+            return "a dict"
+    return f"a {type(value).__name__}"
+
+
+def listed(names: Iterable[str], limit: int = 8) -> str:
+    """Names of a file, joined; the first `limit` of them."""
+    found = [printable(name, 80) for name in names]
+    return ", ".join(found[:limit]) + (f" and {len(found) - limit} more" if len(found) > limit else "")

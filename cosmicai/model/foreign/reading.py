@@ -1,0 +1,82 @@
+"""From a checkpoint file to our model, and what is to be said about how it was read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cosmicai.model.foreign import modules, names
+from cosmicai.model.foreign.assumed import Assumed
+from cosmicai.model.foreign.candidates import Candidate, chosen, plain_names
+from cosmicai.model.foreign.errors import CheckpointError
+from cosmicai.model.foreign.files import File
+from cosmicai.model.foreign.network import Network
+from cosmicai.model.foreign.nodes import Tree, class_names
+from cosmicai.model.foreign.ours import model_of
+from inference.astromae import AstroMAE
+from inference.pickled import Record, printable
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user says of a checkpoint.
+
+    fields: values of our config that the checkpoint cannot tell, as texts.
+    select: which network of several. renames: names in the file by the published ones they stand for.
+    classes_by_name: AstroMAE's and timm's classes count in whatever module they are.
+    """
+
+    fields: Mapping[str, str] = field(default_factory=dict)
+    select: str | None = None
+    renames: Mapping[str, str] = field(default_factory=dict)
+    classes_by_name: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """assumed: taken as published, by field. notes: what else was taken for granted. numbers: stored types."""
+
+    model: AstroMAE
+    kind: str
+    sha256: str
+    assumed: dict[str, object]
+    given: dict[str, object]
+    notes: tuple[str, ...]
+    numbers: tuple[str, ...]
+
+
+def read(path: Path, choices: Choices) -> Reading:
+    """Raises CheckpointError, which names the file and why it was not taken. Nothing of it is ever run."""
+    try:
+        assumed = Assumed.parse(choices.fields)
+        file = File.open(path)
+        candidate = chosen(file.content, choices.select)
+        network = _network(file, candidate, assumed, choices)
+        model = model_of(network)
+        assumed.check(model.config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return Reading(
+        model,
+        _kind(file, candidate),
+        file.sha256,
+        assumed.assumed,
+        dict(assumed.given),
+        network.notes,
+        tuple(sorted(file.numbers)),
+    )
+
+
+def _network(file: File, candidate: Candidate, assumed: Assumed, choices: Choices) -> Network:
+    renames = dict(choices.renames)
+    if isinstance(candidate.content, Record):
+        return modules.read(candidate.content, Tree(file, choices.classes_by_name, renames), assumed)
+    return names.read(plain_names(candidate.content, renames), file, assumed)
+
+
+def _kind(file: File, candidate: Candidate) -> str:
+    under = f" under {printable(candidate.key)}" if candidate.key else ""
+    if isinstance(candidate.content, Record):
+        return f"pickled module {printable(' of '.join(class_names(candidate.content)))}{under}"
+    return f"state dict{under} ({file.format})"

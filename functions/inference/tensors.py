@@ -1,0 +1,249 @@
+"""Tensors of torch's files: what their pickles say of them, and their values.
+
+A pickle refers to storages, and calls a few functions of torch to make tensors of them; these are done here,
+and shape, offset and strides are checked against the storage.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .pickled import Global, Maker, Pairs, Record, Rules, TorchFileError, printable
+
+Array = NDArray[Any]
+
+_DIMENSIONS = 8  # of a tensor, at most
+_NUMBERS: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "float64": np.dtype("<f8"),
+    "float16": np.dtype("<f2"),
+    "bfloat16": np.dtype("<u2"),  # numpy has no such number: the upper half of a float32
+    "int64": np.dtype("<i8"),
+    "int32": np.dtype("<i4"),
+    "int16": np.dtype("<i2"),
+    "int8": np.dtype("i1"),
+    "uint8": np.dtype("u1"),
+    "bool": np.dtype("?"),
+}
+_STORAGES = {
+    "torch.FloatStorage": "float32",
+    "torch.DoubleStorage": "float64",
+    "torch.HalfStorage": "float16",
+    "torch.BFloat16Storage": "bfloat16",
+    "torch.LongStorage": "int64",
+    "torch.IntStorage": "int32",
+    "torch.ShortStorage": "int16",
+    "torch.CharStorage": "int8",
+    "torch.ByteStorage": "uint8",
+    "torch.BoolStorage": "bool",
+}
+_UNREAD_STORAGES = {  # bytes of a number of those whose tensors are not read
+    "torch.ComplexFloatStorage": 8,
+    "torch.ComplexDoubleStorage": 16,
+    "torch.QInt8Storage": 1,
+    "torch.QUInt8Storage": 1,
+    "torch.QInt32Storage": 4,
+    "torch.storage.UntypedStorage": 1,
+}
+
+
+class Source(Protocol):
+    """A file's bytes, wherever they are. `read` may be called by several threads at once."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> bytes | memoryview:
+        """The bytes from `start` to `stop`, which lie inside the file."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The bytes of one storage: from `start`, `size` of them; crc 0 where torch wrote none."""
+
+    name: str
+    start: int
+    size: int
+    crc: int = 0
+
+    def check(self, crc: int) -> None:
+        """Raises TorchFileError if `crc` of all its bytes is not the stored one.
+
+        torch leaves 0 where `set_crc32_options(False)` was asked for.
+        """
+        if self.crc and crc != self.crc:
+            raise TorchFileError(f"is damaged: {self.name} has another checksum than when it was written")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as its pickle describes it; offset and strides count values of its piece.
+
+    number: torch's name of the type of its values.
+    negative: torch stored the values with their signs turned (its lazy negation).
+    """
+
+    piece: Piece
+    number: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    negative: bool = False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values as they are stored."""
+        return _NUMBERS[self.number]
+
+    @property
+    def is_whole_piece(self) -> bool:
+        """Whether its values are those of the piece, in order: then any rows can be read by themselves."""
+        steps = [math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
+        in_order = all(n == 1 or a == b for n, a, b in zip(self.shape, self.strides, steps, strict=True))
+        as_stored = not self.negative and self.number != "bfloat16"
+        fills = math.prod(self.shape) * self.dtype.itemsize == self.piece.size
+        return in_order and as_stored and self.offset == 0 and fills
+
+    def read(self, source: Source, verify: bool = True) -> Array:
+        """All its values, read-only; a view of the file where the source gives views. bfloat16 as float32.
+
+        Raises TorchFileError where shape and strides reach beyond the piece, and for a wrong checksum.
+        """
+        content = source.read(self.piece.start, self.piece.start + self.piece.size)
+        if verify:
+            self.piece.check(zlib.crc32(content))
+        stored = np.frombuffer(content, self.dtype, len(content) // self.dtype.itemsize)
+        _check_reach(self.offset, self.shape, self.strides, len(stored))
+        if not math.prod(self.shape):
+            return np.empty(self.shape, np.float32 if self.number == "bfloat16" else self.dtype)
+        steps = tuple(step * self.dtype.itemsize for step in self.strides)
+        values = np.lib.stride_tricks.as_strided(stored[self.offset :], self.shape, steps, writeable=False)
+        if self.number == "bfloat16":
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        return -values if self.negative else values
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """number: None for one whose tensors are not read."""
+
+    piece: Piece
+    number: str | None
+    count: int
+
+
+Find = Callable[[str, int, int], Piece]
+"""A storage's piece, by its key, the number of its values and their width in bytes. Raises TorchFileError."""
+
+
+def with_tensors(rules: Rules, find: Find, size: int) -> Rules:
+    """The rules of a pickle that refers to storages; size: of the file, in bytes."""
+    makers: dict[str, Maker] = {
+        "collections.OrderedDict": lambda arguments: (
+            Record("collections.OrderedDict") if arguments else Pairs()
+        ),
+        "torch._utils._rebuild_tensor_v2": partial(_rebuilt, size),
+        "torch._utils._rebuild_parameter": _parameter,
+        "torch._utils._rebuild_parameter_with_state": _parameter,
+        "torch._tensor._rebuild_from_type_v2": partial(_of_type, size),
+        **dict.fromkeys((*_STORAGES, *_UNREAD_STORAGES), _no_call),
+    }
+    return replace(rules, makers=makers, persistent=partial(_persistent, find))
+
+
+def _no_call(arguments: object) -> object:
+    raise TorchFileError("its pickle makes a storage in a way that torch does not")
+
+
+def _persistent(find: Find, reference: object) -> object:
+    match reference:
+        case ("storage", Global(kind), str(key), _, int(count), *view) if type(count) is int and count >= 0:
+            if kind not in _STORAGES and kind not in _UNREAD_STORAGES:
+                raise TorchFileError(f"refers to a storage of the unknown type {printable(kind)}")
+            number = _STORAGES.get(kind)
+            width = _UNREAD_STORAGES[kind] if number is None else _NUMBERS[number].itemsize
+            piece = find(key, count, width)
+            if piece.size < count * width:
+                raise TorchFileError(f"{piece.name} has {piece.size} bytes, too few for {count} values")
+            whole = _Storage(piece, number, count)
+            return whole if view in ([], [None]) else _view(whole, width, view)
+        case ("module", Global() as kind, *_):
+            return kind  # files of before torch 1.6 name classes of modules like this, with their source
+    raise TorchFileError("refers to a storage in a way that torch does not")
+
+
+def _view(storage: _Storage, width: int, view: list[object]) -> _Storage:
+    """A part of a storage, as torch before 0.4 wrote it: key, offset and size."""
+    match view:
+        case [(str(), int(offset), int(count))] if 0 <= offset <= offset + count <= storage.count:
+            piece = storage.piece
+            return _Storage(
+                Piece(piece.name, piece.start + offset * width, count * width), storage.number, count
+            )
+    raise TorchFileError("refers to a storage in a way that torch does not")
+
+
+def _rebuilt(file_size: int, arguments: tuple[Any, ...]) -> object:
+    """What torch._utils._rebuild_tensor_v2 is asked for: storage, offset, shape, strides, …, …, metadata."""
+    match arguments:
+        case (_Storage() as storage, offset, tuple(shape), tuple(strides), _, _, *rest) if len(rest) <= 1:
+            pass
+        case _:
+            raise TorchFileError("describes a tensor in a way that torch does not")
+    if len(shape) != len(strides) or len(shape) > _DIMENSIONS:
+        raise TorchFileError(f"describes a tensor of {len(shape)} dimensions by {len(strides)} strides")
+    if not all(type(number) is int and number >= 0 for number in (offset, *shape, *strides)):
+        raise TorchFileError("describes a tensor by something other than a storage and whole numbers")
+    if storage.number is None:
+        return Record("torch._utils._rebuild_tensor_v2", arguments)
+    if math.prod(shape) > file_size:  # strides of zero can make a few bytes look like any number of them
+        raise TorchFileError(f"describes a tensor of shape {shape}, more values than the file has bytes")
+    _check_reach(offset, shape, strides, storage.count)
+    return Tensor(storage.piece, storage.number, offset, shape, strides, _negative(rest))
+
+
+def _check_reach(offset: int, shape: tuple[int, ...], strides: tuple[int, ...], count: int) -> None:
+    """Raises TorchFileError where a tensor's values are not all among `count` stored ones."""
+    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    if math.prod(shape) and not offset <= last < count:
+        raise TorchFileError(f"a tensor of shape {shape} reaches beyond its {count} stored values")
+
+
+def _negative(rest: list[Any]) -> bool:
+    """The one flag of torch's tensors that is applied; raises TorchFileError for others."""
+    flags = rest[0] if rest else None
+    if flags is None:
+        return False
+    if not isinstance(flags, Pairs) or flags.others or not set(flags.named) <= {"neg", "conj"}:
+        raise TorchFileError("describes a tensor with metadata that is not known here")
+    if flags.named.get("conj", False) is not False or type(flags.named.get("neg", False)) is not bool:
+        raise TorchFileError("describes a tensor as conjugated: save it again after .resolve_conj()")
+    return bool(flags.named.get("neg", False))
+
+
+def _parameter(arguments: tuple[Any, ...]) -> object:
+    """A Parameter is its tensor; attributes that somebody set on it are no part of what is computed."""
+    if len(arguments) not in (3, 4):
+        raise TorchFileError("describes a parameter in a way that torch does not")
+    return arguments[0]
+
+
+_PLAIN_TENSORS = frozenset({"torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter"})
+
+
+def _of_type(file_size: int, arguments: tuple[Any, ...]) -> object:
+    """A tensor with attributes or of a class of its own: how it is made, class, arguments, attributes."""
+    match arguments:
+        case (Global("torch._utils._rebuild_tensor_v2"), Global(kind), tuple(inner), _):
+            return _rebuilt(file_size, inner) if kind in _PLAIN_TENSORS else Record(kind, arguments)
+        case (_, Global(kind), *_):
+            return Record(kind, arguments)
+    return Record("torch._tensor._rebuild_from_type_v2", arguments)
