@@ -242,8 +242,8 @@ _PLAIN_TENSORS = frozenset({"torch.Tensor", "torch._tensor.Tensor", "torch.nn.pa
 def _of_type(file_size: int, arguments: tuple[Any, ...]) -> object:
     """A tensor with attributes or of a class of its own: how it is made, class, arguments, attributes."""
     match arguments:
-        case (Global("torch._utils._rebuild_tensor_v2"), Global(kind), tuple(inner), _):
-            return _rebuilt(file_size, inner) if kind in _PLAIN_TENSORS else Record(kind, arguments)
-        case (_, Global(kind), *_):
-            return Record(kind, arguments)
+        case (Global("torch._utils._rebuild_tensor_v2"), Global(kind), tuple(inner), _) if (
+            kind in _PLAIN_TENSORS
+        ):
+            return _rebuilt(file_size, inner)
     return Record("torch._tensor._rebuild_from_type_v2", arguments)

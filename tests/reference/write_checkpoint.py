@@ -11,6 +11,7 @@ import argparse
 import io
 import lzma
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def with_timm(model: foreign.ViT_Astro, scale: bool) -> None:
 
     width, hidden = model.embed_dim, model.blocks[0].mlp.fc1.out_features
     options = {"init_values": 0.3} if scale else {}
-    norm = lambda width: torch.nn.LayerNorm(width, eps=1e-6)  # noqa: E731
+    norm = partial(torch.nn.LayerNorm, eps=1e-6)
     cells = [Block(width, 3, hidden / width, qkv_bias=True, norm_layer=norm, **options) for _ in model.blocks]
     model.blocks = torch.nn.Sequential(*cells)
     model.patch_embed = PatchEmbed(32, 8, 5, width)

@@ -193,7 +193,8 @@ def test_what_a_module_says_is_not_overruled(fields: dict[str, str], tmp_path: P
     ("fields", "message"),
     [
         ({"depth": "3"}, r"--assume depth: there is no such field; there are heads, attention_scale"),
-        ({"norm_eps": "small"}, r"--assume norm_eps=small: give float number"),
+        ({"norm_eps": "small"}, r"--assume norm_eps=small: a number is needed"),
+        ({"norm_eps": "nan"}, r"--assume norm_eps=nan: a finite number is needed"),
         ({"mlp_activation": "mish"}, r"mlp_activation 'mish' must be one of relu"),
         ({"inception_pool": "median"}, r"inception_pool must be max or average"),
         ({"heads": "5"}, r"width must be a multiple of heads"),

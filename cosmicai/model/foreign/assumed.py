@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,7 +55,9 @@ class Assumed:
             try:
                 given[name] = parser(text)
             except ValueError:
-                raise CheckpointError(f"--assume {name}={text}: give {parser.__name__} number") from None
+                raise CheckpointError(f"--assume {name}={text}: a number is needed") from None
+            if parser is float and not math.isfinite(float(text)):
+                raise CheckpointError(f"--assume {name}={text}: a finite number is needed")
         return cls(given)
 
     def value(self, name: str) -> Any:

@@ -17,6 +17,8 @@ from inference.pickled import Pairs, Record, printable
 from inference.tensors import Tensor
 
 _DEPTH = 4  # of dicts and lists within each other, that networks are looked for in
+_NETWORKS = 16  # in one state dict, at most
+_NAMES, _NAME_LENGTH = 20_000, 300  # of tensors in a state dict, at most
 ANCHOR = "patch_embed.proj.weight"  # every AstroMAE has one
 _WRAPPERS = frozenset({"module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
 """What DataParallel, torch.compile and the like put into the names of what they wrap."""
@@ -91,8 +93,17 @@ def _is_state_dict(value: object) -> bool:
 
 
 def _is_entry(value: object) -> bool:
-    """What stands for a tensor; numbers and texts beside it are none."""
-    return isinstance(value, Tensor | Record)
+    """A tensor, also of a kind that is not read; numbers, texts and other objects beside it are none."""
+    return isinstance(value, Tensor) or (isinstance(value, Record) and value.dotted.startswith(_TENSOR_LIKE))
+
+
+_TENSOR_LIKE = (
+    "torch._utils.",
+    "torch._tensor.",
+    "safetensors.",
+    "numpy.core.multiarray._",
+    "numpy._core.multiarray._",
+)
 
 
 def _described(content: object) -> str:
@@ -112,6 +123,10 @@ def plain_names(tensors: Mapping[str, object], renames: Mapping[str, str]) -> di
 
     renames: parts of names between dots, by what they are called in the file.
     """
+    if len(tensors) > _NAMES or any(len(name) > _NAME_LENGTH for name in tensors):
+        raise CheckpointError(
+            f"has more than {_NAMES} tensors, or names of more than {_NAME_LENGTH} characters"
+        )
     plain: dict[str, object] = {}
     for name, tensor in tensors.items():
         parts = [renames.get(part, part) for part in name.split(".") if part not in _WRAPPERS]
@@ -134,6 +149,8 @@ def _separated(candidate: Candidate, select: str | None) -> list[Candidate]:
     if isinstance(tensors, Record):
         return [candidate]
     prefixes = {name.removesuffix(ANCHOR).rstrip(".") for name in tensors if name.endswith(ANCHOR)}
+    if len(prefixes) > _NETWORKS:
+        raise CheckpointError(f"holds {len(prefixes)} networks in one state dict, more than {_NETWORKS}")
     groups = [_under(candidate, tensors, prefix) for prefix in sorted(prefixes) if prefix]
     if len(prefixes) < 2 and select not in [group.key for group in groups]:
         return [candidate]

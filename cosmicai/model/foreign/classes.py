@@ -9,7 +9,7 @@ ignored   one that changes no result in inference
 needed    of those above, what has to be there, because another version of the class lacks it
 
 and the same for its tensors and its children. Anything else is refused by name. What a class computes with them
-is in its code, which a pickle does not hold; it was read in torch 1.13 to 2.13, timm 0.4.12 to 1.0.19 and
+is in its code, which a pickle does not hold; it was read in torch 1.13 to 2.13, timm 0.4.12 to 1.0.31 and
 AstroMAE's public code.
 """
 
@@ -151,7 +151,9 @@ _LAYERS = (
         must={"ceil_mode": False, "return_indices": False},
         needed="kernel_size stride padding dilation",
     ),
-    _kind("flatten", f"{_NN}.flatten.Flatten", must={"start_dim": 1, "end_dim": -1}),
+    _kind(
+        "flatten", f"{_NN}.flatten.Flatten", must={"start_dim": 1, "end_dim": -1}, needed="start_dim end_dim"
+    ),
     _kind("relu", f"{_NN}.activation.ReLU", ignored="inplace"),
     _kind("silu", f"{_NN}.activation.SiLU", ignored="inplace"),
     _kind("gelu", f"{_NN}.activation.GELU", read="approximate"),  # torch before 1.12 has no other than 'none'
@@ -210,12 +212,17 @@ _NETWORK = (
         idle="drop_path drop_path1 drop_path2",
     ),
     _kind(
-        "scale", f"{_TIMM}.LayerScale timm.layers.layer_scale.LayerScale", ignored="inplace", tensors="gamma"
+        "scale",
+        f"{_TIMM}.LayerScale timm.layers.layer_scale.LayerScale",
+        ignored="inplace init_values",
+        tensors="gamma",
     ),
     _kind(
         "attention",
         f"NormalCell.Attention {_TIMM}.Attention timm.layers.attention.Attention",
         read="num_heads scale fused_attn head_dim",
+        must={"gate": None},
+        ignored="attn_dim",
         needed="num_heads scale",
         tensors="q_bias v_bias",
         children="qkv proj",

@@ -21,6 +21,8 @@ def shown(value: object) -> str:
             return repr(printable(value, 40))
         case tuple() if len(value) <= 4 and all(isinstance(item, bool | int | float) for item in value):
             return str(value)
+        case Record(dotted="torch._tensor._rebuild_from_type_v2", arguments=(_, Global(kind), *_)):
+            return printable(kind)
         case Record() | Global():
             return printable(value.dotted)
         case Tensor():

@@ -83,6 +83,8 @@ class File:
         if not isinstance(tensor, Tensor) or tensor.number not in _FLOATS:
             kind = f"numbers of type {tensor.number}" if isinstance(tensor, Tensor) else shown(tensor)
             raise CheckpointError(f"{name} holds {kind}, not floating-point numbers")
+        if not math.prod(tensor.shape):
+            raise CheckpointError(f"{name} has shape {tensor.shape}: it holds nothing")
         self._left -= math.prod(tensor.shape)
         if self._left < 0:
             raise CheckpointError("its tensors have more values than the file has bytes")
@@ -93,7 +95,10 @@ class File:
         self._checked.add(tensor.piece.name)
         self.numbers.add(tensor.number)
         with np.errstate(over="ignore"):
-            return np.array(values, np.float32)
+            floats = np.array(values, np.float32)
+        if not np.isfinite(floats).all():
+            raise CheckpointError(f"{name} holds values that are not finite: such a network gives no redshifts")
+        return floats
 
 
 def _safetensors_header(source: Buffer) -> bytes | None:

@@ -53,6 +53,8 @@ def batch_norm(node: Node) -> BatchNorm:
     mean, variance = node.floats("running_mean"), node.floats("running_var")
     if mean is None or variance is None:
         raise node.fault("has no running statistics: its result would depend on the other galaxies of a batch")
+    if mean.ndim != 1:
+        raise node.fault(f"has running_mean of shape {mean.shape}")
     return BatchNorm(node.path, node.floats("weight"), node.floats("bias"), mean, variance, _eps(node))
 
 

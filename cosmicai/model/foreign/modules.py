@@ -30,7 +30,7 @@ from cosmicai.model.foreign.network import (
     Vision,
     check_stem,
     flat_features,
-    grid_of,
+    image_size_of,
 )
 from cosmicai.model.foreign.nodes import Node, Tree, activation
 from cosmicai.model.foreign.roles import PUBLISHED, assigned
@@ -103,7 +103,7 @@ def _stacks(root: Node, mixed: Node) -> tuple[dict[str, Chain], dict[str, Chain]
 def _encoder(root: Node) -> Encoder:
     patches, positions = root.of_role("patch_embed", "patches"), root.needed_floats("pos_embed")
     embed = convolution(patches.of_role("proj", "convolution"), patches=True)
-    image_size = grid_of(positions) * embed.kernel
+    image_size = image_size_of(positions, embed, "pos_embed")
     given = patches.attribute("img_size")
     if given is not None and given != (image_size, image_size):
         raise patches.fault(f"has img_size = {shown(given)}; its positions cover {image_size}")

@@ -33,12 +33,13 @@ from cosmicai.model.foreign.network import (
     Vision,
     check_stem,
     flat_features,
-    grid_of,
+    image_size_of,
 )
 from cosmicai.model.foreign.roles import PUBLISHED, assigned
 from inference.tensors import Tensor
 
 _FORWARD = "the network is put together as the published one: a state dict holds no code"
+_MOST_BLOCKS = 200  # of an encoder; the published one has 12
 _UNIT = re.compile(r"(.*\.|)(\d+)\.branch1\.conv\.weight")
 _PARAMETRISED = re.compile(r"(.*)\.(?:parametrizations\.|weight_(?:orig|g|v|u)$)")
 
@@ -152,13 +153,14 @@ def _encoder(names: _Names, prefix: str) -> Encoder:
             "another network"
         )
     embed, positions = names.convolution(f"{prefix}patch_embed.proj"), names.take(f"{prefix}pos_embed")
+    image_size = image_size_of(positions, embed, f"{prefix}pos_embed")
     numbers = _numbers(names.left, f"{prefix}blocks.")
-    if numbers != list(range(len(numbers))) or not numbers:
+    if numbers != list(range(len(numbers))) or not 0 < len(numbers) <= _MOST_BLOCKS:
         raise CheckpointError(
             f"{prefix}blocks has the numbers {shown(tuple(numbers[:4]))}…, expected 0, 1, 2, …"
         )
     return Encoder(
-        grid_of(positions, f"{prefix}pos_embed") * embed.kernel,
+        image_size,
         names.take(f"{prefix}cls_token"),
         positions,
         embed,

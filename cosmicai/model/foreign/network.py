@@ -21,7 +21,9 @@ class Linear:
     bias: Floats | None
 
     def scaled(self, factors: Floats) -> Linear:
-        """With each output times a factor."""
+        """With each output times a factor. Raises CheckpointError."""
+        if factors.shape != (len(self.weight),):
+            raise CheckpointError(f"{self.name} has {len(self.weight)} outputs, but {factors.shape} scales")
         bias = None if self.bias is None else self.bias * factors
         return Linear(self.name, self.weight * factors[:, None], bias)
 
@@ -187,15 +189,19 @@ ALONE = (
 )
 
 
-def grid_of(positions: Floats, name: str = "pos_embed") -> int:
-    """Patches along a side, from the positions (1, 1 + patches, width). Raises CheckpointError."""
+def image_size_of(positions: Floats, embed: Convolution, name: str) -> int:
+    """Pixels along a side, from positions (1, 1 + patches, width) and a patch's size. Raises CheckpointError."""
     patches = positions.shape[1] - 1 if positions.ndim == 3 and len(positions) == 1 else 0
     side = math.isqrt(max(patches, 0))
     if not side or side * side != patches:
         raise CheckpointError(
             f"{name} has shape {positions.shape}, not (1, 1 + a square number of patches, width)"
         )
-    return side
+    if side * embed.kernel % 8:
+        raise CheckpointError(
+            f"takes images of {side * embed.kernel} pixels; only multiples of 8 can be halved thrice"
+        )
+    return side * embed.kernel
 
 
 def flat_features(vision: Vision, image_size: int) -> int:

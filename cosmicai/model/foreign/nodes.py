@@ -236,6 +236,8 @@ def activation(node: Node) -> str:
             return f"leaky_relu({float(node.number('negative_slope'))!r})"
         case "elu":
             return f"elu({float(node.number('alpha'))!r})"
+        case "idle":
+            return "identity"
         case role if role in ACTIVATIONS:
             return role
     raise node.fault(f"stands where an activation is expected: {', '.join(ACTIVATIONS)}")

@@ -34,7 +34,8 @@ _PATHS = ("one", "three.0", "three.1", "five.0", "five.1", "pooled")
 def model_of(network: Network) -> AstroMAE:
     """Our network with the same weights. Raises CheckpointError that names what it cannot compute."""
     try:
-        found = AstroMAE(_config(network))
+        with torch.device("meta"):  # shapes are compared before anything is allocated
+            found = AstroMAE(_config(network))
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
     weights = _Weights()
@@ -218,6 +219,7 @@ def _fill(found: AstroMAE, weights: _Weights) -> None:
     for name, tensor in state.items():
         if name not in weights.values:
             if name.endswith("num_batches_tracked"):  # counts training steps, changes no result
+                state[name] = torch.zeros((), dtype=torch.int64)
                 continue
             raise CheckpointError(f"no tensor of the checkpoint is our {name}")
         values, source = weights.values.pop(name)
@@ -226,4 +228,4 @@ def _fill(found: AstroMAE, weights: _Weights) -> None:
         state[name] = torch.from_numpy(values)
     if weights.values:
         raise CheckpointError(f"{next(iter(weights.values.values()))[1]} has no place in AstroMAE")
-    found.load_state_dict(state)
+    found.load_state_dict(state, assign=True)
