@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import pickle
 import random
 import tempfile
@@ -17,13 +18,19 @@ from typing import Any
 
 import numpy as np
 
+from cosmicai import historic
 from cosmicai.model.foreign.errors import CheckpointError
 from cosmicai.model.foreign.reading import Choices
 from cosmicai.model.foreign.reading import read as read_checkpoint
 from cosmicai.packaging import FUNCTIONS
+from inference.accuracy import Metrics
 from inference.partition import Layout, PartitionError, read
+from inference.paths import PathError, below
 from initialize.payload import PayloadError, resolve, schema
 from rendezvous.server import Limits, Rendezvous
+from summarize.infos import checked, is_result, parse
+from summarize.summary import summary
+from summarize.untrusted import UntrustedError
 
 _TINY = Layout(channels=2, size=4, magnitudes=2)
 _REFERENCE = Path(__file__).parents[1] / "reference"
@@ -166,9 +173,37 @@ def rendezvous(data: bytes) -> None:
     asyncio.run(clients())
 
 
+def key(data: bytes) -> None:
+    """An object's key: refused with PathError, or a path below the folder that no other key has."""
+    name, folder = data.decode("utf-8", "surrogateescape"), Path("/folder")
+    try:
+        path = below(folder, name)
+    except PathError:
+        return
+    assert path.relative_to(folder).as_posix() == name
+    assert os.path.normpath(path) == str(path)
+
+
+def rank_info(data: bytes) -> None:
+    """{rank}.json: refused with UntrustedError, or an info of which a summary and a page can be made."""
+    try:
+        content, faults = parse(data)
+    except UntrustedError:
+        return
+    json.dumps(content, allow_nan=False).encode()
+    if not is_result(content, "r"):
+        return
+    info = checked({**content, "rank": 0}, faults)
+    run = {"run_id": "r", "started": "2026-11-22T00:00:00Z", "payload": {}, "world_size": 1, "bytes": 1}
+    found = summary(run, [info], {}, content if "ranks" in content else None)
+    json.dumps([found, historic.results([info], found["accuracy"])], allow_nan=False).encode()
+
+
 Target = Callable[[bytes], None]
 TARGETS: dict[str, Target] = {
     "payload": payload,
+    "key": key,
+    "rank_info": rank_info,
     "partition": partition,
     "model": model,
     "rendezvous": rendezvous,
@@ -182,8 +217,33 @@ def seeds(target: str) -> list[bytes]:
         more = {"world_size": "4", "batch_size": 512, "tolerated_failure_percentage": 2.5, "precision": "int8"}
         script = {"S3_object_name": "scripts", "script": "/tmp/scripts/run.py", "object_type": "folder"}  # noqa: S108
         wrong = {"batch_sise": 1, "result_path": "../x", "bucket": None, "file_limit": 1e400, "resume": "yes"}
-        given = [least, least | more, least | script, least | wrong, least | {"data_prefix": "obs/_READY"}]
+        given: list[dict[str, Any]] = [
+            least,
+            least | more,
+            least | script,
+            least | wrong,
+            least | {"data_prefix": "obs/_READY"},
+        ]
         return [json.dumps(one).encode() for one in given] + [_as_fields(one) for one in given]
+    if target == "key":
+        return [
+            b"predictions/0.npz",
+            b"a/../../b",
+            b"/etc/x",
+            b"C:\\x",
+            "é中/[x]".encode(),
+            b"a//b/./c\0\x1b[2J",
+        ]
+    if target == "rank_info":
+        state = Metrics.of([0.5], [0.6], [20.0]).to_json()
+        info: dict[str, Any] = {
+            "run_id": "r", "rank": 0, "duration (seconds)": 2.5, "memory_limit (MB)": 1769, "num_samples": "7",
+            "architecture": "arm64", "s3_num_requests": 3, "cold_start": True, "sample_persec": 9.5, "MAE": 0.1,
+            "ended (unix seconds)": 1795305700.0, "data_path": ["1.pt"], "accuracy_state": state,
+            "engine": "script",
+        }  # fmt: skip
+        wrong = {"MAE": float("nan"), "architecture": [], "x": [[[["\ud800"]]]], "ranks": [0], "left_out": [1]}
+        return [json.dumps(one).encode() for one in (info, info | wrong, info | {"num_batches": 10**30})]
     if target == "rendezvous":
         return [
             b"\x01", b"name", b"name\xff\xfename", b"\x02Lpair\xff\xfe\x02Hpair", b"n" * 100,
