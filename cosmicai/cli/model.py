@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,13 @@ def model_train(
     magnitude_noise: Annotated[
         float, typer.Option(help="Noise added in training, mag.")
     ] = Recipe.magnitude_noise,
+    without_images: Annotated[
+        bool, typer.Option(help="Train by magnitudes alone, to measure what the images add.")
+    ] = False,
+    bands: Annotated[str | None, typer.Option(help="Bands in the order of the channels: u,g,r,i,z.")] = None,
+    zero_point: Annotated[float | None, typer.Option(help="AB magnitude of a flux of 1.")] = None,
+    pixel_scale: Annotated[float | None, typer.Option(help="Arcsec per pixel.")] = None,
+    flux_unit: Annotated[str | None, typer.Option(help="Unit of the pixels: nanomaggies, nJy, …")] = None,
     seed: Annotated[int, typer.Option()] = Recipe.seed,
     encoder: Annotated[Path | None, typer.Option(help="A folder of `model pretrain` to begin with.")] = None,
     freeze_encoder: Annotated[bool, typer.Option(help="Keep that encoder as it is.")] = False,
@@ -41,13 +49,23 @@ def model_train(
     """Trains a network on partitions and writes its model folder with a card.
 
     Several renderings of the same galaxies (other seeds of `data dc2`) teach it what is noise. A call that
-    was cut off goes on where it was when it is made again.
+    was cut off goes on where it was when it is made again. The card says what the numbers mean: from the
+    partitions' photometry.json or the options; what neither says is named as unknown.
     Example: cosmicai model train partitions --out models/mine --config config.json --epochs 40
     """
+    from cosmicai.data.photometry import Photometry, common
     from cosmicai.model import training
     from cosmicai.model.optimise import optimise
     from inference import astromae
 
+    stated = Photometry(tuple(bands.split(",")) if bands else None, zero_point, pixel_scale, flux_unit)
+    photometry = common(partitions)
+    photometry = replace(photometry, **{k: v for k, v in asdict(stated).items() if v is not None})
+    if photometry.unknown:
+        names = ", ".join(name.replace("_", " ") for name in photometry.unknown)
+        console.print(
+            f"unknown, and so in the card: {names} (--bands, --zero-point, --pixel-scale, --flux-unit)"
+        )
     galaxies = training.read_galaxies(_partition_files(partitions))
     recipe = Recipe(
         seed=seed,
@@ -56,6 +74,7 @@ def model_train(
         batch_size=batch_size,
         learning_rate=learning_rate,
         magnitude_noise=magnitude_noise,
+        without_images=without_images,
         freeze_encoder=freeze_encoder,
         mixed_precision=mixed_precision,
     )
@@ -67,14 +86,16 @@ def model_train(
         task = progress.add_task("training", total=epochs)
 
         def report(epoch: training.Epoch) -> None:
-            text = f"epoch {epoch.number}: loss {epoch.validation_loss:.4f}, NMAD {epoch.nmad:.4f}"
+            alone = f"images alone {epoch.nmad_images_alone:.4f}, magnitudes {epoch.nmad_magnitudes_alone:.4f}"
+            text = f"epoch {epoch.number}: loss {epoch.validation_loss:.4f}, NMAD {epoch.nmad:.4f} ({alone})"
             progress.update(task, advance=1, description=text)
 
         network, history = training.train(wanted, galaxies, recipe, report, encoder, resume)
     astromae.save(network, out)
     optimise(out)
     resume.unlink(missing_ok=True)
-    training.write_card(out, recipe, galaxies, history, [shlex.join(["cosmicai", *sys.argv[1:]])])
+    command = shlex.join(["cosmicai", *sys.argv[1:]])
+    training.write_card(out, recipe, galaxies, history, [command], photometry)
     console.print(f"model folder {out}: {astromae.parameter_count(network):,} parameters")
 
 

@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import TensorDataset
 from typer.testing import CliRunner
 
 from cosmicai.cli.model import app
+from cosmicai.infer import infer
 from cosmicai.model.foreign.errors import CheckpointError
 from cosmicai.model.foreign.reading import Choices
 from cosmicai.model.importing import import_checkpoint
@@ -77,6 +80,54 @@ def test_the_public_classes_checkpoints_through_the_graph(name: str, tmp_path: P
         path, tmp_path / "m", Choices(fields), expected=REFERENCE / "published-expected.npz"
     )
     assert card["checked"]["outputs"] == name, "of the file's own name"
+    assert card["checked"]["largest error, onnxruntime"] <= 1e-5
+
+
+def test_an_imported_model_gives_its_outputs_through_infer(tmp_path: Path) -> None:
+    expected = np.load(REFERENCE / "published-expected.npz")
+    path = tmp_path / "plain.pt"
+    path.write_bytes(lzma.decompress((REFERENCE / "plain_vit_depth4.pt.xz").read_bytes()))
+    import_checkpoint(path, tmp_path / "model")
+    (tmp_path / "parts").mkdir()
+    galaxies = TensorDataset(*(torch.from_numpy(expected[name]) for name in ("images", "magnitudes")))
+    torch.save(galaxies, tmp_path / "parts" / "1.pt")
+    torch.save(galaxies, tmp_path / "parts" / "2.pt", _use_new_zipfile_serialization=False)
+    infer([str(tmp_path / "parts")], tmp_path / "out", batch_size=7, processes=1, model=tmp_path / "model")
+    for rank in (0, 1):
+        found = np.load(tmp_path / "out" / "predictions" / f"{rank}.npz")["z_pred"]
+        errors = np.abs(found - expected["plain_vit_depth4"]) / np.maximum(
+            1, np.abs(expected["plain_vit_depth4"])
+        )
+        assert errors.max() <= 1e-5
+
+
+GRAPHS = {
+    "patches of 4": ({"width": 16, "heads": 4, "groups": 4, "patch": 4}, lambda model: None),
+    "3×3 kernels": ({"kernel": 3, "groups": 3}, lambda model: None),
+    "LeakyReLU": ({}, lambda model: [setattr(block.mlp, "act", nn.LeakyReLU(0.3)) for block in model.blocks]),
+    "scale": ({}, lambda model: [setattr(block.attn, "scale", -0.8) for block in model.blocks]),
+    "average pooling of 5": ({}, lambda model: _average_pools(model)),
+    "no biases": (
+        {},
+        lambda model: [setattr(m, "bias", None) for m in model.modules() if isinstance(m, nn.Conv2d)],
+    ),
+    "BatchNorm eps": ({}, lambda model: setattr(model.inception_model.vis_inception[3].branch1.bn, "eps", 0.3)),
+}
+
+
+def _average_pools(model: foreign.ViT_Astro) -> None:
+    for module in model.modules():
+        if isinstance(module, foreign.InceptionBlock):
+            module.branch4[0] = nn.AvgPool2d(5, 1, 2)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_variants_through_the_graph(name: str, tmp_path: Path) -> None:
+    sizes, change = GRAPHS[name]
+    model = foreign.astromae(**sizes)
+    change(model)
+    expected = _expected(model, tmp_path)
+    card = import_checkpoint(foreign.save(model, tmp_path), tmp_path / "model", expected=expected)
     assert card["checked"]["largest error, onnxruntime"] <= 1e-5
 
 
