@@ -11,7 +11,9 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["initialize", "inference", "rendezvous", "cosmicai.model.foreign"]):
+with atheris.instrument_imports(
+    include=["initialize", "inference", "rendezvous", "summarize", "cosmicai.model.foreign"]
+):
     from tests.fuzz.targets import TARGETS, seeds
 
 
