@@ -1,4 +1,4 @@
-"""What training depends on besides data and architecture. Without torch, so that the command line starts fast."""
+"""What training depends on besides data and architecture. Free of torch, so that commands start fast."""
 
 from __future__ import annotations
 

@@ -170,7 +170,9 @@ def test_a_pickle_that_would_reserve_memory_is_refused_at_once(saved: Save) -> N
     with zipfile.ZipFile(body, "w") as archive:
         archive.writestr("archive/data.pkl", pickled)
         archive.writestr("archive/version", "3\n")
-    with pytest.raises(PartitionError, match=r"1\.pt: its pickle holds the opcode 0x96, which torch never writes"):
+    with pytest.raises(
+        PartitionError, match=r"1\.pt: its pickle holds the opcode 0x96, which torch never writes"
+    ):
         read(body.getvalue(), "1.pt")
 
 

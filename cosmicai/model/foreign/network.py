@@ -190,7 +190,7 @@ ALONE = (
 
 
 def image_size_of(positions: Floats, embed: Convolution, name: str) -> int:
-    """Pixels along a side, from positions (1, 1 + patches, width) and a patch's size. Raises CheckpointError."""
+    """Pixels along a side, by positions (1, 1 + patches, width) and the patch size. Raises CheckpointError."""
     patches = positions.shape[1] - 1 if positions.ndim == 3 and len(positions) == 1 else 0
     side = math.isqrt(max(patches, 0))
     if not side or side * side != patches:
