@@ -73,7 +73,7 @@ def demo(cache: Path, results: Path, console: Console) -> None:
             partitions = dc2.partitions("validation", GALAXIES, PARTITION_MB, cache, progress=report)
         with steps.step("Fitting the baselines"):
             validation = dc2.observations("validation", [0], cache)[:GALAXIES]
-            simple = baselines.measure(dc2.observations("training", range(3), cache), validation, cache)
+            simple = baselines.measure(dc2.observations("training", range(4), cache), validation, cache)
         with steps.step("Starting the embedded AWS"):
             aws = Emulator(build, RANKS)
             aws.start()
