@@ -60,7 +60,9 @@ class Ran:
         return {name: self.cloud.get(self.payload["bucket"], f"{folder}/{name}") for name in names}
 
     def summarise_again(self) -> None:
+        run = self.read("run.json")
         event = {name: self.payload[name] for name in ("bucket", "result_path")}
+        event |= {name: run[name] for name in ("run_id", "world_size")}
         answer = self.cloud.aws.client("lambda").invoke(
             FunctionName=self.cloud.outputs.function_names["summarize"],
             Payload=json.dumps({**event, "tolerated_failure_percentage": 0}),
