@@ -54,7 +54,9 @@ def tree(tmp_path: Path) -> Path:
 
 
 def _run(tree: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    # Without what an outer make hands to an inner one, which would then print where it is.
+    own = ("TF_", "MAKE", "MFLAGS")
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(own)}
     variables = {
         **inherited,
         "PATH": f"{tree.parent / 'tools'}:{os.environ['PATH']}",
