@@ -123,7 +123,7 @@ def _deployed(daemon: subprocess.Popen[bytes], folder: Path) -> dict[str, Any]:
         while time.monotonic() < deadline and daemon.poll() is None:
             started = running_state(folder)
             if started is not None:
-                daemon.returncode = 0  # it goes on without us: nobody waits for it
+                daemon.returncode = 0  # it outlives this process, which must not wait for it
                 return started
             time.sleep(0.1)
     except BaseException:

@@ -103,7 +103,7 @@ def download(
 ) -> Downloaded:
     """Everything under s3://bucket/folder/ as files of `target`; progress in files.
 
-    Objects that stand for folders are skipped. Those whose keys are no paths below `target` are left out.
+    Objects that stand for folders are skipped. Those whose keys lead outside `target` are left out.
     """
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{folder}/")
     keys = [item["Key"] for page in pages for item in page.get("Contents", []) if not is_marker(item["Key"])]

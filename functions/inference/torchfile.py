@@ -102,14 +102,7 @@ def _entries(source: Source) -> dict[str, zipfile.ZipInfo]:
     try:
         archive = zipfile.ZipFile(io.BufferedReader(_File(source), 1 << 16))
         infos = archive.infolist()
-    except (
-        zipfile.BadZipFile,
-        ValueError,
-        OverflowError,
-        NotImplementedError,
-        EOFError,
-        struct.error,
-    ) as error:
+    except _ZIP_ERRORS as error:
         kind = other_kind(bytes(source.read(0, min(512, source.size))))
         if isinstance(error, TorchFileError) or kind:
             raise TorchFileError(kind or str(error)) from None

@@ -79,7 +79,7 @@ class File:
         return hashlib.sha256(self.source.data).hexdigest()
 
     def floats(self, tensor: object, name: str) -> Floats:
-        """A tensor's values. Raises CheckpointError for what is no tensor of floating-point numbers."""
+        """A tensor's values. Raises CheckpointError if they are not floating-point numbers."""
         if not isinstance(tensor, Tensor) or tensor.number not in _FLOATS:
             kind = f"numbers of type {tensor.number}" if isinstance(tensor, Tensor) else shown(tensor)
             raise CheckpointError(f"{name} holds {kind}, not floating-point numbers")

@@ -31,7 +31,7 @@ def class_names(record: Record) -> list[str]:
 
 
 def _wrapped(record: Record) -> object:
-    """What a wrapper holds; None for what is no wrapper."""
+    """What a wrapper holds; None where it is not a wrapper."""
     kind = kind_of(record.dotted)
     if kind is None or kind not in WRAPPERS:
         return None
