@@ -11,7 +11,7 @@ class Recipe:
 
     seed: int = 0
     epochs: int = 60
-    patience: int = 15  # epochs without a better validation loss
+    patience: int = 15  # epochs without a better score (validation loss + NMAD)
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2

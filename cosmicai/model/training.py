@@ -48,6 +48,11 @@ class Epoch:
     best: bool
     seconds: float
 
+    @property
+    def score(self) -> float:
+        """What chooses the epoch: the loss feels outliers, the NMAD the bulk of the galaxies."""
+        return self.validation_loss + self.nmad
+
 
 @dataclass(frozen=True)
 class Galaxies:
@@ -88,7 +93,7 @@ def train(
     encoder: Path | None = None,
     resume: Path | None = None,
 ) -> tuple[astromae.AstroMAE, list[Epoch]]:
-    """The network with the least validation loss, and the history of all epochs.
+    """The network of the epoch with the least score, and the history of all epochs.
 
     encoder: a folder of `pretrain`, whose encoder the network begins with (and keeps, if the recipe freezes
     it). resume: a file that holds the state after each epoch; a call that finds it goes on from there, and
@@ -210,12 +215,13 @@ class _Trainer:
             loss = self._one_epoch()
         averaged = _Standardised(self._average.module, self._galaxies)
         held_loss, nmads = _validate(averaged, validation, self._recipe)
-        best = held_loss < min((epoch.validation_loss for epoch in self.history), default=float("inf"))
-        if best:
-            self._best = copy.deepcopy(self._average.module.state_dict())
         seconds = time.monotonic() - start
-        self.history.append(Epoch(len(self.history) + 1, loss, held_loss, *nmads, best=best, seconds=seconds))
-        return self.history[-1]
+        epoch = Epoch(len(self.history) + 1, loss, held_loss, *nmads, best=False, seconds=seconds)
+        if epoch.score < min((earlier.score for earlier in self.history), default=float("inf")):
+            self._best = copy.deepcopy(self._average.module.state_dict())
+            epoch = replace(epoch, best=True)
+        self.history.append(epoch)
+        return epoch
 
     def _one_epoch(self) -> float:
         inputs, recipe, total = _Standardised(self.model, self._galaxies), self._recipe, 0.0
@@ -436,7 +442,7 @@ def write_card(
     photometry: Photometry,
 ) -> None:
     """card.json of a model folder: the galaxies, what their numbers mean, the recipe and what it reached."""
-    best = min(history, key=lambda epoch: epoch.validation_loss)
+    best = min(history, key=lambda epoch: epoch.score)
     quantiles = torch.quantile(galaxies.magnitudes, torch.tensor([0.001, 0.999]), 0)
     card = {
         "commands": commands,
