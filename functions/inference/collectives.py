@@ -75,7 +75,7 @@ def _channel(event: RankEvent, storage: Storage) -> fmi.Channel:
             import redis
 
             host, port = _redis()
-            return fmi.Redis(rank, size, name, redis.Redis(host, port))
+            return fmi.Redis(rank, size, name, redis.Redis(host, port), _key(event, storage))
     return fmi.S3(rank, size, name, storage.client, event.bucket)
 
 
@@ -104,7 +104,8 @@ def _back_end(event: RankEvent, storage: Storage) -> dict[str, Any]:
             return {"Direct": {**common, "host": host, "port": str(port), "secret": secret}}
         case "redis":
             host, port = _redis()
-            return {"Redis": {**common, "host": host, "port": str(port)}}
+            secret = _key(event, storage).hex()
+            return {"Redis": {**common, "host": host, "port": str(port), "secret": secret}}
     return {"S3": {**common, "bucket_name": event.bucket, "keep": "true"}}  # Summarize deletes them
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .accuracy import Metrics
-from .fmi import Channel, Deadline, FmiError
+from .fmi import Channel, Deadline, FmiError, Purpose
 
 FANOUT = 32  # children that one rank may have a level: few ranks wait, and none holds many connections
 PATIENCE_SECONDS = 20.0  # of a leaf for its parent; of an inner rank so much more for each level below it
@@ -110,7 +110,7 @@ class Reduction:
     def __init__(
         self, tree: Tree, open_channel: Callable[[], Channel], seconds_left: Callable[[], float]
     ) -> None:
-        self._tree, self._seconds_left = tree, seconds_left
+        self._tree, self._seconds_left, self._purpose = tree, seconds_left, Purpose(0, tree.size)
         self._faults: dict[str, str] = {}  # by what was to be done
         self._ended = False
         parent, children = tree.parent, tree.children
@@ -180,14 +180,14 @@ class Reduction:
         channel, deadline = self._opened(), Deadline(self._usable())
         while channel is not None and not self._ended and deadline.left():
             try:
-                data = channel.recv(child, None, deadline)
-                share = Share.unpack(data)
+                data = channel.recv(child, None, self._purpose, deadline)
+                share = Share.unpack(bytes(data))
             except (FmiError, ValueError) as error:
                 self._fault(f"rank {child}", error)
                 continue
             if not channel.durable:
                 with suppress(FmiError):  # a child that does not hear it sends again, which is not needed
-                    channel.send(child, _TAKEN, Deadline(PATIENCE_SECONDS))
+                    channel.send(child, _TAKEN, self._purpose, Deadline(PATIENCE_SECONDS))
             self._faults.pop(f"rank {child}", None)
             return share
         return None
@@ -208,9 +208,9 @@ class Reduction:
         channel = self._opened() if self._link.done() else None
         while channel is not None:
             try:
-                channel.send(parent, data, patience)
+                channel.send(parent, data, self._purpose, patience)
                 if not channel.durable:
-                    channel.recv(parent, len(_TAKEN), patience)
+                    channel.recv(parent, len(_TAKEN), self._purpose, patience)
                 self._faults.pop(f"rank {parent}", None)
                 return
             except FmiError as error:

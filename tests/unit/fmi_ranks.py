@@ -16,11 +16,14 @@ def together(channels: list[Any], work: Callable[[fmi.Group], Any], seconds: flo
     def one(channel: fmi.Channel) -> Any:
         group = fmi.Group(channel, seconds)
         try:
-            return work(group)
+            result = work(group)
         except Exception as error:
-            return error
-        finally:
+            result = error
+        try:
             group.close()
+        except fmi.MessageMismatch as error:
+            return error
+        return result
 
     with ThreadPoolExecutor(len(channels)) as pool:
         return list(pool.map(one, channels))

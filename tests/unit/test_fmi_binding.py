@@ -12,6 +12,7 @@ from typing import Any
 import fmi
 import numpy as np
 import pytest
+from fmi.messages import OPERATIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -338,25 +339,34 @@ def test_a_custom_functions_result_is_checked_as_a_value_is(
 
 def test_between_ranks_go_bare_numbers_as_fmi_sends_them() -> None:
     """Rank 1 reads and writes bytes itself: 4 for an int, 8 for a double, little-endian, no header."""
-    memory, deadline = fmi.Memory(2), fmi.Deadline(5)
-    ours, raw = fmi.Communicator.over(memory.channel(0)), memory.channel(1)
+    memory = fmi.Memory(2)
+    ours = fmi.Communicator.over(memory.channel(0))
+    to_us, to_them = memory._queues[1, 0], memory._queues[0, 1]
+
+    def received() -> bytes:
+        message = to_them.get(timeout=5)
+        assert message is not None
+        return message[1]
+
+    def give(operation: str, values: str, data: bytes) -> None:
+        to_us.put((fmi.Purpose(OPERATIONS.index(operation), 2, 0, values.encode()), data))
+
     ours.send(-2, 1, INT)
     ours.send(1.5, 1, DOUBLE)
     ours.bcast([1, 2], 0, ints(2))
     assert ours.scatter([14, 42], 0, ints(2)) == [14]
-    received = [raw.recv(0, None, deadline) for _ in range(4)]
     expected = (("<i", -2), ("<d", 1.5), ("<2i", 1, 2), ("<i", 42))
-    assert received == [struct.pack(*values) for values in expected]
-    raw.send(0, struct.pack("<2d", 0.5, 2.0), deadline)
+    assert [received() for _ in expected] == [struct.pack(*values) for values in expected]
+    give("gather", "<f8", struct.pack("<2d", 0.5, 2.0))
     assert ours.gather([0.25, 1.0], 0, doubles(2)) == [0.25, 1.0, 0.5, 2.0]
-    raw.send(0, struct.pack("<d", 0.5), deadline)
+    give("reduce", "<f8", struct.pack("<d", 0.5))
     assert ours.reduce(0.25, 0, SUM, DOUBLE) == 0.75
-    raw.send(0, struct.pack("<i", 2**31 - 1), deadline)
+    give("allreduce", "<i4", struct.pack("<i", 2**31 - 1))
     assert ours.allreduce(1, SUM, INT) == -(2**31)
-    assert raw.recv(0, None, deadline) == struct.pack("<i", 1)
-    raw.send(0, b"\x01", deadline)
+    assert received() == struct.pack("<i", 1)
+    give("barrier", "|u1", b"\x01")
     ours.barrier()
-    assert raw.recv(0, None, deadline) == b"\x01"
+    assert received() == b"\x01"
 
 
 def test_over_one_channel_it_is_the_same_interface() -> None:

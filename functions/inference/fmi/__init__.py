@@ -10,6 +10,7 @@ from .communicator import Communicator
 from .direct import Direct
 from .errors import FmiError, MessageMismatch, PeerLost, PeerRefused, PeerTimeout
 from .group import Group
+from .messages import Purpose
 from .stores import S3, Redis
 from .values import datatypes, func, hints, op, types
 
@@ -26,6 +27,7 @@ __all__ = [
     "PeerLost",
     "PeerRefused",
     "PeerTimeout",
+    "Purpose",
     "Redis",
     "datatypes",
     "func",

@@ -8,7 +8,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .errors import MessageMismatch, PeerLost, PeerTimeout
+from .errors import PeerLost, PeerTimeout
+from .messages import Expected, Purpose
 
 
 class Deadline:
@@ -68,17 +69,24 @@ class Channel(Protocol):
     def connect(self, peer: int, sender: int, deadline: Deadline) -> None:
         """Does what can be done before the pair's first message, which `sender` of the two sends."""
 
-    def send(self, peer: int, data: bytes | memoryview, deadline: Deadline) -> None:
-        """Raises PeerTimeout, PeerLost or PeerRefused."""
+    def send(self, peer: int, data: bytes | memoryview, purpose: Purpose, deadline: Deadline) -> None:
+        """Raises PeerTimeout, PeerLost, PeerRefused; MessageMismatch where the peer refused an earlier one."""
 
-    def recv(self, peer: int, length: int | None, deadline: Deadline) -> bytes:
-        """The next message of `peer`, of `length` bytes or, with None, of any. Raises MessageMismatch too."""
+    def recv(self, peer: int, length: int | None, purpose: Purpose, deadline: Deadline) -> bytearray:
+        """The next message of `peer`, of `length` bytes or, with None, of any.
+
+        Raises MessageMismatch too, where it has another purpose or length; FMI's own wire does not tell the
+        purpose.
+        """
+
+    def unread(self) -> list[str]:
+        """Messages that have come and that this rank has not taken, in words, as far as they are known."""
 
     def close(self) -> None:
         """Releases everything; peers that wait for this rank are told so."""
 
 
-_CLOSED = b"\0closed"
+_Message = tuple[Purpose, bytes] | None  # None: its sender has closed
 
 
 @dataclass
@@ -86,7 +94,7 @@ class Memory:
     """All ranks of one group in one process, for tests: Memory(size).channel(rank)."""
 
     size: int
-    _queues: dict[tuple[int, int], queue.Queue[bytes]] = field(default_factory=dict, init=False)
+    _queues: dict[tuple[int, int], queue.Queue[_Message]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         pairs = ((a, b) for a in range(self.size) for b in range(self.size))
@@ -100,30 +108,33 @@ class Memory:
 class MemoryChannel:
     rank: int
     size: int
-    _queues: dict[tuple[int, int], queue.Queue[bytes]]
+    _queues: dict[tuple[int, int], queue.Queue[_Message]]
     statistics: Statistics = field(default_factory=Statistics)
     durable: bool = True
 
     def connect(self, peer: int, sender: int, deadline: Deadline) -> None: ...
 
-    def send(self, peer: int, data: bytes | memoryview, deadline: Deadline) -> None:
-        self._queues[self.rank, peer].put(bytes(data))
+    def send(self, peer: int, data: bytes | memoryview, purpose: Purpose, deadline: Deadline) -> None:
+        self._queues[self.rank, peer].put((purpose, bytes(data)))
         self.statistics.sent(peer, len(data), 0.0)
 
-    def recv(self, peer: int, length: int | None, deadline: Deadline) -> bytes:
+    def recv(self, peer: int, length: int | None, purpose: Purpose, deadline: Deadline) -> bytearray:
         waiting, start = self._queues[peer, self.rank], time.perf_counter()
         try:
             message = waiting.get(timeout=deadline.left())
         except queue.Empty:
             raise PeerTimeout(f"rank {self.rank}: nothing from rank {peer} in {deadline.seconds} s") from None
-        if message is _CLOSED:
-            waiting.put(_CLOSED)
+        if message is None:
+            waiting.put(None)
             raise PeerLost(f"rank {self.rank}: rank {peer} has left")
-        if length is not None and len(message) != length:
-            raise MessageMismatch(f"rank {self.rank}: rank {peer} sent {len(message)} bytes, expected {length}")
-        self.statistics.received(peer, len(message), time.perf_counter() - start)
-        return message
+        theirs, data = message
+        Expected(purpose, self.rank, peer, length).check(theirs.head(len(data)))
+        self.statistics.received(peer, len(data), time.perf_counter() - start)
+        return bytearray(data)
+
+    def unread(self) -> list[str]:
+        return []
 
     def close(self) -> None:
         for peer in range(self.size):
-            self._queues[self.rank, peer].put(_CLOSED)
+            self._queues[self.rank, peer].put(None)

@@ -99,6 +99,13 @@ class _Part:
             raise ValueError(f"{self.where}.port: {number:g} is no port; give 1 to 65535")
         return int(number)
 
+    def secret(self) -> bytes | None:
+        """What this group's ranks alone know; not a setting of FMI's own."""
+        try:
+            return bytes.fromhex(self.settings.get("secret") or "") or None
+        except (TypeError, ValueError):
+            raise ValueError(f"{self.where}.secret holds other characters than hexadecimal digits") from None
+
 
 def _object(content: Any, name: str, where: str) -> dict[str, Any]:
     found = content.get(name, {}) if isinstance(content, dict) else None
@@ -112,11 +119,8 @@ def _is_true(value: Any) -> bool:
 
 
 def _direct(part: _Part, rank: int, size: int, comm_name: str) -> Channel:
-    try:
-        secret = bytes.fromhex(part.settings.get("secret") or "")
-    except (TypeError, ValueError):
-        raise ValueError(f"{part.where}.secret holds other characters than hexadecimal digits") from None
-    return Direct(rank, size, comm_name, str(part.settings["host"]), part.port(PORT), secret or None)
+    host = str(part.settings["host"])
+    return Direct(rank, size, comm_name, host, part.port(PORT), part.secret())
 
 
 def _s3(part: _Part, rank: int, size: int, comm_name: str) -> Channel:
@@ -129,7 +133,8 @@ def _s3(part: _Part, rank: int, size: int, comm_name: str) -> Channel:
 def _redis(part: _Part, rank: int, size: int, comm_name: str) -> Channel:
     import redis
 
-    return Redis(rank, size, comm_name, redis.Redis(str(part.settings["host"]), part.port(_REDIS_PORT)))
+    client = redis.Redis(str(part.settings["host"]), part.port(_REDIS_PORT))
+    return Redis(rank, size, comm_name, client, part.secret())
 
 
 _OPENERS: dict[str, Callable[[_Part, int, int, str], Channel]] = {

@@ -5,113 +5,108 @@ from __future__ import annotations
 import os
 import select
 import socket
-import struct
-import zlib
 from contextlib import suppress
 
 from .channel import Deadline
-from .errors import MessageMismatch, PeerLost, PeerTimeout
+from .errors import FmiError, MessageMismatch, PeerLost, PeerTimeout
+from .handshake import Keys
+from .messages import HEAD, PIECE, REFUSAL, TAG, Bytes, Expected, Purpose, Seal, opened
 
-_FRAME = struct.Struct("<QI")  # length, CRC-32
-_PIECE = 1 << 20
-_LARGEST = 1 << 32  # bytes of a message whose length its reader does not know; more is no message of ours
+_BLOCK = 1 << 20  # bytes of a bare message that are given to the kernel at once
 _KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
 _LOOKS = 20  # at a socket before this process sleeps: a message of a peer that runs comes within some µs
+_LONGEST_REASON = 400  # characters of what a refusal says
 
 
-class Connection:
-    """Between this rank and `peer`. framed: with length and checksum before each message, else bare bytes.
+class Stream:
+    """Bytes to and from `peer`. Any error closes it: a part of a message would shift all that follows."""
 
-    After any error it is closed, because a part of a message would shift all that follows.
-    """
-
-    def __init__(self, connection: socket.socket, rank: int, peer: int, framed: bool) -> None:
+    def __init__(self, connection: socket.socket, rank: int, peer: int) -> None:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # NATs forget what is silent
         for option, value in _KEEPALIVE.items():
             if hasattr(socket, option):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-        self._socket, self._peer, self._framed = connection, peer, framed
-        self._us = f"rank {rank}:"
+        self._socket, self._rank, self._peer = connection, rank, peer
         self._readable, self._writable = select.poll(), select.poll()  # know no highest descriptor
         self._readable.register(connection, select.POLLIN)
         self._writable.register(connection, select.POLLOUT)
 
-    def send(self, data: memoryview, deadline: Deadline) -> None:
-        """Raises PeerTimeout or PeerLost."""
-        head = memoryview(_FRAME.pack(len(data), zlib.crc32(data)) if self._framed else b"")
+    def send(self, data: memoryview, purpose: Purpose, deadline: Deadline) -> None:
+        """Raises PeerTimeout, PeerLost or, where the peer has refused an earlier message, MessageMismatch."""
         try:
-            sent = _sent(self._socket, head, data)
-            while sent < len(head) + len(data):
-                body = max(sent - len(head), 0)
-                written = _sent(self._socket, head[sent:], data[body : body + _PIECE])
-                if not written and not self._writable.poll(_milliseconds(deadline)) and not deadline.left():
-                    took = f"took {body} of {len(data)} bytes"
-                    raise PeerTimeout(f"{self._us} rank {self._peer} {took} in {deadline.seconds:g} s")
-                sent += written
+            self._send(data, purpose, deadline)
         except OSError as error:
-            self.close()
-            raise PeerLost(f"{self._us} the connection to rank {self._peer} broke: {error}") from None
+            raise self._broken(error) from None
         except BaseException:
             self.close()
             raise
 
-    def recv(self, length: int | None, deadline: Deadline) -> bytes:
-        """The next message; None: of whatever length, which bare bytes cannot tell.
-
-        Raises PeerTimeout, PeerLost and MessageMismatch.
-        """
+    def recv(self, purpose: Purpose, length: int | None, deadline: Deadline) -> bytearray:
+        """The next message; length None: whatever it has. Raises PeerTimeout, PeerLost, MessageMismatch."""
         try:
-            if not self._framed:
-                if length is None:
-                    raise ValueError("without frames, a message's length must be known")
-                return bytes(self._exactly(bytearray(length), 0, length, deadline))
-            return self._message(length, deadline)
+            return self._recv(purpose, length, deadline)
         except OSError as error:
-            self.close()
-            raise PeerLost(f"{self._us} the connection to rank {self._peer} broke: {error}") from None
+            raise self._broken(error) from None
         except BaseException:
             self.close()
             raise
 
-    def _message(self, length: int | None, deadline: Deadline) -> bytes:
-        data = bytearray(_FRAME.size + (length or 0))  # header and body in one read where they come together
-        got = self._some(data, 0, _FRAME.size, deadline)
-        found, expected = _FRAME.unpack_from(data)
-        if found != (found if length is None else length) or found > _LARGEST:
-            raise MessageMismatch(f"{self._us} rank {self._peer} sent {found} bytes, expected {length}")
-        if length is None:
-            data.extend(bytes(found))
-        self._exactly(data, got, _FRAME.size + found, deadline)
-        body = bytes(memoryview(data)[_FRAME.size :])
-        if zlib.crc32(body) != expected:
-            raise MessageMismatch(f"{self._us} what rank {self._peer} sent was damaged on the way")
-        return body
+    def _send(self, data: memoryview, purpose: Purpose, deadline: Deadline) -> None:
+        raise NotImplementedError
 
-    def _exactly(self, data: bytearray, got: int, length: int, deadline: Deadline) -> bytearray:
-        if got < length:
-            self._some(data, got, length, deadline)
-        return data
+    def _recv(self, purpose: Purpose, length: int | None, deadline: Deadline) -> bytearray:
+        raise NotImplementedError
 
-    def _some(self, data: bytearray, got: int, least: int, deadline: Deadline) -> int:
-        """Reads into data[got:] until at least `least` bytes are there; returns how many are."""
-        view, looks = memoryview(data), _LOOKS
+    def unread(self) -> str | None:
+        """A message that has come and that nobody has taken, in words; None where there is none."""
+        return None
+
+    def _broken(self, error: OSError) -> FmiError:
+        self.close()
+        return PeerLost(f"rank {self._rank}: the connection to rank {self._peer} broke: {error}")
+
+    def _push(self, parts: tuple[Bytes, ...], before: int, total: int, deadline: Deadline) -> None:
+        """Sends the parts; before, total: bytes of the message that were sent earlier, and that it has."""
+        length = sum(map(len, parts))
+        sent = self._taken(parts)
+        if sent == length:
+            return
+        rest = memoryview(b"".join(parts))
+        while sent < length:
+            if not deadline.left():
+                taken = f"{min(before + sent, total)} of {total} bytes in {deadline.seconds:g} s"
+                raise PeerTimeout(f"rank {self._rank}: rank {self._peer} took {taken}")
+            self._writable.poll(deadline.left() * 1000)
+            sent += self._taken((rest[sent:],))
+
+    def _taken(self, parts: tuple[Bytes, ...]) -> int:
+        """Bytes that the kernel took at once."""
+        try:
+            return self._socket.sendmsg(parts)
+        except (BlockingIOError, InterruptedError):
+            return 0
+
+    def _read(self, into: memoryview, least: int, deadline: Deadline) -> int:
+        """Reads `least` bytes or more, as many as are there, into the buffer; returns how many."""
+        got, looks = 0, _LOOKS
         while got < least:
             try:
-                count = self._socket.recv_into(view[got : got + _PIECE])
+                count = self._socket.recv_into(into[got:])
             except (BlockingIOError, InterruptedError):
                 if looks:
                     looks -= 1
                     os.sched_yield()
-                elif not self._readable.poll(_milliseconds(deadline)) and not deadline.left():
-                    raise PeerTimeout(
-                        f"{self._us} {got} of {least} bytes from rank {self._peer} in {deadline.seconds:g} s"
-                    ) from None
-                continue
-            if not count:
-                raise PeerLost(f"{self._us} rank {self._peer} left after {got} of {least} bytes")
-            got += count
+                    continue
+                self._readable.poll(deadline.left() * 1000)
+            else:
+                if not count:
+                    raise PeerLost(f"rank {self._rank}: rank {self._peer} left after {got} of {least} bytes")
+                got += count
+            if got < least and not deadline.left():
+                came = f"{got} of {least} bytes from rank {self._peer}"
+                raise PeerTimeout(f"rank {self._rank}: {came} in {deadline.seconds:g} s")
         return got
 
     def wake(self) -> None:
@@ -127,13 +122,112 @@ class Connection:
         return self._socket.fileno() < 0
 
 
-def _sent(connection: socket.socket, *parts: memoryview) -> int:
-    """Bytes that the kernel took at once."""
-    try:
-        return connection.sendmsg(parts)
-    except (BlockingIOError, InterruptedError):
-        return 0
+class Bare(Stream):
+    """FMI's own wire: the bytes of a message and nothing else."""
+
+    def _send(self, data: memoryview, purpose: Purpose, deadline: Deadline) -> None:
+        for start in range(0, len(data), _BLOCK):
+            self._push((data[start : start + _BLOCK],), start, len(data), deadline)
+
+    def _recv(self, purpose: Purpose, length: int | None, deadline: Deadline) -> bytearray:
+        if length is None:
+            raise ValueError("on FMI's own wire, a message's length must be known")
+        data = bytearray(length)
+        self._read(memoryview(data), length, deadline)
+        return data
 
 
-def _milliseconds(deadline: Deadline) -> float:
-    return deadline.left() * 1000
+class Sealed(Stream):
+    """Messages as the module `messages` describes them: nothing is believed that the peer has not sealed."""
+
+    def __init__(self, connection: socket.socket, rank: int, peer: int, keys: Keys) -> None:
+        super().__init__(connection, rank, peer)
+        self._sending, self._receiving = Seal(keys.sending), Seal(keys.receiving)
+        self._buffer = memoryview(bytearray(HEAD + PIECE + TAG))
+        self._start = self._end = 0  # of what was received and not looked at
+
+    def _send(self, data: memoryview, purpose: Purpose, deadline: Deadline) -> None:
+        head, total = purpose.head(len(data)), len(data)
+        piece = data[:PIECE]
+        self._push((head, piece, self._sending.tag(head, piece)), 0, total, deadline)
+        for start in range(PIECE, total, PIECE):
+            piece = data[start : start + PIECE]
+            self._push((piece, self._sending.tag(piece)), start, total, deadline)
+
+    def _recv(self, purpose: Purpose, length: int | None, deadline: Deadline) -> bytearray:
+        head, body = self._first(deadline)
+        expected = Expected(purpose, self._rank, self._peer, length)
+        try:
+            total = expected.check(head)
+        except MessageMismatch as error:
+            self._refuse(str(error))
+            raise
+        if total <= PIECE:
+            return bytearray(body)
+        data = bytearray(body)
+        while len(data) < total:
+            data += self._piece(0, min(PIECE, total - len(data)), deadline)
+        return data
+
+    def _first(self, deadline: Deadline) -> tuple[memoryview, memoryview]:
+        """The head and the first piece of the next message. MessageMismatch where it is a refusal."""
+        self._fill(HEAD, deadline)
+        total, purpose = opened(self._buffer[self._start :])
+        piece = self._piece(HEAD, min(total, PIECE), deadline)
+        head, body = piece[:HEAD], piece[HEAD:]
+        if purpose.operation == REFUSAL:
+            reason = bytes(body).decode(errors="replace")[:_LONGEST_REASON]
+            raise MessageMismatch(f"rank {self._rank}: rank {self._peer} refused: {reason}")
+        return head, body
+
+    def _piece(self, head: int, body: int, deadline: Deadline) -> memoryview:
+        """The next piece, proven; it is valid until the next call."""
+        self._fill(head + body + TAG, deadline)
+        start = self._start
+        content, tag = self._buffer[start : start + head + body], self._buffer[start + head + body :][:TAG]
+        if not self._receiving.proves(tag, content):
+            raise MessageMismatch(
+                f"rank {self._rank}: a message was not sent by rank {self._peer}, or was changed on the way"
+            )
+        self._start += head + body + TAG
+        return content
+
+    def _fill(self, least: int, deadline: Deadline) -> None:
+        """Waits until so many bytes are in the buffer, and takes more where they are there."""
+        have = self._end - self._start
+        if have >= least:
+            return
+        if not have or self._start + least > len(self._buffer):
+            self._buffer[:have] = bytes(self._buffer[self._start : self._end])
+            self._start, self._end = 0, have
+        self._end += self._read(self._buffer[self._end :], least - have, deadline)
+
+    def _refuse(self, reason: str) -> None:
+        """Tells the peer why this rank stops, as far as it can be told at once."""
+        text = reason[:_LONGEST_REASON].encode()
+        head = Purpose(REFUSAL, 0).head(len(text))
+        with suppress(OSError):
+            self._taken((head, text, self._sending.tag(head, text)))
+
+    def _broken(self, error: OSError) -> FmiError:
+        """Why: the peer may have said so before it closed the connection."""
+        try:
+            self._first(Deadline(0))
+        except MessageMismatch as refusal:
+            return refusal
+        except (OSError, FmiError):
+            pass
+        finally:
+            self.close()
+        return super()._broken(error)
+
+    def unread(self) -> str | None:
+        if self.closed:
+            return None
+        try:
+            head, _ = self._first(Deadline(0))
+        except MessageMismatch as error:
+            return str(error)
+        except (OSError, FmiError):
+            return None
+        return f"rank {self._peer} sent {opened(head)[1]}, which rank {self._rank} has not taken"

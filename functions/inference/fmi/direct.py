@@ -2,42 +2,36 @@
 
 Without a secret it speaks FMI's and TCPunch's wire exactly, and can meet their ranks. With one, which only the
 ranks of a run know, pairing names cannot be guessed, both sides prove that they know it before anything is
-believed, and messages carry length and checksum; a pair that cannot punch through meets in a relay on the host.
+believed, and messages are sealed; a pair that cannot punch through meets in a relay on the host.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import hmac
-import os
-import select
 import socket
 import struct
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 
 from .channel import Deadline, Statistics
-from .connection import Connection
-from .errors import FmiError, PeerLost, PeerRefused, PeerTimeout
+from .connection import Bare, Sealed, Stream
+from .errors import PeerLost, PeerTimeout
+from .handshake import Handshake, Pair, Stranger
+from .messages import Purpose
+from .punching import Greeting, Met, NotThrough, Punch, bound
 
 PORT = 10_000
-VERSION = 1
 NAME_LIMIT = 100  # bytes; the host takes no more, and FMI cuts longer names silently
 PUNCH_SECONDS = 4.0  # then the pair meets in the relay
 RELAY_SECONDS = 6.0  # for the partner to come there; then the two try to be paired again
-_CLOSED_SECONDS = 0.2  # between looks at whether the channel was closed
 
 _ANY = ("", 0)  # until the connection to the host says which interface leads to it
 _ADDRESS = struct.Struct("!4sHxx")
-_HELLO = struct.Struct("<4sHII16s")  # magic, version, my rank, your rank, challenge
-_MAGIC = b"CFMI"
 _PAIR, _RELAY = b"\x02", b"\x03"
-Greet = Callable[[socket.socket, Deadline], None]
 
 
 class Direct:
@@ -64,7 +58,7 @@ class Direct:
         self.statistics, self.durable = Statistics(), False
         self._name, self._host, self._port, self._secret = comm_name, host, port, secret
         self._relay = relay and secret is not None
-        self._connections: dict[int, Connection] = {}
+        self._connections: dict[int, Stream] = {}
         self._meeting: set[socket.socket] = set()  # connections to the host, and those that are greeting
         self._lock = threading.Lock()
         self._closed = False
@@ -73,17 +67,22 @@ class Direct:
         """Makes the pair's connection before it is needed; sender: of its first message, one of the two."""
         self._connected(peer, sender, deadline)
 
-    def send(self, peer: int, data: bytes | memoryview, deadline: Deadline) -> None:
+    def send(self, peer: int, data: bytes | memoryview, purpose: Purpose, deadline: Deadline) -> None:
         connection, start = self._connected(peer, self.rank, deadline), time.perf_counter()
         view = memoryview(data)
-        connection.send(view, deadline)
+        connection.send(view, purpose, deadline)
         self.statistics.sent(peer, len(view), time.perf_counter() - start)
 
-    def recv(self, peer: int, length: int | None, deadline: Deadline) -> bytes:
+    def recv(self, peer: int, length: int | None, purpose: Purpose, deadline: Deadline) -> bytearray:
         connection, start = self._connected(peer, peer, deadline), time.perf_counter()
-        data = connection.recv(length, deadline)
+        data = connection.recv(purpose, length, deadline)
         self.statistics.received(peer, len(data), time.perf_counter() - start)
         return data
+
+    def unread(self) -> list[str]:
+        with self._lock:
+            connections = list(self._connections.values())
+        return [told for told in (connection.unread() for connection in connections) if told is not None]
 
     def close(self) -> None:
         """Other threads that wait in this channel end at once, with an error."""
@@ -102,14 +101,15 @@ class Direct:
     def _us(self) -> str:
         return f"rank {self.rank}:"
 
-    def _connected(self, peer: int, sender: int, deadline: Deadline) -> Connection:
+    def _connected(self, peer: int, sender: int, deadline: Deadline) -> Stream:
         """The pair's connection; `sender`: of the pair's first message, which names a plain pair."""
         known = self._connections.get(peer)
         if known is not None and not known.closed:
             return known
         start = time.perf_counter()
         try:
-            made = Connection(self._meet(peer, sender, deadline), self.rank, peer, self._secret is not None)
+            met, keys = self._meet(peer, sender, deadline)
+            made = Bare(met, self.rank, peer) if keys is None else Sealed(met, self.rank, peer, keys)
         except OSError as error:
             raise PeerLost(f"{self._us} no connection to rank {peer} can be made here: {error}") from None
         finally:
@@ -121,108 +121,62 @@ class Direct:
             self._connections[peer] = made
         return made
 
-    def _meet(self, peer: int, sender: int, deadline: Deadline) -> socket.socket:
-        low, high = sorted((self.rank, peer))
-        role, pair = (b"L" if self.rank == low else b"H"), f"pair {self._name} {low} {high}"
-        name, greet = self._plain_name(peer, sender), _taken_as_it_is
-        if self._secret is not None:
-            name = role + hmac.new(self._secret, pair.encode(), hashlib.sha256).hexdigest()[:48].encode()
-            greet = partial(self._greet, peer)
+    def _meet(self, peer: int, sender: int, deadline: Deadline) -> Met:
+        plain, name = self._plain_name(peer, sender), self._pair_name(peer)
+        stranger: Stranger | None = None
         while True:
-            with suppress(_NotThrough):
-                return self._punch(peer, name if self._secret is None else _PAIR + name, deadline, greet)
+            try:
+                return self._punch(peer, plain if name is None else _PAIR + name, deadline)
+            except NotThrough as failed:
+                stranger = failed.stranger or stranger
             # The partner may not know of the attempt that failed, where it died in it or the host did: it then
             # waits to be paired, not in the relay. So nobody waits there for long.
-            if self._relay and deadline.left():
+            if self._relay and name is not None and deadline.left():
                 with suppress(PeerTimeout):
                     until = Deadline(min(RELAY_SECONDS, deadline.left()))
-                    connection = self._relayed(peer, _RELAY + name, until, greet)
+                    met = self._relayed(peer, _RELAY + name, until)
                     self.statistics.relayed.add(peer)
-                    return connection
+                    return met
             if not self._relay or not deadline.left():
-                seconds = f"{deadline.seconds:g} s"
-                raise PeerTimeout(f"{self._us} no way through to rank {peer} in {seconds}")
+                came = "" if stranger is None else f"; {stranger}"
+                raise PeerTimeout(f"{self._us} no way through to rank {peer} in {deadline.seconds:g} s{came}")
+
+    def _pair_name(self, peer: int) -> bytes | None:
+        """This rank's role and the pair's name, which without the secret nobody can guess."""
+        if self._secret is None:
+            return None
+        low, high = sorted((self.rank, peer))
+        pair = f"pair {self._name} {low} {high}"
+        digest = hmac.new(self._secret, pair.encode(), hashlib.sha256).hexdigest()[:48]
+        return (b"L" if self.rank == low else b"H") + digest.encode()
+
+    def _handshake(self, peer: int) -> Handshake:
+        assert self._secret is not None  # noqa: S101 - for the type checker
+        return Handshake(Pair(self._secret, self._name, self.rank, peer, self.size))
 
     def _plain_name(self, peer: int, sender: int) -> bytes:
         receiver = peer if sender == self.rank else self.rank
         return f"{self._name}{sender}_{receiver}".encode()
 
-    def _punch(
-        self,
-        peer: int,
-        name: bytes,
-        deadline: Deadline,
-        greet: Greet,
-    ) -> socket.socket:
+    def _punch(self, peer: int, name: bytes, deadline: Deadline) -> Met:
         """deadline: for the partner to come to the host; after that PUNCH_SECONDS at most to get through."""
         with self._asked(name, peer, deadline, _ADDRESS.size) as host:  # our own address, which is not needed
             own = host.getsockname()
-            with _bound(own) as listener:
-                listener.listen(8)
+            with bound(own) as listener:
+                listener.listen(64)
                 theirs = _ADDRESS.unpack(self._take(host, _ADDRESS.size, peer, deadline))
                 address = (socket.inet_ntoa(theirs[0]), int(theirs[1]))
                 seconds = min(PUNCH_SECONDS, deadline.left()) if self._relay else deadline.left()
-                return self._through(listener, own, address, Deadline(seconds), greet)
+                begin = None if self._secret is None else lambda: self._handshake(peer)
+                punch = Punch(listener, own, address, begin, lambda: self._closed)
+                return punch.through(Deadline(seconds))
 
-    def _through(
-        self,
-        listener: socket.socket,
-        own: tuple[str, int],
-        address: tuple[str, int],
-        until: Deadline,
-        greet: Greet,
-    ) -> socket.socket:
-        """Listens on and connects from the very address that the host saw, until one connection stands."""
-        listener.setblocking(False)
-        dialing, pause = _dialled(own, address), 0.002
-        try:
-            while until.left() and not self._closed:
-                wait = min(_CLOSED_SECONDS if dialing is not None else pause, until.left())
-                ready, writable = _ready(listener, dialing, wait)
-                found: socket.socket | None = None
-                if ready:
-                    with _quiet():
-                        accepted, source = listener.accept()
-                        found = accepted
-                        if self._secret is None and source[0] != address[0]:
-                            accepted.close()
-                            found = None
-                if found is None and writable and dialing is not None:
-                    if dialing.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
-                        found, dialing = dialing, None
-                    else:
-                        dialing.close()
-                        dialing, pause = None, min(2 * pause, 0.1)
-                        continue
-                if found is not None:
-                    try:
-                        found.setblocking(True)
-                        with self._watched(found):
-                            greet(found, Deadline(min(until.left(), 2.0)))
-                        return found
-                    except (PeerLost, PeerTimeout):
-                        found.close()  # a stranger, or the half of a connection that the partner gave up
-                    except BaseException:
-                        found.close()
-                        raise
-                if dialing is None:
-                    dialing = _dialled(own, address)
-            raise _NotThrough
-        finally:
-            if dialing is not None:
-                dialing.close()
-
-    def _relayed(
-        self,
-        peer: int,
-        name: bytes,
-        deadline: Deadline,
-        greet: Greet,
-    ) -> socket.socket:
+    def _relayed(self, peer: int, name: bytes, deadline: Deadline) -> Met:
         with self._asked(name, peer, deadline) as host:
             self._take(host, 1, peer, deadline)
-            greet(host, deadline)
-            return host.dup()
+            greeting = Greeting(host, self._handshake(peer), deadline)
+            _, keys = greeting.finish(f"{self._us} rank {peer}, through the relay,")
+            return host.dup(), keys
 
     @contextmanager
     def _asked(self, name: bytes, peer: int, deadline: Deadline, answer: int = 0) -> Iterator[socket.socket]:
@@ -250,9 +204,8 @@ class Direct:
         """
         fault = "no time was left"
         while deadline.left() and not self._closed:
-            host = _bound(
-                _ANY
-            )  # else the kernel may give a port that others share, which cannot be bound again
+            # Else the kernel may give a port that others share, which cannot be bound again.
+            host = bound(_ANY)
             try:
                 host.settimeout(max(deadline.left(), 1e-3))
                 with self._watched(host):
@@ -297,42 +250,6 @@ class Direct:
             raise PeerLost(f"{self._us} the rendezvous host broke off: {error}") from None
         return data
 
-    def _greet(self, peer: int, connection: socket.socket, until: Deadline) -> None:
-        """Each proves by an HMAC over both challenges that it knows the secret; none is sent before it."""
-        assert self._secret is not None  # noqa: S101 - for the type checker
-        connection.settimeout(max(until.left(), 1e-3))
-        mine = _HELLO.pack(_MAGIC, VERSION, self.rank, peer, os.urandom(16))
-        try:
-            connection.sendall(mine)
-            theirs = self._exactly(connection, _HELLO.size, peer)
-            magic, version, rank, to, _ = _HELLO.unpack(theirs)
-            if (magic, version, rank, to) != (_MAGIC, VERSION, peer, self.rank):
-                raise PeerRefused(
-                    f"{self._us} who answered for rank {peer} says it is rank {rank} for {to}, "
-                    f"version {version}"
-                )
-            connection.sendall(self._proof(mine, theirs))
-            proof = self._exactly(connection, 32, peer)
-        except TimeoutError:
-            raise PeerTimeout(f"{self._us} rank {peer} did not greet in {until.seconds:g} s") from None
-        except OSError as error:
-            raise PeerLost(f"{self._us} the connection to rank {peer} broke: {error}") from None
-        if not hmac.compare_digest(proof, self._proof(theirs, mine)):
-            raise PeerRefused(f"{self._us} who answered for rank {peer} does not know this run's secret")
-
-    def _exactly(self, connection: socket.socket, length: int, peer: int) -> bytes:
-        data = b""
-        while len(data) < length:
-            piece = connection.recv(length - len(data))
-            if not piece:
-                raise PeerLost(f"{self._us} rank {peer} closed the connection while greeting")
-            data += piece
-        return data
-
-    def _proof(self, first: bytes, second: bytes) -> bytes:
-        assert self._secret is not None  # noqa: S101 - for the type checker
-        return hmac.new(self._secret, b"greet " + self._name.encode() + first + second, hashlib.sha256).digest()
-
 
 def _check_plain_name(comm_name: str, size: int) -> None:
     """Without a secret, a pair of ranks is named comm_name, rank, "_", rank, with nothing in between."""
@@ -349,53 +266,3 @@ def _check_plain_name(comm_name: str, size: int) -> None:
             f"such as {comm_name + '-'!r}",
             stacklevel=3,
         )
-
-
-def _taken_as_it_is(connection: socket.socket, until: Deadline) -> None:
-    """Without a secret, who connects is believed."""
-
-
-class _NotThrough(FmiError):
-    """No connection stood in time."""
-
-
-class _quiet:
-    """A connection that is gone before it was accepted is no fault."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        return kind is not None and issubclass(kind, OSError)
-
-
-def _ready(listener: socket.socket, dialing: socket.socket | None, seconds: float) -> tuple[bool, bool]:
-    """Whether one can be accepted, and whether the dialled one has an outcome."""
-    poll = select.poll()  # knows no highest descriptor, as select() does
-    poll.register(listener, select.POLLIN)
-    if dialing is not None:
-        poll.register(dialing, select.POLLOUT)
-    events = {descriptor for descriptor, _ in poll.poll(seconds * 1000)}
-    return listener.fileno() in events, dialing is not None and dialing.fileno() in events
-
-
-def _bound(own: tuple[str, int]) -> socket.socket:
-    """A socket on a local address that others of this process may share."""
-    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        made.bind(own)
-    except BaseException:
-        made.close()
-        raise
-    return made
-
-
-def _dialled(own: tuple[str, int], address: tuple[str, int]) -> socket.socket | None:
-    """A connection to `address` on its way; None where it failed at once."""
-    dialing = _bound(own)
-    dialing.setblocking(False)
-    if dialing.connect_ex(address) in (0, errno.EINPROGRESS, errno.EALREADY, errno.EAGAIN):
-        return dialing
-    dialing.close()
-    return None

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .channel import Channel, Deadline
-from .errors import FmiError
+from .errors import FmiError, MessageMismatch
+from .messages import OPERATIONS, Purpose
 
 Array = NDArray[Any]
+_CODES = {name: code for code, name in enumerate(OPERATIONS)} | {"recv": OPERATIONS.index("send")}
 Combine = Callable[[Array, Array], Array]
 
 
@@ -34,10 +36,18 @@ class Group:
             raise ValueError(f"rank {channel.rank} is not in a group of {channel.size}")
         self._channel, self._seconds = channel, seconds
         self._current: Deadline | None = None  # of the operation that is going on
+        self._purpose, self._failed = Purpose(0, channel.size), False
         self.rank, self.size = channel.rank, channel.size
 
     def close(self) -> None:
+        """Ends the connections. MessageMismatch where a peer has refused what this rank sent, or sent what this
+        rank has not taken: the two were in different operations, so that what they computed is not to be
+        trusted. After an operation has failed, nothing more is said.
+        """
+        unread = [] if self._failed else self._channel.unread()
         self._channel.close()
+        if unread:
+            raise MessageMismatch("; ".join(unread))
 
     def send(self, obj: Array, dest: int, seconds: float | None = None) -> None:
         """Sends an array to rank `dest`, which calls recv."""
@@ -51,7 +61,7 @@ class Group:
 
     def bcast(self, obj: Array, root: int = 0, seconds: float | None = None) -> Array:
         """The root's array at every rank; the others give any array of its shape and type."""
-        with self._operation("bcast", seconds) as deadline:
+        with self._operation("bcast", seconds, root) as deadline:
             v, array = self._place(root), np.asarray(obj)
             for distance in reversed(self._distances()):
                 if v % (2 * distance) == 0 and v + distance < self.size:
@@ -62,7 +72,7 @@ class Group:
 
     def gather(self, sendobj: Array, root: int = 0, seconds: float | None = None) -> Array | None:
         """All ranks' arrays, (N, *shape), at the root; None elsewhere."""
-        with self._operation("gather", seconds) as deadline:
+        with self._operation("gather", seconds, root) as deadline:
             v, blocks = self._place(root), np.asarray(sendobj)[None]
             for distance in self._distances():
                 if v % (2 * distance) == 0 and v + distance < self.size:
@@ -76,7 +86,7 @@ class Group:
 
     def scatter(self, sendobj: Array, root: int = 0, seconds: float | None = None) -> Array:
         """This rank's row of the root's (N, *shape); the others give any array of that shape and type."""
-        with self._operation("scatter", seconds) as deadline:
+        with self._operation("scatter", seconds, root) as deadline:
             arrays = np.asarray(sendobj)
             if arrays.shape[:1] != (self.size,):
                 raise ValueError(
@@ -103,7 +113,7 @@ class Group:
         seconds: float | None = None,
     ) -> Array | None:
         """All ranks' arrays combined, at the root; None elsewhere."""
-        with self._operation("reduce", seconds) as deadline:
+        with self._operation("reduce", seconds, root) as deadline:
             mine = np.asarray(sendobj)
             if ordered:
                 rows = self.gather(mine, root)
@@ -170,15 +180,19 @@ class Group:
             return mine
 
     @contextmanager
-    def _operation(self, name: str, seconds: float | None) -> Iterator[Deadline]:
-        """Names the operation in its errors. One that is a part of another has the other's name and time."""
+    def _operation(self, name: str, seconds: float | None, root: int = 0) -> Iterator[Deadline]:
+        """Names the operation in its messages and errors. A part of another has the other's name and time."""
         if self._current is not None:
             yield self._current
             return
+        if not 0 <= root < self.size:
+            raise ValueError(f"root: {root} is not in a group of {self.size}; give 0 to {self.size - 1}")
         self._current = Deadline(self._seconds if seconds is None else seconds)
+        self._purpose = Purpose(_CODES[name], self.size, root)
         try:
             yield self._current
         except FmiError as error:
+            self._failed = True
             error.args = (f"in {name}: {error}",)
             raise
         finally:
@@ -194,11 +208,16 @@ class Group:
         return theirs
 
     def _send(self, peer: int, array: Array, deadline: Deadline) -> None:
-        self._channel.send(peer, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, deadline)
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        self._channel.send(peer, data, self._part(array), deadline)
 
     def _recv(self, peer: int, like: Array, deadline: Deadline) -> Array:
-        received = np.frombuffer(self._channel.recv(peer, like.nbytes, deadline), like.dtype)
-        return received.reshape(like.shape).copy()
+        received = self._channel.recv(peer, like.nbytes, self._part(like), deadline)
+        return np.frombuffer(received, like.dtype).reshape(like.shape)
+
+    def _part(self, array: Array) -> Purpose:
+        """What messages of the current operation with such values are for."""
+        return self._purpose._replace(values=array.dtype.str.encode()[:7])
 
     def _other(self, peer: int, name: str) -> int:
         if not 0 <= peer < self.size or peer == self.rank:
@@ -208,8 +227,6 @@ class Group:
         return peer
 
     def _place(self, root: int) -> int:
-        if not 0 <= root < self.size:
-            raise ValueError(f"root: {root} is not in a group of {self.size}; give 0 to {self.size - 1}")
         return (self.rank - root) % self.size
 
     def _at(self, place: int, root: int) -> int:

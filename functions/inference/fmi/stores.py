@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import time
 import warnings
 from abc import ABC, abstractmethod
@@ -11,18 +12,23 @@ from typing import Any
 
 from .channel import Deadline, Statistics
 from .errors import MessageMismatch, PeerLost, PeerTimeout
+from .messages import HEAD, TAG, Expected, Purpose, Seal
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2  # seconds between looks for an object; each look costs a GET
 _REDIS_SECONDS = 3600  # that an entry which nobody fetches is kept
 
 
 class _Stored(ABC):
-    """What both have in common. A rank that tries again writes the same entries again; readers see one."""
+    """What both have in common. A rank that tries again writes the same entries again; readers see one.
 
-    def __init__(self, rank: int, size: int, name: str) -> None:
+    A message is its head and its body and, with a secret that only the group's ranks know, a seal that nobody
+    else can make.
+    """
+
+    def __init__(self, rank: int, size: int, name: str, secret: bytes | None) -> None:
         self.rank, self.size = rank, size
         self.statistics = Statistics()
-        self._name = name
+        self._name, self._secret = name, secret
         self._sent: Counter[int] = Counter()
         self._received: Counter[int] = Counter()
         self.durable = True
@@ -31,22 +37,44 @@ class _Stored(ABC):
     def connect(self, peer: int, sender: int, deadline: Deadline) -> None:  # noqa: B027
         """Nothing: the store is always there."""
 
-    def send(self, peer: int, data: bytes | memoryview, deadline: Deadline) -> None:
-        start = time.perf_counter()
-        self._put(f"{self._name}/{self.rank}_{peer}_{self._sent[peer]}", bytes(data))
+    def send(self, peer: int, data: bytes | memoryview, purpose: Purpose, deadline: Deadline) -> None:
+        start, entry = time.perf_counter(), f"{self.rank}_{peer}_{self._sent[peer]}"
+        content = purpose.head(len(data)) + bytes(data)
+        self._put(f"{self._name}/{entry}", content + self._seal(entry, content))
         self._sent[peer] += 1
         self.statistics.sent(peer, len(data), time.perf_counter() - start)
 
-    def recv(self, peer: int, length: int | None, deadline: Deadline) -> bytes:
-        start = time.perf_counter()
-        data = self._take(f"{self._name}/{peer}_{self.rank}_{self._received[peer]}", deadline)
-        if data is None:
+    def recv(self, peer: int, length: int | None, purpose: Purpose, deadline: Deadline) -> bytearray:
+        start, entry = time.perf_counter(), f"{peer}_{self.rank}_{self._received[peer]}"
+        stored = self._take(f"{self._name}/{entry}", deadline)
+        if stored is None:
             raise PeerTimeout(f"rank {self.rank}: nothing from rank {peer} in {deadline.seconds:g} s")
         self._received[peer] += 1
-        self.statistics.received(peer, len(data), time.perf_counter() - start)
-        if length is not None and len(data) != length:
-            raise MessageMismatch(f"rank {self.rank}: rank {peer} sent {len(data)} bytes, expected {length}")
-        return data
+        content = self._proven(entry, stored, peer)
+        self.statistics.received(peer, len(content) - HEAD, time.perf_counter() - start)
+        if Expected(purpose, self.rank, peer, length).check(content) != len(content) - HEAD:
+            raise MessageMismatch(f"rank {self.rank}: the message {entry} of rank {peer} is not whole")
+        return bytearray(memoryview(content)[HEAD:])
+
+    def _seal(self, entry: str, content: bytes) -> bytes:
+        if self._secret is None:
+            return b""
+        key = hmac.digest(self._secret, f"stored\0{self._name}\0{entry}".encode(), "sha256")
+        return Seal(key).tag(content)
+
+    def _proven(self, entry: str, stored: bytes, peer: int) -> bytes:
+        """The stored bytes without their seal. MessageMismatch where they are not what the peer has written."""
+        end = len(stored) - (0 if self._secret is None else TAG)
+        content, seal = stored[: max(end, 0)], stored[max(end, 0) :]
+        if len(content) < HEAD or not hmac.compare_digest(seal, self._seal(entry, content)):
+            raise MessageMismatch(
+                f"rank {self.rank}: the message {entry} was not written by rank {peer}, or was changed"
+            )
+        return content
+
+    def unread(self) -> list[str]:
+        """None are known: looking for them would cost requests."""
+        return []
 
     def close(self) -> None:
         """Ends waits of other threads; peers that wait are not told, they run into their deadline."""
@@ -67,11 +95,20 @@ class S3(_Stored):
     client: boto3's, for S3. It is consistent: an object is seen as soon as it was written
     (https://aws.amazon.com/s3/consistency). keep: messages stay in the bucket after they were read, so that a
     rank which is started again finds them; else the reader deletes them, so that a later group of the same name
-    does not read them as its own.
+    does not read them as its own. Who may write to the bucket is IAM's business; a secret seals messages too.
     """
 
-    def __init__(self, rank: int, size: int, name: str, client: Any, bucket: str, keep: bool = True) -> None:
-        super().__init__(rank, size, name)
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        name: str,
+        client: Any,
+        bucket: str,
+        keep: bool = True,
+        secret: bytes | None = None,
+    ) -> None:
+        super().__init__(rank, size, name, secret)
         self._client, self._bucket, self._keep = client, bucket, keep
 
     def _put(self, key: str, data: bytes) -> None:
@@ -117,10 +154,13 @@ class S3(_Stored):
 
 
 class Redis(_Stored):
-    """Lists NAME/FROM_TO_NUMBER of one element. client: redis-py's, redis.Redis."""
+    """Lists NAME/FROM_TO_NUMBER of one element. client: redis-py's, redis.Redis.
 
-    def __init__(self, rank: int, size: int, name: str, client: Any) -> None:
-        super().__init__(rank, size, name)
+    Whoever reaches Redis may write there; a secret seals messages against that.
+    """
+
+    def __init__(self, rank: int, size: int, name: str, client: Any, secret: bytes | None = None) -> None:
+        super().__init__(rank, size, name, secret)
         self._client = client
 
     def _put(self, key: str, data: bytes) -> None:
