@@ -1,0 +1,5 @@
+"""Attacks between ranks need the hosts and stores of the tests of fmi."""
+
+from tests.unit.conftest import host, redis_client, redis_port, s3_client, s3_cloud
+
+__all__ = ["host", "redis_client", "redis_port", "s3_client", "s3_cloud"]
