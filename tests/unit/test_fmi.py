@@ -132,7 +132,8 @@ def test_a_rank_that_leaves_is_an_error_and_never_garbage(channels: Open) -> Non
         return group.allreduce(np.ones(1000), np.add)
 
     done = together(channels(3), work, seconds=4)
-    assert done[1] == "left"
+    # It may have been told, when it closed its group, that the others were in an operation.
+    assert done[1] == "left" or isinstance(done[1], fmi.MessageMismatch)
     assert isinstance(done[0], fmi.PeerLost | fmi.PeerTimeout)
     assert isinstance(done[2], fmi.PeerLost | fmi.PeerTimeout)
 

@@ -58,13 +58,15 @@ class Channel(Protocol):
     """Messages between this rank and each other one, in order, whole or not at all.
 
     Several threads may use it at once, each with peers of its own. durable: what was sent is kept until it is
-    fetched, whatever becomes of its sender.
+    fetched, whatever becomes of its sender. both_may_send: whether the two ranks of a pair may send to each
+    other at once; on FMI's own wire they would not find each other.
     """
 
     rank: int
     size: int
     statistics: Statistics
     durable: bool
+    both_may_send: bool
 
     def connect(self, peer: int, sender: int, deadline: Deadline) -> None:
         """Does what can be done before the pair's first message, which `sender` of the two sends."""
@@ -111,6 +113,7 @@ class MemoryChannel:
     _queues: dict[tuple[int, int], queue.Queue[_Message]]
     statistics: Statistics = field(default_factory=Statistics)
     durable: bool = True
+    both_may_send: bool = True
 
     def connect(self, peer: int, sender: int, deadline: Deadline) -> None: ...
 

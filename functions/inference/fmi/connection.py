@@ -10,7 +10,7 @@ from contextlib import suppress
 from .channel import Deadline
 from .errors import FmiError, MessageMismatch, PeerLost, PeerTimeout
 from .handshake import Keys
-from .messages import HEAD, PIECE, REFUSAL, TAG, Bytes, Expected, Purpose, Seal, opened
+from .messages import HEAD, LENGTH, OPERATION, PIECE, REFUSAL, TAG, Bytes, Expected, Purpose, Seal, opened
 
 _BLOCK = 1 << 20  # bytes of a bare message that are given to the kernel at once
 _KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
@@ -69,8 +69,7 @@ class Stream:
 
     def _push(self, parts: tuple[Bytes, ...], before: int, total: int, deadline: Deadline) -> None:
         """Sends the parts; before, total: bytes of the message that were sent earlier, and that it has."""
-        length = sum(map(len, parts))
-        sent = self._taken(parts)
+        length, sent = sum(map(len, parts)), self._taken(parts)
         if sent == length:
             return
         rest = memoryview(b"".join(parts))
@@ -93,7 +92,7 @@ class Stream:
         got, looks = 0, _LOOKS
         while got < least:
             try:
-                count = self._socket.recv_into(into[got:])
+                count = self._socket.recv_into(into[got:] if got else into)
             except (BlockingIOError, InterruptedError):
                 if looks:
                     looks -= 1
@@ -143,64 +142,65 @@ class Sealed(Stream):
     def __init__(self, connection: socket.socket, rank: int, peer: int, keys: Keys) -> None:
         super().__init__(connection, rank, peer)
         self._sending, self._receiving = Seal(keys.sending), Seal(keys.receiving)
-        self._buffer = memoryview(bytearray(HEAD + PIECE + TAG))
+        self._bytes = bytearray(HEAD + PIECE + TAG)
+        self._buffer = memoryview(self._bytes)
         self._start = self._end = 0  # of what was received and not looked at
 
     def _send(self, data: memoryview, purpose: Purpose, deadline: Deadline) -> None:
         head, total = purpose.head(len(data)), len(data)
-        piece = data[:PIECE]
+        piece = data if total <= PIECE else data[:PIECE]
         self._push((head, piece, self._sending.tag(head, piece)), 0, total, deadline)
         for start in range(PIECE, total, PIECE):
             piece = data[start : start + PIECE]
-            self._push((piece, self._sending.tag(piece)), start, total, deadline)
+            self._push((piece, self._sending.tag(b"", piece)), start, total, deadline)
 
     def _recv(self, purpose: Purpose, length: int | None, deadline: Deadline) -> bytearray:
-        head, body = self._first(deadline)
-        expected = Expected(purpose, self._rank, self._peer, length)
-        try:
-            total = expected.check(head)
-        except MessageMismatch as error:
-            self._refuse(str(error))
-            raise
-        if total <= PIECE:
-            return bytearray(body)
-        data = bytearray(body)
-        while len(data) < total:
-            data += self._piece(0, min(PIECE, total - len(data)), deadline)
+        head, data = self._first(deadline)
+        if length is None or head != purpose.head(length):
+            try:
+                length = Expected(purpose, self._rank, self._peer, length).check(head)
+            except MessageMismatch as error:
+                self._refuse(str(error))
+                raise
+        while len(data) < length:
+            data += self._piece(min(PIECE, length - len(data)), deadline)
         return data
 
-    def _first(self, deadline: Deadline) -> tuple[memoryview, memoryview]:
+    def _first(self, deadline: Deadline) -> tuple[bytearray, bytearray]:
         """The head and the first piece of the next message. MessageMismatch where it is a refusal."""
-        self._fill(HEAD, deadline)
-        total, purpose = opened(self._buffer[self._start :])
-        piece = self._piece(HEAD, min(total, PIECE), deadline)
-        head, body = piece[:HEAD], piece[HEAD:]
-        if purpose.operation == REFUSAL:
-            reason = bytes(body).decode(errors="replace")[:_LONGEST_REASON]
+        if self._end - self._start < HEAD:
+            self._fill(HEAD, deadline)
+        head = self._bytes[self._start : self._start + HEAD]
+        body = self._piece(min(int.from_bytes(head[:LENGTH], "little"), PIECE), deadline, head)
+        if head[OPERATION] == REFUSAL:
+            reason = body.decode(errors="replace")[:_LONGEST_REASON]
             raise MessageMismatch(f"rank {self._rank}: rank {self._peer} refused: {reason}")
         return head, body
 
-    def _piece(self, head: int, body: int, deadline: Deadline) -> memoryview:
-        """The next piece, proven; it is valid until the next call."""
-        self._fill(head + body + TAG, deadline)
-        start = self._start
-        content, tag = self._buffer[start : start + head + body], self._buffer[start + head + body :][:TAG]
-        if not self._receiving.proves(tag, content):
+    def _piece(self, length: int, deadline: Deadline, head: bytes | bytearray = b"") -> bytearray:
+        """The body of the next piece, proven."""
+        end = self._start + len(head) + length + TAG
+        if self._end < end:
+            self._fill(end - self._start, deadline)
+            end = self._start + len(head) + length + TAG  # the bytes may have been moved
+        body = self._bytes[end - TAG - length : end - TAG]
+        if not self._receiving.proves(self._bytes[end - TAG : end], head, body):
             raise MessageMismatch(
                 f"rank {self._rank}: a message was not sent by rank {self._peer}, or was changed on the way"
             )
-        self._start += head + body + TAG
-        return content
+        self._start = end
+        return body
 
     def _fill(self, least: int, deadline: Deadline) -> None:
         """Waits until so many bytes are in the buffer, and takes more where they are there."""
         have = self._end - self._start
-        if have >= least:
-            return
-        if not have or self._start + least > len(self._buffer):
-            self._buffer[:have] = bytes(self._buffer[self._start : self._end])
+        if not have:
+            self._start = self._end = 0
+        elif self._start + least > len(self._bytes):
+            self._buffer[:have] = self._bytes[self._start : self._end]
             self._start, self._end = 0, have
-        self._end += self._read(self._buffer[self._end :], least - have, deadline)
+        into = self._buffer[self._end :] if have else self._buffer
+        self._end += self._read(into, least - have, deadline)
 
     def _refuse(self, reason: str) -> None:
         """Tells the peer why this rank stops, as far as it can be told at once."""

@@ -56,6 +56,7 @@ class Direct:
             _check_plain_name(comm_name, size)
         self.rank, self.size = rank, size
         self.statistics, self.durable = Statistics(), False
+        self.both_may_send = secret is not None  # a plain pair is named after its first sender
         self._name, self._host, self._port, self._secret = comm_name, host, port, secret
         self._relay = relay and secret is not None
         self._connections: dict[int, Stream] = {}

@@ -20,6 +20,7 @@ from .messages import OPERATIONS, Purpose
 
 Array = NDArray[Any]
 _CODES = {name: code for code, name in enumerate(OPERATIONS)} | {"recv": OPERATIONS.index("send")}
+_BUFFERED = 1 << 14  # bytes that a connection takes although its reader does not read
 Combine = Callable[[Array, Array], Array]
 
 
@@ -36,7 +37,9 @@ class Group:
             raise ValueError(f"rank {channel.rank} is not in a group of {channel.size}")
         self._channel, self._seconds = channel, seconds
         self._current: Deadline | None = None  # of the operation that is going on
-        self._purpose, self._failed = Purpose(0, channel.size), False
+        self._part = "a message", 0  # name and root of that operation
+        self._purposes: dict[tuple[str, int, np.dtype[Any]], Purpose] = {}
+        self._failed = False
         self.rank, self.size = channel.rank, channel.size
 
     def close(self) -> None:
@@ -188,7 +191,7 @@ class Group:
         if not 0 <= root < self.size:
             raise ValueError(f"root: {root} is not in a group of {self.size}; give 0 to {self.size - 1}")
         self._current = Deadline(self._seconds if seconds is None else seconds)
-        self._purpose = Purpose(_CODES[name], self.size, root)
+        self._part = name, root
         try:
             yield self._current
         except FmiError as error:
@@ -199,8 +202,11 @@ class Group:
             self._current = None
 
     def _exchange(self, peer: int, mine: Array, deadline: Deadline) -> Array:
-        """The higher rank sends first, so that two never wait for each other with full buffers."""
-        if self.rank > peer:
+        """Both send at once what the kernel's buffers hold; else the higher rank sends first, so that two never
+        wait for each other with full buffers.
+        """
+        at_once = self._channel.both_may_send and mine.nbytes <= _BUFFERED
+        if at_once or self.rank > peer:
             self._send(peer, mine, deadline)
             return self._recv(peer, mine, deadline)
         theirs = self._recv(peer, mine, deadline)
@@ -209,15 +215,21 @@ class Group:
 
     def _send(self, peer: int, array: Array, deadline: Deadline) -> None:
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-        self._channel.send(peer, data, self._part(array), deadline)
+        self._channel.send(peer, data, self._purpose(array), deadline)
 
     def _recv(self, peer: int, like: Array, deadline: Deadline) -> Array:
-        received = self._channel.recv(peer, like.nbytes, self._part(like), deadline)
+        received = self._channel.recv(peer, like.nbytes, self._purpose(like), deadline)
         return np.frombuffer(received, like.dtype).reshape(like.shape)
 
-    def _part(self, array: Array) -> Purpose:
+    def _purpose(self, array: Array) -> Purpose:
         """What messages of the current operation with such values are for."""
-        return self._purpose._replace(values=array.dtype.str.encode()[:7])
+        key = (*self._part, array.dtype)
+        purpose = self._purposes.get(key)
+        if purpose is None:
+            name, root = self._part
+            purpose = Purpose(_CODES[name], self.size, root, array.dtype.str.encode()[:7])
+            self._purposes[key] = purpose
+        return purpose
 
     def _other(self, peer: int, name: str) -> int:
         if not 0 <= peer < self.size or peer == self.rank:

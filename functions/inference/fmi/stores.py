@@ -31,7 +31,7 @@ class _Stored(ABC):
         self._name, self._secret = name, secret
         self._sent: Counter[int] = Counter()
         self._received: Counter[int] = Counter()
-        self.durable = True
+        self.durable = self.both_may_send = True
         self._closed = False
 
     def connect(self, peer: int, sender: int, deadline: Deadline) -> None:  # noqa: B027
@@ -60,7 +60,7 @@ class _Stored(ABC):
         if self._secret is None:
             return b""
         key = hmac.digest(self._secret, f"stored\0{self._name}\0{entry}".encode(), "sha256")
-        return Seal(key).tag(content)
+        return Seal(key).tag(b"", content)
 
     def _proven(self, entry: str, stored: bytes, peer: int) -> bytes:
         """The stored bytes without their seal. MessageMismatch where they are not what the peer has written."""
