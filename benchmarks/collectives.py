@@ -1,7 +1,8 @@
-"""FMI's direct channel on loopback: python benchmarks/collectives.py OUT.json [--ranks 2 4 8 16 32]
+"""FMI's direct channel on loopback: benchmarks/collectives.py OUT.json [--ranks 2 4 8] [--before CHECKOUT]
 
-Every rank is a process, the rendezvous host another one. Time from nothing to the end of the first allreduce,
-and medians of rank 0's latency of each operation, beside those measured for FMI's C++ library on two cores.
+Every rank is a process of its own, the rendezvous host another one. Time from nothing to the end of the first
+allreduce, and medians of rank 0's latency of each operation, beside those of an optimised build of FMI's C++
+library on two cores of the same kind, and beside another checkout of this repository in turns.
 Then a run of 16 ranks with partitions of 25 MB on the embedded AWS: communication, as a share of billed time.
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -21,28 +21,27 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "functions" / "inference"))
-import fmi  # noqa: E402
-
 ROUNDS, SET_UPS = 200, 5
-OPERATIONS = ("barrier", "allreduce 1", "reduce 1", "allreduce 1000", "reduce 1000")
-# seconds, then µs in the order of OPERATIONS; medians on two Zen 4 cores
+OPERATIONS = ("barrier", "allreduce 1", "reduce 1", "allreduce 1000")
+# seconds, then µs in the order of OPERATIONS: medians of an optimised C++ FMI on two EPYC (Zen 3) cores
 CPP: dict[int, tuple[float, ...]] = {
-    2: (0.101, 16, 19, 7, 92, 46),
-    4: (0.204, 96, 106, 68, 246, 191),
-    8: (0.308, 273, 313, 227, 604, 635),
-    16: (0.414, 534, 526, 418, 1172, 931),
+    2: (0.101, 18, 18, 14, 27),
+    4: (0.202, 61, 56, 22, 77),
+    8: (0.304, 151, 150, 128, 184),
 }
 Json = dict[str, Any]
 
 
-def rank(number: int, size: int, name: str, port: int, start: Any, results: Any) -> None:
-    """One process: set up, then every operation ROUNDS times."""
-    start.wait()
+def rank(number: int, size: int, name: str, port: int) -> None:
+    """One process: says that it is ready, waits for a line, sets up, does every operation ROUNDS times."""
+    import fmi
+
+    print("ready", flush=True)
+    sys.stdin.readline()
     began = time.perf_counter()
     group = fmi.Group(fmi.Direct(number, size, name, "127.0.0.1", port, b"benchmark"), 60)
     group.allreduce(np.ones(1), np.add)
-    found: Json = {"set-up (s)": time.perf_counter() - began}
+    measured: Json = {"set-up (s)": time.perf_counter() - began}
     for operation in OPERATIONS:
         kind, _, count = operation.partition(" ")
         values, times = np.ones(int(count or 1)), []
@@ -56,31 +55,63 @@ def rank(number: int, size: int, name: str, port: int, start: Any, results: Any)
             else:
                 group.reduce(values, np.add)
             times.append(time.perf_counter() - before)
-        found[f"{operation} (µs)"] = statistics.median(times) * 1e6
+        measured[f"{operation} (µs)"] = statistics.median(times) * 1e6
+    if size == 2:
+        measured["send 64 MiB (ms)"] = _large(group) * 1e3
     group.barrier()
     group.close()
-    results.put((number, found))
+    print(json.dumps(measured), flush=True)
 
 
-def measure(size: int, port: int) -> Json:
-    context = multiprocessing.get_context("fork")
-    start, results = context.Barrier(size), context.Queue()
+def _large(group: Any) -> float:
+    """Seconds for 64 MiB to the other rank and an answer; the median of 5."""
+    values, times = np.ones(8 << 20), []
+    for _ in range(5):
+        group.barrier()
+        before = time.perf_counter()
+        if group.rank == 0:
+            group.send(values, 1)
+        else:
+            group.recv(values, 0)
+        group.barrier()
+        times.append(time.perf_counter() - before)
+    return statistics.median(times)
+
+
+def measure(size: int, port: int, checkout: Path) -> Json:
+    """Once, with the fmi of a checkout."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(checkout / "functions" / "inference"),
+        "OMP_NUM_THREADS": "1",
+    }
     name = f"bench-{os.urandom(4).hex()}-"
     ranks = [
-        context.Process(target=rank, args=(number, size, name, port, start, results)) for number in range(size)
-    ]
+        subprocess.Popen(
+            [sys.executable, __file__, "--rank", str(number), str(size), name, str(port)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )
+        for number in range(size)
+    ]  # fmt: skip
     for process in ranks:
-        process.start()
-    found = dict(results.get(timeout=120) for _ in ranks)
+        assert process.stdout is not None  # noqa: S101
+        assert process.stdout.readline() == "ready\n"  # noqa: S101
     for process in ranks:
-        process.join()
-    return {**found[0], "set-up (s)": max(one["set-up (s)"] for one in found.values())}
+        assert process.stdin is not None  # noqa: S101
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    results = [json.loads(process.communicate(timeout=120)[0]) for process in ranks]
+    return {**results[0], "set-up (s)": max(result["set-up (s)"] for result in results)}
+
+
+def medians(runs: list[Json]) -> Json:
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
 def run_of(ranks: int) -> Json:
     """Seconds of communication and of all that is billed, over the ranks of a run on the embedded AWS."""
     from cosmicai import runs
-    from cosmicai.cli import CACHE
+    from cosmicai.cli.common import CACHE
     from cosmicai.data import dc2
     from cosmicai.deployment import Deployment, emulated_variables
     from cosmicai.emulator import Emulator
@@ -112,35 +143,51 @@ def run_of(ranks: int) -> Json:
     }
 
 
+def table(measured: dict[int, Json], before: dict[int, Json]) -> str:
+    """Markdown; in brackets multiples of C++ FMI's time and, after a stroke, of the other checkout's."""
+    columns = ["set-up, s", *(f"{operation}, µs" for operation in OPERATIONS), "send 64 MiB, ms"]
+    lines = ["| ranks | " + " | ".join(columns) + " |", "| ---: |" + " ---: |" * len(columns)]
+    for size, values in measured.items():
+        cells = []
+        for place, (key, value) in enumerate(values.items()):
+            ratios = [f"{value / CPP[size][place]:.2f}"] if size in CPP and place <= len(OPERATIONS) else []
+            ratios += [f"{value / before[size][key]:.2f} of before"] if size in before else []
+            cells.append(f"{value:.3f}" if place == 0 else f"{value:,.0f}")
+            cells[-1] += f" ({', '.join(ratios)})" if ratios else ""
+        cells += [""] * (len(columns) - len(cells))
+        lines.append(f"| {size} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8, 16, 32])
+    parser.add_argument("--before", type=Path, help="another checkout, measured in turns with this one")
+    parser.add_argument("--no-run", action="store_true", help="leave out the run on the embedded AWS")
     arguments = parser.parse_args()
+    checkouts = [ROOT, *([arguments.before] if arguments.before else [])]
     server = [sys.executable, str(ROOT / "functions" / "rendezvous" / "server.py"), "--host", "127.0.0.1"]
+    measured: list[dict[int, Json]] = [{} for _ in checkouts]
     with subprocess.Popen([*server, "--port", "0"], stdout=subprocess.PIPE, text=True) as host:
-        port = int(json.loads(host.stdout.readline())["port"])  # type: ignore[union-attr]
-        found = {}
+        assert host.stdout is not None  # noqa: S101
+        port = int(json.loads(host.stdout.readline())["port"])
         for size in arguments.ranks:
-            runs = [measure(size, port) for _ in range(SET_UPS)]
-            found[size] = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+            turns = [[measure(size, port, checkout) for checkout in checkouts] for _ in range(SET_UPS)]
+            for place, results in enumerate(measured):
+                results[size] = medians([turn[place] for turn in turns])
         host.terminate()
-    run = run_of(16)
-    content = {"cores": os.cpu_count(), "ranks": found, "run": run}
+    before = measured[1] if arguments.before else {}
+    content: Json = {"cores": os.cpu_count(), "ranks": measured[0], "before": before}
+    if not arguments.no_run:
+        content["run"] = run_of(16)
     arguments.out.write_text(json.dumps(content, indent=1) + "\n")
-    print("| ranks | set-up, s | " + " | ".join(f"{operation}, µs" for operation in OPERATIONS) + " |")
-    print("| ---: |" + " ---: |" * (1 + len(OPERATIONS)))
-    for size, values in found.items():
-        earlier = CPP.get(size)
-        cells = [
-            f"{value:.3f}" if place == 0 else f"{value:,.0f}" for place, value in enumerate(values.values())
-        ]
-        if earlier is not None:
-            ratios = (value / before for value, before in zip(values.values(), earlier, strict=True))
-            cells = [f"{cell} ({ratio:.2f})" for cell, ratio in zip(cells, ratios, strict=True)]
-        print(f"| {size} | " + " | ".join(cells) + " |")
-    print(json.dumps(run))
+    print(table(measured[0], before))
+    print(json.dumps(content.get("run", {})))
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--rank"]:
+        rank(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
+    else:
+        main()
