@@ -356,3 +356,26 @@ def test_a_forged_message_in_a_store_is_refused(store: str, request: pytest.Fixt
         fmi.MessageMismatch, match=r"the message 0_1_1 was not written by rank 0, or was changed"
     ):
         reader.recv(np.zeros(1), 0)
+
+
+def test_a_communicator_closes_all_of_its_channels_and_then_says_what_was_wrong(host: Host) -> None:
+    channels = [fmi.Direct(rank, 2, "closing-", "127.0.0.1", host.port, SECRET) for rank in range(2)]
+    double = fmi.types(fmi.datatypes.double)
+
+    def rank(channel: fmi.Channel) -> Any:
+        communicator = fmi.Communicator.over(channel)
+        communicator.barrier()
+        communicator.bcast(1.0, channel.rank, double)  # each thinks that it is the root
+        time.sleep(0.3)
+        try:
+            communicator.close()
+        except fmi.MessageMismatch as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(rank, channels))
+    assert told == [
+        "rank 1 sent bcast of <f8 with root 1 among 2 ranks, which rank 0 has not taken",
+        "rank 0 sent bcast of <f8 with root 0 among 2 ranks, which rank 1 has not taken",
+    ]

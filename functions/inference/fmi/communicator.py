@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,13 @@ class Communicator:
         self._groups: dict[str, Group] = {}
 
     def close(self) -> None:
-        """Ends the connections; other ranks that still wait for this one get an error."""
-        for group in self._groups.values():
-            group.close()
+        """Ends the connections; other ranks that still wait for this one get an error.
+
+        MessageMismatch where this rank and another turn out to have been in different operations.
+        """
+        with ExitStack() as closing:  # all of them, whatever one of them says
+            for group in self._groups.values():
+                closing.callback(group.close)
 
     def hint(self, hint: hints) -> None:
         """What matters in the operations that follow: their latency or their price."""
