@@ -40,6 +40,12 @@ def model_train(
     pixel_scale: Annotated[float | None, typer.Option(help="Arcsec per pixel.")] = None,
     flux_unit: Annotated[str | None, typer.Option(help="Unit of the pixels: nanomaggies, nJy, …")] = None,
     seed: Annotated[int, typer.Option()] = Recipe.seed,
+    images_weight: Annotated[
+        float, typer.Option(help="Weight of the loss of redshifts by images alone; 1 is that of both.")
+    ] = Recipe.images_weight,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="A model folder to train further; its config is kept.")
+    ] = None,
     encoder: Annotated[Path | None, typer.Option(help="A folder of `model pretrain` to begin with.")] = None,
     freeze_encoder: Annotated[bool, typer.Option(help="Keep that encoder as it is.")] = False,
     mixed_precision: Annotated[
@@ -58,6 +64,8 @@ def model_train(
     from cosmicai.model.optimise import optimise
     from inference import astromae
 
+    if start is not None and (config is not None or encoder is not None):
+        raise typer.BadParameter("--from brings its config and its encoder; leave out --config and --encoder")
     stated = Photometry(tuple(bands.split(",")) if bands else None, zero_point, pixel_scale, flux_unit)
     photometry = common(partitions)
     photometry = replace(photometry, **{k: v for k, v in asdict(stated).items() if v is not None})
@@ -75,6 +83,7 @@ def model_train(
         learning_rate=learning_rate,
         magnitude_noise=magnitude_noise,
         without_images=without_images,
+        images_weight=images_weight,
         freeze_encoder=freeze_encoder,
         mixed_precision=mixed_precision,
     )
@@ -90,7 +99,7 @@ def model_train(
             text = f"epoch {epoch.number}: loss {epoch.validation_loss:.4f}, NMAD {epoch.nmad:.4f} ({alone})"
             progress.update(task, advance=1, description=text)
 
-        network, history = training.train(wanted, galaxies, recipe, report, encoder, resume)
+        network, history = training.train(wanted, galaxies, recipe, report, encoder, resume, start)
     astromae.save(network, out)
     optimise(out)
     resume.unlink(missing_ok=True)

@@ -92,17 +92,31 @@ def train(
     report: Report = lambda epoch: None,
     encoder: Path | None = None,
     resume: Path | None = None,
+    start: Path | None = None,
 ) -> tuple[astromae.AstroMAE, list[Epoch]]:
     """The network of the epoch with the least score, and the history of all epochs.
 
     encoder: a folder of `pretrain`, whose encoder the network begins with (and keeps, if the recipe freezes
-    it). resume: a file that holds the state after each epoch; a call that finds it goes on from there, and
-    ends with the very weights of a call that was never cut off.
+    it). start: a model folder to train further, whose config takes the place of `config`. resume: a file that
+    holds the state after each epoch; a call that finds it goes on from there, and ends with the very weights of
+    a call that was never cut off.
     """
     torch.manual_seed(recipe.seed)
     training, validation = _split(galaxies, recipe.validation_fraction)
-    trainer = _Trainer(_begin(_with_hidden(config, training), training, encoder), training, recipe)
-    key = {"recipe": asdict(recipe), "galaxies": digest(galaxies), "config": str(trainer.model.config)}
+    if start is None:
+        model = _begin(_with_hidden(config, training), training, encoder)
+    else:
+        model = astromae.load(start)
+        _Standardised(model, training, "cpu").unfold(model)
+    trainer = _Trainer(model, training, recipe)
+    key = {
+        "recipe": asdict(recipe),
+        "galaxies": digest(galaxies),
+        "config": str(model.config),
+        "start": ""
+        if start is None
+        else hashlib.sha256((start / "model.safetensors").read_bytes()).hexdigest(),
+    }
     if resume is not None and resume.exists():
         trainer.restore(_read_state(resume, key))
     for epoch in trainer.history:
@@ -323,13 +337,28 @@ class _Standardised:
     @torch.no_grad()
     def fold(self, model: astromae.AstroMAE) -> None:
         """Moves the standardisation into `model`'s first magnitude layer and last layer, exactly."""
-        first, last = model.magnitude_branch[0], model.fusion[-1]
-        if not isinstance(first, nn.Linear) or not isinstance(last, nn.Linear):
-            raise TypeError("the magnitude branch begins and the fusion ends with a Linear layer")
+        first, last = _outermost(model)
         first.weight /= self.scale
         first.bias.sub_(first.weight @ self.mean)
         last.weight *= self.z_scale
         last.bias.mul_(self.z_scale).add_(self.z_mean)
+
+    @torch.no_grad()
+    def unfold(self, model: astromae.AstroMAE) -> None:
+        """The reverse: `model` then takes standardised magnitudes and gives standardised redshifts."""
+        first, last = _outermost(model)
+        first.bias.add_(first.weight @ self.mean)
+        first.weight *= self.scale
+        last.weight /= self.z_scale
+        last.bias.sub_(self.z_mean).div_(self.z_scale)
+
+
+def _outermost(model: astromae.AstroMAE) -> tuple[nn.Linear, nn.Linear]:
+    """The first layer that sees magnitudes, and the last one, which gives the redshift."""
+    first, last = model.magnitude_branch[0], model.fusion[-1]
+    if not isinstance(first, nn.Linear) or not isinstance(last, nn.Linear):
+        raise TypeError("the magnitude branch begins and the fusion ends with a Linear layer")
+    return first, last
 
 
 class _Photometer(nn.Module):

@@ -174,3 +174,18 @@ def test_the_committed_models_card_says_what_its_inputs_are() -> None:
     assert (stated["zero_point"], stated["pixel_scale"]) == (27.0, 0.2)
     low, high = card["trained on"]["redshift"]
     assert 0 < low < 0.1 < 2.5 < high < 3.1
+
+
+def test_training_further_begins_with_what_a_folder_has_learned(
+    galaxies: training.Galaxies, tmp_path: Path
+) -> None:
+    some = galaxies.at(torch.arange(300))
+    first, _ = training.train(SMALL, some, Recipe(epochs=4, batch_size=32, learning_rate=3e-3))
+    astromae.save(first, tmp_path)
+    still = Recipe(epochs=1, batch_size=32, learning_rate=1e-9, weight_decay=0.0)
+    second, history = training.train(astromae.Config(), some, still, start=tmp_path)
+    assert second.config == first.config
+    last = f"fusion.{len(first.fusion) - 1}."  # takes out the bias of the held-out galaxies again
+    for (name, before), after in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert name.startswith(last) or torch.allclose(before, after, rtol=1e-4, atol=1e-6), name
+    assert history[0].best
