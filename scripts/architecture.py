@@ -1,8 +1,8 @@
 """Writes docs/architecture.svg: python scripts/architecture.py
 
-The picture is described below as boxes and arrows in pixels. Nothing is written if a text does not fit into its
-box, or if an arrow runs through a text. Text widths are those of DejaVu Sans, which is wider than the fonts that
-browsers use for system-ui.
+The picture is described below as boxes and arrows in pixels. Nothing is written if a text does not fit into
+its box, or if an arrow runs through a text. Text widths are those of DejaVu Sans, which is wider than the fonts
+that browsers use for system-ui.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ LINE = 18  # from one line of text to the next
 
 ALT = (
     "A payload starts an execution of Step Functions. Initialize checks the payload and writes the plan to S3. "
-    "Rendezvous starts the rendezvous host. A Distributed Map runs one Lambda function per rank: each rank reads "
-    "partitions from S3, reduces its metrics with other ranks, which it meets through the rendezvous host, and "
-    "writes its predictions to S3. Summarize reads all results and writes the summary and the report."
+    "Rendezvous starts the rendezvous host. A Distributed Map runs one Lambda function per rank: each rank "
+    "reads partitions from S3, reduces its metrics with other ranks, which it meets through the rendezvous "
+    "host, and writes its predictions to S3. Summarize reads all results and writes the summary and the report."
 )
 STYLE = """
-.paper{fill:#fff} .box{fill:#f6f7f9;stroke:#566173;stroke-width:1.3} .group{fill:none;stroke:#a5b1c2;stroke-width:1.3}
-.store{fill:#e7f0fb;stroke:#2456a6;stroke-width:1.3} .arrow{stroke:#16202e;stroke-width:1.6;fill:none;marker-end:url(#head)}
+rect{stroke-width:1.3} .arrow{stroke:#16202e;stroke-width:1.6;fill:none;marker-end:url(#head)}
+.paper{fill:#fff} .box{fill:#f6f7f9;stroke:#566173} .group{fill:none;stroke:#a5b1c2}
+.store{fill:#e7f0fb;stroke:#2456a6}
 .head{fill:#16202e} .title{fill:#16202e;font-size:15px} .text{fill:#4a5566;font-size:12.5px}
 @media (prefers-color-scheme: dark){
-.paper{fill:#10161f} .box{fill:#1d2733;stroke:#a5b1c2} .group{stroke:#566173} .store{fill:#14243a;stroke:#8ab4f8}
+.paper{fill:#10161f} .box{fill:#1d2733;stroke:#a5b1c2} .group{stroke:#566173}
+.store{fill:#14243a;stroke:#8ab4f8}
 .arrow{stroke:#e8edf4} .head{fill:#e8edf4} .title{fill:#e8edf4} .text{fill:#b6c1d1}
 }"""
 
@@ -108,7 +110,8 @@ class Box:
 
     def svg(self) -> str:
         a = self.area
-        return f'<rect class="{self.kind}" x="{a.x:g}" y="{a.y:g}" width="{a.width:g}" height="{a.height:g}" rx="8"/>'
+        place = f'x="{a.x:g}" y="{a.y:g}" width="{a.width:g}" height="{a.height:g}"'
+        return f'<rect class="{self.kind}" {place} rx="8"/>'
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,11 @@ LABELS = [
     Text(850, 456, "combined_data.json"),
     Text(850, 474, "summary.json"),
     Text(850, 492, "report.html"),
-    Text(20, 550, "Terraform provisions all of this: in the team's AWS account, or on one machine in an embedded AWS."),
+    Text(
+        20,
+        550,
+        "Terraform provisions all of this: in the team's AWS account, or on one machine in an embedded AWS.",
+    ),
 ]
 ARROWS = [
     Arrow(((142, 118), (188, 118))),
@@ -187,7 +194,7 @@ def draw(boxes: list[Box], labels: list[Text], arrows: list[Arrow]) -> str:
             if not box.area.inner.contains(text.area):
                 raise DrawingError(f"{text.words!r} does not fit into the box {box.title!r}")
     _check(texts, boxes, arrows)
-    parts = [part.svg() for part in (*boxes, *arrows, *texts)]
+    shapes = [*(box.svg() for box in boxes), *(arrow.svg() for arrow in arrows)]
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
@@ -198,7 +205,8 @@ def draw(boxes: list[Box], labels: list[Text], arrows: list[Arrow]) -> str:
             '<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" '
             'orient="auto"><path class="head" d="M0 0 10 5 0 10z"/></marker></defs>',
             f'<rect class="paper" width="{WIDTH}" height="{HEIGHT}" rx="10"/>',
-            *parts,
+            *shapes,
+            *(text.svg() for text in texts),
             "</svg>\n",
         ]
     )

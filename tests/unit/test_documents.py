@@ -1,0 +1,108 @@
+"""The documentation: README's length, the architecture picture, the checks of words, the repository layout."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from cosmicai.packaging import ROOT
+
+RULES = {"phrases": {r"\bfor want of\b": "because there is no"}, "longest_sentence": 10}
+
+
+def _script(name: str) -> ModuleType:
+    """A module of scripts/, which is not a package."""
+    spec = importlib.util.spec_from_file_location(f"scripts_{name}", ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def architecture() -> ModuleType:
+    return _script("architecture")
+
+
+@pytest.fixture(scope="module")
+def prose() -> ModuleType:
+    return _script("prose")
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 1200
+
+
+def test_the_screenshot_is_small() -> None:
+    picture = ROOT / "docs" / "report.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size < 200_000
+
+
+def test_the_architecture_picture_is_that_of_its_source(architecture: ModuleType) -> None:
+    drawn = architecture.draw(architecture.BOXES, architecture.LABELS, architecture.ARROWS)
+    assert architecture.PICTURE.read_text() == drawn, "run python scripts/architecture.py"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"title": "a title that is far too long"}, "does not fit into the box"),
+        ({"lines": ("one", "two", "three")}, "does not fit into the box"),
+        ({"arrow": ((0, 34), (90, 34))}, "runs through 'title'"),
+        ({"label": (30, 34, "label")}, "lies on"),
+        ({"label": (80, 34, "label")}, "crosses the border"),
+        ({"label": (990, 300, "label")}, "leaves the picture"),
+    ],
+)
+def test_a_picture_that_cannot_be_read_is_refused(
+    architecture: ModuleType, changes: dict[str, Any], message: str
+) -> None:
+    area = architecture.Area(10, 10, 90, 50)
+    box = architecture.Box(area, changes.get("title", "title"), changes.get("lines", ()))
+    labels = [architecture.Text(*changes["label"])] if "label" in changes else []
+    arrows = [architecture.Arrow(changes["arrow"])] if "arrow" in changes else []
+    with pytest.raises(architecture.DrawingError, match=message):
+        architecture.draw([box], labels, arrows)
+
+
+def test_a_phrase_is_found_across_lines_and_not_in_code(prose: ModuleType) -> None:
+    page = "Good.\n\nIt fails for\nwant of `for want of`.\n\n```\nfor want of\n```\n[for](for want of.md)\n"
+    found = list(prose.phrases("page.md", prose.prose(page), RULES))
+    assert [(fault.line, fault.text) for fault in found] == [(3, "'for want of': write because there is no")]
+
+
+def test_a_long_sentence_is_found_where_it_begins(prose: ModuleType) -> None:
+    long, short = "word " * 11, "word " * 10
+    page = f"{short}.\n\n- {short}\n- {short}\n\n| {short} | {short} |\n\n{long}."
+    found = list(prose.long_sentences("page.md", page, 10))
+    assert [(fault.line, fault.text) for fault in found] == [(8, "a sentence of 11 words: use at most 10")]
+
+
+def test_of_python_only_comments_and_strings_are_read(prose: ModuleType) -> None:
+    source = 'for_want_of = 1  # for want of\ntext = """one\nfor want of"""\n'
+    found = list(prose.phrases("code.py", prose.comments(source), RULES))
+    assert [fault.line for fault in found] == [1, 3]
+
+
+def test_the_documentation_has_no_fault(prose: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prose.main([]) == 0, capsys.readouterr().out
+
+
+def test_the_repository_layout_names_what_is_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    tree = re.search(r"^## Repository layout\n+```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert tree is not None
+    folder = Path()
+    for line in tree.group(1).splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folder = Path(*folder.parts[:depth], name)
+        assert (ROOT / folder).exists(), folder
