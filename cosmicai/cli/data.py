@@ -10,10 +10,13 @@ import typer
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
-from cosmicai.cli.common import CACHE, Cache, Local, Profile, Team, console
+from cosmicai.cli.common import CACHE, Cache, Local, Profile, Team, console, tell_error
+from cosmicai.printable import printable
 
 if TYPE_CHECKING:
     from cosmicai.data.prepare import Target
+    from cosmicai.data.reading import Fit, Reading
+    from cosmicai.data.summary import Summary
 
 app = typer.Typer(no_args_is_help=True, help="Making and looking at partitions.")
 
@@ -49,44 +52,239 @@ def data_dc2(
     console.print(f"{len(list(out.glob('*.pt')))} partitions in {out}")
 
 
+Source = Annotated[
+    Path,
+    typer.Argument(
+        help="FITS, HDF5, Parquet, .npz, .npy, .pt, a table of paths, or a folder of cut-outs or frames."
+    ),
+]
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        help="Model folder, or a config.json of one to be trained: bands, size, pixels. Default: the bundled."
+    ),
+]
+Images = Annotated[
+    str | None, typer.Option(help="Name of the images; one per band with commas; SCI_* for all that fit.")
+]
+Bands = Annotated[
+    str | None,
+    typer.Option(help="Bands of the source's channels in their order, where it does not say: g,r,i,z."),
+]
+MagnitudeNames = Annotated[
+    str | None,
+    typer.Option("--magnitudes", help="One name, or one per band with commas: u,g,r,i,z or mags[0],mags[1],…"),
+]
+RedshiftName = Annotated[
+    str | None, typer.Option("--redshift", help="Name of the redshifts; none: leave them out.")
+]
+IdName = Annotated[str | None, typer.Option("--id", help="Name of the identifiers.")]
+Mask = Annotated[str | None, typer.Option(help="Planes of bad pixels: those that are not 0.")]
+Ivar = Annotated[str | None, typer.Option(help="Inverse variances: pixels of 0 are bad.")]
+Catalogue = Annotated[
+    Path | None,
+    typer.Option(
+        help="A table of the same galaxies: by rows, by the files' names, or by ra and dec in frames."
+    ),
+]
+FitHow = Annotated[
+    Literal["scale", "crop", "resize"],
+    typer.Option(
+        help="Other sizes: by the pixel scales; the central pixels as they are; the whole stamp squeezed."
+    ),
+]
+Pad = Annotated[bool, typer.Option("--pad", help="Surround smaller stamps with zeros.")]
+PixelScale = Annotated[float | None, typer.Option(help="Of the source's pixels, arcsec.", min=0.001, max=100.0)]
+PixelUnit = Annotated[
+    str | None, typer.Option(help="Of the source's pixels: nanomaggies, nJy, uJy, mJy, Jy, maggies.")
+]
+PixelZeroPoint = Annotated[float | None, typer.Option(help="AB magnitude of a pixel value of 1.")]
+FluxUnit = Annotated[
+    str | None, typer.Option(help="The magnitude columns hold fluxes in this unit: nanomaggies, nJy, …")
+]
+ZeroPoint = Annotated[
+    float | None, typer.Option(help="The magnitude columns hold fluxes; the AB magnitude of a flux of 1.")
+]
+MissingMarks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--missing", help="VALUE=not-detected or VALUE=not-observed, such as nan=not-detected; may be repeated."
+    ),
+]
+Limits = Annotated[
+    str | None,
+    typer.Option(help="Magnitudes that undetected galaxies get, per band: 24.1,25.3,…; default: the model's."),
+]
+FillBands = Annotated[str | None, typer.Option(help="Bands that the source may lack: zeros, and the limit.")]
+BadPixels = Annotated[
+    Literal["keep", "zero"], typer.Option(help="NaN and masked pixels stay NaN, or become 0.")
+]
+DropUnusable = Annotated[
+    bool, typer.Option("--drop-unusable", help="Leave out galaxies with bad pixels or without a magnitude.")
+]
+
+
 @app.command("prepare")
 def data_prepare(
-    source: Annotated[Path, typer.Argument(help="One .pt (TensorDataset), .npz, .h5 or .fits file.")],
+    source: Source,
     out: Annotated[str, typer.Option(help="A folder or s3://bucket/prefix.")],
     partition_mb: Annotated[float, typer.Option(help="Size of a partition.")] = 25,
-    fit: Annotated[
-        Literal["crop", "resize"], typer.Option(help="What is done to stamps larger than 32×32.")
-    ] = "crop",
-    images: Annotated[
-        str | None, typer.Option(help="Name of the images, where it is none of the usual.")
+    model: Model = None,
+    images: Images = None,
+    bands: Bands = None,
+    magnitudes: MagnitudeNames = None,
+    redshift: RedshiftName = None,
+    identifiers: IdName = None,
+    catalogue: Catalogue = None,
+    mask: Mask = None,
+    ivar: Ivar = None,
+    fit: FitHow = "scale",
+    pad: Pad = False,
+    pixel_scale: PixelScale = None,
+    pixel_unit: PixelUnit = None,
+    pixel_zero_point: PixelZeroPoint = None,
+    flux_unit: FluxUnit = None,
+    zero_point: ZeroPoint = None,
+    missing: MissingMarks = None,
+    limits: Limits = None,
+    fill_bands: FillBands = None,
+    bad_pixels: BadPixels = "keep",
+    drop_unusable: DropUnusable = False,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Contact sheet to write; default: stamps.png in the folder.")
     ] = None,
-    magnitudes: Annotated[
-        str | None, typer.Option(help="One name, or one per band with commas: u,g,r,i,z.")
-    ] = None,
-    redshift: Annotated[str | None, typer.Option(help="Name of the redshifts.")] = None,
 ) -> None:
-    """Cuts a team's own file into partitions; a call that was cut off is finished by the same call again.
+    """Cuts a team's own data into partitions for a model; the same call finishes one that was cut off.
 
+    Nothing is guessed: what can be read in two ways is refused with the options that choose. It ends with a
+    summary and a contact sheet.
     Example: cosmicai data prepare galaxies.h5 --out s3://team3-cosmicai/25MB --magnitudes u,g,r,i,z
     """
-    from cosmicai.data import prepare
-    from cosmicai.data.sources import Columns
+    from cosmicai.data import layout, prepare
 
-    columns = Columns(images, tuple(magnitudes.split(",")) if magnitudes else None, redshift)
+    reading = _reading(
+        (images, magnitudes, mask, ivar),
+        (redshift, identifiers),
+        _names(bands),
+        fit,
+        pad,
+        pixel_scale,
+        (pixel_unit, pixel_zero_point),
+        (flux_unit, zero_point),
+        missing or [],
+        limits,
+        _names(fill_bands) or (),
+        bad_pixels,
+        drop_unusable,
+        catalogue,
+    )
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("Galaxies", total=None)
         done = prepare.prepare(
             source,
             _target(out),
             partition_mb,
-            columns,
-            fit,
+            reading,
+            model or layout.BUNDLED,
             lambda galaxies, total: progress.update(task, completed=galaxies, total=total),
         )
     same = done.partitions - done.written
     console.print(
         f"{done.partitions} partitions of {done.galaxies:,} galaxies in {out}; {same} were there already"
     )
+    _show(done.summary)
+    sheet = sheet or (None if out.startswith("s3://") else Path(out) / "stamps.png")
+    if sheet is not None:
+        done.summary.contact_sheet(sheet, source.name)
+        console.print(f"stamps in {sheet}")
+
+
+def _reading(
+    lists: tuple[str | None, str | None, str | None, str | None],
+    single: tuple[str | None, str | None],
+    bands: tuple[str, ...] | None,
+    fit: Fit,
+    pad: bool,
+    pixel_scale: float | None,
+    pixels: tuple[str | None, float | None],
+    fluxes: tuple[str | None, float | None],
+    missing: list[str],
+    limits: str | None,
+    filled: tuple[str, ...],
+    bad_pixels: Literal["keep", "zero"],
+    drop_unusable: bool,
+    catalogue: Path | None,
+) -> Reading:
+    from cosmicai.data.missing import parse_markers
+    from cosmicai.data.reading import Columns, Reading
+
+    images, magnitudes, mask, ivar = map(_names, lists)
+    return Reading(
+        columns=Columns(images, magnitudes, single[0], mask, ivar, single[1]),
+        bands=bands,
+        fit=fit,
+        pad=pad,
+        pixel_scale=pixel_scale,
+        pixel_zero_point=_zero_point(*pixels, "--pixel-unit", "--pixel-zero-point"),
+        flux_zero_point=_zero_point(*fluxes, "--flux-unit", "--zero-point"),
+        missing=parse_markers(missing),
+        limits=_floats(limits, "--limits"),
+        filled=filled,
+        bad_pixels=bad_pixels,
+        drop_unusable=drop_unusable,
+        catalogue=catalogue,
+    )
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
+
+
+def _floats(text: str | None, option: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(one) for one in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text} is not numbers with commas between them", param_hint=option) from None
+
+
+def _zero_point(unit: str | None, zero_point: float | None, unit_option: str, option: str) -> float | None:
+    from cosmicai.data.units import ZERO_POINTS, zero_point_of
+
+    if unit is None:
+        return zero_point
+    if zero_point is not None:
+        raise typer.BadParameter(f"give it or {option}, not both", param_hint=unit_option)
+    known = zero_point_of(unit)
+    if known is None:
+        raise typer.BadParameter(f"{unit} is none of {', '.join(ZERO_POINTS)}", param_hint=unit_option)
+    return known
+
+
+def _show(summary: Summary) -> None:
+    """The summary as tables and sentences."""
+    facts = Table(title="What was read", show_header=False)
+    for name, text in summary.facts:
+        facts.add_row(name, printable(text))
+    console.print(facts)
+    ranges = Table(title="Magnitudes")
+    for column in ("band", "0.1 %", "median", "99.9 %", "the model's training", "outside it"):
+        ranges.add_column(column)
+    for row in summary.ranges:
+        ranges.add_row(*row.cells())
+    console.print(ranges)
+    if summary.missing:
+        missing = Table(title="Missing values")
+        for column in ("column", "marker", "taken as", "count"):
+            missing.add_column(column)
+        for *texts, count in summary.missing:
+            missing.add_row(*map(printable, texts), f"{count:,}")
+        console.print(missing)
+    for note in summary.notes:
+        console.print(f"note: {note}")
+    for warning in summary.warnings:
+        console.print(f"warning: {warning}", style="yellow")
 
 
 def _target(out: str) -> Target:
@@ -133,21 +331,65 @@ def data_upload(
 
 @app.command("inspect")
 def data_inspect(
-    source: Annotated[Path, typer.Argument(help="A partition or any source of `data prepare`.")],
+    source: Source,
     sheet: Annotated[Path | None, typer.Option(help="PNG to write: stamps in colour.")] = None,
+    model: Model = None,
+    images: Images = None,
+    bands: Bands = None,
+    magnitudes: MagnitudeNames = None,
+    redshift: RedshiftName = None,
+    identifiers: IdName = None,
+    catalogue: Catalogue = None,
+    mask: Mask = None,
+    ivar: Ivar = None,
+    fit: FitHow = "scale",
+    pad: Pad = False,
+    pixel_scale: PixelScale = None,
+    pixel_unit: PixelUnit = None,
+    pixel_zero_point: PixelZeroPoint = None,
+    flux_unit: FluxUnit = None,
+    zero_point: ZeroPoint = None,
+    missing: MissingMarks = None,
+    limits: Limits = None,
+    fill_bands: FillBands = None,
 ) -> None:
-    """Shows shapes, ranges and NaNs of a file, and a contact sheet of its stamps.
+    """Shows the columns of a source, what `data prepare` would take of it, and what looks wrong.
 
     Example: cosmicai data inspect partitions/1.pt --sheet stamps.png
     """
-    from cosmicai.data.inspect import contact_sheet, describe
+    from cosmicai.data import layout
+    from cosmicai.data.inspect import describe, look
+    from cosmicai.data.sources import SourceError
 
+    reading = _reading(
+        (images, magnitudes, mask, ivar),
+        (redshift, identifiers),
+        _names(bands),
+        fit,
+        pad,
+        pixel_scale,
+        (pixel_unit, pixel_zero_point),
+        (flux_unit, zero_point),
+        missing or [],
+        limits,
+        _names(fill_bands) or (),
+        "keep",
+        False,
+        catalogue,
+    )
+    folder = model or layout.BUNDLED
     table = Table(title=str(source))
-    for column in ("array", "shape", "type", "least", "median", "greatest", "not finite"):
+    for column in ("array", "shape", "type", "least", "median", "greatest", "missing"):
         table.add_column(column)
-    for row in describe(source):
-        table.add_row(*row)
+    for row in describe(source, reading, folder):
+        table.add_row(*map(printable, row))
     console.print(table)
+    try:
+        summary = look(source, reading, folder)
+    except SourceError as error:
+        tell_error(f"`data prepare` refuses it: {error}")
+        raise typer.Exit(1) from None
+    _show(summary)
     if sheet is not None:
-        contact_sheet(source, sheet)
+        summary.contact_sheet(sheet, source.name)
         console.print(f"stamps in {sheet}")

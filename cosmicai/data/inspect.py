@@ -1,4 +1,4 @@
-"""Looking into a file of galaxies: figures of its arrays, and its stamps in colour."""
+"""Looking into a source: figures of its columns, and what `data prepare` would make of it."""
 
 from __future__ import annotations
 
@@ -6,65 +6,90 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from astropy.visualization import make_lupton_rgb
-from matplotlib import pyplot as plt
 
-from cosmicai.data.sources import Array, Columns, blocks
+from cosmicai.data import layout as layouts
+from cosmicai.data import values
+from cosmicai.data.choice import Choice, choose
+from cosmicai.data.galaxies import Galaxies
+from cosmicai.data.layout import ModelLayout
+from cosmicai.data.reading import Reading
+from cosmicai.data.sources import Array, Column, SourceError, Table, opened_source
+from cosmicai.data.summary import SHEET, Sample, Summary
 
 _ROWS = 512  # read at once
-_SHEET = 8  # stamps along each side of a contact sheet
-_RED, _GREEN, _BLUE = 3, 2, 1  # i, r and g of ugriz
+_LOOKED_AT = 2048  # galaxies that the summary of an inspection is of
 
 
 class _Figures:
-    """Range of one array, gathered block by block; the median is that of the first block."""
+    """Range of one column, gathered block by block; the median is that of the first block."""
 
     def __init__(self) -> None:
-        self.rows, self.bad = 0, 0
+        self.bad = 0
         self.least, self.greatest, self.median = np.inf, -np.inf, np.nan
-        self.shape: tuple[int, ...] = ()
-        self.kind = ""
 
     def add(self, array: Array) -> None:
         finite = array[np.isfinite(array)]
-        if not self.rows:
-            self.shape, self.kind = array.shape[1:], str(array.dtype)
-            self.median = float(np.median(finite)) if finite.size else np.nan
-        self.rows += len(array)
+        if np.isnan(self.median) and finite.size:
+            self.median = float(np.median(finite))
         self.bad += array.size - finite.size
         if finite.size:
             self.least = min(self.least, float(finite.min()))
             self.greatest = max(self.greatest, float(finite.max()))
 
 
-def describe(source: Path, columns: Columns = Columns()) -> Iterator[tuple[str, ...]]:  # noqa: B008
-    """A row per array: name, shape, type, least, median, greatest, how many values are not finite."""
-    figures: dict[str, _Figures] = {}
-    for block in blocks(source, columns, _ROWS):
-        for name in ("images", "magnitudes", "redshift"):
-            array = getattr(block, name)
-            if array is not None:
-                figures.setdefault(name, _Figures()).add(array)
-    for name, found in figures.items():
-        shape = f"({', '.join(map(str, (found.rows, *found.shape)))})"
-        numbers = (f"{value:.4g}" for value in (found.least, found.median, found.greatest))
-        yield name, shape, found.kind, *numbers, str(found.bad)
+def describe(source: Path, reading: Reading, model: Path = layouts.BUNDLED) -> Iterator[tuple[str, ...]]:
+    """A row per column: name, shape, type, least, median, greatest, how many values are missing.
+
+    Figures are those of the columns that are taken; of all, where it cannot be told which are.
+    Raises SourceError.
+    """
+    layout = layouts.read(model)
+    with opened_source(source, reading, layout) as table:
+        taken = _taken(table, reading, layout)
+        for column in table.columns:
+            shape = f"({', '.join(map(str, (column.rows, *column.shape)))})"
+            figures = _figures(column) if taken is None or column.label in taken else None
+            if figures is None:
+                yield column.label, shape, column.dtype, "", "", "", ""
+                continue
+            numbers = (f"{value:.4g}" for value in (figures.least, figures.median, figures.greatest))
+            yield column.label, shape, column.dtype, *numbers, str(figures.bad)
 
 
-def contact_sheet(source: Path, path: Path, columns: Columns = Columns()) -> None:  # noqa: B008
-    """A PNG of the first 64 stamps in colour: i, r and g as red, green and blue (Lupton et al. 2004,
-    PASP 116, 133), each stretched by its own noise, with its redshift where known."""
-    block = next(blocks(source, columns, _SHEET**2))
-    figure, axes = plt.subplots(_SHEET, _SHEET, figsize=(8, 8.6), layout="constrained")
-    for place in axes.flat:
-        place.axis("off")
-    for index, place in enumerate(axes.flat[: len(block)]):
-        stamp = np.nan_to_num(np.asarray(block.images[index], np.float64))
-        bands = stamp[[_RED, _GREEN, _BLUE]]
-        noise = 1.48 * float(np.median(np.abs(bands - np.median(bands)))) or 1.0
-        place.imshow(make_lupton_rgb(*bands, stretch=6 * noise, Q=8, minimum=-noise), origin="lower")
-        if block.redshift is not None:
-            place.set_title(f"z {block.redshift[index]:.2f}", fontsize=7, pad=2)
-    figure.suptitle(f"{source.name}: the first {len(block)} galaxies")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+def _taken(table: Table, reading: Reading, layout: ModelLayout) -> set[str] | None:
+    """Labels of the columns that `data prepare` would take, or None."""
+    try:
+        choice: Choice = choose(table, reading, layout)
+    except SourceError:
+        return None
+    columns = [*choice.images, *choice.magnitudes, *choice.mask, *choice.ivar, choice.redshift]
+    return {column.label for column in columns if column is not None}
+
+
+def _figures(column: Column) -> _Figures | None:
+    """None for text that is no number."""
+    figures = _Figures()
+    try:
+        for start in range(0, column.rows, _ROWS):
+            rows = column.read(start, min(start + _ROWS, column.rows))
+            if np.ma.isMaskedArray(rows) or rows.dtype.kind not in "fiub":
+                rows = values.numbers(rows)[0]
+            figures.add(rows)
+    except values.ValueFault:
+        return None
+    return figures
+
+
+def look(source: Path, reading: Reading, model: Path = layouts.BUNDLED) -> Summary:
+    """What `data prepare` would say of the first 2,048 galaxies. Raises SourceError where it refuses them."""
+    layout = layouts.read(model)
+    with opened_source(source, reading, layout) as table:
+        galaxies = Galaxies(table, reading, layout)
+        sample = Sample(galaxies)
+        seen = 0
+        for block in galaxies.blocks(_ROWS // SHEET):
+            sample.add(block)
+            seen += len(block)
+            if seen >= _LOOKED_AT:
+                break
+        return sample.summary()

@@ -12,21 +12,25 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from cosmicai.data.dc2 import SAMPLE_BYTES, rows_per_partition
-from cosmicai.data.sources import Array, Block, Columns, SourceError, blocks
+from cosmicai.data import layout as layouts
+from cosmicai.data.galaxies import Block, Galaxies
+from cosmicai.data.layout import ModelLayout
+from cosmicai.data.photometry import Photometry
+from cosmicai.data.reading import Reading
+from cosmicai.data.sources import opened_source
+from cosmicai.data.sources.base import SourceError
+from cosmicai.data.summary import Sample, Summary
 
-Fit = Literal["crop", "resize"]
 Progress = Callable[[int, int], None]
 """Called with (done, total) galaxies."""
 
-CHANNELS, SIZE, MAGNITUDES = 5, 32, 5
+MIB = 1024 * 1024
 _BLOCK_BYTES = 8 << 20  # read at once; a partition is put together of such blocks
 _IN_FLIGHT = 2  # partitions being written at once; each is held about three times while it is
 
@@ -38,6 +42,7 @@ class Prepared:
     partitions: int
     galaxies: int
     written: int
+    summary: Summary
 
 
 class Target(Protocol):
@@ -47,6 +52,9 @@ class Target(Protocol):
         """SHA-256 of what is there under a name, None where nothing is."""
 
     def write(self, name: str, data: io.BytesIO, digest: str) -> None: ...
+
+    def describe(self, photometry: Photometry) -> None:
+        """Keeps what the numbers mean beside the partitions, where that is of use."""
 
 
 class Folder:
@@ -67,6 +75,9 @@ class Folder:
         partial = self._path / f"{name}.partial"
         partial.write_bytes(data.getbuffer())
         partial.rename(self._path / name)
+
+    def describe(self, photometry: Photometry) -> None:
+        photometry.write(self._path)
 
 
 class Bucket:
@@ -89,36 +100,62 @@ class Bucket:
         data.seek(0)
         self._s3.upload_fileobj(data, self._bucket, f"{self._prefix}/{name}", ExtraArgs=extra)
 
+    def describe(self, photometry: Photometry) -> None:
+        """Nothing: networks are trained on folders, and a run takes partitions alone."""
+
 
 def prepare(
     source: Path,
     target: Target,
     partition_mb: float,
-    columns: Columns = Columns(),  # noqa: B008
-    fit: Fit = "crop",
+    reading: Reading = Reading(),  # noqa: B008
+    model: Path = layouts.BUNDLED,
     progress: Progress = lambda done, total: None,
 ) -> Prepared:
     """Writes the partitions of one source; memory is bounded by a few partitions, whatever its size.
 
-    Raises SourceError that names file, place and fault; partitions written before stay.
+    Raises SourceError that names file, place and fault, or LayoutError; partitions written before stay.
     """
-    size, done, written = rows_per_partition(partition_mb), 0, 0
+    layout = layouts.read(model)
+    with opened_source(source, reading, layout) as table:
+        galaxies = Galaxies(table, reading, layout)
+        sample = Sample(galaxies)
+        partitions, done, written = _write(galaxies, target, partition_mb, sample, progress)
+        if not done:
+            raise SourceError(f"{source}: holds no galaxy" + (" that is usable" if galaxies.dropped else ""))
+        target.describe(galaxies.photometry)
+        return Prepared(partitions, done, written, sample.summary())
+
+
+def _write(
+    galaxies: Galaxies, target: Target, partition_mb: float, sample: Sample, progress: Progress
+) -> tuple[int, int, int]:
+    """How many partitions and galaxies there are, and how many partitions were written."""
+    number, done, written = 0, 0, 0
+    size = rows_per_partition(partition_mb, galaxies.layout)
     pending: dict[Future[bool], int] = {}
     with ThreadPoolExecutor(_IN_FLIGHT) as pool:
-        number = 0
-        for number, (rows, total) in enumerate(_partitions(source, columns, fit, size), 1):
+        for number, rows in enumerate(_partitions(galaxies, size, sample), 1):
             pending[pool.submit(_store, target, f"{number}.pt", rows)] = len(rows)
             while len(pending) >= _IN_FLIGHT:
                 finished, _ = wait(pending, return_when=FIRST_COMPLETED)
                 written += sum(future.result() for future in finished)
                 done += sum(pending.pop(future) for future in finished)
-                progress(done, total)
+                progress(done, galaxies.total - galaxies.dropped)
         written += sum(future.result() for future in pending)
         done += sum(pending.values())
         progress(done, done)
-    if not done:
-        raise SourceError(f"{source}: holds no galaxy")
-    return Prepared(number, done, written)
+    return number, done, written
+
+
+def rows_per_partition(partition_mb: float, layout: ModelLayout) -> int:
+    """Galaxies in a partition of so many MiB of tensors. Raises SourceError where not even one fits."""
+    rows = int(partition_mb * MIB // layout.sample_bytes)
+    if rows < 1:
+        raise SourceError(
+            f"--partition-mb is {partition_mb}: one galaxy alone needs {layout.sample_bytes / MIB:.3f}"
+        )
+    return rows
 
 
 def _store(target: Target, name: str, dataset: TensorDataset) -> bool:
@@ -132,86 +169,26 @@ def _store(target: Target, name: str, dataset: TensorDataset) -> bool:
     return True
 
 
-def _partitions(source: Path, columns: Columns, fit: Fit, size: int) -> Iterator[tuple[TensorDataset, int]]:
-    """TensorDatasets of exactly `size` galaxies, the last one of what is left; and the source's galaxies."""
-    held: list[tuple[torch.Tensor, ...]] = []
+def _partitions(galaxies: Galaxies, size: int, sample: Sample) -> Iterator[TensorDataset]:
+    """TensorDatasets of exactly `size` galaxies, the last one of what is left."""
+    held: list[Block] = []
     count = 0
-    first = 0
-    for block in blocks(source, columns, max(1, min(size, _BLOCK_BYTES // SAMPLE_BYTES))):
-        tensors = _converted(block, source, fit)
-        _check_finite(tensors[0], first, source)
-        first += len(block)
-        while len(tensors[0]):
-            room = size - count
-            held.append(tuple(tensor[:room] for tensor in tensors))
-            count += len(held[-1][0])
-            tensors = tuple(tensor[room:] for tensor in tensors)
+    for block in galaxies.blocks(max(1, min(size, _BLOCK_BYTES // galaxies.layout.sample_bytes))):
+        sample.add(block)
+        rest = block
+        while len(rest):
+            held.append(rest[: size - count])
+            rest = rest[size - count :]
+            count += len(held[-1])
             if count == size:
-                yield _dataset(held), block.total
+                yield _dataset(held)
                 held, count = [], 0
     if held:
-        yield _dataset(held), first
+        yield _dataset(held)
 
 
-def _dataset(held: list[tuple[torch.Tensor, ...]]) -> TensorDataset:
-    return TensorDataset(*(torch.cat(column) for column in zip(*held, strict=True)))
-
-
-def _converted(block: Block, source: Path, fit: Fit) -> tuple[torch.Tensor, ...]:
-    """images (n, 5, 32, 32), magnitudes (n, 5) and, where there is one, redshift (n,), as float32."""
-    images = _sized(_channels_first(block.images, source)[:, :CHANNELS], fit, source)
-    magnitudes = block.magnitudes
-    if magnitudes.ndim != 2 or magnitudes.shape[1] < MAGNITUDES:
-        raise SourceError(
-            f"{source}: magnitudes have shape {magnitudes.shape}, expected at least (N, {MAGNITUDES})"
-        )
-    tensors = [images, torch.from_numpy(_float32(magnitudes[:, :MAGNITUDES]))]
-    if block.redshift is not None:
-        tensors.append(torch.from_numpy(_float32(block.redshift)))
-    return tuple(tensors)
-
-
-def _channels_first(images: Array, source: Path) -> Array:
-    if images.ndim != 4:
-        raise SourceError(f"{source}: images have shape {images.shape}, expected 4 axes")
-    _, a, b, c = images.shape
-    if b == c and a >= CHANNELS:
-        return images
-    if a == b and c >= CHANNELS:
-        return images.transpose(0, 3, 1, 2)
-    raise SourceError(
-        f"{source}: images have shape {images.shape}; "
-        f"expected (N, C, S, S) or (N, S, S, C) with C of at least {CHANNELS}"
-    )
-
-
-def _sized(images: Array, fit: Fit, source: Path) -> torch.Tensor:
-    side = images.shape[2]
-    if side < SIZE:
-        raise SourceError(
-            f"{source}: stamps are {side}×{side}; the network takes {SIZE}×{SIZE} and none is enlarged"
-        )
-    if side > SIZE and fit == "crop":
-        start = (side - SIZE) // 2
-        images = images[:, :, start : start + SIZE, start : start + SIZE]
-    tensor = torch.from_numpy(_float32(images))
-    if tensor.shape[2] > SIZE:
-        # Mean of the light per pixel, not its sum: multiply by (side/32)² to keep fluxes.
-        tensor = F.interpolate(tensor, size=(SIZE, SIZE), mode="bilinear", antialias=True)
-        tensor *= (side / SIZE) ** 2
-    return tensor
-
-
-def _check_finite(images: torch.Tensor, first: int, source: Path) -> None:
-    """Raises SourceError that names the first galaxy and channel with a NaN or an infinity."""
-    good = torch.isfinite(images.sum((2, 3), dtype=torch.float64))
-    if not good.all():
-        row, channel = (int(index) for index in (~good).nonzero()[0])
-        raise SourceError(
-            f"{source}: images of galaxy {first + row}, channel {channel} (both from 0) hold NaN or infinity"
-        )
-
-
-def _float32(array: Array) -> Array:
-    """A float32 copy in C order and the machine's byte order (FITS is big-endian)."""
-    return np.array(array, np.float32, order="C")
+def _dataset(held: list[Block]) -> TensorDataset:
+    columns = [[block.images for block in held], [block.magnitudes for block in held]]
+    if held[0].redshift is not None:
+        columns.append([block.redshift for block in held if block.redshift is not None])
+    return TensorDataset(*(torch.from_numpy(np.concatenate(column)) for column in columns))

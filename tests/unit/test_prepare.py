@@ -17,45 +17,43 @@ import torch
 from astropy.io import fits
 from torch.utils.data import TensorDataset
 
+from cosmicai.data import photometry
 from cosmicai.data.prepare import Folder, prepare
-from cosmicai.data.sources import Columns, SourceError
+from cosmicai.data.reading import Columns, Reading
+from cosmicai.data.sources import SourceError
 from inference.partition import read
 
-COUNT = 130
+from .galaxies import BANDS, COUNT, Arrays, assert_same, prepared
+from .galaxies import galaxies as made_up
+
 ROWS_OF_1_MB = 51
 _COSMICAI = str(Path(sys.executable).with_name("cosmicai"))
 
 
 @pytest.fixture(scope="module")
-def galaxies() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    arrays = {
-        "images": rng.normal(0, 1, (COUNT, 5, 32, 32)),
-        "magnitudes": rng.normal(23, 1, (COUNT, 5)),
-        "redshift": rng.uniform(0, 2, COUNT),
-    }
-    return {name: array.astype(np.float32) for name, array in arrays.items()}
+def galaxies() -> Arrays:
+    return made_up()
 
 
-def _pt(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _pt(path: Path, arrays: Arrays) -> None:
     torch.save(TensorDataset(*(torch.from_numpy(array) for array in arrays.values())), path)
 
 
-def _npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _npz(path: Path, arrays: Arrays) -> None:
     np.savez(path, **arrays)
 
 
-def _npz_compressed(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _npz_compressed(path: Path, arrays: Arrays) -> None:
     np.savez_compressed(path, **arrays)
 
 
-def _hdf5(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _hdf5(path: Path, arrays: Arrays) -> None:
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
             file[name] = array
 
 
-def _fits_table(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _fits_table(path: Path, arrays: Arrays) -> None:
     columns = [
         fits.Column("image", "5120E", dim="(32,32,5)", array=arrays["images"]),
         fits.Column("mags", "5E", array=arrays["magnitudes"]),
@@ -64,14 +62,14 @@ def _fits_table(path: Path, arrays: dict[str, np.ndarray]) -> None:
     fits.BinTableHDU.from_columns(columns).writeto(path)
 
 
-def _fits_cube(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _fits_cube(path: Path, arrays: Arrays) -> None:
     table = fits.BinTableHDU.from_columns(
         [fits.Column("mags", "5E", array=arrays["magnitudes"]), fits.Column("z", "E", array=arrays["redshift"])]
     )
     fits.HDUList([fits.PrimaryHDU(arrays["images"]), table]).writeto(path)
 
 
-def _fits_bands(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _fits_bands(path: Path, arrays: Arrays) -> None:
     table = fits.BinTableHDU.from_columns(
         [fits.Column("mags", "5E", array=arrays["magnitudes"]), fits.Column("z", "E", array=arrays["redshift"])]
     )
@@ -79,7 +77,7 @@ def _fits_bands(path: Path, arrays: dict[str, np.ndarray]) -> None:
     fits.HDUList([fits.PrimaryHDU(), *bands, table]).writeto(path)
 
 
-Write = Callable[[Path, dict[str, np.ndarray]], None]
+Write = Callable[[Path, Arrays], None]
 FORMATS: dict[str, Write] = {
     "a.pt": _pt,
     "a.npz": _npz,
@@ -91,38 +89,17 @@ FORMATS: dict[str, Write] = {
 }
 
 
-def _prepared(folder: Path) -> dict[str, np.ndarray]:
-    """All partitions of a folder, in order, as one."""
-    files = sorted(folder.glob("*.pt"), key=lambda path: int(path.stem))
-    parts = [read(path.read_bytes(), path.name) for path in files]
-    found = {
-        "images": np.concatenate([part.images for part in parts]),
-        "magnitudes": np.concatenate([part.magnitudes for part in parts]),
-    }
-    redshifts = [part.redshift for part in parts if part.redshift is not None]
-    return found | ({"redshift": np.concatenate(redshifts)} if redshifts else {})
-
-
-def _assert_equal(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    found = _prepared(folder)
-    assert found.keys() == arrays.keys()
-    for name, array in arrays.items():
-        assert np.array_equal(found[name], array), name
-
-
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_round_trips(name: str, galaxies: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_every_format_round_trips(name: str, galaxies: Arrays, tmp_path: Path) -> None:
     FORMATS[name](tmp_path / name, galaxies)
     done = prepare(tmp_path / name, Folder(tmp_path / "out"), 1)
     assert (done.partitions, done.galaxies, done.written) == (3, COUNT, 3)
     sizes = [len(read((tmp_path / "out" / f"{n}.pt").read_bytes(), "")) for n in (1, 2, 3)]
     assert sizes == [ROWS_OF_1_MB, ROWS_OF_1_MB, COUNT - 2 * ROWS_OF_1_MB]
-    _assert_equal(tmp_path / "out", galaxies)
+    assert_same(prepared(tmp_path / "out"), galaxies)
 
 
-def test_a_second_call_writes_only_what_is_missing_or_differs(
-    galaxies: dict[str, np.ndarray], tmp_path: Path
-) -> None:
+def test_a_second_call_writes_only_what_is_missing_or_differs(galaxies: Arrays, tmp_path: Path) -> None:
     _hdf5(tmp_path / "a.h5", galaxies)
     out = tmp_path / "out"
     prepare(tmp_path / "a.h5", Folder(out), 1)
@@ -130,105 +107,123 @@ def test_a_second_call_writes_only_what_is_missing_or_differs(
     (out / "1.pt").unlink()
     (out / "3.pt").write_bytes(b"something else")
     assert prepare(tmp_path / "a.h5", Folder(out), 1).written == 2
-    _assert_equal(out, galaxies)
+    assert_same(prepared(out), galaxies)
 
 
-def test_without_redshifts(galaxies: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_without_redshifts(galaxies: Arrays, tmp_path: Path) -> None:
     arrays = {name: galaxies[name] for name in ("images", "magnitudes")}
     _npz(tmp_path / "a.npz", arrays)
     prepare(tmp_path / "a.npz", Folder(tmp_path / "out"), 1)
-    _assert_equal(tmp_path / "out", arrays)
+    assert_same(prepared(tmp_path / "out"), arrays)
 
 
-def test_columns_by_name_one_magnitude_per_band(galaxies: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_columns_by_name_one_magnitude_per_band(galaxies: Arrays, tmp_path: Path) -> None:
     arrays = {"pixels": galaxies["images"], "spec": galaxies["redshift"]}
-    arrays |= {f"m_{band}": galaxies["magnitudes"][:, n] for n, band in enumerate("ugriz")}
+    arrays |= {f"m{n}": galaxies["magnitudes"][:, n] for n in range(5)}
     _hdf5(tmp_path / "a.h5", arrays)
-    columns = Columns("pixels", ("m_u", "m_g", "m_r", "m_i", "m_z"), "spec")
-    prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1, columns)
-    _assert_equal(tmp_path / "out", galaxies)
+    columns = Columns(("pixels",), ("m0", "m1", "m2", "m3", "m4"), "spec")
+    done = prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1, Reading(columns))
+    assert_same(prepared(tmp_path / "out"), galaxies)
+    assert "magnitudes are taken in the order given: m0, m1, m2, m3, m4" in done.summary.notes
 
 
 def test_more_channels_last_and_larger_are_selected_turned_and_cropped(
-    galaxies: dict[str, np.ndarray], tmp_path: Path
+    galaxies: Arrays, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(1)
     large = rng.normal(0, 1, (COUNT, 7, 64, 64))
-    large[:, :5, 16:48, 16:48] = galaxies["images"]
-    arrays = {**galaxies, "images": large.transpose(0, 2, 3, 1)}
-    _hdf5(tmp_path / "a.h5", arrays)
-    prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1)
-    _assert_equal(tmp_path / "out", galaxies)
+    large[:, [1, 2, 4, 5, 6], 16:48, 16:48] = galaxies["images"]
+    _hdf5(tmp_path / "a.h5", {**galaxies, "images": large.transpose(0, 2, 3, 1)})
+    reading = Reading(bands=("y", "u", "g", "J", "r", "i", "z"), pixel_scale=0.2)
+    done = prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1, reading)
+    assert_same(prepared(tmp_path / "out"), galaxies)
+    assert "left out, as the model does not take them: y, J" in done.summary.notes
+    with pytest.raises(SourceError, match=r"images have 7 channels that nothing names.*Give --bands"):
+        prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1)
+
+
+def test_larger_stamps_of_unknown_scale_are_refused_with_the_options(tmp_path: Path) -> None:
+    _npz(tmp_path / "a.npz", {"images": np.zeros((2, 5, 64, 64)), "magnitudes": np.full((2, 5), 20.0)})
+    with pytest.raises(SourceError, match=r"64×64.*32×32.*--pixel-scale.*--fit crop.*--fit resize"):
+        prepare(tmp_path / "a.npz", Folder(tmp_path / "out"), 1)
 
 
 def test_resizing_keeps_the_flux(tmp_path: Path) -> None:
     grid = np.mgrid[:64, :64] - 31.5
     blob = np.exp(-(grid**2).sum(0) / (2 * 6.0**2))
     images = np.tile(blob.astype(np.float32), (2, 5, 1, 1))
-    _npz(tmp_path / "a.npz", {"images": images, "magnitudes": np.ones((2, 5), np.float32)})
-    prepare(tmp_path / "a.npz", Folder(tmp_path / "out"), 1, fit="resize")
-    resized = _prepared(tmp_path / "out")["images"]
+    _npz(tmp_path / "a.npz", {"images": images, "magnitudes": np.full((2, 5), 20, np.float32)})
+    prepare(tmp_path / "a.npz", Folder(tmp_path / "out"), 1, Reading(fit="resize"))
+    resized = prepared(tmp_path / "out")["images"]
     assert resized.shape == (2, 5, 32, 32)
-    assert resized[0, 0].sum() == pytest.approx(blob.sum(), rel=1e-3)
+    assert resized[0, 0].sum() == pytest.approx(blob.sum(), rel=1e-6)
 
 
-def test_small_stamps_are_refused(tmp_path: Path) -> None:
-    _npz(tmp_path / "a.npz", {"images": np.zeros((2, 5, 16, 16)), "magnitudes": np.ones((2, 5))})
-    with pytest.raises(SourceError, match="stamps are 16×16; the network takes 32×32"):
-        prepare(tmp_path / "a.npz", Folder(tmp_path / "out"), 1)
+def test_small_stamps_are_refused_unless_padding_is_asked_for(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).normal(0, 1, (2, 5, 16, 16)).astype(np.float32)
+    _npz(tmp_path / "a.npz", {"images": images, "magnitudes": np.full((2, 5), 20.0)})
+    with pytest.raises(SourceError, match=r"16×16 pixels.*cut larger stamps, or give --pad"):
+        prepare(tmp_path / "a.npz", Folder(tmp_path / "out"), 1, Reading(pixel_scale=0.2))
+    prepare(tmp_path / "a.npz", Folder(tmp_path / "out"), 1, Reading(pixel_scale=0.2, pad=True))
+    padded = prepared(tmp_path / "out")["images"]
+    assert np.array_equal(padded[:, :, 8:24, 8:24], images)
+    assert np.abs(padded).sum() == pytest.approx(np.abs(images).sum())
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"pictures": np.zeros((2, 5, 32, 32))}, "no column for images .* it has pictures: give --images NAME"),
+        (
+            {"pictures": np.zeros((2, 5, 32))},
+            r"no column for images.*it has pictures \(2, 5, 32\): give --images",
+        ),
         ({"images": np.zeros((2, 5, 32, 32))}, "no column for magnitudes"),
-        ({"images": np.zeros((2, 3, 32, 32)), "mags": np.ones((2, 5))}, r"images have shape \(2, 3, 32, 32\)"),
-        ({"images": np.zeros((2, 5, 32, 32)), "mags": np.ones((2, 4))}, r"magnitudes have shape \(2, 4\)"),
-        ({"images": np.zeros((2, 5, 32, 32)), "mags": np.ones((3, 5))}, "mags has 3 rows, images has 2"),
+        (
+            {"images": np.zeros((2, 3, 32, 32)), "mags": np.full((2, 5), 20.0)},
+            "images have 3 channels .*takes 5 bands, u, g, r, i, z: at least 2 of them",
+        ),
+        (
+            {"images": np.zeros((2, 5, 32, 32)), "mags": np.full((2, 4), 20.0)},
+            r"magnitudes are mags \(2, 4\), the model takes 5",
+        ),
+        ({"images": np.zeros((2, 5, 32, 32)), "mags": np.full((3, 5), 20.0)}, "mags has 3 rows, images has 2"),
         ({"images": np.zeros((0, 5, 32, 32)), "mags": np.ones((0, 5))}, "holds no galaxy"),
     ],
 )
-def test_faults_name_file_and_place(arrays: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
+def test_faults_name_file_and_place(arrays: Arrays, message: str, tmp_path: Path) -> None:
     _hdf5(tmp_path / "a.h5", arrays)
     with pytest.raises(SourceError, match=rf"a\.h5: {message}"):
         prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1)
 
 
-def test_values_that_are_not_finite_are_located(galaxies: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_bad_pixels_are_counted_and_stay_bad_unless_asked_for_zeros(galaxies: Arrays, tmp_path: Path) -> None:
     images = galaxies["images"].copy()
-    images[77, 4, 3, 2] = np.inf
+    images[77, 4, 3, 2], images[90, 0, 0, 0] = np.inf, np.nan
     _hdf5(tmp_path / "a.h5", {**galaxies, "images": images})
-    with pytest.raises(SourceError, match=r"a\.h5: images of galaxy 77, channel 4 .* hold NaN or infinity"):
-        prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1)
+    done = prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1)
+    assert ("bad pixels", "in 2 galaxies, the first in row 77, left as NaN") in done.summary.facts
+    assert_same(prepared(tmp_path / "out"), {**galaxies, "images": images})
+    prepare(tmp_path / "a.h5", Folder(tmp_path / "zero"), 1, Reading(bad_pixels="zero"))
+    zeroed = images.copy()
+    zeroed[77, 4, 3, 2], zeroed[90, 0, 0, 0] = 0, 0
+    assert_same(prepared(tmp_path / "zero"), {**galaxies, "images": zeroed})
+    done = prepare(tmp_path / "a.h5", Folder(tmp_path / "drop"), 1, Reading(drop_unusable=True))
+    good = np.delete(np.arange(COUNT), [77, 90])
+    assert_same(prepared(tmp_path / "drop"), {name: array[good] for name, array in galaxies.items()})
+    assert done.galaxies == COUNT - 2
 
 
-def test_fits_faults_name_the_hdu(galaxies: dict[str, np.ndarray], tmp_path: Path) -> None:
-    flat = fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.zeros((32, 32)), name="SKY")])
-    flat.writeto(tmp_path / "flat.fits")
-    with pytest.raises(SourceError, match=r"flat\.fits: HDU 1 \(SKY\) has 2 axes"):
-        prepare(tmp_path / "flat.fits", Folder(tmp_path / "out"), 1)
-    images = galaxies["images"]
-    table = fits.BinTableHDU.from_columns([fits.Column("mags", "5E", array=galaxies["magnitudes"])])
-    bands = [fits.ImageHDU(images[:, band], name="ugri"[band]) for band in range(4)]
-    fits.HDUList([fits.PrimaryHDU(), *bands, table]).writeto(tmp_path / "missing.fits")
-    with pytest.raises(SourceError, match=r"missing\.fits: bands U, G, R, I: expected 5"):
-        prepare(tmp_path / "missing.fits", Folder(tmp_path / "out"), 1)
-    nan = images.copy()
-    nan[3, 2] = np.nan
-    bands = [fits.ImageHDU(nan[:, band], name="ugriz"[band]) for band in range(5)]
-    fits.HDUList([fits.PrimaryHDU(), *bands, table]).writeto(tmp_path / "nan.fits")
-    with pytest.raises(
-        SourceError, match=r"nan\.fits: HDU 3 \(R\): the stamp of galaxy 3 \(from 0\) holds NaN"
-    ):
-        prepare(tmp_path / "nan.fits", Folder(tmp_path / "out"), 1)
-    (tmp_path / "header.fits").write_bytes(b"SIMPLE  = nonsense" + b" " * 3000)
-    with pytest.raises(SourceError, match=r"header\.fits: cannot be read"):
-        prepare(tmp_path / "header.fits", Folder(tmp_path / "out"), 1)
+def test_what_the_numbers_mean_lies_beside_the_partitions(galaxies: Arrays, tmp_path: Path) -> None:
+    _hdf5(tmp_path / "a.h5", galaxies)
+    prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1)
+    assert photometry.read(tmp_path / "out").bands == tuple(BANDS)
+    assert photometry.read(tmp_path / "out").unknown == ["zero_point", "pixel_scale", "flux_unit"]
+    prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1, Reading(pixel_zero_point=27.0, pixel_scale=0.2))
+    assert photometry.read(tmp_path / "out").unknown == []
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.npz", "a.h5", "cube.fits"])
-def test_a_source_cut_short_is_an_error(name: str, galaxies: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_a_source_cut_short_is_an_error(name: str, galaxies: Arrays, tmp_path: Path) -> None:
     FORMATS[name](tmp_path / name, galaxies)
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: len(data) // 2])
@@ -237,9 +232,9 @@ def test_a_source_cut_short_is_an_error(name: str, galaxies: dict[str, np.ndarra
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("x")
-    with pytest.raises(SourceError, match=r"unknown format; give \.pt, \.npz"):
-        prepare(tmp_path / "a.csv", Folder(tmp_path / "out"), 1)
+    (tmp_path / "a.doc").write_text("x")
+    with pytest.raises(SourceError, match=r"unknown format; give FITS, HDF5, Parquet, \.npz"):
+        prepare(tmp_path / "a.doc", Folder(tmp_path / "out"), 1)
 
 
 _MEASURED = """
@@ -259,7 +254,7 @@ def test_memory_stays_bounded_and_a_killed_call_is_finished_by_the_next(tmp_path
     rows = 60_000
     images = torch.randn(100, 5, 32, 32).repeat(rows // 100, 1, 1, 1)
     images[:, 0, 0, 0] = torch.arange(rows)
-    torch.save(TensorDataset(images, torch.ones(rows, 5), torch.arange(rows).float()), source)
+    torch.save(TensorDataset(images, torch.full((rows, 5), 20.0), torch.rand(rows)), source)
     command = [sys.executable, "-c", _MEASURED, "data", "prepare", str(source), "--out", str(out)]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -286,7 +281,7 @@ def test_memory_stays_bounded_and_a_killed_call_is_finished_by_the_next(tmp_path
     assert start == rows
 
 
-def test_inspect_shows_figures_and_a_sheet(galaxies: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_inspect_shows_figures_and_a_sheet(galaxies: Arrays, tmp_path: Path) -> None:
     _fits_cube(tmp_path / "cube.fits", galaxies)
     command = [
         _COSMICAI,

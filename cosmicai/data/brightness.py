@@ -1,0 +1,203 @@
+"""The magnitudes of a source in the order of the model's bands, with one rule for each missing value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmicai.data import bands as bandnames
+from cosmicai.data import units, values
+from cosmicai.data.channels import Channels
+from cosmicai.data.choice import Choice
+from cosmicai.data.layout import ModelLayout
+from cosmicai.data.missing import (
+    BRIGHTEST,
+    FAINTEST,
+    FLUX_MARKERS,
+    MAGNITUDE_MARKERS,
+    Counts,
+    Missing,
+    magnitude_kinds,
+)
+from cosmicai.data.reading import Reading
+from cosmicai.data.sources.base import Column, SourceError
+
+Doubles = NDArray[np.float64]
+_TOLERATED = (
+    0.05  # of a band's values that are no magnitudes of any survey; with more, the column is another thing
+)
+
+
+class Magnitudes:
+    """Magnitudes (n, M), float32, NaN for what is not known.
+
+    limits: what a band gets that is not detected. implausible, known: values of each band so far.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        choice: Choice,
+        reading: Reading,
+        layout: ModelLayout,
+        channels: Channels,
+        counts: Counts,
+    ) -> None:
+        self._path, self._columns, self._reading, self._layout = path, choice.magnitudes, reading, layout
+        self._counts = counts
+        self.notes: list[str] = []
+        self.fluxes = choice.fluxes
+        self.order = self._order(channels)
+        self.names = layout.bands or channels.bands or tuple(f"magnitude {i}" for i in range(len(self.order)))
+        self.limits = self._limits()
+        self._markers = {**(FLUX_MARKERS if self.fluxes else MAGNITUDE_MARKERS), **reading.missing}
+        self._zero_points = self._flux_zero_points()
+        self._implausible = np.zeros(len(self.order), np.int64)
+        self._known = np.zeros(len(self.order), np.int64)
+
+    def _order(self, channels: Channels) -> list[int | None]:
+        """Which column, or which value of the one column, each band is."""
+        if len(self._columns) == 1 and self._columns[0].shape:
+            return self._order_of_values(self._columns[0], channels)
+        if any(column.shape not in ((), (1,)) for column in self._columns):
+            column = next(column for column in self._columns if column.shape not in ((), (1,)))
+            raise SourceError(
+                f"{self._path}: {column.described} has several values a galaxy, perhaps with its error: name "
+                f"the first with --magnitudes '{column.name}[0],…'"
+            )
+        wanted = self._layout.bands
+        if wanted is not None:
+            spelt = [bandnames.named(column.name, wanted) for column in self._columns]
+            if any(spelt):
+                try:
+                    return bandnames.order(
+                        [column.name for column in self._columns], wanted, self._reading.filled
+                    )
+                except bandnames.BandError as error:
+                    raise SourceError(f"{self._path}: magnitudes: {error}: give --magnitudes NAMES") from None
+        if len(self._columns) != self._layout.magnitudes:
+            raise SourceError(
+                f"{self._path}: --magnitudes names {len(self._columns)} columns, the model takes "
+                f"{self._layout.magnitudes}"
+            )
+        listed = ", ".join(column.label for column in self._columns)
+        self.notes.append(f"magnitudes are taken in the order given: {listed}")
+        return list(range(len(self._columns)))
+
+    def _order_of_values(self, column: Column, channels: Channels) -> list[int | None]:
+        """An array (N, M) has no names: it goes by the images' bands, if it has as many values."""
+        if len(column.shape) != 1:
+            raise SourceError(f"{self._path}: magnitudes are {column.described}, expected (N, M)")
+        count, wanted = column.shape[0], self._layout.magnitudes
+        if wanted == self._layout.channels and count == channels.count and channels.names is not None:
+            return channels.order
+        if count == wanted and (channels.count == count or channels.names is None):
+            return list(range(count))
+        if count == wanted:
+            listed = ", ".join(self._layout.bands or ())
+            self.notes.append(
+                f"{column.label} is taken to be in the model's order {listed}, as it has as many values: "
+                f"--magnitudes '{column.name}[0],…' says otherwise"
+            )
+            return list(range(count))
+        raise SourceError(
+            f"{self._path}: magnitudes are {column.described}, the model takes {wanted}: name them in the "
+            f"order {', '.join(self._layout.bands or ())} with --magnitudes "
+            f"'{column.name}[0],{column.name}[1],…'"
+        )
+
+    def _limits(self) -> tuple[float, ...] | None:
+        limits = self._reading.limits or self._layout.photometry.magnitude_limits
+        if limits is not None and len(limits) != len(self.order):
+            raise SourceError(f"{self._path}: {len(limits)} limiting magnitudes for {len(self.order)} bands")
+        return limits
+
+    def _flux_zero_points(self) -> list[float] | None:
+        if not self.fluxes:
+            return None
+        given = self._reading.flux_zero_point
+        columns = self._columns * (len(self.order) if len(self._columns) == 1 else 1)
+        stated = [units.zero_point_of(column.unit or "") for column in columns]
+        found = [given if given is not None else stated[index or 0] for index in self.order]
+        if any(one is None for one in found):
+            raise SourceError(
+                f"{self._path}: the unit of the fluxes is not known: give --flux-unit or --zero-point"
+            )
+        listed = ", ".join(sorted({units.unit_of(one) for one in found if one is not None}))
+        self.notes.append(f"magnitudes are made of fluxes: {listed}")
+        return [one for one in found if one is not None]
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Raises SourceError for text, and for values that are no magnitudes."""
+        if len(self._columns) == 1 and self._columns[0].shape:
+            table, masked = self._numbers(self._columns[0], start, stop)
+            pairs = [(table[:, i], masked[:, i]) if i is not None else None for i in self.order]
+        else:
+            pairs = [None if i is None else self._numbers(self._columns[i], start, stop) for i in self.order]
+        result = np.empty((stop - start, len(self.order)), np.float32)
+        for band, pair in enumerate(pairs):
+            if pair is None:
+                result[:, band] = np.nan if self.limits is None else self.limits[band]
+            else:
+                result[:, band] = self._band(band, pair[0].reshape(-1), pair[1].reshape(-1))
+        self._check()
+        return result
+
+    def _numbers(self, column: Column, start: int, stop: int) -> tuple[Doubles, NDArray[np.bool_]]:
+        try:
+            return values.numbers(column.read(start, stop))
+        except values.ValueFault as error:
+            raise SourceError(f"{self._path}: {column.label}, rows from {start} on: {error}") from None
+
+    def _band(self, band: int, found: Doubles, masked: NDArray[np.bool_]) -> Doubles:
+        name, limit = self.names[band], np.nan if self.limits is None else self.limits[band]
+        hits = magnitude_kinds(found, self._markers)
+        result = found.copy()
+        if self._zero_points is not None:
+            negative = (found < 0) & np.isfinite(found)
+            for _, _, where in hits:
+                negative &= ~where
+            result = units.magnitudes(found, self._zero_points[band])
+            hits.append(("a flux below 0", Missing.NOT_DETECTED, negative))
+        known = np.ones(len(found), bool)
+        for marker, kind, where in hits:
+            known &= ~where
+            result[where] = limit if kind is Missing.NOT_DETECTED else np.nan
+            blank = where & masked
+            self._counts.add(name, marker, kind, int(where.sum() - blank.sum()))
+            self._counts.add(name, "masked or blank", kind, int(blank.sum()))
+        with np.errstate(invalid="ignore"):
+            odd = known & ((result > FAINTEST) | (result < BRIGHTEST))
+            faint = known & ~odd & (result > limit)
+        self._known[band] += int(known.sum())
+        self._implausible[band] += int(odd.sum())
+        self._counts.add(name, f"outside {BRIGHTEST:g} to {FAINTEST:g} mag", Missing.UNUSABLE, int(odd.sum()))
+        self._counts.add(name, "fainter than the limit", Missing.NOT_DETECTED, int(faint.sum()))
+        result[odd] = np.nan
+        result[faint] = limit
+        self._note_range(band, found[known])
+        return result
+
+    def _note_range(self, band: int, found: Doubles) -> None:
+        if found.size:
+            self._range = (float(found.min()), float(np.median(found)), float(found.max()))
+
+    def _check(self) -> None:
+        """Raises SourceError where too many values are no magnitudes."""
+        for band, (odd, known) in enumerate(zip(self._implausible, self._known, strict=True)):
+            if odd > _TOLERATED * known and (odd > 1 or odd == known):
+                raise SourceError(
+                    f"{self._path}: {odd} of {known} magnitudes in {self.names[band]} are beyond any survey "
+                    f"({BRIGHTEST:g} to {FAINTEST:g}); {self._likely(band)}"
+                )
+
+    def _likely(self, band: int) -> str:
+        least, median, greatest = self._range
+        seen = f"the last ones read have {least:.4g} to {greatest:.4g}, median {median:.4g}"
+        if self.fluxes:
+            return f"{seen}: the zero point is likely another one: check --flux-unit or --zero-point"
+        if least < 0 and abs(median) < 5 and greatest < BRIGHTEST:
+            return f"{seen}: likely colours or scaled values, not magnitudes: give other --magnitudes NAMES"
+        return f"{seen}: likely fluxes: give --flux-unit nanomaggies, nJy, …, or --zero-point"

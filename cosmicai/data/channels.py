@@ -1,0 +1,248 @@
+"""The channels of a source's images in the order of the model's bands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmicai.data import bands as bandnames
+from cosmicai.data import fitting
+from cosmicai.data.choice import LEAST_SIDE, Choice
+from cosmicai.data.layout import ModelLayout
+from cosmicai.data.reading import Reading
+from cosmicai.data.sources.base import Array, Column, SourceError
+
+Floats = NDArray[np.float32]
+
+
+class Channels:
+    """Images (n, C, H, W) with the model's bands, whatever axes and columns the source has them in.
+
+    names: of the source's channels, None where nothing tells them. order: which of them each band is, None for
+    one that is filled with zeros. bands: of what `read` gives. new_scale: arcsec a pixel after `plan`.
+    """
+
+    def __init__(self, path: Path, choice: Choice, reading: Reading, layout: ModelLayout) -> None:
+        self._path, self._columns, self._reading, self._layout = path, choice.images, reading, layout
+        self._planes = [
+            (planes, zero) for planes, zero in ((choice.mask, False), (choice.ivar, True)) if planes
+        ]
+        self.notes: list[str] = []
+        self._last, self.height, self.width, self.count = self._axes()
+        self.names = self._names()
+        self.order = self._order()
+        self.bands = layout.bands or reading.bands or self.names
+        self.scale = self._scale()
+        self.zero_points = self._zero_points()
+        self.plan = self._plan()
+        self.new_scale = self._new_scale()
+        self._say()
+
+    # What the source has
+
+    def _axes(self) -> tuple[bool, int, int, int]:
+        """Whether channels are the last axis; height, width and number of channels."""
+        shapes = {column.shape for column in self._columns}
+        if len(shapes) > 1:
+            listed = ", ".join(column.described for column in self._columns)
+            raise SourceError(f"{self._path}: bands of different shapes: {listed}")
+        shape = shapes.pop()
+        if len(shape) == 2:
+            return False, *shape, len(self._columns)
+        if len(shape) != 3 or len(self._columns) > 1:
+            listed = ", ".join(column.described for column in self._columns)
+            raise SourceError(
+                f"{self._path}: images are {listed}; expected one (N, C, H, W) or (N, H, W, C), or an (N, H, "
+                "W) for each band"
+            )
+        first, middle, last = shape
+        if first < min(middle, last) and min(middle, last) >= LEAST_SIDE:
+            return False, middle, last, first
+        if last < min(first, middle) and min(first, middle) >= LEAST_SIDE:
+            return True, first, middle, last
+        raise SourceError(
+            f"{self._path}: images have rows of shape {shape}, and the axis of the bands cannot be told: it "
+            "is the shortest one, first or last"
+        )
+
+    def _names(self) -> tuple[str, ...] | None:
+        if self._reading.bands is not None:
+            if len(self._reading.bands) != self.count:
+                raise SourceError(
+                    f"{self._path}: --bands names {len(self._reading.bands)} bands, the images have "
+                    f"{self.count} channels"
+                )
+            return self._reading.bands
+        if len(self._columns) == 1:
+            return self._columns[0].bands
+        return tuple(column.bands[0] if column.bands else column.name for column in self._columns)
+
+    def _order(self) -> list[int | None]:
+        wanted, model = self._layout.bands, self._layout
+        if wanted is None:
+            if self.count != model.channels:
+                raise SourceError(
+                    f"{self._path}: images have {self.count} channels, the model {model.name} takes "
+                    f"{model.channels}"
+                )
+            return list(range(self.count))
+        if self.names is None:
+            if self.count == len(wanted):
+                self.notes.append(
+                    f"bands are taken to be {', '.join(wanted)}, the model's, as the file does not name them: "
+                    "--bands says otherwise"
+                )
+                return list(range(self.count))
+            raise SourceError(self._not_named(wanted))
+        try:
+            return bandnames.order(self.names, wanted, self._reading.filled)
+        except bandnames.BandError as error:
+            raise SourceError(
+                f"{self._path}: {error}. --bands says what the channels are, --images which of them are meant, "
+                "--model takes a model of other bands, --fill-bands fills a missing one with zeros"
+            ) from None
+
+    def _not_named(self, wanted: tuple[str, ...]) -> str:
+        which = f"at least {len(wanted) - self.count} of them is missing" if self.count < len(wanted) else ""
+        return (
+            f"{self._path}: images have {self.count} channels that nothing names, and the model "
+            f"{self._layout.name} takes {len(wanted)} bands, "
+            f"{', '.join(wanted)}{': ' if which else ''}{which}. Give --bands with a name for each channel, "
+            "in their order"
+        )
+
+    def _scale(self) -> float | None:
+        """Arcsec a pixel, by the user or by the file."""
+        if self._reading.pixel_scale is not None:
+            return self._reading.pixel_scale
+        used = self._used_columns()
+        known = [column.pixel_scale for column in used if column.pixel_scale is not None]
+        if known and max(known) > min(known) * (1 + fitting.SAME_SCALE):
+            listed = ", ".join(f"{column.label} {column.pixel_scale}" for column in used)
+            raise SourceError(f"{self._path}: bands of different pixel scales: {listed}: give --pixel-scale")
+        return known[0] if known else None
+
+    def _zero_points(self) -> list[float] | None:
+        """Of the pixels of each band, by the user or by the file; None where it is not known."""
+        given = self._reading.pixel_zero_point
+        if given is not None:
+            return [given] * len(self.order)
+        used = self._used_columns()
+        known = [column.zero_point for column in used]
+        if any(one is None for one in known):
+            if any(one is not None for one in known):
+                listed = ", ".join(column.label for column in used if column.zero_point is None)
+                raise SourceError(
+                    f"{self._path}: the unit of {listed} is not known, but that of other bands: give "
+                    "--pixel-zero-point"
+                )
+            return None
+        stated = [one for one in known if one is not None]
+        if len(self._columns) == 1:
+            return stated * len(self.order)
+        remaining = iter(stated)
+        return [stated[0] if index is None else next(remaining) for index in self.order]
+
+    @property
+    def zero_point(self) -> float | None:
+        """Where it is that of every band."""
+        return self.zero_points[0] if self.zero_points and len(set(self.zero_points)) == 1 else None
+
+    @property
+    def zero_point_text(self) -> str | None:
+        return (
+            None
+            if self.zero_points is None
+            else ", ".join(f"{one:g}" for one in dict.fromkeys(self.zero_points))
+        )
+
+    def _used_columns(self) -> list[Column]:
+        if len(self._columns) == 1:
+            return list(self._columns)
+        return [self._columns[index] for index in self.order if index is not None]
+
+    # What becomes of it
+
+    def _plan(self) -> fitting.Plan:
+        reading, layout = self._reading, self._layout
+        try:
+            return fitting.plan(
+                self.height,
+                self.width,
+                layout.size,
+                reading.fit,
+                self.scale,
+                layout.photometry.pixel_scale,
+                reading.pad,
+            )
+        except fitting.FitError as error:
+            raise SourceError(f"{self._path}: {error}") from None
+
+    def _new_scale(self) -> float | None:
+        """Where the source does not say its scale, the new one is not known."""
+        if self.scale is None:
+            return None
+        if self.plan.zoom != 1 and self._reading.fit == "scale":
+            return self._layout.photometry.pixel_scale
+        return self.scale / self.plan.zoom
+
+    def _say(self) -> None:
+        model = self._layout.photometry
+        for name, unknown, wanted, option in (
+            ("pixel scale", self.scale is None, model.pixel_scale, "--pixel-scale"),
+            ("zero point of the pixels", not self.zero_points, model.zero_point, "--pixel-unit"),
+        ):
+            if unknown and wanted is not None:
+                self.notes.append(
+                    f"{name} is taken to be {wanted:g}, the model's, as nothing says it: {option} does"
+                )
+        if self.names is not None:
+            left = [name for index, name in enumerate(self.names) if index not in self.order]
+            if left:
+                self.notes.append(f"left out, as the model does not take them: {', '.join(left)}")
+        filled = [band for band, index in zip(self.bands or (), self.order, strict=False) if index is None]
+        if filled:
+            self.notes.append(f"filled with zeros, as asked for: {', '.join(filled)}")
+
+    def read(self, start: int, stop: int) -> Floats:
+        """Images (n, C, H, W) in the order of the bands, before they are fitted; bad pixels are NaN."""
+        images = self._ordered(self._columns, start, stop)
+        for planes, inverted in self._planes:
+            plane = self._ordered(planes, start, stop, one_for_all=True)
+            bad = plane == 0 if inverted else plane != 0
+            images = np.where(bad, np.float32(np.nan), images)
+        return images
+
+    def _ordered(self, columns: tuple[Column, ...], start: int, stop: int, one_for_all: bool = False) -> Floats:
+        if one_for_all and len(columns) == 1 and len(columns[0].shape) == 2:
+            return _float32(columns[0].read(start, stop))[:, None]
+        if one_for_all and {column.shape for column in columns} != {column.shape for column in self._columns}:
+            listed = ", ".join(column.described for column in columns)
+            raise SourceError(f"{self._path}: planes of bad pixels {listed} do not have the images' shape")
+        if len(columns) == 1 and len(columns[0].shape) == 3:
+            stack = columns[0].read(start, stop)
+            stack = np.moveaxis(stack, -1, 1) if self._last else stack
+            if self.order == list(range(stack.shape[1])):
+                return _float32(stack)
+            return np.stack([self._channel(stack, index) for index in self.order], 1)
+        if one_for_all and len(columns) != len(self._columns):
+            raise SourceError(f"{self._path}: give one plane of bad pixels, or one for each of the images")
+        parts = [None if i is None else _float32(columns[i].read(start, stop)) for i in self.order]
+        shape = (stop - start, self.height, self.width)
+        return np.stack([np.zeros(shape, np.float32) if part is None else part for part in parts], 1)
+
+    def _channel(self, stack: Array, index: int | None) -> Floats:
+        if index is None:
+            return np.zeros((len(stack), self.height, self.width), np.float32)
+        return _float32(stack[:, index])
+
+
+def _float32(array: Array) -> Floats:
+    """In the machine's byte order; masked pixels are NaN."""
+    if np.ma.isMaskedArray(array):
+        return np.ma.filled(array.astype(np.float32), np.nan)
+    if array.dtype.kind not in "fiub":
+        raise SourceError(f"images hold {array.dtype}, not numbers")
+    return np.asarray(array, np.float32)

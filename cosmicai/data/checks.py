@@ -1,0 +1,116 @@
+"""What looks wrong in galaxies that can be read: order of bands, zero point, saturation, zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+Doubles = NDArray[np.float64]
+
+_LEAST_GALAXIES = 10  # with fewer, medians and scatters say nothing
+_BRIGHT_SHARE = 0.5  # of the galaxies: the brighter half is compared, where noise matters least
+_ORDER_GAIN = 0.7  # another order must have at most this share of the scatter of the given one
+_OFFSET = 1.5  # mag: more than a circle misses of most galaxies; zero points in use are 2 or more apart
+_BAND_OFFSET = 1.0  # mag between bands, whose seeing differs
+_FLAT_PIXELS = 4  # at a stamp's greatest value: a core that was cut off
+_SHARE = 0.02  # of the galaxies: more than this many of a fault are told
+
+
+def stamp_magnitudes(images: NDArray[np.float32], zero_point: float) -> Doubles:
+    """Magnitudes (n, C) of the light in a circle of 3/4 of the stamp's width, above the median of its rim.
+
+    NaN where there is none.
+    """
+    side = images.shape[-1]
+    grid = np.hypot(*(np.mgrid[:side, :side] - (side - 1) / 2))
+    inside, rim = grid <= side * 0.375, grid >= side / 2 - 1
+    flat = images.reshape(*images.shape[:2], -1).astype(np.float64)
+    sky = np.median(flat[:, :, rim.reshape(-1)], -1)
+    light = flat[:, :, inside.reshape(-1)].sum(-1) - sky * inside.sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(light > 0, zero_point - 2.5 * np.log10(light), np.nan)
+
+
+def flat_cores(images: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(n,): whether several pixels of a stamp have its very greatest value, as saturation makes them."""
+    flat = images.reshape(*images.shape[:2], -1)
+    with np.errstate(invalid="ignore"):
+        greatest = flat.max(-1, keepdims=True)
+        many = ((flat == greatest) & (greatest > 0)).sum(-1) >= _FLAT_PIXELS
+    return many.any(-1)
+
+
+def warnings(
+    stamps: Doubles,
+    magnitudes: Doubles,
+    bands: Sequence[str],
+    zero_point: float,
+    saturated: int,
+    zeros: Sequence[int],
+) -> list[str]:
+    """Sentences for the user. stamps: of `stamp_magnitudes`; zeros: stamps without light, by channel."""
+    count = len(magnitudes)
+    told = []
+    if zeros and min(zeros) == count > 0:
+        told.append("all images are zero")
+    else:
+        told += [
+            f"band {band}: all images are zero" for band, n in zip(bands, zeros, strict=True) if n == count > 0
+        ]
+        some = [f"{n} in {band}" for band, n in zip(bands, zeros, strict=True) if count > n > _SHARE * count]
+        told += [f"images that are all zero: {', '.join(some)} of {count}"] if some else []
+    if saturated > _SHARE * count:
+        told.append(
+            f"{saturated} of {count} galaxies look saturated: several pixels have the same greatest value"
+        )
+    if stamps.shape == magnitudes.shape and len(bands) > 1:
+        told += _photometric(stamps, magnitudes, bands, zero_point)
+    return told
+
+
+def _photometric(stamps: Doubles, magnitudes: Doubles, bands: Sequence[str], zero_point: float) -> list[str]:
+    good = np.isfinite(stamps).all(1) & np.isfinite(magnitudes).all(1)
+    if good.sum() < _LEAST_GALAXIES:
+        return []
+    stamps, magnitudes = stamps[good], magnitudes[good]
+    bright = magnitudes.mean(1) <= np.quantile(magnitudes.mean(1), _BRIGHT_SHARE)
+    stamps, magnitudes = stamps[bright], magnitudes[bright]
+    order = _best_order(stamps, magnitudes)
+    if order is not None:
+        read = ", ".join(bands[index] for index in order)
+        return [
+            f"channels look like bands in another order: by the magnitudes, {', '.join(bands)} hold {read}: "
+            "give --bands"
+        ]
+    offsets = np.median(magnitudes - stamps, 0)
+    told = []
+    if abs(np.median(offsets)) > _OFFSET:
+        likely = zero_point + float(np.median(offsets))
+        told.append(
+            f"the images look like fluxes of zero point {likely:.0f} or so, not {zero_point:g}, by the "
+            "magnitudes: give --pixel-unit or --pixel-zero-point"
+        )
+    apart = offsets - np.median(offsets)
+    odd = [
+        f"{band} by {value:+.1f} mag"
+        for band, value in zip(bands, apart, strict=True)
+        if abs(value) > _BAND_OFFSET
+    ]
+    if odd:
+        told.append(f"images and magnitudes differ from the other bands in {', '.join(odd)}")
+    return told
+
+
+def _best_order(stamps: Doubles, magnitudes: Doubles) -> list[int] | None:
+    """Which band each channel holds, if that fits the colours clearly better than the order given."""
+    light = stamps - stamps.mean(1, keepdims=True)
+    listed = magnitudes - magnitudes.mean(1, keepdims=True)
+    difference = light[:, :, None] - listed[:, None, :]
+    scatter = np.median(np.abs(difference - np.median(difference, 0)), 0) + np.abs(np.median(difference, 0))
+    rows, columns = linear_sum_assignment(scatter)
+    if (rows == columns).all() or scatter[rows, columns].sum() > _ORDER_GAIN * np.trace(scatter):
+        return None
+    return [int(column) for column in columns]

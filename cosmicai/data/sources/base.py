@@ -1,0 +1,136 @@
+"""What every kind of source is turned into: named columns, of which rows are read in order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Read = Callable[[int, int], Array]
+
+_INDEXED = re.compile(r"^(.*)\[(\d+)\]$")
+_LISTED = 40  # names in a message
+
+
+class SourceError(ValueError):
+    """A source cannot be read, or can be read in several ways; the message names file, place and remedy."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One value or array for each galaxy.
+
+    name: as the file has it. group: what stands before it where a file has several tables or groups.
+    shown: how messages name it, where that is not both. shape: of one row. read(start, stop): these rows,
+    masked where the file says that a value is missing; the ranges of successive calls must be adjacent or begin
+    again at 0, because compressed files are read from front to back. bands: names of an image's channels;
+    pixel_scale: arcsec; zero_point: AB magnitude of a pixel value of 1.
+    """
+
+    name: str
+    rows: int
+    shape: tuple[int, ...]
+    read: Read
+    dtype: str = ""
+    group: str = ""
+    shown: str = ""
+    unit: str | None = None
+    bands: tuple[str, ...] | None = None
+    pixel_scale: float | None = None
+    zero_point: float | None = None
+
+    @property
+    def label(self) -> str:
+        return self.shown or self.group + self.name
+
+    @property
+    def described(self) -> str:
+        shape = ", ".join(map(str, (self.rows, *self.shape))) + ("," if not self.shape else "")
+        return f"{self.label} ({shape})"
+
+    def part(self, index: int) -> Column:
+        """One of the values that the column has for each galaxy."""
+        read = self.read
+        return Column(
+            f"{self.name}[{index}]",
+            self.rows,
+            self.shape[1:],
+            lambda start, stop: read(start, stop)[:, index],
+            self.dtype,
+            self.group,
+            unit=self.unit,
+        )
+
+
+@dataclass(frozen=True)
+class Table:
+    """A source's columns. notes: what was understood of the file and should be said to the user."""
+
+    path: Path
+    columns: tuple[Column, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def find(self, given: str, option: str) -> Column:
+        """The column of this name, whole or without its table, in any case; NAME[0] is the first of its values.
+
+        Raises SourceError where there is none or where there are several.
+        """
+        indexed = _INDEXED.match(given)
+        matches = self.matching(given)
+        if not matches and indexed:
+            column = self.find(indexed[1], option)
+            if not column.shape or int(indexed[2]) >= column.shape[0]:
+                raise SourceError(
+                    f"{self.path}: {column.described} has no value {indexed[2]} (from 0) in a row"
+                )
+            return column.part(int(indexed[2]))
+        if not matches:
+            raise SourceError(
+                f"{self.path}: no column {given}; it has {names(self.columns)}: give {option} NAME"
+            )
+        if len(matches) > 1:
+            raise SourceError(
+                f"{self.path}: {given} could be {either(matches)}: give {option} with the whole name"
+            )
+        return matches[0]
+
+    def matching(self, given: str) -> list[Column]:
+        """All columns that a name means: by the whole name, else by the last part of it, else in any case."""
+        lower = given.lower()
+        for matches in (
+            [column for column in self.columns if column.label == given],
+            [column for column in self.columns if column.name == given],
+            [column for column in self.columns if lower in (column.label.lower(), column.name.lower())],
+        ):
+            if matches:
+                return matches
+        return []
+
+
+def names(columns: Iterable[Column]) -> str:
+    """The columns with their shapes, as a message has them."""
+    described = [column.described for column in columns]
+    more = len(described) - _LISTED
+    return ", ".join(described[:_LISTED]) + (f" and {more} more" if more > 0 else "") if described else "none"
+
+
+def either(columns: Sequence[Column]) -> str:
+    return " or ".join(column.described for column in columns)
+
+
+def array_column(name: str, array: Any, **about: Any) -> Column:
+    """A column of anything that is sliced like an array."""
+    return Column(
+        name,
+        len(array),
+        tuple(array.shape[1:]),
+        lambda start, stop: np.asarray(array[start:stop]),
+        str(array.dtype),
+        **about,
+    )

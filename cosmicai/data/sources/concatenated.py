@@ -1,0 +1,50 @@
+"""Several files of one layout as one source, one after the other."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from cosmicai.data.sources.base import Array, Column, Read, SourceError, Table
+
+
+def concatenated(path: Path, tables: Sequence[Table]) -> Table:
+    """Columns that every file has in one shape. Raises SourceError where files differ."""
+    first = tables[0]
+    columns = []
+    for column in first.columns:
+        parts = [_same(one, column) for one in tables]
+        columns.append(replace(column, rows=sum(part.rows for part in parts), read=_reader(parts)))
+    notes = dict.fromkeys(note for one in tables for note in one.notes)
+    return Table(path, tuple(columns), (f"{len(tables)} files, one after the other", *notes))
+
+
+def _same(table: Table, wanted: Column) -> Column:
+    for column in table.columns:
+        if column.label == wanted.label and column.shape == wanted.shape and column.bands == wanted.bands:
+            return column
+    has = next((column.described for column in table.columns if column.label == wanted.label), "no such column")
+    raise SourceError(f"{table.path}: has {has}, the first file has {wanted.described}")
+
+
+def _reader(parts: Sequence[Column]) -> Read:
+    ends = list(accumulate((part.rows for part in parts), initial=0))
+
+    def read(start: int, stop: int) -> Array:
+        pieces = []
+        place = start
+        while place < stop:
+            number = bisect_right(ends, place) - 1
+            end = min(stop, ends[number + 1])
+            pieces.append(parts[number].read(place - ends[number], end - ends[number]))
+            place = end
+        if any(np.ma.isMaskedArray(piece) for piece in pieces):
+            return np.ma.concatenate(pieces)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    return read

@@ -1,0 +1,84 @@
+"""Multimodal Universe's layout (Audenaert et al. 2024, arXiv:2412.02527): image_array, image_band and others.
+
+Its HDF5 files have a dataset for each; its Parquet files on Hugging Face a list of structs `image`, one for
+each band. The band names stand in every row, so rows may have them in different orders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from cosmicai.data.sources.base import Array, Column, SourceError, Table
+from cosmicai.data.sources.kinds import Kind
+
+KIND = Kind(
+    "Multimodal Universe (HDF5, and Parquet of Hugging Face)",
+    "`image_array` or `image.flux` in the order of `image_band`, which may differ from row to row; pixel "
+    "scale from `image_scale`; `object_id`",
+    "a row with other bands than the first; `image_ivar` and `image_mask` are used only where `--ivar` or "
+    "`--mask` names them, since surveys differ in what a mask says",
+)
+ARRAYS = ("image_array", "image.flux", "image.array")
+_BESIDE = ("image_ivar", "image.ivar", "image_mask", "image.mask", "bit_mask", "image.bit_mask")
+
+
+def understood(table: Table) -> Table:
+    """The table with bands and pixel scale of its images, if it is in this layout; else as it is.
+
+    Channels are in the order of the first row in every row. Raises SourceError for a row with other bands.
+    """
+    named = {column.name: column for column in table.columns}
+    image = next((named[name] for name in ARRAYS if name in named), None)
+    bands = named.get("image_band") or named.get("image.band")
+    if (
+        image is None
+        or bands is None
+        or len(image.shape) != 3
+        or bands.shape != image.shape[:1]
+        or not image.rows
+    ):
+        return table
+    order = tuple(str(name) for name in bands.read(0, 1)[0])
+    scale = named.get("image_scale") or named.get("image.scale")
+    arcsec = None if scale is None else _one_scale(table, scale)
+    beside = {image.label, *(named[name].label for name in _BESIDE if name in named)}
+
+    def turned(column: Column) -> Column:
+        if column.label not in beside or column.shape != image.shape:
+            return column
+        read = _Reordered(table, column, bands, order).read
+        return replace(column, read=read, bands=order, pixel_scale=arcsec)
+
+    note = f"Multimodal Universe's layout: bands {', '.join(order)} by {bands.label}"
+    return replace(table, columns=tuple(turned(column) for column in table.columns), notes=(*table.notes, note))
+
+
+def _one_scale(table: Table, scale: Column) -> float:
+    values = np.unique(np.asarray(scale.read(0, 1), np.float64))
+    if values.max() > values.min() * 1.001:
+        raise SourceError(f"{table.path}: {scale.label} gives bands of different pixel scales: {values}")
+    return float(values[0])
+
+
+class _Reordered:
+    def __init__(self, table: Table, column: Column, bands: Column, order: tuple[str, ...]) -> None:
+        self._table, self._column, self._bands, self._order = table, column, bands, order
+
+    def read(self, start: int, stop: int) -> Array:
+        images = self._column.read(start, stop)
+        names = np.asarray(self._bands.read(start, stop)).astype(np.str_)
+        expected = np.array(self._order)
+        if (names == expected).all():
+            return images
+        return np.stack([self._row(start + row, names[row], images[row]) for row in range(len(names))])
+
+    def _row(self, row: int, names: Array, image: Array) -> Any:
+        if sorted(names) != sorted(self._order):
+            raise SourceError(
+                f"{self._table.path}: row {row} has bands {', '.join(names)}, the first row "
+                f"{', '.join(self._order)}"
+            )
+        return image[[list(names).index(name) for name in self._order]]

@@ -1,0 +1,247 @@
+"""One file for each galaxy: a folder of cut-outs, or a table whose rows name files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cosmicai.data.sources import fitsfile
+from cosmicai.data.sources.base import Array, Column, SourceError, Table
+from cosmicai.data.sources.kinds import Kind
+from cosmicai.data.sources.skyheader import bands_of, pixel_scale, zero_point
+from cosmicai.data.sources.unpack import kind_of, unpacked
+
+FOLDER = Kind(
+    "folder of cut-outs, a FITS or .npy for each galaxy",
+    "a cube (C, H, W), or an image (H, W) for each band, of the same names and sizes in every file; header "
+    "keywords are columns (`OBJECT`, `RA`, `DEC`, `REDSHIFT`, `MAG_G`); with `--catalogue` the rows of a "
+    "table whose file names or identifiers are the files' names",
+    "a file of another size or with other HDUs; a catalogue's row without a file, or with two",
+)
+PATHS = Kind(
+    "table of paths (CSV, FITS, Parquet, …)",
+    "a column `path`, `file`, `filename` or one that `--images` names, for each galaxy a file, or one for "
+    "each band; paths are relative to the table; identifiers, ra, dec and magnitudes from the other columns",
+    "a file that is missing; two columns that could be the path",
+)
+PATH_NAMES = ("path", "file", "filename", "file_name", "filepath", "file_path", "cutout", "image_path", "fits")
+_STRUCTURE = (
+    "SIMPLE",
+    "XTENSION",
+    "EXTEND",
+    "PCOUNT",
+    "GCOUNT",
+    "COMMENT",
+    "HISTORY",
+    "CHECKSUM",
+    "DATASUM",
+    "END",
+    "",
+)
+
+
+def path_columns(table: Table, given: Sequence[str] | None) -> list[Column]:
+    """The text columns that name files; none where the table has images itself. Raises SourceError."""
+    texts = [
+        column
+        for column in table.columns
+        if column.dtype.startswith(("text", "bytes", "str", "<U", "|S", "string", "large_string"))
+    ]
+    if given:
+        named = [table.find(name, "--images") for name in given if "*" not in name]
+        return named if named and all(column in texts for column in named) else []
+    usual = [column for column in texts if column.name.lower() in PATH_NAMES]
+    if len(usual) > 1:
+        listed = " or ".join(column.label for column in usual)
+        raise SourceError(f"{table.path}: the files could be those of {listed}: give --images NAME")
+    return usual
+
+
+def with_files(table: Table, paths: Sequence[Column]) -> Table:
+    """The table with the images of the files that its columns name."""
+    columns: list[Column] = []
+    for column in paths:
+        texts = [str(one).strip() for one in np.asarray(column.read(0, column.rows))]
+        files = [table.path.parent / text for text in texts]
+        missing = [(row, file) for row, file in enumerate(files) if not texts[row] or not file.is_file()]
+        if missing:
+            row, file = missing[0]
+            raise SourceError(
+                f"{table.path}: {len(missing)} of {len(files)} files are missing, the first in row {row}: "
+                f"{file}"
+            )
+        images = _images(files)
+        if len(paths) > 1:
+            if len(images) > 1:
+                raise SourceError(f"{files[0]}: has several images, where one for each of --images is expected")
+            images = [replace(images[0], name=column.name, shown=f"{images[0].shown} of {column.label}")]
+        columns += images
+    rest = tuple(column for column in table.columns if column not in paths)
+    return replace(table, columns=(*columns, *rest))
+
+
+def folder(path: Path, files: Sequence[Path]) -> Table:
+    """Cut-outs in the order of their names, with what their headers say as columns."""
+    header = [] if kind_of(files[0]) == "npy" else _header_columns(files)
+    stems = np.array([stem(file.name) for file in files])
+    name = Column("file", len(files), (), lambda start, stop: stems[start:stop], "text")
+    return Table(path, (*_images(files), *header, name))
+
+
+def matched(path: Path, files: Sequence[Path], catalogue: Table) -> Table:
+    """Cut-outs in the order of a catalogue, whose file names or identifiers are the files' names."""
+    by_stem = {stem(file.name): file for file in files}
+    if len(by_stem) < len(files):
+        raise SourceError(f"{path}: two files have one name but for the ending")
+    best: tuple[int, Column, list[str]] | None = None
+    for column in catalogue.columns:
+        if column.shape or column.dtype.startswith(("float", "double")):
+            continue
+        keys = [stem(Path(str(one).strip()).name) for one in np.asarray(column.read(0, column.rows))]
+        hits = sum(key in by_stem for key in keys)
+        if hits and (best is None or hits > best[0]):
+            best = hits, column, keys
+    if best is None:
+        raise SourceError(
+            f"{catalogue.path}: no column has the names of the files in {path}, such as {files[0].name}"
+        )
+    hits, column, keys = best
+    if hits < len(keys):
+        row = next(row for row, key in enumerate(keys) if key not in by_stem)
+        raise SourceError(
+            f"{catalogue.path}: {len(keys) - hits} of {len(keys)} rows have no file in {path}, the first is "
+            f"row {row}, {column.label} {keys[row]}"
+        )
+    if len(set(keys)) < len(keys):
+        raise SourceError(f"{catalogue.path}: two rows have one file, by {column.label}")
+    images = _images([by_stem[key] for key in keys])
+    notes = [f"files are matched by the catalogue's {column.label}"]
+    if len(files) > len(keys):
+        notes.append(
+            f"{len(files) - len(keys)} of {len(files)} files are not in the catalogue and are left out"
+        )
+    return Table(path, (*images, *catalogue.columns), (*catalogue.notes, *notes))
+
+
+def stem(name: str) -> str:
+    """A file's name without the endings of FITS, numpy and compression."""
+    for ending in (".gz", ".bz2", ".xz", ".fz", ".fits", ".fit", ".npy"):
+        name = name[: -len(ending)] if name.lower().endswith(ending) else name
+    return name
+
+
+def _images(files: Sequence[Path]) -> list[Column]:
+    """The images that the first file has, of every file."""
+    if kind_of(files[0]) == "npy":
+        return [_numpy(files)]
+    files_of = _Files(files)
+    with ExitStack() as stack:
+        hdus = stack.enter_context(fitsfile.opened(unpacked(files[0], stack)))
+        found = [
+            _column(files_of, len(files), index, hdu)
+            for index, hdu in enumerate(hdus)
+            if fitsfile.is_image(hdu) and len(hdu.shape) in (2, 3)
+        ]
+    if not found:
+        raise SourceError(f"{files[0]}: has no image of two or three axes")
+    return found
+
+
+def _column(files: _Files, rows: int, index: int, hdu: Any) -> Column:
+    shape = tuple(hdu.shape)
+    return Column(
+        hdu.name or f"HDU {index}",
+        rows,
+        shape,
+        files.reader(index, shape),
+        "float32",
+        shown=f"HDU {index}" + (f" ({hdu.name})" if hdu.name else ""),
+        bands=bands_of(hdu.header, shape[0] if len(shape) == 3 else 1),
+        pixel_scale=pixel_scale(hdu.header),
+        zero_point=zero_point(hdu.header),
+    )
+
+
+class _Files:
+    """The images of many FITS files; those of the rows that were read last are kept for the other columns."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+        self._rows: tuple[int, int] = (0, 0)
+        self._held: list[dict[int, Array]] = []
+
+    def reader(self, index: int, shape: tuple[int, ...]) -> Callable[[int, int], Array]:
+        def read(start: int, stop: int) -> Array:
+            if self._rows != (start, stop):
+                self._rows, self._held = (start, stop), [_read(file) for file in self._files[start:stop]]
+            return np.stack([self._checked(start + n, one, index, shape) for n, one in enumerate(self._held)])
+
+        return read
+
+    def _checked(self, row: int, images: dict[int, Array], index: int, shape: tuple[int, ...]) -> Array:
+        image = images.get(index)
+        if image is None or image.shape != shape:
+            has = "no image" if image is None else f"an image of shape {image.shape}"
+            raise SourceError(
+                f"{self._files[row]}: HDU {index} has {has}, that of {self._files[0].name} has {shape}"
+            )
+        return np.asarray(image, np.float32)
+
+
+def _read(file: Path) -> dict[int, Array]:
+    with ExitStack() as stack:
+        hdus = stack.enter_context(fitsfile.opened(unpacked(file, stack)))
+        return {i: fitsfile.section(hdu, ...) for i, hdu in enumerate(hdus) if fitsfile.is_image(hdu)}
+
+
+def _header_columns(files: Sequence[Path]) -> list[Column]:
+    """Numbers and text of the first HDUs' headers, by the first file's keywords."""
+    header = _header(files[0])
+    skipped = ("NAXIS", "BITPIX", "BSCALE", "BZERO", *_STRUCTURE)
+    keys = [key for key in dict.fromkeys(header) if not key.startswith(skipped[:4]) and key not in skipped]
+
+    def reader(key: str) -> Callable[[int, int], Array]:
+        def read(start: int, stop: int) -> Array:
+            values = [_header(file).get(key) for file in files[start:stop]]
+            return _typed(values)
+
+        return read
+
+    kinds = {int: "int64", float: "float64", str: "text"}
+    return [
+        Column(key, len(files), (), reader(key), kinds[type(header[key])])
+        for key in keys
+        if type(header[key]) in kinds
+    ]
+
+
+def _header(file: Path) -> Any:
+    with ExitStack() as stack:
+        return stack.enter_context(fitsfile.opened(unpacked(file, stack)))[0].header.copy()
+
+
+def _typed(values: list[object]) -> Array:
+    missing = np.array([value is None for value in values])
+    if all(type(value) is int or value is None for value in values):
+        return np.ma.MaskedArray(np.array([value or 0 for value in values], np.int64), mask=missing)
+    if all(type(value) in (int, float) or value is None for value in values):
+        return np.array([np.nan if value is None else float(value) for value in values])  # type: ignore[arg-type]
+    return np.array(["" if value is None else str(value) for value in values])
+
+
+def _numpy(files: Sequence[Path]) -> Column:
+    first = np.load(files[0], allow_pickle=False)
+
+    def read(start: int, stop: int) -> Array:
+        images = [np.load(file, allow_pickle=False) for file in files[start:stop]]
+        for file, image in zip(files[start:stop], images, strict=True):
+            if image.shape != first.shape:
+                raise SourceError(f"{file}: has shape {image.shape}, {files[0].name} has {first.shape}")
+        return np.stack(images)
+
+    return Column("images", len(files), first.shape, read, str(first.dtype))

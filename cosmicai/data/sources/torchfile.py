@@ -1,0 +1,74 @@
+"""torch: a TensorDataset, a dict, list or tuple of tensors, or one tensor, in files of any torch."""
+
+from __future__ import annotations
+
+import mmap
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from cosmicai.data.sources.base import Array, Column, SourceError, Table
+from cosmicai.data.sources.kinds import Kind
+from inference.pickled import Pairs, Record
+from inference.tensors import Tensor
+from inference.torchfile import Buffer, TorchFileError, describe
+
+KIND = Kind(
+    "torch (`.pt`, `.pth`, also of before torch 1.6)",
+    "a TensorDataset, list or tuple of two or three tensors (images, magnitudes, redshift), a dict of tensors "
+    "by their names; nothing in the file is executed",
+    "modules and other pickled objects; TorchScript; a file whose checksum is wrong; more than three unnamed "
+    "tensors",
+)
+_DATASET = "torch.utils.data.dataset.TensorDataset"
+_NAMES = ("images", "magnitudes", "redshift")
+
+
+def read(path: Path, stack: ExitStack) -> Table:
+    """Its tensors, mapped; pages are given back as rows are read, or they would count as memory in use."""
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed with the last view of it
+    source = Buffer(memoryview(mapped))
+    try:
+        named = _named(path, describe(source, frozenset({_DATASET})))
+        columns = tuple(_column(name, tensor, source, mapped) for name, tensor in named if tensor.shape)
+    except TorchFileError as error:
+        raise SourceError(f"{path}: {error}") from None
+    return Table(path, columns)
+
+
+def _named(path: Path, content: object) -> list[tuple[str, Tensor]]:
+    if isinstance(content, Record) and content.dotted == _DATASET:
+        content = content.attributes.get("tensors")
+    if isinstance(content, Pairs):
+        pairs = [(str(name), value) for name, value in content.named.items() if isinstance(value, Tensor)]
+        if pairs:
+            return pairs
+    if isinstance(content, Tensor):
+        content = (content,)
+    if not isinstance(content, list | tuple) or not all(isinstance(one, Tensor) for one in content):
+        kind = content.name if isinstance(content, Record) else type(content).__name__
+        raise SourceError(f"{path}: holds a {kind}, not a TensorDataset or a dict, list or tuple of tensors")
+    if len(content) > len(_NAMES):
+        raise SourceError(
+            f"{path}: has {len(content)} tensors without names, expected images, magnitudes and redshift: "
+            "save a dict of tensors by their names"
+        )
+    return list(zip(_NAMES, content, strict=False))
+
+
+def _column(name: str, tensor: Tensor, source: Buffer, mapped: mmap.mmap) -> Column:
+    array = tensor.read(source, verify=False)
+
+    def read(start: int, stop: int) -> Array:
+        rows = np.array(array[start:stop])
+        mapped.madvise(mmap.MADV_DONTNEED)
+        return rows
+
+    return Column(name, len(array), tuple(array.shape[1:]), read, str(array.dtype))
+
+
+def is_torch(names: list[str]) -> bool:
+    """Whether a zip file with these entries is one of torch.save."""
+    return any(name.endswith(("/data.pkl", "constants.pkl")) or name == "data.pkl" for name in names)
