@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Users' words reach the recipes in the environment, as they are: neither make nor the shell executes them.
 WORDS := PYTHON TEAM IMAGE APPROVE SECONDS
 $(foreach word,$(WORDS),$(if $(value $(word)),$(eval override $(word) := $$(value $(word)))$(eval export $(word))))
-.PHONY: environment demo test check audit fuzz package deploy destroy clean
+.PHONY: environment demo test check docs prose audit fuzz package deploy destroy clean
 
 environment:
 	@sh scripts/environment.sh
@@ -16,8 +16,14 @@ demo: environment  ## the main job end to end on the embedded AWS
 test: environment  ## every test
 	@$(BIN)/python -m pytest
 
-check: environment  ## formatting, lint, types, Terraform: what CI runs before the tests
+check: environment prose docs  ## formatting, lint, types, words, links, Terraform: what CI runs before the tests
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && terraform fmt -check -recursive terraform
+
+docs: environment  ## the documentation as a site in build/site; a link that leads nowhere is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+prose: environment  ## spelling everywhere; phrases and long sentences in the documentation
+	@$(BIN)/codespell && $(BIN)/python scripts/prose.py
 
 audit:  ## checkov over terraform/ and docker/, hadolint over the Dockerfile
 	@sh scripts/audit.sh

@@ -33,7 +33,7 @@ echo "Installing the development environment into .venv (once, some minutes)…"
 rm -rf .venv
 "$PYTHON" -m venv .venv
 if ! .venv/bin/pip install --quiet --disable-pip-version-check --constraint requirements.lock \
-  --editable '.[emulator,test]' 2>.venv/pip.log; then
+  --editable '.[emulator,test,docs]' 2>.venv/pip.log; then
   cat .venv/pip.log >&2
   fail "pip could not install the pinned packages; its message is above"
 fi

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -95,6 +97,30 @@ def test_of_python_only_comments_and_strings_are_read(prose: ModuleType) -> None
 
 def test_the_documentation_has_no_fault(prose: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert prose.main([]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("target", "page", "message"),
+    [
+        ("docs", "[a page](nowhere.md)", "'nowhere.md'"),
+        ("docs", "[a heading](tutorial.md#nowhere)", "'#nowhere'"),
+        ("prose", "It goes on.", "'goes on'"),
+        ("prose", "A recieved answer.", "recieved ==> received"),
+    ],
+)
+def test_make_refuses_a_broken_link_and_a_wrong_word(
+    tmp_path: Path, target: str, page: str, message: str
+) -> None:
+    for name in ("Makefile", "mkdocs.yml", "pyproject.toml", "scripts", "docs"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, tmp_path / name)  # type: ignore[operator]
+    (tmp_path / "scripts" / "environment.sh").write_text("exit 0\n")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    with (tmp_path / "docs" / "index.md").open("a") as index:
+        index.write(f"\n{page}\n")
+    made = subprocess.run(["make", target], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert made.returncode != 0
+    assert message in made.stdout + made.stderr
 
 
 def test_the_repository_layout_names_what_is_there() -> None:

@@ -1,0 +1,73 @@
+"""The documentation site in a real headless Chromium: it needs no network, and its pictures can be read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from cosmicai.packaging import ROOT
+
+_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = pytest.mark.skipif(_CHROMIUM is None, reason="Chromium is not installed")
+
+# Of each text in the picture: what it says, its box, and the boxes that it touches without being inside.
+_OUTSIDE = """() => [...document.querySelectorAll('text')].filter(text => {
+  const t = text.getBBox(), boxes = [...document.querySelectorAll('rect')].map(rect => rect.getBBox())
+  return boxes.some(b =>
+    t.x < b.x + b.width && b.x < t.x + t.width && t.y < b.y + b.height && b.y < t.y + t.height &&
+    !(b.x <= t.x && t.x + t.width <= b.x + b.width && b.y <= t.y && t.y + t.height <= b.y + b.height))
+}).map(text => text.textContent)"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox"] if os.geteuid() == 0 else []
+        started = playwright.chromium.launch(executable_path=_CHROMIUM, args=options)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site as `make docs` builds it, in a folder of the test's own."""
+    folder = tmp_path_factory.mktemp("site")
+    mkdocs = str(Path(sys.executable).with_name("mkdocs"))
+    command = [mkdocs, "build", "--strict", "--site-dir", str(folder)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_no_page_asks_another_host(browser: Browser, site: Path) -> None:
+    pages = sorted(site.glob("*.html"))
+    assert {page.stem for page in pages} >= {page.stem for page in (ROOT / "docs").glob("*.md")}
+    tab = browser.new_page()
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    for page in pages:
+        tab.goto(page.as_uri(), wait_until="load")
+    tab.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_of_the_architecture_picture_are_inside_their_boxes(browser: Browser, scheme: str) -> None:
+    tab = browser.new_page(color_scheme=scheme)  # type: ignore[arg-type]
+    tab.goto((ROOT / "docs" / "architecture.svg").as_uri())
+    assert tab.evaluate("() => document.querySelectorAll('text').length") > 10
+    assert tab.evaluate(_OUTSIDE) == []
+    colours = "() => ['.paper', '.title'].map(name => getComputedStyle(document.querySelector(name)).fill)"
+    paper, title = tab.evaluate(colours)
+    assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+    assert paper != title
+    tab.close()
