@@ -25,9 +25,9 @@ from cosmicai.data.reading import Reading
 from cosmicai.data.sources.base import Column, SourceError
 
 Doubles = NDArray[np.float64]
-_TOLERATED = (
-    0.05  # of a band's values that are no magnitudes of any survey; with more, the column is another thing
-)
+# Of a band's values that are no magnitudes of any survey: with more of them the column is another thing.
+_TOLERATED = 0.05
+_TOLD_BY = 20  # values that all look like magnitudes are no fluxes
 
 
 class Magnitudes:
@@ -143,7 +143,20 @@ class Magnitudes:
             else:
                 result[:, band] = self._band(band, pair[0].reshape(-1), pair[1].reshape(-1))
         self._check()
+        if self._reading.flux_zero_point is not None and not start:
+            self._check_fluxes(pairs)
         return result
+
+    def _check_fluxes(self, pairs: list[tuple[Doubles, NDArray[np.bool_]] | None]) -> None:
+        """Raises SourceError where the first values all look like magnitudes, as no fluxes of galaxies do."""
+        found = np.concatenate([pair[0].reshape(-1) for pair in pairs if pair is not None])
+        found = found[np.isfinite(found)]
+        if len(found) >= _TOLD_BY and found.min() >= BRIGHTEST and found.max() <= FAINTEST:
+            raise SourceError(
+                f"{self._path}: the magnitude columns hold {found.min():.4g} to {found.max():.4g}, which look "
+                "like magnitudes, but --flux-unit or --zero-point says fluxes: for the unit of the pixels give "
+                "--pixel-unit or --pixel-zero-point"
+            )
 
     def _numbers(self, column: Column, start: int, stop: int) -> tuple[Doubles, NDArray[np.bool_]]:
         try:

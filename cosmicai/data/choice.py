@@ -134,7 +134,7 @@ def _images(
     if not candidates:
         raise SourceError(
             f"{table.path}: no column for images, of two or three axes a galaxy; it has "
-            f"{names(table.columns)}: give --images NAME"
+            f"{names(table.columns)}: give --images NAME" + "".join(f"; {note}" for note in table.notes)
         )
     raise SourceError(
         f"{table.path}: images could be {either(candidates)}: give --images NAME, or a name for each band"
@@ -160,14 +160,20 @@ def _hdus(
     )
 
 
-def _several(table: Table, given: tuple[str, ...] | None, option: str) -> tuple[Column, ...]:
+def _several(
+    table: Table, given: tuple[str, ...] | None, option: str, images: bool = True
+) -> tuple[Column, ...]:
     """The columns of these names; a name with * stands for all that fit."""
     chosen: list[Column] = []
     for name in given or ():
         if "*" not in name:
-            chosen.append(table.find(name, option))
+            chosen.append(table.find(name, option, images))
             continue
-        fits = [column for column in table.columns if fnmatchcase(column.name.lower(), name.lower())]
+        fits = [
+            column
+            for column in table.columns
+            if fnmatchcase(column.name.lower(), name.lower()) and (len(column.shape) > 1) == images
+        ]
         if not fits:
             raise SourceError(f"{table.path}: {option} {name} fits none of {names(table.columns)}")
         chosen += fits
@@ -196,7 +202,7 @@ def _magnitudes(
     """The columns, and whether they hold fluxes."""
     wants_fluxes = reading.flux_zero_point is not None
     if reading.columns.magnitudes:
-        chosen = _several(table, reading.columns.magnitudes, "--magnitudes")
+        chosen = _several(table, reading.columns.magnitudes, "--magnitudes", images=False)
         return chosen, wants_fluxes or _are_fluxes(table, chosen)
     magnitudes, fluxes = _whole_and_families(table, layout, images)
     if wants_fluxes and fluxes:

@@ -76,41 +76,42 @@ class Table:
     columns: tuple[Column, ...]
     notes: tuple[str, ...] = field(default=())
 
-    def find(self, given: str, option: str) -> Column:
+    def find(self, given: str, option: str, images: bool = False) -> Column:
         """The column of this name, whole or without its table, in any case; NAME[0] is the first of its values.
 
-        Raises SourceError where there is none or where there are several.
+        images: it is one of images, which may share a name with a column of numbers. Raises SourceError where
+        there is none or where there are several.
         """
+        columns = [column for column in self.columns if (len(column.shape) > 1) == images]
+        matches = _matching(columns, given)
         indexed = _INDEXED.match(given)
-        matches = self.matching(given)
         if not matches and indexed:
-            column = self.find(indexed[1], option)
+            column = self.find(indexed[1], option, images)
             if not column.shape or int(indexed[2]) >= column.shape[0]:
                 raise SourceError(
                     f"{self.path}: {column.described} has no value {indexed[2]} (from 0) in a row"
                 )
             return column.part(int(indexed[2]))
         if not matches:
-            raise SourceError(
-                f"{self.path}: no column {given}; it has {names(self.columns)}: give {option} NAME"
-            )
+            raise SourceError(f"{self.path}: no column {given}; it has {names(columns)}: give {option} NAME")
         if len(matches) > 1:
             raise SourceError(
                 f"{self.path}: {given} could be {either(matches)}: give {option} with the whole name"
             )
         return matches[0]
 
-    def matching(self, given: str) -> list[Column]:
-        """All columns that a name means: by the whole name, else by the last part of it, else in any case."""
-        lower = given.lower()
-        for matches in (
-            [column for column in self.columns if column.label == given],
-            [column for column in self.columns if column.name == given],
-            [column for column in self.columns if lower in (column.label.lower(), column.name.lower())],
-        ):
-            if matches:
-                return matches
-        return []
+
+def _matching(columns: Sequence[Column], given: str) -> list[Column]:
+    """All columns that a name means: by the whole name, else by the last part of it, else in any case."""
+    lower = given.lower()
+    for matches in (
+        [column for column in columns if column.label == given],
+        [column for column in columns if column.name == given],
+        [column for column in columns if lower in (column.label.lower(), column.name.lower())],
+    ):
+        if matches:
+            return matches
+    return []
 
 
 def names(columns: Iterable[Column]) -> str:

@@ -41,7 +41,7 @@ def understood(table: Table) -> Table:
         or not image.rows
     ):
         return table
-    order = tuple(str(name) for name in bands.read(0, 1)[0])
+    order = tuple(str(name) for name in np.asarray(bands.read(0, 1))[0].astype(np.str_))
     scale = named.get("image_scale") or named.get("image.scale")
     arcsec = None if scale is None else _one_scale(table, scale)
     beside = {image.label, *(named[name].label for name in _BESIDE if name in named)}

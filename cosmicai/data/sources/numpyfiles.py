@@ -30,29 +30,29 @@ def read_npz(path: Path, stack: ExitStack) -> Table:
     names = [name for name in archive.namelist() if name.endswith(".npy")]
     columns = []
     for name in names:
-        array = _Stream(path, name.removesuffix(".npy"), partial(archive.open, name))
+        array = _Stream(path, name.removesuffix(".npy"), partial(archive.open, name), stack)
         columns += array.columns()
     return Table(path, tuple(columns))
 
 
 def read_npy(path: Path, stack: ExitStack) -> Table:
     """The fields of one file, or its one array by the file's name."""
-    return Table(path, tuple(_Stream(path, path.stem, partial(path.open, "rb")).columns()))
+    return Table(path, tuple(_Stream(path, path.stem, partial(path.open, "rb"), stack).columns()))
 
 
 def read_folder(path: Path, stack: ExitStack) -> Table:
     """All .npy files of a folder as columns."""
     columns = []
     for file in sorted(path.glob("*.npy")):
-        columns += _Stream(file, file.stem, partial(file.open, "rb")).columns()
+        columns += _Stream(file, file.stem, partial(file.open, "rb"), stack).columns()
     return Table(path, tuple(columns))
 
 
 class _Stream:
     """Rows of one array in the .npy format."""
 
-    def __init__(self, path: Path, name: str, opener: Callable[[], Any]) -> None:
-        self._path, self._name, self._opener = path, name, opener
+    def __init__(self, path: Path, name: str, opener: Callable[[], Any], stack: ExitStack) -> None:
+        self._path, self._name, self._opener, self._stack = path, name, opener, stack
         with self._open() as file:
             shape, fortran, self._dtype = _header(path, name, file)
         if self._dtype.hasobject:
@@ -81,8 +81,8 @@ class _Stream:
         return found
 
     def start(self) -> IO[bytes]:
-        """The file, at the first row."""
-        file = self._open()
+        """The file, at the first row; it is closed with the source."""
+        file = self._stack.enter_context(self._open())
         _header(self._path, self._name, file)
         return file
 

@@ -19,7 +19,7 @@ KIND = Kind(
     "Array2D to Array5D; fields of structs (`image.flux`); null is missing; a folder of files of one layout",
     "images whose rows differ in shape; flat lists and bytes, which do not tell a shape; timestamps, maps",
 )
-_BATCH = 64  # rows decoded at once of a column of lists; the others are small
+_IMAGES, _VALUES = 64, 1 << 16  # rows decoded at once of a column of lists, and of others
 
 
 def read(path: Path, stack: ExitStack) -> Table:
@@ -84,6 +84,7 @@ class _Reader:
         self._batches: Iterator[Array] = iter(())
         self._held: list[Array] = []
         self._place = 0
+        self._shape = self.shape()
 
     def shape(self) -> tuple[int, ...] | None:
         """Of a row, by the first one; None where the column is of a kind that is not read."""
@@ -97,7 +98,8 @@ class _Reader:
 
     def read(self, start: int, stop: int) -> Array:
         if start != self._place or not start:
-            self._batches, self._held, self._place = self._decoded(_BATCH), [], 0
+            rows = _IMAGES if len(self._shape or ()) > 1 else _VALUES
+            self._batches, self._held, self._place = self._decoded(rows), [], 0
             self._taken(start)
         return self._taken(stop - start)
 

@@ -14,7 +14,7 @@ from cosmicai.data.sources import fitsfile
 from cosmicai.data.sources.base import Array, Column, SourceError, Table
 from cosmicai.data.sources.kinds import Kind
 from cosmicai.data.sources.skyheader import bands_of, pixel_scale, zero_point
-from cosmicai.data.sources.unpack import kind_of, unpacked
+from cosmicai.data.sources.unpack import unpacked
 
 FOLDER = Kind(
     "folder of cut-outs, a FITS or .npy for each galaxy",
@@ -53,8 +53,8 @@ def path_columns(table: Table, given: Sequence[str] | None) -> list[Column]:
         if column.dtype.startswith(("text", "bytes", "str", "<U", "|S", "string", "large_string"))
     ]
     if given:
-        named = [table.find(name, "--images") for name in given if "*" not in name]
-        return named if named and all(column in texts for column in named) else []
+        named = [column for name in given for column in texts if column.name.lower() == name.lower()]
+        return named if len(named) == len(given) else []
     usual = [column for column in texts if column.name.lower() in PATH_NAMES]
     if len(usual) > 1:
         listed = " or ".join(column.label for column in usual)
@@ -87,7 +87,7 @@ def with_files(table: Table, paths: Sequence[Column]) -> Table:
 
 def folder(path: Path, files: Sequence[Path]) -> Table:
     """Cut-outs in the order of their names, with what their headers say as columns."""
-    header = [] if kind_of(files[0]) == "npy" else _header_columns(files)
+    header = [] if _is_numpy(files[0]) else _header_columns(files)
     stems = np.array([stem(file.name) for file in files])
     name = Column("file", len(files), (), lambda start, stop: stems[start:stop], "text")
     return Table(path, (*_images(files), *header, name))
@@ -135,9 +135,13 @@ def stem(name: str) -> str:
     return name
 
 
+def _is_numpy(file: Path) -> bool:
+    return file.suffix.lower() == ".npy"
+
+
 def _images(files: Sequence[Path]) -> list[Column]:
     """The images that the first file has, of every file."""
-    if kind_of(files[0]) == "npy":
+    if _is_numpy(files[0]):
         return [_numpy(files)]
     files_of = _Files(files)
     with ExitStack() as stack:

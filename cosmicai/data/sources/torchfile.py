@@ -18,8 +18,7 @@ KIND = Kind(
     "torch (`.pt`, `.pth`, also of before torch 1.6)",
     "a TensorDataset, list or tuple of two or three tensors (images, magnitudes, redshift), a dict of tensors "
     "by their names; nothing in the file is executed",
-    "modules and other pickled objects; TorchScript; a file whose checksum is wrong; more than three unnamed "
-    "tensors",
+    "modules and other pickled objects; TorchScript; more than three unnamed tensors",
 )
 _DATASET = "torch.utils.data.dataset.TensorDataset"
 _NAMES = ("images", "magnitudes", "redshift")

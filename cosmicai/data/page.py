@@ -1,0 +1,125 @@
+"""docs/data.md from the code: `python -m cosmicai.data.page` writes it, a test keeps it so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cosmicai.data.missing import (
+    BRIGHTEST,
+    FAINTEST,
+    FLUX_MARKERS,
+    MAGNITUDE_MARKERS,
+    REDSHIFT_MARKERS,
+    Missing,
+)
+from cosmicai.data.sources import KINDS
+from cosmicai.data.units import ZERO_POINTS
+from cosmicai.packaging import ROOT
+
+PAGE = ROOT / "docs" / "data.md"
+
+_REDSHIFTS = ", ".join(f"{one:g}" for one in REDSHIFT_MARKERS)
+_INTRODUCTION = """\
+# Your data
+
+Made from the code by `python -m cosmicai.data.page`; a test keeps it so.
+
+`cosmicai data prepare SOURCE --out FOLDER` cuts galaxies into partitions for one model. `cosmicai data inspect
+SOURCE` takes the same options, writes nothing, and shows what would be read and what looks wrong. Nothing is
+guessed: where a source can be read in two ways, both commands list them with the option that chooses, and
+stop. What was taken because nothing else was possible is said in the summary.
+
+The model (`--model DIR`, by default the bundled one) decides bands, size and pixel scale by its `config.json`
+and `card.json`. For a network that is still to be trained, `--model` takes its `config.json` alone; then
+`--bands` and `--pixel-scale` say what the partitions hold, and `photometry.json` beside them tells `model
+train`.
+
+## Sources
+
+The kind of a file is told by its content. Files compressed by gzip, bzip2 or xz are unpacked into the folder
+for temporary files (`TMPDIR`). Sources are read in pieces: memory does not grow with them.
+"""
+_RULES = f"""\
+## Bands and images
+
+Bands go by their names. A name holds a band where the band is a word of it: `HSC-G`, `MAG_AUTO_G`,
+`g_cmodel_mag` and `g DECam SDSS c0001` all hold g. Channels that the model does not take are left out. A set
+that lacks a band is refused; `--fill-bands u` fills it with zeros, and its magnitude with the limit. `--bands
+g,r,i,z` names channels that the file does not. Channels without names are taken in the model's order where
+there are as many as it takes, and the summary says so; an array (N, M) of magnitudes has the order of the
+channels.
+
+Stamps of another pixel scale are resampled to the model's, so that every new pixel holds the light that falls
+on it, then cropped to the central pixels. Where the scale is not known (`--pixel-scale`), only stamps of the
+model's size are taken; `--fit crop` and `--fit resize` say that the pixels, or the whole stamps, are the
+model's. Smaller stamps are refused; `--pad` surrounds them with zeros. Pixels are multiplied to have the
+model's zero point where theirs is known, by the file or by `--pixel-unit` and `--pixel-zero-point`.
+
+Pixels that are NaN or infinite, that `--mask` marks (not 0) or whose inverse variance is 0 (`--ivar`) are NaN
+in the partitions, or 0 with `--bad-pixels zero`. `--drop-unusable` leaves out the galaxies that have one, or
+that lack a magnitude.
+
+## Redshifts and identifiers
+
+The redshift is the column called `redshift`, `z_spec` or another of the usual names; two of them are refused.
+A column that is called `z` alone is taken last, and only where no column is called u, g, r, i or y. A column
+of values with errors, (N, 2), is named by `--redshift 'Z[0]'`. Redshifts that are not finite, at most -1 or
+one of {_REDSHIFTS} are unknown: NaN. Identifiers (`--id`, or `objectId`, `object_id`, `TARGETID`, …) stay
+whole numbers or text.
+
+## Missing magnitudes
+
+Text that is blank, `null`, `none` or `--` is missing like NaN. Not detected: the survey looked and saw
+nothing, so the value is the model's limiting magnitude, or that of `--limits`. Not observed: nothing is known,
+so the value is NaN. The summary counts each marker by band. `--missing VALUE=not-detected` or
+`VALUE=not-observed` adds a marker or changes one, for example `--missing nan=not-detected`.
+"""
+_AFTER = f"""\
+Beside the markers, a magnitude fainter than the model's limit becomes that limit, as in training, and one
+beyond {BRIGHTEST:g} to {FAINTEST:g} is unusable: NaN. Where more than 5 percent of a band are, the source is
+refused with the likely reason, such as fluxes in the place of magnitudes.
+
+## Units
+
+`--flux-unit` or `--zero-point` say that the magnitude columns hold fluxes; `--pixel-unit` or
+`--pixel-zero-point` say what the pixels are. Columns whose unit the file states need neither.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    sources = [f"| {kind.name} | {kind.reads} | {kind.refuses} |" for kind in KINDS]
+    units = [f"| {name} | {zero_point:g} |" for name, zero_point in ZERO_POINTS.items()]
+    return "\n".join(
+        [
+            _INTRODUCTION,
+            *_table("source", "what is read", "what is refused"),
+            *sources,
+            "",
+            _RULES,
+            *_table("taken as", "markers of magnitudes", "markers of fluxes"),
+            *_markers(),
+            "",
+            _AFTER,
+            *_table("unit", "AB magnitude of 1"),
+            *units,
+            "",
+        ]
+    )
+
+
+def _table(*columns: str) -> list[str]:
+    return [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+
+
+def _markers() -> list[str]:
+    def listed(markers: Mapping[float, Missing], kind: Missing) -> str:
+        return ", ".join(f"{marker:g}" for marker, one in markers.items() if one is kind)
+
+    fluxes = {kind: listed(FLUX_MARKERS, kind) for kind in Missing}
+    fluxes[Missing.NOT_DETECTED] = "every other value below 0"
+    return [f"| {kind} | {listed(MAGNITUDE_MARKERS, kind)} | {fluxes[kind]} |" for kind in Missing]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
