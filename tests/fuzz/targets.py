@@ -1,41 +1,31 @@
 """What foreign bytes reach: each target takes any bytes and must end with the errors that it names, or a result
-that holds what it promises. fuzz.py drives them by coverage; a test drives them by their seeds."""
+that holds what it promises. fuzz.py drives them by coverage; a test drives them by their seeds. files.py has the
+targets that read pickles."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
-import pickle
-import random
-import tempfile
-import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
-import numpy as np
-
 from cosmicai import historic
-from cosmicai.model.foreign.errors import CheckpointError
-from cosmicai.model.foreign.reading import Choices
-from cosmicai.model.foreign.reading import read as read_checkpoint
-from cosmicai.packaging import FUNCTIONS
 from inference.accuracy import Metrics
-from inference.partition import Layout, PartitionError, read
 from inference.paths import PathError, below
 from initialize.payload import PayloadError, resolve, schema
 from rendezvous.server import Limits, Rendezvous
 from summarize.infos import checked, is_result, parse
 from summarize.summary import summary
 from summarize.untrusted import UntrustedError
+from tests.fuzz import files, seeds
+from tests.fuzz.torchfiles import Mutator
 
-_TINY = Layout(channels=2, size=4, magnitudes=2)
-_REFERENCE = Path(__file__).parents[1] / "reference"
 _FIELDS = b"f"  # the first byte of a payload's input: fields follow, else it is JSON
-_PICKLED, _WHOLE = b"p", b"w"  # the first byte of a file's input: only its pickle is foreign, or all of it
 
 
 def payload(data: bytes) -> None:
@@ -72,47 +62,6 @@ def _schema_validator() -> Any:
     from jsonschema import Draft202012Validator
 
     return Draft202012Validator(schema())
-
-
-def partition(data: bytes) -> None:
-    """A .pt file of S3: refused with PartitionError, or galaxies whose arrays fit each other."""
-    try:
-        found = read(_file(data), "1.pt", _TINY)
-    except PartitionError as error:
-        if "1.pt" not in str(error):
-            raise AssertionError("the error does not name its file") from error
-        return
-    assert found.images.shape == (len(found), 2, 4, 4)
-    assert found.magnitudes.shape == (len(found), 2)
-    assert np.isfinite(found.images).all()
-    assert found.redshift is None or found.redshift.shape == (len(found),)
-
-
-def model(data: bytes) -> None:
-    """A user's checkpoint: refused with CheckpointError that names it, or a network."""
-    kind = ".safetensors" if data[:1] == b"s" else ".pt"
-    with tempfile.NamedTemporaryFile(suffix=kind) as file:
-        file.write(data[1:] if kind == ".safetensors" else _file(data))
-        file.flush()
-        try:
-            read_checkpoint(Path(file.name), Choices({"heads": "3"}))
-        except CheckpointError as error:
-            if file.name not in str(error):
-                raise AssertionError("the error does not name its file") from error
-
-
-def _file(data: bytes) -> bytes:
-    """All of a file, or a sound zip around a foreign pickle, since checksums would keep most changes out."""
-    if data[:1] != _PICKLED:
-        return data[1:]
-    body = io.BytesIO()
-    with zipfile.ZipFile(body, "w") as archive:
-        archive.writestr("archive/data.pkl", data[1:])
-        archive.writestr("archive/byteorder", "little")
-        for number in range(3):
-            archive.writestr(f"archive/data/{number}", np.arange(64, dtype="<f4").tobytes())
-        archive.writestr("archive/version", "3\n")
-    return body.getvalue()
 
 
 class _Writer:
@@ -199,71 +148,50 @@ def rank_info(data: bytes) -> None:
     json.dumps([found, historic.results([info], found["accuracy"])], allow_nan=False).encode()
 
 
-Target = Callable[[bytes], None]
-TARGETS: dict[str, Target] = {
-    "payload": payload,
-    "key": key,
-    "rank_info": rank_info,
-    "partition": partition,
-    "model": model,
-    "rendezvous": rendezvous,
-}
-
-
-def seeds(target: str) -> list[bytes]:
-    """Inputs that reach far."""
-    if target == "payload":
-        least = {"bucket": "cosmicai-team1", "data_prefix": "25MB", "result_path": "results/1"}
-        more = {"world_size": "4", "batch_size": 512, "tolerated_failure_percentage": 2.5, "precision": "int8"}
-        script = {"S3_object_name": "scripts", "script": "/tmp/scripts/run.py", "object_type": "folder"}  # noqa: S108
-        wrong = {"batch_sise": 1, "result_path": "../x", "bucket": None, "file_limit": 1e400, "resume": "yes"}
-        given: list[dict[str, Any]] = [
-            least,
-            least | more,
-            least | script,
-            least | wrong,
-            least | {"data_prefix": "obs/_READY"},
-        ]
-        return [json.dumps(one).encode() for one in given] + [_as_fields(one) for one in given]
-    if target == "key":
-        return [
-            b"predictions/0.npz",
-            b"a/../../b",
-            b"/etc/x",
-            b"C:\\x",
-            "é中/[x]".encode(),
-            b"a//b/./c\0\x1b[2J",
-        ]
-    if target == "rank_info":
-        state = Metrics.of([0.5], [0.6], [20.0]).to_json()
-        info: dict[str, Any] = {
-            "run_id": "r", "rank": 0, "duration (seconds)": 2.5, "memory_limit (MB)": 1769, "num_samples": "7",
-            "architecture": "arm64", "s3_num_requests": 3, "cold_start": True, "sample_persec": 9.5, "MAE": 0.1,
-            "ended (unix seconds)": 1795305700.0, "data_path": ["1.pt"], "accuracy_state": state,
-            "engine": "script",
-        }  # fmt: skip
-        wrong = {"MAE": float("nan"), "architecture": [], "x": [[[["\ud800"]]]], "ranks": [0], "left_out": [1]}
-        return [json.dumps(one).encode() for one in (info, info | wrong, info | {"num_batches": 10**30})]
-    if target == "rendezvous":
-        return [
-            b"\x01", b"name", b"name\xff\xfename", b"\x02Lpair\xff\xfe\x02Hpair", b"n" * 100,
-            b"\x03Lr\xff\xfdhello\xff\xfe\x03Hr\xff\xfdworld!", b"\x02Lp\xff\xfe\x02Lp\xff\xfe\x02Hp",
-            b"\x03Xr",
-        ]  # fmt: skip
-    files = [path.read_bytes() for path in sorted(_REFERENCE.glob("*.pt"))]
-    pickles = [
-        zipfile.ZipFile(io.BytesIO(file)).read(_pickle_name(file)) for file in files if file[:2] == b"PK"
+def _payloads() -> list[bytes]:
+    least = {"bucket": "cosmicai-team1", "data_prefix": "25MB", "result_path": "results/1"}
+    more = {"world_size": "4", "batch_size": 512, "tolerated_failure_percentage": 2.5, "precision": "int8"}
+    script = {"S3_object_name": "scripts", "script": "/tmp/scripts/run.py", "object_type": "folder"}  # noqa: S108
+    wrong = {"batch_sise": 1, "result_path": "../x", "bucket": None, "file_limit": 1e400, "resume": "yes"}
+    given: list[dict[str, Any]] = [
+        least,
+        least | more,
+        least | script,
+        least | wrong,
+        least | {"data_prefix": "obs/_READY"},
     ]
-    found = [_WHOLE + file for file in files] + [_PICKLED + content for content in pickles]
-    if target == "model":
-        bundled = (FUNCTIONS / "inference" / "models" / "dc2-small" / "model.safetensors").read_bytes()
-        found += [b"s" + bundled[:20_000], _PICKLED + pickle.dumps({"model": {"a": 1}}, protocol=2)]
-    return found
+    return [json.dumps(one).encode() for one in given] + [_as_fields(one) for one in given]
 
 
-def _pickle_name(file: bytes) -> str:
-    names = zipfile.ZipFile(io.BytesIO(file)).namelist()
-    return next(name for name in names if name.endswith("data.pkl"))
+def _keys() -> list[bytes]:
+    return [
+        b"predictions/0.npz",
+        b"a/../../b",
+        b"/etc/x",
+        b"C:\\x",
+        "é中/[x]".encode(),
+        b"a//b/./c\0\x1b[2J",
+    ]
+
+
+def _rank_infos() -> list[bytes]:
+    state = Metrics.of([0.5], [0.6], [20.0]).to_json()
+    info: dict[str, Any] = {
+        "run_id": "r", "rank": 0, "duration (seconds)": 2.5, "memory_limit (MB)": 1769, "num_samples": "7",
+        "architecture": "arm64", "s3_num_requests": 3, "cold_start": True, "sample_persec": 9.5, "MAE": 0.1,
+        "ended (unix seconds)": 1795305700.0, "data_path": ["1.pt"], "accuracy_state": state,
+        "engine": "script",
+    }  # fmt: skip
+    wrong = {"MAE": float("nan"), "architecture": [], "x": [[[["\ud800"]]]], "ranks": [0], "left_out": [1]}
+    return [json.dumps(one).encode() for one in (info, info | wrong, info | {"num_batches": 10**30})]
+
+
+def _clients() -> list[bytes]:
+    return [
+        b"\x01", b"name", b"name\xff\xfename", b"\x02Lpair\xff\xfe\x02Hpair", b"n" * 100,
+        b"\x03Lr\xff\xfdhello\xff\xfe\x03Hr\xff\xfdworld!", b"\x02Lp\xff\xfe\x02Lp\xff\xfe\x02Hp",
+        b"\x03Xr",
+    ]  # fmt: skip
 
 
 def _as_fields(given: dict[str, Any]) -> bytes:
@@ -276,7 +204,7 @@ def _as_fields(given: dict[str, Any]) -> bytes:
     return bytes(found)
 
 
-def mutated(content: bytes, dice: random.Random) -> bytes:
+def mutated(content: bytes, dice: Random) -> bytes:
     """With a few bytes changed, cut out or doubled."""
     changed = bytearray(content)
     for _ in range(dice.choice((1, 1, 2, 4))):
@@ -289,3 +217,50 @@ def mutated(content: bytes, dice: random.Random) -> bytes:
         else:
             changed[place:place] = changed[place : place + length]
     return bytes(changed)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is fuzzed: `run` takes any bytes and raises where a promise is broken; the rest makes its inputs.
+
+    seeds: inputs that reach far. mutants: how many of each seed every test run tries.
+    change, splice: make another input of one or two; None: of their bytes.
+    """
+
+    run: Callable[[bytes], None]
+    seeds: Callable[[], list[bytes]]
+    change: Callable[[bytes, Random], bytes] | None = None
+    splice: Callable[[bytes, bytes, Random], bytes] | None = None
+    mutants: int = 1000
+
+    def mutant(self, data: bytes, dice: Random) -> bytes:
+        return (self.change or mutated)(data, dice)
+
+
+_BY_BYTES = 0.1  # the share of a pickle's changes that know nothing of opcodes
+
+
+def _of_pickles(run: Callable[[bytes], None], seeds: Callable[[], list[bytes]], mutants: int) -> Target:
+    """A target whose inputs are TorchFiles, changed opcode by opcode."""
+    mutator = cache(lambda: Mutator.of(seeds()))  # its donors are the seeds, which take a while to be made
+
+    def change(data: bytes, dice: Random) -> bytes:
+        made = mutator().mutated(data, dice) if dice.random() > _BY_BYTES else None
+        return made or mutated(data, dice)
+
+    def splice(data: bytes, other: bytes, dice: Random) -> bytes:
+        return mutator().spliced(data, other, dice) or mutated(data, dice)
+
+    return Target(run, seeds, change, splice, mutants)
+
+
+TARGETS: dict[str, Target] = {
+    "payload": Target(payload, _payloads),
+    "key": Target(key, _keys),
+    "rank_info": Target(rank_info, _rank_infos),
+    "rendezvous": Target(rendezvous, _clients, mutants=60),
+    "partition": _of_pickles(files.partition, seeds.partitions, mutants=100),
+    "checkpoint": _of_pickles(files.checkpoint, seeds.checkpoints, mutants=100),
+    "model": _of_pickles(files.model, lambda: seeds.models() + seeds.safetensors(), mutants=10),
+}
+"""A new target is a function and its seeds, here: `make fuzz`, its summary and the tests go by this table."""
