@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .pickled import Record
+from .tensors import PLAIN_TENSORS
 from .torchfile import Array, Buffer, Source, Tensor, TorchFileError, describe
 
 Floats = NDArray[np.float32]
@@ -197,7 +198,7 @@ def tensors_of(data: bytes | memoryview) -> tuple[Array, ...]:
 
 
 def _tensors(source: Source) -> tuple[Tensor, ...]:
-    dataset = describe(source, frozenset({_DATASET}), _OPCODES)
+    dataset = describe(source, PLAIN_TENSORS | {_DATASET}, _OPCODES)
     if not isinstance(dataset, Record) or dataset.dotted != _DATASET:
         name = dataset.name if isinstance(dataset, Record) else type(dataset).__name__
         raise TorchFileError(f"holds a {name}, not a torch TensorDataset")

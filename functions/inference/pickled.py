@@ -39,10 +39,14 @@ class Global:
 
 @dataclass(slots=True, eq=False)
 class Pairs:
-    """A dict: what stands under texts, and the pairs whose keys are something else."""
+    """A dict: what stands under texts, and the pairs whose keys are something else.
+
+    used: it has become an object's state. Python copies a state, so a later change would not reach the object.
+    """
 
     named: dict[str, Any] = field(default_factory=dict)
     others: list[tuple[object, object]] = field(default_factory=list)
+    used: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.named or self.others)
@@ -160,8 +164,12 @@ class _Machine:
         self._stack.append(self._take(self._number(form)).decode("utf-8", "surrogatepass"))
 
     def push_old_text(self, form: struct.Struct) -> None:
-        """What Python 2 called a string."""
-        self._stack.append(self._take(self._number(form)).decode("latin-1"))
+        """What Python 2 called a string: text or bytes."""
+        raw = self._take(self._number(form))
+        try:
+            self._stack.append(raw.decode())
+        except UnicodeDecodeError:
+            self._stack.append(raw)
 
     def push_bytes(self, form: struct.Struct) -> None:
         self._stack.append(self._take(self._number(form)))
@@ -219,6 +227,8 @@ class _Machine:
         pairs = target.pairs if type(target) is Record else target
         if type(pairs) is not Pairs or len(items) % 2:
             raise TorchFileError(f"its pickle sets the items of a {type(target).__name__}")
+        if pairs.used:
+            raise TorchFileError("its pickle changes the state of an object after the object was made")
         for key, value in zip(items[::2], items[1::2], strict=True):
             pairs.add(key, value)
 
@@ -249,8 +259,14 @@ class _Machine:
         self._stack.append(maker(arguments) if maker else Record(function.dotted, arguments))
 
     def new_object(self, keywords: bool = False) -> None:
+        """An object of a class that is not called: what torch makes by a call is never made like this."""
         if keywords:
             self._stack.pop()
+        kind = self._stack[-2]
+        if type(kind) is Global and kind.dotted in self._rules.makers:
+            raise TorchFileError(
+                f"its pickle makes a {printable(kind.dotted)} without a call, as torch never does"
+            )
         self.call()
 
     def build(self) -> None:
@@ -260,6 +276,8 @@ class _Machine:
         if type(target) is not Record or target.state is not None:
             raise TorchFileError(f"its pickle sets the state of a {type(target).__name__} that has one")
         target.state = state
+        if type(state) is Pairs:
+            state.used = True
 
     def persistent(self) -> None:
         if self._rules.persistent is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -124,10 +124,14 @@ class Tensor:
         _check_reach(self.offset, self.shape, self.strides, len(stored))
         if not math.prod(self.shape):
             return np.empty(self.shape, np.float32 if self.number == "bfloat16" else self.dtype)
-        steps = tuple(step * self.dtype.itemsize for step in self.strides)
+        # a single value is never stepped over, so its step may be anything
+        strides = (step if n > 1 else 0 for n, step in zip(self.shape, self.strides, strict=True))
+        steps = tuple(step * self.dtype.itemsize for step in strides)
         values = np.lib.stride_tricks.as_strided(stored[self.offset :], self.shape, steps, writeable=False)
         if self.number == "bfloat16":
             values = (values.astype(np.uint32) << 16).view(np.float32)
+        if self.number == "bool":
+            values = values.view(np.uint8) != 0  # numpy would count a stored 2 as 2
         return -values if self.negative else values
 
 
@@ -148,7 +152,7 @@ def with_tensors(rules: Rules, find: Find, size: int) -> Rules:
     """The rules of a pickle that refers to storages; size: of the file, in bytes."""
     makers: dict[str, Maker] = {
         "collections.OrderedDict": lambda arguments: (
-            Record("collections.OrderedDict") if arguments else Pairs()
+            Record("collections.OrderedDict", arguments) if arguments else Pairs()
         ),
         "torch._utils._rebuild_tensor_v2": partial(_rebuilt, size),
         "torch._utils._rebuild_parameter": _parameter,
@@ -156,28 +160,49 @@ def with_tensors(rules: Rules, find: Find, size: int) -> Rules:
         "torch._tensor._rebuild_from_type_v2": partial(_of_type, size),
         **dict.fromkeys((*_STORAGES, *_UNREAD_STORAGES), _no_call),
     }
-    return replace(rules, makers=makers, persistent=partial(_persistent, find))
+    return replace(rules, makers=makers, persistent=_Storages(find))
 
 
 def _no_call(arguments: object) -> object:
     raise TorchFileError("its pickle makes a storage in a way that torch does not")
 
 
-def _persistent(find: Find, reference: object) -> object:
-    match reference:
-        case ("storage", Global(kind), str(key), _, int(count), *view) if type(count) is int and count >= 0:
-            if kind not in _STORAGES and kind not in _UNREAD_STORAGES:
-                raise TorchFileError(f"refers to a storage of the unknown type {printable(kind)}")
-            number = _STORAGES.get(kind)
-            width = _UNREAD_STORAGES[kind] if number is None else _NUMBERS[number].itemsize
-            piece = find(key, count, width)
-            if piece.size < count * width:
-                raise TorchFileError(f"{piece.name} has {piece.size} bytes, too few for {count} values")
-            whole = _Storage(piece, number, count)
-            return whole if view in ([], [None]) else _view(whole, width, view)
-        case ("module", Global() as kind, *_):
-            return kind  # files of before torch 1.6 name classes of modules like this, with their source
-    raise TorchFileError("refers to a storage in a way that torch does not")
+@dataclass
+class _Storages:
+    """What a pickle's references to something outside it become. A storage is looked for once."""
+
+    find: Find
+    _known: dict[str, _Storage] = field(default_factory=dict)
+
+    def __call__(self, reference: object) -> object:
+        match reference:
+            case ("storage", Global(kind), str(key), _, int(count), *view) if type(count) is int and count >= 0:
+                if kind not in _STORAGES and kind not in _UNREAD_STORAGES:
+                    raise TorchFileError(f"refers to a storage of the unknown type {printable(kind)}")
+                number = _STORAGES.get(kind)
+                width = _UNREAD_STORAGES[kind] if number is None else _NUMBERS[number].itemsize
+                storage = self._storage(key, number, count, width)
+                return storage if view in ([], [None]) else _view(storage, width, view)
+            case ("module", Global() as kind, *_):
+                return kind  # files of before torch 1.6 name classes of modules like this, with their source
+        raise TorchFileError("refers to a storage in a way that torch does not")
+
+    def _storage(self, key: str, number: str | None, count: int, width: int) -> _Storage:
+        known = self._known.get(key)
+        if known is None:
+            piece = self.find(key, count, width)
+            if piece.size != count * width:
+                raise TorchFileError(
+                    f"is damaged: {piece.name} has {piece.size} bytes, expected {count * width} for {count} "
+                    "values"
+                )
+            known = self._known[key] = _Storage(piece, number, count)
+        if (number, count) != (known.number, known.count) and count + known.count:
+            raise TorchFileError(
+                f"is damaged: one tensor takes {known.piece.name} for {known.count} values of type "
+                f"{known.number or 'unknown'}, another for {count} of type {number or 'unknown'}"
+            )
+        return known if count else _Storage(known.piece, number, 0)
 
 
 def _view(storage: _Storage, width: int, view: list[object]) -> _Storage:
@@ -207,7 +232,10 @@ def _rebuilt(file_size: int, arguments: tuple[Any, ...]) -> object:
     if math.prod(shape) > file_size:  # strides of zero can make a few bytes look like any number of them
         raise TorchFileError(f"describes a tensor of shape {shape}, more values than the file has bytes")
     _check_reach(offset, shape, strides, storage.count)
-    return Tensor(storage.piece, storage.number, offset, shape, strides, _negative(rest))
+    negative = _negative(rest)
+    if negative and storage.number == "bool":
+        raise TorchFileError("describes a tensor of True and False as negated, which torch cannot do")
+    return Tensor(storage.piece, storage.number, offset, shape, strides, negative)
 
 
 def _check_reach(offset: int, shape: tuple[int, ...], strides: tuple[int, ...], count: int) -> None:
@@ -230,20 +258,38 @@ def _negative(rest: list[Any]) -> bool:
 
 
 def _parameter(arguments: tuple[Any, ...]) -> object:
-    """A Parameter is its tensor; attributes that somebody set on it are no part of what is computed."""
-    if len(arguments) not in (3, 4):
-        raise TorchFileError("describes a parameter in a way that torch does not")
-    return arguments[0]
+    """A Parameter is its tensor."""
+    match arguments:
+        case (Tensor() | Record() as tensor, _, _, *state) if len(state) <= 1:
+            _check_attributes(*state)
+            return tensor
+    raise TorchFileError("describes a parameter in a way that torch does not")
 
 
-_PLAIN_TENSORS = frozenset({"torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter"})
+PLAIN_TENSORS = frozenset({"torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter"})
 
 
 def _of_type(file_size: int, arguments: tuple[Any, ...]) -> object:
     """A tensor with attributes or of a class of its own: how it is made, class, arguments, attributes."""
     match arguments:
-        case (Global("torch._utils._rebuild_tensor_v2"), Global(kind), tuple(inner), _) if (
-            kind in _PLAIN_TENSORS
+        case (Global("torch._utils._rebuild_tensor_v2"), Global(kind), tuple(inner), state) if (
+            kind in PLAIN_TENSORS
         ):
+            _check_attributes(state)
             return _rebuilt(file_size, inner)
     return Record("torch._tensor._rebuild_from_type_v2", arguments)
+
+
+def _check_attributes(state: object = None) -> None:
+    """Attributes that somebody set on a tensor are no part of what is computed, unless they are its values.
+
+    torch sets each of them on the tensor that it has made (torch._utils._set_obj_state).
+    """
+    for part in state if isinstance(state, tuple) else (state,):
+        if part is not None and not isinstance(part, Pairs):
+            raise TorchFileError("describes a tensor's attributes in a way that torch does not")
+        if isinstance(part, Pairs) and not _VALUES.isdisjoint(part.named):
+            raise TorchFileError("sets a tensor's values by an attribute, which torch does not write")
+
+
+_VALUES = frozenset({"data", "real", "imag", "__class__", "__dict__"})

@@ -247,7 +247,7 @@ TENSORS = {
     "of many dimensions": (((1,) * 9, (1,) * 9), "9 dimensions"),
     "of numbers without end": (((2**62, 2**62), (0, 0)), "more values than the file has bytes"),
     "by steps without end": (((2,), (2**63 - 1,)), "reaches beyond"),
-    "of a storage that is too small": (((9,), (1,), 0, 9), r"has 32 bytes, too few for 9 values"),
+    "of a storage that is too small": (((9,), (1,), 0, 9), r"has 32 bytes, expected 36 for 9 values"),
     "of a storage of negative size": (((1,), (1,), 0, -1), "refers to a storage in a way that torch does not"),
     "of an unknown storage": (((1,), (1,), 0, 1, "torch.FloatStorage2"), "unknown type torch.FloatStorage2"),
     "that is conjugated": (((1,), (1,), 0, 8, "torch.FloatStorage", {"conj": True}), "as conjugated"),

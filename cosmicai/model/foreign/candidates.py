@@ -13,7 +13,7 @@ from typing import TypeGuard
 
 from cosmicai.model.foreign.classes import WRAPPERS, kind_of
 from cosmicai.model.foreign.errors import CheckpointError, listed, shown
-from inference.pickled import Pairs, Record, printable
+from inference.pickled import Global, Pairs, Record, printable
 from inference.tensors import Tensor
 
 _DEPTH = 4  # of dicts and lists within each other, that networks are looked for in
@@ -68,7 +68,7 @@ def _candidates(content: object) -> Iterator[Candidate]:
             if is_module(value):
                 yield Candidate(key, value)
             elif _is_state_dict(value):
-                yield Candidate(key, {name: tensor for name, tensor in _items(value) if _is_entry(tensor)})
+                yield Candidate(key, {name: part for name, part in _items(value) if _is_entry(name, part)})
             else:
                 below += [(f"{key}.{name}" if key else name, item) for name, item in _items(value)]
         level = below
@@ -87,23 +87,22 @@ def _items(value: object) -> Iterable[tuple[str, object]]:
 
 def _is_state_dict(value: object) -> bool:
     """Whether tensors lie in it by name, one of them a convolution's weight."""
-    if not isinstance(value, Pairs | Record):
+    if not isinstance(value, Pairs | Record) or _holds_more(value):
         return False
     return any(isinstance(tensor, Tensor) and len(tensor.shape) == 4 for _, tensor in _items(value))
 
 
-def _is_entry(value: object) -> bool:
-    """A tensor, also of a kind that is not read; numbers, texts and other objects beside it are none."""
-    return isinstance(value, Tensor) or (isinstance(value, Record) and value.dotted.startswith(_TENSOR_LIKE))
+def _holds_more(value: Pairs | Record) -> bool:
+    """Whether there may be entries in it that are not known by name."""
+    if isinstance(value, Pairs):
+        return bool(value.others)
+    made_of = [part for part in value.arguments if not isinstance(part, Global)]  # a defaultdict has a class
+    return bool(made_of or value.items or value.pairs.others)
 
 
-_TENSOR_LIKE = (
-    "torch._utils.",
-    "torch._tensor.",
-    "safetensors.",
-    "numpy.core.multiarray._",
-    "numpy._core.multiarray._",
-)
+def _is_entry(name: str, value: object) -> bool:
+    """Whether it belongs to the network. What is no tensor and yet named like one is refused by its reader."""
+    return isinstance(value, Tensor) or ("." in name and not name.endswith("_extra_state"))
 
 
 def _described(content: object) -> str:

@@ -104,7 +104,8 @@ class Node:
 
     def _checked_attributes(self) -> dict[str, Any]:
         state = self.record.state
-        if not isinstance(state, Pairs) or state.others or self.record.items or self.record.pairs:
+        made = (self.record.arguments, self.record.items, self.record.pairs)  # by a call, or added afterwards
+        if not isinstance(state, Pairs) or state.others or any(made):
             raise self.fault("is not stored as torch stores a module")
         for name in MUST_BE_EMPTY & state.named.keys():
             if not isinstance(state.named[name], Pairs) or state.named[name]:
