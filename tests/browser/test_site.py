@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,17 @@ def test_no_page_asks_another_host(browser: Browser, site: Path) -> None:
         tab.goto(page.as_uri(), wait_until="load")
     tab.close()
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+@pytest.mark.parametrize("source", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)
+def test_lists_and_code_blocks_are_rendered_as_such(site: Path, source: Path) -> None:
+    """With fewer than four spaces before a block, Python-Markdown ends the list, which GitHub does not."""
+    text = source.read_text()
+    without_code = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    items = len(re.findall(r"^ *(?:[-*]|\d+\.) +\S", without_code, re.MULTILINE))
+    blocks = len(re.findall(r"^ *```", text, re.MULTILINE)) // 2
+    article = (site / f"{source.stem}.html").read_text().split("<article")[1].split("</article")[0]
+    assert (article.count("<li>"), article.count("<pre>")) == (items, blocks)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
