@@ -89,7 +89,7 @@ def main() -> None:
         for case, fields in CASES.items():
             variant = "torch" if case == "torch" else "lean"
             variables = emulated_variables(case, aws, variant, inference_memory_mb=MEMORY_MB)
-            outputs = Deployment(aws.folder / case, aws.environment).apply(variables)
+            outputs = Deployment(aws.folder / case, aws.environment, os.environ).apply(variables)
             s3 = aws.client("s3")
             for file in arguments.model.iterdir():
                 s3.upload_file(str(file), outputs.bucket, f"model/{file.name}")

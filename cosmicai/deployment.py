@@ -1,4 +1,4 @@
-"""Applying the root module with Terraform, to AWS or to the embedded AWS, and what it tells about itself."""
+"""Applies the root module with Terraform, to AWS or to the embedded AWS, and reads its outputs."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ from cosmicai.emulator import Emulator
 from cosmicai.emulator.environment import without_account
 from cosmicai.emulator.guard import guard_command
 from cosmicai.packaging import NO_EXTRAS, ROOT, ExtraPackages, image_name
+from cosmicai.providers import plugin_dir
 
 TERRAFORM = ROOT / "terraform"
-PLUGIN_DIR_VARIABLE = "COSMICAI_TERRAFORM_PLUGIN_DIR"
-_PREFIXES = ("/opt", "/usr/share", "/usr/local/share", "/usr/lib")
 _FLAG = python_terraform.IsFlagged
-_PROVIDER = Path("registry.terraform.io/hashicorp/aws")
 
 
 class DeploymentError(RuntimeError):
-    """Terraform could not do what was asked; the message holds what it printed."""
+    """Terraform failed; the message holds what it printed."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +36,28 @@ class Outputs:
 
 
 class Deployment:
-    """The root module with its state and working data in `folder`, so that several never meet.
+    """The root module with its state and working data in a folder of its own.
 
-    `environment` is what Terraform and its provider need to reach the account, as in Emulator.environment.
+    environment: what Terraform and its provider need to reach the account, as in Emulator.environment.
+    inherited: the environment of this process, without which no program starts; its own account is left out.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str], inherited: Mapping[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self._plugins = plugin_dir(inherited)
         self._state = folder / "terraform.tfstate"
         data = {
             "TF_DATA_DIR": str(folder / "terraform"),
             "TF_IN_AUTOMATION": "1",
             "CHECKPOINT_DISABLE": "1",  # else Terraform asks the Internet for its newest release
         }
-        self._environment = {**without_account(os.environ), **environment, **data}
+        self._environment = {**without_account(inherited), **environment, **data}
         self._terraform = python_terraform.Terraform(working_dir=str(TERRAFORM))
 
     def apply(self, variables: Mapping[str, Any]) -> Outputs:
-        """Initialises and applies; raises DeploymentError with Terraform's own words."""
-        self._run("init", input=False, plugin_dir=plugin_dir(os.environ))
+        """Initialises and applies. Raises DeploymentError with Terraform's own message."""
+        self._run("init", input=False, plugin_dir=self._plugins)
         self._run("apply", input=False, auto_approve=_FLAG, state=self._state, var=dict(variables))
         return self.outputs()
 
@@ -74,8 +74,10 @@ class Deployment:
         return done.stdout
 
     def _guarded(self, command: list[str]) -> subprocess.CompletedProcess[str]:
-        """Terraform with its provider, which end with this process: a provider tries for hours to reach an AWS
-        that is gone."""
+        """Runs Terraform so that it and its provider end with this process.
+
+        Otherwise a provider tries for hours to reach an AWS that is gone.
+        """
         guarded = guard_command(self._folder / "guard", command)
         theirs, ours = os.pipe()
         with os.fdopen(ours, "w") as owner, os.fdopen(theirs) as guards_input:
@@ -92,22 +94,6 @@ class Deployment:
             with process, owner:  # the pipe closes first, also on an exception; then the guard ends
                 output, errors = process.communicate()
         return subprocess.CompletedProcess(command, process.returncode, output, errors)
-
-
-def plugin_dir(environment: Mapping[str, str]) -> Path | None:
-    """An offline mirror of Terraform's AWS provider, or None where the public registry is to be used.
-
-    COSMICAI_TERRAFORM_PLUGIN_DIR names one; otherwise the usual prefixes are searched, one level deep.
-    """
-    if named := environment.get(PLUGIN_DIR_VARIABLE):
-        if not (Path(named) / _PROVIDER).is_dir():
-            raise DeploymentError(f"{PLUGIN_DIR_VARIABLE}={named} holds no {_PROVIDER}")
-        return Path(named)
-    for prefix in map(Path, _PREFIXES):
-        for folder in [prefix, *sorted(prefix.glob("*/"))]:
-            if (folder / _PROVIDER).is_dir():
-                return folder
-    return None
 
 
 def emulated_variables(

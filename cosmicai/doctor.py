@@ -1,49 +1,59 @@
-"""What runs and deployments need, checked one by one."""
+"""Checks of what runs and deployments need."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from cosmicai.deployment import plugin_dir
+from cosmicai.providers import ProviderError, plugin_dir
 from cosmicai.target import Target, TargetError, explained, find
 from inference.engine import KERNELS, instructions
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing: whether it holds, and what was found or what to do."""
+    """One check: whether it holds, and what was found or what to do."""
 
     name: str
     holds: bool
     told: str
 
 
-def examine(team: str | None, local: bool, profile: str | None) -> Iterator[Check]:
-    """Checks of this machine, then of the deployment."""
+def examine(
+    team: str | None, local: bool, profile: str | None, environment: Mapping[str, str], folder: Path
+) -> Iterator[Check]:
+    """Checks of this machine, then of the deployment. folder: of the embedded AWS."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield Check("Python", sys.version_info >= (3, 11), version)
     yield _tool("Terraform", ["terraform", "version"], "install Terraform 1.11 or newer")
     found = instructions()
     yield Check("engine", found is not None, f"by {found}" if found else _no_kernels())
-    mirror = plugin_dir({})
-    yield Check("AWS provider", True, f"from {mirror}" if mirror else "from the public registry")
+    yield _provider(environment)
     if not local:
         yield _tool("AWS CLI", ["aws", "--version"], "install AWS CLI v2; `make deploy` needs it")
         told = "install Docker, or deploy with IMAGE=URI of an image that exists"
         yield _tool("Docker buildx", ["docker", "buildx", "version"], told)
     try:
-        target = find(team, local, profile)
+        target = find(team, local, profile, folder)
     except TargetError as error:
         yield Check("deployment", False, str(error))
         return
     yield Check("deployment", True, f"{target.name}, bucket {target.bucket}, {target.region}")
     yield from (_asked(name, ask) for name, ask in _questions(target).items())
+
+
+def _provider(environment: Mapping[str, str]) -> Check:
+    try:
+        mirror = plugin_dir(environment)
+    except ProviderError as error:
+        return Check("AWS provider", False, str(error))
+    return Check("AWS provider", True, f"from {mirror}" if mirror else "from the public registry")
 
 
 def _no_kernels() -> str:
@@ -70,7 +80,7 @@ def _questions(target: Target) -> dict[str, Callable[[], str]]:
 
     def concurrency() -> str:
         limit = target.client("lambda").get_account_settings()["AccountLimit"]["UnreservedConcurrentExecutions"]
-        return f"{limit:,} ranks at once; more than that wait and reduce over S3"
+        return f"{limit:,} ranks at once; if a run has more, the others wait and metrics go through S3"
 
     return {
         "credentials": identity,

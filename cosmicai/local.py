@@ -1,4 +1,4 @@
-"""`cosmicai local`: an embedded AWS with the bundle deployed, which stays up until it is told to go."""
+"""`cosmicai local`: an embedded AWS with the bundle deployed, which runs until it is told to stop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,34 @@ import psutil
 
 from cosmicai.emulator.localstack import is_healthy
 from cosmicai.packaging import BuildFolder, ExtraPackages, assemble
-from cosmicai.target import LOCAL
 
-_UP_SECONDS, _DOWN_SECONDS, _ANSWER_SECONDS = 300, 60, 10
+_UP_SECONDS, _DOWN_SECONDS, _ANSWER_SECONDS = 900, 60, 10
 _WATCH_SECONDS = 0.3  # between looks at whether LocalStack still runs
 _STATE, _LOG, _LOCK = "state.json", "log", "lock"
 DEFAULTS = {"concurrency": 16, "image_variant": "lean", "extra_packages": []}
-"""Ranks at once, variant of the inference image, packages beside its own."""
+"""Ranks at once, variant of the inference image, packages in addition to its own."""
+_STEP = "step: "  # begins a line of the log
+_INSTALLING, _STARTING, _DEPLOYING = (
+    "installing the packages that are missing",
+    "starting the embedded AWS",
+    "deploying the bundle to it",
+)
+
+Report = Callable[[str], None]
+"""Called with the step that begins."""
 
 
 class LocalError(RuntimeError):
-    """The embedded AWS could not be started, or another one runs; the message says why or what to do."""
+    """The embedded AWS could not be started, or another one runs; the message says why and what to do."""
 
 
-def running_state(folder: Path = LOCAL) -> dict[str, Any] | None:
-    """What the process in the background has written: endpoint, bucket, state machine, pid; None where it has
-    ended, though its process number may be another's by now."""
+def running_state(folder: Path) -> dict[str, Any] | None:
+    """What the background process has written: endpoint, bucket, state machine, pid.
+
+    None if it has ended, even if another process has its number by now.
+    """
     try:
-        state: dict[str, Any] = json.loads((folder / _STATE).read_text())
+        state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         return state if process_birth(state["pid"]) == state["birth"] else None
     except (FileNotFoundError, ValueError, KeyError):
         return None
@@ -57,8 +67,8 @@ def process_birth(pid: int) -> float | None:
         return None
 
 
-def status(folder: Path = LOCAL) -> dict[str, Any] | None:
-    """What runs, as running_state(), after it has answered; None where nothing runs.
+def status(folder: Path) -> dict[str, Any] | None:
+    """What runs, as running_state(), after it has answered; None if nothing runs.
 
     Raises LocalError where its process lives and does not answer.
     """
@@ -69,18 +79,18 @@ def status(folder: Path = LOCAL) -> dict[str, Any] | None:
         if time.monotonic() > deadline:
             raise LocalError(
                 f"the embedded AWS (process {state['pid']}) has not answered for {_ANSWER_SECONDS} s: try "
-                "again, or end it with `cosmicai local down`, which deletes all that is in it"
+                "again, or stop it with `cosmicai local down`, which deletes everything in it"
             )
         time.sleep(0.1)  # its process notices when LocalStack has died, and ends
     return None
 
 
-def up(asked: Mapping[str, Any], folder: Path = LOCAL) -> dict[str, Any]:
+def up(asked: Mapping[str, Any], folder: Path, report: Report = lambda step: None) -> dict[str, Any]:
     """Starts it in the background and waits until the bundle is deployed; one that runs stays as it is.
 
-    Of two at once, the second waits for the first. asked: what is to differ from DEFAULTS. Raises LocalError
-    where one runs that was started otherwise, or it does not come up, and PackagingError where packages cannot
-    be installed.
+    Of two calls at once, the second waits for the first. asked: settings that differ from DEFAULTS. Raises
+    LocalError if one with other settings runs or if it does not start, and PackagingError if packages cannot be
+    installed.
     """
     with _locked(folder):
         running = status(folder)
@@ -89,8 +99,9 @@ def up(asked: Mapping[str, Any], folder: Path = LOCAL) -> dict[str, Any]:
             return running
         (folder / _STATE).unlink(missing_ok=True)  # of one that was killed
         settings = {**DEFAULTS, **asked}
+        report(_INSTALLING)
         assemble(BuildFolder(), (settings["image_variant"],), ExtraPackages(tuple(settings["extra_packages"])))
-        return _started(settings, folder)
+        return _started(settings, folder, report)
 
 
 @contextmanager
@@ -102,7 +113,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _started(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _started(settings: Mapping[str, Any], folder: Path, report: Report) -> dict[str, Any]:
     theirs, ours = os.pipe()  # ours is closed when this process ends, in whatever way: see _end_with
     with os.fdopen(ours, "w"):
         with os.fdopen(theirs) as pipe, (folder / _LOG).open("wb") as log:
@@ -113,14 +124,17 @@ def _started(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return _deployed(daemon, folder)
+        return _deployed(daemon, folder, report)
 
 
-def _deployed(daemon: subprocess.Popen[bytes], folder: Path) -> dict[str, Any]:
-    """The state that the process in the background writes once the bundle is deployed."""
+def _deployed(daemon: subprocess.Popen[bytes], folder: Path, report: Report) -> dict[str, Any]:
+    """The state that the background process writes once the bundle is deployed. Raises LocalError."""
+    step = _STARTING
     try:
         deadline = time.monotonic() + _UP_SECONDS
         while time.monotonic() < deadline and daemon.poll() is None:
+            step = _step(folder) or step
+            report(step)
             started = running_state(folder)
             if started is not None:
                 daemon.returncode = 0  # it outlives this process, which must not wait for it
@@ -130,10 +144,21 @@ def _deployed(daemon: subprocess.Popen[bytes], folder: Path) -> dict[str, Any]:
         daemon.terminate()
         daemon.wait()
         raise
+    late = daemon.poll() is None
     daemon.terminate()
     daemon.wait()
-    tail = "\n".join((folder / _LOG).read_text(errors="replace").splitlines()[-15:])
-    raise LocalError(f"the embedded AWS did not come up:\n{tail}")
+    if late:
+        raise LocalError(
+            f"the embedded AWS is not up after {_UP_SECONDS} s; it was {step}: is this machine busy? try again"
+        )
+    tail = "\n".join((folder / _LOG).read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+    raise LocalError(f"the embedded AWS did not come up; it ended while {step}:\n{tail}")
+
+
+def _step(folder: Path) -> str | None:
+    """The last step that the background process has begun."""
+    lines = (folder / _LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.removeprefix(_STEP) for line in reversed(lines) if line.startswith(_STEP)), None)
 
 
 def _check_same(running: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -141,13 +166,13 @@ def _check_same(running: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     if differing:
         told = ", ".join(f"{name} {running.get(name)!r}, not {asked[name]!r}" for name in differing)
         raise LocalError(
-            f"the embedded AWS runs already, with {told}: end it with `cosmicai local down`, which deletes all "
-            "that is in it, and start it again"
+            f"an embedded AWS is running already, with {told}: stop it with `cosmicai local down`, which "
+            "deletes everything in it, and start it again"
         )
 
 
-def down(folder: Path = LOCAL) -> bool:
-    """Ends it with all that it holds; whether one ran."""
+def down(folder: Path) -> bool:
+    """Stops it and deletes everything in it; returns whether one was running."""
     with _locked(folder):
         running = running_state(folder)
         if running is not None:
@@ -160,18 +185,20 @@ def down(folder: Path = LOCAL) -> bool:
         return running is not None
 
 
-def serve(folder: Path, settings: Mapping[str, Any]) -> None:
-    """The process in the background, for functions that are assembled already."""
+def serve(folder: Path, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    """The background process; the functions have been assembled already."""
     from cosmicai.deployment import Deployment, emulated_variables
     from cosmicai.emulator import Emulator
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     deployed = threading.Event()
     threading.Thread(target=_end_with, args=(sys.stdin.fileno(), deployed), daemon=True).start()
+    print(f"{_STEP}{_STARTING}", flush=True)
     with Emulator(BuildFolder(), settings["concurrency"]) as aws:
+        print(f"{_STEP}{_DEPLOYING}", flush=True)
         image = settings["image_variant"], ExtraPackages(tuple(settings["extra_packages"]))
         variables = emulated_variables("local", aws, *image, allow_scripts=True)
-        outputs = Deployment(aws.folder / "deployment", aws.environment).apply(variables)
+        outputs = Deployment(aws.folder / "deployment", aws.environment, environment).apply(variables)
         state = {
             "pid": os.getpid(),
             "birth": process_birth(os.getpid()),
@@ -202,4 +229,4 @@ def _end_with(pipe: int, deployed: threading.Event) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    serve(Path(sys.argv[1]), json.loads(sys.argv[2]), os.environ)

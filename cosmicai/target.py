@@ -1,9 +1,8 @@
-"""Which deployment a command means, and clients for it: a team's on AWS, or that of `cosmicai local`."""
+"""The deployment that a command means, a team's on AWS or that of `cosmicai local`, and clients for it."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +27,15 @@ from cosmicai.packaging import ROOT
 
 STATES = ROOT / ".cosmicai" / "terraform"  # where `make deploy` keeps them
 _KEPT = (".tfstate", ".outputs.json")  # the state itself, or what it says where it lies in S3
-LOCAL = Path(os.environ.get("COSMICAI_LOCAL", ROOT / ".cosmicai" / "local"))  # of the embedded AWS that runs
 
 
 class TargetError(RuntimeError):
     """There is no such deployment, or it cannot be reached; the message says what to do."""
+
+
+def local_folder(environment: Mapping[str, str]) -> Path:
+    """Where the embedded AWS that runs keeps its state: COSMICAI_LOCAL, or a folder of this checkout."""
+    return Path(environment.get("COSMICAI_LOCAL") or ROOT / ".cosmicai" / "local")
 
 
 @dataclass(frozen=True)
@@ -65,24 +68,24 @@ class Target:
         return f"{self.state_machine_arn.replace(':stateMachine:', ':execution:')}:{name}"
 
 
-def find(team: str | None, local: bool, profile: str | None) -> Target:
-    """The named deployment; without a name, the only one there is. Raises TargetError."""
+def find(team: str | None, local: bool, profile: str | None, folder: Path) -> Target:
+    """The named deployment, or the only one. folder: of the embedded AWS. Raises TargetError."""
     if local and team is not None:
         raise TargetError("give --team or --local, not both")
     if local:
-        return _local()
+        return _local(folder)
     kept = {path.name.partition(".")[0]: path for kind in _KEPT for path in STATES.glob(f"*{kind}")}
     deployed = sorted(kept)
     if team is None:
-        running = _local_state() is not None
+        running = _local_state(folder) is not None
         if len(deployed) + running != 1:
             known = ", ".join([*(f"--team {name}" for name in deployed), *(["--local"] if running else [])])
             raise TargetError(
-                f"which deployment? give {known}" if known else
+                f"there are several deployments: give {known}" if known else
                 "nothing is deployed from here: run `make deploy TEAM=…` for AWS, or `cosmicai local up`"
             )  # fmt: skip
         if running:
-            return _local()
+            return _local(folder)
         team = deployed[0]
     if team not in deployed:
         raise TargetError(
@@ -95,30 +98,33 @@ def find(team: str | None, local: bool, profile: str | None) -> Target:
 
 
 def _outputs(state: Path) -> dict[str, Any]:
-    content = json.loads(state.read_text())
-    values = content.get("outputs", {}) if state.suffix == ".tfstate" else content
-    found = {name: value["value"] for name, value in values.items()}
+    try:
+        content = json.loads(state.read_text(encoding="utf-8"))
+        values = content.get("outputs", {}) if state.suffix == ".tfstate" else content
+        found = {name: value["value"] for name, value in values.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TargetError(f"{state} is not what Terraform writes; restore it, or deploy again") from error
     for name in ("bucket", "state_machine_arn"):
         if not found.get(name):
             raise TargetError(f"{state} has no output {name}: its deployment did not finish; deploy it again")
     return found
 
 
-def _local() -> Target:
-    state = _local_state()
+def _local(folder: Path) -> Target:
+    state = _local_state(folder)
     if state is None:
         raise TargetError("the embedded AWS is not running: start it with `cosmicai local up`")
     return local_target(state)
 
 
-def _local_state() -> dict[str, Any] | None:
-    from cosmicai.local import running_state  # which needs this module's LOCAL
+def _local_state(folder: Path) -> dict[str, Any] | None:
+    from cosmicai.local import running_state  # psutil and the emulator, which a team's commands need not load
 
-    return running_state(LOCAL)
+    return running_state(folder)
 
 
 def local_target(state: Mapping[str, Any]) -> Target:
-    """state: what `cosmicai local up` has written."""
+    """The deployment of the embedded AWS; state: what `cosmicai local up` has written."""
     return Target("local", state["bucket"], state["state_machine_arn"], session(), state["endpoint"])
 
 

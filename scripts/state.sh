@@ -18,9 +18,9 @@ if [ -f "terraform/$backend" ]; then
 fi
 
 initialise() {
+  plugins=$("${PYTHON:-python3}" cosmicai/providers.py)
   [ "$root" = terraform ] || set -- -reconfigure "-backend-config=$backend"
-  terraform -chdir="$root" init -input=false "$@" \
-    ${COSMICAI_TERRAFORM_PLUGIN_DIR:+"-plugin-dir=$COSMICAI_TERRAFORM_PLUGIN_DIR"}
+  terraform -chdir="$root" init -input=false "$@" ${plugins:+"-plugin-dir=$plugins"}
 }
 
 with_state() { # COMMAND [OPTIONS]

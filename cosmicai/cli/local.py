@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from cosmicai.cli.common import AsJson, console, print_json
+from cosmicai.cli.values import PACKAGE, whole
 
 app = typer.Typer(no_args_is_help=True, help="An embedded AWS on this machine, with the bundle deployed.")
 
@@ -15,40 +16,50 @@ app = typer.Typer(no_args_is_help=True, help="An embedded AWS on this machine, w
 @app.command()
 def up(
     concurrency: Annotated[
-        int | None, typer.Option(help="Ranks that run at once; further ones wait. Default: 16.", min=1)
+        int | None,
+        typer.Option(parser=whole(1, 1000), help="Ranks that run at once; others wait. Default: 16."),
     ] = None,
     image_variant: Annotated[
         Literal["lean", "torch"] | None,
-        typer.Option(help="Image of the ranks: torch for scripts that import it. Default: lean."),
+        typer.Option(help="Image of the ranks; torch is for scripts that import it. Default: lean."),
     ] = None,
     extra_package: Annotated[
         list[str] | None,
-        typer.Option(help="NAME==VERSION, or 'NAME==VERSION --no-deps', that scripts import; may be repeated."),
+        typer.Option(
+            parser=PACKAGE,
+            metavar="NAME==VERSION",
+            help="Package that scripts import, or 'NAME==VERSION --no-deps'; repeatable.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Starts it in the background and deploys the bundle to it; does nothing where it runs.
+    """Starts it in the background and deploys the bundle; if it is running, changes nothing.
+
+    The first start installs packages, which takes some minutes; later ones take half a minute.
 
     Example: cosmicai local up --image-variant torch --extra-package einops==0.8.1
     """
     from cosmicai import local
+    from cosmicai.target import local_folder
 
     asked = {
         "concurrency": concurrency,
         "image_variant": image_variant,
         "extra_packages": extra_package or None,
     }
-    with console.status(
-        "installing what is missing, starting the embedded AWS, deploying to it (half a minute)…"
-    ):
-        state = local.up({name: value for name, value in asked.items() if value is not None})
+    with console.status("") as status:
+        state = local.up(
+            {name: value for name, value in asked.items() if value is not None},
+            local_folder(os.environ),
+            lambda step: status.update(f"{step}…"),
+        )
     if as_json:
         print_json(state)
         return
     console.print(f"bucket {state['bucket']}, endpoint {state['endpoint']}")
     console.print("for the aws command line:")
     others = sorted(name for name in os.environ if name.startswith("AWS_") and name not in state["environment"])
-    if others:  # a profile, a token or an endpoint of a service would win over what follows
+    if others:  # a profile, a token or the endpoint of a service would override what follows
         console.print(f"  unset {' '.join(others)}", highlight=False)
     for name, value in state["environment"].items():
         console.print(f"  export {name}={value}", highlight=False)
@@ -56,24 +67,26 @@ def up(
 
 @app.command()
 def down() -> None:
-    """Stops it; everything in it is gone.
+    """Stops it and deletes everything in it.
 
     Example: cosmicai local down
     """
     from cosmicai import local
+    from cosmicai.target import local_folder
 
-    console.print("stopped" if local.down() else "it was not running")
+    console.print("stopped" if local.down(local_folder(os.environ)) else "it was not running")
 
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Whether it runs, and where; exit status 1 where it does not.
+    """Says whether it is running, and where; the exit status is 1 if it is not.
 
     Example: cosmicai local status --json
     """
     from cosmicai import local
+    from cosmicai.target import local_folder
 
-    state = local.status()
+    state = local.status(local_folder(os.environ))
     if as_json:
         print_json(state)
     elif state is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from fmi.direct import Deadline
 def aws(build: BuildFolder) -> Iterator[Emulator]:
     """An embedded AWS with the bundle deployed, one warm sandbox included."""
     with Emulator(build) as emulator:
-        outputs = Deployment(emulator.folder / "deployment", emulator.environment).apply(
+        outputs = Deployment(emulator.folder / "deployment", emulator.environment, os.environ).apply(
             emulated_variables("loopback", emulator)
         )
         function = outputs.function_names["initialize"]
@@ -91,7 +92,7 @@ def test_the_tests_own_servers_are_on_loopback_too(address: str, redis_port: int
 def test_a_rank_listens_for_its_peer_on_the_interface_that_leads_to_the_host() -> None:
     """Alone, it waits with an open socket for a partner that never comes."""
     host = Host()
-    alone = fmi.Direct(0, 2, "alone-", "127.0.0.1", host.port, b"of this run", relay=False)
+    alone = fmi.Direct(0, 2, "alone-", "127.0.0.1", host.port, b"of this run")
     own = psutil.Process()
     before = _listening([own])
 

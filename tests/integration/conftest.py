@@ -162,7 +162,7 @@ def torch_cloud(aws: Emulator) -> Cloud:
 
 def deployed(aws: Emulator, team: str, variables: Json) -> Cloud:
     """A team's own deployment."""
-    outputs = Deployment(aws.folder / f"deployment-{team}", aws.environment).apply(variables)
+    outputs = Deployment(aws.folder / f"deployment-{team}", aws.environment, os.environ).apply(variables)
     session = localstack_client.session.Session(
         localstack_host=aws.endpoint.removeprefix("http://"),
         aws_access_key_id="test",

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cosmicai.deployment import TERRAFORM, plugin_dir
+from cosmicai.deployment import TERRAFORM
+from cosmicai.doctor import examine
 from cosmicai.packaging import ROOT, ExtraPackages, image_tag
+from cosmicai.providers import PLUGIN_DIR_VARIABLE, PROVIDER, plugin_dir
 
 _TOOLS = ("sh", "sed", "cut", "cat", "dirname", "mkdir", "basename", "ln", "expr")
 _RECORD = 'echo "$(basename "$0")" "$@" >> "$CALLS"; exit ${FAIL:-0}'
@@ -26,7 +28,8 @@ def _deploy(
 ) -> subprocess.CompletedProcess[str]:
     """Runs scripts/deploy.sh in a copy of what it reads, where the tools only record their arguments."""
     tree, tools = folder / "tree", folder / "tools"
-    for name in ("scripts", "docker", "cosmicai/packaging.py", "functions/inference", "requirements.lock"):
+    modules = ("cosmicai/packaging.py", "cosmicai/providers.py")
+    for name in ("scripts", "docker", *modules, "functions/inference", "requirements.lock"):
         target = tree / name
         target.parent.mkdir(parents=True, exist_ok=True)
         source = ROOT / name
@@ -77,6 +80,28 @@ def test_an_image_of_somebody_else_is_applied_without_docker(tmp_path: Path) -> 
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls[0].startswith("terraform -chdir=terraform init")
     assert calls[1].endswith("-var-file=teams/team3.tfvars -var inference_image=repository/image:v1")
+
+
+def test_deploy_takes_the_provider_from_where_the_doctor_finds_it(tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    (mirror / PROVIDER).mkdir(parents=True)
+    named = {PLUGIN_DIR_VARIABLE: str(mirror)}
+    done = _deploy(tmp_path, "team3", IMAGE="i:v1", **named)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "calls").read_text().splitlines()[0].endswith(f"-plugin-dir={mirror}")
+    checks = {check.name: check for check in examine(None, False, None, named, tmp_path)}
+    assert checks["AWS provider"].told == f"from {mirror}"
+
+
+def test_a_named_mirror_without_the_provider_stops_deploy_and_fails_the_doctor(tmp_path: Path) -> None:
+    named = {PLUGIN_DIR_VARIABLE: str(tmp_path)}
+    done = _deploy(tmp_path, "team3", IMAGE="i:v1", **named)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {PLUGIN_DIR_VARIABLE}={tmp_path} holds no {PROVIDER}")
+    assert not (tmp_path / "calls").exists()
+    checks = {check.name: check for check in examine(None, False, None, named, tmp_path)}
+    assert not checks["AWS provider"].holds
+    assert checks["AWS provider"].told in done.stderr
 
 
 def test_an_image_that_is_pushed_already_is_not_built_again(tmp_path: Path) -> None:

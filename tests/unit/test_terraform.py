@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cosmicai.deployment import PLUGIN_DIR_VARIABLE, TERRAFORM, DeploymentError, plugin_dir
+from cosmicai.deployment import TERRAFORM
+from cosmicai.providers import PLUGIN_DIR_VARIABLE, ProviderError, plugin_dir
 from cosmicai.packaging import BuildFolder, package
 
 
@@ -54,5 +55,5 @@ def test_a_named_mirror_comes_first(tmp_path: Path) -> None:
 
 
 def test_a_named_mirror_without_the_provider_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DeploymentError, match=f"{PLUGIN_DIR_VARIABLE}=.* holds no registry.terraform.io"):
+    with pytest.raises(ProviderError, match=f"{PLUGIN_DIR_VARIABLE}=.* holds no registry.terraform.io"):
         plugin_dir({PLUGIN_DIR_VARIABLE: str(tmp_path)})
