@@ -1,8 +1,7 @@
-"""What a run will take and cost before it is started: a small simulation of dispatch, cold starts, network and
-compute, rank by rank.
+"""Duration and cost of a run before it is started: a simulation of dispatch, cold starts, network and compute.
 
-Every figure that is not asked for stands in `Assumptions`, with its source; `Assumptions.of_summary` takes the
-ranks' own from a run that was measured.
+Every figure that the user does not give is in `Assumptions`, with its source; `Assumptions.of_summary` takes
+the ranks' figures from a run that was measured.
 """
 
 from __future__ import annotations
@@ -30,24 +29,24 @@ _GET_BYTES = 2_000_000  # of a ranged GET of the partition reader
 
 
 class PlanningError(ValueError):
-    """No run can be planned for what was asked; the message says why and what would go."""
+    """No run can be planned for what was asked; the message says why and what is possible."""
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What the simulation takes as given. Pairs are (least, most): ranks are spread evenly between them."""
+    """The figures of the simulation. Pairs are (least, most): ranks are spread evenly between them."""
 
     images_per_second_vcpu: tuple[float, float] = (385.0, 440.0)
     """benchmarks/engine.json: 440 for the full-size network in float32, one thread of an x86 host capped to
     AVX2, as Lambda's are; an eighth less is taken for the slowest rank. That arm64 is as fast a vCPU, and that
     more than two vCPUs are as much faster, was not measured."""
     cold_start_seconds: tuple[float, float] = (1.3, 2.1)
-    """Images with onnxruntime and without torch, as others have measured: arm64 1.3 s, x86 2.1 s."""
+    """Images with onnxruntime and without torch, measured by others: 1.3 s on arm64, 2.1 s on x86."""
     init_limit_seconds: float = 10.0
-    """Beyond it Lambda starts the init phase a second time, inside of the invocation
+    """After it Lambda starts the init phase a second time, within the invocation
     (https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html)."""
     starts_per_second: float = 100.0
-    """Of Standard children (https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html)."""
+    """Standard children (https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html)."""
     concurrency: int = 1000
     """The default quota of an account; another 1,000 come every 10 s for a function where the quota allows."""
     burst_bytes: float = 300 * MIB
@@ -66,26 +65,34 @@ class Assumptions:
     def of_summary(cls, path: Path) -> Assumptions:
         """The ranks' speed and cold starts from a run's summary.json. Raises PlanningError."""
         try:
-            found = json.loads(path.read_text())
-            spread, threads = found["spread"], _threads(found)
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            if summary.get("cost", {}) is None:
+                raise ValueError("it is of `cosmicai infer`, not of Lambdas")
+            spread, threads = summary["spread"], _threads(summary)
             speed, init = spread["sample_persec"], spread["init (seconds)"]
-            return cls(
+            given = cls(
                 images_per_second_vcpu=(speed["min"] / threads, speed["max"] / threads),
                 cold_start_seconds=(min(init["p50"], init["max"]), init["max"]),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PlanningError(f"{path} is no summary.json of a run with ranks: {error}") from None
+            if not (0 < given.images_per_second_vcpu[0] < math.inf and 0 <= given.cold_start_seconds[0] < 900):
+                raise ValueError("its speed or its cold starts are no measurements")
+        except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
+            told = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise PlanningError(
+                f"{path} is not the summary.json of a run whose ranks were measured ({told})"
+            ) from error
+        return given
 
 
-def _threads(found: Json) -> float:
-    """vCPUs of the run's ranks, from what they were billed for."""
-    gb_seconds, seconds = found["cost"]["GB-seconds"], found["seconds"]["duration"]
+def _threads(summary: Json) -> float:
+    """vCPUs of the run's ranks, from the memory that they were billed for."""
+    gb_seconds, seconds = summary["cost"]["GB-seconds"], summary["seconds"]["duration"]
     return max(1.0, round(gb_seconds / seconds * 1024 / MB_PER_VCPU))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to run it."""
+    """One way to run the data."""
 
     images: int
     partition_mb: float
@@ -103,29 +110,49 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Obstacle:
+    """A limit that a case meets. prevents: it cannot be run at all; otherwise it only takes longer."""
+
+    text: str
+    prevents: bool
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What a case takes: seconds end to end, USD by part, what holds it up, and what stands in its way."""
+    """Duration and cost of a case, its bottleneck, and the limits it meets.
+
+    seconds: from start to end. parts: seconds before the ranks, of the rank that ends last, and after the
+    ranks. usd: by what is billed. A case of more ranks than one run can have is not simulated: its seconds and
+    cost are infinite.
+    """
 
     case: Case
     seconds: float
-    parts: dict[str, float]  # seconds of the rank that ends last, and of what goes before and behind the ranks
+    parts: dict[str, float]
     usd: dict[str, float]
     bottleneck: str
-    obstacles: tuple[str, ...]
+    obstacles: tuple[Obstacle, ...]
 
     @property
     def total_usd(self) -> float:
-        return sum(self.usd.values())
+        return sum(self.usd.values()) if self.usd else math.inf
+
+    @property
+    def possible(self) -> bool:
+        """Whether no limit prevents it."""
+        return not any(obstacle.prevents for obstacle in self.obstacles)
 
 
 def plan(case: Case, given: Assumptions = Assumptions(), seed: int = 0) -> Plan:
     """Simulates one run."""
     if case.images < 1:
         raise PlanningError(f"images: {case.images} is not allowed; give at least 1")
+    if case.ranks > MOST_RANKS:
+        return Plan(case, math.inf, {}, {}, "number of ranks", (_too_many_ranks(case),))
     ranks = _simulate(case, given, random.Random(seed))  # noqa: S311 - no secret
     last = max(ranks, key=lambda rank: rank["end"])
     before = given.initialize_seconds + (given.rendezvous_seconds if case.collectives else 0.0)
-    behind = given.summarize_seconds + case.ranks / given.summarize_ranks_per_second
+    after = given.summarize_seconds + case.ranks / given.summarize_ranks_per_second
     parts = {
         "initialize": given.initialize_seconds,
         "rendezvous host": given.rendezvous_seconds if case.collectives else 0.0,
@@ -134,9 +161,9 @@ def plan(case: Case, given: Assumptions = Assumptions(), seed: int = 0) -> Plan:
         "cold start": last["cold"],
         "network": last["network"],
         "compute": last["compute"],
-        "summarize": behind,
+        "summarize": after,
     }
-    seconds = before + last["end"] + behind
+    seconds = before + last["end"] + after
     usd = _usd(case, ranks, seconds, before)
     return Plan(
         case, seconds, parts, usd, max(parts, key=lambda name: parts[name]), _obstacles(case, given, ranks)
@@ -189,27 +216,36 @@ def _usd(case: Case, ranks: list[dict[str, float]], seconds: float, before: floa
     }
 
 
-def _obstacles(case: Case, given: Assumptions, ranks: list[dict[str, float]]) -> tuple[str, ...]:
-    found = []
-    if case.ranks > MOST_RANKS:
-        need = case.images * IMAGE_BYTES / MOST_RANKS / MIB
-        found.append(
-            f"{case.ranks:,} ranks: one Distributed Map has {MOST_RANKS:,} children at most; cut partitions of "
-            f"{need:,.0f} MB or more, give a smaller world_size, or make several runs"
-        )
+def _too_many_ranks(case: Case) -> Obstacle:
+    need = math.ceil(case.images * IMAGE_BYTES / MOST_RANKS / MIB)
+    return Obstacle(
+        f"{case.ranks:,} ranks: one Distributed Map has {MOST_RANKS:,} children at most; cut partitions of "
+        f"{need:,} MB or more, give a smaller world_size, or make several runs",
+        prevents=True,
+    )
+
+
+def _obstacles(case: Case, given: Assumptions, ranks: list[dict[str, float]]) -> tuple[Obstacle, ...]:
+    obstacles = []
     if case.ranks > given.concurrency:
         waves = math.ceil(case.ranks / given.concurrency)
-        found.append(
-            f"{case.ranks:,} ranks in {waves} waves: the account runs {given.concurrency:,} at once; ask for "
-            "more (Service Quotas: Lambda, concurrent executions); metrics are reduced over S3"
+        obstacles.append(
+            Obstacle(
+                f"{case.ranks:,} ranks in {waves} waves: the account runs {given.concurrency:,} at once; ask "
+                "for more (Service Quotas: Lambda, concurrent executions); metrics are reduced over S3",
+                prevents=False,
+            )
         )
     longest = max(rank["billed"] for rank in ranks)
     if longest > MOST_SECONDS:
-        found.append(
-            f"a rank takes {longest:,.0f} s: Lambda ends it after {MOST_SECONDS} s; cut smaller partitions, "
-            "give more ranks or more memory"
+        obstacles.append(
+            Obstacle(
+                f"a rank takes {longest:,.0f} s: Lambda ends it after {MOST_SECONDS} s; cut smaller "
+                "partitions, or give more ranks or more memory",
+                prevents=True,
+            )
         )
-    return tuple(found)
+    return tuple(obstacles)
 
 
 def options(
@@ -225,44 +261,58 @@ def options(
 
 
 def recommended(plans: list[Plan], target_seconds: float | None, budget_usd: float | None) -> Plan:
-    """Of those that nothing hinders: the cheapest in time, the fastest within the budget, else the one with the
-    smallest product of time and money. Raises PlanningError where none fits, saying what comes next."""
-    possible = [one for one in plans if not _hindered(one)]
+    """The best of the plans that can be run.
+
+    That is the cheapest within the target time, the fastest within the budget, or otherwise the one with the
+    smallest product of time and cost. Raises PlanningError if none fits, and names the one that comes closest.
+    """
+    possible = [one for one in plans if one.possible]
     if not possible:
-        raise PlanningError(f"none of these can be run: {'; '.join(plans[0].obstacles)}")
+        told = "; ".join(obstacle.text for obstacle in plans[0].obstacles)
+        raise PlanningError(f"none of these can be run: {told}")
+    fitting = [
+        one
+        for one in possible
+        if (target_seconds is None or one.seconds <= target_seconds)
+        and (budget_usd is None or one.total_usd <= budget_usd)
+    ]
+    if not fitting:
+        raise PlanningError(_none_fits(possible, target_seconds, budget_usd))
     if target_seconds is not None:
-        fitting = [one for one in possible if one.seconds <= target_seconds]
-        if not fitting:
-            best = min(possible, key=lambda one: one.seconds)
-            raise PlanningError(
-                f"target_seconds: {target_seconds:g} s cannot be had; the fastest is {best.seconds:,.0f} s for "
-                f"{best.total_usd:.2f} USD, held up by {best.bottleneck}"
-            )
         return min(fitting, key=lambda one: one.total_usd)
     if budget_usd is not None:
-        fitting = [one for one in possible if one.total_usd <= budget_usd]
-        if not fitting:
-            best = min(possible, key=lambda one: one.total_usd)
-            raise PlanningError(
-                f"budget: {budget_usd:g} USD is too little; the cheapest is {best.total_usd:.2f} USD in "
-                f"{best.seconds:,.0f} s"
-            )
         return min(fitting, key=lambda one: one.seconds)
-    return min(possible, key=lambda one: one.seconds * one.total_usd)
+    return min(fitting, key=lambda one: one.seconds * one.total_usd)
 
 
-def _hindered(one: Plan) -> bool:
-    return any("waves" not in obstacle for obstacle in one.obstacles)
+def _none_fits(possible: list[Plan], target_seconds: float | None, budget_usd: float | None) -> str:
+    """Why no plan is within the target and the budget, and what the nearest one takes."""
+    fastest = min(possible, key=lambda one: one.seconds)
+    cheapest = min(possible, key=lambda one: one.total_usd)
+    if target_seconds is not None and fastest.seconds > target_seconds:
+        return (
+            f"--target-seconds {target_seconds:g} cannot be met; the fastest takes {_told(fastest)}; "
+            f"its bottleneck is: {fastest.bottleneck}"
+        )
+    if budget_usd is not None and cheapest.total_usd > budget_usd:
+        return f"--budget {budget_usd:g} is too small; the cheapest takes {_told(cheapest)}"
+    within = [one for one in possible if target_seconds is None or one.seconds <= target_seconds]
+    best = min(within, key=lambda one: one.total_usd)
+    return f"--target-seconds and --budget cannot both be met; the cheapest in time takes {_told(best)}"
+
+
+def _told(one: Plan) -> str:
+    return f"{one.seconds:,.0f} s and {one.total_usd:.4g} USD"
 
 
 @dataclass(frozen=True)
 class Published:
-    """A run that was published for AstroMAE on Lambda, 12.6 GB; seconds end to end as (least, most)."""
+    """A published run of AstroMAE on Lambda over 12.6 GB; seconds from start to end as (least, most)."""
 
     partition_mb: float
     ranks: int
     seconds: tuple[float, float]
-    usd: float  # by used memory, as it was published
+    usd: float  # as published: for the memory that was used, not the memory that was configured
 
 
 PUBLISHED_GB = 12.6
@@ -279,11 +329,11 @@ PUBLISHED_WAY = replace(
     images_per_second_vcpu=(200 / _PUBLISHED_VCPUS, 245 / _PUBLISHED_VCPUS),  # 200 to 245 images/s a function
     cold_start_seconds=(8.0, 20.0),  # images with torch
 )
-"""How those runs went: what was published of them, and everything else as for ours."""
+"""The figures of those runs: what was published, and the rest as for ours."""
 
 
 def beside_published() -> list[tuple[Published, Plan, Plan]]:
-    """Each published run, the plan of it by its own figures, and the same data our way (3,538 MB, arm64)."""
+    """Each published run, its plan by its own figures, and the plan of our way (3,538 MB, arm64)."""
     found = []
     for earlier in PUBLISHED:
         images = int(PUBLISHED_GB * 1e9 / IMAGE_BYTES)

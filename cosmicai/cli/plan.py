@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,13 +12,14 @@ import typer
 from rich.table import Table
 
 from cosmicai.cli.common import AsJson, console, print_json
+from cosmicai.cli.paths import JsonFile
+from cosmicai.cli.values import Choices, NameList, Number, NumberList, Numbers, whole
 from cosmicai.planning import (
     IMAGE_BYTES,
     MOST_RANKS,
     S3_GB_MONTH,
     Assumptions,
     Plan,
-    PlanningError,
     beside_published,
     options,
     recommended,
@@ -24,50 +27,68 @@ from cosmicai.planning import (
 
 app = typer.Typer()
 
+_ARCHITECTURES = ("arm64", "x86_64")
+PARTITION_MB = Number(0.02, 10_240)  # one galaxy, and a Lambda's largest memory
+
 
 @app.command()
 def plan(
-    data_gb: Annotated[float | None, typer.Option(help="Size of the data in GB.")] = None,
-    images: Annotated[int | None, typer.Option(help="Number of galaxies, in place of --data-gb.")] = None,
+    data_gb: Annotated[
+        float | None, typer.Option(parser=Number(0, 1e6, above=True), help="Size of the data in GB.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(parser=whole(1, 10**11), help="Number of galaxies; instead of --data-gb.")
+    ] = None,
     partition_mb: Annotated[
-        str, typer.Option(help="Partition sizes to compare, with commas.")
-    ] = "25,50,75,100",
-    memory_mb: Annotated[str, typer.Option(help="Memory sizes of a rank to compare.")] = "1769,3538,5307",
-    arch: Annotated[str, typer.Option(help="arm64, x86_64 or both.")] = "arm64,x86_64",
-    target_seconds: Annotated[float | None, typer.Option(help="The cheapest within this time.")] = None,
-    budget: Annotated[float | None, typer.Option(help="The fastest within so many USD.")] = None,
+        NumberList,
+        typer.Option(parser=Numbers(PARTITION_MB), metavar="MB,…", help="Partition sizes to compare."),
+    ] = NumberList((25, 50, 75, 100)),  # noqa: B008
+    memory_mb: Annotated[
+        NumberList,
+        typer.Option(
+            parser=Numbers(whole(128, 10_240)), metavar="MB,…", help="Memory sizes of a rank to compare."
+        ),
+    ] = NumberList((1769, 3538, 5307)),  # noqa: B008
+    arch: Annotated[
+        NameList,
+        typer.Option(parser=Choices(_ARCHITECTURES), metavar="arm64,x86_64", help="Architectures to compare."),
+    ] = NameList(_ARCHITECTURES),  # noqa: B008
+    target_seconds: Annotated[
+        float | None,
+        typer.Option(parser=Number(0, above=True), help="Recommend the cheapest within this time."),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(parser=Number(0, above=True), help="Recommend the fastest within so many USD."),
+    ] = None,
     collectives: Annotated[
-        Literal["direct", "s3", "none"], typer.Option(help="direct waits for the rendezvous host.")
+        Literal["direct", "s3", "none"],
+        typer.Option(help="How ranks reduce their metrics; direct waits for the rendezvous host."),
     ] = "direct",
     calibrate: Annotated[
-        Path | None, typer.Option(help="summary.json of a run, for speed and cold starts.")
+        Path | None,
+        typer.Option(parser=JsonFile(), help="summary.json of a run: take its speed and cold starts."),
     ] = None,
-    concurrency: Annotated[int, typer.Option(help="The account's quota of concurrent executions.")] = 1000,
-    published: Annotated[
-        bool, typer.Option("--published", help="Beside the runs that were published.")
-    ] = False,
+    concurrency: Annotated[
+        int, typer.Option(parser=whole(1, 10**6), help="The account's quota of concurrent executions.")
+    ] = 1000,
+    published: Annotated[bool, typer.Option("--published", help="Compare with the published runs.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Predicts how long a run takes and what it costs, says what holds it up, and prints a payload.
+    """Predicts the duration and cost of a run, names the bottleneck, and prints a payload.
 
     Example: cosmicai plan --data-gb 12.6 --target-seconds 60
     """
-    from dataclasses import replace
-
     if published:
         _print_published(as_json)
         return
     if (data_gb is None) == (images is None):
-        raise PlanningError("give --data-gb or --images")
-    count = images if images is not None else int((data_gb or 0) * 1e9 / IMAGE_BYTES)
+        raise typer.BadParameter("give one of --data-gb and --images")
+    count = images if images is not None else max(1, int((data_gb or 0) * 1e9 / IMAGE_BYTES))
     given = Assumptions.of_summary(calibrate) if calibrate else Assumptions()
     given = replace(given, concurrency=concurrency)
-    architectures = [name.strip() for name in arch.split(",")]
-    if not set(architectures) <= {"arm64", "x86_64"}:
-        raise PlanningError(f"arch: {arch} is not allowed; give arm64, x86_64 or both with a comma")
-    sizes, memories = _numbers("partition_mb", partition_mb), _numbers("memory_mb", memory_mb)
-    found = list(options(count, sizes, map(int, memories), architectures, given, collectives == "direct"))
-    best = recommended(found, target_seconds, budget)
+    plans = list(options(count, partition_mb, map(int, memory_mb), arch, given, collectives == "direct"))
+    best = recommended(plans, target_seconds, budget)
     payload = {
         "data_prefix": f"{best.case.partition_mb:g}MB",
         "result_path": f"results/{best.case.partition_mb:g}MB/1",
@@ -75,59 +96,49 @@ def plan(
     }
     if as_json:
         print_json(
-            {"plans": [_content(one) for one in found], "recommended": _content(best), "payload": payload}
+            {"plans": [_content(one) for one in plans], "recommended": _content(best), "payload": payload}
         )
         return
-    console.print(_table(found, best, count))
+    console.print_table(_table(plans, best, count))
     _print_best(best, count)
-    console.print("Payload (memory and architecture belong into the team's tfvars):")
+    console.print("Payload (memory and architecture are set in the team's tfvars):")
     console.print_json(json.dumps(payload))
-
-
-def _numbers(name: str, text: str) -> list[float]:
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or min(found) <= 0:
-        raise PlanningError(f"{name}: {text} is not allowed; give numbers above 0 with commas")
-    if name == "memory_mb" and not all(128 <= value <= 10_240 for value in found):
-        raise PlanningError(f"{name}: {text} is not allowed; Lambda has 128 to 10240 MB")
-    return found
 
 
 def _content(one: Plan) -> dict[str, object]:
     case = one.case
+    known = not math.isinf(one.seconds)
     return {
         "partition_mb": case.partition_mb,
         "memory_mb": case.memory_mb,
         "architecture": case.architecture,
         "ranks": case.ranks,
-        "seconds": round(one.seconds, 2),
-        "usd": round(one.total_usd, 6),
+        "seconds": round(one.seconds, 2) if known else None,
+        "usd": round(one.total_usd, 6) if known else None,
         "usd by part": {name: round(value, 6) for name, value in one.usd.items()},
         "seconds by part": {name: round(value, 3) for name, value in one.parts.items()},
         "bottleneck": one.bottleneck,
-        "obstacles": list(one.obstacles),
+        "possible": one.possible,
+        "obstacles": [obstacle.text for obstacle in one.obstacles],
     }
 
 
 def _table(plans: list[Plan], best: Plan, images: int) -> Table:
-    table = Table(title=f"{images:,} galaxies, {images * IMAGE_BYTES / 1e9:,.1f} GB")
-    for column in ("", "partition", "MB", "arch", "ranks", "s", "USD", "held up by"):
-        text = column in ("", "arch", "held up by")
-        table.add_column(column, justify="left" if text else "right", no_wrap=True)
+    table = Table(title=f"{images:,} galaxies, {images * IMAGE_BYTES / 1e9:,.4g} GB")
+    for column in ("", "partition", "memory", "arch", "ranks", "seconds", "USD", "bottleneck"):
+        text = column in ("", "arch", "bottleneck")
+        table.add_column(column, justify="left" if text else "right")
     for one in plans:
-        case = one.case
+        case, known = one.case, not math.isinf(one.seconds)
         table.add_row(
-            "→" if one is best else "",
+            "best" if one is best else "" if one.possible else "no",
             f"{case.partition_mb:g} MB",
-            f"{case.memory_mb:,}",
+            f"{case.memory_mb:,} MB",
             case.architecture,
             f"{case.ranks:,}",
-            f"{one.seconds:,.0f}",
-            f"{one.total_usd:,.3f}",
-            one.bottleneck + (" (!)" if one.obstacles else ""),
+            f"{one.seconds:,.0f}" if known else "-",
+            f"{one.total_usd:,.3f}" if known else "-",
+            one.bottleneck,
         )
     return table
 
@@ -137,12 +148,12 @@ def _print_best(best: Plan, images: int) -> None:
     console.print(f"Recommended: {best.seconds:,.0f} s ({parts})")
     costs = ", ".join(f"{name} {value:,.4f}" for name, value in best.usd.items() if value >= 5e-5)
     console.print(
-        f"{best.total_usd:,.3f} USD ({costs}); to keep the data costs {_storage(images):,.2f} USD a month"
+        f"{best.total_usd:,.3f} USD ({costs}); storing the data costs {_storage(images):,.2f} USD a month"
     )
     if best.bottleneck == "rendezvous host":
-        console.print("The wait is for the rendezvous host: with --collectives s3 the ranks need none.")
+        console.print("Most of the time is the rendezvous host's start: with --collectives s3 none is needed.")
     for obstacle in best.obstacles:
-        console.print(obstacle, style="yellow")
+        console.print(obstacle.text, style="yellow")
 
 
 def _storage(images: int) -> float:
@@ -159,8 +170,8 @@ def _print_published(as_json: bool) -> None:
             ]
         )
         return
-    table = Table(title="12.6 GB: published, planned by the published figures, and our way")
-    for column in ("partition", "published, s", "planned, s", "error", "planned USD", "ours, s", "ours, USD"):
+    table = Table(title="12.6 GB: as published, planned from the published figures, and planned our way")
+    for column in ("partition", "published, s", "planned, s", "error", "planned, USD", "ours, s", "ours, USD"):
         table.add_column(column, justify="right")
     for earlier, theirs, ours in rows:
         middle = sum(earlier.seconds) / 2
@@ -173,5 +184,5 @@ def _print_published(as_json: bool) -> None:
             f"{ours.seconds:.0f}",
             f"{ours.total_usd:.3f}",
         )
-    console.print(table)
-    console.print(f"One run has {MOST_RANKS:,} ranks at most; prices as in functions/summarize/pricing.py.")
+    console.print_table(table)
+    console.print(f"One run has {MOST_RANKS:,} ranks at most; prices: functions/summarize/pricing.py.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from cosmicai.planning import (
     IMAGE_BYTES,
     Assumptions,
     Case,
+    Obstacle,
     PlanningError,
     beside_published,
     options,
@@ -50,7 +53,7 @@ def test_beyond_the_quota_ranks_wait_and_start_warm() -> None:
     given = replace(Assumptions(), concurrency=10)
     few, many = (plan(Case(1278 * ranks, 25, 1769, "arm64", False), given) for ranks in (10, 40))
     assert not few.obstacles
-    assert "in 4 waves: the account runs 10 at once" in many.obstacles[0]
+    assert "in 4 waves: the account runs 10 at once" in many.obstacles[0].text
     assert many.bottleneck == "concurrency quota"
     assert many.parts["cold start"] == 0.0
 
@@ -59,12 +62,12 @@ def test_beyond_the_quota_ranks_wait_and_start_warm() -> None:
 def test_large_data_name_the_quotas_in_the_way(terabytes: int, obstacle: str) -> None:
     images = int(terabytes * 1e12 / IMAGE_BYTES)
     size = 25.0 if terabytes > 1 else 100.0
-    assert obstacle in plan(Case(min(images, 60_000_000), size, 3538, "arm64")).obstacles[0]
+    assert obstacle in plan(Case(min(images, 60_000_000), size, 3538, "arm64")).obstacles[0].text
 
 
 def test_a_rank_beyond_lambdas_time_is_named() -> None:
     found = plan(Case(2_000_000, 20_000, 1769, "arm64"))
-    assert any("Lambda ends it after 900 s" in obstacle for obstacle in found.obstacles)
+    assert any("Lambda ends it after 900 s" in obstacle.text for obstacle in found.obstacles)
     with pytest.raises(PlanningError, match="none of these can be run: a rank takes"):
         recommended([found], None, None)
 
@@ -76,10 +79,38 @@ def test_the_recommendation_keeps_to_what_was_asked() -> None:
     assert recommended(found, None, 1e6).seconds == fastest
     middle = sorted(one.seconds for one in found)[len(found) // 2]
     assert recommended(found, middle, None).seconds <= middle
-    with pytest.raises(PlanningError, match="1 s cannot be had; the fastest is"):
+    with pytest.raises(PlanningError, match="--target-seconds 1 cannot be met; the fastest takes"):
         recommended(found, 1.0, None)
-    with pytest.raises(PlanningError, match=r"budget: 0\.001 USD is too little; the cheapest is"):
+    with pytest.raises(PlanningError, match=r"--budget 0\.001 is too small; the cheapest takes"):
         recommended(found, None, 0.001)
+
+
+def test_target_and_budget_are_both_kept() -> None:
+    found = list(options(600_000, (25, 50, 100), (1769, 3538), ("arm64", "x86_64")))
+    fastest, cheapest = (min(found, key=key) for key in (lambda one: one.seconds, lambda one: one.total_usd))
+    best = recommended(found, fastest.seconds, fastest.total_usd)
+    assert (best.seconds, best.total_usd) <= (fastest.seconds, fastest.total_usd)
+    assert cheapest.seconds > fastest.seconds
+    with pytest.raises(PlanningError, match="--target-seconds and --budget cannot both be met"):
+        recommended(found, fastest.seconds, cheapest.total_usd)
+
+
+@pytest.mark.parametrize("text", ["in 4 waves", "a rank takes 1,000 s", ""])
+def test_the_recommendation_depends_on_the_flag_of_an_obstacle_and_not_on_its_text(text: str) -> None:
+    slow, fast = plan(Case(100_000, 25, 1769, "arm64")), plan(Case(100_000, 25, 3538, "arm64"))
+    assert fast.seconds < slow.seconds
+    assert (
+        recommended([slow, replace(fast, obstacles=(Obstacle(text, prevents=False),))], None, 1e6).case
+        == fast.case
+    )
+    assert recommended([slow, replace(fast, obstacles=(Obstacle(text, prevents=True),))], None, 1e6) is slow
+
+
+def test_more_ranks_than_one_run_can_have_are_not_simulated() -> None:
+    began = time.monotonic()
+    found = plan(Case(10**15, 25, 1769, "arm64"))
+    assert time.monotonic() - began < 1
+    assert (found.possible, found.seconds, found.total_usd) == (False, math.inf, math.inf)
 
 
 def test_a_measured_run_calibrates_it(tmp_path: Path) -> None:
@@ -97,7 +128,9 @@ def test_a_measured_run_calibrates_it(tmp_path: Path) -> None:
     assert given.images_per_second_vcpu == (500.0, 600.0)
     assert given.cold_start_seconds == (0.9, 1.1)
     path.write_text("{}")
-    with pytest.raises(PlanningError, match=r"summary\.json is no summary\.json of a run"):
+    with pytest.raises(
+        PlanningError, match=r"summary\.json is not the summary\.json of a run.*'spread' is missing"
+    ):
         Assumptions.of_summary(path)
 
 
