@@ -60,6 +60,7 @@ RANK_INFO = {
     "outlier fraction": "share of |Δz/(1+z)| > 0.15",
     "undefined": "why a measure is null",
     "accuracy_state": "sums and histograms from which Summarize merges the measures",
+    "predicted_redshifts": "histogram of z_pred, whether or not the true redshifts are known",
     "collectives": "channel, partners, relays, bytes, seconds, faults",
 }
 SUMMARY = {
@@ -79,6 +80,7 @@ SUMMARY = {
     "spread": "least, median, 95th percentile and greatest of the ranks' figures",
     "accuracy": "measures over all galaxies, and by redshift and magnitude",
     "accuracy_state": "what report.html draws",
+    "predicted_redshifts": "histogram of z_pred over all ranks",
     "metrics_source": "collectives, with the ranks that were added from their infos, or rank infos",
     "left_out": "wrong fields that are not used, by the rank in whose info they stood",
     "collectives": "channel, and why another than the payload's",

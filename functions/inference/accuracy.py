@@ -35,6 +35,8 @@ REDSHIFT_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 MAGNITUDE_EDGES = (16.0, 18.0, 20.0, 21.0, 22.0, 23.0, 24.0, 25.0, 26.0)
 DENSITY_WIDTH = 0.05  # of a bin of the density of predicted against true redshifts, 0 to 3
 DENSITY_BINS = 60
+PREDICTED_WIDTH = 0.01  # of a bin of predicted redshifts
+PREDICTED_RANGE = (-1.0, 20.0)  # what lies outside counts in the first or the last bin
 
 _LAST_BIN = round(RANGE / BIN_WIDTH)
 _MOST_PACKED = 1 << 20  # bytes of an unpacked histogram; all bins of RANGE take a third of it
@@ -225,6 +227,35 @@ class Density:
         if _field(content, "width") != DENSITY_WIDTH:
             raise ValueError(f"density state: width is not {DENSITY_WIDTH}")
         return cls(_unpacked(_field(content, "counts"), 0, DENSITY_BINS**2 - 1))
+
+
+_PREDICTED_BINS = tuple(round(edge / PREDICTED_WIDTH) for edge in PREDICTED_RANGE)
+
+
+@dataclass
+class Predicted:
+    """Galaxies by predicted redshift, {bin: galaxies}; bin i begins at i PREDICTED_WIDTH."""
+
+    counts: Counter[int] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, predicted: Iterable[float]) -> Predicted:
+        """Of finite redshifts."""
+        first, last = _PREDICTED_BINS[0], _PREDICTED_BINS[1] - 1
+        return cls(Counter(max(first, min(last, math.floor(z / PREDICTED_WIDTH))) for z in predicted))
+
+    def add(self, other: Predicted) -> None:
+        self.counts.update(other.counts)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"width": PREDICTED_WIDTH, "counts": _packed(self.counts)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Predicted:
+        """Raises ValueError for a state of another bin width."""
+        if _field(content, "width") != PREDICTED_WIDTH:
+            raise ValueError(f"predicted redshifts: width is not {PREDICTED_WIDTH}")
+        return cls(_unpacked(_field(content, "counts"), _PREDICTED_BINS[0], _PREDICTED_BINS[1] - 1))
 
 
 def _density_bin(redshift: float) -> int:

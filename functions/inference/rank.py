@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from . import collectives, script
-from .accuracy import Metrics, exact_nmad
+from .accuracy import Metrics, Predicted, exact_nmad
 from .engine import (
     BUNDLED_MODEL,
     GRAPHS,
@@ -278,6 +278,7 @@ class Worker:
             "instructions": engine.instructions,
             "precision": engine.precision,
             "precision_reason": choice.reason,
+            "predicted_redshifts": Predicted.of(results.z_pred.tolist()).to_json(),
             **_accuracy(results, metrics),
         }
 

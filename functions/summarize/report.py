@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import html
 import json
-from collections import Counter
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .accuracy import BIN_WIDTH, DENSITY_BINS, DENSITY_WIDTH, Metrics
-from .infos import counted, figure, images_in_words, is_exact, samples
+from .figures import seconds_text, usd_text
+from .infos import PHASES, counted, figure, images_in_words, is_exact, samples
+from .report_data import (
+    LAST_CELL,
+    chart_data,
+    drawn_at_the_edge,
+    errors_beyond,
+    predicted_histogram,
+)
 
 Json = dict[str, Any]
 
-_PAGE = Path(__file__).parent / "page"
-_PHASES = ("init", "download", "inference", "communication", "upload")
-_ERROR_BIN = 0.005  # of the histogram of scaled errors
-_ERROR_RANGE = 0.3
+PAGE = Path(__file__).parent / "page"
 _LISTED = 2000  # ranks in the table, the slowest ones of a larger run
 
 # Published for AstroMAE on Lambda, 12.6 GB: ranks, seconds end to end, USD. The second price is what Lambda bills:
@@ -30,93 +32,135 @@ _PUBLISHED = (
     ("100 MB partitions", 130, "67 to 70", 0.38, None),
 )
 
+_D = "d = (z_pred − z_true) / (1 + z_true)"
+_EXPLAINED = {
+    "NMAD": f"Normalised median absolute deviation: 1.48 × median |d − median d|, where {_D}. "
+    "It is the scatter of typical galaxies; outliers hardly change it. Smaller is better.",
+    "bias": f"The mean of {_D}: above 0, redshifts are predicted too high on average.",
+    "outliers": f"The share of galaxies with |d| above 0.15, where {_D}. 0.05 is 5 %.",
+    "R²": "The share of the variance of the true redshifts that the predictions explain; 1 is perfect.",
+    "images/s of the run": "All images, divided by the time from the run's start to its last rank's end.",
+    "cost at list prices": "Lambda (configured memory × duration, start-up included), Step Functions, S3 requests and "
+    "the rendezvous host, in USD; free tiers and discounts are not subtracted.",
+    "GB-seconds": "Configured memory × duration of all ranks, which is what Lambda bills.",
+    "cold starts": "Ranks that started a new sandbox; the others found a warm one.",
+}
+"""What the tiles' labels mean, shown on hover, focus or touch."""
+
 
 def report(summary: Json, infos: list[Json]) -> str:
     """The page of a run from its summary.json and its rank infos."""
-    template = (_PAGE / "report.html").read_text()
-    parts = {
-        "@@TITLE@@": _text(f"CosmicAI run {summary['run_id']}"),
-        "@@BODY@@": _body(summary, infos),
-        "@@DATA@@": _embedded(_data(summary, infos)),
-        "@@ECHARTS@@": (_PAGE / "echarts.min.js").read_text(),
-    }
-    pieces = template
-    for mark, part in parts.items():  # in the order of the page; what is put in is never looked at again
-        before, _, pieces = pieces.partition(mark)
-        parts[mark] = before + part
-    return "".join(parts.values()) + pieces
-
-
-def _data(summary: Json, infos: list[Json]) -> Json:
-    """What the charts draw."""
-    state = summary.get("accuracy_state")
-    metrics = None if state is None else Metrics.from_json(state)
-    return {
-        "accuracy": summary["accuracy"],
-        "density": {
-            "width": DENSITY_WIDTH,
-            "bins": DENSITY_BINS,
-            "cells": [] if metrics is None else metrics.density.cells(),
+    return filled(
+        (PAGE / "report.html").read_text(encoding="utf-8"),
+        {
+            "@@TITLE@@": escaped(f"CosmicAI run {summary['run_id']}"),
+            "@@STYLE@@": (PAGE / "style.css").read_text(encoding="utf-8"),
+            "@@BODY@@": _body(summary, infos),
+            "@@DATA@@": embedded(chart_data(summary, infos)),
+            "@@ECHARTS@@": (PAGE / "echarts.min.js").read_text(encoding="utf-8"),
+            "@@CHARTS@@": (PAGE / "charts.js").read_text(encoding="utf-8"),
         },
-        "errors": [] if metrics is None else _errors(metrics.total.histogram),
-        "ranks": _timeline(summary, infos),
-    }
+    )
 
 
-def _errors(histogram: Counter[int]) -> list[tuple[float, int]]:
-    """(middle of a bin, galaxies) of the scaled errors within ±_ERROR_RANGE."""
-    per_bin, last = round(_ERROR_BIN / BIN_WIDTH), round(_ERROR_RANGE / _ERROR_BIN)
-    coarse: Counter[int] = Counter()
-    for index, galaxies in histogram.items():
-        coarse[index // per_bin] += galaxies
-    return [(round((index + 0.5) * _ERROR_BIN, 4), coarse[index]) for index in range(-last, last)]
+def filled(template: str, parts: dict[str, str]) -> str:
+    """A page with its parts in place of their marks, which must come in the order of the page.
 
-
-def _timeline(summary: Json, infos: list[Json]) -> list[list[Any]]:
-    """[rank, seconds from the run's start, cold, seconds of each phase…, images/s, MB] of each rank."""
-    began = datetime.fromisoformat(summary["started"].replace("Z", "+00:00")).timestamp()
-    rows = []
-    for info in infos:
-        ended, duration = (figure(info, name) for name in ("ended (unix seconds)", "duration (seconds)"))
-        if ended is None or duration is None:
-            continue
-        phases = [round(figure(info, f"{phase} (seconds)") or 0.0, 4) for phase in _PHASES]
-        figures = [figure(info, name) for name in ("sample_persec", "total_process_memory (MB)")]
-        start = round(max(ended - duration - began, 0.0), 3)
-        rows.append([info["rank"], start, bool(info.get("cold_start")), *phases, *figures])
-    return rows
+    What is put in is never searched for marks.
+    """
+    filled_parts = []
+    for mark, part in parts.items():
+        before, _, template = template.partition(mark)
+        filled_parts += [before, part]
+    return "".join([*filled_parts, template])
 
 
 def _body(summary: Json, infos: list[Json]) -> str:
     parts = [_head(summary), _tiles(summary, infos), _failed(summary), _left_out(summary)]
-    if summary["accuracy"] is not None:
-        parts += [
-            '<div class="pair">',
-            _chart("density", "Predicted against true redshift", "tall"),
-            _chart("errors", "Scaled error", "tall"),
-            "</div>",
-            _chart("bins", "Bias and NMAD by true redshift"),
-        ]
-    if infos:
-        parts += [
-            _chart("timeline", "Ranks by phase", "tall"),
-            '<div class="pair">',
-            _chart("speed", "Throughput of each rank"),
-            _chart("memory", "Peak memory of each rank"),
-            "</div>",
-        ]
+    parts += [*_accuracy_charts(summary), *_predicted_chart(summary), *_rank_charts(infos)]
     return "\n".join([*parts, _cost(summary), _ranks(infos), _payload(summary, infos)])
+
+
+def _accuracy_charts(summary: Json) -> list[str]:
+    if summary["accuracy"] is None:
+        return []
+    beyond = errors_beyond(summary)
+    outside = f"Galaxies outside ±0.3, which are not drawn: {beyond:,}." if beyond else "All are drawn."
+    edge = f" The last row and column hold all above {LAST_CELL:g}." if drawn_at_the_edge(summary) else ""
+    count, source = summary["accuracy"]["count"], summary["metrics_source"]
+    known = f"{count:,} galaxies whose true redshift is known; metrics from {source}."
+    return [
+        '<div class="pair">',
+        _chart("density", "Predicted against true redshift", f"{known}{edge}", "tall"),
+        _chart(
+            "errors",
+            "Distribution of the error",
+            f"(z_pred − z_true) / (1 + z_true); 0 is exact. {outside}",
+            "tall",
+        ),
+        "</div>",
+        _chart(
+            "bins",
+            "Accuracy by true redshift",
+            "NMAD is the scatter, bias the mean error; both should be near 0.",
+        ),
+    ]
+
+
+def _predicted_chart(summary: Json) -> list[str]:
+    """The distribution of predicted redshifts, of a run in which not every galaxy has a true one."""
+    known = 0 if summary["accuracy"] is None else summary["accuracy"]["count"]
+    histogram = predicted_histogram(summary)
+    if histogram.count <= known:
+        return []
+    truth = f"The true redshifts of only {known:,} galaxies are known" if known else "No true redshift is known"
+    bars = histogram.bars
+    ends = ((histogram.below, f"below {bars[0][0]:g}"), (histogram.above, f"above {bars[-1][1]:g}"))
+    beyond = ", ".join(f"{count:,} {where}" for count, where in ends if count)
+    note = f"{histogram.count:,} galaxies. {truth}: this says nothing of accuracy."
+    return [
+        _chart("predicted", "Predicted redshifts", note + (f" Not drawn: {beyond}." if beyond else "")),
+    ]
+
+
+def _rank_charts(infos: list[Json]) -> list[str]:
+    if not infos:
+        return []
+    note = "A bar is a rank. Reading goes on while a rank computes: download is only the time that it waited for data."
+    return [
+        _chart("timeline", "What each rank did, and when", note, "tall"),
+        '<div class="pair">',
+        _chart("speed", "Speed of each rank", "Images per second of inference, without start-up and waiting."),
+        _chart("memory", "Peak memory of each rank", "MB of the whole process."),
+        "</div>",
+    ]
 
 
 def _head(summary: Json) -> str:
     wall = summary.get("wall (seconds)")
-    took = "" if wall is None else f", {wall:,.1f} s from start to the last rank"
+    started = str(summary["started"]).replace("T", " ").replace("Z", " UTC")
+    facts = [str(summary["payload"].get("data_prefix", "")), f"started {started}"]
+    if wall is not None:
+        facts.append(f"{seconds_text(wall)} from start to the last rank's end")
+    if summary["cost"] is None:
+        facts.append("on one machine, by cosmicai infer")
     return (
-        f"<header><h1>Run {_text(summary['run_id'])}</h1>"
-        f'<p class="soft">{_text(summary["payload"].get("data_prefix", ""))}, started '
-        f"{_text(summary['started'])}{took}, {summary['finished_ranks']:,} of {summary['world_size']:,} ranks "
-        f"finished. Metrics from {_text(summary['metrics_source'])}.</p></header>"
+        f"<header><h1>Run {escaped(summary['run_id'])}</h1>{_badge(summary)}"
+        f'<p class="soft">{escaped(", ".join(filter(None, facts))).replace(" s from", "&nbsp;s from")}</p></header>'
     )
+
+
+def _badge(summary: Json) -> str:
+    """Whether the run succeeded, as the state machine decides it."""
+    ranks, finished = summary["world_size"], summary["finished_ranks"]
+    lacking = ranks - finished
+    tolerated = float(summary["payload"].get("tolerated_failure_percentage", 0))
+    if not lacking:
+        return f'<p class="badge good" role="status">✓ Succeeded: all {ranks:,} ranks finished</p>'
+    told = f"{lacking:,} of {ranks:,} ranks left no result"
+    if 100 * lacking / ranks <= tolerated:
+        return f'<p class="badge warn" role="status">! Succeeded, but {told} (up to {tolerated:g} % are tolerated)</p>'
+    return f'<p class="badge fail" role="status">✗ Failed: {told}</p>'
 
 
 def _tiles(summary: Json, infos: list[Json]) -> str:
@@ -125,27 +169,44 @@ def _tiles(summary: Json, infos: list[Json]) -> str:
     shown, how = images_in_words(images, sources)
     wall = summary.get("wall (seconds)")
     rate = images / wall if wall and images is not None and is_exact(sources) else None
-    tiles = {
-        f"images: {how}" if how else "redshifts": shown,
-        "NMAD": _measure(accuracy.get("precision (NMAD)")),
-        "bias": _measure(accuracy.get("bias")),
-        "outliers": _measure(accuracy.get("outlier fraction")),
-        "R²": _measure(accuracy.get("R2")),
-        "images/s of the run": "–" if rate is None else f"{rate:,.0f}",
-        "USD at list prices": f"{cost['total (USD)']:.4g}",
-        "GB-seconds": f"{cost['GB-seconds']:,.1f}",
-        "cold starts": f"{summary['cold_starts']:,}",
-    }
-    items = (f"<li><b>{_text(value)}</b><span>{_text(name)}</span></li>" for name, value in tiles.items())
+    tiles = {f"images: {how}" if how else "redshifts": shown}
+    if accuracy:
+        tiles |= {
+            "NMAD": _measure(accuracy.get("precision (NMAD)")),
+            "bias": _measure(accuracy.get("bias")),
+            "outliers": _measure(accuracy.get("outlier fraction")),
+            "R²": _measure(accuracy.get("R2")),
+        }
+    tiles["images/s of the run"] = "–" if rate is None else f"{rate:,.0f}"
+    if cost is not None:
+        tiles |= {
+            "cost at list prices": usd_text(cost["total (USD)"]),
+            "GB-seconds": f"{cost['GB-seconds']:,.1f}",
+            "cold starts": f"{summary['cold_starts']:,}",
+        }
+    items = (_tile(name, value, number) for number, (name, value) in enumerate(tiles.items()))
     return f'<ul class="tiles">{"".join(items)}</ul>'
+
+
+def _tile(name: str, value: str, number: int) -> str:
+    explained = _EXPLAINED.get(name)
+    if explained is None:
+        return f"<li><b>{escaped(value)}</b><span>{escaped(name)}</span></li>"
+    return (
+        f'<li tabindex="0" aria-describedby="tip{number}"><b>{escaped(value)}</b><span class="term">{escaped(name)}</span>'
+        f'<div role="tooltip" id="tip{number}">{escaped(explained)}</div></li>'
+    )
 
 
 def _measure(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _chart(name: str, title: str, kind: str = "") -> str:
-    return f'<section><h2>{_text(title)}</h2><div class="chart {kind}" id="{name}"></div></section>'
+def _chart(name: str, title: str, note: str, kind: str = "") -> str:
+    return (
+        f'<section><h2>{escaped(title)}</h2><p class="note">{escaped(note)}</p>'
+        f'<div class="chart {kind}" id="{name}"></div></section>'
+    )
 
 
 def _failed(summary: Json) -> str:
@@ -153,16 +214,17 @@ def _failed(summary: Json) -> str:
     if not failed and not missing:
         return ""
     rows = [
-        f'<tr><td>{_text(rank)}</td><td class="text bad">{_text(record["error"])}</td>'
-        f'<td class="text">{_text(record["cause"])}</td></tr>'
+        f'<tr><td>{escaped(rank)}</td><td class="text bad">{escaped(record["error"])}</td>'
+        f'<td class="text">{escaped(record["cause"])}</td></tr>'
         for rank, record in failed.items()
     ]
     rows += [
-        f'<tr><td>{rank}</td><td class="text bad">missing</td><td class="text">left neither result nor error</td></tr>'
+        f'<tr><td>{rank}</td><td class="text bad">missing</td><td class="text">left neither a result nor an error</td></tr>'
         for rank in missing
     ]
+    ranks = "1 rank" if len(rows) == 1 else f"{len(rows):,} ranks"
     return (
-        f'<section><h2 class="bad">{len(rows):,} ranks without a result</h2><div class="scroll"><table><thead><tr>'
+        f'<section><h2 class="bad">{ranks} without a result</h2><div class="scroll"><table><thead><tr>'
         '<th scope="col">rank</th><th scope="col" class="text">error</th><th scope="col" class="text">cause</th>'
         f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
     )
@@ -174,7 +236,7 @@ def _left_out(summary: Json) -> str:
     if not ranks:
         return ""
     rows = (
-        f'<tr><td>{_text(rank)}</td><td class="text">{_text("; ".join(faults))}</td></tr>'
+        f'<tr><td>{escaped(rank)}</td><td class="text">{escaped("; ".join(faults))}</td></tr>'
         for rank, faults in ranks[:_LISTED]
     )
     return (
@@ -185,80 +247,92 @@ def _left_out(summary: Json) -> str:
 
 
 def _cost(summary: Json) -> str:
-    cost, gigabytes = summary["cost"], summary["input_bytes"] / 1e9
-    own = [
-        f"<tr><td>{_text(name)}</td><td>{value:,.6f}</td></tr>"
+    cost = summary["cost"]
+    if cost is None:
+        return ""
+    own = "".join(
+        f"<tr><td>{escaped(name.removesuffix(' (USD)'))}</td><td>{usd_text(value)}</td></tr>"
         for name, value in cost.items()
         if isinstance(value, float) and name.endswith("(USD)")
-    ]
-    wall = summary.get("wall (seconds)")
-    rows = [
-        (
-            "this run",
-            summary["world_size"],
-            "–" if wall is None else f"{wall:,.1f}",
-            gigabytes,
-            cost["total (USD)"],
-        )
-    ]
-    for name, ranks, seconds, published, billed in _PUBLISHED:
-        rows.append((f"published, {name}, by used memory", ranks, seconds, _PUBLISHED_GB, published))
-        if billed is not None:
-            rows.append((f"published, {name}, as Lambda bills", ranks, seconds, _PUBLISHED_GB, billed))
-    beside = "".join(
-        f"<tr><td>{_text(name)}</td><td>{ranks:,}</td><td>{size:,.2f}</td><td>{seconds}</td><td>{usd:,.4f}</td>"
-        f"<td>{usd / size if size else 0:,.4f}</td></tr>"
-        for name, ranks, seconds, size, usd in rows
     )
-    headings = ("", "ranks", "GB", "seconds", "USD", "USD per GB")
+    headings = ("", "ranks", "seconds", "USD billed", "per GB", "USD published")
     head = "".join(f'<th scope="col">{heading}</th>' for heading in headings)
     return (
-        '<div class="pair"><section><h2>Cost</h2><table><caption>List prices of us-east-1 as of '
-        f"{_text(cost['prices as of'])}</caption><tbody>{''.join(own)}</tbody></table></section>"
-        '<section><h2>Beside earlier results</h2><div class="scroll"><table><caption>Published with a larger '
-        f"network on other data; prices differ by what was counted</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{beside}</tbody></table></div></section></div>"
+        '<div class="pair"><section><h2>Cost</h2><p class="note">USD at the list prices of us-east-1 as of '
+        f"{escaped(cost['prices as of'])}</p><table><tbody>{own}</tbody></table></section>"
+        '<section><h2>Compared with published runs</h2><p class="note">AstroMAE on Lambda, a larger network on other '
+        f"data, {_PUBLISHED_GB:g} GB. Billed: for the configured memory. Published: for the memory that was used. "
+        "–: not known.</p>"
+        f'<div class="scroll"><table class="compact"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{_compared(summary)}</tbody></table></div></section></div>"
     )
+
+
+def _compared(summary: Json) -> str:
+    wall, gigabytes, total = (
+        summary.get("wall (seconds)"),
+        summary["input_bytes"] / 1e9,
+        summary["cost"]["total (USD)"],
+    )
+    taken = "–" if wall is None else f"{wall:,.1f}"
+    own = (f"this run, {gigabytes:,.2f} GB", summary["world_size"], gigabytes, taken, total, None)
+    rows: list[tuple[str, int, float, str, float | None, float | None]] = [own]
+    rows += [
+        (name, ranks, _PUBLISHED_GB, seconds, billed, usd) for name, ranks, seconds, usd, billed in _PUBLISHED
+    ]
+    return "".join(
+        f"<tr><td>{escaped(name)}</td><td>{ranks:,}</td><td>{seconds}</td><td>{_usd(billed)}</td>"
+        f"<td>{_usd(billed / size if billed is not None and size else None)}</td><td>{_usd(usd)}</td></tr>"
+        for name, ranks, size, seconds, billed, usd in rows
+    )
+
+
+def _usd(value: float | None) -> str:
+    """A number for a column that has USD in its heading: at least two decimals."""
+    if value is None:
+        return "–"
+    number, decimals = usd_text(value).removeprefix("$").split(".")
+    return f"{number}.{decimals[:2]}{decimals[2:].rstrip('0')}"
 
 
 _COLUMNS = {
     "duration, s": ("duration (seconds)", ",.2f"),
-    **{f"{phase}, s": (f"{phase} (seconds)", ",.2f") for phase in _PHASES},
+    **{f"{phase}, s": (f"{phase} (seconds)", ",.2f") for phase in PHASES},
     "images/s": ("sample_persec", ",.0f"),
-    "MB": ("total_process_memory (MB)", ",.0f"),
+    "peak MB": ("total_process_memory (MB)", ",.0f"),
     "MAE": ("MAE", ".4f"),
 }
 
 
 def _ranks(infos: list[Json]) -> str:
+    if not infos:
+        return ""
     listed = infos
     if len(infos) > _LISTED:
         slowest = sorted(infos, key=lambda info: -(figure(info, "duration (seconds)") or 0.0))[:_LISTED]
         listed = sorted(slowest, key=lambda info: int(info["rank"]))
-    names = ("rank", "images", *_COLUMNS, "cold", "data")
+    names = ("rank", "images", *_COLUMNS, "start", "data")
     head = "".join(
-        f'<th scope="col"{" class=text" if name in ("cold", "data") else ""}><button>{_text(name)}</button></th>'
+        f'<th scope="col"{" class=text" if name in ("start", "data") else ""}><button>{escaped(name)}</button></th>'
         for name in names
     )
-    rows = []
-    for info in listed:
-        figures = [(samples(info)[0], ",.0f"), *((figure(info, key), form) for key, form in _COLUMNS.values())]
-        cells = "".join(f"<td>{'–' if value is None else format(value, form)}</td>" for value, form in figures)
-        paths = info.get("data_path", "")
-        data = ", ".join(map(str, paths)) if isinstance(paths, list) else str(paths)
-        cold = "cold" if info.get("cold_start") else "warm"
-        data = data if len(data) <= 120 else data[:117] + "…"
-        rows.append(
-            f'<tr><td>{int(info["rank"])}</td>{cells}<td class="text">{cold}</td>'
-            f'<td class="text">{_text(data)}</td></tr>'
-        )
     more = f" The {_LISTED:,} slowest of {len(infos):,}." if len(listed) < len(infos) else ""
     return (
         '<section><h2>Ranks</h2><p class="noprint"><label>Filter <input id="filter" type="search" '
         f'placeholder="a rank, or part of a row"></label><small>{more}</small></p><div class="scroll" tabindex="0" '
-        f'role="region" aria-label="Ranks"><table id="ranks"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
+        f'role="region" aria-label="Ranks"><table id="ranks" class="compact"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(map(_rank, listed))}</tbody></table></div></section>"
     )
+
+
+def _rank(info: Json) -> str:
+    figures = [(samples(info)[0], ",.0f"), *((figure(info, key), form) for key, form in _COLUMNS.values())]
+    cells = "".join(f"<td>{'–' if value is None else format(value, form)}</td>" for value, form in figures)
+    paths = info.get("data_path", "")
+    data = ", ".join(map(str, paths)) if isinstance(paths, list) else str(paths)
+    data = data if len(data) <= 120 else data[:117] + "…"
+    start = "cold" if info.get("cold_start") else "warm"
+    return f'<tr><td>{int(info["rank"])}</td>{cells}<td class="text">{start}</td><td class="text">{escaped(data)}</td></tr>'
 
 
 def _payload(summary: Json, infos: list[Json]) -> str:
@@ -267,15 +341,16 @@ def _payload(summary: Json, infos: list[Json]) -> str:
         for info in infos
     }
     shown = {"payload": summary["payload"], "ranks ran": [json.loads(text) for text in sorted(versions)[:20]]}
-    body = _text(json.dumps(shown, indent=1, ensure_ascii=False))
+    body = escaped(json.dumps(shown, indent=1, ensure_ascii=False))
     return f"<section><h2>Payload and versions</h2><pre tabindex=0>{body}</pre></section>"
 
 
-def _text(value: object) -> str:
+def escaped(value: object) -> str:
+    """As text of HTML."""
     return html.escape(str(value))
 
 
-def _embedded(content: Json) -> str:
+def embedded(content: object) -> str:
     """JSON that no string in it can end the script element of."""
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from .accuracy import Metrics
+from .accuracy import Metrics, Predicted
 from .infos import LEFT_OUT, PHASES, counted, figure
 from .pricing import cost
 
@@ -33,6 +33,7 @@ def summary(run: Json, infos: list[Json], failures: dict[int, Json], reduced: Js
     missing = [rank for rank in range(run["world_size"]) if rank not in done]
     samples, sources = counted(infos)
     metrics, source, faults = _metrics(run, infos, reduced)
+    predicted = _predicted(infos, faults)
     return {
         "run_id": run["run_id"],
         "started": run["started"],
@@ -49,6 +50,7 @@ def summary(run: Json, infos: list[Json], failures: dict[int, Json], reduced: Js
         "spread": {name: _spread(_numbers(infos, name)) for name in _SPREAD},
         "accuracy": None if metrics is None else metrics.report(),
         "accuracy_state": None if metrics is None else metrics.to_json(),
+        "predicted_redshifts": None if predicted is None else predicted.to_json(),
         "metrics_source": source,
         "left_out": _left_out(infos, faults),
         "wall (seconds)": _wall_seconds(run, infos),
@@ -73,6 +75,26 @@ def _error(record: Json) -> Json:
     with suppress(ValueError, KeyError, TypeError, RecursionError):
         cause = json.loads(cause)["errorMessage"]
     return {"error": str(record.get("error", "unknown")), "cause": str(cause)}
+
+
+def _predicted(infos: list[Json], faults: dict[int, str]) -> Predicted | None:
+    """The distribution of predicted redshifts of all ranks that have one; adds the faults of the others."""
+    total: Predicted | None = None
+    for info in infos:
+        state = info.get("predicted_redshifts")
+        if state is None:
+            continue
+        try:
+            part = Predicted.from_json(state)
+        except ValueError as error:
+            earlier = faults.get(int(info["rank"]))
+            faults[int(info["rank"])] = "; ".join(filter(None, (earlier, f"predicted_redshifts: {error}")))
+            continue
+        if total is None:
+            total = part
+        else:
+            total.add(part)
+    return total
 
 
 def _left_out(infos: list[Json], faults: dict[int, str]) -> Json:

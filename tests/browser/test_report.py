@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
-from inference.accuracy import Metrics
+from inference.accuracy import Metrics, Predicted
 from summarize.report import report
 from summarize.summary import summary
 
@@ -33,9 +33,8 @@ def made(ranks: int, per_rank: int = 40, hostile: bool = False, failed: int = 0)
     infos = []
     for rank in range(ranks - failed):
         true = rng.uniform(0, 3, per_rank)
-        metrics = Metrics.of(
-            true + rng.standard_t(2, per_rank) * 0.03 * (1 + true), true, rng.uniform(17, 25, per_rank)
-        )
+        guess = true + rng.standard_t(2, per_rank) * 0.03 * (1 + true)
+        metrics = Metrics.of(guess, true, rng.uniform(17, 25, per_rank))
         cold, slow = rank % 7 != 0, 3.0 if rank == 5 else 1.0
         phases = {
             "init": 1.3 * cold,
@@ -52,6 +51,7 @@ def made(ranks: int, per_rank: int = 40, hostile: bool = False, failed: int = 0)
             "architecture": "arm64", "s3_num_requests": 9, "sample_persec": per_rank / 1.1 / slow,
             "total_process_memory (MB)": 160.0 + rank % 9, "data_path": f"{name}/{rank + 1}.pt",
             "engine": "onnxruntime", "precision": "int8", "accuracy_state": metrics.to_json(),
+            "predicted_redshifts": Predicted.of(guess.tolist()).to_json(),
             **metrics.total.measures(),
         })  # fmt: skip
     run = {

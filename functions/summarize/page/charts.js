@@ -1,0 +1,30 @@
+"use strict";
+// What the pages' charts share: colours, the theme of the screen, sizes.
+const COLOURS = ["#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00"]; // Okabe and Ito's, which the colour-blind can tell apart
+const charts = [];
+const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const narrow = matchMedia("(max-width: 40rem)");
+const fixed = (value, digits) => value === null || value === undefined ? "–" : value.toFixed(digits);
+
+// option(axis, text) gives an ECharts option; axis is what all axes share, text the colour of text.
+function chart(id, label, option) {
+  const element = document.getElementById(id);
+  if (!element) return;
+  const made = echarts.init(element, null, { renderer: "canvas" });
+  const draw = () => {
+    const text = css("--text"), line = css("--line");
+    const axis = { axisLine: { lineStyle: { color: line } }, axisLabel: { color: text }, nameTextStyle: { color: text },
+      splitLine: { lineStyle: { color: line, opacity: .5 } }, nameLocation: "middle", nameGap: 32 };
+    made.setOption({ animation: false, backgroundColor: "transparent", textStyle: { color: text },
+      aria: { enabled: true, label: { description: label } }, ...option(axis, text) }, true);
+  };
+  draw();
+  element.setAttribute("role", "img");
+  element.setAttribute("aria-label", label);
+  charts.push({ made, draw });
+}
+
+addEventListener("resize", () => charts.forEach(({ made }) => made.resize()));
+for (const media of [matchMedia("(prefers-color-scheme: dark)"), narrow]) media.addEventListener("change", () => charts.forEach(({ draw }) => draw()));
+addEventListener("beforeprint", () => charts.forEach(({ made, draw }) => { made.resize({ width: Math.min(680, made.getWidth()) }); draw(); }));
+addEventListener("afterprint", () => charts.forEach(({ made, draw }) => { made.resize({ width: "auto" }); draw(); }));

@@ -1,0 +1,139 @@
+"""What the charts of report.html draw, from a run's summary and rank infos."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from .accuracy import (
+    BIN_WIDTH,
+    DENSITY_BINS,
+    DENSITY_WIDTH,
+    OUTLIER_LIMIT,
+    PREDICTED_WIDTH,
+    Metrics,
+    Predicted,
+)
+from .infos import PHASES, figure
+
+Json = dict[str, Any]
+
+LAST_CELL = (DENSITY_BINS - 1) * DENSITY_WIDTH  # of the density plot: it begins there
+_ERROR_BIN = 0.005  # of the histogram of scaled errors
+_ERROR_RANGE = 0.3
+_MOST_BARS = 90  # of the histogram of predicted redshifts
+_LEFT_OUT = 0.002  # of the galaxies, at either end of that histogram
+_COARSER = (1, 2, 5, 10, 20, 50, 100, 200)  # bins of PREDICTED_WIDTH in one bar
+
+
+def chart_data(summary: Json, infos: list[Json]) -> Json:
+    """Everything that the page's script draws, as JSON."""
+    metrics = _metrics(summary)
+    return {
+        "accuracy": summary["accuracy"],
+        "outlier": OUTLIER_LIMIT,
+        "density": {
+            "width": DENSITY_WIDTH,
+            "bins": DENSITY_BINS,
+            "cells": [] if metrics is None else metrics.density.cells(),
+        },
+        "errors": [] if metrics is None else _errors(metrics.total.histogram),
+        "predicted": predicted_histogram(summary).bars,
+        "ranks": _timeline(summary, infos),
+    }
+
+
+def _metrics(summary: Json) -> Metrics | None:
+    state = summary.get("accuracy_state")
+    return None if state is None else Metrics.from_json(state)
+
+
+def _errors(histogram: Counter[int]) -> list[tuple[float, int]]:
+    """(middle of a bin, galaxies) of the scaled errors within ±_ERROR_RANGE."""
+    per_bin, last = round(_ERROR_BIN / BIN_WIDTH), round(_ERROR_RANGE / _ERROR_BIN)
+    coarse: Counter[int] = Counter()
+    for index, galaxies in histogram.items():
+        coarse[index // per_bin] += galaxies
+    return [(round((index + 0.5) * _ERROR_BIN, 4), coarse[index]) for index in range(-last, last)]
+
+
+def errors_beyond(summary: Json) -> int:
+    """Galaxies whose scaled error lies outside the histogram."""
+    metrics = _metrics(summary)
+    return (
+        0
+        if metrics is None
+        else metrics.total.count - sum(count for _, count in _errors(metrics.total.histogram))
+    )
+
+
+def drawn_at_the_edge(summary: Json) -> int:
+    """Galaxies whose true or predicted redshift may lie beyond the density plot, and is drawn at its edge."""
+    metrics, last = _metrics(summary), DENSITY_BINS - 1
+    cells = [] if metrics is None else metrics.density.cells()
+    return sum(count for true, predicted, count in cells if last in (true, predicted))
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Bars (from, to, galaxies) of one width, and how many galaxies lie below and above them."""
+
+    bars: list[tuple[float, float, int]] = field(default_factory=list)
+    below: int = 0
+    above: int = 0
+
+    @property
+    def count(self) -> int:
+        """All galaxies, drawn or not."""
+        return self.below + self.above + sum(galaxies for _, _, galaxies in self.bars)
+
+
+def predicted_histogram(summary: Json) -> Histogram:
+    """The predicted redshifts in at most _MOST_BARS bars, without the few at either end."""
+    state = summary.get("predicted_redshifts")
+    counts = Counter[int]() if state is None else Predicted.from_json(state).counts
+    if not counts:
+        return Histogram()
+    first, last = _inner(counts)
+    size = next((size for size in _COARSER if last // size - first // size < _MOST_BARS), _COARSER[-1])
+    groups: Counter[int] = Counter()
+    for index, galaxies in counts.items():
+        groups[index // size] += galaxies
+    width, drawn = size * PREDICTED_WIDTH, range(first // size, last // size + 1)
+    return Histogram(
+        [(round(group * width, 4), round((group + 1) * width, 4), groups[group]) for group in drawn],
+        sum(galaxies for group, galaxies in groups.items() if group < drawn.start),
+        sum(galaxies for group, galaxies in groups.items() if group >= drawn.stop),
+    )
+
+
+def _inner(counts: Counter[int]) -> tuple[int, int]:
+    """The first and the last bin with at most _LEFT_OUT of all galaxies below and above them."""
+    most, bins = int(_LEFT_OUT * counts.total()), sorted(counts)
+
+    def beyond(order: list[int]) -> int:
+        seen = 0
+        for index in order:
+            seen += counts[index]
+            if seen > most:
+                return index
+        return order[-1]
+
+    return beyond(bins), beyond(bins[::-1])
+
+
+def _timeline(summary: Json, infos: list[Json]) -> list[list[Any]]:
+    """[rank, seconds from the run's start, cold, seconds of each phase…, images/s, MB] of each rank."""
+    began = datetime.fromisoformat(summary["started"].replace("Z", "+00:00")).timestamp()
+    rows = []
+    for info in infos:
+        ended, duration = (figure(info, name) for name in ("ended (unix seconds)", "duration (seconds)"))
+        if ended is None or duration is None:
+            continue
+        phases = [round(figure(info, f"{phase} (seconds)") or 0.0, 4) for phase in PHASES]
+        figures = [figure(info, name) for name in ("sample_persec", "total_process_memory (MB)")]
+        start = round(max(ended - duration - began, 0.0), 3)
+        rows.append([info["rank"], start, bool(info.get("cold_start")), *phases, *figures])
+    return rows
