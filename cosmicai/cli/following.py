@@ -10,35 +10,35 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from cosmicai.cli.common import console, print_json, tell, tell_error
+from cosmicai.cli.common import RUN_FAILED, console, print_json, tell, tell_error
 from cosmicai.printable import printable
+from summarize.figures import seconds_text, usd_text
 
 if TYPE_CHECKING:
     from cosmicai.target import Target
     from cosmicai.watch import Snapshot, Watcher
 
-RUN_FAILED = 3  # exit status of a command that followed a run which failed
 _SHOWN_ERRORS = 5
 _SHOWN_CHARACTERS = 300  # of each
 
 
 def follow(target: Target, arn: str, as_json: bool = False) -> None:
-    """Shows a run until it ends; exits with RUN_FAILED where it did not succeed."""
+    """Shows a run until it ends; exits with RUN_FAILED if it did not succeed."""
     from cosmicai.watch import Watcher
 
     watcher = Watcher(target, arn)
     try:
         last = _shown(watcher, as_json)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         name = arn.rpartition(":")[2]
         tell_error(
-            f"\nthe run goes on; come back with `cosmicai watch {name}`, end it with `cosmicai stop {name}`"
+            f"\nthe run goes on; come back with `cosmicai watch {name}`, stop it with `cosmicai stop {name}`"
         )
-        raise typer.Exit(130) from None
+        raise typer.Exit(130) from error
     if as_json:
         print_json(last.to_json())
     else:
@@ -53,7 +53,7 @@ def _shown(watcher: Watcher, quiet: bool) -> Snapshot:
     if quiet or not console.is_terminal:
         return _shown_in_lines(watcher, quiet, POLL_SECONDS)
     found = watcher.look()
-    with Live(screen(found), console=console, refresh_per_second=4) as live:
+    with Live(screen(found), console=console, refresh_per_second=8) as live:  # the spinner turns between looks
         while not found.ended:
             time.sleep(POLL_SECONDS)
             found = watcher.look()
@@ -80,42 +80,65 @@ def _shown_in_lines(watcher: Watcher, quiet: bool, pause: float) -> Snapshot:
 
 
 def _line(found: Snapshot) -> str:
-    ranks = "" if found.ranks is None else f", {found.done}/{found.ranks} ranks"
-    failed = f", {found.failed} failed" if found.failed else ""
-    state = found.state or found.status
+    parts = [found.state or found.status]
+    if found.ranks is not None:
+        parts += [ranks_text(found), f"images: {found.images_text}", usd_text(found.usd_so_far)]
+    return f"{seconds_text(found.seconds):>9}  {', '.join(parts)}"
+
+
+def ranks_text(found: Snapshot) -> str:
+    """'3 of 12 ranks done, 2 running, 7 waiting': counts of zero are left out."""
+    if found.ranks is None:
+        return "not planned" if found.ended else "not planned yet"
+    others = (("running", found.running), ("waiting", found.pending), ("failed", found.failed))
+    told = [f"{count:,} {word}" for word, count in others if count]
+    return ", ".join([f"{found.done:,} of {found.ranks:,} ranks done", *told])
+
+
+def time_text(found: Snapshot) -> str:
+    """The time so far; of a run that has ended, the one of its summary and report."""
+    if found.wall_seconds is None:
+        return seconds_text(found.seconds)
     return (
-        f"{found.seconds:7.1f} s  {state}{ranks}{failed}, images: {found.images_text}, ${found.usd_so_far:.4f}"
+        f"{seconds_text(found.wall_seconds)} from the run's start to its last rank's end; "
+        f"execution {seconds_text(found.seconds)}"
     )
 
 
 def screen(found: Snapshot) -> Group:
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    bar.add_task("ranks", total=found.ranks, completed=found.done)
+    """All of a snapshot; a spinner turns while the run goes on."""
     table = Table(show_header=False, box=None)
-    rate = "" if found.images_per_second is None else f", {found.images_per_second:,.0f}/s"
+    rate = f", {found.images_per_second:,.0f} images/s" if found.images_per_second else ""
     rows = {
-        "run": f"{found.name}: {found.status}" + (f", in {found.state}" if found.state else ""),
-        "time": f"{found.seconds:,.1f} s",
-        "ranks": ", ".join(
-            f"{count} {word}"
-            for word, count in (
-                ("done", found.done), ("failed", found.failed),
-                ("running", found.running), ("pending", found.pending),
-            )
-            if count is not None
-        ),
+        "run": f"{found.name}: {found.status.lower()}" + (f", in {found.state}" if found.state else ""),
+        "time": time_text(found),
+        "ranks": ranks_text(found),
         "images": f"{found.images_text}{rate}, {found.gigabytes_read:.2f} GB read",
-        "cost so far": f"${found.usd_so_far:.4f}",
-    }  # fmt: skip
+        "cost" if found.ended else "cost so far": f"{usd_text(found.usd_so_far)} at list prices",
+    }
     for name, value in rows.items():
         table.add_row(name, value)
-    parts: list[Any] = [bar, table]
+    parts: list[Any] = [_bar(found), table]
     for rank, message in list(found.errors.items())[:_SHOWN_ERRORS]:
         parts.append(Text(printable(f"rank {rank}: {message}", _SHOWN_CHARACTERS), style="red"))
+    if len(found.errors) > _SHOWN_ERRORS:
+        parts.append(Text(f"and {len(found.errors) - _SHOWN_ERRORS:,} more ranks", style="red"))
     if found.errors:
         first = next(iter(found.errors))
-        parts.append(f"its log: cosmicai logs {first} --run {found.name}")
+        parts.append(f"see its log: cosmicai logs {first} --run {found.name}")
     return Group(*parts)
+
+
+def _bar(found: Snapshot) -> Progress:
+    """The ranks that are done; without a length until they are planned."""
+    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn(_share(found))]
+    bar = Progress(*([] if found.ended else [SpinnerColumn("line")]), *columns)
+    bar.add_task("ranks", total=found.ranks, completed=found.done, start=found.ranks is not None)
+    return bar
+
+
+def _share(found: Snapshot) -> str:
+    return "" if found.ranks is None else f"{found.done:,}/{found.ranks:,}"
 
 
 def _print_end(found: Snapshot) -> None:
@@ -124,12 +147,15 @@ def _print_end(found: Snapshot) -> None:
     if found.status == "SUCCEEDED":
         engine = set(found.images_from) <= {ENGINE}
         did = f"{found.images_text} redshifts" if engine else f"images: {found.images_text}"
-        console.print(Text.assemble(("succeeded", "green"), f": {printable(did)}, ${found.usd_so_far:.4f}"))
-        console.print(f"fetch them with `cosmicai results {found.name}`; they are in {found.result}")
+        took = seconds_text(found.seconds if found.wall_seconds is None else found.wall_seconds)
+        console.print(
+            Text.assemble(("succeeded", "green"), f": {printable(did)} in {took}, {usd_text(found.usd_so_far)}")
+        )
+        console.print(f"download the results with `cosmicai results {found.name}`; they are in {found.result}")
         return
     cause = found.cause
     with suppress(ValueError, AttributeError):  # Lambda's JSON, whose message is what matters
         cause = json.loads(cause).get("errorMessage", cause)
     tell_error(": ".join(str(part) for part in (found.status.lower(), found.error, cause) if part))
     if found.failed or (found.ranks or 0) > found.done:
-        tell_error(f"what was computed is kept; `cosmicai resume {found.name}` runs the missing ranks alone")
+        tell_error(f"what was computed is kept; `cosmicai resume {found.name}` runs only the missing ranks")

@@ -98,7 +98,7 @@ class _Target:
 
     def get_object(self, Bucket: str, Key: str) -> Json:
         body = self.objects[Key].encode()
-        return {"Body": io.BytesIO(body), "ContentLength": len(body)}
+        return {"Body": io.BytesIO(body), "ContentLength": len(body), "LastModified": BEGIN}
 
     def download_file(self, bucket: str, key: str, path: str) -> None:
         Path(path).write_text(self.objects[key])
@@ -122,7 +122,8 @@ class _Pages:
             return [{"events": [{"message": message, **stamp} for message in only]}]
         keys = [key for key in self._target.objects if key.startswith(options["Prefix"])]
         inner = [key for key in keys if "/" not in key.removeprefix(options["Prefix"])]
-        return [{"Contents": [{"Key": key, "Size": 9} for key in (inner if "Delimiter" in options else keys)]}]
+        listed = inner if "Delimiter" in options else keys
+        return [{"Contents": [{"Key": key, "Size": 9, "LastModified": BEGIN} for key in listed]}]
 
 
 def _run(
@@ -184,9 +185,10 @@ def test_an_error_message_is_inert(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     code, _, error = _run(monkeypatch, capsys, "SUCCEEDED", True, "run", f"{tmp_path}/{ATTACK}{MARKUP}.json")
-    assert code == 1
+    assert code == 2
     assert error.startswith("error: ")
     assert _inert(error)
+    assert "run --help" in error
 
 
 def test_the_console_parses_no_markup_and_no_emoji_codes(capsys: pytest.CaptureFixture[str]) -> None:
