@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmicai.outputs import new_file, write_text
 from cosmicai.plots import known_redshifts, predicted_against_true
 from inference.accuracy import NMAD_FACTOR
 from summarize.infos import counted, figure, is_exact
@@ -36,32 +37,35 @@ MEASURES = {"MAE": "MAE", "MSE": "MSE", "Bias": "bias", "Precision": "precision 
 
 
 def write(folder: Path, summary: Json, infos: Sequence[Json]) -> None:
-    """Results.json, and inference.png where redshifts are known, into a folder in the layout of a run."""
+    """Writes Results.json and, if redshifts are known, inference.png to a folder laid out like a run."""
     accuracy = summary["accuracy"]
     measured = accuracy is not None and accuracy["count"] > 0
     pairs = [_redshifts(folder, int(info["rank"])) for info in infos] if measured else []
     known = [pair for pair in pairs if pair is not None and known_redshifts(pair[1]).any()]
     if known:
         predicted, true = (np.concatenate(columns) for columns in zip(*known, strict=True))
-        predicted_against_true(predicted, true, accuracy, folder / "inference.png")
+        with new_file(folder / "inference.png") as scratch:
+            predicted_against_true(predicted, true, accuracy, scratch)
         if np.count_nonzero(known_redshifts(true)) == accuracy["count"]:
             accuracy = {**accuracy, "precision (NMAD)": nmad(predicted, true)}
-    (folder / RESULTS).write_text(json.dumps(results(infos, accuracy), indent=1))
+    write_text(folder / RESULTS, json.dumps(results(infos, accuracy), indent=1))
 
 
 def nmad(predicted: Redshifts, true: Redshifts) -> float:
-    """1.48 median|d - median d|, d = (z_pred - z) / (1 + z), over all galaxies whose redshift is known: exact,
-    where summary.json has it from a histogram."""
+    """1.48 median|d - median d| with d = (z_pred - z) / (1 + z), over all galaxies whose redshift is known.
+
+    Exact, while that of summary.json comes from a histogram.
+    """
     known = known_redshifts(true)
     scaled = (predicted[known] - true[known]) / (1 + true[known])
     return float(NMAD_FACTOR * np.median(np.abs(scaled - np.median(scaled))))
 
 
 def results(infos: Sequence[Json], accuracy: Json | None) -> Json:
-    """The historic figures of a whole run under the historic names, and ours beside them.
+    """The historic figures of a whole run under their historic names, followed by ours.
 
     Times are sums over the ranks, memory is that of the largest rank, and throughput is bits of images and
-    magnitudes by second of inference in one rank. A figure that not every rank has is None, and so is accuracy
+    magnitudes per second of inference in one rank. A figure that not every rank has is None, and so is accuracy
     without known redshifts. accuracy: that of summary.json.
     """
     columns = {historic: _column(infos, historic) for historic in IN_RANK_INFO}
@@ -86,7 +90,7 @@ def results(infos: Sequence[Json], accuracy: Json | None) -> Json:
 
 
 def _ours(infos: Sequence[Json], found: Json, accuracy: Json | None, seconds: float | None) -> Json:
-    """The same figures under the names of rank infos, and what the historic script never had."""
+    """The same figures under the names of rank infos, and those that the historic script did not have."""
     samples, sources = counted(infos)
     return {
         **{ours: found[historic] for historic, ours in IN_RANK_INFO.items()},
@@ -98,7 +102,7 @@ def _ours(infos: Sequence[Json], found: Json, accuracy: Json | None, seconds: fl
 
 
 def _column(infos: Sequence[Json], historic: str) -> list[Any] | None:
-    """A field of every rank, which a script may have written by either name; None where one lacks it."""
+    """A field of every rank, which a script may have written under either name; None if one rank lacks it."""
     ours = IN_RANK_INFO[historic]
     if historic == "device":
         values = [info.get(ours, info.get(historic)) for info in infos]
@@ -117,7 +121,7 @@ def _largest(values: list[Any] | None, otherwise: float | None = None) -> Any:
 
 
 def _common(values: list[Any] | None) -> Any:
-    """What all ranks have; None where they differ."""
+    """The value of all ranks; None if they differ."""
     return values[0] if values and all(value == values[0] for value in values) else None
 
 
@@ -130,7 +134,7 @@ def _ratio(amount: float | None, by: float | None) -> float | None:
 
 
 def _redshifts(folder: Path, rank: int) -> tuple[Redshifts, Redshifts] | None:
-    """(z_pred, z_true) of a rank; None where it kept none, or no redshift is known."""
+    """(z_pred, z_true) of a rank; None if it saved none, or no redshift is known."""
     path = folder / "predictions" / f"{rank}.npz"
     try:
         with np.load(path) as arrays:

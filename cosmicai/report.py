@@ -7,28 +7,53 @@ from pathlib import Path
 from typing import Any
 
 from cosmicai import historic
+from cosmicai.outputs import write_text
 from summarize.report import report
 
 Json = dict[str, Any]
 
 
 class ResultsError(RuntimeError):
-    """A folder holds no results of a run."""
+    """A folder does not hold the results of a run."""
 
 
 def write(folder: Path) -> Path:
-    """report.html of downloaded results, and the historic files. Raises ResultsError."""
+    """Writes report.html and the historic files. Raises ResultsError and OutputError."""
     summary, infos = read(folder)
     page = folder / "report.html"
-    page.write_text(report(summary, infos))
+    try:
+        text = report(summary, infos)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ResultsError(
+            f"{folder / 'summary.json'} is not what a run writes ({type(error).__name__}: {error}); "
+            "download the run again with `cosmicai results NAME`"
+        ) from error
+    write_text(page, text)
     historic.write(folder, summary, infos)
     return page
 
 
+def historic_of(folder: Path) -> list[Json] | None:
+    """Adds Results.json and inference.png; the rank infos, or None if the run ended before its summary."""
+    if not (folder / "summary.json").exists():
+        return None
+    summary, infos = read(folder)
+    historic.write(folder, summary, infos)
+    return infos
+
+
 def read(folder: Path) -> tuple[Json, list[Json]]:
     """summary.json and combined_data.json. Raises ResultsError."""
+    summary, infos = (_json(folder / f"{name}.json") for name in ("summary", "combined_data"))
+    if not isinstance(summary, dict) or not isinstance(infos, list):
+        raise ResultsError(f"{folder}: its summary.json and combined_data.json are not those of a run")
+    return summary, infos
+
+
+def _json(path: Path) -> Any:
     try:
-        found = [json.loads((folder / f"{name}.json").read_text()) for name in ("summary", "combined_data")]
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ResultsError(f"{error.filename} is missing: fetch a run with `cosmicai results NAME`") from None
-    return found[0], found[1]
+        raise ResultsError(f"{path} is missing: download a run with `cosmicai results NAME`") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ResultsError(f"{path} cannot be read: {error}") from error

@@ -1,34 +1,54 @@
-"""What the commands share: the console, options, and the way to a deployment."""
+"""What the commands share: the console, tables, and options."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions, RenderableType
+from rich.table import Column, Table
 from rich.text import Text
 
+from cosmicai.cli import values
+from cosmicai.cli.paths import OutFolder
 from cosmicai.packaging import ROOT
 from cosmicai.printable import printable
 
+if TYPE_CHECKING:
+    from cosmicai.target import Target
+
+RUN_FAILED = 3  # exit status of a command that followed a run which failed
 CACHE = ROOT / ".cosmicai" / "cache"
-Cache = Annotated[Path, typer.Option(help="Where the catalogue and rendered galaxies are kept.")]
-Team = Annotated[
-    str | None, typer.Option(help="The team whose deployment is meant; not needed where there is one.")
+Cache = Annotated[
+    Path, typer.Option(parser=OutFolder(), help="Folder that keeps the catalogue and rendered galaxies.")
 ]
-Local = Annotated[bool, typer.Option("--local", help="The embedded AWS of `cosmicai local up`.")]
-Profile = Annotated[str | None, typer.Option(help="AWS profile; default: the usual environment.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print data as JSON, for scripts.")]
+Team = Annotated[
+    str | None,
+    typer.Option(parser=values.TEAM, help="Team of the deployment; not needed if there is only one."),
+]
+Local = Annotated[bool, typer.Option("--local", help="Use the embedded AWS of `cosmicai local up`.")]
+Profile = Annotated[
+    str | None,
+    typer.Option(parser=values.Text("the name of a profile"), help="AWS profile; default: the environment's."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+RunName = Annotated[
+    str | None, typer.Argument(parser=values.RUN, help="Name or ARN of the run; default: the latest.")
+]
 _LONGEST_MESSAGE = 40_000  # characters; Step Functions cuts causes at 32,768
+_PIPED_WIDTH = 10_000  # of a line that no terminal breaks
+_FOLDED_WIDTH = 20  # of a text that is folded in a table
 
 
 class _InertConsole(Console):
     """Shows strings as they are: no markup, no emoji codes, nothing that a terminal would obey.
 
-    Colours are given as styles. Text objects are taken as they are: make foreign text `printable` first.
+    Colours are given as styles. Text objects are taken as they are: make foreign text `printable` first. Lines
+    of a pipe or file are as long as they need to be.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -37,8 +57,55 @@ class _InertConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text, _LONGEST_MESSAGE, lines=True), **options)
 
+    @property  # type: ignore[misc]  # the width is never set
+    def size(self) -> ConsoleDimensions:
+        found = super().size
+        return found if self.is_terminal else ConsoleDimensions(_PIPED_WIDTH, found.height)
+
+    def print_table(self, table: Table) -> None:
+        """A table of which nothing is cut: texts are folded; if that is not enough, each row is a list."""
+        if sum(_least_width(self, column) + 3 for column in table.columns) + 1 > self.width:
+            self.print(_as_lists(table))
+            return
+        for column in table.columns:
+            column.overflow, column.no_wrap = "fold", column.justify == "right"
+        self.print(table)
+
+
+def _least_width(console: Console, column: Column) -> int:
+    """Of a column: numbers, which stand on the right, stay whole; a text may be folded to some width."""
+    cells = [console.measure(cell) for cell in (column.header, *column.cells)]
+    if column.justify == "right":
+        return max(cell.maximum for cell in cells)
+    return min(_FOLDED_WIDTH, max(cell.minimum for cell in cells))
+
+
+def _as_lists(table: Table) -> Text:
+    """A line for each cell, after its column's name; a blank line between rows."""
+    names = [_plain(column.header) for column in table.columns]
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    blocks = (
+        "\n".join(
+            f"{name}: {_plain(cell)}" if name else _plain(cell) for name, cell in zip(names, row, strict=True)
+        )
+        for row in rows
+    )
+    title = [_plain(table.title)] if table.title else []
+    return Text("\n\n".join([*title, *blocks]), overflow="fold")
+
+
+def _plain(cell: RenderableType) -> str:
+    return cell.plain if isinstance(cell, Text) else printable(cell, _LONGEST_MESSAGE)
+
 
 console = _InertConsole()
+
+
+def deployment(team: str | None, local: bool, profile: str | None) -> Target:
+    """The deployment that the options name. Raises TargetError."""
+    from cosmicai.target import find, local_folder
+
+    return find(team, local, profile, local_folder(os.environ))
 
 
 def tell(text: str, lines: bool = True) -> None:

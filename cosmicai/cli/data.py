@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,7 +11,19 @@ import typer
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
-from cosmicai.cli.common import CACHE, Cache, Local, Profile, Team, console, tell_error
+from cosmicai.cli.common import CACHE, Cache, Local, Profile, Team, console, deployment, tell_error
+from cosmicai.cli.paths import (
+    PARTITIONS,
+    Destination,
+    InFile,
+    InPath,
+    ModelOrConfig,
+    OutFile,
+    OutFolder,
+    bucket_and_prefix,
+)
+from cosmicai.cli.values import PAIR, Number, NumberList, Numbers, Prefix, Refused, Text, whole
+from cosmicai.outputs import filling, merge, new_file, new_folder, writing
 from cosmicai.printable import printable
 
 if TYPE_CHECKING:
@@ -21,15 +34,26 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Making and looking at partitions.")
 
 
+_NAME = Text("a name")
+_NAMES = Text("names with commas", most=4000)
+_MAGNITUDE = Number(-100, 100)
+PartitionMb = Annotated[
+    float,
+    typer.Option(parser=Number(0.02, 10_240), help="Size of a partition in MB; 25 MB hold 1,278 galaxies."),
+]
+_GALAXIES = {"training": 10_225, "validation": 20_449}
+
+
 @app.command("dc2")
 def data_dc2(
-    out: Annotated[Path, typer.Argument(help="Folder to write 1.pt, 2.pt, … to.")],
+    out: Annotated[Path, typer.Argument(parser=OutFolder(), help="Folder to write 1.pt, 2.pt, … to.")],
     split: Annotated[
-        Literal["training", "validation"], typer.Option(help="10,225 or 20,449 galaxies.")
+        Literal["training", "validation"],
+        typer.Option(help="Which of the two catalogues: 10,225 or 20,449 galaxies."),
     ] = "validation",
-    galaxies: Annotated[int, typer.Option(help="How many of them.")] = 5112,
-    partition_mb: Annotated[float, typer.Option(help="Size of a partition; 25 MB hold 1,278 galaxies.")] = 25,
-    seed: Annotated[int, typer.Option(help="Of shapes and noise.")] = 0,
+    galaxies: Annotated[int, typer.Option(parser=whole(1, 20_449), help="Number of galaxies.")] = 5112,
+    partition_mb: PartitionMb = 25,
+    seed: Annotated[int, typer.Option(parser=whole(0, 2**32 - 1), help="Seed of shapes and noise.")] = 0,
     cache: Cache = CACHE,
 ) -> None:
     """Renders galaxies of the DC2 catalogue as partitions, with true redshifts.
@@ -38,53 +62,65 @@ def data_dc2(
     """
     from cosmicai.data import dc2
 
+    if galaxies > _GALAXIES[split]:
+        raise Refused(galaxies, f"the {split} catalogue has {_GALAXIES[split]:,}", "--galaxies")
     with Progress(console=console) as progress:
         task = progress.add_task("Rendering", total=galaxies)
-        folder = dc2.partitions(
-            split,
-            galaxies,
-            partition_mb,
-            cache,
-            seed,
-            lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    shutil.copytree(folder, out, dirs_exist_ok=True)
-    console.print(f"{len(list(out.glob('*.pt')))} partitions in {out}")
+
+        def report(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        with writing(cache):
+            folder = dc2.partitions(split, galaxies, partition_mb, cache, seed, report)
+    with new_folder(out) as scratch:
+        shutil.copytree(folder, scratch, dirs_exist_ok=True)
+        merge(scratch, out)
+    console.print(f"{len(list(folder.glob('*.pt')))} partitions in {out}")
 
 
 Source = Annotated[
     Path,
     typer.Argument(
-        help="FITS, HDF5, Parquet, .npz, .npy, .pt, a table of paths, or a folder of cut-outs or frames."
+        parser=InPath(),
+        help="FITS, HDF5, Parquet, .npz, .npy, .pt, a table of paths, or a folder of cut-outs or frames.",
     ),
 ]
 Model = Annotated[
     Path | None,
     typer.Option(
-        help="Model folder, or a config.json of one to be trained: bands, size, pixels. Default: the bundled."
+        parser=ModelOrConfig(),
+        help="Model folder, or the config.json of one to train: bands, size, pixels. Default: the bundled.",
     ),
 ]
 Images = Annotated[
-    str | None, typer.Option(help="Name of the images; one per band with commas; SCI_* for all that fit.")
+    str | None,
+    typer.Option(parser=_NAMES, help="Name of the images; one per band with commas; SCI_* for all that fit."),
 ]
 Bands = Annotated[
     str | None,
-    typer.Option(help="Bands of the source's channels in their order, where it does not say: g,r,i,z."),
+    typer.Option(
+        parser=_NAMES, help="Bands of the source's channels in their order, if it does not say: g,r,i,z."
+    ),
 ]
 MagnitudeNames = Annotated[
     str | None,
-    typer.Option("--magnitudes", help="One name, or one per band with commas: u,g,r,i,z or mags[0],mags[1],…"),
+    typer.Option(
+        "--magnitudes",
+        parser=_NAMES,
+        help="One name, or one per band with commas: u,g,r,i,z or mags[0],mags[1],…",
+    ),
 ]
 RedshiftName = Annotated[
-    str | None, typer.Option("--redshift", help="Name of the redshifts; none: leave them out.")
+    str | None, typer.Option("--redshift", parser=_NAME, help="Name of the redshifts; none: leave them out.")
 ]
-IdName = Annotated[str | None, typer.Option("--id", help="Name of the identifiers.")]
-Mask = Annotated[str | None, typer.Option(help="Planes of bad pixels: those that are not 0.")]
-Ivar = Annotated[str | None, typer.Option(help="Inverse variances: pixels of 0 are bad.")]
+IdName = Annotated[str | None, typer.Option("--id", parser=_NAME, help="Name of the identifiers.")]
+Mask = Annotated[str | None, typer.Option(parser=_NAMES, help="Planes of bad pixels: those that are not 0.")]
+Ivar = Annotated[str | None, typer.Option(parser=_NAMES, help="Inverse variances: pixels of 0 are bad.")]
 Catalogue = Annotated[
     Path | None,
     typer.Option(
-        help="A table of the same galaxies: by rows, by the files' names, or by ra and dec in frames."
+        parser=InFile(),
+        help="A table of the same galaxies: by rows, by the files' names, or by ra and dec in frames.",
     ),
 ]
 FitHow = Annotated[
@@ -94,28 +130,43 @@ FitHow = Annotated[
     ),
 ]
 Pad = Annotated[bool, typer.Option("--pad", help="Surround smaller stamps with zeros.")]
-PixelScale = Annotated[float | None, typer.Option(help="Of the source's pixels, arcsec.", min=0.001, max=100.0)]
-PixelUnit = Annotated[
-    str | None, typer.Option(help="Of the source's pixels: nanomaggies, nJy, uJy, mJy, Jy, maggies.")
+PixelScale = Annotated[
+    float | None, typer.Option(parser=Number(0.001, 100), help="Of the source's pixels, arcsec.")
 ]
-PixelZeroPoint = Annotated[float | None, typer.Option(help="AB magnitude of a pixel value of 1.")]
+PixelUnit = Annotated[
+    str | None,
+    typer.Option(parser=_NAME, help="Of the source's pixels: nanomaggies, nJy, uJy, mJy, Jy, maggies."),
+]
+PixelZeroPoint = Annotated[
+    float | None, typer.Option(parser=_MAGNITUDE, help="AB magnitude of a pixel value of 1.")
+]
 FluxUnit = Annotated[
-    str | None, typer.Option(help="The magnitude columns hold fluxes in this unit: nanomaggies, nJy, …")
+    str | None,
+    typer.Option(parser=_NAME, help="The magnitude columns hold fluxes in this unit: nanomaggies, nJy, …"),
 ]
 ZeroPoint = Annotated[
-    float | None, typer.Option(help="The magnitude columns hold fluxes; the AB magnitude of a flux of 1.")
+    float | None,
+    typer.Option(parser=_MAGNITUDE, help="The magnitude columns hold fluxes; the AB magnitude of a flux of 1."),
 ]
 MissingMarks = Annotated[
     list[str] | None,
     typer.Option(
-        "--missing", help="VALUE=not-detected or VALUE=not-observed, such as nan=not-detected; may be repeated."
+        "--missing",
+        parser=PAIR,
+        help="VALUE=not-detected or VALUE=not-observed, such as nan=not-detected; repeatable.",
     ),
 ]
 Limits = Annotated[
-    str | None,
-    typer.Option(help="Magnitudes that undetected galaxies get, per band: 24.1,25.3,…; default: the model's."),
+    NumberList | None,
+    typer.Option(
+        parser=Numbers(_MAGNITUDE, once=False),
+        metavar="MAG,…",
+        help="Magnitudes that undetected galaxies get, per band: 24.1,25.3,…; default: the model's.",
+    ),
 ]
-FillBands = Annotated[str | None, typer.Option(help="Bands that the source may lack: zeros, and the limit.")]
+FillBands = Annotated[
+    str | None, typer.Option(parser=_NAMES, help="Bands that the source may lack: zeros, and the limit.")
+]
 BadPixels = Annotated[
     Literal["keep", "zero"], typer.Option(help="NaN and masked pixels stay NaN, or become 0.")
 ]
@@ -127,8 +178,8 @@ DropUnusable = Annotated[
 @app.command("prepare")
 def data_prepare(
     source: Source,
-    out: Annotated[str, typer.Option(help="A folder or s3://bucket/prefix.")],
-    partition_mb: Annotated[float, typer.Option(help="Size of a partition.")] = 25,
+    out: Annotated[str, typer.Option(parser=Destination(), help="A folder or s3://bucket/prefix.")],
+    partition_mb: PartitionMb = 25,
     model: Model = None,
     images: Images = None,
     bands: Bands = None,
@@ -151,7 +202,8 @@ def data_prepare(
     bad_pixels: BadPixels = "keep",
     drop_unusable: DropUnusable = False,
     sheet: Annotated[
-        Path | None, typer.Option(help="Contact sheet to write; default: stamps.png in the folder.")
+        Path | None,
+        typer.Option(parser=OutFile(".png"), help="Contact sheet to write; default: stamps.png in the folder."),
     ] = None,
 ) -> None:
     """Cuts a team's own data into partitions for a model; the same call finishes one that was cut off.
@@ -178,7 +230,8 @@ def data_prepare(
         drop_unusable,
         catalogue,
     )
-    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress, _filled(out):
         task = progress.add_task("Galaxies", total=None)
         done = prepare.prepare(
             source,
@@ -195,8 +248,13 @@ def data_prepare(
     _show(done.summary)
     sheet = sheet or (None if out.startswith("s3://") else Path(out) / "stamps.png")
     if sheet is not None:
-        done.summary.contact_sheet(sheet, source.name)
+        with new_file(sheet) as scratch:
+            done.summary.contact_sheet(scratch, source.name)
         console.print(f"stamps in {sheet}")
+
+
+def _filled(out: str) -> AbstractContextManager[None]:
+    return nullcontext() if out.startswith("s3://") else filling(Path(out))
 
 
 def _reading(
@@ -209,7 +267,7 @@ def _reading(
     pixels: tuple[str | None, float | None],
     fluxes: tuple[str | None, float | None],
     missing: list[str],
-    limits: str | None,
+    limits: NumberList | None,
     filled: tuple[str, ...],
     bad_pixels: Literal["keep", "zero"],
     drop_unusable: bool,
@@ -228,7 +286,7 @@ def _reading(
         pixel_zero_point=_zero_point(*pixels, "--pixel-unit", "--pixel-zero-point"),
         flux_zero_point=_zero_point(*fluxes, "--flux-unit", "--zero-point"),
         missing=parse_markers(missing),
-        limits=_floats(limits, "--limits"),
+        limits=limits,
         filled=filled,
         bad_pixels=bad_pixels,
         drop_unusable=drop_unusable,
@@ -238,15 +296,6 @@ def _reading(
 
 def _names(text: str | None) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
-
-
-def _floats(text: str | None, option: str) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(float(one) for one in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"{text} is not numbers with commas between them", param_hint=option) from None
 
 
 def _zero_point(unit: str | None, zero_point: float | None, unit_option: str, option: str) -> float | None:
@@ -267,20 +316,20 @@ def _show(summary: Summary) -> None:
     facts = Table(title="What was read", show_header=False)
     for name, text in summary.facts:
         facts.add_row(name, printable(text))
-    console.print(facts)
+    console.print_table(facts)
     ranges = Table(title="Magnitudes")
     for column in ("band", "0.1 %", "median", "99.9 %", "the model's training", "outside it"):
         ranges.add_column(column)
     for row in summary.ranges:
         ranges.add_row(*row.cells())
-    console.print(ranges)
+    console.print_table(ranges)
     if summary.missing:
         missing = Table(title="Missing values")
         for column in ("column", "marker", "taken as", "count"):
             missing.add_column(column)
         for *texts, count in summary.missing:
             missing.add_row(*map(printable, texts), f"{count:,}")
-        console.print(missing)
+        console.print_table(missing)
     for note in summary.notes:
         console.print(f"note: {note}")
     for warning in summary.warnings:
@@ -294,45 +343,43 @@ def _target(out: str) -> Target:
         return Folder(Path(out))
     import boto3
 
-    bucket, _, prefix = out.removeprefix("s3://").partition("/")
-    if not prefix.strip("/"):
-        raise typer.BadParameter("needs a prefix: s3://bucket/prefix", param_hint="--out")
-    return Bucket(boto3.client("s3"), bucket, prefix.strip("/"))
+    return Bucket(boto3.client("s3"), *bucket_and_prefix(out))
 
 
 @app.command("upload")
 def data_upload(
-    folder: Annotated[Path, typer.Argument(help="Folder with partitions 1.pt, 2.pt, …")],
-    prefix: Annotated[str, typer.Argument(help="Where in the deployment's bucket: the payload's data_prefix.")],
+    folder: Annotated[Path, typer.Argument(parser=PARTITIONS, help="Folder with partitions 1.pt, 2.pt, …")],
+    prefix: Annotated[
+        str,
+        typer.Argument(parser=Prefix(), help="Folder in the deployment's bucket: the payload's data_prefix."),
+    ],
     team: Team = None,
     local: Local = False,
     profile: Profile = None,
 ) -> None:
-    """Uploads partitions into a deployment's bucket.
+    """Uploads partitions to a deployment's bucket.
 
     Example: cosmicai data upload partitions 25MB --local
     """
     from cosmicai.runs import upload_partitions
-    from cosmicai.target import find
-    from inference.partition import PartitionError
 
-    if not list(folder.glob("*.pt")):
-        raise PartitionError(f"{folder} holds no .pt file")
-    target = find(team, local, profile)
+    target = deployment(team, local, profile)
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("uploading", total=None)
 
         def report(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        sent = upload_partitions(target.client("s3"), folder, target.bucket, prefix.strip("/"), report)
-    console.print(f"{sent / 1e6:,.1f} MB in s3://{target.bucket}/{prefix.strip('/')}/")
+        sent = upload_partitions(target.client("s3"), folder, target.bucket, prefix, report)
+    console.print(f"{sent / 1e6:,.1f} MB in s3://{target.bucket}/{prefix}/")
 
 
 @app.command("inspect")
 def data_inspect(
     source: Source,
-    sheet: Annotated[Path | None, typer.Option(help="PNG to write: stamps in colour.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(parser=OutFile(".png"), help="PNG to write: stamps in colour.")
+    ] = None,
     model: Model = None,
     images: Images = None,
     bands: Bands = None,
@@ -383,7 +430,7 @@ def data_inspect(
         table.add_column(column)
     for row in describe(source, reading, folder):
         table.add_row(*map(printable, row))
-    console.print(table)
+    console.print_table(table)
     try:
         summary = look(source, reading, folder)
     except SourceError as error:
@@ -391,5 +438,6 @@ def data_inspect(
         raise typer.Exit(1) from None
     _show(summary)
     if sheet is not None:
-        summary.contact_sheet(sheet, source.name)
+        with new_file(sheet) as scratch:
+            summary.contact_sheet(scratch, source.name)
         console.print(f"stamps in {sheet}")

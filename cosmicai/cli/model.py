@@ -2,61 +2,106 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from cosmicai.cli.common import console
+from cosmicai.cli.paths import MODEL, PARTITIONS, InFile, JsonFile, OutFolder
+from cosmicai.cli.values import PAIR, NameList, Names, Number, Refused, Text, whole
 from cosmicai.model.recipe import Recipe
+from cosmicai.outputs import made, merge, new_folder, writing
+
+if TYPE_CHECKING:
+    from cosmicai.model.optimise import Report
+    from inference import astromae
 
 app = typer.Typer(no_args_is_help=True, help="Training, importing and optimising networks.")
+
+Config = Annotated[
+    Path | None,
+    typer.Option(parser=JsonFile(), help="config.json of the network; default: the published one."),
+]
+Epochs = Annotated[int, typer.Option(parser=whole(1, 100_000), help="Passes over the galaxies, at most.")]
+BatchSize = Annotated[int, typer.Option(parser=whole(1, 65_536), help="Galaxies per step.")]
+LearningRate = Annotated[
+    float, typer.Option(parser=Number(0, 1, above=True), help="Highest learning rate of the schedule.")
+]
+Seed = Annotated[int, typer.Option(parser=whole(0, 2**32 - 1), help="Seed of weights, order and noise.")]
 
 
 @app.command("train")
 def model_train(
-    partitions: Annotated[list[Path], typer.Argument(help="Folders with partitions that have redshifts.")],
-    out: Annotated[Path, typer.Option(help="Model folder to write.")],
-    config: Annotated[Path | None, typer.Option(help="config.json; default: the published widths.")] = None,
-    epochs: Annotated[int, typer.Option()] = Recipe.epochs,
+    partitions: Annotated[
+        list[Path],
+        typer.Argument(parser=PARTITIONS, help="Folders of partitions whose galaxies have redshifts."),
+    ],
+    out: Annotated[Path, typer.Option(parser=OutFolder(), help="Model folder to write.")],
+    config: Config = None,
+    epochs: Epochs = Recipe.epochs,
     patience: Annotated[
-        int, typer.Option(help="Epochs without improvement before it stops.")
+        int, typer.Option(parser=whole(1, 100_000), help="Epochs without improvement before it stops.")
     ] = Recipe.patience,
-    batch_size: Annotated[int, typer.Option()] = Recipe.batch_size,
-    learning_rate: Annotated[float, typer.Option()] = Recipe.learning_rate,
+    batch_size: BatchSize = Recipe.batch_size,
+    learning_rate: LearningRate = Recipe.learning_rate,
     magnitude_noise: Annotated[
-        float, typer.Option(help="Noise added in training, mag.")
+        float, typer.Option(parser=Number(0, 10), help="Noise added to magnitudes in training, mag.")
     ] = Recipe.magnitude_noise,
     without_images: Annotated[
-        bool, typer.Option(help="Train by magnitudes alone, to measure what the images add.")
+        bool,
+        typer.Option("--without-images", help="Train by magnitudes alone, to measure what the images add."),
     ] = False,
-    bands: Annotated[str | None, typer.Option(help="Bands in the order of the channels: u,g,r,i,z.")] = None,
-    zero_point: Annotated[float | None, typer.Option(help="AB magnitude of a flux of 1.")] = None,
-    pixel_scale: Annotated[float | None, typer.Option(help="Arcsec per pixel.")] = None,
-    flux_unit: Annotated[str | None, typer.Option(help="Unit of the pixels: nanomaggies, nJy, …")] = None,
-    seed: Annotated[int, typer.Option()] = Recipe.seed,
+    bands: Annotated[
+        NameList | None,
+        typer.Option(parser=Names(), metavar="NAME,…", help="Bands in the order of the channels: u,g,r,i,z."),
+    ] = None,
+    zero_point: Annotated[
+        float | None, typer.Option(parser=Number(-100, 100), help="AB magnitude of a flux of 1.")
+    ] = None,
+    pixel_scale: Annotated[
+        float | None, typer.Option(parser=Number(0, 1000, above=True), help="Arcsec per pixel.")
+    ] = None,
+    flux_unit: Annotated[
+        str | None, typer.Option(parser=Text("a unit"), help="Unit of the pixels: nanomaggies, nJy, …")
+    ] = None,
+    seed: Seed = Recipe.seed,
     images_weight: Annotated[
-        float, typer.Option(help="Weight of the loss of redshifts by images alone; 1 is that of both.")
+        float,
+        typer.Option(
+            parser=Number(0, 1000), help="Weight of the loss of redshifts by images alone; 1 is that of both."
+        ),
     ] = Recipe.images_weight,
     start: Annotated[
-        Path | None, typer.Option("--from", help="A model folder to train further; its config is kept.")
+        Path | None,
+        typer.Option("--from", parser=MODEL, help="A model folder to train further; its config is kept."),
     ] = None,
-    encoder: Annotated[Path | None, typer.Option(help="A folder of `model pretrain` to begin with.")] = None,
-    freeze_encoder: Annotated[bool, typer.Option(help="Keep that encoder as it is.")] = False,
+    encoder: Annotated[
+        Path | None, typer.Option(parser=MODEL, help="A folder of `model pretrain` to begin with.")
+    ] = None,
+    freeze_encoder: Annotated[
+        bool, typer.Option("--freeze-encoder", help="Keep that encoder as it is.")
+    ] = False,
     mixed_precision: Annotated[
-        bool, typer.Option(help="The encoder in bfloat16: twice as fast where the CPU or GPU has it.")
+        bool,
+        typer.Option(
+            "--mixed-precision", help="The encoder in bfloat16: twice as fast where the CPU or GPU has it."
+        ),
     ] = False,
 ) -> None:
     """Trains a network on partitions and writes its model folder with a card.
 
-    Several renderings of the same galaxies (other seeds of `data dc2`) teach it what is noise. A call that
-    was cut off goes on where it was when it is made again. The card says what the numbers mean: from the
-    partitions' photometry.json or the options; what neither says is named as unknown.
+    Several renderings of the same galaxies (`data dc2` with other seeds) teach it what is noise. A call that
+    was cut off continues when it is repeated. The card describes the photometry, from the partitions'
+    photometry.json or the options; what neither gives is named as unknown.
+
     Example: cosmicai model train partitions --out models/mine --config config.json --epochs 40
     """
     from cosmicai.data.photometry import Photometry, common
@@ -66,13 +111,13 @@ def model_train(
 
     if start is not None and (config is not None or encoder is not None):
         raise typer.BadParameter("--from brings its config and its encoder; leave out --config and --encoder")
-    stated = Photometry(tuple(bands.split(",")) if bands else None, zero_point, pixel_scale, flux_unit)
+    stated = Photometry(tuple(bands) if bands else None, zero_point, pixel_scale, flux_unit)
     photometry = common(partitions)
     photometry = replace(photometry, **{k: v for k, v in asdict(stated).items() if v is not None})
     if photometry.unknown:
         names = ", ".join(name.replace("_", " ") for name in photometry.unknown)
         console.print(
-            f"unknown, and so in the card: {names} (--bands, --zero-point, --pixel-scale, --flux-unit)"
+            f"not known, as the card will say: {names} (--bands, --zero-point, --pixel-scale, --flux-unit)"
         )
     galaxies = training.read_galaxies(_partition_files(partitions))
     recipe = Recipe(
@@ -87,7 +132,7 @@ def model_train(
         freeze_encoder=freeze_encoder,
         mixed_precision=mixed_precision,
     )
-    wanted = astromae.Config() if config is None else astromae.Config.read(config)
+    wanted = _config(config)
     resume = out.with_name(f"{out.name}.resume.pt")
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console
@@ -99,13 +144,28 @@ def model_train(
             text = f"epoch {epoch.number}: loss {epoch.validation_loss:.4f}, NMAD {epoch.nmad:.4f} ({alone})"
             progress.update(task, advance=1, description=text)
 
-        network, history = training.train(wanted, galaxies, recipe, report, encoder, resume, start)
-    astromae.save(network, out)
-    optimise(out)
-    resume.unlink(missing_ok=True)
+        with writing(resume), made(out.absolute().parent):
+            network, history = training.train(wanted, galaxies, recipe, report, encoder, resume, start)
     command = shlex.join(["cosmicai", *sys.argv[1:]])
-    training.write_card(out, recipe, galaxies, history, [command], photometry)
+    with new_folder(out) as scratch:
+        astromae.save(network, scratch)
+        optimise(scratch)
+        training.write_card(scratch, recipe, galaxies, history, [command], photometry)
+        merge(scratch, out)
+    resume.unlink(missing_ok=True)
     console.print(f"model folder {out}: {astromae.parameter_count(network):,} parameters")
+
+
+def _config(path: Path | None) -> astromae.Config:
+    """The network's config, or the published one. Raises ConfigError and Refused."""
+    from inference import astromae
+
+    if path is None:
+        return astromae.Config()
+    try:
+        return astromae.Config.read(path)
+    except (TypeError, AttributeError) as error:
+        raise Refused(path, f"is not the config of a network: {error}", "--config") from error
 
 
 def _partition_files(folders: list[Path]) -> list[Path]:
@@ -114,25 +174,53 @@ def _partition_files(folders: list[Path]) -> list[Path]:
 
     files = [path for folder in folders for path in sorted(folder.glob("*.pt"), key=lambda p: natural(p.name))]
     if not files:
-        raise PartitionError(f"{', '.join(map(str, folders))}: no .pt file")
+        raise PartitionError(f"{', '.join(map(str, folders))}: there is no .pt file")
     return files
 
 
 @app.command("optimise")
 def model_optimise(
-    folder: Annotated[Path, typer.Argument(help="A model folder (config.json, model.safetensors).")],
+    folder: Annotated[
+        Path, typer.Argument(parser=MODEL, help="A model folder (config.json, model.safetensors).")
+    ],
     calibration: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Folder of partitions, not trained on, to calibrate and judge int8 by; may be repeated."
+            parser=PARTITIONS,
+            help="Folder of partitions, not trained on, to calibrate and judge int8 by; repeatable.",
         ),
     ] = None,
 ) -> None:
     """Writes the graphs that ranks run: float32 and, with calibration galaxies, int8 with its report.
 
-    int8 is used by ranks only if it is admitted: the report holds what it changes, and the limits.
+    Ranks use int8 only if it is admitted: the report holds the differences and their limits.
+
     Example: cosmicai model optimise models/mine --calibration partitions
     """
+    with new_folder(folder) as scratch:
+        shutil.copytree(folder, scratch, dirs_exist_ok=True)
+        report = _optimised(scratch, calibration or [])
+        merge(scratch, folder)
+    if report is None:
+        console.print(f"{folder}: float32 graph written; give --calibration for int8")
+        return
+    table = Table(title=f"int8 compared with float32, {report.galaxies:,} galaxies")
+    for column in ("", "float32", "int8", "limit"):
+        table.add_column(column, justify="right" if column else "left")
+    limits = report.limits
+    table.add_row("mean |Δz|/(1+z)", "", f"{report.mean_difference:.1e}", f"{limits.mean}")
+    table.add_row("99.9th percentile", "", f"{report.percentile_999_difference:.1e}", f"{limits.percentile}")
+    if report.accuracy_float32 is not None and report.accuracy_int8 is not None:
+        allowed = {"NMAD": f"+{limits.nmad_growth:.0%}", "bias": "", "outliers": f"+{limits.outlier_growth}"}
+        for name, limit in allowed.items():
+            pair = (accuracy[name] for accuracy in (report.accuracy_float32, report.accuracy_int8))
+            table.add_row(name, *(f"{value:.5f}" for value in pair), limit)
+    console.print_table(table)
+    console.print("int8 is admitted" if report.admitted else "int8 is not admitted: ranks use float32")
+
+
+def _optimised(folder: Path, calibration: list[Path]) -> Report | None:
+    """Writes the graphs of a model folder; the report of int8 if there are galaxies to calibrate it by."""
     import numpy as np
 
     from cosmicai.model.optimise import optimise
@@ -150,36 +238,22 @@ def model_optimise(
             np.concatenate([part.magnitudes for part in parts]),
             np.concatenate([part.redshift for part in parts if part.redshift is not None]) if known else None,
         )
-    report = optimise(folder, galaxies)
-    if report is None:
-        console.print(f"{folder}: float32 graph written; give --calibration for int8")
-        return
-    table = Table(title=f"int8 beside float32, {report.galaxies:,} galaxies")
-    for column in ("", "float32", "int8", "limit"):
-        table.add_column(column)
-    limits = report.limits
-    table.add_row("mean |Δz|/(1+z)", "", f"{report.mean_difference:.1e}", f"{limits.mean}")
-    table.add_row("99.9th percentile", "", f"{report.percentile_999_difference:.1e}", f"{limits.percentile}")
-    if report.accuracy_float32 is not None and report.accuracy_int8 is not None:
-        allowed = {"NMAD": f"+{limits.nmad_growth:.0%}", "bias": "", "outliers": f"+{limits.outlier_growth}"}
-        for name, limit in allowed.items():
-            pair = (accuracy[name] for accuracy in (report.accuracy_float32, report.accuracy_int8))
-            table.add_row(name, *(f"{value:.5f}" for value in pair), limit)
-    console.print(table)
-    console.print("int8 is admitted" if report.admitted else "int8 is not admitted: ranks use float32")
+    return optimise(folder, galaxies)
 
 
 @app.command("pretrain")
 def model_pretrain(
-    partitions: Annotated[list[Path], typer.Argument(help="Folders with partitions.")],
-    out: Annotated[Path, typer.Option(help="Model folder to write; only its encoder is trained.")],
-    config: Annotated[Path | None, typer.Option(help="config.json; default: the published widths.")] = None,
-    epochs: Annotated[int, typer.Option()] = Recipe.epochs,
-    batch_size: Annotated[int, typer.Option()] = Recipe.batch_size,
-    learning_rate: Annotated[float, typer.Option()] = Recipe.learning_rate,
-    seed: Annotated[int, typer.Option()] = Recipe.seed,
+    partitions: Annotated[list[Path], typer.Argument(parser=PARTITIONS, help="Folders of partitions.")],
+    out: Annotated[
+        Path, typer.Option(parser=OutFolder(), help="Model folder to write; only its encoder is trained.")
+    ],
+    config: Config = None,
+    epochs: Epochs = Recipe.epochs,
+    batch_size: BatchSize = Recipe.batch_size,
+    learning_rate: LearningRate = Recipe.learning_rate,
+    seed: Seed = Recipe.seed,
 ) -> None:
-    """Trains the encoder as a masked autoencoder, 75 % of the patches hidden; redshifts are not used.
+    """Trains the encoder as a masked autoencoder that hides 75 % of the patches; redshifts are not used.
 
     Example: cosmicai model pretrain partitions --out models/encoder --epochs 100
     """
@@ -188,7 +262,7 @@ def model_pretrain(
 
     galaxies = training.read_galaxies(_partition_files(partitions))
     recipe = Recipe(seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
-    wanted = astromae.Config() if config is None else astromae.Config.read(config)
+    wanted = _config(config)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console
     ) as progress:
@@ -198,47 +272,78 @@ def model_pretrain(
             progress.update(task, advance=1, description=f"epoch {epoch}: error {loss:.3f}")
 
         network = pretraining.pretrain(wanted, galaxies, recipe, report)
-    astromae.save(network, out)
+    with new_folder(out) as scratch:
+        astromae.save(network, scratch)
+        merge(scratch, out)
     console.print(f"model folder {out}: give it to `cosmicai model train --encoder`")
 
 
 @app.command("import")
 def model_import(
-    checkpoint: Annotated[Path, typer.Argument(help="A .pt (module or state dict) or .safetensors file.")],
-    out: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(parser=InFile(), help="A .pt (module or state dict) or .safetensors file."),
+    ],
+    out: Annotated[Path, typer.Argument(parser=OutFolder(new=True), help="Model folder to write.")],
     expected: Annotated[
         Path | None,
-        typer.Option(help="An .npz of images, magnitudes and your own code's outputs, to check the import by."),
+        typer.Option(
+            parser=InFile(),
+            help="An .npz of images, magnitudes and your own code's outputs, to check the import by.",
+        ),
     ] = None,
-    outputs: Annotated[str | None, typer.Option(help="Which array of it holds the outputs.")] = None,
+    outputs: Annotated[
+        str | None, typer.Option(parser=Text("a name"), help="Name of the outputs' array in that file.")
+    ] = None,
     heads: Annotated[
-        int | None, typer.Option(help="Attention heads; a state dict does not tell them (published: 6).")
+        int | None,
+        typer.Option(
+            parser=whole(1, 1024), help="Attention heads; a state dict does not tell them (published: 6)."
+        ),
     ] = None,
     norm_eps: Annotated[
-        float | None, typer.Option(help="eps of the blocks' LayerNorms, for a state dict (published: 1e-6).")
+        float | None,
+        typer.Option(
+            parser=Number(0, 1, above=True),
+            help="eps of the blocks' LayerNorms, for a state dict (published: 1e-6).",
+        ),
     ] = None,
     activation: Annotated[
-        str | None, typer.Option(help="Activation of the blocks' MLPs, for a state dict (published: gelu).")
+        str | None,
+        typer.Option(
+            parser=Text("a name"), help="Activation of the blocks' MLPs, for a state dict (published: gelu)."
+        ),
     ] = None,
     assume: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="FIELD=VALUE", help="Any other field that a state dict does not tell; repeatable."
+            parser=PAIR,
+            metavar="FIELD=VALUE",
+            help="Any other field that a state dict does not tell; repeatable.",
         ),
     ] = None,
-    select: Annotated[str | None, typer.Option(help="Which network, where a file holds several.")] = None,
+    select: Annotated[
+        str | None, typer.Option(parser=Text("a name"), help="Which network, if a file holds several.")
+    ] = None,
     rename: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=PUBLISHED", help="A name in the file and the published one; repeatable."),
+        typer.Option(
+            parser=PAIR,
+            metavar="NAME=PUBLISHED",
+            help="A name in the file and the published one; repeatable.",
+        ),
     ] = None,
     classes_by_name: Annotated[
         bool,
-        typer.Option("--classes-by-name", help="Take AstroMAE's and timm's classes in any module for them."),
+        typer.Option(
+            "--classes-by-name", help="Accept classes by AstroMAE's and timm's names from any module."
+        ),
     ] = False,
 ) -> None:
-    """Turns a user's checkpoint into a model folder, without running anything of it.
+    """Turns a checkpoint into a model folder; none of its code is run.
 
-    Give --expected: what the file cannot tell is assumed as published, and only outputs show that it holds.
+    Give --expected: what the file does not tell is assumed as published, and only outputs can confirm that.
+
     Example: cosmicai model import astromae.pt models/astromae --expected outputs.npz
     """
     from cosmicai.model.foreign.reading import Choices
@@ -246,23 +351,28 @@ def model_import(
 
     named = {"heads": heads, "norm_eps": norm_eps, "mlp_activation": activation}
     fields = {name: str(value) for name, value in named.items() if value is not None}
-    choices = Choices(fields | _pairs("--assume", assume), select, _pairs("--rename", rename), classes_by_name)
-    card = import_checkpoint(
-        checkpoint, out, choices, shlex.join(["cosmicai", *sys.argv[1:]]), expected, outputs
-    )
+    choices = Choices(fields | _pairs(assume), select, _pairs(rename), classes_by_name)
+    command = shlex.join(["cosmicai", *sys.argv[1:]])
+    with writing(out), made(out.absolute().parent):
+        card = import_checkpoint(checkpoint, out, choices, command, expected, outputs)
     for line in told(card, out):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:
-    for text in texts or ():
-        if "=" not in text:
-            raise typer.BadParameter(f"{option} {text}: write NAME=VALUE")
+def _pairs(texts: list[str] | None) -> dict[str, str]:
     return dict(text.split("=", 1) for text in texts or ())
 
 
 @app.command("show")
-def model_show(folder: Annotated[Path, typer.Argument(help="A model folder.")]) -> None:
-    """Prints a model folder's architecture and card."""
+def model_show(folder: Annotated[Path, typer.Argument(parser=MODEL, help="A model folder.")]) -> None:
+    """Prints the architecture and the card of a model folder.
+
+    Example: cosmicai model show models/mine
+    """
     for name in ("config.json", "card.json"):
-        console.print_json((folder / name).read_text())
+        try:
+            text = (folder / name).read_text(encoding="utf-8")
+            json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise Refused(folder, f"its {name} is not JSON ({error})", "FOLDER") from error
+        console.print_json(text)

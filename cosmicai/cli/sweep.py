@@ -7,9 +7,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
-from cosmicai.cli.common import Local, Profile, Team, console
+from cosmicai.cli.common import Local, Profile, Team, console, deployment
+from cosmicai.cli.paths import OutFolder
+from cosmicai.cli.plan import PARTITION_MB
+from cosmicai.cli.values import Number, NumberList, Numbers, Prefix, whole
 from cosmicai.printable import printable
 
 app = typer.Typer()
@@ -17,31 +27,51 @@ app = typer.Typer()
 
 @app.command()
 def sweep(
-    batch_sizes: Annotated[str, typer.Option(help="With commas.")] = "32,64,128,256,512",
+    batch_sizes: Annotated[
+        NumberList,
+        typer.Option(parser=Numbers(whole(1, 65_536)), metavar="N,…", help="Batch sizes to compare."),
+    ] = NumberList((32, 64, 128, 256, 512)),  # noqa: B008
     partitions_mb: Annotated[
-        str, typer.Option(help="With commas; partitions of N MB lie under the prefix NMB.")
-    ] = "25,50,75,100",
-    data_gb: Annotated[str | None, typer.Option(help="With commas; default: all that is there.")] = None,
-    repeat: Annotated[int, typer.Option(help="Runs of each case.", min=1)] = 3,
-    out: Annotated[Path, typer.Option(help="Folder for CSVs, plots and the page.")] = Path("results/sweep"),
-    prefix: Annotated[str, typer.Option(help="Where in the bucket the runs write.")] = "results",
+        NumberList,
+        typer.Option(
+            parser=Numbers(PARTITION_MB),
+            metavar="MB,…",
+            help="Partition sizes to compare; those of N MB lie under the prefix NMB.",
+        ),
+    ] = NumberList((25, 50, 75, 100)),  # noqa: B008
+    data_gb: Annotated[
+        NumberList | None,
+        typer.Option(
+            parser=Numbers(Number(0, 1e6, above=True)),
+            metavar="GB,…",
+            help="Amounts of data to compare; default: all there is.",
+        ),
+    ] = None,
+    repeat: Annotated[int, typer.Option(parser=whole(1, 1000), help="Runs of each case.")] = 3,
+    out: Annotated[Path, typer.Option(parser=OutFolder(), help="Folder for CSVs, plots and the page.")] = Path(
+        "results/sweep"
+    ),
+    prefix: Annotated[
+        str, typer.Option(parser=Prefix(), help="Folder in the bucket where the runs write.")
+    ] = "results",
     team: Team = None,
     local: Local = False,
     profile: Profile = None,
 ) -> None:
-    """Runs what is missing of an experiment, one run after the other, and draws it.
+    """Runs an experiment one run after the other, says which case won, and draws it.
 
-    A sweep that was cut off goes on where it was when the same command is given again: a run that has succeeded
-    is never made twice, and no two share a result path.
+    A sweep that was cut off continues with the same command: a run that has succeeded is not repeated, and no
+    two runs share a result path.
 
     Example: cosmicai sweep --batch-sizes 64,256 --partitions-mb 25,50 --repeat 3 --local
     """
     from cosmicai import sweep as experiment
-    from cosmicai.target import find
 
-    grid = experiment.Grid.parse(batch_sizes, partitions_mb, data_gb, repeat, prefix)
-    target = find(team, local, profile)
+    amounts: tuple[float | None, ...] = (None,) if data_gb is None else tuple(data_gb)
+    grid = experiment.Grid(tuple(map(int, batch_sizes)), tuple(partitions_mb), amounts, repeat, prefix)
+    target = deployment(team, local, profile)
     columns = (
+        SpinnerColumn("line"),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
@@ -54,8 +84,10 @@ def sweep(
             progress.update(task, completed=done, total=total, description=printable(what))
 
         try:
-            page = experiment.sweep(target, grid, out, report)
-        except KeyboardInterrupt:
-            print("interrupted: the same command goes on from here", file=sys.stderr)
-            raise typer.Exit(130) from None
-    console.print(f"{page}, with CSVs and plots beside it")
+            swept = experiment.sweep(target, grid, out, report)
+        except KeyboardInterrupt as error:
+            print("interrupted: the same command continues from here", file=sys.stderr)
+            raise typer.Exit(130) from error
+    for sentence in swept.verdicts:
+        console.print(sentence)
+    console.print(f"open {swept.page}; CSVs and plots are in the same folder")

@@ -1,0 +1,84 @@
+"""cosmicai infer: the code of a rank on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.progress import Progress
+
+from cosmicai.cli.common import RUN_FAILED, console, tell_error
+from cosmicai.cli.paths import MODEL, OutFolder, Source
+from cosmicai.cli.values import whole
+
+app = typer.Typer()
+
+Json = dict[str, Any]
+_TOLD = 5  # partitions that failed, of which the error is shown
+
+
+@app.command()
+def infer(
+    sources: Annotated[
+        list[str],
+        typer.Argument(parser=Source(), help="Partition files, folders of them, or s3://bucket/prefix."),
+    ],
+    out: Annotated[
+        Path, typer.Option(parser=OutFolder(), help="Folder to write to, laid out like a run.")
+    ] = Path("results/local"),
+    batch_size: Annotated[int, typer.Option(parser=whole(1, 65_536), help="Galaxies per batch.")] = 256,
+    processes: Annotated[
+        int, typer.Option(parser=whole(1, 1024), help="Partitions at once; they share the cores.")
+    ] = 1,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device that computes.")] = "cpu",
+    engine: Annotated[
+        Literal["auto", "onnxruntime", "torch"], typer.Option(help="Library that runs the network.")
+    ] = "auto",
+    precision: Annotated[
+        Literal["auto", "float32", "int8"], typer.Option(help="auto: int8 where the model admits it.")
+    ] = "auto",
+    model_folder: Annotated[
+        Path | None, typer.Option("--model", parser=MODEL, help="Model folder; default: the bundled model.")
+    ] = None,
+) -> None:
+    """Predicts redshifts on this machine with the code of a rank.
+
+    Writes the files of a run, report.html among them, and the historic Results.json and inference.png.
+    Partitions that fail are named in the report; the exit status is then 3.
+
+    Example: cosmicai infer partitions --out results/mine
+    """
+    from cosmicai import infer as local
+
+    with Progress(console=console) as progress:
+        task = progress.add_task("Partitions", total=None)
+
+        def report(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        summary = local.infer(
+            sources, out, batch_size, processes, model_folder, device, engine, precision, report
+        )
+    _tell(summary, out)
+    failed: Json = summary["failed_ranks"]
+    if failed:
+        for rank, record in list(failed.items())[:_TOLD]:
+            tell_error(f"rank {rank}: {record['error']}: {record['cause']}", lines=False)
+        tell_error(f"{len(failed)} of {summary['world_size']} partitions failed; the report has all errors")
+        raise typer.Exit(RUN_FAILED)
+
+
+def _tell(summary: Json, out: Path) -> None:
+    rate = summary["spread"]["sample_persec"]["p50"]
+    console.print(f"{summary['num_samples']:,} redshifts in {out}, {rate:,.0f} images/s per process")
+    if summary["accuracy"] is not None:
+        measures = {
+            "NMAD": "precision (NMAD)",
+            "bias": "bias",
+            "outlier fraction": "outlier fraction",
+            "R2": "R2",
+        }
+        known = {name: summary["accuracy"][key] for name, key in measures.items()}
+        console.print(", ".join(f"{name} {value:.4f}" for name, value in known.items() if value is not None))
+    console.print(f"open {out / 'report.html'}")

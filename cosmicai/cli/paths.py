@@ -1,0 +1,195 @@
+"""What arguments and options may hold: files and folders to read, and to write.
+
+Like the kinds of `values`, each is a callable for Typer's `parser`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from cosmicai.cli.values import Prefix, Refused, shown
+
+
+def _kind(path: Path) -> str:
+    """'file', 'folder', or '' where nothing is. Raises Refused for a name that no file can have."""
+    try:
+        return "folder" if path.is_dir() else "file" if path.exists() else ""
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise Refused(path, f"no file can have this name ({reason})") from error
+
+
+def _path(value: object, what: str) -> Path:
+    if not str(value).strip():
+        raise Refused(value, f"is empty; give {what}")
+    return Path(str(value))
+
+
+@dataclass(frozen=True)
+class InFile:
+    """A file that is there and can be read."""
+
+    def __call__(self, value: object) -> Path:
+        path = _path(value, "a file")
+        kind = _kind(path)
+        if kind != "file":
+            raise Refused(value, "is a folder; give a file" if kind else "there is no such file")
+        if not os.access(path, os.R_OK):
+            raise Refused(value, "cannot be read: permission denied")
+        return path
+
+
+@dataclass(frozen=True)
+class InPath:
+    """A file or a folder that is there and can be read."""
+
+    def __call__(self, value: object) -> Path:
+        kind = _kind(_path(value, "a file or a folder"))
+        if not kind:
+            raise Refused(value, "there is no such file or folder")
+        return InFolder()(value) if kind == "folder" else InFile()(value)
+
+
+@dataclass(frozen=True)
+class ModelOrConfig:
+    """A model folder, or the config.json of one."""
+
+    def __call__(self, value: object) -> Path:
+        path = InPath()(value)
+        return MODEL(value) if path.is_dir() else JsonFile()(value)
+
+
+@dataclass(frozen=True)
+class JsonFile:
+    """A file that holds one JSON object."""
+
+    def __call__(self, value: object) -> Path:
+        path = InFile()(value)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise Refused(value, f"is not JSON ({error})") from error
+        if not isinstance(content, dict):
+            raise Refused(value, "is not a JSON object")
+        return path
+
+
+@dataclass(frozen=True)
+class InFolder:
+    """A folder that is there; `holds`: the pattern of a name that must be in it, `what` such a folder is."""
+
+    holds: str = ""
+    what: str = "a folder"
+
+    def __call__(self, value: object) -> Path:
+        path = _path(value, self.what)
+        kind = _kind(path)
+        if kind != "folder":
+            raise Refused(value, f"is a file; give {self.what}" if kind else "there is no such folder")
+        try:
+            names = os.listdir(path)  # noqa: PTH208 - a pattern's special characters may be in the path
+        except OSError as error:
+            raise Refused(value, f"cannot be read: {error.strerror}") from error
+        if self.holds and not any(fnmatch(name, self.holds) for name in names):
+            raise Refused(value, f"holds no {self.holds}; give {self.what}")
+        return path
+
+
+MODEL = InFolder("config.json", "a model folder")
+PARTITIONS = InFolder("*.pt", "a folder of .pt files")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A partition file, a folder of them, or s3://bucket/prefix."""
+
+    def __call__(self, value: object) -> str:
+        text = str(value)
+        if text.startswith("s3://"):
+            return bucket_and_prefix(text) and text
+        kind = _kind(_path(value, "a .pt file, a folder of them or s3://bucket/prefix"))
+        if not kind:
+            raise Refused(value, "there is no such file or folder")
+        PARTITIONS(value) if kind == "folder" else InFile()(value)
+        return text
+
+
+def bucket_and_prefix(address: str) -> tuple[str, str]:
+    """Of s3://bucket/prefix. Raises Refused."""
+    bucket, _, prefix = address.removeprefix("s3://").partition("/")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
+        raise Refused(address, "has no valid bucket name; give s3://bucket/prefix")
+    if not prefix.strip("/"):
+        raise Refused(address, "has no prefix; give s3://bucket/prefix")
+    try:
+        return bucket, Prefix()(prefix)
+    except Refused as error:
+        raise Refused(address, f"as its prefix, {error.message.partition(': ')[2]}") from error
+
+
+def _writable(value: object, path: Path) -> None:
+    """Raises Refused where nothing can be written at the path."""
+    if not str(path).isprintable():
+        raise Refused(value, "its name has characters that cannot be printed")
+    _kind(path)
+    for place in (path, *path.absolute().parents):
+        kind = _kind(place)
+        if kind == "file" and place != path:
+            raise Refused(value, f"{shown(place)} is a file, not a folder")
+        if kind:
+            if not os.access(place, os.W_OK | (os.X_OK if kind == "folder" else 0)):
+                raise Refused(value, f"{shown(place)} cannot be written to: permission denied")
+            return
+
+
+@dataclass(frozen=True)
+class OutFile:
+    """A file to write, in a folder that is there."""
+
+    suffix: str = ""
+
+    def __call__(self, value: object) -> Path:
+        path = _path(value, "a file")
+        if _kind(path) == "folder":
+            raise Refused(value, "is a folder; give a file")
+        _writable(value, path)
+        if not path.absolute().parent.is_dir():
+            raise Refused(value, f"there is no folder {shown(path.parent)}; create it first")
+        if not path.name.lower().endswith(self.suffix):
+            raise Refused(value, f"give a name that ends in {self.suffix}")
+        return path
+
+
+@dataclass(frozen=True)
+class OutFolder:
+    """A folder to write to, which may be there already; `new`: and then must be empty."""
+
+    new: bool = False
+
+    def __call__(self, value: object) -> Path:
+        path = _path(value, "a folder")
+        kind = _kind(path)
+        if kind == "file":
+            raise Refused(value, "is a file; give a folder")
+        _writable(value, path)
+        if self.new and kind and any(path.iterdir()):
+            raise Refused(value, "is not empty; give a new folder")
+        return path
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A folder to write to, or s3://bucket/prefix."""
+
+    def __call__(self, value: object) -> str:
+        text = str(value)
+        if text.startswith("s3://"):
+            bucket_and_prefix(text)
+        else:
+            OutFolder()(text)
+        return text
