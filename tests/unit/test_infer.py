@@ -17,6 +17,7 @@ from torch.utils.data import TensorDataset
 from cosmicai.data import dc2
 from inference import astromae
 from inference.engine import BUNDLED_MODEL
+from summarize.report_data import predicted_histogram
 from tests.conftest import CACHE
 from tests.unit.test_historic import KEYS
 
@@ -125,14 +126,92 @@ def _measured(out: Path, ranks: int) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "there is no partition file"), (b"junk", "is cut short or not a .pt file")]
+    ("content", "status", "message"),
+    [(None, 2, "there is no such file or folder"), (b"junk", 1, "is cut short or not a .pt file")],
 )
-def test_errors_are_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_errors_are_a_line_or_two_and_leave_nothing(
+    tmp_path: Path, content: bytes | None, status: int, message: str
+) -> None:
     source = tmp_path / "x.pt"
     if content is not None:
         source.write_bytes(content)
-    done = _infer(source, "--out", tmp_path / "out")
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {source}: ") or done.stderr.startswith("error: ")
+    done = _infer(source, "--out", tmp_path / "new" / "out")
+    assert done.returncode == status
+    assert str(source) in done.stderr
     assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+    assert not (tmp_path / "new").exists()
+
+
+def _partitions(folder: Path, bodies: dict[str, bytes]) -> Path:
+    folder.mkdir()
+    for name, body in bodies.items():
+        (folder / name).write_bytes(body)
+    return folder
+
+
+def test_the_report_is_that_of_a_run_without_a_cost(
+    tmp_path: Path, saved: Save, make_partition: Callable[..., TensorDataset]
+) -> None:
+    folder = _partitions(tmp_path / "in", {"1.pt": saved(make_partition(20, with_redshift=False))})
+    out = tmp_path / "out"
+    done = _infer(folder, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert f"open {out / 'report.html'}" in done.stdout
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "✓ Succeeded: all 1 ranks finished" in page
+    assert 'id="predicted"' in page
+    assert "<h2>Cost</h2>" not in page
+    found = json.loads((out / "summary.json").read_text())
+    assert found["cost"] is None
+    with np.load(out / "predictions" / "0.npz") as arrays:
+        lowest, highest = float(arrays["z_pred"].min()), float(arrays["z_pred"].max())
+    bars = predicted_histogram(found).bars
+    assert sum(galaxies for _, _, galaxies in bars) == 20
+    assert bars[0][0] <= lowest < highest < bars[-1][1]
+
+
+def test_a_partition_that_cannot_be_computed_is_a_failed_rank(
+    tmp_path: Path, saved: Save, make_partition: Callable[..., TensorDataset]
+) -> None:
+    good = saved(make_partition(4))
+    folder, out = (
+        _partitions(tmp_path / "in", {"1.pt": good, "2.pt": good[:-999], "3.pt": good}),
+        tmp_path / "out",
+    )
+    done = _infer(folder, "--out", out, "--processes", "2")
+    assert done.returncode == 3
+    assert "8 redshifts" in done.stdout
+    assert f"rank 1: PartitionError: {folder / '2.pt'}" in done.stderr
+    assert "1 of 3 partitions failed" in done.stderr
+    found = json.loads((out / "summary.json").read_text())
+    assert (found["finished_ranks"], list(found["failed_ranks"])) == (2, ["1"])
+    assert json.loads((out / "failures" / "1.json").read_text())["error"] == "PartitionError"
+    assert "✗ Failed: 1 of 3 ranks left no result" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_second_call_replaces_the_results_of_the_first_and_nothing_else(
+    tmp_path: Path, saved: Save, make_partition: Callable[..., TensorDataset]
+) -> None:
+    body, out = saved(make_partition(2)), tmp_path / "out"
+    many = _partitions(tmp_path / "many", {f"{n}.pt": body for n in (1, 2, 3)})
+    one = _partitions(tmp_path / "one", {"1.pt": body})
+    assert _infer(many, "--out", out).returncode == 0
+    (out / "notes.txt").write_text("mine")
+    assert _infer(one, "--out", out).returncode == 0
+    assert sorted(path.name for path in (out / "predictions").iterdir()) == ["0.npz"]
+    assert sorted(path.name for path in out.glob("[0-9]*.json")) == ["0.json"]
+    assert (out / "notes.txt").read_text() == "mine"
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    (one / "1.pt").write_bytes(b"junk")
+    assert _infer(one, "--out", out).returncode == 1
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+
+
+def test_a_partition_that_is_given_twice_is_refused(
+    tmp_path: Path, saved: Save, make_partition: Callable[..., TensorDataset]
+) -> None:
+    folder = _partitions(tmp_path / "in", {"1.pt": saved(make_partition(2))})
+    done = _infer(folder, folder / "1.pt", "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert done.stderr == f"error: {folder / '1.pt'} is given 2 times; give each partition once\n"
