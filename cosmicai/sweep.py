@@ -1,10 +1,8 @@
-"""An experiment: every case of a grid run as often as asked, collected with the historic columns, and drawn."""
+"""An experiment: runs every case of a grid as often as asked, and collects the results with the historic columns."""
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
 import io
 import json
 import statistics
@@ -15,6 +13,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from cosmicai import sweep_page
+from cosmicai.outputs import made, write_text
 from cosmicai.target import Target
 
 Json = dict[str, Any]
@@ -23,17 +23,18 @@ Progress = Callable[[int, int, str], None]
 _POLL_SECONDS = 1.0
 RESULT_STATS = "result_stats.csv"
 BATCH_VARYING = "batch_varying_results.csv"
-_DRAWN = {
-    "execution time": ("duration (seconds)", "s, end to end"),
-    "throughput": ("images_per_second", "images/s of the run"),
-    "memory": ("total_process_memory (MB)", "MB, the largest rank"),
-    "cost": ("total (USD)", "USD"),
-}
-_AXES = {"batch_size": "batch size", "partition_mb": "partition, MB", "data_gb": "data, GB"}
 
 
 class SweepError(RuntimeError):
-    """A sweep cannot be made or has failed; the message says what to do."""
+    """A sweep cannot be made, or one of its runs failed; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """The page of a sweep, and sentences that say which cases won."""
+
+    page: Path
+    verdicts: list[str]
 
 
 @dataclass(frozen=True)
@@ -69,24 +70,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Grid:
+    """The cases to run: every combination of these, `repeat` times. data_gb: None is all the data."""
+
     batch_sizes: tuple[int, ...]
     partitions_mb: tuple[float, ...]
     data_gb: tuple[float | None, ...]
     repeat: int
     prefix: str
 
-    @classmethod
-    def parse(cls, batch_sizes: str, partitions_mb: str, data_gb: str | None, repeat: int, prefix: str) -> Grid:
-        """Raises SweepError for what is no list of numbers above 0."""
-        amounts: tuple[float | None, ...] = (None,) if data_gb is None else _numbers("data-gb", data_gb)
-        sizes = _numbers("batch-sizes", batch_sizes)
-        if not all(size.is_integer() for size in sizes):
-            raise SweepError(f"--batch-sizes {batch_sizes}: give whole numbers")
-        partitions = _numbers("partitions-mb", partitions_mb)
-        return cls(tuple(map(int, sizes)), partitions, amounts, repeat, prefix.strip("/"))
-
     def cases(self) -> list[Case]:
-        """Repeats outermost, so that a sweep that is cut off has each case as often."""
+        """Repeats are the outermost loop, so that a sweep that was cut off has run each case as often."""
         numbers = range(1, self.repeat + 1)
         grid = product(numbers, self.partitions_mb, self.data_gb, self.batch_sizes)
         return [
@@ -94,41 +87,39 @@ class Grid:
         ]
 
 
-def _numbers(name: str, text: str) -> tuple[float, ...]:
-    try:
-        found = tuple(dict.fromkeys(float(part) for part in text.split(",")))
-    except ValueError:
-        found = ()
-    if not found or min(found) <= 0:
-        raise SweepError(f"--{name} {text}: give numbers above 0 with commas")
-    return found
-
-
-def sweep(target: Target, grid: Grid, out: Path, progress: Progress) -> Path:
-    """Runs what is missing, one after the other, and returns the page. Raises SweepError."""
+def sweep(target: Target, grid: Grid, out: Path, progress: Progress) -> Swept:
+    """Runs what is missing, one run after the other. Raises SweepError and OutputError."""
     s3, stepfunctions = target.client("s3"), target.client("stepfunctions")
     limits = {
         (partition, amount): _files(s3, target.bucket, partition, amount)
         for partition, amount in product(grid.partitions_mb, grid.data_gb)
     }
     cases, rows = grid.cases(), []
-    for done, case in enumerate(cases):
-        progress(done, len(cases), case.result_path)
+    with made(out):
+        for done, case in enumerate(cases):
+            progress(done, len(cases), case.result_path)
+            files = limits[case.partition_mb, case.data_gb]
+            rows.append(_row(case, _summary_of(target, s3, stepfunctions, case, files)))
+            _write(out, rows)
+        progress(len(cases), len(cases), "done")
+        collected = list(over_repeats(rows))
+        page = sweep_page.write(out, rows, collected)
+    return Swept(page, sweep_page.verdicts(collected))
+
+
+def _summary_of(target: Target, s3: Any, stepfunctions: Any, case: Case, files: int | None) -> Json:
+    """The summary of a case, which is run if there is none yet. Raises SweepError."""
+    summary = _summary(s3, target.bucket, case)
+    if summary is None:
+        _run(stepfunctions, target, case, case.payload(target.bucket, files))
         summary = _summary(s3, target.bucket, case)
-        if summary is None:
-            payload = case.payload(target.bucket, limits[case.partition_mb, case.data_gb])
-            _run(stepfunctions, target, case, payload)
-            summary = _summary(s3, target.bucket, case)
-        if summary is None:
-            raise SweepError(f"s3://{target.bucket}/{case.result_path} has no summary of a run that succeeded")
-        rows.append(_row(case, summary))
-        _write(out, rows)
-    progress(len(cases), len(cases), "done")
-    return _page(out, rows)
+    if summary is None:
+        raise SweepError(f"s3://{target.bucket}/{case.result_path} has no summary of a run that succeeded")
+    return summary
 
 
 def _files(s3: Any, bucket: str, partition_mb: float, data_gb: float | None) -> int | None:
-    """How many partitions hold so much data; None for all. Raises SweepError where there are too few."""
+    """How many partitions hold so much data; None for all. Raises SweepError if there are too few."""
     pages = s3.get_paginator("list_objects_v2").paginate(
         Bucket=bucket, Prefix=f"{partition_mb:g}MB/", Delimiter="/"
     )
@@ -142,13 +133,13 @@ def _files(s3: Any, bucket: str, partition_mb: float, data_gb: float | None) -> 
         return None
     if sum(sizes) < data_gb * 1e9 * 0.95:
         raise SweepError(
-            f"--data-gb {data_gb:g}: s3://{bucket}/{partition_mb:g}MB/ holds {sum(sizes) / 1e9:.2f} GB alone"
+            f"--data-gb {data_gb:g}: s3://{bucket}/{partition_mb:g}MB/ holds only {sum(sizes) / 1e9:.2f} GB"
         )
     return max(1, round(data_gb * 1e9 / (sum(sizes) / len(sizes))))
 
 
 def _summary(s3: Any, bucket: str, case: Case) -> Json | None:
-    """Of a run of this very case in which no rank is missing."""
+    """The summary of a run of this case in which no rank is missing."""
     try:
         body = s3.get_object(Bucket=bucket, Key=f"{case.result_path}/summary.json")["Body"]
     except s3.exceptions.NoSuchKey:
@@ -160,7 +151,7 @@ def _summary(s3: Any, bucket: str, case: Case) -> Json | None:
 
 
 def _run(stepfunctions: Any, target: Target, case: Case, payload: Json) -> None:
-    """To its end; one of the same case that still runs, of a sweep that was cut off, is waited for."""
+    """Runs a case; waits instead for a run of the same case that a sweep which was cut off has started."""
     arn = _running(stepfunctions, target, case)
     if arn is None:
         name = f"sweep-{case.result_path}-{time.time_ns() // 10**6}".replace("/", "-")
@@ -174,7 +165,7 @@ def _run(stepfunctions: Any, target: Target, case: Case, payload: Json) -> None:
         if found["status"] != "RUNNING":
             raise SweepError(
                 f"{case.result_path} ended as {found['status']}: {found.get('error', '')}: "
-                f"{found.get('cause', '')[:500]}; the same command goes on from here"
+                f"{found.get('cause', '')[:500]}; the same command continues from here"
             )
         time.sleep(_POLL_SECONDS)
 
@@ -191,7 +182,7 @@ def _running(stepfunctions: Any, target: Target, case: Case) -> str | None:
 
 
 def _row(case: Case, summary: Json) -> Json:
-    """One run, with the historic names and what they never had."""
+    """One run, with the historic names and some that they lack."""
     spread, wall = summary["spread"], summary["wall (seconds)"]
     samples = summary["num_samples"]
     return {
@@ -215,9 +206,8 @@ def _row(case: Case, summary: Json) -> Json:
 
 def _write(out: Path, rows: list[Json]) -> None:
     """result_stats.csv: every run; batch_varying_results.csv: each case over its repeats."""
-    out.mkdir(parents=True, exist_ok=True)
     _write_csv(out / RESULT_STATS, rows)
-    _write_csv(out / BATCH_VARYING, list(_cases(rows)))
+    _write_csv(out / BATCH_VARYING, list(over_repeats(rows)))
 
 
 def _write_csv(path: Path, rows: list[Json]) -> None:
@@ -225,11 +215,11 @@ def _write_csv(path: Path, rows: list[Json]) -> None:
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    path.write_text(text.getvalue())
+    write_text(path, text.getvalue())
 
 
-def _cases(rows: list[Json]) -> Iterable[Json]:
-    """Mean and standard deviation over the repeats; runs far from the others are counted, not dropped."""
+def over_repeats(rows: list[Json]) -> Iterable[Json]:
+    """Mean and standard deviation of each case; runs far from the others are counted, not dropped."""
     keys = ("partition_mb", "data_gb", "batch_size")
     groups: dict[tuple[Any, ...], list[Json]] = {}
     for row in rows:
@@ -254,70 +244,3 @@ def _is_outlier(value: float, values: list[float]) -> bool:
     middle = statistics.median(values)
     spread = statistics.median(abs(other - middle) for other in values)
     return spread > 0 and 0.6745 * abs(value - middle) / spread > 3.5
-
-
-def _page(out: Path, rows: list[Json]) -> Path:
-    """Plots as PNGs, and one page with all of them."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    pictures = []
-    for axis, label in _AXES.items():
-        if len({row[axis] for row in rows}) < 2:
-            continue
-        figure, places = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
-        for place, (title, (column, unit)) in zip(places.flat, _DRAWN.items(), strict=True):
-            _draw(place, rows, axis, column)
-            place.set(title=title, xlabel=label, ylabel=unit)
-            place.grid(alpha=0.3)
-        places.flat[0].legend(fontsize="small")
-        path = out / f"by_{axis}.png"
-        figure.savefig(path, dpi=120)
-        plt.close(figure)
-        pictures.append((f"By {label}", path))
-    page = out / "sweep.html"
-    page.write_text(_html(rows, pictures))
-    return page
-
-
-def _draw(place: Any, rows: list[Json], axis: str, column: str) -> None:
-    """The mean with its spread, a line for each combination of the other axes, and every run as a point."""
-    others = [name for name in _AXES if name != axis]
-    lines: dict[tuple[Any, ...], list[Json]] = {}
-    for row in rows:
-        lines.setdefault(tuple(row[name] for name in others), []).append(row)
-    for key, group in sorted(lines.items()):
-        named = dict(zip(others, key, strict=True))
-        label = ", ".join(f"{_AXES[name]} {value:g}" for name, value in named.items())
-        xs = sorted({row[axis] for row in group})
-        values = [[row[column] for row in group if row[axis] == x] for x in xs]
-        means = [statistics.fmean(each) for each in values]
-        spread = [statistics.stdev(each) if len(each) > 1 else 0.0 for each in values]
-        drawn = place.errorbar(xs, means, spread, marker="o", capsize=3, label=label)
-        points = [(x, value) for x, each in zip(xs, values, strict=True) for value in each]
-        place.scatter(*zip(*points, strict=True), s=12, alpha=0.5, color=drawn[0].get_color())
-
-
-def _html(rows: list[Json], pictures: list[tuple[str, Path]]) -> str:
-    images = "".join(
-        f"<h2>{html.escape(title)}</h2><img alt='{html.escape(title)}: execution time, throughput, memory, cost' "
-        f"src='data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}'>"
-        for title, path in pictures
-    )
-    found = list(_cases(rows))
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in found[0])
-    body = "".join(
-        "<tr>" + "".join(f"<td>{value:,.6g}</td>" for value in row.values()) + "</tr>" for row in found
-    )
-    return (
-        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-        "<title>CosmicAI sweep</title><style>body{font:16px/1.5 system-ui,sans-serif;margin:1rem auto;max-width:70rem;"
-        "padding:0 1rem;color-scheme:light dark}img{max-width:100%;background:#fff}div{overflow-x:auto}"
-        "table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.85rem}"
-        "th,td{padding:.25rem .5rem;text-align:right;border-bottom:1px solid #8886}</style>"
-        f"<h1>Sweep of {len(rows)} runs</h1>{images}<h2>Cases</h2><p>Mean and standard deviation over the repeats; "
-        f"every run is a point in the plots and a line in {RESULT_STATS}.</p><div><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div></html>"
-    )
