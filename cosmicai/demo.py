@@ -1,13 +1,12 @@
-"""The main job end to end on the embedded AWS: what `make demo` shows."""
+"""The main job end to end on the embedded AWS, as `make demo` shows it."""
 
 from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from cosmicai.data import dc2
 from cosmicai.deployment import Deployment, emulated_variables
 from cosmicai.emulator import Emulator
 from cosmicai.packaging import ROOT, BuildFolder, assemble
+from summarize.figures import seconds_text, usd_text
 
 GALAXIES = 5112
 PARTITION_MB = 25
@@ -32,33 +32,30 @@ Json = dict[str, Any]
 
 
 class DemoError(RuntimeError):
-    """The demo's run did not succeed."""
+    """The demo's run did not succeed; the message has its error."""
 
 
 @dataclass
 class _Steps:
-    """One progress line per step, and how long each took."""
+    """One progress line per step."""
 
     progress: Progress
-    seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def step(self, title: str, total: int = 1) -> Iterator[TaskID]:
         task = self.progress.add_task(title, total=total)
-        start = time.monotonic()
         yield task
         total = int(self.progress.tasks[task].total or 1)
         self.progress.update(task, total=total, completed=total)
-        self.seconds[title] = time.monotonic() - start
 
     def reporter(self, task: TaskID) -> runs.Progress:
         return lambda done, total: self.progress.update(task, completed=done, total=total)
 
 
 def demo(cache: Path, results: Path, console: Console) -> None:
-    """Renders, provisions, uploads, runs, downloads and shows; raises DemoError where the run fails."""
+    """Renders, deploys, uploads, runs, downloads and shows. Raises DemoError if the run fails."""
     columns = (
-        SpinnerColumn(finished_text="✓"),
+        SpinnerColumn("line", finished_text="✓"),
         TextColumn("{task.description:<26}"),
         BarColumn(),
         TimeElapsedColumn(),
@@ -82,14 +79,14 @@ def demo(cache: Path, results: Path, console: Console) -> None:
         finally:
             with steps.step("Stopping the embedded AWS"):
                 aws.stop()
-    _show(summary, simple, steps.seconds, results, console)
+    _show(summary, simple, results, console)
 
 
 def _run(
     aws: Emulator, build: BuildFolder, partitions: Path, payload: Json, results: Path, steps: _Steps
 ) -> Json:
     with steps.step("terraform apply"):
-        outputs = Deployment(aws.folder / "deployment", aws.environment).apply(emulated_variables(TEAM, aws))
+        outputs = _deployment(aws).apply(emulated_variables(TEAM, aws))
     s3, stepfunctions = (aws.client(name) for name in ("s3", "stepfunctions"))
     with steps.step("Uploading partitions") as task:
         runs.upload_partitions(s3, partitions, outputs.bucket, payload["data_prefix"], steps.reporter(task))
@@ -106,13 +103,16 @@ def _run(
     return summary
 
 
-def _show(
-    summary: Json, simple: dict[str, Json], seconds: dict[str, float], results: Path, console: Console
-) -> None:
+def _deployment(aws: Emulator) -> Deployment:
+    return Deployment(aws.folder / "deployment", aws.environment, os.environ)
+
+
+def _show(summary: Json, simple: dict[str, Json], results: Path, console: Console) -> None:
     console.print(_accuracy_table(summary["accuracy"], simple))
-    console.print(_run_table(summary, seconds["Running the ranks"]))
+    console.print(_run_table(summary))
     console.print(f"Results in {results}:")
     meanings = {
+        "report.html": "the run to look at: open it in a browser",
         "summary.json": "totals, accuracy, cost, missing ranks",
         "combined_data.json": "all rank infos",
         "predictions/": "redshifts, one .npz per rank: index, z_pred, z_true",
@@ -133,19 +133,19 @@ def _accuracy_table(accuracy: Json, simple: dict[str, Json]) -> Table:
     return table
 
 
-def _run_table(summary: Json, wall: float) -> Table:
+def _run_table(summary: Json) -> Table:
     table = Table(title=f"Run {summary['run_id']}: {summary['world_size']} ranks", show_header=False)
-    seconds, cost = summary["seconds"], summary["cost"]
+    seconds, cost, wall = summary["seconds"], summary["cost"], summary["wall (seconds)"]
     rows = {
         "images": f"{summary['num_samples']:,}",
-        "wall time of the run": f"{wall:.1f} s, {summary['num_samples'] / wall:,.0f} images/s",
+        "start to the last rank's end": f"{seconds_text(wall)}, {summary['num_samples'] / wall:,.0f} images/s",
         "images/s of a rank, median": f"{summary['spread']['sample_persec']['p50']:,.0f}",
         **{f"{name}, all ranks": f"{value:.2f} s" for name, value in seconds.items()},
         "ranks at once on cores": f"{min(RANKS, summary['world_size'])} on {os.cpu_count()}",
         "metrics from": summary["metrics_source"],
         "cold starts": f"{summary['cold_starts']} of {summary['world_size']} ranks",
         "GB-seconds": f"{cost['GB-seconds']:.1f}",
-        "would cost on AWS": f"${cost['total (USD)']:.6f} (list prices {cost['prices as of']})",
+        "would cost on AWS": f"{usd_text(cost['total (USD)'])} (list prices {cost['prices as of']})",
     }
     for name, value in rows.items():
         table.add_row(name, value)
