@@ -115,6 +115,7 @@ class _Machine:
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: list[Any] = []
+        self._globals: dict[str, Global] = {}
 
     def run(self) -> object:
         data, operations = self._data, _OPERATIONS
@@ -249,7 +250,7 @@ class _Machine:
             raise TorchFileError(
                 f"its pickle asks for {printable(dotted)}, which is not allowed; nothing of it was run"
             )
-        self._stack.append(Global(dotted))
+        self._stack.append(self._globals.setdefault(dotted, Global(dotted)))
 
     def call(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()

@@ -65,9 +65,12 @@ class Source(Protocol):
         """The bytes from `start` to `stop`, which lie inside the file."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Piece:
-    """The bytes of one storage: from `start`, `size` of them; crc 0 where torch wrote none."""
+    """The bytes of one storage: from `start`, `size` of them; crc 0 where torch wrote none.
+
+    A file of before torch 1.6 tells `start` after the pickle that describes the tensors: until then it is 0.
+    """
 
     name: str
     start: int
@@ -137,11 +140,12 @@ class Tensor:
 
 @dataclass(frozen=True)
 class _Storage:
-    """number: None for one whose tensors are not read."""
+    """number: None for one whose tensors are not read. first: of its values in the piece."""
 
     piece: Piece
     number: str | None
     count: int
+    first: int = 0
 
 
 Find = Callable[[str, int, int], Piece]
@@ -173,6 +177,7 @@ class _Storages:
 
     find: Find
     _known: dict[str, _Storage] = field(default_factory=dict)
+    _views: dict[str, tuple[str, int, int]] = field(default_factory=dict)
 
     def __call__(self, reference: object) -> object:
         match reference:
@@ -182,7 +187,7 @@ class _Storages:
                 number = _STORAGES.get(kind)
                 width = _UNREAD_STORAGES[kind] if number is None else _NUMBERS[number].itemsize
                 storage = self._storage(key, number, count, width)
-                return storage if view in ([], [None]) else _view(storage, width, view)
+                return storage if view in ([], [None]) else self._view(key, storage, view)
             case ("module", Global() as kind, *_):
                 return kind  # files of before torch 1.6 name classes of modules like this, with their source
         raise TorchFileError("refers to a storage in a way that torch does not")
@@ -205,15 +210,14 @@ class _Storages:
         return known if count else _Storage(known.piece, number, 0)
 
 
-def _view(storage: _Storage, width: int, view: list[object]) -> _Storage:
-    """A part of a storage, as torch before 0.4 wrote it: key, offset and size."""
-    match view:
-        case [(str(), int(offset), int(count))] if 0 <= offset <= offset + count <= storage.count:
-            piece = storage.piece
-            return _Storage(
-                Piece(piece.name, piece.start + offset * width, count * width), storage.number, count
-            )
-    raise TorchFileError("refers to a storage in a way that torch does not")
+    def _view(self, whole: str, storage: _Storage, view: list[object]) -> _Storage:
+        """A part of a storage, as torch before 0.4 wrote it: a key of its own, offset and size."""
+        match view:
+            case [(str(key), int(first), int(count))] if 0 <= first <= first + count <= storage.count:
+                known = self._views.setdefault(key, (whole, first, count))
+                if known == (whole, first, count) and key not in self._known:
+                    return replace(storage, count=count, first=first)
+        raise TorchFileError("refers to a storage in a way that torch does not")
 
 
 def _rebuilt(file_size: int, arguments: tuple[Any, ...]) -> object:
@@ -235,7 +239,7 @@ def _rebuilt(file_size: int, arguments: tuple[Any, ...]) -> object:
     negative = _negative(rest)
     if negative and storage.number == "bool":
         raise TorchFileError("describes a tensor of True and False as negated, which torch cannot do")
-    return Tensor(storage.piece, storage.number, offset, shape, strides, negative)
+    return Tensor(storage.piece, storage.number, storage.first + offset, shape, strides, negative)
 
 
 def _check_reach(offset: int, shape: tuple[int, ...], strides: tuple[int, ...], count: int) -> None:

@@ -37,7 +37,8 @@ _ZIP_ERRORS = (
     EOFError,
     struct.error,
 )
-_OPCODES = 400_000  # read in about a second at worst; the published module has 56,000
+_OPCODES = 150_000  # read in half a second at worst; the published module has 56,000
+_FEW_OPCODES = 1_000  # of the small pickles in a file of before torch 1.6
 
 
 @dataclass(frozen=True)
@@ -194,40 +195,38 @@ def _legacy(source: Source, rules: Rules) -> object:
     place = 0
     preamble = []
     for _ in range(3):
-        value, place = pickled.read(head, rules, place)
+        value, place = pickled.read(head, Rules(_FEW_OPCODES, known=rules.known), place)
         preamble.append(value)
     _, version, machine = preamble
     if version != _VERSION or not isinstance(machine, Pairs) or machine.named.get("little_endian") is not True:
         raise TorchFileError(
             "was written by a torch or on a machine whose files are not read here: save it again"
         )
-    storages: dict[str, tuple[int, int]] = {}
+    storages: dict[str, tuple[Piece, int]] = {}
 
     def noted(key: str, count: int, width: int) -> Piece:
-        storages[key] = count, width
-        return Piece(key, 0, count * width)
+        piece = Piece(f"storage {printable(key)}", 0, count * width)
+        storages[key] = piece, count
+        return piece
 
-    _, after = pickled.read(head, with_tensors(rules, noted, source.size), place)
-    keys, end = pickled.read(head, rules, after)
-    pieces = _legacy_pieces(source, keys, storages, end)
-    return pickled.read(head, with_tensors(rules, lambda key, *_: pieces[key], source.size), place)[0]
+    content, place = pickled.read(head, with_tensors(rules, noted, source.size), place)
+    keys, place = pickled.read(head, Rules(_FEW_OPCODES + 4 * len(storages), known=rules.known), place)
+    _place_storages(source, keys, storages, place)
+    return content
 
 
-def _legacy_pieces(
-    source: Source, keys: object, storages: dict[str, tuple[int, int]], start: int
-) -> dict[str, Piece]:
-    """Where each storage of so many numbers of so many bytes lies, the first at `start`."""
-    pieces: dict[str, Piece] = {}
+def _place_storages(source: Source, keys: object, storages: dict[str, tuple[Piece, int]], start: int) -> None:
+    """Says where each storage of so many values lies, in the order of their keys, the first at `start`."""
+    missing = dict(storages)
     for key in keys if isinstance(keys, list) else ():
-        if type(key) is not str or key not in storages:
+        if type(key) is not str or key not in missing:
             raise TorchFileError("is damaged: it holds a storage that no tensor has")
-        count, width = storages[key]
-        piece = Piece(f"storage {printable(key)}", start + _COUNT.size, count * width)
+        piece, count = missing.pop(key)
+        piece.start = start + _COUNT.size
         if piece.start + piece.size > source.size:
             raise TorchFileError(f"is cut short inside {piece.name}")
         if _COUNT.unpack(source.read(start, piece.start))[0] != count:
             raise TorchFileError(f"is damaged: {piece.name} has another length than its tensors say")
-        pieces[key], start = piece, piece.start + piece.size
-    if len(pieces) < len(storages):
+        start = piece.start + piece.size
+    if missing:
         raise TorchFileError("is damaged: it lacks the bytes of a tensor")
-    return pieces
