@@ -22,6 +22,7 @@ _NEWEST_PROTOCOL = 5
 
 def printable(text: str, limit: int = 120) -> str:
     """A file's text for a message: without control characters, and cut after `limit` characters."""
+    text = text[: limit + 1]
     escaped = text if text.isprintable() else ascii(text)[1:-1]
     return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
 

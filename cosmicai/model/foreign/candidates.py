@@ -7,11 +7,12 @@ found wherever it lies; where there are several, the user says which.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from cosmicai.model.foreign.classes import WRAPPERS, kind_of
+from cosmicai.model.foreign.classes import kind_of
 from cosmicai.model.foreign.errors import CheckpointError, listed, shown
 from inference.pickled import Global, Pairs, Record, printable
 from inference.tensors import Tensor
@@ -35,7 +36,8 @@ class Candidate:
 def is_module(content: object) -> TypeGuard[Record]:
     if not isinstance(content, Record):
         return False
-    return {"_modules", "_parameters"} <= content.attributes.keys() or kind_of(content.dotted) in WRAPPERS
+    kind = kind_of(content.dotted)
+    return {"_modules", "_parameters"} <= content.attributes.keys() or (kind is not None and kind.is_wrapper)
 
 
 def chosen(content: object, select: str | None) -> Candidate:
@@ -50,27 +52,28 @@ def chosen(content: object, select: str | None) -> Candidate:
     if not found:
         raise CheckpointError(f"holds no network: it is {_described(content)}")
     if len(found) > 1:
-        keys = ", ".join(f"--select {shown(candidate.key)}" for candidate in found)
+        keys = listed((f"--select {shown(candidate.key)}" for candidate in found), _NETWORKS)
         raise CheckpointError(f"holds {len(found)} networks; say which is meant: {keys}")
     return found[0]
 
 
 def _candidates(content: object) -> Iterator[Candidate]:
     """Breadth first; everything is visited once, however often it is referred to."""
-    level: list[tuple[str, object]] = [("", content)]
+    level: list[tuple[tuple[str, ...], object]] = [((), content)]
     seen: set[int] = set()
     for _ in range(_DEPTH + 1):
-        below: list[tuple[str, object]] = []
-        for key, value in level:
+        below: list[tuple[tuple[str, ...], object]] = []
+        for names, value in level:
             if id(value) in seen:
                 continue
             seen.add(id(value))
             if is_module(value):
-                yield Candidate(key, value)
+                yield Candidate(".".join(names), value)
             elif _is_state_dict(value):
-                yield Candidate(key, {name: part for name, part in _items(value) if _is_entry(name, part)})
+                entries = {name: part for name, part in _items(value) if _is_entry(name, part)}
+                yield Candidate(".".join(names), entries)
             else:
-                below += [(f"{key}.{name}" if key else name, item) for name, item in _items(value)]
+                below += [((*names, name), item) for name, item in _items(value) if len(name) <= _NAME_LENGTH]
         level = below
 
 
@@ -135,11 +138,15 @@ def plain_names(tensors: Mapping[str, object], renames: Mapping[str, str]) -> di
                 f"two tensors are named {printable(short)} after the names of wrappers are gone"
             )
         plain[short] = tensor
-    while len(plain) > 1 and len({name.partition(".")[0] for name in plain}) == 1:
-        if not all("." in name for name in plain):
-            break
-        plain = {name.partition(".")[2]: tensor for name, tensor in plain.items()}
-    return plain
+    return _without_common_start(plain) if len(plain) > 1 else plain
+
+
+def _without_common_start(tensors: dict[str, object]) -> dict[str, object]:
+    """Without the parts, between dots, that all names begin with."""
+    first, last = min(tensors), max(tensors)  # what these two begin with, all do
+    common = os.path.commonprefix([first, last])  # noqa: RUF071 - by characters, and cut at a dot
+    start = common.rfind(".") + 1
+    return {name[start:]: tensor for name, tensor in tensors.items()}
 
 
 def _separated(candidate: Candidate, select: str | None) -> list[Candidate]:

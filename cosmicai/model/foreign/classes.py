@@ -65,6 +65,10 @@ class Kind:
     any_child: bool = False  # a container
     any_attribute: bool = False  # a wrapper, whose attributes are its own affair
 
+    @property
+    def is_wrapper(self) -> bool:
+        return self.role == "wrapper"
+
 
 def _kind(role: str, names: str, **parts: object) -> Kind:
     """Names and parts as words of a text."""

@@ -34,5 +34,6 @@ def shown(value: object) -> str:
 
 def listed(names: Iterable[str], limit: int = 8) -> str:
     """Names of a file, joined; the first `limit` of them."""
-    found = [printable(name, 80) for name in names]
-    return ", ".join(found[:limit]) + (f" and {len(found) - limit} more" if len(found) > limit else "")
+    every = list(names)
+    shortened = ", ".join(printable(name, 80) for name in every[:limit])
+    return shortened + (f" and {len(every) - limit} more" if len(every) > limit else "")

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from cosmicai.model.foreign.classes import ACTIVATIONS, MODULE_IGNORED, MUST_BE_EMPTY, WRAPPERS, Kind, kind_of
+from cosmicai.model.foreign.classes import ACTIVATIONS, MODULE_IGNORED, MUST_BE_EMPTY, Kind, kind_of
 from cosmicai.model.foreign.errors import CheckpointError, listed, shown
 from cosmicai.model.foreign.files import File, Floats
 from inference.pickled import Pairs, Record, printable
 
 _MOST_MODULES = 5000  # that are looked at; the published network has 400
+_MOST_ENTRIES = 200_000  # attributes, tensors and children of them; the published network has 9,000
 _PARTS = ("_parameters", "_buffers", "_modules")
 
 
@@ -33,7 +34,7 @@ def class_names(record: Record) -> list[str]:
 def _wrapped(record: Record) -> object:
     """What a wrapper holds; None where it is not a wrapper."""
     kind = kind_of(record.dotted)
-    if kind is None or kind not in WRAPPERS:
+    if kind is None or not kind.is_wrapper:
         return None
     if record.state is None and record.arguments:  # OptimizedModule: stored as the call that makes it
         return record.arguments[0]
@@ -54,6 +55,7 @@ class Tree:
     by_name: bool = False
     renames: dict[str, str] = field(default_factory=dict)
     opened: int = 0
+    entries: int = 0
 
     def node(self, record: object, path: str, open_ended: bool = False) -> Node:
         """The module inside its wrappers. Raises CheckpointError for what is not known of it."""
@@ -65,9 +67,18 @@ class Tree:
                 record = _wrapped(record)
                 continue
             node = Node(self, record, path, open_ended)
-            if node.kind not in WRAPPERS:
+            if not node.kind.is_wrapper:
                 return node
             record = _wrapped(node.record)
+
+    def count(self, record: Record) -> None:
+        """Notes that all entries of a module are looked at. Raises CheckpointError beyond the limit."""
+        parts = [record.attributes.get(name) for name in _PARTS]
+        self.entries += len(record.attributes) + sum(len(p.named) for p in parts if isinstance(p, Pairs))
+        if self.entries > _MOST_ENTRIES:
+            raise CheckpointError(
+                f"has more than {_MOST_ENTRIES:,} attributes, tensors and children of modules"
+            )
 
 
 class Node:
@@ -79,6 +90,7 @@ class Node:
         if not isinstance(record, Record):
             raise CheckpointError(f"{self.path} is {shown(record)}, not a module")
         self.record = record
+        tree.count(record)
         kind = kind_of(record.dotted, tree.by_name)
         if kind is None:
             raise CheckpointError(_unknown_class(self.path, record, tree.by_name))
