@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -235,6 +236,24 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.doc").write_text("x")
     with pytest.raises(SourceError, match=r"unknown format; give FITS, HDF5, Parquet, \.npz"):
         prepare(tmp_path / "a.doc", Folder(tmp_path / "out"), 1)
+
+
+class _Full:
+    """A target whose disk is full."""
+
+    def digest(self, name: str) -> str | None:
+        return None
+
+    def write(self, name: str, data: object, digest: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", name)
+
+    def describe(self, photometry: object) -> None: ...
+
+
+def test_a_failure_of_writing_is_no_fault_of_the_source(galaxies: Arrays, tmp_path: Path) -> None:
+    _hdf5(tmp_path / "a.h5", galaxies)
+    with pytest.raises(OSError, match="No space left"):
+        prepare(tmp_path / "a.h5", _Full(), 1)
 
 
 _MEASURED = """

@@ -328,3 +328,20 @@ def test_two_columns_that_could_be_the_images_are_refused(arrays: Arrays, tmp_pa
     np.savez(tmp_path / "c.npz", data=arrays["images"], mags=arrays["magnitudes"])
     done = made(tmp_path / "c.npz", tmp_path / "out")[1]
     assert "images are data (150, 5, 32, 32), the only column of stamps" in done.summary.notes
+
+
+def test_columns_of_a_parquet_file_are_decoded_apart(arrays: Arrays, tmp_path: Path) -> None:
+    """Reading another column between must not make the images' reader decode the whole file."""
+    rows = 4000
+    images = np.tile(arrays["images"][:100], (rows // 100, 1, 1, 1))
+    table = pa.table({"images": _nested(images), "mags": _nested(np.full((rows, 5), 20, np.float32))})
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=rows)
+    del table
+    with opened_source(tmp_path / "a.parquet", Reading(), layout.read(layout.BUNDLED)) as source:
+        pixels, magnitudes = source.columns
+        before = pa.default_memory_pool().bytes_allocated()
+        for start in range(0, 1000, 100):
+            assert np.array_equal(pixels.read(start, start + 100), images[:100])
+            magnitudes.read(start, start + 100)
+            held = pa.default_memory_pool().bytes_allocated() - before
+            assert held < images.nbytes / 4, f"{held} bytes are held of {images.nbytes}"

@@ -182,10 +182,10 @@ def test_bscale_and_bzero_scale(arrays: Arrays, tmp_path: Path) -> None:
     with fits.open(source, mode="update", do_not_scale_image_data=True) as hdus:
         hdus[1].header["BSCALE"], hdus[1].header["BZERO"] = 0.001, 5.0
     with fits.open(source) as hdus:
-        expected = hdus[1].data.astype(np.float32)
-    assert np.allclose(expected, counts * 0.001 + 5, atol=1e-4)
+        by_astropy = hdus[1].data
     found, _ = made(source, tmp_path / "out")
-    assert np.array_equal(found["images"], expected)
+    assert np.abs(found["images"] - by_astropy).max() < 2e-5
+    assert np.array_equal(found["images"], (counts * 0.001 + 5.0).astype(np.float32))
 
 
 @pytest.mark.parametrize("name", ["a.fits.gz", "a.fits.fz", "a.fit", "a.data"])

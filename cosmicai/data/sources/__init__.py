@@ -60,10 +60,28 @@ _CUTOUTS = (".fits", ".fit", ".fits.gz", ".fits.fz", ".fits.bz2", ".fit.gz", ".n
 def opened_source(path: Path, reading: Reading, layout: ModelLayout) -> Iterator[Table]:
     """The columns of a source and of its catalogue. Raises SourceError, also while rows are read."""
     with ExitStack() as stack:
-        try:
-            yield _table(path, reading, layout, stack)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise SourceError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
+        with _named(path):
+            table = _table(path, reading, layout, stack)
+        yield replace(table, columns=tuple(_guarded(path, column) for column in table.columns))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What readers raise of a broken file as a SourceError, which names it."""
+    try:
+        yield
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise SourceError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
+
+
+def _guarded(path: Path, column: Column) -> Column:
+    read = column.read
+
+    def guarded(start: int, stop: int) -> Array:
+        with _named(path):
+            return read(start, stop)
+
+    return replace(column, read=guarded)
 
 
 def _table(path: Path, reading: Reading, layout: ModelLayout, stack: ExitStack) -> Table:

@@ -1,8 +1,8 @@
 """FITS: images of four axes, an image of three axes for each band, tables, and what their headers say.
 
-Scaling (BSCALE, BZERO, TSCAL, TZERO, also of unsigned integers), BLANK, byte order and tile compression are
-astropy's work; missing values of integer columns (TNULL) are masked here. Rows are read from the file and not
-mapped, because mapped pages count as memory of the process.
+astropy reads headers, tables and compressed tiles. Images are scaled here, in double precision (astropy's
+single precision loses digits where BZERO is large), and missing values of integer columns (TNULL) are masked.
+Rows are read from the file and not mapped, because mapped pages count as memory of the process.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def opened(path: Path) -> Iterator[Any]:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always", AstropyUserWarning)
         try:
-            hdus = fits.open(path, memmap=False, lazy_load_hdus=False)
+            hdus = fits.open(path, memmap=False, lazy_load_hdus=False, do_not_scale_image_data=True)
         except (OSError, TypeError, ValueError, IndexError) as error:
             raise SourceError(f"{path}: cannot be read ({error})") from None
     with hdus:
@@ -91,10 +91,17 @@ def _image(hdu: Any, name: str, place: str) -> Column:
 
 
 def section(hdu: Any, part: Any) -> Array:
-    """Some of an image's values as astropy scales them; BLANK is NaN."""
+    """Some of an image's values, float32: stored numbers times BSCALE plus BZERO, NaN for BLANK."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyUserWarning)  # such as BLANK beside floating-point values
-        return np.asarray(hdu.section[part])
+        warnings.simplefilter("ignore", AstropyUserWarning)
+        stored = np.asarray(hdu.section[part])
+    scale, zero = (float(hdu.header.get(key, default)) for key, default in (("BSCALE", 1), ("BZERO", 0)))
+    values = stored if (scale, zero) == (1, 0) else stored * scale + zero
+    blank = hdu.header.get("BLANK")
+    values = values.astype(np.float32)
+    if blank is not None and stored.dtype.kind in "iu":
+        values[stored == blank] = np.nan
+    return values
 
 
 def _columns(path: Path, hdu: Any, group: str, place: str, notes: list[str]) -> Iterator[Column]:

@@ -158,11 +158,24 @@ def _column(frame: Frame, positions: _Positions, size: int, target: float | None
 
 
 def _cut(frame: Frame, x: float, y: float, side: int) -> Array:
-    """Pixels that the frame does not have are NaN, all of them where it lacks the position."""
+    """Pixels that the frame does not have are NaN, all of them where it lacks the position.
+
+    Only the pixels around the position are read.
+    """
+    bounds = [_around(place, side, length) for place, length in zip((y, x), frame.hdu.shape, strict=True)]
+    if any(start >= stop for start, stop in bounds):
+        return np.full((side, side), np.nan, np.float32)
+    piece = fitsfile.section(frame.hdu, tuple(slice(*bound) for bound in bounds))
+    place = (x - bounds[1][0], y - bounds[0][0])
     try:
-        if not (np.isfinite(x) and np.isfinite(y)):
-            raise NoOverlapError
-        cut = Cutout2D(frame.hdu.section, (x, y), (side, side), mode="partial", fill_value=np.nan)
+        cut = Cutout2D(piece, place, (side, side), mode="partial", fill_value=np.nan)
         return np.asarray(cut.data, np.float32)
     except NoOverlapError:
         return np.full((side, side), np.nan, np.float32)
+
+
+def _around(place: float, side: int, length: int) -> tuple[int, int]:
+    """The pixels from `side` before a place to `side` after it, as far as there are any."""
+    if not np.isfinite(place) or not -side < place < length + side:
+        return 0, 0
+    return max(0, int(place) - side), min(length, int(place) + side + 1)

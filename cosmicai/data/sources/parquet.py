@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ KIND = Kind(
     "Array2D to Array5D; fields of structs (`image.flux`); null is missing; a folder of files of one layout",
     "images whose rows differ in shape; flat lists and bytes, which do not tell a shape; timestamps, maps",
 )
+_BUFFER = 1 << 20  # bytes of a column that are read at once
 _IMAGES, _VALUES = 64, 1 << 16  # rows decoded at once of a column of lists, and of others
 
 
@@ -28,17 +30,32 @@ def read(path: Path, stack: ExitStack) -> Table:
     from pyarrow import parquet
 
     try:
-        file = stack.enter_context(parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False))
+        file = stack.enter_context(parquet.ParquetFile(path))
     except (arrow.ArrowException, OSError) as error:
         raise SourceError(f"{path}: cannot be read ({error})") from None
     columns: list[Column] = []
     notes: list[str] = []
     for field in file.schema_arrow:
-        _add(path, file, field, columns, notes)
+        _add(_File(path, file.metadata, stack), field, columns, notes)
     return multimodal.understood(Table(path, tuple(columns), tuple(notes)))
 
 
-def _add(path: Path, file: Any, field: Any, columns: list[Column], notes: list[str]) -> None:
+@dataclass(frozen=True)
+class _File:
+    """A file, opened anew for each column, because the columns of one opening share their batch size."""
+
+    path: Path
+    metadata: Any
+    stack: ExitStack
+
+    def opened(self) -> Any:
+        from pyarrow import parquet
+
+        file = parquet.ParquetFile(self.path, metadata=self.metadata, buffer_size=_BUFFER, pre_buffer=False)
+        return self.stack.enter_context(file)
+
+
+def _add(file: _File, field: Any, columns: list[Column], notes: list[str]) -> None:
     import pyarrow as arrow
 
     structs: list[tuple[str, Any, Callable[[Any], Any]]] = [(field.name, field.type, lambda array: array)]
@@ -51,7 +68,7 @@ def _add(path: Path, file: Any, field: Any, columns: list[Column], notes: list[s
             for index in range(kind.num_fields)
         ]
     for name, inner, pick in structs:
-        reader = _Reader(path, file, field.name, name, pick)
+        reader = _Reader(file, field.name, name, pick)
         shape = reader.shape()
         if shape is None:
             notes.append(f"column {name} ({inner}) is not read")
@@ -79,8 +96,10 @@ def _member(name: str) -> Callable[[Any], Any]:
 class _Reader:
     """Adjacent rows of one column, decoded a batch at a time."""
 
-    def __init__(self, path: Path, file: Any, column: str, name: str, pick: Callable[[Any], Any]) -> None:
-        self._path, self._file, self._column, self._name, self._pick = path, file, column, name, pick
+    def __init__(self, file: _File, column: str, name: str, pick: Callable[[Any], Any]) -> None:
+        self._file, self._column, self._name, self._pick = file, column, name, pick
+        self._path = file.path
+        self._opened: Any = None
         self._batches: Iterator[Array] = iter(())
         self._held: list[Array] = []
         self._place = 0
@@ -115,7 +134,8 @@ class _Reader:
         import pyarrow as arrow
 
         try:
-            for batch in self._file.iter_batches(rows, columns=[self._column]):
+            self._opened = self._opened or self._file.opened()
+            for batch in self._opened.iter_batches(rows, columns=[self._column]):
                 yield _array(self._path, self._name, self._pick(batch.column(0)))
         except (arrow.ArrowException, OSError) as error:
             raise SourceError(f"{self._path}: column {self._name} cannot be read ({error})") from None
@@ -137,11 +157,11 @@ def _array(path: Path, name: str, array: Any) -> Array:
     kind = array.type
     if arrow.types.is_list(kind) or arrow.types.is_large_list(kind) or arrow.types.is_fixed_size_list(kind):
         inner = array.flatten()
-        lengths = set(np.asarray(array.value_lengths().fill_null(-1)))
-        if len(lengths) != 1 or -1 in lengths:
+        lengths = np.unique(np.asarray(array.value_lengths().fill_null(-1)))
+        if len(lengths) != 1 or lengths[0] < 0:
             raise SourceError(f"{path}: rows of column {name} differ in shape or are null")
         values = _array(path, name, inner)
-        return values.reshape(len(array), int(lengths.pop()), *values.shape[1:])
+        return values.reshape(len(array), int(lengths[0]), *values.shape[1:])
     if arrow.types.is_dictionary(kind):
         array = array.dictionary_decode()
         kind = array.type

@@ -1,0 +1,165 @@
+"""Files of surveys through `data prepare` and `infer`, as a user calls them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from cosmicai.data import dc2
+from cosmicai.packaging import ROOT
+from tests.conftest import CACHE
+
+from .galaxies import BANDS, Arrays
+
+_COSMICAI = str(Path(sys.executable).with_name("cosmicai"))
+SDSS = ROOT / "tests" / "reference" / "real" / "sdss_ugriz_20.npz"
+LEGACY = ROOT / "tests" / "reference" / "real" / "legacy_griz_train_50.npz"
+COUNT = 60
+ZERO = 0.02  # flux of one count
+
+
+def _cosmicai(*words: object, status: int = 0) -> str:
+    """What a call prints, on one line."""
+    done = subprocess.run(
+        [_COSMICAI, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def _redshifts(folder: Path) -> np.ndarray:
+    with np.load(folder / "predictions" / "0.npz") as predictions:
+        return predictions["z_pred"][np.argsort(predictions["index"])]
+
+
+@pytest.fixture(scope="module")
+def survey() -> Arrays:
+    """DC2 galaxies whose pixels are whole numbers of counts, and which are not detected here and there."""
+    rows = dc2.load("validation", CACHE)[:COUNT]
+    counts = np.round(np.concatenate(list(dc2.render(rows, 0))) / ZERO).clip(-20000, 40000)
+    observed = dc2.observed(rows, 0)
+    magnitudes = observed.magnitudes.copy()
+    magnitudes[[3, 17, 40], [0, 0, 4]] = [dc2.LIMITING_MAGNITUDE[band] for band in "uuz"]
+    images = (counts.astype(np.float64) * ZERO).astype(np.float32)
+    return {"counts": counts, "images": images, "magnitudes": magnitudes, "redshift": observed.redshift}
+
+
+def _survey_file(path: Path, survey: Arrays) -> None:
+    """uint16 with BZERO in bands out of order, IVAR and MASK beside them, a table u to z with 99 and TNULL."""
+    hdus: list[object] = [fits.PrimaryHDU()]
+    for band in "zgiur":
+        hdu = fits.ImageHDU((survey["counts"][:, BANDS.index(band)] + 20000).astype(np.uint16))
+        hdu.header["EXTNAME"], hdu.header["FILTER"] = f"SCI_{band.upper()}", f"{band} sloan"
+        hdus.append(hdu)
+    shape = survey["images"][:, 0].shape
+    hdus += [
+        fits.ImageHDU(np.ones(shape, np.float32), name="IVAR"),
+        fits.ImageHDU(np.zeros(shape, np.uint8), name="MASK"),
+    ]
+    magnitudes = survey["magnitudes"].copy()
+    magnitudes[[3, 17, 40], [0, 0, 4]] = [99.0, 99.0, np.inf]
+    columns = [fits.Column("TARGETID", "K", array=np.arange(COUNT) + 2**60)]
+    columns += [fits.Column(band, "E", array=magnitudes[:, n]) for n, band in enumerate(BANDS)]
+    thousandths = np.round(survey["redshift"] * 1000).astype(np.int32)
+    thousandths[5] = -999
+    columns.append(fits.Column("Z_SPEC", "J", null=-999, array=thousandths))
+    hdus.append(fits.BinTableHDU.from_columns(columns, name="CATALOG"))
+    fits.HDUList(hdus).writeto(path)
+    _scale(path, "SCI", {"BSCALE": ZERO, "BZERO": (32768 - 20000) * ZERO})
+    _scale(path, "CATALOG", {"TSCAL7": 0.001, "TZERO7": 0.0})
+
+
+def _scale(path: Path, name: str, keywords: dict[str, float]) -> None:
+    """Writes scaling keywords into headers, as a survey's pipeline does; the stored numbers stay."""
+    with fits.open(path, mode="update", do_not_scale_image_data=True) as hdus:
+        for hdu in hdus:
+            if hdu.name.startswith(name):
+                hdu.header.update(keywords)
+
+
+def test_a_survey_like_file_gives_the_redshifts_of_the_plain_arrays(survey: Arrays, tmp_path: Path) -> None:
+    plain = {name: survey[name] for name in ("images", "magnitudes", "redshift")}
+    np.savez(tmp_path / "plain.npz", **plain)
+    _survey_file(tmp_path / "survey.fits", survey)
+    refusal = _cosmicai("data", "prepare", tmp_path / "survey.fits", "--out", tmp_path / "no", status=1)
+    assert "it has several images" in refusal
+    assert "HDU 6 (IVAR) (60, 32, 32)" in refusal
+    told = _cosmicai(
+        *("data", "prepare", tmp_path / "survey.fits", "--out", tmp_path / "survey"),
+        *("--images", "SCI_*", "--mask", "MASK", "--ivar", "IVAR", "--pixel-scale", "0.2"),
+    )
+    for words in ("u, g, r, i, z (in the file: z sloan, g sloan", f"TARGETID (int64), the first {2**60}"):
+        assert words in told
+    for row in (
+        "u │ 99 │ not detected │ 2",
+        "z │ inf │ not detected │ 1",
+        "Z_SPEC │ not finite or masked │ unknown │ 1",
+    ):
+        assert row in told, told
+    _cosmicai("data", "prepare", tmp_path / "plain.npz", "--out", tmp_path / "plain")
+    found = {}
+    for name in ("plain", "survey"):
+        _cosmicai("infer", tmp_path / name, "--out", tmp_path / f"{name}-out")
+        found[name] = _redshifts(tmp_path / f"{name}-out")
+    assert np.abs(found["survey"] - found["plain"]).max() < 1e-6
+    assert np.std(found["plain"]) > 0.1
+
+
+def test_sdss_stamps_prepare_and_infer(tmp_path: Path) -> None:
+    told = _cosmicai(
+        *("data", "prepare", SDSS, "--out", tmp_path / "sdss", "--bands", "u,g,r,i,z"),
+        *("--pixel-scale", "0.396", "--pixel-unit", "nanomaggies"),
+    )
+    assert "1 partitions of 20 galaxies" in told
+    assert "outside those of the model's training" in told
+    assert (tmp_path / "sdss" / "stamps.png").read_bytes().startswith(b"\x89PNG")
+    _cosmicai("infer", tmp_path / "sdss", "--out", tmp_path / "out")
+    redshifts = _redshifts(tmp_path / "out")
+    assert redshifts.shape == (20,)
+    assert np.isfinite(redshifts).all()
+
+
+def test_legacy_stamps_are_refused_for_the_bundled_model(tmp_path: Path) -> None:
+    words = ("data", "prepare", LEGACY, "--out", tmp_path / "out", "--bands", "g,r,i,z")
+    assert "there is no band u among g, r, i, z; the model takes u, g, r, i, z" in _cosmicai(*words, status=1)
+    assert "images have 4 channels" in _cosmicai(*words[:-2], status=1)
+    assert not list((tmp_path / "out").glob("*.pt"))
+
+
+def test_inspect_shows_a_file_that_prepare_would_refuse(tmp_path: Path) -> None:
+    told = _cosmicai("data", "inspect", LEGACY, status=1)
+    assert "images │ (50, 4, 23, 23) │ float32" in told.replace(" ", " ")
+    assert "`data prepare` refuses it" in told
+    told = _cosmicai("data", "inspect", SDSS, "--pixel-scale", "0.396", "--sheet", tmp_path / "sheet.png")
+    assert "the images look like fluxes of zero point 22 or so, not 27" in told
+    assert (tmp_path / "sheet.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--pixel-unit", "furlongs"), "furlongs is none of maggies, nanomaggies"),
+        (("--flux-unit", "nJy", "--zero-point", "31.4"), "give it or --zero-point, not both"),
+        (("--missing", "99=gone"), "VALUE=not-detected or VALUE=not-observed"),
+        (("--flux-unit", "nanomaggies"), "look like magnitudes"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    call = ("data", "prepare", SDSS, "--out", tmp_path / "out", "--pixel-scale", "0.396")
+    done = subprocess.run(
+        [_COSMICAI, *map(str, call), *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "300"},
+    )
+    assert done.returncode != 0
+    assert message in " ".join((done.stdout + done.stderr).replace("│", " ").split())
