@@ -14,8 +14,11 @@ _LEAST_GALAXIES = 10  # with fewer, medians and scatters say nothing
 _BRIGHT_SHARE = 0.5  # of the galaxies: the brighter half is compared, where noise matters least
 _ORDER_GAIN = 0.7  # another order must have at most this share of the scatter of the given one
 _OFFSET = 1.5  # mag: more than a circle misses of most galaxies; zero points in use are 2 or more apart
+_COMPACT = 0.9  # of the galaxies are larger than those that the zero point is told by
 _BAND_OFFSET = 1.0  # mag between bands, whose seeing differs
 _FLAT_PIXELS = 4  # at a stamp's greatest value: a core that was cut off
+_ROUND = 1e-5  # mag from two decimals: markers are round numbers
+_REPEATED = 2  # galaxies with the very same extreme magnitude
 _SHARE = 0.02  # of the galaxies: more than this many of a fault are told
 
 
@@ -85,13 +88,15 @@ def _photometric(stamps: Doubles, magnitudes: Doubles, bands: Sequence[str], zer
             f"channels look like bands in another order: by the magnitudes, {', '.join(bands)} hold {read}: "
             "give --bands"
         ]
-    offsets = np.median(magnitudes - stamps, 0)
+    difference = magnitudes - stamps
+    # A stamp lacks light of large galaxies: the most compact ones tell the zero point.
+    offset = float(np.median(np.quantile(difference, _COMPACT, axis=0)))
+    offsets = np.median(difference, 0)
     told = []
-    if abs(np.median(offsets)) > _OFFSET:
-        likely = zero_point + float(np.median(offsets))
+    if abs(offset) > _OFFSET:
         told.append(
-            f"the images look like fluxes of zero point {likely:.0f} or so, not {zero_point:g}, by the "
-            "magnitudes: give --pixel-unit or --pixel-zero-point"
+            f"the images look like fluxes of zero point {zero_point + offset:.0f} or so, not {zero_point:g}, "
+            "by the magnitudes: give --pixel-unit or --pixel-zero-point"
         )
     apart = offsets - np.median(offsets)
     odd = [
@@ -114,3 +119,25 @@ def _best_order(stamps: Doubles, magnitudes: Doubles) -> list[int] | None:
     if (rows == columns).all() or scatter[rows, columns].sum() > _ORDER_GAIN * np.trace(scatter):
         return None
     return [int(column) for column in columns]
+
+
+def repeated_extremes(
+    magnitudes: NDArray[np.float32], bands: Sequence[str], limits: Sequence[float] | None
+) -> list[str]:
+    """A sentence for each band whose faintest or brightest value several galaxies share, as markers are shared.
+
+    limits: what undetected galaxies have got, which they do share.
+    """
+    told = []
+    for place, band in enumerate(bands):
+        known = magnitudes[:, place][np.isfinite(magnitudes[:, place])]
+        if limits is not None:
+            known = known[known != np.float32(limits[place])]
+        for value in {known.min(), known.max()} if known.size else ():
+            count = int((known == value).sum())
+            if count >= _REPEATED and abs(value - round(float(value), 2)) < _ROUND:
+                told.append(
+                    f"{count} galaxies have the very same extreme magnitude {value:g} in {band}: if it is a "
+                    f"marker, give --missing {value:g}=not-detected or {value:g}=not-observed"
+                )
+    return told

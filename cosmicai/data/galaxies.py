@@ -60,8 +60,8 @@ class Galaxies:
     """The galaxies of an opened source for one model. Raises SourceError before anything is read where it can.
 
     total: in the source. counts: missing values, by column and kind, as blocks are read. bad_images: galaxies
-    with NaN or masked pixels, first_bad the first of them. dropped: galaxies that were left out. notes: what
-    was taken without being asked for.
+    with NaN or masked pixels, first_bad the first of them. dropped: galaxies that were left out; unusable: those
+    with NaN that were not. notes: what was taken without being asked for.
     """
 
     def __init__(self, table: Table, reading: Reading, layout: ModelLayout) -> None:
@@ -74,6 +74,7 @@ class Galaxies:
         self.bad_images = 0
         self.first_bad: int | None = None
         self.dropped = 0
+        self.unusable = 0
         self.factors = self._factors()
 
     @property
@@ -139,6 +140,7 @@ class Galaxies:
         self.bad_images += int((~good).sum())
         if not good.all() and self.reading.bad_pixels == "zero":
             images = np.nan_to_num(images, copy=True, nan=0.0, posinf=0.0, neginf=0.0)
+            good[:] = True
         block = Block(
             images,
             self.magnitudes.read(start, stop),
@@ -147,13 +149,17 @@ class Galaxies:
             self._identifiers(start, stop),
             *(self._plain(column, start, stop) for column in (self.choice.ra, self.choice.dec)),
         )
-        return self._usable(block) if self.reading.drop_unusable else block
+        return self._usable(block, good)
 
-    def _usable(self, block: Block) -> Block:
-        good = np.isfinite(block.images).reshape(len(block), -1).all(1)
-        good &= np.isfinite(block.magnitudes).all(1)
-        self.dropped += int((~good).sum())
-        return block if good.all() else block[np.flatnonzero(good)]
+    def _usable(self, block: Block, good: NDArray[np.bool_]) -> Block:
+        """The galaxies without NaN, if the others are to be left out; else all. good: without NaN pixels."""
+        good = good & np.isfinite(block.magnitudes).all(1)
+        bad = int((~good).sum())
+        if not self.reading.drop_unusable:
+            self.unusable += bad
+            return block
+        self.dropped += bad
+        return block[np.flatnonzero(good)] if bad else block
 
     def _redshift(self, start: int, stop: int) -> Floats | None:
         column = self.choice.redshift

@@ -231,6 +231,9 @@ class Sample:
             told += checks.warnings(
                 light, magnitudes, self._bands, zero_point, self._saturated, [int(n) for n in self._zeros]
             )
+            told += checks.repeated_extremes(
+                magnitudes.astype(np.float32), galaxies.magnitudes.names, galaxies.magnitudes.limits
+            )
         undetected = galaxies.counts.total(Missing.NOT_DETECTED)
         if undetected and galaxies.magnitudes.limits is None:
             told.append(
@@ -239,6 +242,11 @@ class Sample:
         unknown = galaxies.counts.total(Missing.NOT_OBSERVED) + galaxies.counts.total(Missing.UNUSABLE)
         if unknown:
             told.append(f"{unknown:,} magnitudes are not known: NaN in the partitions")
+        if galaxies.unusable:
+            told.append(
+                f"{galaxies.unusable:,} galaxies hold NaN, and a rank refuses partitions with NaN: "
+                "--drop-unusable leaves them out, --bad-pixels zero sets pixels to 0"
+            )
         told += [
             f"{row.outside:,} magnitudes in {row.band} are outside those of the model's training"
             for row in self._ranges()

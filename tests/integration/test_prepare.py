@@ -18,7 +18,7 @@ from .conftest import Cloud
 def test_data_prepare_into_a_bucket_is_resumable(cloud: Cloud, tmp_path: Path, prefix: str) -> None:
     images = np.random.default_rng(0).normal(0, 1, (600, 5, 32, 32)).astype(np.float32)
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["images"], file["magnitudes"] = images, np.ones((600, 5), np.float32)
+        file["images"], file["magnitudes"] = images, np.full((600, 5), 20, np.float32)
     command = [str(Path(sys.executable).with_name("cosmicai")), "data", "prepare", str(tmp_path / "a.h5")]
     command += ["--out", f"s3://{cloud.bucket}/{prefix}", "--partition-mb", "10"]
     environment = {**os.environ, **cloud.aws.environment, "COLUMNS": "200"}

@@ -203,6 +203,7 @@ def test_bad_pixels_are_counted_and_stay_bad_unless_asked_for_zeros(galaxies: Ar
     _hdf5(tmp_path / "a.h5", {**galaxies, "images": images})
     done = prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1)
     assert ("bad pixels", "in 2 galaxies, the first in row 77, left as NaN") in done.summary.facts
+    assert any(text.startswith("2 galaxies hold NaN") for text in done.summary.warnings)
     assert_same(prepared(tmp_path / "out"), {**galaxies, "images": images})
     prepare(tmp_path / "a.h5", Folder(tmp_path / "zero"), 1, Reading(bad_pixels="zero"))
     zeroed = images.copy()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cosmicai.data import photometry
+from cosmicai.data.missing import Missing
 from cosmicai.data.prepare import Folder, prepare
 from cosmicai.data.reading import Columns, Reading
 from cosmicai.data.sources import SourceError
@@ -80,6 +81,23 @@ def test_legacy_stamps_are_prepared_for_a_network_of_their_bands(tmp_path: Path)
             dict(done.summary.facts)["identifiers"] == f"object_id (text), the first {source['object_id'][0]}"
         )
     assert photometry.read(tmp_path / "out") == photometry.Photometry(GRIZ, 22.5, 0.262, "nanomaggies")
+    # The file has 30 where a flux is not positive, which no table of markers knows.
+    assert [text.partition(":")[0] for text in done.summary.warnings] == [
+        "2 galaxies have the very same extreme magnitude 30 in g",
+        "3 galaxies have the very same extreme magnitude 30 in z",
+    ]
+
+
+def test_a_marker_of_the_files_own_is_told(tmp_path: Path) -> None:
+    markers = {30.0: Missing.NOT_DETECTED}
+    reading = Reading(bands=GRIZ, fit="crop", missing=markers, limits=(24.7, 23.9, 23.4, 23.0))
+    done = prepare(LEGACY, Folder(tmp_path / "out"), 25, reading, _griz_config(tmp_path))
+    found = prepared(tmp_path / "out")["magnitudes"]
+    with np.load(LEGACY) as source:
+        marked = source["magnitudes"] == 30
+    assert np.array_equal(found[marked], np.tile(np.float32((24.7, 23.9, 23.4, 23.0)), (50, 1))[marked])
+    assert ("g", "30", "not detected", 2) in done.summary.missing
+    assert ("z", "30", "not detected", 3) in done.summary.missing
 
 
 def test_legacy_magnitudes_follow_from_its_fluxes(tmp_path: Path) -> None:
