@@ -121,7 +121,9 @@ def run_of(ranks: int) -> Json:
     assemble(build)
     partitions = dc2.partitions("validation", ranks * dc2.rows_per_partition(25), 25, CACHE)
     with Emulator(build, ranks) as aws:
-        outputs = Deployment(aws.folder / "deployment", aws.environment, os.environ).apply(emulated_variables("bench", aws))
+        outputs = Deployment(aws.folder / "deployment", aws.environment, os.environ).apply(
+            emulated_variables("bench", aws)
+        )
         s3, machine = aws.client("s3"), aws.client("stepfunctions")
         runs.upload_partitions(s3, partitions, outputs.bucket, "25MB", lambda done, total: None)
         payload = {"bucket": outputs.bucket, "data_prefix": "25MB", "result_path": "results/bench"}

@@ -142,7 +142,9 @@ def main() -> None:
     assemble(build)
     found: dict[str, dict[str, Json]] = {}
     with Emulator(build, 4) as aws:
-        outputs = Deployment(aws.folder / "deployment", aws.environment, os.environ).apply(emulated_variables("load", aws))
+        outputs = Deployment(aws.folder / "deployment", aws.environment, os.environ).apply(
+            emulated_variables("load", aws)
+        )
         for name, measure, sizes in (
             ("runs of so many ranks", whole_run, arguments.ranks),
             ("Summarize over so many rank infos", infos, arguments.infos),

@@ -209,7 +209,6 @@ class _Storages:
             )
         return known if count else _Storage(known.piece, number, 0)
 
-
     def _view(self, whole: str, storage: _Storage, view: list[object]) -> _Storage:
         """A part of a storage, as torch before 0.4 wrote it: a key of its own, offset and size."""
         match view:

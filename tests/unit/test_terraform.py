@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cosmicai.deployment import TERRAFORM
-from cosmicai.providers import PLUGIN_DIR_VARIABLE, ProviderError, plugin_dir
 from cosmicai.packaging import BuildFolder, package
+from cosmicai.providers import PLUGIN_DIR_VARIABLE, ProviderError, plugin_dir
 
 
 def _terraform(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
