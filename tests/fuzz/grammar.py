@@ -332,7 +332,8 @@ def _parameter(ops: Ops, dice: Random) -> Ops:
 def _doubling(ops: Ops, dice: Random) -> Ops:
     """A tuple of two to the power of so many parts, alone or as a key."""
     index, times = _remembered(ops), dice.choice((3, 20, 60))
-    made = [op("EMPTY_TUPLE"), put(index), *[get(index), get(index), op("TUPLE2"), put(index)] * times]
+    twice = [get(index), get(index), op("TUPLE2"), put(index), op("POP")]
+    made = [op("EMPTY_TUPLE"), put(index), op("POP"), *twice * times, get(index)]
     return made if dice.random() < 0.5 else [op("EMPTY_DICT"), *made, op("NONE"), op("SETITEM")]
 
 
@@ -366,17 +367,30 @@ def _cycle(ops: Ops, dice: Random) -> Ops:
 
 
 def _change_remembered(ops: Ops, dice: Random) -> Ops:
-    """What is remembered is changed after it was used."""
-    target = get(_index(ops, dice))
-    value = dice.choice((_tensor, _cycle, lambda *_: [number(7)]))(ops, dice)
+    """What is remembered is changed after it was used, by a name and an object of the same pickle."""
+    spans = objects(ops)
+    start, stop = dice.choice(spans) if spans else (0, 0)
+    texts = [one for one in ops if one.name == "BINUNICODE"]
+    key = dice.choice(texts) if texts and dice.random() < 0.7 else text(dice.choice(_TEXTS))
+    value = ops[start:stop] if dice.random() < 0.5 else dice.choice((_tensor, _cycle))(ops, dice)
     changes = (
         [*value, op("APPEND")],
-        [text(dice.choice(_TEXTS)), *value, op("SETITEM")],
-        [op("EMPTY_DICT"), text(dice.choice(_TEXTS)), *value, op("SETITEM"), op("BUILD")],
+        [key, *value, op("SETITEM")],
+        [key, *value, op("SETITEM")],
+        [op("EMPTY_DICT"), key, *value, op("SETITEM"), op("BUILD")],
         [*tuple_of(value), op("REDUCE")],
         [op("BINPERSID")],
     )
-    return [target, *dice.choice(changes)]
+    return [_container(ops, dice), *dice.choice(changes)]
+
+
+def _container(ops: Ops, dice: Random) -> Op:
+    """What takes a dict or a list from the memo, where there is one; or anything."""
+    places = [
+        place for place, one in enumerate(ops) if one.name in ("EMPTY_DICT", "EMPTY_LIST", "REDUCE", "NEWOBJ")
+    ]
+    puts = [ops[place + 1] for place in places if place + 1 < len(ops) and ops[place + 1].code in _PUTS]
+    return get(int.from_bytes(dice.choice(puts).argument, "little") if puts else _index(ops, dice))
 
 
 def _build_class(ops: Ops, dice: Random) -> Ops:

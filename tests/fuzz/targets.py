@@ -1,6 +1,6 @@
 """What foreign bytes reach: each target takes any bytes and must end with the errors that it names, or a result
-that holds what it promises. fuzz.py drives them by coverage; a test drives them by their seeds. files.py has
-the targets that read pickles."""
+that holds what it promises. fuzz.py drives them by coverage, a test by their seeds. files.py has the
+targets that read pickles."""
 
 from __future__ import annotations
 
