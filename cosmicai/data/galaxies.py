@@ -60,8 +60,8 @@ class Galaxies:
     """The galaxies of an opened source for one model. Raises SourceError before anything is read where it can.
 
     total: in the source. counts: missing values, by column and kind, as blocks are read. bad_images: galaxies
-    with NaN or masked pixels, first_bad the first of them. dropped: galaxies that were left out; unusable: those
-    with NaN that were not. notes: what was taken without being asked for.
+    with NaN or masked pixels, first_bad the first of them. dropped: galaxies that were left out; unusable:
+    those with NaN that were not. notes: what was taken without being asked for.
     """
 
     def __init__(self, table: Table, reading: Reading, layout: ModelLayout) -> None:

@@ -56,8 +56,8 @@ model's. Smaller stamps are refused; `--pad` surrounds them with zeros. Pixels a
 model's zero point where theirs is known, by the file or by `--pixel-unit` and `--pixel-zero-point`.
 
 Pixels that are NaN or infinite, that `--mask` marks (not 0) or whose inverse variance is 0 (`--ivar`) are NaN
-in the partitions, or 0 with `--bad-pixels zero`. `--drop-unusable` leaves out the galaxies that have one, or
-that lack a magnitude.
+in the partitions, or 0 with `--bad-pixels zero`. A rank refuses a partition that holds NaN; `--drop-unusable`
+leaves out the galaxies that have a bad pixel or lack a magnitude.
 
 ## Redshifts and identifiers
 
@@ -78,6 +78,18 @@ _AFTER = f"""\
 Beside the markers, a magnitude fainter than the model's limit becomes that limit, as in training, and one
 beyond {BRIGHTEST:g} to {FAINTEST:g} is unusable: NaN. Where more than 5 percent of a band are, the source is
 refused with the likely reason, such as fluxes in the place of magnitudes.
+
+## What looks wrong
+
+Both commands end with a summary: bands in order, size, pixel scale, units, identifiers, the range of magnitudes
+in each band beside that of the model's training, missing values by kind. `data prepare` writes a contact sheet,
+`stamps.png`, beside the partitions. They warn where
+
+- by the magnitudes, the channels look like bands in another order, or like fluxes of another zero point;
+- one band differs from the others in its unit;
+- images are all zero, or several pixels of a galaxy have the same greatest value, as saturation makes them;
+- galaxies share their very faintest or brightest magnitude, as they share a marker;
+- more than 5 percent of a band's magnitudes are outside those of the training.
 
 ## Units
 
