@@ -94,6 +94,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         try:
             scratch.mkdir()
             yield scratch
+        except OutputError as error:
+            raise OutputError(str(error).replace(str(scratch), str(path))) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -149,6 +151,16 @@ def publish_run(scratch: Path, folder: Path) -> None:
             else:
                 path.unlink(missing_ok=True)
     merge(scratch, folder)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copies all that is in one folder to another, which may be there. Raises OSError of the first fault."""
+    for path in sorted(source.rglob("*")):
+        place = target / path.relative_to(source)
+        if path.is_dir():
+            place.mkdir(parents=True, exist_ok=True)
+        else:
+            shutil.copy2(path, place)
 
 
 def merge(source: Path, target: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from cosmicai.cli import data, failing, infer, local, model, plan, results, runs, sweep
 from cosmicai.cli.common import CACHE, Cache, console
@@ -45,9 +47,15 @@ def demo(
         raise typer.Exit(130) from error
 
 
+@cache
+def _command() -> Any:
+    return get_command(app)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Runs a command line; returns 0, 1 if it failed, 2 if it is wrong, 3 if a run failed, 130 on Ctrl-C."""
-    return failing.guarded(lambda: app(list(arguments), prog_name="cosmicai", standalone_mode=False))
+    command = _command()
+    return failing.guarded(lambda: command.main(list(arguments), prog_name="cosmicai", standalone_mode=False))
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -23,7 +22,7 @@ from cosmicai.cli.paths import (
     bucket_and_prefix,
 )
 from cosmicai.cli.values import PAIR, Number, NumberList, Numbers, Prefix, Refused, Text, whole
-from cosmicai.outputs import filling, merge, new_file, new_folder, writing
+from cosmicai.outputs import copy, filling, merge, new_file, new_folder, writing
 from cosmicai.printable import printable
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def data_dc2(
         with writing(cache):
             folder = dc2.partitions(split, galaxies, partition_mb, cache, seed, report)
     with new_folder(out) as scratch:
-        shutil.copytree(folder, scratch, dirs_exist_ok=True)
+        copy(folder, scratch)
         merge(scratch, out)
     console.print(f"{len(list(folder.glob('*.pt')))} partitions in {out}")
 
@@ -225,7 +224,7 @@ def data_prepare(
         (flux_unit, zero_point),
         missing or [],
         limits,
-        _names(fill_bands) or (),
+        _bands_to_fill(fill_bands, model or layout.BUNDLED),
         bad_pixels,
         drop_unusable,
         catalogue,
@@ -296,6 +295,19 @@ def _reading(
 
 def _names(text: str | None) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
+
+
+def _bands_to_fill(text: str | None, model: Path) -> tuple[str, ...]:
+    """The names of --fill-bands. Raises Refused for one that is no band of the model."""
+    from cosmicai.data import layout
+
+    names = _names(text) or ()
+    bands = layout.read(model).bands or () if names else ()
+    unknown = [name for name in names if name not in bands]
+    if unknown:
+        has = f"its bands are {', '.join(bands)}" if bands else "it does not name its bands"
+        raise Refused(unknown[0], f"is no band of the model; {has}", "--fill-bands")
+    return names
 
 
 def _zero_point(unit: str | None, zero_point: float | None, unit_option: str, option: str) -> float | None:
@@ -419,7 +431,7 @@ def data_inspect(
         (flux_unit, zero_point),
         missing or [],
         limits,
-        _names(fill_bands) or (),
+        _bands_to_fill(fill_bands, model or layout.BUNDLED),
         "keep",
         False,
         catalogue,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from cosmicai.cli.common import console
 from cosmicai.cli.paths import MODEL, PARTITIONS, InFile, JsonFile, OutFolder
 from cosmicai.cli.values import PAIR, NameList, Names, Number, Refused, Text, whole
 from cosmicai.model.recipe import Recipe
-from cosmicai.outputs import made, merge, new_folder, writing
+from cosmicai.outputs import copy, made, merge, new_folder, writing
 
 if TYPE_CHECKING:
     from cosmicai.model.optimise import Report
@@ -119,7 +118,8 @@ def model_train(
         console.print(
             f"not known, as the card will say: {names} (--bands, --zero-point, --pixel-scale, --flux-unit)"
         )
-    galaxies = training.read_galaxies(_partition_files(partitions))
+    wanted = _config(config) if start is None else astromae.Config.read(start / "config.json")
+    galaxies = training.read_galaxies(_partition_files(partitions), wanted)
     recipe = Recipe(
         seed=seed,
         epochs=epochs,
@@ -132,7 +132,6 @@ def model_train(
         freeze_encoder=freeze_encoder,
         mixed_precision=mixed_precision,
     )
-    wanted = _config(config)
     resume = out.with_name(f"{out.name}.resume.pt")
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console
@@ -198,7 +197,7 @@ def model_optimise(
     Example: cosmicai model optimise models/mine --calibration partitions
     """
     with new_folder(folder) as scratch:
-        shutil.copytree(folder, scratch, dirs_exist_ok=True)
+        copy(folder, scratch)
         report = _optimised(scratch, calibration or [])
         merge(scratch, folder)
     if report is None:
@@ -260,9 +259,9 @@ def model_pretrain(
     from cosmicai.model import pretraining, training
     from inference import astromae
 
-    galaxies = training.read_galaxies(_partition_files(partitions))
-    recipe = Recipe(seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
     wanted = _config(config)
+    galaxies = training.read_galaxies(_partition_files(partitions), wanted)
+    recipe = Recipe(seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console
     ) as progress:

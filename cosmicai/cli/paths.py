@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -132,19 +133,21 @@ def bucket_and_prefix(address: str) -> tuple[str, str]:
         raise Refused(address, f"as its prefix, {error.message.partition(': ')[2]}") from error
 
 
-def _writable(value: object, path: Path) -> None:
-    """Raises Refused where nothing can be written at the path."""
+def _check_writable(value: object, path: Path) -> None:
+    """Raises Refused if nothing can be written at the path, which is found out by trying."""
     if not str(path).isprintable():
         raise Refused(value, "its name has characters that cannot be printed")
-    _kind(path)
-    for place in (path, *path.absolute().parents):
-        kind = _kind(place)
-        if kind == "file" and place != path:
-            raise Refused(value, f"{shown(place)} is a file, not a folder")
-        if kind:
-            if not os.access(place, os.W_OK | (os.X_OK if kind == "folder" else 0)):
-                raise Refused(value, f"{shown(place)} cannot be written to: permission denied")
-            return
+    if _kind(path) == "file" and not os.access(path, os.W_OK):
+        raise Refused(value, "cannot be written to: permission denied")
+    folders = (path, *path.absolute().parents) if _kind(path) == "folder" else path.absolute().parents
+    place = next(place for place in folders if _kind(place))
+    if _kind(place) == "file":
+        raise Refused(value, f"{shown(place)} is a file, not a folder")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".cosmicai-", dir=place):
+            pass
+    except OSError as error:
+        raise Refused(value, f"{shown(place)} cannot be written to: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class OutFile:
         path = _path(value, "a file")
         if _kind(path) == "folder":
             raise Refused(value, "is a folder; give a file")
-        _writable(value, path)
+        _check_writable(value, path)
         if not path.absolute().parent.is_dir():
             raise Refused(value, f"there is no folder {shown(path.parent)}; create it first")
         if not path.name.lower().endswith(self.suffix):
@@ -176,7 +179,7 @@ class OutFolder:
         kind = _kind(path)
         if kind == "file":
             raise Refused(value, "is a file; give a folder")
-        _writable(value, path)
+        _check_writable(value, path)
         if self.new and kind and any(path.iterdir()):
             raise Refused(value, "is not empty; give a new folder")
         return path

@@ -224,6 +224,15 @@ def _render_to(folder: Path, catalogue: Catalogue, size: int, seed: int, progres
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
+    try:
+        _render_partitions(partial, catalogue, size, seed, progress)
+        PHOTOMETRY.write(partial)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _render_partitions(folder: Path, catalogue: Catalogue, size: int, seed: int, progress: Progress) -> None:
     total, buffered, number = len(catalogue), [], 0
     pending = 0
     done = 0
@@ -237,10 +246,8 @@ def _render_to(folder: Path, catalogue: Catalogue, size: int, seed: int, progres
             start = number * size
             number += 1
             rows = observed(catalogue[start : start + size], seed)
-            write_partition(partial / f"{number}.pt", images[:size], rows.magnitudes, rows.redshift)
+            write_partition(folder / f"{number}.pt", images[:size], rows.magnitudes, rows.redshift)
             buffered, pending = [images[size:]], len(images) - len(rows)
-    PHOTOMETRY.write(partial)
-    partial.rename(folder)
 
 
 def render(catalogue: Catalogue, seed: int) -> Iterator[Floats]:

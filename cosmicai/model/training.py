@@ -72,9 +72,11 @@ class Galaxies:
         return Galaxies(self.images.to(device), self.magnitudes.to(device), self.redshift.to(device))
 
 
-def read_galaxies(files: Sequence[Path]) -> Galaxies:
-    """All galaxies of the partitions; raises PartitionError for a file without redshifts."""
-    parts = [partition.read(file.read_bytes(), file.name) for file in files]
+def read_galaxies(files: Sequence[Path], config: astromae.Config = astromae.Config()) -> Galaxies:  # noqa: B008
+    """All galaxies of the partitions, which have the config's bands and size. Raises PartitionError, also for a
+    file without redshifts."""
+    layout = partition.Layout(config.channels, config.image_size, config.magnitudes)
+    parts = [partition.read(file.read_bytes(), file.name, layout) for file in files]
     without = [file.name for file, part in zip(files, parts, strict=True) if part.redshift is None]
     if without:
         raise partition.PartitionError(f"{', '.join(without)}: no redshifts, which training needs")
@@ -188,8 +190,11 @@ def _read_state(path: Path, key: dict[str, Any]) -> dict[str, Any]:
 def _write_state(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.rename(path)
+    try:
+        torch.save(state, partial)
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class _Trainer:
