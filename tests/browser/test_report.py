@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
+from cosmicai import sweep, sweep_page
 from inference.accuracy import Metrics, Predicted
+from summarize.figures import seconds_text, usd_text
 from summarize.report import report
 from summarize.summary import summary
 
@@ -133,7 +135,11 @@ def test_it_shows_the_right_numbers(opened: Open) -> None:
     tiles = dict(tuple(reversed(tile.inner_text().split("\n"))) for tile in page.locator(".tiles li").all())
     assert tiles["redshifts"] == "400"
     assert tiles["NMAD"] == f"{found['accuracy']['precision (NMAD)']:.4f}"
-    assert tiles["USD at list prices"] == f"{found['cost']['total (USD)']:.4g}"
+    assert tiles["cost at list prices"] == usd_text(found["cost"]["total (USD)"])
+    assert tiles["images/s of the run"] == f"{400 / found['wall (seconds)']:,.0f}"
+    assert f"{seconds_text(found['wall (seconds)'])} from start" in page.inner_text("header").replace(
+        "\xa0", " "
+    )
     assert "2 ranks without a result" in page.inner_text("body")
     assert "25MB/11.pt is cut short" in page.inner_text("body")
     assert page.locator("#ranks tbody tr").count() == 10
@@ -209,9 +215,155 @@ def test_without_redshifts_and_without_ranks_it_still_opens(opened: Open) -> Non
     found, infos = made(3)
     unknown = [{**info, "accuracy_state": None} for info in infos]
     page = opened(({**found, "accuracy": None, "accuracy_state": None}, unknown))
-    assert page.locator(".chart").count() == 3
+    assert [chart.get_attribute("id") for chart in page.locator(".chart").all()] == [
+        "predicted", "timeline", "speed", "memory",
+    ]  # fmt: skip
+    old = [{name: value for name, value in info.items() if name != "predicted_redshifts"} for info in unknown]
+    before = {**found, "accuracy": None, "accuracy_state": None, "predicted_redshifts": None}
+    assert opened((before, old)).locator(".chart").count() == 3
     nothing = made(2, failed=2)
     assert opened(nothing).locator(".chart").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("failed", "tolerated", "kind", "told"),
+    [
+        (0, 0, "good", "✓ Succeeded: all 10 ranks finished"),
+        (2, 20, "warn", "! Succeeded, but 2 of 10 ranks left no result (up to 20 % are tolerated)"),
+        (2, 19.9, "fail", "✗ Failed: 2 of 10 ranks left no result"),
+        (10, 0, "fail", "✗ Failed: 10 of 10 ranks left no result"),
+    ],
+)
+def test_a_badge_says_whether_the_run_succeeded(
+    opened: Open, failed: int, tolerated: float, kind: str, told: str
+) -> None:
+    found, infos = made(10, failed=failed)
+    found["payload"]["tolerated_failure_percentage"] = tolerated
+    badge = opened((found, infos)).locator(".badge")
+    assert badge.inner_text() == told
+    assert kind in str(badge.get_attribute("class"))
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_measure_is_explained_on_hover_and_on_focus(opened: Open, width: int) -> None:
+    page = opened(made(3), viewport={"width": width, "height": 900})
+    for name in ("NMAD", "images/s of the run", "cold starts"):
+        tile = page.locator(".tiles li", has_text=re.compile(f"^[^a-z]*{name}"))
+        tip = tile.locator("[role=tooltip]")
+        assert not tip.is_visible()
+        tile.hover()
+        assert tip.is_visible()
+        box = tip.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        page.mouse.move(0, 0)
+        assert not tip.is_visible()
+        tile.focus()
+        assert tip.is_visible()
+        assert tile.get_attribute("aria-describedby") == tip.get_attribute("id")
+    page.locator(".tiles li", has_text="NMAD").focus()
+    assert "1.48 × median |d − median d|" in page.inner_text(".tiles")
+    _screenshot(page, f"report-hover-{width}")
+
+
+def test_predicted_redshifts_are_drawn_where_some_true_ones_are_unknown(opened: Open) -> None:
+    found, infos = made(3, per_rank=300)
+    mixed = [{**infos[0], "accuracy_state": None}, *infos[1:]]
+    page = opened((summary({**_run_of(found), "bytes": 1}, mixed, {}), mixed))
+    note = page.locator("section", has=page.locator("#predicted")).locator(".note").inner_text()
+    assert note.startswith("900 galaxies. The true redshifts of only 600 galaxies are known")
+    bars = page.evaluate(
+        "echarts.getInstanceByDom(document.getElementById('predicted')).getOption().series[0].data"
+    )
+    left_out = sum(int(count) for count in re.findall(r"(\d+) (?:below|above)", note))
+    assert sum(bar[1] for bar in bars) + left_out == 900
+    assert len(bars) <= 90
+    assert opened(made(3)).locator("#predicted").count() == 0  # all are known
+
+
+def _run_of(found: Json) -> Json:
+    return {name: found[name] for name in ("run_id", "started", "payload", "world_size", "collectives")}
+
+
+def test_a_run_on_one_machine_has_no_cost(opened: Open) -> None:
+    found, infos = made(3)
+    page = opened(({**found, "cost": None}, infos))
+    assert "cost at list prices" not in page.inner_text("body")
+    assert "by cosmicai infer" in page.inner_text("header")
+
+
+@pytest.mark.parametrize(("table", "width"), [("#ranks", 1280), ("table.compact", 390)])
+def test_tables_fit(opened: Open, table: str, width: int) -> None:
+    """The ranks on a desktop, the comparison with published runs on a phone; the rest scrolls in its frame."""
+    page = opened(made(40), viewport={"width": width, "height": 900})
+    frame = page.locator(".scroll", has=page.locator(table)).first
+    assert frame.evaluate("frame => frame.scrollWidth <= frame.clientWidth")
+    heights = page.locator("#ranks tbody tr").evaluate_all("rows => rows.map(row => row.offsetHeight)")
+    assert max(heights) < 40  # a line each
+
+
+SWEEP_AXES = {"batch_size": (64, 256), "partition_mb": (25.0, 50.0)}
+
+
+def _swept(folder: Path) -> Path:
+    """The page of a sweep in which batches of 256 are faster and larger partitions cheaper."""
+    rows = []
+    for number in (1, 2, 3):
+        for batch in SWEEP_AXES["batch_size"]:
+            for partition in SWEEP_AXES["partition_mb"]:
+                seconds = (40.0 if batch == 256 else 60.0) + partition / 50 + number / 10
+                rows.append({
+                    "partition_mb": partition, "data_gb": 12.6 + partition / 1e4, "batch_size": batch,
+                    "experiment": number, "world_size": 9, "num_samples": 6000, "duration (seconds)": seconds,
+                    "total_cpu_time (seconds)": 1.0, "sample_persec": 400.0, "throughput_bps": 1e6,
+                    "images_per_second": 6000 / seconds, "total_process_memory (MB)": 150.0 + batch,
+                    "GB-seconds": 9.0, "total (USD)": 0.09 - partition / 1000, "run_id": HOSTILE,
+                })  # fmt: skip
+    return sweep_page.write(folder, rows, list(sweep.over_repeats(rows)))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_of_a_sweep_says_what_won(browser: Browser, tmp_path: Path, scheme: str, width: int) -> None:
+    context = browser.new_context(
+        offline=True,
+        color_scheme=scheme,
+        viewport={"width": width, "height": 900},  # type: ignore[arg-type]
+    )
+    page, faults = context.new_page(), list[str]()
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(_swept(tmp_path).as_uri())
+    page.wait_for_selector("html[data-ready]")
+    won = page.inner_text(".won")
+    assert (
+        "12.6 GB: fastest is batch size 256 with 25 MB partitions, 40.7 s and $0.0650 (mean of 3 runs)" in won
+    )
+    assert "12.6 GB: cheapest is batch size 64 with 50 MB partitions" in won
+    assert "As good within chance: batch size 256 with 50 MB partitions." in won
+    assert page.locator(".chart").count() == 2 * 4
+    names = page.evaluate(
+        "[...document.querySelectorAll('.chart')].map(e => echarts.getInstanceByDom(e).getOption())"
+        ".map(o => [o.xAxis[0].name, o.yAxis[0].name])"
+    )
+    assert {tuple(name) for name in names} == {
+        (x, y)
+        for x in ("batch size, galaxies", "partition, MB")
+        for y in ("seconds", "images per second", "MB", "USD")
+    }
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    style = "getComputedStyle(document.querySelector('{}')).{}"
+    for text, ground in ((".won p", ".won"), ("#cases td", "section"), ("header p", "body")):
+        colours = [
+            page.evaluate(style.format(text, "color")),
+            page.evaluate(style.format(ground, "backgroundColor")),
+        ]
+        assert _contrast(*colours) >= 4.5, (text, colours)
+    best = page.locator("#cases tr.best td").first
+    assert best.evaluate("cell => getComputedStyle(cell, '::after').content") == '" ★"'
+    assert faults == []
+    _screenshot(page, f"sweep-{scheme}-{width}")
+    context.close()
 
 
 def test_it_prints_in_full(opened: Open) -> None:
