@@ -219,7 +219,9 @@ BOMBS: dict[str, Callable[[], Ops]] = {
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_reading_ends_within_a_second(bomb: str, form: str, tmp_path: Path) -> None:
-    _assert_refused_by_both(_file(form, BOMBS[bomb](), {"0": 64}), tmp_path)
+    ops = BOMBS[bomb]()
+    sizes = {"0": 64} if op("BINPERSID") in ops else {}  # the old form may hold no storage without a tensor
+    _assert_refused_by_both(_file(form, ops, sizes), tmp_path)
 
 
 _NAIVE = """
