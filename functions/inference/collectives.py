@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from .reduction import Reduction, Share, Tree
 from .storage import ObjectError, Storage
 
 REDIS_VARIABLE = "REDIS_HOST"  # of the inference function: HOST or HOST:PORT
+RELAY_KEY = ".cosmicai/relay-key"  # in the run's bucket: the rendezvous host's key
 _SCRIPT_SECONDS = 60.0  # that an operation of a user's script waits for other ranks
 
 
@@ -70,7 +72,8 @@ def _channel(event: RankEvent, storage: Storage) -> fmi.Channel:
     match kind(event):
         case "direct":
             host, port = _address(event)
-            return fmi.Direct(rank, size, name, host, port, _key(event, storage))
+            relay_key = partial(_relay_key, event, storage)
+            return fmi.Direct(rank, size, name, host, port, _key(event, storage), relay_key)
         case "redis":
             import redis
 
@@ -100,8 +103,9 @@ def _back_end(event: RankEvent, storage: Storage) -> dict[str, Any]:
     match kind(event):
         case "direct":
             host, port = _address(event)
-            secret = _key(event, storage).hex()
-            return {"Direct": {**common, "host": host, "port": str(port), "secret": secret}}
+            secret, relay_key = _key(event, storage).hex(), f"s3://{event.bucket}/{RELAY_KEY}"
+            direct = {"host": host, "port": str(port), "secret": secret, "relay_key": relay_key}
+            return {"Direct": {**common, **direct}}
         case "redis":
             host, port = _redis()
             secret = _key(event, storage).hex()
@@ -112,6 +116,14 @@ def _back_end(event: RankEvent, storage: Storage) -> dict[str, Any]:
 def _key(event: RankEvent, storage: Storage) -> bytes:
     """The run's secret, which Initialize made; it stands in no event, log or execution history."""
     return storage.read(event.bucket, f"{event.private_prefix}/key")
+
+
+def _relay_key(event: RankEvent, storage: Storage) -> bytes:
+    """The rendezvous host's key, which it makes at each start. Raises RelayRefused."""
+    try:
+        return storage.read(event.bucket, RELAY_KEY)
+    except ObjectError as error:
+        raise fmi.RelayRefused(f"the rendezvous host's relay key: {error}") from None
 
 
 def _address(event: RankEvent) -> tuple[str, int]:

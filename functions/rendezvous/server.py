@@ -1,55 +1,101 @@
 """Rendezvous host: tells two ranks behind NATs each other's public address, or carries their bytes.
 
-Standard library alone, one file, so that it fits the user data of an EC2 instance. One TCP port; what a client
-sends first decides, in one segment of fewer than 100 bytes:
+Standard library of Python 3.9 and newer, and one file, so that it fits the user data of an EC2 instance. One
+TCP port; what a client sends first decides, in one segment of fewer than 100 bytes:
 
-NAME                     TCPunch's protocol (https://github.com/spcl/TCPunch): the host answers at once with the
-                         client's own address as 8 bytes (IPv4 and port in network order, two bytes of padding)
-                         and, when a second client brings the name, sends each the other's, and closes.
-0x02 ROLE NAME           the same between the two roles L and H alone; a newer client of a role takes the place
-                         of an older one, so that a rank that tries again never meets itself.
-0x03 ROLE NAME           both, once there, get one byte 0x01, and from then on each other's bytes.
-0x01                     health: one line of JSON with the counters, then the end.
+NAME            TCPunch's protocol (https://github.com/spcl/TCPunch): the host answers at once with the client's
+                own address as 8 bytes (IPv4 and port in network order, two bytes of padding) and, when a second
+                client brings the name, sends each the other's, and closes.
+0x02 ROLE NAME  the same between the two roles L and H alone; a newer client of a role takes the place of an
+                older one, so that a rank that tries again never meets itself.
+0x03 ROLE NAME  a relay between the two roles, for clients that know the host's relay key. The host sends
+                frames: two bytes of length in network order and so many bytes. The first is a challenge of 16
+                bytes. The client answers with HMAC-SHA256(relay key, 0x03 ROLE NAME challenge). The second is
+                one byte 0x01, once both are there. What either client sends from then on goes to the other in
+                frames. A frame of length 0 ends it: one byte says why (End), eight the limit that was reached.
+0x01            health: one line of JSON with the counters, then the end.
 
-Run: python server.py [--host 0.0.0.0] [--port 10000] [--idle-exit SECONDS]; SIGTERM and SIGINT end it.
+Run: python server.py [--port 10000] [--relay-key-file FILE] [--idle-exit SECONDS]; --help lists the limits.
+SIGTERM and SIGINT end it.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import enum
+import hmac
 import json
+import os
+import re
 import signal
 import socket
+import struct
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
-VERSION = 1
+VERSION = 2
 NAME_LIMIT = 100  # bytes, TCPunch's
 HEALTH, PAIR, RELAY = b"\x01", b"\x02", b"\x03"
+KEY_BYTES = 32  # that a relay key has at least
 _ROLES = {b"L": b"H", b"H": b"L"}
+_OF_RANKS = re.compile(
+    rb"[0-9]_[0-9]+\Z"
+)  # how FMI's names end; two scanners that say the same are a pair, too
+_PROOF = 32  # bytes of HMAC-SHA256
+_CHUNK = 1 << 14  # bytes that are read at once in a relay, and that may wait for their reader
+_READ_AHEAD = 1 << 12  # bytes that asyncio holds of what was not read, about
+_KERNEL_BUFFER = (
+    1 << 14
+)  # bytes asked of the kernel for each direction of a relay's socket; Linux takes twice that
+LINGER_SECONDS = 2.0  # for a client to read why its relay has ended
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
+_GONE = (OSError, EOFError, asyncio.TimeoutError)  # before Python 3.11 TimeoutError was another class
+
+
+class End(enum.IntEnum):
+    """Why a relay ends or does not begin: the last frame says so. fmi/relaying.py has the same numbers."""
+
+    LEFT = 1  # the other client closed its connection
+    NO_KEY = 2  # the host has no relay key
+    WRONG_KEY = 3
+    RELAYS = 4  # from here on, the names of limits
+    RELAYS_PER_ADDRESS = 5
+    RELAY_BYTES = 6
+    RELAY_BYTES_PER_HOUR = 7
+    RELAY_IDLE_SECONDS = 8
+    RELAY_STALL_SECONDS = 9
+
+
+def _limit(default: float, told: str) -> Any:
+    return field(default=default, metadata={"help": told})
 
 
 @dataclass(frozen=True)
 class Limits:
-    """clients: at once in all and from one address; seconds: to send a name, to wait for the partner, and
-    without a byte in a relay; bytes: through one relay in each direction."""
+    """Each is an option of the command line."""
 
-    clients: int = 8_000
-    clients_per_address: int = 4_096
-    name_seconds: float = 15.0  # on a lossy line TCP may send a name three times
-    wait_seconds: float = 120.0
-    relay_idle_seconds: float = 60.0
-    relay_bytes: int = 256 << 20
-    relays: int = 256
+    clients: int = _limit(8_000, "clients at once")
+    clients_per_address: int = _limit(4_096, "clients at once from one address")
+    name_seconds: float = _limit(
+        15.0, "for a client to send its name"
+    )  # on a lossy line TCP may send it thrice
+    wait_seconds: float = _limit(120.0, "for a partner to come")
+    relays: int = _limit(256, "relays at once")
+    relays_per_address: int = _limit(64, "relays at once to which one address belongs")
+    relay_bytes: int = _limit(4 << 20, "bytes through one relay in one direction")
+    relay_bytes_per_hour: int = _limit(256 << 20, "bytes through all relays in an hour")
+    relay_idle_seconds: float = _limit(900.0, "that a relay may carry nothing")
+    relay_stall_seconds: float = _limit(20.0, "that bytes in a relay may wait for their reader")
 
 
 @dataclass
 class Counters:
-    """Since the start; `clients` is now."""
+    """Since the start; `clients` and `relays` are now."""
 
     clients: int = 0
     accepted: int = 0
@@ -59,48 +105,89 @@ class Counters:
     left: int = 0
     replaced: int = 0
     paired: int = 0
+    relays: int = 0
     relayed: int = 0
     relayed_bytes: int = 0
+    relays_refused: int = 0
+    relays_cut: int = 0
 
 
 @dataclass(eq=False)
-class _Waiting:
-    """A client whose partner has not come yet; `partner` is set by the one that comes."""
+class _Client:
+    """A client that has sent its name; `partner` is set by the one that comes later and finds it waiting."""
 
     address: tuple[str, int]
-    writer: asyncio.StreamWriter
     reader: asyncio.StreamReader
-    partner: asyncio.Future[_Waiting | None] = field(
+    writer: asyncio.StreamWriter
+    partner: asyncio.Future[_Client | None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
-    ended: asyncio.Event = field(default_factory=asyncio.Event)  # of its direction of a relay
+    ended: asyncio.Event = field(default_factory=asyncio.Event)  # set when its relay has ended
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(len(data).to_bytes(2, "big") + data)
+
+    async def part(self, end: End, value: float) -> None:
+        """Tells it why its relay ends, and waits until it has closed its side, but not for long.
+
+        What it still sends is read and dropped: the kernel would answer unread bytes with a reset, and the
+        client would lose what is on its way to it.
+        """
+        with suppress(*_GONE):
+            self.writer.write(b"\0\0" + struct.pack("!BQ", end, int(value)))
+            self.writer.write_eof()
+            await asyncio.wait_for(_drained(self.reader), LINGER_SECONDS)
+        self.writer.transport.abort()
 
 
 class Rendezvous:
-    """The host's state; nothing outlives the connection that it belongs to."""
+    """The host's state; nothing outlives the connection that it belongs to, but counters.
 
-    def __init__(self, limits: Limits = Limits()) -> None:
+    relay_key: what clients must know for a relay; None: relays for nobody.
+    """
+
+    def __init__(self, limits: Limits = Limits(), relay_key: bytes | None = None) -> None:
         self.counters = Counters()
-        self._limits = limits
+        self._limits, self._relay_key = limits, relay_key
         self._per_address: Counter[str] = Counter()
-        self._waiting: dict[bytes, _Waiting] = {}
-        self._relays = 0
-        self._started = self._last_client = time.monotonic()
+        self._relays_of: Counter[str] = Counter()  # by address
+        self._waiting: dict[bytes, _Client] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._started = self._last_pair = self._hour = time.monotonic()
+        self._bytes_of_hour = 0
 
     @property
     def idle_seconds(self) -> float:
-        """Since the last client left; 0 while one is there."""
-        return 0.0 if self.counters.clients else time.monotonic() - self._last_client
+        """Since two ranks met or their relay ended; 0 while there is a relay. Other clients are no reason to
+        stay: they may be scanners.
+        """
+        return 0.0 if self.counters.relays else time.monotonic() - self._last_pair
 
     def health(self) -> dict[str, object]:
         """What the health line says."""
         return {
             "healthy": True,
             "version": VERSION,
+            "relaying": self._relay_key is not None,
             "uptime_seconds": round(time.monotonic() - self._started, 1),
             "waiting": len(self._waiting),
             **asdict(self.counters),
         }
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serves a client in a task of its own; asyncio's would be logged in other ways in each version."""
+        task = asyncio.ensure_future(self.serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._served)
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log("a client was not served", error=repr(task.exception()))
+
+    async def close(self) -> None:
+        """Ends all clients."""
+        await _cancelled(*self._tasks)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client, from its connection to its end; no fault of it reaches another."""
@@ -116,14 +203,11 @@ class Rendezvous:
         self._per_address[address[0]] += 1
         try:
             await self._answer(address, reader, writer)
-        except (TimeoutError, OSError):
+        except _GONE:
             self.counters.left += 1
         finally:
             self.counters.clients -= 1
-            self._last_client = time.monotonic()
-            self._per_address[address[0]] -= 1
-            if not self._per_address[address[0]]:
-                del self._per_address[address[0]]
+            _count_down(self._per_address, address[0])
             writer.close()
 
     async def _answer(
@@ -131,7 +215,7 @@ class Rendezvous:
     ) -> None:
         try:
             first = await asyncio.wait_for(reader.read(NAME_LIMIT + 1), self._limits.name_seconds)
-        except TimeoutError:
+        except asyncio.TimeoutError:
             self.counters.expired += 1
             return
         if first == HEALTH:
@@ -142,25 +226,51 @@ class Rendezvous:
         if not name or len(first) >= NAME_LIMIT:
             self.counters.malformed += 1
             return
-        client = _Waiting(address, writer, reader)
-        if kind != RELAY:
-            writer.write(_packed(address))
-        partner = await self._meet(client, kind + _ROLES.get(role, b"") + name, kind + role + name)
-        if partner is None:
-            return
+        client = _Client(address, reader, writer)
+        theirs, ours = kind + _ROLES.get(role, b"") + name, kind + role + name
         if kind == RELAY:
-            await self._relay(client, partner)
+            await self._answer_relay(client, first, theirs, ours)
             return
-        writer.write(_packed(partner.address))
-        await writer.drain()
+        writer.write(_packed(address))
+        partner, _ = await self._meet(client, theirs, ours)
+        if partner is not None:
+            writer.write(_packed(partner.address))
+            await writer.drain()
 
-    async def _meet(self, client: _Waiting, theirs: bytes, ours: bytes) -> _Waiting | None:
-        """The partner under the name, at once or when it comes; None if it does not, or this client leaves."""
+    async def _answer_relay(self, client: _Client, first: bytes, theirs: bytes, ours: bytes) -> None:
+        refusal = await self._admitted(client, first)
+        if refusal is not None:
+            self.counters.relays_refused += 1
+            await client.part(refusal, 0)
+            return
+        try:
+            partner, waited = await self._meet(client, theirs, ours)
+            if partner is not None and waited:
+                await self._relay(client, partner)
+            elif partner is not None:
+                await partner.ended.wait()  # its task carries the bytes of both
+        finally:
+            client.ended.set()
+
+    async def _admitted(self, client: _Client, first: bytes) -> End | None:
+        """Why a client may not relay; None where it has proven that it knows the relay key."""
+        if self._relay_key is None:
+            return End.NO_KEY
+        challenge = os.urandom(16)
+        client.send(challenge)
+        proof = await asyncio.wait_for(client.reader.readexactly(_PROOF), self._limits.name_seconds)
+        right = hmac.digest(self._relay_key, first + challenge, "sha256")
+        return None if hmac.compare_digest(proof, right) else End.WRONG_KEY
+
+    async def _meet(self, client: _Client, theirs: bytes, ours: bytes) -> tuple[_Client | None, bool]:
+        """The partner under the name, and whether it came later; None if none comes, or this client leaves."""
         other = self._waiting.pop(theirs, None)
         if other is not None and not other.partner.done():
             self.counters.paired += 1
+            if ours[:1] in (PAIR, RELAY) or _OF_RANKS.search(ours):
+                self._last_pair = time.monotonic()
             other.partner.set_result(client)
-            return other
+            return other, False
         earlier = self._waiting.pop(ours, None)
         if earlier is not None and not earlier.partner.done():
             self.counters.replaced += 1
@@ -170,53 +280,142 @@ class Rendezvous:
         either: set[asyncio.Future[Any]] = {client.partner, gone}
         try:
             done, _ = await asyncio.wait(
-                either,
-                timeout=self._limits.wait_seconds,
-                return_when=asyncio.FIRST_COMPLETED,
+                either, timeout=self._limits.wait_seconds, return_when=asyncio.FIRST_COMPLETED
             )
             if client.partner in done:
-                return client.partner.result()
+                return client.partner.result(), True
             self.counters.left += bool(done)
             self.counters.expired += not done
-            return None
+            return None, True
         finally:
-            if not gone.done():
-                gone.cancel()
-                with suppress(asyncio.CancelledError, OSError):
-                    await gone
+            await _cancelled(gone)
             if not client.partner.done():
                 client.partner.set_result(None)
             if self._waiting.get(ours) is client:
                 del self._waiting[ours]
 
-    async def _relay(self, client: _Waiting, partner: _Waiting) -> None:
-        """Carries this client's bytes to its partner; the partner's task carries the others."""
-        if self._relays >= 2 * self._limits.relays:
-            self.counters.refused += 1
-            return
-        self._relays += 1
-        self.counters.relayed += 1
+    async def _relay(self, client: _Client, partner: _Client) -> None:
+        """Carries the bytes of both until one leaves or a limit is reached, and tells both why."""
+        both = (client, partner)
+        addresses = {each.address[0] for each in both}
+        end = self._full(addresses)
+        if end is not None:
+            self.counters.relays_refused += 1
+        else:
+            self.counters.relays += 1
+            self.counters.relayed += 1
+            self._relays_of.update(addresses)
+            try:
+                end = await self._carry(client, partner)
+            finally:
+                self.counters.relays -= 1
+                self._last_pair = time.monotonic()
+                for address in addresses:
+                    _count_down(self._relays_of, address)
+            self.counters.relays_cut += end is not End.LEFT
+        value = getattr(self._limits, end.name.lower(), 0)
+        await asyncio.gather(*(each.part(end, value) for each in both))
+
+    def _full(self, addresses: set[str]) -> End | None:
+        """The limit that one more relay between these addresses would exceed."""
+        limits = self._limits
+        if self.counters.relays >= limits.relays:
+            return End.RELAYS
+        if any(self._relays_of[address] >= limits.relays_per_address for address in addresses):
+            return End.RELAYS_PER_ADDRESS
+        return None if self._bytes_left() else End.RELAY_BYTES_PER_HOUR
+
+    def _bytes_left(self) -> int:
+        """That all relays may carry in this hour."""
+        now = time.monotonic()
+        if now - self._hour >= 3600:
+            self._hour, self._bytes_of_hour = now, 0
+        return max(self._limits.relay_bytes_per_hour - self._bytes_of_hour, 0)
+
+    async def _carry(self, client: _Client, partner: _Client) -> End:
+        for each in (client, partner):
+            _bound_buffers(each.writer)
+            each.send(b"\x01")
+        ways = [_Way(client, partner), _Way(partner, client)]
+        pumps = [asyncio.ensure_future(self._pump(way)) for way in ways]
         try:
-            client.writer.write(b"\x01")
-            left = self._limits.relay_bytes
-            while left > 0:
-                data = await asyncio.wait_for(
-                    client.reader.read(min(left, 1 << 16)), self._limits.relay_idle_seconds
+            while True:
+                silent = time.monotonic() - max(way.last for way in ways)
+                if silent >= self._limits.relay_idle_seconds:
+                    return End.RELAY_IDLE_SECONDS
+                done, _ = await asyncio.wait(
+                    pumps,
+                    timeout=self._limits.relay_idle_seconds - silent,
+                    return_when=asyncio.FIRST_COMPLETED,
                 )
-                if not data:
-                    break
-                left -= len(data)
-                self.counters.relayed_bytes += len(data)
-                partner.writer.write(data)
-                await partner.writer.drain()
-            if partner.writer.can_write_eof():
-                partner.writer.write_eof()
-            client.ended.set()
-            with suppress(asyncio.TimeoutError):  # closing now would cut the other direction off
-                await asyncio.wait_for(partner.ended.wait(), self._limits.relay_idle_seconds)
+                if done:
+                    return done.pop().result()
         finally:
-            client.ended.set()
-            self._relays -= 1
+            await _cancelled(*pumps)
+
+    async def _pump(self, way: _Way) -> End:
+        """Carries bytes one way; returns why it ends."""
+        left = self._limits.relay_bytes
+        while True:
+            try:
+                data = await way.source.reader.read(_CHUNK)
+            except OSError:
+                data = b""
+            if not data:
+                return End.LEFT
+            way.last = time.monotonic()
+            for end, most in ((End.RELAY_BYTES, left), (End.RELAY_BYTES_PER_HOUR, self._bytes_left())):
+                if len(data) > most:
+                    return end
+            left -= len(data)
+            self._bytes_of_hour += len(data)
+            self.counters.relayed_bytes += len(data)
+            try:
+                way.target.send(data)
+                await asyncio.wait_for(way.target.writer.drain(), self._limits.relay_stall_seconds)
+            except asyncio.TimeoutError:
+                return End.RELAY_STALL_SECONDS
+            except OSError:
+                return End.LEFT
+
+
+@dataclass
+class _Way:
+    """One direction of a relay; last: when a byte came."""
+
+    source: _Client
+    target: _Client
+    last: float = field(default_factory=time.monotonic)
+
+
+async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
+    """Ends the tasks and takes what they have ended with, which asyncio would otherwise log."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _drained(reader: asyncio.StreamReader) -> None:
+    while await reader.read(_CHUNK):
+        pass
+
+
+def _bound_buffers(writer: asyncio.StreamWriter) -> None:
+    """Bounds what a relay's client can make the host and its kernel hold, and finds out if it is gone."""
+    writer.transport.set_write_buffer_limits(_CHUNK)
+    connection = writer.get_extra_info("socket")
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        connection.setsockopt(socket.SOL_SOCKET, option, _KERNEL_BUFFER)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, number in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), number)
+
+
+def _count_down(counter: Counter[str], key: str) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
 
 
 def _parsed(first: bytes) -> tuple[bytes, bytes, bytes]:
@@ -231,37 +430,66 @@ def _packed(address: tuple[str, int]) -> bytes:
     return socket.inet_aton(address[0]) + int(address[1]).to_bytes(2, "big") + b"\0\0"
 
 
-def log(message: str, **fields: object) -> None:
+def log(message: str, **told: object) -> None:
     with suppress(OSError):  # a log that nobody reads any more stops no rank
-        print(json.dumps({"message": message, **fields}), flush=True)
+        print(json.dumps({"message": message, **told}), flush=True)
 
 
-async def run(host: str, port: int, idle_exit: float | None, limits: Limits = Limits()) -> None:
-    """Serves until SIGTERM or SIGINT, or until nobody has come for `idle_exit` seconds."""
-    rendezvous, stop = Rendezvous(limits), asyncio.Event()
+def read_key(file: Path | None) -> bytes | None:
+    """The relay key; None, and a line in the log, where there is none: ranks can still be paired."""
+    try:
+        key = b"" if file is None else file.read_bytes()
+    except OSError as error:
+        log("no relay key", error=str(error))
+        key = b""
+    if len(key) >= KEY_BYTES:
+        return key
+    log(f"relays for nobody: --relay-key-file must name a file of at least {KEY_BYTES} random bytes")
+    return None
+
+
+async def run(host: str, port: int, idle_exit: float | None, rendezvous: Rendezvous) -> None:
+    """Serves until SIGTERM or SIGINT, or until nobody has met for `idle_exit` seconds."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.set_exception_handler(
+        lambda _, found: log("fault", error=f"{found['message']}: {found.get('exception')}")
+    )
     server = await asyncio.start_server(
-        rendezvous.serve, host, port, family=socket.AF_INET, limit=1 << 16, backlog=4096
+        rendezvous.accept, host, port, family=socket.AF_INET, limit=_READ_AHEAD, backlog=4096
     )
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
     log("rendezvous listens", port=server.sockets[0].getsockname()[1])
     while not stop.is_set():
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(stop.wait(), min(60.0, idle_exit or 60.0))
         log("rendezvous", **rendezvous.health())
         if idle_exit is not None and rendezvous.idle_seconds >= idle_exit:
-            log("nobody has come for a while", idle_seconds=round(rendezvous.idle_seconds))
+            log("nobody has met for a while", idle_seconds=round(rendezvous.idle_seconds))
             break
     server.close()
+    await rendezvous.close()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Rendezvous host of FMI's direct channel.")
-    parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - ranks come from anywhere
-    parser.add_argument("--port", type=int, default=10_000)
-    parser.add_argument("--idle-exit", type=float, metavar="SECONDS", help="end when nobody came for so long")
-    arguments = parser.parse_args()
-    asyncio.run(run(arguments.host, arguments.port, arguments.idle_exit))
+    parser = argparse.ArgumentParser(
+        description="Rendezvous host of FMI's direct channel.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--host", default="0.0.0.0", help="address to listen on")  # noqa: S104 - ranks come from anywhere
+    parser.add_argument("--port", type=int, default=10_000, help="TCP port to listen on; 0: any that is free")
+    parser.add_argument(
+        "--idle-exit", type=float, metavar="SECONDS", help="end when nobody has met for so long"
+    )
+    parser.add_argument("--relay-key-file", type=Path, metavar="FILE", help="the key of clients that may relay")
+    for limit in fields(Limits):
+        option = f"--{limit.name.replace('_', '-')}"
+        kind = type(limit.default)
+        parser.add_argument(option, type=kind, default=limit.default, metavar="N", help=limit.metadata["help"])
+    given = parser.parse_args()
+    limits = Limits(**{limit.name: getattr(given, limit.name) for limit in fields(Limits)})
+    rendezvous = Rendezvous(limits, read_key(given.relay_key_file))
+    asyncio.run(run(given.host, given.port, given.idle_exit, rendezvous))
 
 
 if __name__ == "__main__":

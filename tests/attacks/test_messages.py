@@ -39,7 +39,7 @@ class Proxied(fmi.Direct):
     """A rank that meets its peer on a given socket."""
 
     def __init__(self, rank: int, connection: socket.socket, size: int = 2) -> None:
-        super().__init__(rank, size, "run", "127.0.0.1", 1, SECRET, relay=False)
+        super().__init__(rank, size, "run", "127.0.0.1", 1, SECRET)
         self._given = connection
 
     def _meet(self, peer: int, sender: int, deadline: fmi.Deadline) -> Any:

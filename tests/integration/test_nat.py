@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +22,8 @@ _RANK = """
 import json, sys
 import numpy as np
 import fmi
-rank, secret = int(sys.argv[1]), sys.argv[2].encode() or None
-channel = fmi.Direct(rank, 2, "nat-", "203.0.113.1", 10000, secret)
+rank, secret, key = int(sys.argv[1]), sys.argv[2].encode() or None, sys.argv[3].encode()
+channel = fmi.Direct(rank, 2, "nat-", "203.0.113.1", 10000, secret, lambda: key)
 group = fmi.Group(channel, 20)
 total = group.allreduce(np.full(1000, rank + 1.0), np.add)
 print(json.dumps({"total": total.sum(), "relayed": sorted(channel.statistics.relayed)}))
@@ -100,10 +101,13 @@ def networks() -> Iterator[Networks]:
         made.remove()
 
 
-def _meet(networks: Networks, secret: str) -> list[dict[str, Any]]:
+def _meet(networks: Networks, secret: str, folder: Path) -> list[dict[str, Any]]:
     """What both ranks say, each from behind its NAT."""
     environment = {**os.environ, "PYTHONPATH": str(FUNCTIONS / "inference")}
+    key = "0123456789abcdef" * 2
+    (folder / "key").write_text(key)
     server = [sys.executable, str(FUNCTIONS / "rendezvous" / "server.py"), "--port", "10000"]
+    server += ["--relay-key-file", str(folder / "key")]
     with ExitStack() as stack:
         host = stack.enter_context(
             subprocess.Popen(_inside(networks.public, *server), stdout=subprocess.PIPE, text=True)
@@ -114,7 +118,7 @@ def _meet(networks: Networks, secret: str) -> list[dict[str, Any]]:
         ranks = [
             stack.enter_context(
                 subprocess.Popen(
-                    _inside(namespace, sys.executable, "-c", _RANK, str(rank), secret),
+                    _inside(namespace, sys.executable, "-c", _RANK, str(rank), secret, key),
                     env=environment,
                     stdout=subprocess.PIPE,
                     text=True,
@@ -127,9 +131,11 @@ def _meet(networks: Networks, secret: str) -> list[dict[str, Any]]:
 
 @needs_namespaces
 @pytest.mark.parametrize("secret", ["of this run", ""])
-def test_two_ranks_behind_port_restricted_nats_punch_through(networks: Networks, secret: str) -> None:
+def test_two_ranks_behind_port_restricted_nats_punch_through(
+    networks: Networks, secret: str, tmp_path: Path
+) -> None:
     networks.build(symmetric=False)
-    for found in _meet(networks, secret):
+    for found in _meet(networks, secret, tmp_path):
         assert found["total"] == 3000
         assert found["relayed"] == []
 
@@ -141,9 +147,9 @@ def test_two_ranks_behind_port_restricted_nats_punch_through(networks: Networks,
     "nothing",
 )
 @needs_namespaces
-def test_two_ranks_behind_symmetric_nats_meet_in_the_relay(networks: Networks) -> None:
+def test_two_ranks_behind_symmetric_nats_meet_in_the_relay(networks: Networks, tmp_path: Path) -> None:
     networks.build(symmetric=True)
-    first, second = _meet(networks, "of this run")
+    first, second = _meet(networks, "of this run", tmp_path)
     assert (first["total"], second["total"]) == (3000, 3000)
     assert (first["relayed"], second["relayed"]) == ([1], [0])
 
@@ -207,7 +213,7 @@ def test_a_line_that_loses_every_tenth_packet_is_slow_but_right() -> None:
         assert host.stdout is not None
         host.stdout.readline()
         ranks = [
-            started(_inside(name, *python, program, str(rank), "of this run"), env=environment)
+            started(_inside(name, *python, program, str(rank), "of this run", "no relay"), env=environment)
             for rank, name in enumerate(names[1:])
         ]
         for rank in ranks:

@@ -11,6 +11,8 @@ from typing import Any
 import fmi
 import pytest
 
+from cosmicai.emulator import Emulator
+
 from .rendezvous import Host
 
 Json = dict[str, Any]
@@ -200,6 +202,7 @@ def test_a_configuration_that_cannot_work_is_named(tmp_path: Path, content: Any,
         ({"port": 70_000}, r"backends\.Direct\.port: 70000 is no port; give 1 to 65535"),
         ({"max_timeout": 0}, r"backends\.Direct\.max_timeout: 0 is no number above 0"),
         ({"secret": "key"}, r"backends\.Direct\.secret holds other characters than hexadecimal digits"),
+        ({"relay_key": "key"}, r"backends\.Direct\.relay_key holds other characters than hexadecimal digits"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named(tmp_path: Path, settings: Json, fault: str) -> None:
@@ -232,6 +235,40 @@ def test_max_timeout_is_milliseconds_of_an_operation(host: Host, tmp_path: Path)
     with pytest.raises(fmi.PeerTimeout, match=r"in barrier: rank 0: rank 1 .* in 0\.3 s"):
         communicator.barrier()
     communicator.close()
+
+
+def test_ranks_relay_with_the_key_that_the_configuration_names(
+    host: Host, tmp_path: Path, s3_cloud: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its digits, or an object in S3 that holds it; why an object cannot be read is told."""
+    monkeypatch.setattr("fmi.direct.PUNCH_SECONDS", 0.2)
+    monkeypatch.setattr("fmi.punching._dialled", lambda own, address: None)
+    for name, value in s3_cloud.environment.items():
+        monkeypatch.setenv(name, value)
+    s3_cloud.client("s3").put_object(Bucket="fmi", Key=".cosmicai/relay-key", Body=host.key)
+    direct = {"enabled": "true", "host": "127.0.0.1", "port": str(host.port), "secret": b"s".hex()}
+
+    def reduced(key: str, seconds: int) -> list[Any]:
+        settings = {**direct, "relay_key": key, "max_timeout": seconds * 1000}
+        path = _written(tmp_path, {"backends": {"Direct": settings}})
+
+        def work(rank: int) -> Any:
+            communicator = fmi.Communicator(rank, 2, path, key)
+            try:
+                return communicator.allreduce(rank + 0.5, fmi.func(fmi.op.sum), fmi.types(fmi.datatypes.double))
+            except fmi.FmiError as error:
+                return str(error)
+            finally:
+                communicator.close()
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(work, range(2)))
+
+    assert reduced(host.key.hex(), 20) == [2.0, 2.0]
+    assert reduced("s3://fmi/.cosmicai/relay-key", 20) == [2.0, 2.0]
+    for told in reduced("s3://fmi/elsewhere", 3):
+        assert "relay key, s3://fmi/elsewhere, cannot be read" in told
+        assert "NoSuchKey" in told
 
 
 @pytest.mark.parametrize("name", ["job1", "2026", "job1-"])

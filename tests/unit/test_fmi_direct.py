@@ -91,7 +91,9 @@ def test_a_foreign_client_of_fmis_wire_pairs_with_ours(host: Host) -> None:
 def test_behind_closed_networks_a_pair_meets_in_the_relay(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fmi.direct.PUNCH_SECONDS", 0.3)
     monkeypatch.setattr("fmi.punching._dialled", lambda port, address: None)
-    channels = [fmi.Direct(rank, 2, "closed-", "127.0.0.1", host.port, b"s") for rank in range(2)]
+    channels = [
+        fmi.Direct(rank, 2, "closed-", "127.0.0.1", host.port, b"s", host.relay_key) for rank in range(2)
+    ]
     done = together(channels, lambda group: group.allreduce(np.ones(100_000), np.add).sum())
     assert done == [200_000.0] * 2
     assert [channel.statistics.relayed for channel in channels] == [{1}, {0}]
@@ -103,8 +105,10 @@ def test_a_partner_that_died_while_it_was_paired_is_waited_for_again(
     """The one that is left is on its way to the relay when the other, started again, asks to be paired."""
     monkeypatch.setattr("fmi.direct.PUNCH_SECONDS", 0.3)
     monkeypatch.setattr("fmi.direct.RELAY_SECONDS", 0.5)
-    channels = [fmi.Direct(rank, 2, "ghost-", "127.0.0.1", host.port, b"s") for rank in range(2)]
-    ghost = fmi.Direct(1, 2, "ghost-", "127.0.0.1", host.port, b"s")
+    channels = [
+        fmi.Direct(rank, 2, "ghost-", "127.0.0.1", host.port, b"s", host.relay_key) for rank in range(2)
+    ]
+    ghost = fmi.Direct(1, 2, "ghost-", "127.0.0.1", host.port, b"s", host.relay_key)
 
     def dies(*_: Any) -> Any:
         raise fmi.PeerLost("died")

@@ -105,9 +105,15 @@ def test_a_flood_of_a_hundred_thousand_names_is_bounded() -> None:
 
 
 def test_a_host_that_nobody_needs_ends_by_itself() -> None:
-    host = Host(0, "--idle-exit", "0.5")
-    connection = host.connect()
-    time.sleep(1.2)
-    assert host.health()["healthy"]  # a client is there
-    connection.close()
+    """Pairs of ranks keep it, with names of FMI's or of ours."""
+    host = Host(0, "--idle-exit", "2")
+    for pair in ((b"run0_1", b"run0_1"), (b"\x02Lpair", b"\x02Hpair"), (b"run0_1", b"run0_1")):
+        time.sleep(1.2)
+        with host.connect() as first, host.connect() as second:
+            first.sendall(pair[0])
+            second.sendall(pair[1])
+            assert len(exactly(first, 16)) == 16
+    assert host.health()["paired"] == 3
+    met = time.monotonic()
     assert host.ended() == 0
+    assert time.monotonic() - met > 1

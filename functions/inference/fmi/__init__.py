@@ -8,7 +8,7 @@ Redis, S3, Memory. It needs numpy alone, and boto3 or redis-py for the two store
 from .channel import Channel, Deadline, Memory
 from .communicator import Communicator
 from .direct import Direct
-from .errors import FmiError, MessageMismatch, PeerLost, PeerRefused, PeerTimeout
+from .errors import FmiError, MessageMismatch, PeerLost, PeerRefused, PeerTimeout, RelayRefused
 from .group import Group
 from .messages import Purpose
 from .stores import S3, Redis
@@ -29,6 +29,7 @@ __all__ = [
     "PeerTimeout",
     "Purpose",
     "Redis",
+    "RelayRefused",
     "datatypes",
     "func",
     "hints",

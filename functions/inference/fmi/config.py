@@ -9,7 +9,8 @@
 
 Numbers and booleans may be strings. max_timeout is in milliseconds, for a whole operation. Where one back end
 is enabled, `model` is not needed. Beyond FMI's form, "secret" of Direct holds the key of the run in hexadecimal
-digits, and "keep" of S3 leaves messages in the bucket after they were read.
+digits, "relay_key" of Direct that of the rendezvous host, which may also be s3://BUCKET/KEY of an object that
+holds it, and "keep" of S3 leaves messages in the bucket after they were read.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 from .channel import Channel
 from .direct import PORT, Direct
+from .errors import RelayRefused
 from .stores import S3, Redis
 
 _REDIS_PORT = 6379
@@ -101,10 +103,21 @@ class _Part:
 
     def secret(self) -> bytes | None:
         """What this group's ranks alone know; not a setting of FMI's own."""
+        return self._digits("secret") or None
+
+    def relay_key(self) -> Callable[[], bytes] | None:
+        """Reads the rendezvous host's key when a relay is needed; None where there are to be no relays."""
+        given = self.settings.get("relay_key")
+        if isinstance(given, str) and given.startswith("s3://"):
+            return lambda: _object_of(given)
+        key = self._digits("relay_key")
+        return (lambda: key) if key else None
+
+    def _digits(self, name: str) -> bytes:
         try:
-            return bytes.fromhex(self.settings.get("secret") or "") or None
+            return bytes.fromhex(self.settings.get(name) or "")
         except (TypeError, ValueError):
-            raise ValueError(f"{self.where}.secret holds other characters than hexadecimal digits") from None
+            raise ValueError(f"{self.where}.{name} holds other characters than hexadecimal digits") from None
 
 
 def _object(content: Any, name: str, where: str) -> dict[str, Any]:
@@ -118,9 +131,22 @@ def _is_true(value: Any) -> bool:
     return str(value).lower() == "true"
 
 
+def _object_of(url: str) -> bytes:
+    """Raises RelayRefused."""
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    try:
+        content: bytes = boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+    except (BotoCoreError, ClientError) as error:
+        raise RelayRefused(f"the rendezvous host's relay key, {url}, cannot be read: {error}") from None
+    return content
+
+
 def _direct(part: _Part, rank: int, size: int, comm_name: str) -> Channel:
     host = str(part.settings["host"])
-    return Direct(rank, size, comm_name, host, part.port(PORT), part.secret())
+    return Direct(rank, size, comm_name, host, part.port(PORT), part.secret(), part.relay_key())
 
 
 def _s3(part: _Part, rank: int, size: int, comm_name: str) -> Channel:

@@ -2,7 +2,8 @@
 
 Without a secret it speaks FMI's and TCPunch's wire exactly, and can meet their ranks. With one, which only the
 ranks of a run know, pairing names cannot be guessed, both sides prove that they know it before anything is
-believed, and messages are sealed; a pair that cannot punch through meets in a relay on the host.
+believed, and messages are sealed. A pair that cannot punch through meets in a relay on the host, if it has the
+host's relay key.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ import struct
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from .channel import Deadline, Statistics
 from .connection import Bare, Sealed, Stream
-from .errors import PeerLost, PeerTimeout
-from .handshake import Handshake, Pair, Stranger
+from .errors import PeerLost, PeerTimeout, RelayRefused
+from .handshake import Handshake, Pair
 from .messages import Purpose
 from .punching import Greeting, Met, NotThrough, Punch, bound
+from .relaying import Relayed
 
 PORT = 10_000
 NAME_LIMIT = 100  # bytes; the host takes no more, and FMI cuts longer names silently
-PUNCH_SECONDS = 4.0  # then the pair meets in the relay
+PUNCH_SECONDS = 4.0  # then the pair meets in the relay, or tries again
 RELAY_SECONDS = 6.0  # for the partner to come there; then the two try to be paired again
 
 _ANY = ("", 0)  # until the connection to the host says which interface leads to it
@@ -39,7 +41,8 @@ class Direct:
 
     host: of the rendezvous server, a name or an address. comm_name: of the run; without a secret it has fewer
     than 100 bytes with the ranks. A warning is given where it ends in a digit, as two runs' pairing names can
-    then be the same.
+    then be the same. relay_key: reads the host's relay key when a relay is needed, or raises RelayRefused;
+    None: no relays. Without a secret there are none.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class Direct:
         host: str,
         port: int = PORT,
         secret: bytes | None = None,
-        relay: bool = True,
+        relay_key: Callable[[], bytes] | None = None,
     ) -> None:
         if secret is None:
             _check_plain_name(comm_name, size)
@@ -58,7 +61,7 @@ class Direct:
         self.statistics, self.durable = Statistics(), False
         self.both_may_send = secret is not None  # a plain pair is named after its first sender
         self._name, self._host, self._port, self._secret = comm_name, host, port, secret
-        self._relay = relay and secret is not None
+        self._relay_key = relay_key
         self._connections: dict[int, Stream] = {}
         self._meeting: set[socket.socket] = set()  # connections to the host, and those that are greeting
         self._lock = threading.Lock()
@@ -124,23 +127,28 @@ class Direct:
 
     def _meet(self, peer: int, sender: int, deadline: Deadline) -> Met:
         plain, name = self._plain_name(peer, sender), self._pair_name(peer)
-        stranger: Stranger | None = None
+        wrong = ""  # what else is to be said where time runs out
         while True:
             try:
                 return self._punch(peer, plain if name is None else _PAIR + name, deadline)
             except NotThrough as failed:
-                stranger = failed.stranger or stranger
+                wrong = wrong if failed.stranger is None else f"; {failed.stranger}"
+            except PeerTimeout as late:
+                raise PeerTimeout(f"{late}{wrong}") from None
             # The partner may not know of the attempt that failed, where it died in it or the host did: it then
             # waits to be paired, not in the relay. So nobody waits there for long.
-            if self._relay and name is not None and deadline.left():
-                with suppress(PeerTimeout):
+            if name is not None and self._relay_key is not None and deadline.left():
+                try:
                     until = Deadline(min(RELAY_SECONDS, deadline.left()))
-                    met = self._relayed(peer, _RELAY + name, until)
-                    self.statistics.relayed.add(peer)
-                    return met
-            if not self._relay or not deadline.left():
-                came = "" if stranger is None else f"; {stranger}"
-                raise PeerTimeout(f"{self._us} no way through to rank {peer} in {deadline.seconds:g} s{came}")
+                    return self._relayed(peer, _RELAY + name, self._relay_key(), until)
+                except PeerTimeout:
+                    pass
+                except (PeerLost, RelayRefused) as error:
+                    if self._closed:
+                        raise
+                    wrong = f"; {error}"
+            if name is None or not deadline.left():
+                raise PeerTimeout(f"{self._us} no way through to rank {peer} in {deadline.seconds:g} s{wrong}")
 
     def _pair_name(self, peer: int) -> bytes | None:
         """This rank's role and the pair's name, which without the secret nobody can guess."""
@@ -167,17 +175,23 @@ class Direct:
                 listener.listen(64)
                 theirs = _ADDRESS.unpack(self._take(host, _ADDRESS.size, peer, deadline))
                 address = (socket.inet_ntoa(theirs[0]), int(theirs[1]))
-                seconds = min(PUNCH_SECONDS, deadline.left()) if self._relay else deadline.left()
+                seconds = deadline.left() if self._secret is None else min(PUNCH_SECONDS, deadline.left())
                 begin = None if self._secret is None else lambda: self._handshake(peer)
                 punch = Punch(listener, own, address, begin, lambda: self._closed)
                 return punch.through(Deadline(seconds))
 
-    def _relayed(self, peer: int, name: bytes, deadline: Deadline) -> Met:
-        with self._asked(name, peer, deadline) as host:
-            self._take(host, 1, peer, deadline)
-            greeting = Greeting(host, self._handshake(peer), deadline)
-            _, keys = greeting.finish(f"{self._us} rank {peer}, through the relay,")
-            return host.dup(), keys
+    def _relayed(self, peer: int, request: bytes, key: bytes, deadline: Deadline) -> Met:
+        who = f"{self._us} relay to rank {peer}:"
+        with self._asked(request, peer, deadline) as host:
+            relayed = Relayed(host, who)
+            try:
+                relayed.admitted(request, key, deadline)
+                met = Greeting(relayed, self._handshake(peer), deadline).finish(who)
+            except BaseException:
+                relayed.close()
+                raise
+        self.statistics.relayed.add(peer)
+        return met
 
     @contextmanager
     def _asked(self, name: bytes, peer: int, deadline: Deadline, answer: int = 0) -> Iterator[socket.socket]:

@@ -21,3 +21,7 @@ class PeerRefused(FmiError):
 
 class MessageMismatch(FmiError):
     """A peer sent another number of bytes than this rank expects, or they were damaged on the way."""
+
+
+class RelayRefused(FmiError):
+    """The rendezvous host does not relay for a pair, or no longer; the message names its limit."""

@@ -1,0 +1,181 @@
+"""A relay on the rendezvous host: how a rank is let in, and how it learns why the relay ends.
+
+The host sends what comes from the peer in frames, so that it can say in words of its own when a limit ends the
+relay; functions/rendezvous/server.py describes the protocol. What a rank sends is not framed.
+"""
+
+from __future__ import annotations
+
+import enum
+import hmac
+import socket
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+from .channel import Deadline
+from .errors import PeerLost, PeerTimeout, RelayRefused
+
+_CHALLENGE = 16  # bytes
+_LENGTH = 2  # bytes of a frame's head
+_END = struct.Struct("!BQ")  # why, and the limit that was reached
+_BEGUN = b"\x01"
+
+
+class End(enum.IntEnum):
+    """Why the host ends a relay or does not begin one; functions/rendezvous/server.py has the same numbers."""
+
+    LEFT = 1
+    NO_KEY = 2
+    WRONG_KEY = 3
+    RELAYS = 4
+    RELAYS_PER_ADDRESS = 5
+    RELAY_BYTES = 6
+    RELAY_BYTES_PER_HOUR = 7
+    RELAY_IDLE_SECONDS = 8
+    RELAY_STALL_SECONDS = 9
+
+
+_REFUSALS = {
+    End.NO_KEY: "it has no relay key; start it with --relay-key-file",
+    End.WRONG_KEY: "its relay key is not the one that this rank has read: it makes a new one at each start, "
+    "and the key of a host that somebody else runs must be put into the team's bucket",
+}
+_LIMITS = {
+    End.RELAYS: "{} relays at once",
+    End.RELAYS_PER_ADDRESS: "{} relays at once for one address",
+    End.RELAY_BYTES: "{} bytes through one relay in one direction",
+    End.RELAY_BYTES_PER_HOUR: "{} bytes through all relays in an hour",
+    End.RELAY_IDLE_SECONDS: "{} s without a byte",
+    End.RELAY_STALL_SECONDS: "{} s for a rank to take what was sent to it",
+}
+
+
+class Relayed(socket.socket):
+    """A connection to the host on which a relay was asked for, used as one to the peer. who: in errors.
+
+    Receiving gives the peer's bytes, b"" after the peer has closed, and RelayRefused where the host ends the
+    relay. So does sending.
+    """
+
+    def __init__(self, host: socket.socket, who: str) -> None:
+        super().__init__(fileno=socket.dup(host.fileno()))
+        self._who = who
+        self._head = bytearray()  # of the next frame, as far as it has come
+        self._left = 0  # bytes of the current frame
+        self._peer_left = False
+        self._early = bytearray()  # of the peer, received while sending
+
+    def admitted(self, request: bytes, key: bytes, deadline: Deadline) -> None:
+        """Proves to the host that this rank knows its key, and waits for the peer.
+
+        request: what was sent to the host. Raises RelayRefused, PeerTimeout, PeerLost.
+        """
+        challenge = self._exactly(_CHALLENGE, deadline)
+        self.sendall(hmac.digest(key, request + challenge, "sha256"))
+        if self._exactly(len(_BEGUN), deadline) != _BEGUN:
+            raise RelayRefused(f"{self._who} the rendezvous host speaks another version of this protocol")
+        self.setblocking(False)
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        data = bytearray(bufsize)
+        return bytes(data[: self.recv_into(data)])
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        if self._early:
+            return self._take_early(memoryview(buffer))
+        if not self._left:
+            self._next_frame()
+        if self._peer_left:
+            return 0
+        count = super().recv_into(memoryview(buffer)[: self._left])
+        if not count:
+            raise self._broken()
+        self._left -= count
+        return count
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        return self.sendmsg((data,))
+
+    def sendmsg(self, buffers: Iterable[Any], *more: Any) -> int:
+        try:
+            return super().sendmsg(buffers, *more)
+        except (BlockingIOError, InterruptedError):
+            raise
+        except OSError:
+            self._look_for_end()
+            raise
+
+    def _exactly(self, length: int, deadline: Deadline) -> bytes:
+        data = b""
+        while len(data) < length:
+            self.settimeout(max(deadline.left(), 1e-3))
+            try:
+                piece = self.recv(length - len(data))
+            except TimeoutError:
+                raise PeerTimeout(f"{self._who} nobody came in {deadline.seconds:g} s") from None
+            except OSError as error:
+                raise PeerLost(f"{self._who} the rendezvous host broke off: {error}") from None
+            if not piece:
+                raise PeerLost(f"{self._who} the peer left before it began")
+            data += piece
+        return data
+
+    def _next_frame(self) -> None:
+        """Receives a frame's head, in several calls if it must. RelayRefused where the host ends the relay."""
+        length = self._received(_LENGTH)
+        self._left = int.from_bytes(length, "big")
+        if self._left:
+            self._head.clear()
+            return
+        code, value = _END.unpack(self._received(_LENGTH + _END.size)[_LENGTH:])
+        if code != End.LEFT:
+            raise RelayRefused(f"{self._who} {_told(code, value)}")
+        self._peer_left = True
+
+    def _received(self, length: int) -> bytes:
+        """That many bytes of the head, once they are there."""
+        while len(self._head) < length:
+            piece = super().recv(length - len(self._head))
+            if not piece:
+                raise self._broken()
+            self._head += piece
+        return bytes(self._head[:length])
+
+    def _look_for_end(self) -> None:
+        """After sending has failed: raises RelayRefused where the host has said why.
+
+        What the peer sent before is kept: it may say why the peer has closed.
+        """
+        self.setblocking(False)
+        early, data = bytearray(), bytearray(1 << 16)
+        try:
+            while count := self.recv_into(data):
+                early += data[:count]
+        except OSError:
+            pass
+        self._early += early
+
+    def _take_early(self, into: memoryview) -> int:
+        count = min(len(into), len(self._early))
+        into[:count] = self._early[:count]
+        del self._early[:count]
+        return count
+
+    def _broken(self) -> RelayRefused:
+        return RelayRefused(
+            f"{self._who} the rendezvous host ended it without a word: it is full or was stopped, or this rank "
+            "has asked again, or did not take what was sent to it"
+        )
+
+
+def _told(code: int, value: int) -> str:
+    end = next((end for end in End if end == code), None)
+    if end is None or end not in _LIMITS:
+        unknown = f"for the reason {code}, which this version does not know"
+        return f"the rendezvous host does not relay: {unknown if end is None else _REFUSALS[end]}"
+    name = end.name.lower()
+    return (
+        f"the rendezvous host's limit of {_LIMITS[end].format(value)} is reached; to raise it, set its option "
+        f"--{name.replace('_', '-')}, in Terraform rendezvous_limits.{name}"
+    )
