@@ -18,7 +18,8 @@ from cosmicai import historic
 from inference.accuracy import Metrics
 from inference.paths import PathError, below
 from initialize.payload import PayloadError, resolve, schema
-from rendezvous.server import Limits, Rendezvous
+from rendezvous import server
+from rendezvous.server import RELAY, Limits, Rendezvous
 from summarize.infos import checked, is_result, parse
 from summarize.summary import summary
 from summarize.untrusted import UntrustedError
@@ -70,8 +71,8 @@ class _Writer:
     def __init__(self, port: int) -> None:
         self.sent, self.transport, self._port = bytearray(), self, port
 
-    def get_extra_info(self, name: str) -> tuple[str, int]:
-        return ("127.0.0.1", self._port)
+    def get_extra_info(self, name: str) -> Any:
+        return self if name == "socket" else ("127.0.0.1", self._port)
 
     def write(self, data: bytes) -> None:
         self.sent += data
@@ -79,24 +80,33 @@ class _Writer:
     async def drain(self) -> None:
         await asyncio.sleep(0)
 
-    def can_write_eof(self) -> bool:
-        return True
-
+    def setsockopt(self, level: int, option: int, value: int) -> None: ...
+    def set_write_buffer_limits(self, high: int) -> None: ...
     def write_eof(self) -> None: ...
     def close(self) -> None: ...
     def abort(self) -> None: ...
 
 
+class _Open(Rendezvous):
+    """Relays for whoever asks: no input that is made by chance knows the key."""
+
+    async def _admitted(self, client: Any, first: bytes) -> None:
+        return None
+
+
 _LIMITS = Limits(
-    clients=6, clients_per_address=6, name_seconds=0.02, wait_seconds=0.02, relay_idle_seconds=0.02
-)
+    clients=6, clients_per_address=6, name_seconds=0.02, wait_seconds=0.02, relay_idle_seconds=0.02,
+    relays=2, relay_bytes=40, relay_bytes_per_hour=60,
+)  # fmt: skip
+server.LINGER_SECONDS = 0.02  # a client of a test is not slow to read
 
 
 def rendezvous(data: bytes) -> None:
     """Clients of the rendezvous host, whose first segments and later bytes are given; nothing of them stays."""
 
     async def clients() -> None:
-        host, writers, tasks, readers = Rendezvous(_LIMITS), [], [], []
+        makes = _Open if data[:1] == RELAY else Rendezvous
+        host, writers, tasks, readers = makes(_LIMITS, b"key"), [], [], []
         for number, part in enumerate(data.split(b"\xff\xfe")[:8]):
             first, _, later = part.partition(b"\xff\xfd")
             reader, writer = asyncio.StreamReader(), _Writer(number)
@@ -115,8 +125,9 @@ def rendezvous(data: bytes) -> None:
         await asyncio.gather(*tasks)
         health = host.health()
         assert health["clients"] == health["waiting"] == 0, health
-        assert host._relays == 0
+        assert health["relays"] == 0
         assert not host._per_address
+        assert not host._relays_of
         assert all(len(writer.sent) < 1 << 16 for writer in writers)
 
     asyncio.run(clients())
@@ -190,7 +201,7 @@ def _clients() -> list[bytes]:
     return [
         b"\x01", b"name", b"name\xff\xfename", b"\x02Lpair\xff\xfe\x02Hpair", b"n" * 100,
         b"\x03Lr\xff\xfdhello\xff\xfe\x03Hr\xff\xfdworld!", b"\x02Lp\xff\xfe\x02Lp\xff\xfe\x02Hp",
-        b"\x03Xr",
+        b"\x03Xr", b"\x03Lr\xff\xfd" + b"p" * 32,
     ]  # fmt: skip
 
 
