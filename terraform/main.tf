@@ -143,6 +143,8 @@ module "rendezvous_host" {
   port               = var.rendezvous_port
   static_address     = var.rendezvous_static_address
   idle_minutes       = var.rendezvous_idle_minutes
+  limits             = var.rendezvous_limits
+  bucket             = { name = module.storage.bucket_name, arn = module.storage.bucket_arn, kms_key_arn = var.kms_key_arn }
   log_retention_days = var.log_retention_days
 }
 

@@ -75,13 +75,13 @@ variable "image_variant" {
 }
 
 variable "extra_packages" {
-  description = "Packages of PyPI for users' own scripts that `make deploy` installs into the image, such as timm==0.4.12; what they depend on is installed with them, unless --no-deps follows the version."
+  description = "Packages of PyPI for users' own scripts that `make deploy` installs into the image, such as timm==0.4.12; what they depend on is installed with them, unless --no-deps follows the version. With --hash=sha256:…, once per file, pip takes these files only."
   type        = list(string)
   default     = []
 
   validation {
-    condition     = alltrue([for package in var.extra_packages : can(regex("^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?==[0-9][A-Za-z0-9.!+_-]*( --no-deps)?$", package))])
-    error_message = "extra_packages must be names with one version each, such as timm==0.4.12 or timm==0.4.12 --no-deps."
+    condition     = alltrue([for package in var.extra_packages : can(regex("^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?==[0-9][A-Za-z0-9.!+_-]*( --no-deps)?( --hash=sha256:[0-9a-f]{64})*$", package))])
+    error_message = "extra_packages must be names with one version each, such as timm==0.4.12, followed by --no-deps and --hash=sha256:… if you like."
   }
 
   validation {
@@ -169,13 +169,31 @@ variable "rendezvous_static_address" {
 }
 
 variable "rendezvous_idle_minutes" {
-  description = "Minutes without a client after which the deployment's own rendezvous host stops itself."
+  description = "Minutes without ranks that meet after which the deployment's own rendezvous host stops itself."
   type        = number
   default     = 15
 
   validation {
     condition     = var.rendezvous_idle_minutes >= 1 && var.rendezvous_idle_minutes <= 1440
     error_message = "rendezvous_idle_minutes must be from 1 to 1440."
+  }
+}
+
+variable "rendezvous_limits" {
+  description = "Limits of the relays of the deployment's own rendezvous host: relays at once (relays), of those with one address (relays_per_address), bytes through one relay in one direction (relay_bytes), bytes through all relays in an hour (relay_bytes_per_hour), seconds that a relay may carry nothing (relay_idle_seconds), seconds that bytes may wait for their reader (relay_stall_seconds)."
+  type = object({
+    relays               = optional(number, 256)
+    relays_per_address   = optional(number, 64)
+    relay_bytes          = optional(number, 4194304)
+    relay_bytes_per_hour = optional(number, 268435456)
+    relay_idle_seconds   = optional(number, 900)
+    relay_stall_seconds  = optional(number, 20)
+  })
+  default = {}
+
+  validation {
+    condition     = alltrue([for limit in values(var.rendezvous_limits) : try(limit >= 1 && floor(limit) == limit, false)])
+    error_message = "rendezvous_limits must be whole numbers from 1."
   }
 }
 

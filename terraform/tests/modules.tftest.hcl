@@ -279,6 +279,8 @@ run "the_rendezvous_host_has_one_open_port_and_no_ssh" {
     port               = 10000
     static_address     = true
     idle_minutes       = 15
+    limits             = { relays = 256, relay_bytes = 4194304 }
+    bucket             = { name = "data", arn = "arn:aws:s3:::data" }
     log_retention_days = 14
   }
   assert {
@@ -309,10 +311,12 @@ run "a_server_too_large_for_user_data_is_refused" {
   }
   variables {
     name               = "host"
-    server             = "../functions/inference/models/dc2-small/model.onnx.weights"
+    server             = "../functions/summarize/page/echarts.min.js"
     port               = 10000
     static_address     = false
     idle_minutes       = 15
+    limits             = {}
+    bucket             = { name = "data", arn = "arn:aws:s3:::data" }
     log_retention_days = 14
   }
   expect_failures = [aws_instance.this]

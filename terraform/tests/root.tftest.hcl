@@ -87,11 +87,14 @@ run "an_unknown_image_variant_is_refused" {
 run "extra_packages_are_names_with_versions" {
   command = plan
   variables {
-    extra_packages = ["timm==0.4.12", "ruamel.yaml==0.18.10", "torchvision==0.28.0+cpu --no-deps"]
+    extra_packages = [
+      "timm==0.4.12", "ruamel.yaml==0.18.10", "torchvision==0.28.0+cpu --no-deps",
+      "six==1.17.0 --hash=sha256:4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274",
+    ]
   }
   assert {
-    condition     = length(var.extra_packages) == 3
-    error_message = "extra_packages must take names with versions"
+    condition     = length(var.extra_packages) == 4
+    error_message = "extra_packages must take names with versions and hashes"
   }
 }
 
@@ -309,6 +312,14 @@ run "a_rendezvous_host_that_never_idles_is_refused" {
     rendezvous_idle_minutes = 0
   }
   expect_failures = [var.rendezvous_idle_minutes]
+}
+
+run "a_rendezvous_host_without_relays_is_refused" {
+  command = plan
+  variables {
+    rendezvous_limits = { relays = 0 }
+  }
+  expect_failures = [var.rendezvous_limits]
 }
 
 run "no_wait_for_the_rendezvous_host_is_refused" {

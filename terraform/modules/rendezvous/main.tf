@@ -2,11 +2,17 @@
 # runs that need it. No SSH: `aws ssm start-session` reaches it.
 
 locals {
+  relay_key = ".cosmicai/relay-key" # where functions/inference/collectives.py looks for it
+
   # server.py and its units; EC2 takes 16 KB of user data, compressed by cloud-init's rules.
   user_data = base64gzip(templatefile("${path.module}/cloud-config.yaml", {
-    server    = filebase64(var.server)
+    server    = base64gzip(file(var.server))
     port      = var.port
     idle      = var.idle_minutes * 60
+    limits    = join(" ", [for name, limit in var.limits : "--${replace(name, "_", "-")} ${format("%d", limit)}"])
+    region    = data.aws_region.current.name
+    bucket    = var.bucket.name
+    relay_key = local.relay_key
     log_group = module.logs.name
   }))
 }
@@ -32,7 +38,7 @@ module "iam" {
   name    = var.name
   service = "ec2.amazonaws.com"
 
-  statements = {
+  statements = merge({
     WriteLogs = {
       actions   = ["logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"]
       resources = ["${module.logs.arn}:*"]
@@ -46,7 +52,10 @@ module "iam" {
       ]
       resources = ["*"]
     }
-  }
+    PublishRelayKey = { actions = ["s3:PutObject"], resources = ["${var.bucket.arn}/${local.relay_key}"] }
+    }, var.bucket.kms_key_arn == null ? {} : {
+    EncryptRelayKey = { actions = ["kms:GenerateDataKey"], resources = [var.bucket.kms_key_arn] }
+  })
 }
 
 resource "aws_iam_instance_profile" "this" {
@@ -99,7 +108,7 @@ resource "aws_security_group" "this" {
 }
 
 # Lambda functions outside of a VPC have no addresses of their own: the port is open to all, and the server's
-# limits and the runs' secrets are what protects it (docs of functions/rendezvous/server.py).
+# limits, its relay key and the runs' secrets are what protects it (docs of functions/rendezvous/server.py).
 resource "aws_vpc_security_group_ingress_rule" "ranks" {
   security_group_id = aws_security_group.this.id
   description       = "Ranks, from wherever Lambda runs them."
@@ -111,7 +120,7 @@ resource "aws_vpc_security_group_ingress_rule" "ranks" {
 
 resource "aws_vpc_security_group_egress_rule" "https" {
   security_group_id = aws_security_group.this.id
-  description       = "CloudWatch, Session Manager and security updates."
+  description       = "CloudWatch, S3, Session Manager and security updates."
   cidr_ipv4         = "0.0.0.0/0"
   ip_protocol       = "tcp"
   from_port         = 443

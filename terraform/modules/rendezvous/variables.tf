@@ -19,8 +19,18 @@ variable "static_address" {
 }
 
 variable "idle_minutes" {
-  description = "Minutes without a client after which the host stops itself."
+  description = "Minutes without ranks that meet after which the host stops itself."
   type        = number
+}
+
+variable "bucket" {
+  description = "The team's bucket, into which the host puts its relay key, and the KMS key that encrypts it; null: S3's."
+  type        = object({ name = string, arn = string, kms_key_arn = optional(string) })
+}
+
+variable "limits" {
+  description = "Limits of the host's relays by name, as options of server.py."
+  type        = map(number)
 }
 
 variable "log_retention_days" {
