@@ -87,6 +87,7 @@ def _run(
 ) -> Json:
     with steps.step("terraform apply"):
         outputs = _deployment(aws).apply(emulated_variables(TEAM, aws))
+        aws.publish_relay_key(outputs.bucket)
     s3, stepfunctions = (aws.client(name) for name in ("s3", "stepfunctions"))
     with steps.step("Uploading partitions") as task:
         runs.upload_partitions(s3, partitions, outputs.bucket, payload["data_prefix"], steps.reporter(task))

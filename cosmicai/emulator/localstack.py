@@ -39,6 +39,7 @@ SERVICES = (
     "sts",
 )
 START_SECONDS = 90
+_RELAY_KEY = ".cosmicai/relay-key"  # where functions/inference/collectives.py looks for it
 _LOOPBACK = ("127.0.0.1", "::1")
 _LOG_TAIL = 30  # lines shown when it cannot start
 
@@ -60,6 +61,7 @@ class Emulator:
         self.build = build
         self.concurrency = concurrency or os.cpu_count() or 1
         self._guards: list[subprocess.Popen[bytes]] = []
+        self._relay_key = os.urandom(32)
         self.endpoint = ""
         self.rendezvous = ""
         self.folder = Path()
@@ -124,10 +126,16 @@ class Emulator:
 
     def _start_rendezvous(self) -> None:
         folder, port = self.folder / "rendezvous", _free_port()
-        folder.mkdir()
+        folder.mkdir(mode=0o700)
         self.rendezvous = f"127.0.0.1:{port}"
-        server = str(FUNCTIONS / "rendezvous" / "server.py")
-        self._guarded(folder, [server, "--host", "127.0.0.1", "--port", str(port)], of_the_machine(os.environ))
+        key = folder / "relay-key"
+        key.write_bytes(self._relay_key)
+        command = [str(FUNCTIONS / "rendezvous" / "server.py"), "--host", "127.0.0.1", "--port", str(port)]
+        self._guarded(folder, [*command, "--relay-key-file", str(key)], of_the_machine(os.environ))
+
+    def publish_relay_key(self, bucket: str) -> None:
+        """What the rendezvous host of a deployment on AWS does when it starts: its ranks may relay."""
+        self.client("s3").put_object(Bucket=bucket, Key=_RELAY_KEY, Body=self._relay_key)
 
     def stop(self) -> None:
         """Ends every process of the emulator and removes its folder; safe to call twice."""

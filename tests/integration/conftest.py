@@ -163,6 +163,7 @@ def torch_cloud(aws: Emulator) -> Cloud:
 def deployed(aws: Emulator, team: str, variables: Json) -> Cloud:
     """A team's own deployment."""
     outputs = Deployment(aws.folder / f"deployment-{team}", aws.environment, os.environ).apply(variables)
+    aws.publish_relay_key(outputs.bucket)
     session = localstack_client.session.Session(
         localstack_host=aws.endpoint.removeprefix("http://"),
         aws_access_key_id="test",
