@@ -199,6 +199,7 @@ def serve(folder: Path, settings: Mapping[str, Any], environment: Mapping[str, s
         image = settings["image_variant"], ExtraPackages(tuple(settings["extra_packages"]))
         variables = emulated_variables("local", aws, *image, allow_scripts=True)
         outputs = Deployment(aws.folder / "deployment", aws.environment, environment).apply(variables)
+        aws.publish_relay_key(outputs.bucket)
         state = {
             "pid": os.getpid(),
             "birth": process_birth(os.getpid()),
