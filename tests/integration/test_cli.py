@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import pytest
 from cosmicai.local import process_birth
 from inference.accuracy import NMAD_ERROR
 from inference.engine import instructions
+from summarize.figures import seconds_text, usd_text
 from tests.unit.test_historic import KEYS
 
 from .conftest import Cloud, no_ranks
@@ -81,7 +84,9 @@ def test_from_partitions_to_a_report(cli: Cli, partitions: Partitions, prefix: s
     assert f"/{prefix}/" in cli("data", "upload", str(folder), prefix, "--local")
     file = cli.payload(data_prefix=prefix, result_path=f"results/{prefix}")
     told = cli("run", file, "--local", "--name", "first", "--set", "batch_size=8")
-    assert "succeeded: 60 redshifts" in told
+    assert "succeeded: 60 redshifts in " in told
+    assert "None" not in told
+    assert "0 waiting" not in told
     found = json.loads(cli("status", "first", "--json", "--local"))
     assert (found["status"], found["ranks"], found["done"], found["failed"], found["images"]) == (
         "SUCCEEDED", 3, 3, 0, 60,
@@ -99,6 +104,7 @@ def test_from_partitions_to_a_report(cli: Cli, partitions: Partitions, prefix: s
         assert (out / name).exists()
     results = json.loads((out / "Results.json").read_text())
     assert tuple(results)[: len(KEYS)] == KEYS
+    _check_that_times_and_dollars_agree(told, found, out, cli("status", "first", "--local"))
     assert (results["batch size"], results["number of batches"], results["device"]) == (8, 9, "cpu")
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["num_samples"], summary["num_samples_from"]) == (60, {"engine": 3})
@@ -112,8 +118,23 @@ def test_from_partitions_to_a_report(cli: Cli, partitions: Partitions, prefix: s
     assert json.loads((out / "run.json").read_text())["payload"]["batch_size"] == 8
 
 
+def _check_that_times_and_dollars_agree(told: str, status: dict[str, Any], out: Path, screen: str) -> None:
+    """Between watch, status, summary.json and report.html: the same numbers, written alike."""
+    summary = json.loads((out / "summary.json").read_text())
+    wall, usd = summary["wall (seconds)"], summary["cost"]["total (USD)"]
+    assert (status["wall_seconds"], status["usd_so_far"]) == (wall, usd)
+    assert status["images_per_second"] == summary["num_samples"] / wall
+    assert f"in {seconds_text(wall)}, {usd_text(usd)}" in told
+    page = (out / "report.html").read_text().replace("&nbsp;", " ")
+    assert f"{seconds_text(wall)} from start to the last rank" in page
+    assert f"<b>{usd_text(usd)}</b>" in page
+    assert f"<b>{summary['num_samples'] / wall:,.0f}</b>" in page
+    assert f"{seconds_text(wall)} from the run's start to its last rank's end" in screen
+    assert f"{usd_text(usd)} at list prices" in screen
+
+
 def test_a_failed_run_says_why_and_is_resumed(
-    cli: Cli, cloud: Cloud, partitions: Partitions, prefix: str
+    cli: Cli, cloud: Cloud, partitions: Partitions, prefix: str, tmp_path: Path
 ) -> None:
     files = partitions(3)
     cloud.put_all(prefix, {**files, "2.pt": b"not yet there"})
@@ -122,10 +143,29 @@ def test_a_failed_run_says_why_and_is_resumed(
     assert "rank 1: PartitionError" in told
     assert "1 of 3 ranks left no result: 1." in told
     assert "cosmicai resume broken" in told
+    again = cli("resume", "broken", "--local", expect=3)  # still broken: the error is that of this attempt
+    assert [line.startswith("rank 1: PartitionError") for line in again.splitlines()].count(True) == 1
     cloud.put(f"{prefix}/2.pt", files["2.pt"])
-    found = json.loads(cli("resume", "broken", "--local", "--json"))
+    with no_ranks(cloud):  # so that it is looked at before the rank has a result
+        cli("resume", "broken", "--local", "--detach")
+        found = _until(lambda: json.loads(cli("status", "--local", "--json")), lambda one: one["ranks"] == 3)
+        assert (found["done"], found["failed"], found["errors"]) == (2, 0, {})
+    told = cli("watch", "--local")
+    assert "PartitionError" not in told
+    found = json.loads(cli("status", "--local", "--json"))
     assert (found["status"], found["done"], found["failed"]) == ("SUCCEEDED", 3, 0)
+    out = tmp_path / "out"
+    cli("results", "--local", "--out", str(out))
+    assert "✓ Succeeded: all 3 ranks finished" in (out / "report.html").read_text()
     assert "has ended already" in cli("stop", "broken", "--local", expect=1)
+
+
+def _until(look: Callable[[], Any], holds: Callable[[Any], bool]) -> Any:
+    deadline = time.monotonic() + 120
+    while not holds(found := look()):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    return found
 
 
 def test_ctrl_c_leaves_the_run_running_and_stop_ends_it(
@@ -144,7 +184,7 @@ def test_ctrl_c_leaves_the_run_running_and_stop_ends_it(
         assert "the run goes on; come back with `cosmicai watch left-alone`" in errors
         assert "Traceback" not in errors
         assert json.loads(cli("status", "left-alone", "--json", "--local"))["status"] == "RUNNING"
-        assert "still runs" in cli("resume", "left-alone", "--local", expect=1)
+        assert "is still running" in cli("resume", "left-alone", "--local", expect=1)
         cli("stop", "left-alone", "--local")
         assert "\naborted" in cli("watch", "left-alone", "--local", expect=3)
 
@@ -152,16 +192,11 @@ def test_ctrl_c_leaves_the_run_running_and_stop_ends_it(
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (("run", "nowhere.json", "--local"), "nowhere.json: No such file"),
         (("run", "payload.json", "--local", "--set", "batch_sise=8"), "batch_sise: unknown field; did you"),
-        (("run", "payload.json", "--local", "--set", "batch_size"), "--set batch_size: give field=value"),
         (("run", "payload.json", "--team", "nobody"), "team nobody is not deployed from here"),
-        (("run", "payload.json", "--team", "a", "--local"), "give --team or --local, not both"),
+        (("run", "payload.json", "--team", "nobody", "--local"), "give --team or --local, not both"),
         (("status", "no-such-run", "--local"), "there is no such run: `cosmicai list` shows those"),
-        (("report", "."), "summary.json is missing: fetch a run with `cosmicai results NAME`"),
-        (("plan",), "give --data-gb or --images"),
-        (("plan", "--data-gb", "1", "--partition-mb", "x"), "partition_mb: x is not allowed"),
-        (("sweep", "--batch-sizes", "a", "--local"), "--batch-sizes a: give numbers above 0"),
+        (("report", "."), "summary.json is missing: download a run with `cosmicai results NAME`"),
         (("sweep", "--partitions-mb", "77", "--local"), "/77MB/ holds no partition"),
     ],
 )  # fmt: skip
@@ -170,6 +205,56 @@ def test_what_cannot_be_done_is_said_in_a_line_or_two(cli: Cli, arguments: tuple
     told = cli(*arguments, expect=1)
     assert fault in told
     assert len(told.strip().splitlines()) <= 2
+
+
+def test_names_and_numbers_are_never_cut(cli: Cli, cloud: Cloud, partitions: Partitions, prefix: str) -> None:
+    cloud.put_all(prefix, partitions(1))
+    name = "a-name-of-eighty-characters-" + "x" * 52
+    file = cli.payload(data_prefix=prefix, result_path=f"results/{prefix}")
+    cli("run", file, "--local", "--name", name)
+    took = json.loads(cli("list", "--json", "--local", "--limit", "1"))[0]["seconds"]
+    for columns in ("40", "80", "120"):
+        cli.environment["COLUMNS"] = columns
+        (line,) = (line for line in cli("list", "--local").splitlines() if name in line)
+        assert f"{took:,.1f}" in line
+        cli.environment["FORCE_COLOR"] = "1"  # as a terminal
+        shown = re.sub(r"\x1b\[[0-9;]*m", "", cli("list", "--local"))
+        assert name in re.sub(r"[\s│┃]", "", shown) or all(part in shown for part in _folded(name, shown))
+        assert f"{took:,.1f}" in shown
+        assert "…" not in shown
+        del cli.environment["FORCE_COLOR"]
+
+
+def _folded(name: str, shown: str) -> list[str]:
+    """The parts of a name that stand below each other in a table; together they are the name."""
+    cells = [line.split("│")[1].strip() for line in shown.splitlines() if line.startswith("│")]
+    start = next(index for index, cell in enumerate(cells) if cell and name.startswith(cell))
+    parts = list[str]()
+    while "".join(parts) != name:
+        parts.append(cells[start + len(parts)])
+        assert name.startswith("".join(parts))
+    return parts
+
+
+def test_a_full_disk_leaves_nothing_of_a_download(
+    cli: Cli, cloud: Cloud, partitions: Partitions, prefix: str
+) -> None:
+    cloud.put_all(prefix, partitions(1))
+    file = cli.payload(data_prefix=prefix, result_path=f"results/{prefix}")
+    cli("run", file, "--local", "--name", "full")
+    command = [COSMICAI, "results", "full", "--local", "--out", "new/out"]
+    done = subprocess.run(
+        command,
+        env=cli.environment,
+        capture_output=True,
+        text=True,
+        cwd=cli.folder,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)),
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: new/out cannot be written: File too large")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (cli.folder / "new").exists()
 
 
 def test_credentials_and_networks_that_fail_are_explained(cli: Cli, tmp_path: Path) -> None:
@@ -232,9 +317,11 @@ def test_a_sweep_is_interrupted_and_goes_on(cli: Cli, cloud: Cloud, partitions: 
         time.sleep(0.05)
     os.killpg(sweeping.pid, signal.SIGINT)
     _, errors = sweeping.communicate(timeout=30)
-    assert (sweeping.returncode, "the same command goes on from here" in errors) == (130, True)
+    assert (sweeping.returncode, "the same command continues from here" in errors) == (130, True)
     before = {row["run_id"] for row in _rows(stats)}
-    cli(*command)
+    told = cli(*command)
+    assert "fastest is batch size " in told
+    assert "cheapest is batch size " in told
     rows = _rows(stats)
     assert len(rows) == 12
     assert before <= {row["run_id"] for row in rows}  # none was made twice
