@@ -250,7 +250,7 @@ class Sample:
         told += [
             f"{row.outside:,} magnitudes in {row.band} are outside those of the model's training"
             for row in self._ranges()
-            if row.outside > 0.05 * self._count
+            if row.outside > max(1, 0.05 * self._count)
         ]
         return told
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -133,6 +134,39 @@ def test_legacy_stamps_are_refused_for_the_bundled_model(tmp_path: Path) -> None
     assert "there is no band u among g, r, i, z; the model takes u, g, r, i, z" in _cosmicai(*words, status=1)
     assert "images have 4 channels" in _cosmicai(*words[:-2], status=1)
     assert not list((tmp_path / "out").glob("*.pt"))
+
+
+SMALL = {
+    **{"image_size": 16, "channels": 4, "magnitudes": 4, "width": 32, "depth": 1, "heads": 4, "mlp_width": 32},
+    **{"parallel_width": 32, "parallel_groups": 8, "head_width": 32, "stem_width": 8},
+    **{name: {"widths": [32, 32], "activation": "relu"} for name in ("encoder_branch", "inception_branch")},
+    "magnitude_branch": {"widths": [32, 32], "activation": "relu"},
+    "fusion": {"widths": [32, 1], "activation": "relu"},
+}
+
+
+def test_legacy_stamps_train_a_network_of_their_bands(tmp_path: Path) -> None:
+    """40 galaxies train it, 10 others get redshifts; its card says what it takes."""
+    with np.load(LEGACY) as source:
+        for name, rows in (("train", slice(0, 40)), ("test", slice(40, 50))):
+            np.savez(tmp_path / f"{name}.npz", **{key: source[key][rows] for key in source.files})
+    config, model = tmp_path / "config.json", tmp_path / "model"
+    config.write_text(json.dumps(SMALL))
+    stated = ("--bands", "g,r,i,z", "--pixel-scale", "0.262", "--pixel-unit", "nanomaggies")
+    words = ("data", "prepare", tmp_path / "train.npz", "--out", tmp_path / "train")
+    _cosmicai(*words, "--model", config, "--fit", "crop", *stated)
+    _cosmicai("model", "train", tmp_path / "train", "--out", model, "--config", config, "--epochs", "2")
+    words = ("data", "prepare", tmp_path / "test.npz", "--out", tmp_path / "test", "--model", model)
+    assert 'model: g, r, i, z at 16×16 pixels of 0.262"' in _cosmicai(*words, *stated)
+    _cosmicai("infer", tmp_path / "test", "--model", model, "--out", tmp_path / "out")
+    redshifts = _redshifts(tmp_path / "out")
+    assert redshifts.shape == (10,)
+    assert np.isfinite(redshifts).all()
+    with (
+        np.load(tmp_path / "out" / "predictions" / "0.npz") as predictions,
+        np.load(tmp_path / "test.npz") as test,
+    ):
+        assert np.array_equal(predictions["z_true"], test["redshift"])
 
 
 def test_inspect_shows_a_file_that_prepare_would_refuse(tmp_path: Path) -> None:
