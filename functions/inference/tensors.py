@@ -249,15 +249,20 @@ def _check_reach(offset: int, shape: tuple[int, ...], strides: tuple[int, ...], 
 
 
 def _negative(rest: list[Any]) -> bool:
-    """The one flag of torch's tensors that is applied; raises TorchFileError for others."""
+    """The one flag of torch's tensors that is applied; raises TorchFileError for others.
+
+    torch writes a flag only where it is True, and takes one that is there for True, whatever it says.
+    """
     flags = rest[0] if rest else None
     if flags is None:
         return False
-    if not isinstance(flags, Pairs) or flags.others or not set(flags.named) <= {"neg", "conj"}:
+    if not isinstance(flags, Pairs) or flags.others:
         raise TorchFileError("describes a tensor with metadata that is not known here")
-    if flags.named.get("conj", False) is not False or type(flags.named.get("neg", False)) is not bool:
+    if "conj" in flags.named:
         raise TorchFileError("describes a tensor as conjugated: save it again after .resolve_conj()")
-    return bool(flags.named.get("neg", False))
+    if not set(flags.named) <= {"neg"} or any(value is not True for value in flags.named.values()):
+        raise TorchFileError("describes a tensor with metadata that is not known here")
+    return "neg" in flags.named
 
 
 def _parameter(arguments: tuple[Any, ...]) -> object:

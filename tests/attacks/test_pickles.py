@@ -305,6 +305,7 @@ def _flagged(flag: Ops, value: Ops) -> Ops:
 
 
 TRUE: Ops = [op("NEWTRUE")]
+FALSE: Ops = [op("NEWFALSE")]
 TENSORS: dict[str, tuple[Ops, str]] = {
     "a product of huge numbers": (_tensor("0", 64, [2**63 - 1] * 8, [0] * 8), "more values than the file has"),
     "a number of 255 bytes": (_tensor("0", 64, [2**2030], [1]), "something other than a storage and whole"),
@@ -316,7 +317,11 @@ TENSORS: dict[str, tuple[Ops, str]] = {
     "a negative step": (_tensor("0", 64, [2], [-1]), "something other than a storage and whole numbers"),
     "a storage of exabytes": (_tensor("0", 2**61, [2], [1]), "data/0 has 256 bytes|cut short inside storage 0"),
     "conjugated": (_flagged([text("conj")], TRUE), "as conjugated"),
-    "negated by a number": (_flagged([text("neg")], [number(1)]), "as conjugated"),
+    "negated by a number": (_flagged([text("neg")], [number(1)]), "metadata that is not known"),
+    "negated by False, which torch takes for True": (
+        _flagged([text("neg")], FALSE),
+        "metadata that is not known",
+    ),
     "of unknown metadata": (_flagged([text("zero")], TRUE), "metadata that is not known"),
     "of metadata under a number": (_flagged([number(1)], TRUE), "metadata that is not known"),
 }
