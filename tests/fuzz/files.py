@@ -16,6 +16,7 @@ from cosmicai.model.foreign.errors import CheckpointError
 from cosmicai.model.foreign.files import File
 from cosmicai.model.foreign.reading import Choices
 from cosmicai.model.foreign.reading import read as read_checkpoint
+from inference.astromae import AstroMAE, Config
 from inference.partition import PartitionError, read
 from inference.pickled import Global, Pairs, Record, TorchFileError
 from inference.tensors import Source, Tensor
@@ -69,6 +70,7 @@ def checkpoint(data: bytes) -> None:
 
 def model(data: bytes) -> None:
     """A user's checkpoint: refused with CheckpointError, or a network with the outputs that torch computes."""
+    _load_torch()
     kind = ".safetensors" if data[:1] == SAFETENSORS else ".pt"
     file, refusal = _file(data), None
     with tempfile.NamedTemporaryFile(suffix=kind) as stored:
@@ -92,6 +94,13 @@ def model(data: bytes) -> None:
         close = np.abs(ours - expected) <= _TOLERANCE * np.maximum(1, np.abs(expected))
         if ours.shape != expected.shape or not (close | (ours == expected) | np.isnan(expected)).all():
             raise Broken(f"the imported network gives {ours}, torch {expected}")
+
+
+@cache
+def _load_torch() -> None:
+    """torch imports much of itself with the first network: no part of what reading a file takes."""
+    with torch.device("meta"):
+        AstroMAE(Config())
 
 
 def _file(data: bytes) -> bytes:

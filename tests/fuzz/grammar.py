@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import TypeVar
 
@@ -90,10 +91,12 @@ def named(dotted: str) -> Op:
     return op("GLOBAL", f"{module}\n{name}\n".encode())
 
 
+@lru_cache(4096)
 def put(index: int) -> Op:
     return op("BINPUT", index.to_bytes()) if index < 256 else op("LONG_BINPUT", index.to_bytes(4, "little"))
 
 
+@lru_cache(4096)
 def get(index: int) -> Op:
     return op("BINGET", index.to_bytes()) if index < 256 else op("LONG_BINGET", index.to_bytes(4, "little"))
 
@@ -115,9 +118,9 @@ def storage(kind: str, key: str, count: int) -> Ops:
 class Grammar:
     """Changes pickles. donors: other pickles, of which parts are taken."""
 
-    donors: Sequence[Ops]
+    donors: Sequence[Sequence[Op]]
 
-    def mutated(self, ops: Ops, dice: Random) -> Ops:
+    def mutated(self, ops: Sequence[Op], dice: Random) -> Ops:
         """Another pickle, by one to eight changes. ops: stays as it is."""
         changed = list(ops)
         for _ in range(dice.choice((1, 1, 1, 2, 2, 4, 8))):
@@ -125,7 +128,7 @@ class Grammar:
             changed = change(self, changed, dice) if changed else self._donor(dice)
         return (renumbered(changed, dice) if dice.random() < _SOUND else changed)[:_MOST_OPS]
 
-    def spliced(self, first: Ops, second: Ops, dice: Random) -> Ops:
+    def spliced(self, first: Sequence[Op], second: Sequence[Op], dice: Random) -> Ops:
         """The first pickle with a part of the second."""
         return renumbered(Grammar([second])._graft(list(first), dice), dice)
 
@@ -180,7 +183,7 @@ class Grammar:
         if len(spans) < 2:
             return ops
         first, second = sorted(dice.sample(spans, 2))
-        if first.stop > second.start:
+        if first[1] > second[0]:
             return ops
         (a, b), (c, d) = first, second
         return ops[:a] + ops[c:d] + ops[b:c] + ops[a:b] + ops[d:]
@@ -190,7 +193,7 @@ class Grammar:
         for start, stop in _some(objects(ops), dice):
             end = stop
             for _ in range(dice.choice((0, 0, 1))):
-                end = next((span.stop for span in objects(ops[end:]) if span.start == 0), 0) + end
+                end = next((span[1] for span in objects(ops[end:]) if span[0] == 0), 0) + end
             return ops[:start] + ops[end:]
         return ops
 
@@ -232,14 +235,14 @@ def _run(ops: Ops, dice: Random) -> tuple[int, int]:
     return dice.randrange(len(ops)), dice.choice((1, 1, 1, 2, 3, 8, 40))
 
 
-def _replaced(ops: Ops, donor: Ops, dice: Random) -> Ops:
+def _replaced(ops: Ops, donor: Sequence[Op], dice: Random) -> Ops:
     targets, sources = objects(ops), objects(donor)
     if not targets or not sources:
         return ops
     start, stop = dice.choice(targets)
-    alike = [span for span in sources if donor[span.stop - 1].code == ops[stop - 1].code]
+    alike = [span for span in sources if donor[span[1] - 1].code == ops[stop - 1].code]
     first, last = dice.choice(alike if alike and dice.random() < 0.5 else sources)
-    return ops[:start] + donor[first:last] + ops[stop:]
+    return [*ops[:start], *donor[first:last], *ops[stop:]]
 
 
 def _changed(one: Op, ops: Ops, dice: Random) -> Op:

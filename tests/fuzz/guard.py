@@ -5,14 +5,20 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
+from typing import Any
 
 _MEMORY = 96 << 20  # bytes beyond what the process has
 _MEMORY_PER_BYTE = 24  # of the file
+_MAPPINGS = (dict, MappingProxyType)
 _PAGE = resource.getpagesize()
+
+Holders = list[tuple[str, Any]]
+"""Namespaces and containers, with what leads to them."""
 
 
 class Broken(AssertionError):
@@ -41,35 +47,43 @@ def bounded(size: int, seconds: float) -> Iterator[None]:
 @contextmanager
 def unchanged(*packages: str) -> Iterator[None]:
     """Raises Broken where anything that is reached from modules of these packages is another afterwards."""
-    before = _state(packages)
+    holders = _holders(packages, len(sys.modules))
+    before = [_held(holder) for _, holder in holders]
     yield
-    after = _state(packages)
-    changed = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
+    changed = [name for (name, holder), was in zip(holders, before, strict=True) if _held(holder) != was]
     if changed:
         raise Broken(f"reading changed {', '.join(sorted(changed)[:5])}")
 
 
-def _state(packages: tuple[str, ...]) -> dict[str, object]:
-    """What every name of the modules, their classes and containers stands for."""
-    state: dict[str, object] = {}
+def _held(holder: Any) -> list[int]:
+    """Which objects are in a namespace or container, in its order."""
+    return list(map(id, holder.values() if isinstance(holder, _MAPPINGS) else holder))
+
+
+@cache
+def _holders(packages: tuple[str, ...], modules: int) -> Holders:
+    """Namespaces of modules, classes and objects, and their containers. modules: the number imported so far."""
+    holders: Holders = []
+    seen: set[int] = set()
     for name, module in list(sys.modules.items()):
         if isinstance(module, ModuleType) and name.startswith(packages):
-            for key, value in vars(module).items():
-                _note(f"{name}.{key}", value, state, name)
-    return state
+            _collect(name, vars(module), packages, holders, seen)
+    return holders
 
 
-def _note(name: str, value: object, state: dict[str, object], module: str) -> None:
-    state[name] = id(value)
-    if isinstance(value, type) and value.__module__ == module:
-        for key, attribute in vars(value).items():
-            _note(f"{name}.{key}", attribute, state, module)
-    elif isinstance(value, Mapping):
-        state[f"{name}{{}}"] = [(id(key), id(item)) for key, item in value.items()]
-    elif isinstance(value, list | set):
-        state[f"{name}[]"] = [id(item) for item in value]
-    elif type(value).__module__ == module:
-        parts = [getattr(value, slot, None) for slot in getattr(type(value), "__slots__", ())]
-        state[f"{name}:"] = [id(part) for part in parts] + [
-            (k, id(v)) for k, v in getattr(value, "__dict__", {}).items()
-        ]
+def _collect(path: str, holder: Any, packages: tuple[str, ...], found: Holders, seen: set[int]) -> None:
+    found.append((path, holder))
+    items = holder.items() if isinstance(holder, _MAPPINGS) else enumerate(holder)
+    for key, value in items:
+        inner = None if key == "__builtins__" else _inside(value, packages)
+        if inner is not None and id(value) not in seen:
+            seen.add(id(value))
+            _collect(f"{path}.{key}", inner, packages, found, seen)
+
+
+def _inside(value: Any, packages: tuple[str, ...]) -> Any:
+    """What of a value can be changed: a container itself, or the namespace of a class or object of ours."""
+    if isinstance(value, (*_MAPPINGS, list, set)):
+        return value
+    owner = value if isinstance(value, type) else type(value)
+    return getattr(value, "__dict__", None) if owner.__module__.startswith(packages) else None

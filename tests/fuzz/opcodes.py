@@ -6,7 +6,8 @@ pickletools says for every opcode what its argument looks like and what it takes
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 _NEWLINES = {pickletools.stringnl_noescape_pair: 2}  # GLOBAL and INST take two lines, other texts one
@@ -51,18 +52,16 @@ class Op(NamedTuple):
         return OPCODES[self.code].name
 
 
-class Span(NamedTuple):
-    """The opcodes from `start` to `stop`, which together make one object."""
-
-    start: int
-    stop: int
+Span = tuple[int, int]
+"""The opcodes from the first number to before the second, which together make one object."""
 
 
 def op(name: str, argument: bytes = b"") -> Op:
     return Op(CODES[name], argument)
 
 
-def parse(data: bytes) -> tuple[list[Op], bytes]:
+@lru_cache(64)  # the same inputs are changed again and again
+def parse(data: bytes) -> tuple[Sequence[Op], bytes]:
     """The opcodes of one or several pickles in a row, and the bytes after the last whole opcode."""
     ops: list[Op] = []
     place = 0
@@ -74,7 +73,7 @@ def parse(data: bytes) -> tuple[list[Op], bytes]:
         argument, end = found
         ops.append(Op(data[place], argument))
         place = end
-    return ops, data[place:]
+    return tuple(ops), data[place:]
 
 
 def _argument(data: bytes, place: int, kind: pickletools.ArgumentDescriptor | None) -> tuple[bytes, int] | None:
@@ -109,7 +108,7 @@ def written(ops: Iterable[Op]) -> bytes:
     return b"".join(parts)
 
 
-def objects(ops: list[Op]) -> list[Span]:
+def objects(ops: Sequence[Op]) -> list[Span]:
     """The opcodes of every object that is whole: from the first that it is made of to the last."""
     spans: list[Span] = []
     stack: list[Span] = []
@@ -125,9 +124,9 @@ def objects(ops: list[Op]) -> list[Span]:
             start, stack = marks.pop() if marks else (0, [])
         for _ in range(takes):
             part = stack.pop() if stack else None
-            start = start if part is None else part.start
+            start = start if part is None else part[0]
         if leaves:
-            made = Span(start, place + 1)
+            made = (start, place + 1)
             stack.append(made)
             spans.append(made)
     return spans

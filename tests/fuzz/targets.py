@@ -23,7 +23,7 @@ from rendezvous.server import RELAY, Limits, Rendezvous
 from summarize.infos import checked, is_result, parse
 from summarize.summary import summary
 from summarize.untrusted import UntrustedError
-from tests.fuzz import files, seeds
+from tests.fuzz import files, messages, seeds
 from tests.fuzz.torchfiles import Mutator
 
 _FIELDS = b"f"  # the first byte of a payload's input: fields follow, else it is JSON
@@ -270,8 +270,10 @@ TARGETS: dict[str, Target] = {
     "key": Target(key, _keys),
     "rank_info": Target(rank_info, _rank_infos),
     "rendezvous": Target(rendezvous, _clients, mutants=60),
-    "partition": _of_pickles(files.partition, seeds.partitions, mutants=100),
-    "checkpoint": _of_pickles(files.checkpoint, seeds.checkpoints, mutants=100),
-    "model": _of_pickles(files.model, lambda: seeds.models() + seeds.safetensors(), mutants=10),
+    "greeting": Target(messages.greeting, messages.seeds, mutants=20),
+    "message": Target(messages.message, messages.seeds, mutants=20),
+    "partition": _of_pickles(files.partition, seeds.partitions, mutants=200),
+    "checkpoint": _of_pickles(files.checkpoint, seeds.checkpoints, mutants=300),
+    "model": _of_pickles(files.model, lambda: seeds.models() + seeds.safetensors(), mutants=20),
 }
 """A new target is a function and its seeds, here: `make fuzz`, its summary and the tests go by this table."""

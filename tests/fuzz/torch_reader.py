@@ -45,7 +45,8 @@ class Reader:
     """Asks the process, which is started when it is needed and again when it does not answer."""
 
     def __init__(self, seconds: float = 5) -> None:
-        self._seconds, self._process = seconds, None
+        self._seconds = seconds
+        self._process: subprocess.Popen[bytes] | None = None
 
     def read(self, file: bytes, network: str | None = None) -> Answer:
         """network: the key under which a network lies whose outputs are wanted."""
@@ -64,10 +65,11 @@ class Reader:
     def _start(self) -> subprocess.Popen[bytes]:
         root = Path(__file__).parents[2]
         command = [sys.executable, "-W", "ignore", "-c", f"from {__name__} import main; main()"]
-        self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self._process.stdout is not None
-        _received(self._process.stdout)  # it has imported torch
-        return self._process
+        process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        _received(process.stdout)  # it has imported torch
+        self._process = process
+        return process
 
     def close(self) -> None:
         if self._process is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -71,7 +72,7 @@ class TorchFile:
         """The storages follow in the order that the last pickle says."""
         ops, _ = parse(self.pickles)
         stops = [place for place, one in enumerate(ops) if one.name == "STOP"]
-        last = ops[stops[-2] + 1 :] if len(stops) > 1 else []
+        last = ops[stops[-2] + 1 :] if len(stops) > 1 else ()
         keys = [one.argument.decode("utf-8", "replace") for one in last if one.name == "BINUNICODE"]
         sizes, parts = self._sizes(), [self.pickles]
         for key in keys:
@@ -93,12 +94,11 @@ def _is_entry(parts: list[str]) -> bool:
 
 
 def _values(key: str, size: int) -> bytes:
-    """Bytes that are the same for the same key, each 0x30 to 0x3f: positive numbers below one as floats."""
-    dice = Random(zlib.crc32(key.encode()))
-    return dice.randbytes(size).translate(_FINITE)
-
-
-_FINITE = bytes(0x30 + byte % 16 for byte in range(256))
+    """The same for the same key: positive and finite in every type, in float32 between 1/8 and 2."""
+    raw = bytearray(Random(zlib.crc32(key.encode())).randbytes(size))
+    raw[1::2] = bytes(0x30 + byte % 16 for byte in raw[1::2])
+    raw[3::4] = bytes(0x3E + byte % 2 for byte in raw[3::4])
+    return bytes(raw)
 
 
 def _legacy_of(file: bytes) -> TorchFile:
@@ -113,7 +113,7 @@ def _legacy_of(file: bytes) -> TorchFile:
     return TorchFile("legacy", storages, pickles)
 
 
-def _without_sources(ops: list[Op]) -> list[Op]:
+def _without_sources(ops: Sequence[Op]) -> list[Op]:
     """Such files hold the source code of every class; it is not needed, and long."""
     return [Op(one.code, one.argument[:_LONGEST_TEXT]) if one.name == "BINUNICODE" else one for one in ops]
 
