@@ -32,7 +32,7 @@ fuzz: environment  ## make fuzz SECONDS=600: each of the fuzzers for so long
 	@sh scripts/fuzz.sh "$$SECONDS"
 
 package:  ## the zips that Terraform deploys
-	@"$$PYTHON" cosmicai/packaging.py zips
+	@"$$PYTHON" -m cosmicai.packaging zips
 
 deploy: package  ## make deploy TEAM=team3: image, zips and infrastructure into the team's AWS account
 	@sh scripts/deploy.sh "$$TEAM"

@@ -15,7 +15,8 @@ import python_terraform
 from cosmicai.emulator import Emulator
 from cosmicai.emulator.environment import without_account
 from cosmicai.emulator.guard import guard_command
-from cosmicai.packaging import NO_EXTRAS, ROOT, ExtraPackages, image_name
+from cosmicai.packages import NO_EXTRAS, ExtraPackages
+from cosmicai.packaging import ROOT, image_name
 from cosmicai.providers import plugin_dir
 
 TERRAFORM = ROOT / "terraform"
@@ -57,7 +58,7 @@ class Deployment:
 
     def apply(self, variables: Mapping[str, Any]) -> Outputs:
         """Initialises and applies. Raises DeploymentError with Terraform's own message."""
-        self._run("init", input=False, plugin_dir=self._plugins)
+        self._run("init", input=False, lockfile="readonly", plugin_dir=self._plugins)
         self._run("apply", input=False, auto_approve=_FLAG, state=self._state, var=dict(variables))
         return self.outputs()
 

@@ -18,7 +18,8 @@ from typing import Any
 import psutil
 
 from cosmicai.emulator.localstack import is_healthy
-from cosmicai.packaging import BuildFolder, ExtraPackages, assemble
+from cosmicai.packages import ExtraPackages
+from cosmicai.packaging import BuildFolder, assemble
 
 _UP_SECONDS, _DOWN_SECONDS, _ANSWER_SECONDS = 900, 60, 10
 _WATCH_SECONDS = 0.3  # between looks at whether LocalStack still runs

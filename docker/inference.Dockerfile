@@ -1,5 +1,5 @@
 # The inference container: docker buildx build -f docker/inference.Dockerfile --provenance=false .
-# Both stages run cosmicai/packaging.py, which also assembles the task folder of the embedded AWS.
+# It runs cosmicai/packaging.py, which also assembles the task folder of the embedded AWS.
 #checkov:skip=CKV_DOCKER_2:Lambda's runtime watches the container
 #checkov:skip=CKV_DOCKER_3:Lambda runs it as an unprivileged user of its own, whatever the image says
 #checkov:skip=CKV_DOCKER_7:The tag stands in BASE
@@ -10,18 +10,18 @@ ARG VARIANT=lean
 # torch's own index holds builds without CUDA, which are a tenth of the size.
 ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 WORKDIR /source
-COPY requirements.lock ./
-COPY functions/inference/requirements.txt functions/inference/requirements.lock functions/inference/requirements-torch.txt functions/inference/
-COPY cosmicai/packaging.py cosmicai/
-RUN python cosmicai/packaging.py packages /task --variant ${VARIANT}
-# Packages for users' own scripts, NAME==VERSION or NAME==VERSION --no-deps, with blanks between.
+# pip installs the files whose hashes the locks hold, and nothing else.
+COPY functions/inference/requirements.lock functions/inference/requirements-torch.lock functions/inference/torch.lock functions/inference/
+COPY cosmicai/packages.py cosmicai/packaging.py cosmicai/
+RUN python -m cosmicai.packaging packages /task --variant ${VARIANT}
+# Packages for users' own scripts with blanks between: NAME==VERSION, --no-deps and --hash=sha256:… if given.
 ARG EXTRA_PACKAGES=""
-RUN python cosmicai/packaging.py extra /task --extra "${EXTRA_PACKAGES}"
+RUN python -m cosmicai.packaging extra /task --extra "${EXTRA_PACKAGES}"
 # The compiler of the engine's kernels, for this stage alone.
-COPY functions/build-requirements.txt functions/
-RUN python -m pip install --quiet --no-cache-dir --constraint requirements.lock --requirement functions/build-requirements.txt
+COPY functions/build-requirements.lock functions/
+RUN python -m pip install --quiet --no-cache-dir --no-deps --only-binary :all: --require-hashes --requirement functions/build-requirements.lock
 COPY functions/inference functions/inference
-RUN python cosmicai/packaging.py code /code
+RUN python -m cosmicai.packaging code /code
 
 FROM ${BASE}
 # Ordered by change: packages seldom, the model and the code often.

@@ -7,8 +7,7 @@ cd "$(dirname "$0")/.."
 
 [ -n "$team" ] || fail "which team? make deploy TEAM=team3"
 check_team
-vars="teams/$team.tfvars"
-[ -f "terraform/$vars" ] || fail "terraform/$vars is missing: copy terraform/teams/example.tfvars and edit it"
+check_tfvars_exist
 command -v aws >/dev/null 2>&1 || fail "the aws command line is missing: install AWS CLI v2"
 
 . scripts/state.sh
@@ -16,6 +15,11 @@ apply() {
   with_state apply $(without_question) -var-file="$vars" "$@"
 }
 initialise
+values=$(value_of 'join(" ", concat([var.team, var.architecture, var.image_variant], var.extra_packages))')
+read -r named architecture variant packages <<EOF
+$values
+EOF
+check_team_of_tfvars "$named"
 
 if [ -n "${IMAGE:-}" ]; then
   apply -var "inference_image=$IMAGE"
@@ -25,14 +29,7 @@ fi
 
 docker buildx version >/dev/null 2>&1 ||
   fail "docker buildx is missing: install Docker, or pass an image that exists: make deploy TEAM=$team IMAGE=URI"
-# Terraform itself reads the tfvars; it answers with one line in quotation marks.
-values=$(echo 'join(" ", concat([var.architecture, var.image_variant], var.extra_packages))' |
-  with_state console -var-file="$vars" -var image_tag=none | sed -n 's/^"\(.*\)"$/\1/p')
-read -r architecture variant packages <<EOF
-$values
-EOF
-[ -n "$variant" ] || fail "terraform console could not read terraform/$vars; its message is above"
-tag=$("${PYTHON:-python3}" cosmicai/packaging.py tag --extra "$packages")
+tag=$("${PYTHON:-python3}" -m cosmicai.packaging tag --extra "$packages")
 apply -var "image_tag=$tag" -target=module.registry
 repository=$(with_state output -raw repository_url)
 region=$(echo "$repository" | cut -d. -f4)

@@ -8,7 +8,10 @@ known=$(ls .cosmicai/terraform 2>/dev/null | sed -n 's/\.tfstate$//p; s/\.output
 check_team
 [ -f ".cosmicai/terraform/$team.tfstate" ] || [ -f "terraform/teams/$team.s3.tfbackend" ] ||
   fail "$team is not deployed from here: make destroy TEAM=… (deployed from here: $known)"
+check_tfvars_exist
 . scripts/state.sh
 initialise
-with_state destroy $(without_question) -var-file="teams/$team.tfvars" -var image_tag=none
+named=$(value_of var.team)
+check_team_of_tfvars "$named"
+with_state destroy $(without_question) -var-file="$vars" -var image_tag=none
 rm -f "$states/$team.outputs.json"

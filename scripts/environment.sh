@@ -26,7 +26,7 @@ fi
 
 wanted=$("$PYTHON" --version; cat pyproject.toml requirements.lock; pwd)
 wanted=$(printf '%s' "$wanted" | cksum)
-kernels() { .venv/bin/python cosmicai/packaging.py kernels; } # at once when they are compiled already
+kernels() { .venv/bin/python -m cosmicai.packaging kernels; } # at once when they are compiled already
 [ -f .venv/.installed ] && [ "$(cat .venv/.installed)" = "$wanted" ] && kernels && exit 0
 
 echo "Installing the development environment into .venv (once, some minutes)…"

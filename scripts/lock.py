@@ -1,24 +1,64 @@
-"""Writes functions/inference/requirements.lock: python scripts/lock.py
+"""Writes the locks of all that pip installs into the images: python scripts/lock.py
 
-All that the lean image installs, in the versions of the root's requirements.lock, with the hashes of all their
-files on PyPI, so that an image for any architecture installs these and nothing else. To be run, with the
-environment's Python, whenever the versions change; a test compares the two.
+The lock of FILE.txt is FILE.lock: every package that FILE.txt needs, in the versions of the root's
+requirements.lock, with the hashes of its wheels. pip then installs these files and nothing else. torch has a
+lock of its own, torch.lock, because its builds without CUDA are only on torch's own index. Run this with the
+environment's Python whenever versions change. Tests compare the locks with the root's requirements.lock.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterable
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import unquote, urldefrag
 
 ROOT = Path(__file__).resolve().parent.parent
-INFERENCE = ROOT / "functions" / "inference"
+FUNCTIONS = ROOT / "functions"
+TORCH_LOCK = FUNCTIONS / "inference" / "torch.lock"
+LOCKED = (
+    FUNCTIONS / "inference" / "requirements.txt",
+    FUNCTIONS / "inference" / "requirements-torch.txt",
+    FUNCTIONS / "build-requirements.txt",
+    FUNCTIONS / "runtime-requirements.txt",
+)
+PYPI, TORCH_INDEX = "https://pypi.org/simple", "https://download.pytorch.org/whl/cpu"
+_TORCH_ON_LINUX = re.compile(r"cp3(1[1-4])-cp3\1-manylinux\w+_(x86_64|aarch64)\.whl$")
+_TORCH_ON_MACOS = re.compile(r"cp3(1[1-4])-cp3\1-macosx\w+_arm64\.whl$")
 
 
-def closure() -> dict[str, str]:
-    """Versions by name of what requirements.txt names and all that these need."""
+class _Links(HTMLParser):
+    """The links of a page of an index (https://packaging.python.org/specifications/simple-repository-api)."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "a":
+            self.targets += [value for name, value in attrs if name == "href" and value]
+
+
+def wheels(page: str, version: str) -> dict[str, str]:
+    """SHA-256 by file name of the wheels of one version on a package's page."""
+    digests = {}
+    for target in _Links(page).targets:
+        url, fragment = urldefrag(target)
+        name = unquote(url.rpartition("/")[2])
+        if name.endswith(".whl") and name.split("-")[1] == version and fragment.startswith("sha256="):
+            digests[name] = fragment.removeprefix("sha256=")
+    return digests
+
+
+def closure(requirements: Path) -> dict[str, str]:
+    """Versions by name of what a file names and of all that these packages need."""
     pip = [
         sys.executable,
         "-m",
@@ -30,43 +70,65 @@ def closure() -> dict[str, str]:
         "--report",
         "-",
     ]
-    pip += [
-        "--constraint",
-        str(ROOT / "requirements.lock"),
-        "--requirement",
-        str(INFERENCE / "requirements.txt"),
+    pip += ["--only-binary", ":all:"]
+    pip += ["--extra-index-url", TORCH_INDEX] if requirements.stem.endswith("-torch") else []
+    pip += ["--constraint", str(ROOT / "requirements.lock"), "--requirement", str(requirements)]
+    report = json.loads(subprocess.run(pip, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    packages = (item["metadata"] for item in report["install"])
+    return {one["name"].lower().replace("_", "-"): one["version"] for one in packages}
+
+
+def _page(index: str, name: str) -> str:
+    request = urllib.request.Request(f"{index}/{name}/", headers={"Accept": "text/html"})  # noqa: S310 - https
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        return answer.read().decode()
+
+
+def entry(requirement: str, digests: Iterable[str]) -> str:
+    """One requirement with the hashes of its files."""
+    listed = sorted(digests)
+    if not listed:
+        raise SystemExit(f"{requirement}: the index lists no wheel with a hash")
+    return " \\\n".join([requirement, *(f"    --hash=sha256:{digest}" for digest in listed)])
+
+
+def lock(requirements: Path) -> str:
+    """The lock of a file, without torch."""
+    lines = [
+        f"# Made by scripts/lock.py: what {requirements.name} needs, with the hashes of the wheels on PyPI."
     ]
-    report = json.loads(subprocess.run(pip, capture_output=True, text=True, check=True).stdout)
-    found = (item["metadata"] for item in report["install"])
-    return {one["name"].lower().replace("_", "-"): one["version"] for one in found}
+    for name, version in sorted(closure(requirements).items()):
+        if name != "torch":
+            lines.append(entry(f"{name}=={version}", wheels(_page(PYPI, name), version).values()))
+    return "\n".join(lines) + "\n"
 
 
-def hashes(name: str, version: str) -> list[str]:
-    """SHA-256 of every file of a release (https://packaging.python.org/specifications/simple-repository-api)."""
-    request = urllib.request.Request(
-        f"https://pypi.org/simple/{name}/", headers={"Accept": "application/vnd.pypi.simple.v1+json"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - https, as it says
-        files = json.load(answer)["files"]
-    stems = {f"{spelled}-{version}" for spelled in (name, name.replace("-", "_"), name.replace("-", "."))}
-    ours = (
-        file["hashes"]["sha256"]
-        for file in files
-        if any(
-            file["filename"].lower().startswith((f"{stem}-", f"{stem}.tar", f"{stem}.zip")) for stem in stems
-        )
-    )
-    return sorted(ours)
+def torch_lock(version: str) -> str:
+    """The lock of torch: its builds without CUDA for Linux, and PyPI's for macOS."""
+    linux, macos = wheels(_page(TORCH_INDEX, "torch"), f"{version}+cpu"), wheels(_page(PYPI, "torch"), version)
+    on_linux = [digest for name, digest in linux.items() if _TORCH_ON_LINUX.search(name)]
+    on_macos = [digest for name, digest in macos.items() if _TORCH_ON_MACOS.search(name)]
+    lines = [
+        "# Made by scripts/lock.py: torch without CUDA for Python 3.11 to 3.14, for Linux from torch's index.",
+        f"--extra-index-url {TORCH_INDEX}",
+        entry(f'torch=={version}+cpu ; sys_platform == "linux"', on_linux),
+        entry(f'torch=={version} ; sys_platform == "darwin"', on_macos),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    lines = ["# Made by scripts/lock.py: the lean image's packages with the hashes of their files on PyPI."]
-    for name, version in sorted(closure().items()):
-        found = hashes(name, version)
-        if not found:
-            raise SystemExit(f"{name} {version}: PyPI has no file of it")
-        lines.append(" \\\n".join([f"{name}=={version}", *(f"    --hash=sha256:{digest}" for digest in found)]))
-    (INFERENCE / "requirements.lock").write_text("\n".join(lines) + "\n")
+    for requirements in LOCKED:
+        requirements.with_suffix(".lock").write_text(lock(requirements))
+    (version,) = re.findall(r"^torch==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    try:
+        TORCH_LOCK.write_text(torch_lock(version))
+    except URLError as error:
+        if f"torch=={version}+cpu " not in TORCH_LOCK.read_text():
+            raise SystemExit(
+                f"{TORCH_INDEX} cannot be reached, and torch.lock is of another version: {error}"
+            ) from None
+        print(f"{TORCH_INDEX} cannot be reached ({error.reason}): torch.lock stays as it is", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,17 @@ if [ -f "terraform/$backend" ]; then
   # The root module by links, with a backend beside it: other teams' states stay where they are.
   root=".deploy-$team"
   mkdir -p "$root"
-  for part in terraform/*.tf terraform/modules terraform/teams; do
+  for part in terraform/*.tf terraform/.terraform.lock.hcl terraform/modules terraform/teams; do
     ln -sfn "../$part" "$root/"
   done
   printf 'terraform {\n  backend "s3" {}\n}\n' > "$root/backend.tf"
 fi
 
+# The provider is installed only if its hash is in terraform/.terraform.lock.hcl.
 initialise() {
   plugins=$("${PYTHON:-python3}" cosmicai/providers.py)
   [ "$root" = terraform ] || set -- -reconfigure "-backend-config=$backend"
-  terraform -chdir="$root" init -input=false "$@" ${plugins:+"-plugin-dir=$plugins"}
+  terraform -chdir="$root" init -input=false -lockfile=readonly "$@" ${plugins:+"-plugin-dir=$plugins"}
 }
 
 with_state() { # COMMAND [OPTIONS]
@@ -28,6 +29,19 @@ with_state() { # COMMAND [OPTIONS]
   shift
   [ "$root" != terraform ] || set -- "-state=$states/$team.tfstate" "$@"
   terraform -chdir="$root" "$command" "$@"
+}
+
+# Prints the value of a text expression over the variables of the tfvars, as Terraform itself reads them.
+value_of() { # EXPRESSION
+  value=$(echo "$1" | with_state console -var-file="$vars" -var image_tag=none | sed -n 's/^"\(.*\)"$/\1/p')
+  [ -n "$value" ] || fail "terraform console could not read terraform/$vars; its message is above"
+  echo "$value"
+}
+
+# All resources are named after the tfvars' team. Another team's would be changed or destroyed by this team's name.
+check_team_of_tfvars() { # NAME
+  [ "$1" = "$team" ] ||
+    fail "TEAM=$team, but terraform/$vars has team = \"$1\": nothing was done; set team = \"$team\" there, or give TEAM=$1"
 }
 
 # What the cosmicai command line goes by where the state is not here.

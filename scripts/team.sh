@@ -16,6 +16,11 @@ check_team() {
     fail "APPROVE names another team than TEAM=$team: nothing was done"
 }
 
+check_tfvars_exist() {
+  vars="teams/$team.tfvars"
+  [ -f "terraform/$vars" ] || fail "terraform/$vars is missing: copy terraform/teams/example.tfvars and edit it"
+}
+
 # Terraform's question is left out for APPROVE=TEAM alone, never because of a variable that a CI system sets.
 without_question() {
   [ "${APPROVE:-}" != "$team" ] || echo -auto-approve

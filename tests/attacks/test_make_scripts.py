@@ -1,8 +1,9 @@
-"""make deploy, destroy and clean: words are not executed, comments are no values, nothing is lost unasked."""
+"""make deploy, destroy and clean execute no word, read no comment, mistake no team and lose nothing unasked."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cosmicai.packaging import ROOT
+from cosmicai.providers import PLUGIN_DIR_VARIABLE, plugin_dir
 
 _MODULE = """
 variable "team" { type = string }
@@ -33,9 +35,11 @@ def tree(tmp_path: Path) -> Path:
         "Makefile",
         "scripts",
         "docker",
+        "cosmicai/packages.py",
         "cosmicai/packaging.py",
+        "cosmicai/providers.py",
         "functions/inference",
-        "requirements.lock",
+        "functions/build-requirements.lock",
     ):
         target = tree / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -152,6 +156,64 @@ def test_nothing_is_applied_or_destroyed_unasked(tree: Path) -> None:
     done = _run(tree, "sh", "scripts/destroy.sh", "team3", APPROVE="team3")
     assert done.returncode == 0, done.stderr
     assert b"terraform_data" not in _state(tree).read_bytes()
+
+
+def test_another_teams_tfvars_are_neither_applied_nor_destroyed(tree: Path) -> None:
+    """With the real Terraform: a copy of a tfvars file in which the name was not changed."""
+    done = _run(tree, "sh", "scripts/deploy.sh", "team3", IMAGE="x/y:z", APPROVE="team3")
+    assert done.returncode == 0, done.stderr
+    deployed = _state(tree).read_bytes()
+    (tree / "terraform" / "teams" / "team3.tfvars").write_text('team = "team4" # not "team3"\n')
+    for script in ("deploy.sh", "destroy.sh"):
+        done = _run(tree, "sh", f"scripts/{script}", "team3", IMAGE="x/y:z", APPROVE="team3")
+        assert done.returncode == 1
+        assert done.stderr.endswith(
+            'error: TEAM=team3, but terraform/teams/team3.tfvars has team = "team4": nothing was done; '
+            'set team = "team3" there, or give TEAM=team4\n'
+        )
+        assert _state(tree).read_bytes() == deployed
+
+
+@pytest.mark.parametrize("variable", ["TF_VAR_team", "terraform.tfvars", "x.auto.tfvars"])
+def test_the_team_is_the_one_that_terraform_applies(tree: Path, variable: str) -> None:
+    """Values from elsewhere, which Terraform ranks below the team's own file, change nothing."""
+    if variable.endswith("tfvars"):
+        (tree / "terraform" / variable).write_text('team = "team4"\n')
+    done = _run(tree, "sh", "scripts/deploy.sh", "team3", IMAGE="x/y:z", APPROVE="team3", TF_VAR_team="team4")
+    assert done.returncode == 0, done.stderr
+    assert b'"team3"' in _state(tree).read_bytes()
+    assert b"team4" not in _state(tree).read_bytes()
+
+
+def test_destroy_without_the_tfvars_says_what_is_missing(tree: Path) -> None:
+    _state(tree).parent.mkdir(parents=True)
+    _state(tree).write_text("{}")
+    (tree / "terraform" / "teams" / "team3.tfvars").unlink()
+    done = _run(tree, "sh", "scripts/destroy.sh", "team3", APPROVE="team3")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: terraform/teams/team3.tfvars is missing")
+
+
+@pytest.mark.parametrize("fault", ["another hash", "no lock"])
+def test_a_provider_that_is_not_locked_is_not_started(tree: Path, fault: str) -> None:
+    """With the real Terraform and the real provider, from a mirror or the registry."""
+    (tree / "terraform" / "versions.tf").write_text((ROOT / "terraform" / "versions.tf").read_text())
+    (tree / "terraform" / "more.tf").write_text(
+        'variable "region" { default = "us-east-1" }\nvariable "s3_use_path_style" { default = false }\n'
+        'variable "tags" { default = {} }\n'
+    )
+    lock = (ROOT / "terraform" / ".terraform.lock.hcl").read_text()
+    if fault == "another hash":
+        wrong = re.sub(r"(?<=:)[^:\n]{8}(?=[^:\n]{30,}\",)", "AAAAAAAA", lock)
+        assert wrong.count("AAAAAAAA") == lock.count('"h1:') + lock.count('"zh:') > 15
+        (tree / "terraform" / ".terraform.lock.hcl").write_text(wrong)
+    mirror = plugin_dir(os.environ)
+    named = {"TF_CLI_ARGS_init": "-no-color", **({PLUGIN_DIR_VARIABLE: str(mirror)} if mirror else {})}
+    done = _run(tree, "sh", "scripts/deploy.sh", "team3", IMAGE="x/y:z", APPROVE="team3", **named)
+    assert done.returncode != 0
+    told = re.sub(r"[\s│╷╵]+", " ", done.stderr)
+    assert ("any of the checksums" if fault == "another hash" else "the lock file is read-only") in told
+    assert not _state(tree).exists()
 
 
 def test_a_comment_is_no_part_of_a_value(tree: Path) -> None:

@@ -104,6 +104,11 @@ _MACHINE = "arn:aws:states:us-east-1:000000000000:stateMachine:example-cosmicai"
         ("inference", "s3:PutObject", f"{_OWN}/results/1/predictions/0.npz", True),
         ("inference", "s3:PutObject", f"{_OWN}/.cosmicai/run/messages/metrics/1_0_0", True),
         ("inference", "s3:PutObject", f"{_OWN}/.cosmicai/run/key", False),
+        ("inference", "s3:GetObject", f"{_OWN}/.cosmicai/relay-key", True),
+        ("inference", "s3:PutObject", f"{_OWN}/.cosmicai/relay-key", False),
+        ("initialize", "s3:GetObject", f"{_OWN}/.cosmicai/relay-key", False),
+        ("initialize", "s3:PutObject", f"{_OWN}/.cosmicai/relay-key", False),
+        ("summarize", "s3:GetObject", f"{_OWN}/.cosmicai/relay-key", False),
         ("inference", "s3:PutObject", f"{_OWN}/25MB/1.pt", False),
         ("inference", "s3:PutObject", f"{_OWN}/models/mine/model.onnx", False),
         ("inference", "s3:DeleteObject", f"{_OWN}/25MB/1.pt", False),
@@ -150,7 +155,19 @@ def test_the_rendezvous_role_reaches_its_own_host_alone(aws: Emulator, cloud: Cl
     other = re.sub(r"instance/.*", "instance/i-0000000000000000f", instance)
     assert not allows(statements, "ec2:StopInstances", other)
     assert not allows(statements, "ec2:TerminateInstances", instance)
-    assert actions(policy(aws, "hosted-cosmicai-rendezvous-host")) == _LOGS | {
-        "logs:DescribeLogStreams", "ssm:UpdateInstanceInformation", "ssmmessages:CreateControlChannel",
-        "ssmmessages:CreateDataChannel", "ssmmessages:OpenControlChannel", "ssmmessages:OpenDataChannel",
-    }  # fmt: skip
+    host = policy(aws, "hosted-cosmicai-rendezvous-host")
+    assert actions(host) == _LOGS | {
+        "logs:DescribeLogStreams",
+        "s3:PutObject",
+        "ssm:UpdateInstanceInformation",
+        "ssmmessages:CreateControlChannel",
+        "ssmmessages:CreateDataChannel",
+        "ssmmessages:OpenControlChannel",
+        "ssmmessages:OpenDataChannel",
+    }
+    bucket = "arn:aws:s3:::hosted-cosmicai"
+    assert allows(host, "s3:PutObject", f"{bucket}/.cosmicai/relay-key")
+    for key in ("25MB/1.pt", ".cosmicai/run/key", ".cosmicai/relay-key/x", "results/1/summary.json"):
+        assert not allows(host, "s3:PutObject", f"{bucket}/{key}")
+    assert not allows(host, "s3:PutObject", f"{_OWN}/.cosmicai/relay-key")
+    assert not allows(host, "s3:GetObject", f"{bucket}/.cosmicai/relay-key")

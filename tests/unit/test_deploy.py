@@ -13,14 +13,15 @@ import pytest
 
 from cosmicai.deployment import TERRAFORM
 from cosmicai.doctor import examine
-from cosmicai.packaging import ROOT, ExtraPackages, image_tag
+from cosmicai.packages import ExtraPackages
+from cosmicai.packaging import ROOT, image_tag
 from cosmicai.providers import PLUGIN_DIR_VARIABLE, PROVIDER, plugin_dir
 
 _TOOLS = ("sh", "sed", "cut", "cat", "dirname", "mkdir", "basename", "ln", "expr")
 _RECORD = 'echo "$(basename "$0")" "$@" >> "$CALLS"; exit ${FAIL:-0}'
 _CONSOLE = 'case "$*" in *" console "*) cat >> "$CALLS"; echo "\\"$VALUES\\"";; *) :;; esac; '
 _FOUND = '[ -z "$NO_IMAGE" ] || [ "$2" != describe-images ] || FAIL=1; '
-_VALUES = "arm64 lean"  # architecture, image_variant, extra_packages
+_VALUES = "team3 arm64 lean"  # team, architecture, image_variant, extra_packages
 
 
 def _deploy(
@@ -28,8 +29,9 @@ def _deploy(
 ) -> subprocess.CompletedProcess[str]:
     """Runs scripts/deploy.sh in a copy of what it reads, where the tools only record their arguments."""
     tree, tools = folder / "tree", folder / "tools"
-    modules = ("cosmicai/packaging.py", "cosmicai/providers.py")
-    for name in ("scripts", "docker", *modules, "functions/inference", "requirements.lock"):
+    modules = ("cosmicai/packages.py", "cosmicai/packaging.py", "cosmicai/providers.py")
+    locked = ("functions/inference", "functions/build-requirements.lock")
+    for name in ("scripts", "docker", *modules, *locked):
         target = tree / name
         target.parent.mkdir(parents=True, exist_ok=True)
         source = ROOT / name
@@ -79,7 +81,7 @@ def test_an_image_of_somebody_else_is_applied_without_docker(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls[0].startswith("terraform -chdir=terraform init")
-    assert calls[1].endswith("-var-file=teams/team3.tfvars -var inference_image=repository/image:v1")
+    assert calls[-1].endswith("-var-file=teams/team3.tfvars -var inference_image=repository/image:v1")
 
 
 def test_deploy_takes_the_provider_from_where_the_doctor_finds_it(tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def test_an_image_that_is_pushed_already_is_not_built_again(tmp_path: Path) -> N
 
 def test_extra_packages_go_into_the_image_and_its_tag(tmp_path: Path) -> None:
     packages = ("timm==0.4.12 --no-deps", "pillow==13.0.0")
-    done = _deploy(tmp_path, "team3", VALUES=f"x86_64 torch {' '.join(packages)}", NO_IMAGE="1")
+    done = _deploy(tmp_path, "team3", VALUES=f"team3 x86_64 torch {' '.join(packages)}", NO_IMAGE="1")
     assert done.returncode == 0, done.stderr
     calls = (tmp_path / "calls").read_text()
     tag = image_tag(ExtraPackages(packages))
@@ -129,7 +131,7 @@ def test_extra_packages_go_into_the_image_and_its_tag(tmp_path: Path) -> None:
 
 
 def test_extra_packages_that_are_none_stop_it_before_anything_is_made(tmp_path: Path) -> None:
-    done = _deploy(tmp_path, "team3", VALUES="arm64 torch timm")
+    done = _deploy(tmp_path, "team3", VALUES="team3 arm64 torch timm")
     assert done.returncode == 1
     assert "extra_packages: 'timm' is not allowed: give a package of PyPI and one version" in done.stderr
     assert "apply" not in (tmp_path / "calls").read_text()
@@ -138,7 +140,7 @@ def test_extra_packages_that_are_none_stop_it_before_anything_is_made(tmp_path: 
 def test_terraform_itself_reads_the_tfvars(tmp_path: Path) -> None:
     """deploy.sh's own expression, with the real terraform on the real variables and a list of several lines."""
     script = (ROOT / "scripts" / "deploy.sh").read_text()
-    (expression,) = re.findall(r"echo '(join\(.*\))' \|", script)
+    (expression,) = re.findall(r"value_of '(join\(.*\))'", script)
     variables = tmp_path / "team.tfvars"
     variables.write_text(
         'team = "team3"\nextra_packages = [\n  "timm==0.4.12", # old\n  "six==1.17.0 --no-deps",\n]\n'
@@ -151,4 +153,4 @@ def test_terraform_itself_reads_the_tfvars(tmp_path: Path) -> None:
     subprocess.run(initialise, env=environment, capture_output=True, check=True)
     ask = [*start, "console", f"-state={tmp_path}/none", f"-var-file={variables}", "-var", "image_tag=none"]
     done = subprocess.run(ask, env=environment, input=expression, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == '"arm64 lean timm==0.4.12 six==1.17.0 --no-deps"'
+    assert done.stdout.splitlines()[-1] == '"team3 arm64 lean timm==0.4.12 six==1.17.0 --no-deps"'

@@ -9,14 +9,16 @@ import re
 import shutil
 import subprocess
 import zipfile
+from collections.abc import Iterable
 from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 import ziglang
 
-from cosmicai import packaging
-from cosmicai.packaging import FUNCTIONS, NO_EXTRAS, ROOT, BuildFolder, ExtraPackages
+from cosmicai import packages, packaging
+from cosmicai.packages import NO_EXTRAS, ExtraPackages, PackagingError
+from cosmicai.packaging import FUNCTIONS, ROOT, BuildFolder
 
 
 def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
@@ -93,36 +95,32 @@ def test_the_image_is_assembled_by_the_same_steps_as_the_task_folder(
 ) -> None:
     """What the Dockerfile copies suffices for its steps, and they give the embedded AWS's very files."""
     lines = (ROOT / "docker" / "inference.Dockerfile").read_text().splitlines()
+    sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
     for source in (name for names in copied for name in names):
+        assert any(source == one or source.startswith(f"{one}/") for one in sent), (
+            f"{source} is not sent to Docker"
+        )
         target = tmp_path / source
         target.parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / source).is_dir():
             shutil.copytree(ROOT / source, target, dirs_exist_ok=True)
         else:
             shutil.copyfile(ROOT / source, target)
-    steps = [line.split()[2:] for line in lines if line.startswith("RUN python ")]
-    assert [step[:-1] for step in steps] == [
-        ["cosmicai/packaging.py", "packages", "/task", "--variant"],
-        ["cosmicai/packaging.py", "extra", "/task", "--extra"],
-        [
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-cache-dir",
-            "--constraint",
-            "requirements.lock",
-            "--requirement",
-        ],
-        ["cosmicai/packaging.py", "code"],
+    steps = [line.removeprefix("RUN python -m ") for line in lines if line.startswith("RUN ")]
+    assert steps == [
+        "cosmicai.packaging packages /task --variant ${VARIANT}",
+        'cosmicai.packaging extra /task --extra "${EXTRA_PACKAGES}"',
+        "pip install --quiet --no-cache-dir --no-deps --only-binary :all: --require-hashes "
+        "--requirement functions/build-requirements.lock",
+        "cosmicai.packaging code /code",
     ]
     for compiled in (tmp_path / "functions" / "inference" / "kernels").glob("*.so"):
         compiled.unlink()  # a fresh clone has none
-    compiler = tmp_path / "compiler"  # all that functions/build-requirements.txt names
+    compiler = tmp_path / "compiler"  # all that functions/build-requirements.lock names
     compiler.mkdir()
     (compiler / "ziglang").symlink_to(Path(ziglang.__file__).parent)
-    bare = [str(build.python / "bin" / "python"), "cosmicai/packaging.py"]
+    bare = [str(build.python / "bin" / "python"), "-m", "cosmicai.packaging"]
     environment = {**os.environ, "PYTHONPATH": str(compiler)}
     subprocess.run([*bare, "code", "out"], cwd=tmp_path, env=environment, check=True)
     ours, theirs = (_content(folder / "inference") for folder in (build.images / "inference", tmp_path / "out"))
@@ -131,45 +129,71 @@ def test_the_image_is_assembled_by_the_same_steps_as_the_task_folder(
     assert {"models/dc2-small/model.safetensors", "models/dc2-small/model.onnx.weights", kernels} <= set(ours)
 
 
-def test_the_lean_image_installs_the_projects_versions_by_their_hashes(build: BuildFolder) -> None:
-    """A file that is not the one locked is refused; what the embedded AWS runs is what the lock names."""
-    lock = packaging.requirements("lean").with_suffix(".lock").read_text()
-    locked = set(re.findall(r"^(\S+==\S+)", lock, re.MULTILINE))
-    ours = {line.lower().replace("_", "-") for line in packaging.LOCK.read_text().splitlines()}
-    assert locked <= ours, "run `python scripts/lock.py`"
-    installed = distributions(path=[str(build.image("lean"))])
-    names = {f"{one.name.lower().replace('_', '-')}=={one.version}" for one in installed}
-    assert names == locked
-    named = packaging.requirements("lean").read_text().split()
-    assert {f"{name}==" for name in named} <= {entry.partition("==")[0] + "==" for entry in locked}
+_ENTRY = re.compile(
+    r"^([a-z0-9.-]+)==(\S+)(?: ; .*?)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", re.MULTILINE
+)
+_ALL_LOCKS = {
+    *(lock for locks in packaging.LOCKS.values() for lock in locks),
+    packaging.RUNTIME_LOCK,
+    packaging.COMPILER_LOCK,
+}
 
 
-def test_a_package_that_is_not_the_locked_one_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "requirements.txt").write_text("six\n")
-    (tmp_path / "requirements.lock").write_text(f"six==1.17.0 --hash=sha256:{'0' * 64}\n")
-    with pytest.raises(packaging.PackagingError, match="DO NOT MATCH THE HASHES"):
-        packaging.install_packages(tmp_path / "out", tmp_path / "requirements.txt")
+def _locked(locks: Iterable[Path]) -> set[str]:
+    entries = (entry for lock in locks for entry in _ENTRY.findall(lock.read_text()))
+    return {f"{name}=={version.partition('+')[0]}" for name, version, _ in entries}
+
+
+@pytest.mark.parametrize("lock", sorted(_ALL_LOCKS), ids=lambda lock: lock.name)
+def test_a_lock_holds_hashes_of_the_projects_versions(lock: Path) -> None:
+    """And nothing besides: every line is a comment, an index, or part of an entry with a hash."""
+    rest = _ENTRY.sub("", lock.read_text())
+    assert all(line.startswith(("#", "--extra-index-url https://")) for line in rest.splitlines() if line)
+    ours = {line.lower().replace("_", "-") for line in (ROOT / "requirements.lock").read_text().splitlines()}
+    torch_needs = (FUNCTIONS / "inference" / "requirements-torch.txt").read_text()
+    ours |= set(re.findall(r"^setuptools==\S+", torch_needs, re.MULTILINE))
+    assert _locked([lock]) <= ours, "run `python scripts/lock.py`"
+
+
+@pytest.mark.parametrize("variant", ["lean", "torch"])
+def test_an_image_holds_what_its_locks_name(build: BuildFolder, variant: str) -> None:
+    installed = distributions(path=[str(build.image(variant))])
+    names = {f"{one.name.lower().replace('_', '-')}=={one.version.partition('+')[0]}" for one in installed}
+    assert names == _locked(packaging.LOCKS[variant])
+
+
+def test_every_package_that_a_function_names_is_locked() -> None:
+    named = {"requirements.txt": packaging.LOCKS["lean"], "requirements-torch.txt": packaging.LOCKS["torch"]}
+    for file, locks in named.items():
+        lines = (FUNCTIONS / "inference" / file).read_text().splitlines()
+        names = {line.partition("==")[0] for line in lines if line[0] not in "#-"}
+        assert names <= {entry.partition("==")[0] for entry in _locked(locks)}
 
 
 @pytest.mark.parametrize(
     "package",
     ["timm", "timm==", "timm>=0.4", "timm==0.4.*", "timm===0.4", "timm==0.4;x", "timm==0.4 --no-dep", "-e==1",
-     "--index-url=http://x", "a b==1", "https://example.org/x.whl", "x@git==1", "timm==0.4\n", "$(id)==1", ""],
+     "--index-url=http://x", "a b==1", "https://example.org/x.whl", "x@git==1", "timm==0.4\n", "$(id)==1", "",
+     "timm==0.4 --hash=md5:0", "timm==0.4 --hash=sha256:0", f"timm==0.4 --hash=sha256:{'0' * 64} --no-deps",
+     f"timm==0.4  --hash=sha256:{'0' * 64}", f"--hash=sha256:{'0' * 64}"],
 )  # fmt: skip
 def test_an_extra_package_is_a_name_and_one_version(package: str) -> None:
-    with pytest.raises(
-        packaging.PackagingError, match=r"is not allowed: give a package of PyPI and one version"
-    ):
+    with pytest.raises(PackagingError, match=r"is not allowed: give a package of PyPI and one version"):
         ExtraPackages((package,))
 
 
 def test_extra_packages_are_named_once_and_change_the_image() -> None:
-    with pytest.raises(packaging.PackagingError, match="name each package once"):
+    with pytest.raises(PackagingError, match="name each package once"):
         ExtraPackages(("Ruamel.yaml==0.18.10", "ruamel-yaml==0.18.6"))
     packages = ExtraPackages.parse("timm==0.4.12 --no-deps einops==0.8.1")
     assert packages == ExtraPackages(("timm==0.4.12 --no-deps", "einops==0.8.1"))
     assert packages.versions(no_deps=True) == {"timm": "0.4.12"}
     assert packages.versions(no_deps=False) == {"einops": "0.8.1"}
+    digest = f"--hash=sha256:{'0' * 64}"
+    with_hashes = ExtraPackages.parse(f"timm==0.4.12 --no-deps {digest} {digest} six==1.17.0 {digest}")
+    assert with_hashes.packages == (f"timm==0.4.12 --no-deps {digest} {digest}", f"six==1.17.0 {digest}")
+    assert with_hashes.hashes() == {"timm": (digest, digest), "six": (digest,)}
+    assert with_hashes.versions(no_deps=True) == {"timm": "0.4.12"}
     tags = {packaging.image_tag(one) for one in (NO_EXTRAS, packages, ExtraPackages.parse("einops==0.8.1"))}
     assert len(tags) == 3
     assert packaging.image_tag(ExtraPackages.parse("")) == packaging.image_tag()
@@ -219,8 +243,8 @@ def test_extra_packages_that_cannot_be_had_are_refused(tmp_path: Path, package: 
     metadata = tmp_path / "task" / "numpy-2.4.6.dist-info" / "METADATA"
     metadata.parent.mkdir(parents=True)
     metadata.write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 2.4.6\n")
-    with pytest.raises(packaging.PackagingError, match=re.escape(fault)):
-        packaging.install_extra(tmp_path / "task", ExtraPackages((package,)))
+    with pytest.raises(PackagingError, match=re.escape(fault)):
+        packages.install_extra(tmp_path / "task", ExtraPackages((package,)))
 
 
 def _content(folder: Path) -> dict[str, bytes]:

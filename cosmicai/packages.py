@@ -1,0 +1,186 @@
+"""What pip installs into the task folders: packages locked by their hashes, and a team's extra packages.
+
+Only wheels are installed: building a source distribution would run its code, with build tools that no hash
+pins. Standard library alone, because docker/inference.Dockerfile runs it too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+
+
+class PackagingError(RuntimeError):
+    """Something that is to be deployed could not be put together."""
+
+
+_NO_DEPS, _HASH = "--no-deps", "--hash="
+_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?==[0-9][A-Za-z0-9.!+_-]*"
+_EXTRA = re.compile(rf"{_NAME}( {_NO_DEPS})?( {_HASH}sha256:[0-9a-f]{{64}})*")
+_EXTRA_IN_TEXT = re.compile(rf"\S+(?: (?:{_NO_DEPS}|{_HASH}\S*)(?= |$))*")
+
+
+@dataclass(frozen=True)
+class ExtraPackages:
+    """Packages that users' scripts need besides those of an image.
+
+    Each is NAME==VERSION, optionally followed by --no-deps, which leaves out what it depends on, and by
+    --hash=sha256:…, once for each file that may be installed. Raises PackagingError for anything else, and for
+    a name that is listed twice.
+    """
+
+    packages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for package in self.packages:
+            if not _EXTRA.fullmatch(package):
+                allowed = "give a package of PyPI and one version, such as timm==0.4.12"
+                options = "followed by --no-deps and --hash=sha256:… if you like, in this order"
+                raise PackagingError(f"extra_packages: {package!r} is not allowed: {allowed}, {options}")
+        if len(self.versions()) < len(self.packages):
+            raise PackagingError(f"extra_packages: {' '.join(self.packages)}: name each package once")
+
+    @classmethod
+    def parse(cls, text: str) -> ExtraPackages:
+        """All of them in a line, with blanks between."""
+        return cls(tuple(_EXTRA_IN_TEXT.findall(text)))
+
+    def versions(self, no_deps: bool | None = None) -> dict[str, str]:
+        """By normalised name: of all packages, or of those with or without --no-deps."""
+        chosen = (one.split() for one in self.packages)
+        pairs = (words[0].split("==") for words in chosen if no_deps in (None, _NO_DEPS in words))
+        return {_normalised(name): version for name, version in pairs}
+
+    def hashes(self) -> dict[str, tuple[str, ...]]:
+        """The options --hash=… by normalised name, of the packages that have any."""
+        split = (one.split() for one in self.packages)
+        options = {words[0]: tuple(word for word in words if word.startswith(_HASH)) for words in split}
+        return {_normalised(name.split("==")[0]): given for name, given in options.items() if given}
+
+    @property
+    def digest(self) -> str:
+        return digest(*(package.encode() for package in sorted(self.packages)))[:12]
+
+
+NO_EXTRAS = ExtraPackages()
+
+
+def install_packages(folder: Path, locks: Sequence[Path]) -> None:
+    """Makes `folder` hold what the locks name, unless it does so already.
+
+    Raises PackagingError for a file whose hash is not in its lock, and for what pip cannot install.
+    """
+    marker, partial = ".requirements", folder.with_name(f"{folder.name}.partial")
+    content = digest(sys.version.encode(), *(lock.read_bytes() for lock in locks))
+    if (folder / marker).exists() and (folder / marker).read_text() == content:
+        return
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for lock in locks:
+        _install(partial, str(lock), "--require-hashes", "--requirement", str(lock))
+    (partial / marker).write_text(content)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def install_extra(folder: Path, extra: ExtraPackages) -> dict[str, str]:
+    """Installs users' packages into a task folder besides its own, which stay as they are.
+
+    Returns what was installed, versions by name. Raises PackagingError for another version of a package that
+    the image has, for one that needs torch in the lean image, for a file with another hash than those given,
+    and for what pip cannot install.
+    """
+    own = {_normalised(one.name): one.version.partition("+")[0] for one in distributions(path=[str(folder)])}
+    for name, version in extra.versions().items():
+        if name in own and version.partition("+")[0] != own[name]:
+            raise PackagingError(
+                f"extra_packages: {name}=={version}: the image has {name} {own[name]} and was tested "
+                "with it; leave yours out"
+            )
+    asked = extra.versions(no_deps=True) | _with_dependencies(extra.versions(no_deps=False), own)
+    new = {name: version for name, version in asked.items() if name not in own}
+    if "torch" in new:
+        raise PackagingError(
+            f"extra_packages: {' '.join(extra.packages)}: torch is needed, which the lean image does not have; "
+            'choose the image variant "torch"'
+        )
+    hashes = extra.hashes()
+    _install_lines(
+        folder, [_line(name, new[name], hashes[name]) for name in sorted(new.keys() & hashes.keys())]
+    )
+    _install_lines(folder, [_line(name, new[name]) for name in sorted(new.keys() - hashes.keys())])
+    return new
+
+
+def _line(name: str, version: str, hashes: Iterable[str] = ()) -> str:
+    return " ".join([f"{name}=={version}", *hashes])
+
+
+def _install_lines(folder: Path, lines: Sequence[str]) -> None:
+    """Installs lines of a requirements file. Either all or none have hashes: pip mixes the two in no file."""
+    if lines:
+        with tempfile.TemporaryDirectory() as apart:
+            requirements = Path(apart, "requirements.txt")
+            requirements.write_text("\n".join(lines))
+            _install(folder, " ".join(line.split()[0] for line in lines), "--requirement", str(requirements))
+
+
+def _install(folder: Path, what: str, *options: str) -> None:
+    """Adds packages alone, without what they depend on, to a folder; a file that is there already stays."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as apart:
+        _pip(what, "--target", apart, "--no-deps", *options)
+        # pip would leave out a folder that is there already, such as bin or that of a namespace of packages.
+        shutil.copytree(apart, folder, dirs_exist_ok=True, copy_function=_move_new)
+
+
+def _move_new(source: str, target: str) -> None:
+    if not os.path.lexists(target):
+        Path(source).rename(target)
+
+
+def _with_dependencies(packages: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """The packages and all that they need, in versions that agree with those of the image."""
+    if not packages:
+        return {}
+    pinned = [f"{name}=={version}" for name, version in packages.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        constraints, report = Path(folder, "constraints.txt"), Path(folder, "report.json")
+        constraints.write_text("".join(f"{name}=={version}\n" for name, version in own.items()))
+        options = ["--dry-run", "--ignore-installed", "--report", str(report), "--constraint", str(constraints)]
+        _pip(" ".join(pinned), *options, *pinned)
+        resolved = (item["metadata"] for item in json.loads(report.read_text())["install"])
+        return {_normalised(one["name"]): one["version"] for one in resolved}
+
+
+_WHEELS_ONLY = " as a wheel (source distributions are not installed, because building one runs its code)"
+
+
+def _pip(what: str, *options: str) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += ["--root-user-action=ignore", "--only-binary", ":all:"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    if done.returncode:
+        hint = _WHEELS_ONLY if "No matching distribution" in done.stderr else ""
+        # Of a hundred hashes that a file could have had, pip lists each in a line.
+        told = "\n".join(line for line in done.stderr.splitlines() if "Expected     or " not in line)
+        raise PackagingError(f"pip could not install {what}{hint}:\n{told.strip()[-2000:]}")
+
+
+def _normalised(name: str) -> str:
+    """https://packaging.python.org/specifications/name-normalization"""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def digest(*parts: bytes) -> str:
+    """A SHA-256 of several contents, which depends on where each of them ends."""
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
