@@ -23,15 +23,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cosmicai import baselines
 from cosmicai.data import dc2
-from cosmicai.model import training
+from cosmicai.model import baselines, training
 from cosmicai.model.recipe import Recipe
-from cosmicai.packaging import ROOT
-from inference import astromae
-from inference.accuracy import NMAD_FACTOR, OUTLIER_LIMIT
-from inference.engine import BUNDLED_MODEL, load
-from inference.partition import Partition, read
+from cosmicai.packaging.places import ROOT
+from inference.contract.accuracy import NMAD_FACTOR, OUTLIER_LIMIT
+from inference.data.partition import Partition, read
+from inference.engine import astromae
+from inference.engine.loading import BUNDLED_MODEL, load
 
 CACHE = ROOT / ".cosmicai" / "cache"
 SAMPLES = 1000  # of the bootstrap
@@ -39,7 +38,7 @@ Doubles = NDArray[np.float64]
 
 
 def measures(z_pred: Doubles, z: Doubles) -> dict[str, float]:
-    """NMAD, bias, R2, outlier fraction and MAE of redshifts, as inference.accuracy defines them."""
+    """NMAD, bias, R2, outlier fraction and MAE of redshifts, as inference.contract.accuracy defines them."""
     scaled, error = (z_pred - z) / (1.0 + z), z_pred - z
     return {
         "NMAD": NMAD_FACTOR * float(np.median(np.abs(scaled - np.median(scaled)))),

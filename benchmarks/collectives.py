@@ -110,12 +110,13 @@ def medians(runs: list[Json]) -> Json:
 
 def run_of(ranks: int) -> Json:
     """Seconds of communication and of all that is billed, over the ranks of a run on the embedded AWS."""
-    from cosmicai import runs
     from cosmicai.cli.common import CACHE
     from cosmicai.data import dc2
-    from cosmicai.deployment import Deployment, emulated_variables
+    from cosmicai.deploy.terraform import Deployment, emulated_variables
     from cosmicai.emulator import Emulator
-    from cosmicai.packaging import BuildFolder, assemble
+    from cosmicai.packaging.assembly import assemble
+    from cosmicai.packaging.places import BuildFolder
+    from cosmicai.runs import client as runs
 
     build = BuildFolder()
     assemble(build)

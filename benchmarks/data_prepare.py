@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from cosmicai.data.dc2 import SAMPLE_BYTES
-from cosmicai.packaging import ROOT
+from cosmicai.packaging.places import ROOT
 
 _CHILD = """
 import re, sys

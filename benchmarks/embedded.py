@@ -16,10 +16,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from cosmicai import runs
-from cosmicai.deployment import Deployment, Outputs, emulated_variables
+from cosmicai.deploy.terraform import Deployment, Outputs, emulated_variables
 from cosmicai.emulator import Emulator
-from cosmicai.packaging import BuildFolder, assemble
+from cosmicai.packaging.assembly import assemble
+from cosmicai.packaging.places import BuildFolder
+from cosmicai.runs import client as runs
 
 Json = dict[str, Any]
 MEMORY_MB = 3538  # two vCPUs

@@ -113,7 +113,7 @@ def flops_per_image(model: Path) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from inference import astromae
+    from inference.engine import astromae
 
     network = astromae.load(model)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -123,7 +123,7 @@ def flops_per_image(model: Path) -> float:
 
 def hidden_instructions(folder: Path) -> tuple[Path | None, str]:
     """The library that leaves a process AVX2 alone, or none and the reason."""
-    from inference.engine import cpu_flags
+    from inference.engine.cpu import cpu_flags
 
     if "avx2" not in cpu_flags():
         return None, f"this machine ({platform.machine()}) has no AVX2"
@@ -150,7 +150,9 @@ def identity(model: Path) -> Json:
     return {
         "machine": f"{cpu_name()}, {os.cpu_count()} cores",
         "model": _digest(model / "model.safetensors", model / "graphs.json"),
-        "code": _digest(WORKER, *sorted(code.glob("*.py")), *sorted((code / "kernels").glob("*.so"))),
+        "code": _digest(
+            WORKER, *sorted(code.rglob("*.py")), *sorted((code / "engine" / "kernels").glob("*.so"))
+        ),
     }
 
 

@@ -52,7 +52,7 @@ def today(model: Path, file: Path, threads: int, batch_size: int, mark: Mark) ->
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from inference import astromae
+    from inference.engine import astromae
 
     torch.set_num_threads(threads)
     network = astromae.load(model)
@@ -68,7 +68,7 @@ def today(model: Path, file: Path, threads: int, batch_size: int, mark: Mark) ->
 def eager(model: Path, file: Path, threads: int, batch_size: int, mark: Mark) -> None:
     import torch
 
-    from inference import astromae
+    from inference.engine import astromae
 
     torch.set_num_threads(threads)
     network = astromae.load(model)
@@ -81,9 +81,9 @@ def eager(model: Path, file: Path, threads: int, batch_size: int, mark: Mark) ->
 def ours(model: Path, file: Path, threads: int, batch_size: int, mark: Mark, precision: str) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    from inference.engine import load
-    from inference.partition import READS_AHEAD, PartitionFile, stream
-    from inference.torchfile import LocalFile
+    from inference.data.partition import READS_AHEAD, PartitionFile, stream
+    from inference.data.torchfile import LocalFile
+    from inference.engine.loading import load
 
     engine = load(model, "onnxruntime", precision, threads)
     with ThreadPoolExecutor(READS_AHEAD) as pool:

@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
-from cosmicai import runs
-from cosmicai.deployment import Deployment, Outputs, emulated_variables
+from cosmicai.deploy.terraform import Deployment, Outputs, emulated_variables
 from cosmicai.emulator import Emulator
-from cosmicai.packaging import FUNCTIONS, BuildFolder, assemble
-from inference.accuracy import Metrics
+from cosmicai.packaging.assembly import assemble
+from cosmicai.packaging.places import FUNCTIONS, BuildFolder
+from cosmicai.runs import client as runs
+from inference.contract.accuracy import Metrics
 
 Json = dict[str, Any]
 

@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cosmicai import baselines, runs
 from cosmicai.data import dc2
-from cosmicai.deployment import Deployment, emulated_variables
+from cosmicai.deploy.terraform import Deployment, emulated_variables
 from cosmicai.emulator import Emulator
-from cosmicai.packaging import ROOT, BuildFolder, assemble
+from cosmicai.model import baselines
+from cosmicai.packaging.assembly import assemble
+from cosmicai.packaging.places import ROOT, BuildFolder
+from cosmicai.runs import client as runs
 from summarize.figures import seconds_text, usd_text
 
 GALAXIES = 5112

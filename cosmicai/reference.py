@@ -7,7 +7,7 @@ from typing import Any
 import typer.main
 from typer.cli import get_docs_for_click
 
-from cosmicai.packaging import ROOT
+from cosmicai.packaging.places import ROOT
 from initialize.payload import schema
 
 PAGE = ROOT / "docs" / "reference.md"

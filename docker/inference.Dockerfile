@@ -1,5 +1,5 @@
 # The inference container: docker buildx build -f docker/inference.Dockerfile --provenance=false .
-# It runs cosmicai/packaging.py, which also assembles the task folder of the embedded AWS.
+# It runs cosmicai/packaging, which also assembles the task folder of the embedded AWS.
 #checkov:skip=CKV_DOCKER_2:Lambda's runtime watches the container
 #checkov:skip=CKV_DOCKER_3:Lambda runs it as an unprivileged user of its own, whatever the image says
 #checkov:skip=CKV_DOCKER_7:The tag stands in BASE
@@ -12,7 +12,7 @@ ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 WORKDIR /source
 # pip installs the files whose hashes the locks hold, and nothing else.
 COPY functions/inference/requirements.lock functions/inference/requirements-torch.lock functions/inference/torch.lock functions/inference/
-COPY cosmicai/packages.py cosmicai/packaging.py cosmicai/
+COPY cosmicai/packaging cosmicai/packaging
 RUN python -m cosmicai.packaging packages /task --variant ${VARIANT}
 # Packages for users' own scripts with blanks between: NAME==VERSION, --no-deps and --hash=sha256:… if given.
 ARG EXTRA_PACKAGES=""
@@ -20,6 +20,7 @@ RUN python -m cosmicai.packaging extra /task --extra "${EXTRA_PACKAGES}"
 # The compiler of the engine's kernels, for this stage alone.
 COPY functions/build-requirements.lock functions/
 RUN python -m pip install --quiet --no-cache-dir --no-deps --only-binary :all: --require-hashes --requirement functions/build-requirements.lock
+COPY functions/contract functions/contract
 COPY functions/inference functions/inference
 RUN python -m cosmicai.packaging code /code
 

@@ -19,7 +19,7 @@ fi
 
 # The provider is installed only if its hash is in terraform/.terraform.lock.hcl.
 initialise() {
-  plugins=$("${PYTHON:-python3}" cosmicai/providers.py)
+  plugins=$("${PYTHON:-python3}" cosmicai/deploy/providers.py)
   [ "$root" = terraform ] || set -- -reconfigure "-backend-config=$backend"
   terraform -chdir="$root" init -input=false -lockfile=readonly "$@" ${plugins:+"-plugin-dir=$plugins"}
 }

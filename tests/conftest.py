@@ -12,7 +12,8 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch.utils.data import TensorDataset
 
-from cosmicai.packaging import ROOT, BuildFolder, assemble
+from cosmicai.packaging.assembly import assemble
+from cosmicai.packaging.places import ROOT, BuildFolder
 
 # Two busy cores are slow now and then; that is no fault of what is tested.
 settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])

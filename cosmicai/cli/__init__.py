@@ -14,7 +14,7 @@ from typer.main import get_command
 from cosmicai.cli import data, failing, infer, local, model, plan, results, runs, sweep
 from cosmicai.cli.common import CACHE, Cache, console
 from cosmicai.cli.paths import OutFolder
-from cosmicai.packaging import ROOT
+from cosmicai.packaging.places import ROOT
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(runs.app)

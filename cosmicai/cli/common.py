@@ -15,11 +15,11 @@ from rich.text import Text
 
 from cosmicai.cli import values
 from cosmicai.cli.paths import OutFolder
-from cosmicai.packaging import ROOT
+from cosmicai.packaging.places import ROOT
 from cosmicai.printable import printable
 
 if TYPE_CHECKING:
-    from cosmicai.target import Target
+    from cosmicai.deploy.target import Target
 
 RUN_FAILED = 3  # exit status of a command that followed a run which failed
 CACHE = ROOT / ".cosmicai" / "cache"
@@ -103,7 +103,7 @@ console = _InertConsole()
 
 def deployment(team: str | None, local: bool, profile: str | None) -> Target:
     """The deployment that the options name. Raises TargetError."""
-    from cosmicai.target import find, local_folder
+    from cosmicai.deploy.target import find, local_folder
 
     return find(team, local, profile, local_folder(os.environ))
 

@@ -22,8 +22,8 @@ from cosmicai.cli.paths import (
     bucket_and_prefix,
 )
 from cosmicai.cli.values import PAIR, Number, NumberList, Numbers, Prefix, Refused, Text, whole
-from cosmicai.outputs import copy, filling, merge, new_file, new_folder, writing
 from cosmicai.printable import printable
+from cosmicai.results.outputs import copy, filling, merge, new_file, new_folder, writing
 
 if TYPE_CHECKING:
     from cosmicai.data.prepare import Target
@@ -373,7 +373,7 @@ def data_upload(
 
     Example: cosmicai data upload partitions 25MB --local
     """
-    from cosmicai.runs import upload_partitions
+    from cosmicai.runs.client import upload_partitions
 
     target = deployment(team, local, profile)
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:

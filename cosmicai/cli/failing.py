@@ -65,7 +65,7 @@ def _name(parameter: Any) -> str:
 
 def _message(error: Exception) -> str | None:
     """What an error means to the user; None for a fault of ours."""
-    from cosmicai.target import explained
+    from cosmicai.deploy.target import explained
 
     if type(error).__module__.partition(".")[0] in _OURS:
         return str(error)

@@ -19,8 +19,8 @@ from cosmicai.printable import printable
 from summarize.figures import seconds_text, usd_text
 
 if TYPE_CHECKING:
-    from cosmicai.target import Target
-    from cosmicai.watch import Snapshot, Watcher
+    from cosmicai.deploy.target import Target
+    from cosmicai.runs.watch import Snapshot, Watcher
 
 _SHOWN_ERRORS = 5
 _SHOWN_CHARACTERS = 300  # of each
@@ -28,7 +28,7 @@ _SHOWN_CHARACTERS = 300  # of each
 
 def follow(target: Target, arn: str, as_json: bool = False) -> None:
     """Shows a run until it ends; exits with RUN_FAILED if it did not succeed."""
-    from cosmicai.watch import Watcher
+    from cosmicai.runs.watch import Watcher
 
     watcher = Watcher(target, arn)
     try:
@@ -48,7 +48,7 @@ def follow(target: Target, arn: str, as_json: bool = False) -> None:
 
 
 def _shown(watcher: Watcher, quiet: bool) -> Snapshot:
-    from cosmicai.watch import POLL_SECONDS
+    from cosmicai.runs.watch import POLL_SECONDS
 
     if quiet or not console.is_terminal:
         return _shown_in_lines(watcher, quiet, POLL_SECONDS)
@@ -142,7 +142,7 @@ def _share(found: Snapshot) -> str:
 
 
 def _print_end(found: Snapshot) -> None:
-    from summarize.infos import ENGINE
+    from summarize.contract.rank_info import ENGINE
 
     if found.status == "SUCCEEDED":
         engine = set(found.images_from) <= {ENGINE}

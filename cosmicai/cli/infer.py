@@ -49,7 +49,7 @@ def infer(
 
     Example: cosmicai infer partitions --out results/mine
     """
-    from cosmicai import infer as local
+    from cosmicai.runs import infer as local
 
     with Progress(console=console) as progress:
         task = progress.add_task("Partitions", total=None)

@@ -39,8 +39,8 @@ def up(
 
     Example: cosmicai local up --image-variant torch --extra-package einops==0.8.1
     """
-    from cosmicai import local
-    from cosmicai.target import local_folder
+    from cosmicai.deploy import local
+    from cosmicai.deploy.target import local_folder
 
     asked = {
         "concurrency": concurrency,
@@ -71,8 +71,8 @@ def down() -> None:
 
     Example: cosmicai local down
     """
-    from cosmicai import local
-    from cosmicai.target import local_folder
+    from cosmicai.deploy import local
+    from cosmicai.deploy.target import local_folder
 
     console.print("stopped" if local.down(local_folder(os.environ)) else "it was not running")
 
@@ -83,8 +83,8 @@ def status(as_json: AsJson = False) -> None:
 
     Example: cosmicai local status --json
     """
-    from cosmicai import local
-    from cosmicai.target import local_folder
+    from cosmicai.deploy import local
+    from cosmicai.deploy.target import local_folder
 
     state = local.status(local_folder(os.environ))
     if as_json:

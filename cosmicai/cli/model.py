@@ -17,11 +17,11 @@ from cosmicai.cli.common import console
 from cosmicai.cli.paths import MODEL, PARTITIONS, InFile, JsonFile, OutFolder
 from cosmicai.cli.values import PAIR, NameList, Names, Number, Refused, Text, whole
 from cosmicai.model.recipe import Recipe
-from cosmicai.outputs import copy, made, merge, new_folder, writing
+from cosmicai.results.outputs import copy, made, merge, new_folder, writing
 
 if TYPE_CHECKING:
     from cosmicai.model.optimise import Report
-    from inference import astromae
+    from inference.engine import astromae
 
 app = typer.Typer(no_args_is_help=True, help="Training, importing and optimising networks.")
 
@@ -106,7 +106,7 @@ def model_train(
     from cosmicai.data.photometry import Photometry, common
     from cosmicai.model import training
     from cosmicai.model.optimise import optimise
-    from inference import astromae
+    from inference.engine import astromae
 
     if start is not None and (config is not None or encoder is not None):
         raise typer.BadParameter("--from brings its config and its encoder; leave out --config and --encoder")
@@ -157,7 +157,7 @@ def model_train(
 
 def _config(path: Path | None) -> astromae.Config:
     """The network's config, or the published one. Raises ConfigError and Refused."""
-    from inference import astromae
+    from inference.engine import astromae
 
     if path is None:
         return astromae.Config()
@@ -168,7 +168,7 @@ def _config(path: Path | None) -> astromae.Config:
 
 
 def _partition_files(folders: list[Path]) -> list[Path]:
-    from inference.partition import PartitionError
+    from inference.data.partition import PartitionError
     from initialize.plan import natural
 
     files = [path for folder in folders for path in sorted(folder.glob("*.pt"), key=lambda p: natural(p.name))]
@@ -223,8 +223,9 @@ def _optimised(folder: Path, calibration: list[Path]) -> Report | None:
     import numpy as np
 
     from cosmicai.model.optimise import optimise
-    from inference.engine import choose, read_graphs, start
-    from inference.partition import Partition, read
+    from inference.data.partition import Partition, read
+    from inference.engine.choice import choose, read_graphs
+    from inference.engine.loading import start
 
     galaxies = None
     if calibration:
@@ -257,7 +258,7 @@ def model_pretrain(
     Example: cosmicai model pretrain partitions --out models/encoder --epochs 100
     """
     from cosmicai.model import pretraining, training
-    from inference import astromae
+    from inference.engine import astromae
 
     wanted = _config(config)
     galaxies = training.read_galaxies(_partition_files(partitions), wanted)

@@ -14,7 +14,7 @@ from rich.table import Table
 from cosmicai.cli.common import AsJson, console, print_json
 from cosmicai.cli.paths import JsonFile
 from cosmicai.cli.values import Choices, NameList, Number, NumberList, Numbers, whole
-from cosmicai.planning import (
+from cosmicai.experiments.planning import (
     IMAGE_BYTES,
     MOST_RANKS,
     S3_GB_MONTH,
@@ -185,4 +185,4 @@ def _print_published(as_json: bool) -> None:
             f"{ours.total_usd:.3f}",
         )
     console.print_table(table)
-    console.print(f"One run has {MOST_RANKS:,} ranks at most; prices: functions/summarize/pricing.py.")
+    console.print(f"One run has {MOST_RANKS:,} ranks at most; prices: functions/contract/pricing.py.")

@@ -23,7 +23,7 @@ from cosmicai.cli.common import (
 from cosmicai.cli.paths import InFolder, OutFolder
 
 if TYPE_CHECKING:
-    from cosmicai.runs import Downloaded
+    from cosmicai.runs.client import Downloaded
 
 app = typer.Typer()
 
@@ -46,9 +46,9 @@ def results(
 
     Example: cosmicai results demo-20261122-101500 --out results/demo
     """
-    from cosmicai import runs
-    from cosmicai.report import historic_of
-    from inference.paths import below
+    from cosmicai.results.report import historic_of
+    from cosmicai.runs import client as runs
+    from inference.contract.paths import below
 
     target = deployment(team, local, profile)
     execution = target.client("stepfunctions").describe_execution(executionArn=runs.execution_arn(target, name))
@@ -77,7 +77,7 @@ def results(
 
 
 def _tell_downloaded(folder: Path, downloaded: Downloaded, infos: list[Json] | None, as_json: bool) -> None:
-    from summarize.infos import counted, images_text
+    from summarize.contract.rank_info import counted, images_text
 
     images, sources = counted(infos or [])
     files = len(downloaded.files)
@@ -94,7 +94,7 @@ def _tell_downloaded(folder: Path, downloaded: Downloaded, infos: list[Json] | N
 
 def _tell_left_out(infos: list[Json]) -> None:
     """Names the wrong fields of rank infos, for the first ranks that have any."""
-    from summarize.infos import LEFT_OUT
+    from summarize.contract.rank_info import LEFT_OUT
 
     wrong = [(info["rank"], info[LEFT_OUT]) for info in infos if info.get(LEFT_OUT)]
     for rank, faults in wrong[:_TOLD_RANKS]:
@@ -116,7 +116,7 @@ def report(
     """
     import webbrowser
 
-    from cosmicai.report import write
+    from cosmicai.results.report import write
 
     page = write(folder)
     console.print(f"{page}")

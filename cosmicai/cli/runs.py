@@ -13,7 +13,6 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cosmicai import runs
 from cosmicai.cli.common import (
     AsJson,
     Local,
@@ -29,9 +28,10 @@ from cosmicai.cli.following import follow, screen
 from cosmicai.cli.paths import JsonFile
 from cosmicai.cli.values import NEW_RUN, PAIR, RUN, whole
 from cosmicai.printable import printable
+from cosmicai.runs import client as runs
 
 if TYPE_CHECKING:
-    from cosmicai.target import Target
+    from cosmicai.deploy.target import Target
 
 app = typer.Typer()
 
@@ -137,7 +137,7 @@ def status(
 
     Example: cosmicai status --json
     """
-    from cosmicai.watch import Watcher
+    from cosmicai.runs.watch import Watcher
 
     target = deployment(team, local, profile)
     found = Watcher(target, runs.execution_arn(target, name)).look()
@@ -196,7 +196,7 @@ def logs(
 
     Example: cosmicai logs 12 --run demo-20261122-101500
     """
-    from cosmicai.logs import of_rank
+    from cosmicai.runs.logs import of_rank
 
     target = deployment(team, local, profile)
     execution = target.client("stepfunctions").describe_execution(executionArn=runs.execution_arn(target, name))
@@ -258,8 +258,8 @@ def doctor(team: Team = None, local: Local = False, profile: Profile = None, as_
 
     Example: cosmicai doctor --team team3
     """
-    from cosmicai.doctor import examine
-    from cosmicai.target import local_folder
+    from cosmicai.deploy.doctor import examine
+    from cosmicai.deploy.target import local_folder
 
     checks = list(examine(team, local, profile, os.environ, local_folder(os.environ)))
     if as_json:

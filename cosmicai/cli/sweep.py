@@ -65,7 +65,7 @@ def sweep(
 
     Example: cosmicai sweep --batch-sizes 64,256 --partitions-mb 25,50 --repeat 3 --local
     """
-    from cosmicai import sweep as experiment
+    from cosmicai.experiments import sweep as experiment
 
     amounts: tuple[float | None, ...] = (None,) if data_gb is None else tuple(data_gb)
     grid = experiment.Grid(tuple(map(int, batch_sizes)), tuple(partitions_mb), amounts, repeat, prefix)

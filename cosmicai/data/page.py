@@ -14,7 +14,7 @@ from cosmicai.data.missing import (
 )
 from cosmicai.data.sources import KINDS
 from cosmicai.data.units import ZERO_POINTS
-from cosmicai.packaging import ROOT
+from cosmicai.packaging.places import ROOT
 
 PAGE = ROOT / "docs" / "data.md"
 

@@ -21,7 +21,7 @@ import psutil
 from cosmicai.emulator.environment import credentials, direct, of_the_machine, session
 from cosmicai.emulator.guard import guard_command
 from cosmicai.emulator.settings import Settings
-from cosmicai.packaging import FUNCTIONS, BuildFolder
+from cosmicai.packaging.places import FUNCTIONS, BuildFolder
 
 SERVICES = (
     "cloudwatch",
@@ -39,7 +39,7 @@ SERVICES = (
     "sts",
 )
 START_SECONDS = 90
-_RELAY_KEY = ".cosmicai/relay-key"  # where functions/inference/collectives.py looks for it
+_RELAY_KEY = ".cosmicai/relay-key"  # where functions/inference/metrics/collectives.py looks for it
 _LOOPBACK = ("127.0.0.1", "::1")
 _LOG_TAIL = 30  # lines shown when it cannot start
 

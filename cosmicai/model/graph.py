@@ -1,8 +1,8 @@
 """The network as an ONNX graph made for CPUs: exact rewrites, fused operators, optionally static int8.
 
-`inference.astromae` defines what the graph computes; a test holds every variant against it. Operators of the
-domain cosmicai are those of functions/inference/kernels, which compute the published variant; another variant's
-parts (an activation, a kind of pool) are standard operators. Those of com.microsoft are onnxruntime's own
+`inference.engine.astromae` defines what the graph computes; a test holds every variant against it. Operators of the
+domain cosmicai are those of functions/inference/engine/kernels, which compute the published variant; another
+variant's parts (an activation, a kind of pool) are standard operators. Those of com.microsoft are onnxruntime's own
 (https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md).
 """
 
@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from cosmicai.model import rewrites
 from cosmicai.model.nodes import Activation, Graph, Quantiser
 from cosmicai.model.rewrites import doubles
-from inference import astromae
+from inference.engine import astromae
 
 Ranges = Mapping[str, tuple[float, float]]
 """Smallest and largest value that enters a Linear layer of the encoder's blocks, by `range_name`."""

@@ -12,7 +12,7 @@ from cosmicai.model.foreign.errors import CheckpointError
 from cosmicai.model.foreign.expected import Expected
 from cosmicai.model.foreign.reading import Choices, Reading, read
 from cosmicai.model.optimise import optimise
-from inference import astromae
+from inference.engine import astromae
 
 
 def import_checkpoint(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from cosmicai.model.rewrites import Affine, Convolution, doubles
-from inference import astromae
+from inference.engine import astromae
 
 
 @dataclass

@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cosmicai.model import graph
-from inference import astromae
-from inference.accuracy import Accuracy, exact_nmad
-from inference.engine import GRAPHS, Choice, Engine, load, start
-from inference.partition import Partition
+from inference.contract.accuracy import Accuracy, exact_nmad
+from inference.data.partition import Partition
+from inference.engine import astromae
+from inference.engine.choice import GRAPHS, Choice
+from inference.engine.interface import Engine
+from inference.engine.loading import load, start
 
 Json = dict[str, Any]
 TOLERANCE = 1e-5  # of float32 redshifts, relative to 1 + |z|

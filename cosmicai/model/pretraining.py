@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cosmicai.model.recipe import Recipe
 from cosmicai.model.training import DEVICE, Galaxies, augmented, softening
-from inference import astromae
+from inference.engine import astromae
 
 MASKED = 0.75
 _DECODER_DEPTH = 2

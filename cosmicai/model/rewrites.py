@@ -1,7 +1,7 @@
 """Exact rewrites of the network: fewer operations for the same function, all computed in float64.
 
-Each function takes layers of `inference.astromae` and returns the weights of what replaces them. Matrices are
-(inputs, outputs), as ONNX multiplies them: x @ weight + bias.
+Each function takes layers of `inference.engine.astromae` and returns the weights of what replaces them.
+Matrices are (inputs, outputs), as ONNX multiplies them: x @ weight + bias.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from inference import astromae
+from inference.engine import astromae
 
 Doubles = NDArray[np.float64]
 

@@ -25,8 +25,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cosmicai.data.photometry import Photometry
 from cosmicai.model.recipe import Recipe
-from inference import astromae, partition
-from inference.accuracy import exact_nmad
+from inference.contract.accuracy import exact_nmad
+from inference.data import partition
+from inference.engine import astromae
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Report = Callable[["Epoch"], None]

@@ -12,9 +12,9 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from .event import RankEvent
+from .contract.event import RankEvent
+from .data.storage import Storage
 from .rank import Host, Worker
-from .storage import Storage
 
 # All of this happens in Lambda's init phase; the S3 client and the engine are made at once.
 _host = Host.of_lambda(int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]), Path(tempfile.gettempdir()))

@@ -19,24 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from . import collectives, script
-from .accuracy import Metrics, Predicted, exact_nmad
-from .engine import (
-    BUNDLED_MODEL,
-    GRAPHS,
-    Choice,
-    Engine,
-    EngineError,
-    Floats,
-    choose,
-    read_graphs,
-    start,
-    verify,
-)
-from .event import RankEvent
-from .partition import READS_AHEAD, Block, Layout, Partition, PartitionError, PartitionFile, stream
-from .reduction import Reduction, Share
-from .storage import Storage
+from . import script
+from .contract.accuracy import Metrics, Predicted, exact_nmad
+from .contract.event import RankEvent
+from .data.partition import READS_AHEAD, Block, Layout, Partition, PartitionError, PartitionFile, stream
+from .data.storage import Storage
+from .engine.choice import GRAPHS, Choice, choose, read_graphs, verify
+from .engine.interface import Engine, EngineError, Floats
+from .engine.loading import BUNDLED_MODEL, start
+from .metrics import collectives
+from .metrics.reduction import Reduction, Share
 
 PHASES = ("init", "download", "inference", "communication", "upload")
 REFERENCE_BAND = 3  # i of ugriz: the magnitude by which accuracy is binned

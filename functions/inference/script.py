@@ -15,12 +15,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .event import RankEvent
-from .paths import PathError, below
-from .storage import ObjectError, Storage
-from .untrusted import UntrustedError, load
+from .contract.event import RankEvent
+from .contract.paths import PathError, below
+from .contract.untrusted import UntrustedError, load
+from .data.storage import ObjectError, Storage
 
-_FOR_SCRIPTS = Path(__file__).parent / "for_scripts"  # fmi and fmilib, under the names that scripts import
+_SHIMS = Path(__file__).parent / "shims"  # fmi and fmilib, under the names that scripts import
 _LAST_LINES = 20  # of the output, in the error of a script that fails
 _NO_TORCH = ': this lean image has no torch, deploy with image_variant = "torch"'
 _NO_MODULE = (
@@ -173,7 +173,7 @@ def shield() -> None:
 
 def _environment(event: RankEvent, folder: Path, inherited: Mapping[str, str]) -> dict[str, str]:
     task_root = inherited.get("LAMBDA_TASK_ROOT", "")
-    paths = [str(folder), task_root, str(_FOR_SCRIPTS), inherited.get("PYTHONPATH", "")]
+    paths = [str(folder), task_root, str(_SHIMS), inherited.get("PYTHONPATH", "")]
     single = event.data_paths[0] if len(event.data_paths) == 1 else json.dumps(event.data_paths)
     return {
         **inherited,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .aws import repeated
+from .contract.s3 import repeated
 
 # Children of a Distributed Map that run at once, and as many as Summarize was measured for
 # (https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html).

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from .aws import repeated
+from .contract.s3 import repeated
 from .payload import PayloadError, resolve
 from .plan import data_map, deal, list_partitions, rank_events
 
 SCHEMA_VERSION = 1
-FANOUT = 32  # of the ranks' tree, inference.reduction's
+FANOUT = 32  # of the ranks' tree, inference.metrics.reduction's
 _KEY_BYTES = 32
 _READERS = 32  # parallel GETs when a run is resumed
 _MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percentage")

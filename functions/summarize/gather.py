@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from .aws import repeated
-from .infos import MOST_BYTES, checked, is_result, parse
+from .contract.rank_info import MOST_BYTES, checked, is_result, parse
+from .contract.s3 import repeated
+from .contract.untrusted import UntrustedError
 from .report import report
 from .summary import failure_cause, summary
-from .untrusted import UntrustedError
 
 READERS = 32  # parallel GETs
 CLOCK_TOLERANCE = 60.0  # seconds by which a rank's clock may differ from S3's

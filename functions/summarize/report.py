@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .contract.rank_info import PHASES, counted, figure, images_in_words, is_exact, samples
 from .figures import seconds_text, usd_text
-from .infos import PHASES, counted, figure, images_in_words, is_exact, samples
 from .report_data import (
     LAST_CELL,
     chart_data,

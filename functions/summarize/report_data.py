@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from .accuracy import (
+from .contract.accuracy import (
     BIN_WIDTH,
     DENSITY_BINS,
     DENSITY_WIDTH,
@@ -16,7 +16,7 @@ from .accuracy import (
     Metrics,
     Predicted,
 )
-from .infos import PHASES, figure
+from .contract.rank_info import PHASES, figure
 
 Json = dict[str, Any]
 

@@ -9,9 +9,9 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from .accuracy import Metrics, Predicted
-from .infos import LEFT_OUT, PHASES, counted, figure
-from .pricing import cost
+from .contract.accuracy import Metrics, Predicted
+from .contract.pricing import cost
+from .contract.rank_info import LEFT_OUT, PHASES, counted, figure
 
 Json = dict[str, Any]
 

@@ -18,7 +18,7 @@ from cosmicai import cli
 from cosmicai.cli import common
 from cosmicai.cli.common import console
 from cosmicai.printable import printable
-from cosmicai.watch import Watcher
+from cosmicai.runs.watch import Watcher
 
 Json = dict[str, Any]
 # Clears the screen, renames the window, writes the clipboard; then a bell, an 8-bit CSI, and reversed text.
@@ -135,7 +135,7 @@ def _run(
 ) -> tuple[int, str, str]:
     """Exit status and output of a command on such a deployment."""
     target = _Target(status)
-    monkeypatch.setattr("cosmicai.target.find", lambda *_: target)
+    monkeypatch.setattr("cosmicai.deploy.target.find", lambda *_: target)
     monkeypatch.setattr(sys, "argv", ["cosmicai", *words])
     monkeypatch.setattr(console, "_force_terminal", terminal)
     with pytest.raises(SystemExit) as ended:

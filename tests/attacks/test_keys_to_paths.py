@@ -14,12 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosmicai import runs
+from cosmicai.runs import client as runs
 from inference import script
-from inference.engine import BUNDLED_MODEL, GRAPHS, EngineError, read_graphs
-from inference.event import RankEvent
-from inference.paths import PathError, below, is_marker, plain
-from inference.storage import Folder, ObjectError, Storage
+from inference.contract.event import RankEvent
+from inference.contract.paths import PathError, below, is_marker, plain
+from inference.data.storage import Folder, ObjectError, Storage
+from inference.engine.choice import GRAPHS, read_graphs
+from inference.engine.interface import EngineError
+from inference.engine.loading import BUNDLED_MODEL
 
 # Where code that lacks the check writes to, it does no harm there.
 ABSOLUTE = "/tmp/cosmicai-attack/x"  # noqa: S108

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cosmicai.packaging import FUNCTIONS
+from cosmicai.packaging.places import FUNCTIONS
 from tests.unit.rendezvous import Host
 
 KILLS = 20

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from cosmicai import historic
-from cosmicai.infer import infer
-from inference import astromae
-from inference.accuracy import Metrics, exact_nmad, is_known
-from inference.reduction import Share
+from cosmicai.results import historic
+from cosmicai.runs.infer import infer
+from inference.contract.accuracy import Metrics, exact_nmad, is_known
+from inference.engine import astromae
+from inference.metrics.reduction import Share
 
 STRANGE = [-1.0, -99.0, -1e30, float("inf"), float("-inf"), float("nan"), -1.0000001]
 KNOWN = [0.5, 1.0, 0.0, -0.5, 3.0]

@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from cosmicai import local
+from cosmicai.deploy import local
 from cosmicai.emulator.environment import direct, session, without_account
-from cosmicai.packaging import BuildFolder
+from cosmicai.packaging.places import BuildFolder
 
 COSMICAI = str(Path(sys.executable).with_name("cosmicai"))
 
@@ -113,7 +113,7 @@ def test_its_whole_life(build: BuildFolder, folder: Path, hostile: dict[str, str
     assert [first.returncode, second.returncode] == [0, 0], outputs
     state, other = (json.loads(output) for output, _ in outputs)
     assert state == other
-    assert len([p for p in _processes_of(folder) if "cosmicai.local" in p.cmdline()]) == 1
+    assert len([p for p in _processes_of(folder) if "cosmicai.deploy.local" in p.cmdline()]) == 1
     assert trap.requests == [], trap.requests
 
     told = subprocess.run(
@@ -146,7 +146,7 @@ def test_its_whole_life(build: BuildFolder, folder: Path, hostile: dict[str, str
 def test_a_killed_up_leaves_no_daemon(build: BuildFolder, folder: Path, moment: str) -> None:
     """Killed when the daemon has just been started, and while Terraform applies."""
     with _up(folder) as waiting:
-        sought = "cosmicai.local" if moment == "daemon" else "apply"
+        sought = "cosmicai.deploy.local" if moment == "daemon" else "apply"
         _until(lambda: any(sought in p.cmdline() for p in _processes_of(folder) if p.is_running()))
         marked = _processes_of(folder)
         waiting.kill()

@@ -17,9 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
-from cosmicai.deployment import Deployment, emulated_variables
+from cosmicai.deploy.terraform import Deployment, emulated_variables
 from cosmicai.emulator import Emulator, EmulatorError, localstack
-from cosmicai.packaging import FUNCTIONS, BuildFolder
+from cosmicai.packaging.places import FUNCTIONS, BuildFolder
 from tests.unit.conftest import redis_port  # noqa: F401 - the fixture
 from tests.unit.rendezvous import Host
 

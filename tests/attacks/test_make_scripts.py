@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cosmicai.packaging import ROOT
-from cosmicai.providers import PLUGIN_DIR_VARIABLE, plugin_dir
+from cosmicai.deploy.providers import PLUGIN_DIR_VARIABLE, plugin_dir
+from cosmicai.packaging.places import ROOT
 
 _MODULE = """
 variable "team" { type = string }
@@ -35,9 +35,9 @@ def tree(tmp_path: Path) -> Path:
         "Makefile",
         "scripts",
         "docker",
-        "cosmicai/packages.py",
+        "cosmicai/packaging/packages.py",
         "cosmicai/packaging.py",
-        "cosmicai/providers.py",
+        "cosmicai/deploy/providers.py",
         "functions/inference",
         "functions/build-requirements.lock",
     ):

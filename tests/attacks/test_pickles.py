@@ -24,7 +24,7 @@ from torch.utils.data import TensorDataset
 from cosmicai.model.foreign.errors import CheckpointError
 from cosmicai.model.foreign.reading import Choices
 from cosmicai.model.foreign.reading import read as read_checkpoint
-from inference.partition import Layout, PartitionError, read
+from inference.data.partition import Layout, PartitionError, read
 from tests import foreign
 from tests.fuzz.grammar import Ops, called, get, named, number, pickle_of, put, storage, text, tuple_of
 from tests.fuzz.guard import bounded, unchanged

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosmicai import historic
+from cosmicai.results import historic
 from inference import script
-from inference.accuracy import Metrics
-from inference.storage import Range, Storage
+from inference.contract.accuracy import Metrics
+from inference.data.storage import Range, Storage
+from summarize.contract.rank_info import checked
 from summarize.gather import GatherError, summarize_run
-from summarize.infos import checked
 
 from .test_keys_to_paths import EVENT
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from cosmicai.packages import ExtraPackages, PackagingError, install_extra, install_packages
-from cosmicai.packaging import COMPILER_LOCK, LOCKS, ROOT, RUNTIME_LOCK
+from cosmicai.packaging.packages import ExtraPackages, PackagingError, install_extra, install_packages
+from cosmicai.packaging.places import COMPILER_LOCK, LOCKS, ROOT, RUNTIME_LOCK
 
 _SIX = "sha256:4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274"
 _WRONG = f"sha256:{'0' * 64}"

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
-from cosmicai import sweep, sweep_page
-from inference.accuracy import Metrics, Predicted
+from cosmicai.experiments import sweep, sweep_page
+from inference.contract.accuracy import Metrics, Predicted
 from summarize.figures import seconds_text, usd_text
 from summarize.report import report
 from summarize.summary import summary

@@ -16,11 +16,11 @@ from cosmicai.model.foreign.errors import CheckpointError
 from cosmicai.model.foreign.files import File
 from cosmicai.model.foreign.reading import Choices
 from cosmicai.model.foreign.reading import read as read_checkpoint
-from inference.astromae import AstroMAE, Config
-from inference.partition import PartitionError, read
-from inference.pickled import Global, Pairs, Record, TorchFileError
-from inference.tensors import Source, Tensor
-from inference.torchfile import Buffer, describe
+from inference.data.partition import PartitionError, read
+from inference.data.pickled import Global, Pairs, Record, TorchFileError
+from inference.data.tensors import Source, Tensor
+from inference.data.torchfile import Buffer, describe
+from inference.engine.astromae import AstroMAE, Config
 from tests import foreign
 from tests.fuzz.guard import Broken, bounded, unchanged
 from tests.fuzz.seeds import LAYOUT, SAFETENSORS

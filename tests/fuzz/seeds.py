@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from cosmicai.packaging import FUNCTIONS
-from inference.partition import Layout
+from cosmicai.packaging.places import FUNCTIONS
+from inference.data.partition import Layout
 from tests import foreign
 from tests.fuzz.torchfiles import TorchFile
 

@@ -14,15 +14,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from cosmicai import historic
-from inference.accuracy import Metrics
-from inference.paths import PathError, below
+from cosmicai.results import historic
+from inference.contract.accuracy import Metrics
+from inference.contract.paths import PathError, below
 from initialize.payload import PayloadError, resolve, schema
 from rendezvous import server
 from rendezvous.server import RELAY, Limits, Rendezvous
-from summarize.infos import checked, is_result, parse
+from summarize.contract.rank_info import checked, is_result, parse
+from summarize.contract.untrusted import UntrustedError
 from summarize.summary import summary
-from summarize.untrusted import UntrustedError
 from tests.fuzz import files, messages, seeds
 from tests.fuzz.torchfiles import Mutator
 

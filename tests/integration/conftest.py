@@ -22,10 +22,10 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from cosmicai.deployment import Deployment, Outputs, emulated_variables
+from cosmicai.deploy.terraform import Deployment, Outputs, emulated_variables
 from cosmicai.emulator import Emulator
 from cosmicai.emulator.environment import without_account
-from cosmicai.packaging import BuildFolder
+from cosmicai.packaging.places import BuildFolder
 
 Json = dict[str, Any]
 CONCURRENCY = 16  # ranks at once; more than that reduce over S3
@@ -212,8 +212,8 @@ def partitions(
 @pytest.fixture(scope="session")
 def reference() -> Callable[[bytes], np.ndarray]:
     """Redshifts of a partition by the torch network itself, run directly on the file."""
-    from inference import astromae
-    from inference.engine import BUNDLED_MODEL
+    from inference.engine import astromae
+    from inference.engine.loading import BUNDLED_MODEL
 
     model = astromae.load(BUNDLED_MODEL)
 

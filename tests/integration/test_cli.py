@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from cosmicai.local import process_birth
-from inference.accuracy import NMAD_ERROR
-from inference.engine import instructions
+from cosmicai.deploy.local import process_birth
+from inference.contract.accuracy import NMAD_ERROR
+from inference.engine.cpu import instructions
 from summarize.figures import seconds_text, usd_text
 from tests.unit.test_historic import KEYS
 
@@ -259,7 +259,7 @@ def test_a_full_disk_leaves_nothing_of_a_download(
 
 def test_credentials_and_networks_that_fail_are_explained(cli: Cli, tmp_path: Path) -> None:
     """A team's deployment, of which only the state is here."""
-    from cosmicai.packaging import ROOT
+    from cosmicai.packaging.places import ROOT
 
     states = ROOT / ".cosmicai" / "terraform"
     states.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cosmicai.deployment import emulated_variables
+from cosmicai.deploy.terraform import emulated_variables
 from cosmicai.emulator import Emulator
 from tests.unit.rendezvous import Host
 

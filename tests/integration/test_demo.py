@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from cosmicai import baselines
 from cosmicai.data import dc2
-from cosmicai.packaging import BuildFolder
+from cosmicai.model import baselines
+from cosmicai.packaging.places import BuildFolder
 from tests.conftest import CACHE
 
 _COSMICAI = str(Path(sys.executable).with_name("cosmicai"))

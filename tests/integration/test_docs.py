@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cosmicai import reference
-from cosmicai.packaging import ROOT
+from cosmicai.packaging.places import ROOT
 
 from .conftest import Cloud, Json, Ran
 

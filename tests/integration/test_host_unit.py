@@ -24,9 +24,9 @@ import psutil
 import pytest
 import yaml
 
-from cosmicai.deployment import emulated_variables
+from cosmicai.deploy.terraform import emulated_variables
 from cosmicai.emulator import Emulator
-from cosmicai.packaging import FUNCTIONS
+from cosmicai.packaging.places import FUNCTIONS
 from rendezvous.handler import NotHealthy, health
 
 sys.path.append(str(FUNCTIONS / "inference"))

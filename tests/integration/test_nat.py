@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cosmicai.packaging import FUNCTIONS
+from cosmicai.packaging.places import FUNCTIONS
 
 HOST = "203.0.113.1"
 _RANK = """

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cosmicai import target
-from cosmicai.deployment import emulated_variables, plugin_dir
+from cosmicai.deploy import target
+from cosmicai.deploy.terraform import emulated_variables, plugin_dir
 from cosmicai.emulator import Emulator
-from cosmicai.packaging import ROOT
+from cosmicai.packaging.places import ROOT
 
 from .conftest import deployed
 

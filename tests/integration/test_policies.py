@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cosmicai.emulator import Emulator
-from cosmicai.packaging import FUNCTIONS
+from cosmicai.packaging.places import FUNCTIONS
 
 from .conftest import Cloud
 
@@ -35,7 +35,7 @@ def _called(function: str) -> set[str]:
     """Actions of the calls in a function's sources. An unknown call of a client fails the test."""
     found = set()
     for path in (FUNCTIONS / function).rglob("*.py"):
-        if path.name == "server.py" or "for_scripts" in path.parts:
+        if path.name == "server.py" or "shims" in path.parts:
             continue
         text = path.read_text()
         if (
@@ -142,7 +142,7 @@ def test_what_a_role_may_do(
 
 def test_the_rendezvous_role_reaches_its_own_host_alone(aws: Emulator, cloud: Cloud) -> None:
     """Of a deployment with a host of its own; the other roles are as above."""
-    from cosmicai.deployment import emulated_variables
+    from cosmicai.deploy.terraform import emulated_variables
 
     from .conftest import deployed
 

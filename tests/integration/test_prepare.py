@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from inference.partition import read
+from inference.data.partition import read
 
 from .conftest import Cloud
 

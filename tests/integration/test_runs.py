@@ -12,11 +12,11 @@ import pytest
 from torch.utils.data import TensorDataset
 
 from cosmicai.data import dc2
-from cosmicai.deployment import emulated_variables
+from cosmicai.deploy.terraform import emulated_variables
 from cosmicai.emulator import Emulator
-from cosmicai.packaging import ROOT
-from inference.accuracy import NMAD_ERROR, Accuracy
-from inference.engine import BUNDLED_MODEL
+from cosmicai.packaging.places import ROOT
+from inference.contract.accuracy import NMAD_ERROR, Accuracy
+from inference.engine.loading import BUNDLED_MODEL
 from tests.conftest import CACHE
 
 from .conftest import Cloud, Json, Ran, deployed
@@ -147,7 +147,7 @@ def test_a_model_of_ones_own(
     import torch
 
     from cosmicai.model.optimise import optimise
-    from inference import astromae
+    from inference.engine import astromae
 
     torch.manual_seed(1)
     config = astromae.Config(width=16, depth=1, heads=2, parallel_groups=0, head_width=8)

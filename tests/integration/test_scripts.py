@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cosmicai.target import local_target
+from cosmicai.deploy.target import local_target
 from tests.unit.test_historic import KEYS
 
 from .conftest import Cloud, Json, Ran

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cosmicai.emulator import Emulator
-from cosmicai.packaging import FUNCTIONS, BuildFolder
+from cosmicai.packaging.places import FUNCTIONS, BuildFolder
 
 sys.path.append(str(FUNCTIONS / "inference"))
 import fmi

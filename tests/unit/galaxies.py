@@ -8,7 +8,7 @@ import numpy as np
 
 from cosmicai.data.prepare import Folder, Prepared, prepare
 from cosmicai.data.reading import Reading
-from inference.partition import tensors_of
+from inference.data.partition import tensors_of
 
 Arrays = dict[str, np.ndarray]
 COUNT = 130

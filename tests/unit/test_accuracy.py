@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.accuracy import (
+from inference.contract.accuracy import (
     NAMES,
     NMAD_ERROR,
     NORMAL_NMAD_FACTOR,

@@ -22,11 +22,11 @@ from cosmicai.model.foreign.candidates import chosen
 from cosmicai.model.foreign.errors import CheckpointError
 from cosmicai.model.foreign.reading import Choices
 from cosmicai.model.foreign.reading import read as read_checkpoint
-from inference import pickled
-from inference.partition import Layout, PartitionError, read
-from inference.pickled import Record, Rules, TorchFileError
-from inference.tensors import Tensor
-from inference.torchfile import Buffer, describe
+from inference.data import pickled
+from inference.data.partition import Layout, PartitionError, read
+from inference.data.pickled import Record, Rules, TorchFileError
+from inference.data.tensors import Tensor
+from inference.data.torchfile import Buffer, describe
 from tests import foreign
 from tests.fuzz.grammar import Ops, called, named, number, pickle_of, storage, text, tuple_of
 from tests.fuzz.opcodes import op

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from inference import astromae
-from inference.engine import BUNDLED_MODEL, EngineError, load
-from inference.partition import Partition
+from inference.data.partition import Partition
+from inference.engine import astromae
+from inference.engine.interface import EngineError
+from inference.engine.loading import BUNDLED_MODEL, load
 
 SMALL = astromae.Config(
     width=16,

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from cosmicai.deployment import TERRAFORM
-from cosmicai.doctor import examine
-from cosmicai.packages import ExtraPackages
-from cosmicai.packaging import ROOT, image_tag
-from cosmicai.providers import PLUGIN_DIR_VARIABLE, PROVIDER, plugin_dir
+from cosmicai.deploy.doctor import examine
+from cosmicai.deploy.providers import PLUGIN_DIR_VARIABLE, PROVIDER, plugin_dir
+from cosmicai.deploy.terraform import TERRAFORM
+from cosmicai.packaging.assembly import image_tag
+from cosmicai.packaging.packages import ExtraPackages
+from cosmicai.packaging.places import ROOT
 
 _TOOLS = ("sh", "sed", "cut", "cat", "dirname", "mkdir", "basename", "ln", "expr")
 _RECORD = 'echo "$(basename "$0")" "$@" >> "$CALLS"; exit ${FAIL:-0}'
@@ -29,7 +30,7 @@ def _deploy(
 ) -> subprocess.CompletedProcess[str]:
     """Runs scripts/deploy.sh in a copy of what it reads, where the tools only record their arguments."""
     tree, tools = folder / "tree", folder / "tools"
-    modules = ("cosmicai/packages.py", "cosmicai/packaging.py", "cosmicai/providers.py")
+    modules = ("cosmicai/packaging/packages.py", "cosmicai/packaging.py", "cosmicai/deploy/providers.py")
     locked = ("functions/inference", "functions/build-requirements.lock")
     for name in ("scripts", "docker", *modules, *locked):
         target = tree / name

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cosmicai.packaging import ROOT
+from cosmicai.packaging.places import ROOT
 
 RULES = {"phrases": {r"\bfor want of\b": "because there is no"}, "longest_sentence": 10}
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from cosmicai.emulator import Emulator, EmulatorError, localstack
-from cosmicai.packaging import BuildFolder
+from cosmicai.packaging.places import BuildFolder
 
 _OWNER = """
 import signal, sys, time

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from benchmarks import engine
-from inference import astromae
 from inference import engine as inference_engine
+from inference.engine import astromae
 
 from .test_astromae import SMALL, randomised
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cosmicai.packaging import ROOT
+from cosmicai.packaging.places import ROOT
 
 _TOOLS = ("sh", "sed", "cat", "cksum", "dirname")
 _PYTHON = f'exec "{sys._base_executable}" "$@"'  # type: ignore[attr-defined]

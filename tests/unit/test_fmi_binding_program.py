@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from cosmicai.packaging import FUNCTIONS
+from cosmicai.packaging.places import FUNCTIONS
 
 from .rendezvous import Host
 
 PROGRAM = Path(__file__).with_name("fmi_program.py")
-SCRIPTS = FUNCTIONS / "inference" / "for_scripts"  # on the path of users' scripts
+SCRIPTS = FUNCTIONS / "inference" / "shims"  # on the path of users' scripts
 
 Json = dict[str, Any]
 Settings = Callable[[pytest.FixtureRequest], tuple[Json, dict[str, str]]]

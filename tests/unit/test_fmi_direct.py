@@ -20,7 +20,7 @@ import fmi
 import numpy as np
 import pytest
 
-from cosmicai.packaging import FUNCTIONS
+from cosmicai.packaging.places import FUNCTIONS
 
 from .fmi_ranks import exactly, together
 from .rendezvous import Host

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference import tensors
-from inference.partition import Partition, PartitionError, read
+from inference.data import tensors
+from inference.data.partition import Partition, PartitionError, read
 from tests.fuzz import files, seeds
 from tests.fuzz.grammar import Grammar
 from tests.fuzz.guard import Broken, bounded, unchanged

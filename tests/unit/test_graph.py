@@ -19,9 +19,12 @@ from torch.nn import functional as F
 
 from cosmicai.model import graph, rewrites
 from cosmicai.model.optimise import Limits, OptimiseError, optimise
-from inference import astromae, engine
-from inference.engine import BUNDLED_MODEL, EngineError, choose, load, read_graphs
-from inference.partition import Partition
+from inference import engine
+from inference.data.partition import Partition
+from inference.engine import astromae
+from inference.engine.choice import choose, read_graphs
+from inference.engine.interface import EngineError
+from inference.engine.loading import BUNDLED_MODEL, load
 
 from .test_astromae import SMALL, randomised
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cosmicai import historic, reference
-from inference.accuracy import Metrics
+from cosmicai import reference
+from cosmicai.results import historic
+from inference.contract.accuracy import Metrics
 from summarize.summary import summary
 
 Json = dict[str, Any]

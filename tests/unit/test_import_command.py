@@ -16,13 +16,13 @@ from torch.utils.data import TensorDataset
 from typer.testing import CliRunner
 
 from cosmicai.cli.model import app
-from cosmicai.infer import infer
 from cosmicai.model.foreign.errors import CheckpointError
 from cosmicai.model.foreign.reading import Choices
 from cosmicai.model.importing import import_checkpoint
-from inference import astromae
-from inference.engine import load
-from inference.partition import Partition
+from cosmicai.runs.infer import infer
+from inference.data.partition import Partition
+from inference.engine import astromae
+from inference.engine.loading import load
 from tests import foreign
 from tests.threads import one_thread  # noqa: F401
 

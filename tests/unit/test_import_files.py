@@ -23,7 +23,7 @@ from torch import nn
 
 from cosmicai.model.foreign.errors import CheckpointError
 from cosmicai.model.foreign.reading import Choices, read
-from inference import astromae
+from inference.engine import astromae
 from tests import foreign
 from tests.reference import write_checkpoint
 from tests.threads import one_thread  # noqa: F401
@@ -77,7 +77,7 @@ def test_what_old_torch_and_every_timm_write(name: str, tmp_path: Path) -> None:
 
 
 def _structure(record: object, path: str = "") -> list[tuple[object, ...]]:
-    from inference.pickled import Record
+    from inference.data.pickled import Record
 
     assert isinstance(record, Record)
     own = record.attributes
@@ -96,7 +96,7 @@ def test_our_stand_ins_are_stored_as_the_public_classes_are(
     name: str, groups: int, depth: int, tmp_path: Path
 ) -> None:
     """Class for class and attribute for attribute: what is tested with them is tested for the real ones."""
-    from inference.torchfile import Buffer, describe
+    from inference.data.torchfile import Buffer, describe
 
     sizes = {
         "width": 192,

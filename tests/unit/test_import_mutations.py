@@ -16,7 +16,7 @@ from cosmicai.model.foreign.errors import CheckpointError
 from cosmicai.model.foreign.files import File
 from cosmicai.model.foreign.nodes import Tree
 from cosmicai.model.foreign.ours import model_of
-from inference.pickled import Record
+from inference.data.pickled import Record
 from tests import foreign
 from tests.threads import one_thread  # noqa: F401
 

@@ -15,8 +15,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from cosmicai.data import dc2
-from inference import astromae
-from inference.engine import BUNDLED_MODEL
+from inference.engine import astromae
+from inference.engine.loading import BUNDLED_MODEL
 from summarize.report_data import predicted_histogram
 from tests.conftest import CACHE
 from tests.unit.test_historic import KEYS

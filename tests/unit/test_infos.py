@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from summarize.infos import counted, figure, images_text, is_exact, is_result, samples
+from summarize.contract.rank_info import counted, figure, images_text, is_exact, is_result, samples
 from summarize.report import report
 from summarize.summary import summary
 

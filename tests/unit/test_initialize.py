@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inference import reduction
+from inference.metrics import reduction
 from initialize.payload import PayloadError
 from initialize.run import FANOUT, Deployed, _collectives, _in_order, start
 

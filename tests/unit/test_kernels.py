@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from cosmicai import packaging
 from cosmicai.model import rewrites
-from inference import astromae
-from inference.engine import KERNELS, instructions
+from inference.engine import astromae
+from inference.engine.cpu import KERNELS, instructions
 
 from .test_astromae import SMALL, randomised
 

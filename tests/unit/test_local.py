@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cosmicai import local
+from cosmicai.deploy import local
 
 
 @pytest.fixture

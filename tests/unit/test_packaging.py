@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 import ziglang
 
-from cosmicai import packages, packaging
-from cosmicai.packages import NO_EXTRAS, ExtraPackages, PackagingError
-from cosmicai.packaging import FUNCTIONS, ROOT, BuildFolder
+from cosmicai import packaging
+from cosmicai.packaging import packages
+from cosmicai.packaging.packages import NO_EXTRAS, ExtraPackages, PackagingError
+from cosmicai.packaging.places import FUNCTIONS, ROOT, BuildFolder
 
 
 def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:

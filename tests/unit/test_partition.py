@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from inference.partition import Layout, PartitionError, PartitionFile, read
-from inference.torchfile import Buffer, is_legacy
+from inference.data.partition import Layout, PartitionError, PartitionFile, read
+from inference.data.torchfile import Buffer, is_legacy
 
 Save = Callable[[object], bytes]
 Make = Callable[..., TensorDataset]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cosmicai.packaging import ROOT
+from cosmicai.packaging.places import ROOT
 from initialize.payload import PayloadError, resolve, schema
 
 MINIMAL = {"bucket": "team3-cosmicai", "result_path": "results/1", "data_prefix": "25MB"}

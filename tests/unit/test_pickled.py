@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from inference import pickled
-from inference.partition import PartitionError, read
-from inference.pickled import Global, Pairs, Record, Rules, TorchFileError
-from inference.tensors import Tensor
-from inference.torchfile import Buffer, describe
+from inference.data import pickled
+from inference.data.partition import PartitionError, read
+from inference.data.pickled import Global, Pairs, Record, Rules, TorchFileError
+from inference.data.tensors import Tensor
+from inference.data.torchfile import Buffer, describe
 
 RULES = Rules(100_000)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cosmicai.planning import (
+from cosmicai.experiments.planning import (
     IMAGE_BYTES,
     Assumptions,
     Case,
@@ -136,7 +136,7 @@ def test_a_measured_run_calibrates_it(tmp_path: Path) -> None:
 
 def test_the_report_and_the_plan_name_the_same_published_runs() -> None:
     """Summarize imports nothing from outside its folder, so both have them."""
-    from cosmicai.planning import PUBLISHED
+    from cosmicai.experiments.planning import PUBLISHED
     from summarize.report import _PUBLISHED
 
     told = [(f"{run.partition_mb:g} MB partitions", run.ranks, run.usd) for run in PUBLISHED]

@@ -22,7 +22,7 @@ from cosmicai.data import photometry
 from cosmicai.data.prepare import Folder, prepare
 from cosmicai.data.reading import Columns, Reading
 from cosmicai.data.sources import SourceError
-from inference.partition import read
+from inference.data.partition import read
 
 from .galaxies import BANDS, COUNT, Arrays, assert_same, prepared
 from .galaxies import galaxies as made_up

@@ -13,7 +13,7 @@ from cosmicai.data.missing import Missing
 from cosmicai.data.prepare import Folder, prepare
 from cosmicai.data.reading import Columns, Reading
 from cosmicai.data.sources import SourceError
-from cosmicai.packaging import ROOT
+from cosmicai.packaging.places import ROOT
 
 from .galaxies import made, prepared
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference import fmi, reduction
-from inference.accuracy import Metrics
-from inference.reduction import FANOUT, Reduction, Share, Tree
+from inference import fmi
+from inference.contract.accuracy import Metrics
+from inference.metrics import reduction
+from inference.metrics.reduction import FANOUT, Reduction, Share, Tree
 
 from .rendezvous import Host
 

@@ -15,7 +15,7 @@ import pytest
 
 from cosmicai.emulator import sandbox
 from cosmicai.emulator.sandbox import Function, Invocation, Outcome, SandboxPool
-from cosmicai.packaging import BuildFolder
+from cosmicai.packaging.places import BuildFolder
 
 Define = Callable[..., Function]
 

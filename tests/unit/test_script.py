@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from inference import script
-from inference.event import RankEvent
-from inference.storage import ObjectError, Range, Storage
+from inference.contract.event import RankEvent
+from inference.data.storage import ObjectError, Range, Storage
 
 BEGIN = datetime(2026, 11, 22, tzinfo=UTC)
 EVENT = RankEvent(

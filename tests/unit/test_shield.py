@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from cosmicai.packaging import FUNCTIONS
+from cosmicai.packaging.places import FUNCTIONS
 
 _RANK = """
 import ctypes, os, sys

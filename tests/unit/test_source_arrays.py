@@ -18,7 +18,7 @@ from cosmicai.data import layout
 from cosmicai.data.prepare import Folder, prepare
 from cosmicai.data.reading import Columns, Reading
 from cosmicai.data.sources import SourceError, opened_source
-from cosmicai.packaging import ROOT
+from cosmicai.packaging.places import ROOT
 
 from .galaxies import BANDS, Arrays, assert_same, galaxies, made
 

@@ -17,10 +17,10 @@ import torch
 from botocore.exceptions import ClientError, IncompleteReadError
 from torch.utils.data import TensorDataset
 
-from inference import partition
-from inference.partition import Layout, PartitionError, PartitionFile, read, stream
-from inference.storage import ObjectError, Storage
-from inference.torchfile import Buffer, is_legacy
+from inference.data import partition
+from inference.data.partition import Layout, PartitionError, PartitionFile, read, stream
+from inference.data.storage import ObjectError, Storage
+from inference.data.torchfile import Buffer, is_legacy
 
 Save = Callable[[object], bytes]
 Make = Callable[..., TensorDataset]
@@ -68,7 +68,7 @@ class _S3:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inference.storage.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("inference.data.storage.time.sleep", lambda seconds: None)
 
 
 @pytest.mark.fault(

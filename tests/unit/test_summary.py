@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference.accuracy import Metrics
+from inference.contract.accuracy import Metrics
 from summarize.summary import summary
 
 RUN = {

@@ -13,7 +13,7 @@ import pytest
 from astropy.io import fits
 
 from cosmicai.data import dc2
-from cosmicai.packaging import ROOT
+from cosmicai.packaging.places import ROOT
 from tests.conftest import CACHE
 
 from .galaxies import BANDS, Arrays

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cosmicai.deployment import TERRAFORM
-from cosmicai.packaging import BuildFolder, package
-from cosmicai.providers import PLUGIN_DIR_VARIABLE, ProviderError, plugin_dir
+from cosmicai.deploy.providers import PLUGIN_DIR_VARIABLE, ProviderError, plugin_dir
+from cosmicai.deploy.terraform import TERRAFORM
+from cosmicai.packaging.assembly import package
+from cosmicai.packaging.places import BuildFolder
 
 
 def _terraform(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -12,9 +12,10 @@ import torch
 from cosmicai.data import dc2
 from cosmicai.model import pretraining, training
 from cosmicai.model.recipe import Recipe
-from inference import astromae, partition
-from inference.accuracy import Accuracy
-from inference.engine import BUNDLED_MODEL
+from inference.contract.accuracy import Accuracy
+from inference.data import partition
+from inference.engine import astromae
+from inference.engine.loading import BUNDLED_MODEL
 from tests.conftest import CACHE
 from tests.unit.test_astromae import SMALL
 

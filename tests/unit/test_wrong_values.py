@@ -26,7 +26,7 @@ from typer.main import get_command
 from cosmicai import cli
 from cosmicai.cli import paths, values
 from cosmicai.data import dc2
-from inference import astromae
+from inference.engine import astromae
 from tests.conftest import CACHE
 
 CONTROL = "\x1b[2J\x1b]0;owned\x07\n\u202eend"

@@ -10,9 +10,9 @@ import numpy as np
 
 from cosmicai.data.sources.base import Array, Column, SourceError, Table
 from cosmicai.data.sources.kinds import Kind
-from inference.pickled import Pairs, Record
-from inference.tensors import Tensor
-from inference.torchfile import Buffer, TorchFileError, describe
+from inference.data.pickled import Pairs, Record
+from inference.data.tensors import Tensor
+from inference.data.torchfile import Buffer, TorchFileError, describe
 
 KIND = Kind(
     "torch (`.pt`, `.pth`, also of before torch 1.6)",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cosmicai.model.foreign.errors import CheckpointError
-from inference.astromae import Config
+from inference.engine.astromae import Config
 
 PUBLISHED: dict[str, object] = {
     "heads": 6,

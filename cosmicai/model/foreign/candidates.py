@@ -14,8 +14,8 @@ from typing import TypeGuard
 
 from cosmicai.model.foreign.classes import kind_of
 from cosmicai.model.foreign.errors import CheckpointError, listed, shown
-from inference.pickled import Global, Pairs, Record, printable
-from inference.tensors import Tensor
+from inference.data.pickled import Global, Pairs, Record, printable
+from inference.data.tensors import Tensor
 
 _DEPTH = 4  # of dicts and lists within each other, that networks are looked for in
 _NETWORKS = 16  # in one state dict, at most

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from inference.pickled import Global, Pairs, Record, printable
-from inference.tensors import Tensor
+from inference.data.pickled import Global, Pairs, Record, printable
+from inference.data.tensors import Tensor
 
 
 class CheckpointError(ValueError):

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmicai.model.foreign.errors import CheckpointError, listed
-from inference.astromae import Config
-from inference.engine import load
-from inference.partition import Partition
+from inference.data.partition import Partition
+from inference.engine.astromae import Config
+from inference.engine.loading import load
 
 Floats = NDArray[np.float32]
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmicai.model.foreign.errors import CheckpointError, shown
-from inference.pickled import Pairs, Record, TorchFileError
-from inference.tensors import Piece, Tensor
-from inference.torchfile import Buffer, describe
+from inference.data.pickled import Pairs, Record, TorchFileError
+from inference.data.tensors import Piece, Tensor
+from inference.data.torchfile import Buffer, describe
 
 Floats = NDArray[np.float32]
 
@@ -40,7 +40,7 @@ _FLOATS = ("float32", "float64", "float16", "bfloat16")
 
 @dataclass
 class File:
-    """An opened checkpoint. `content` is made of inert objects (inference.pickled) and `Tensor`s."""
+    """An opened checkpoint. `content` is made of inert objects (inference.data.pickled) and `Tensor`s."""
 
     path: Path
     content: object

@@ -34,7 +34,7 @@ from cosmicai.model.foreign.network import (
 )
 from cosmicai.model.foreign.nodes import Node, Tree, activation
 from cosmicai.model.foreign.roles import PUBLISHED, assigned
-from inference.pickled import Record
+from inference.data.pickled import Record
 
 _CODE = "the classes compute what their published code does: a pickle holds no code"
 

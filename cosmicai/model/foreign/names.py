@@ -36,7 +36,7 @@ from cosmicai.model.foreign.network import (
     image_size_of,
 )
 from cosmicai.model.foreign.roles import PUBLISHED, assigned
-from inference.tensors import Tensor
+from inference.data.tensors import Tensor
 
 _FORWARD = "the network is put together as the published one: a state dict holds no code"
 _MOST_BLOCKS = 200  # of an encoder; the published one has 12

@@ -15,7 +15,7 @@ from typing import Any
 from cosmicai.model.foreign.classes import ACTIVATIONS, MODULE_IGNORED, MUST_BE_EMPTY, Kind, kind_of
 from cosmicai.model.foreign.errors import CheckpointError, listed, shown
 from cosmicai.model.foreign.files import File, Floats
-from inference.pickled import Pairs, Record, printable
+from inference.data.pickled import Pairs, Record, printable
 
 _MOST_MODULES = 5000  # that are looked at; the published network has 400
 _MOST_ENTRIES = 200_000  # attributes, tensors and children of them; the published network has 9,000

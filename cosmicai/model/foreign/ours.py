@@ -23,7 +23,7 @@ from cosmicai.model.foreign.network import (
     Network,
     Unit,
 )
-from inference.astromae import AstroMAE, Config, ConfigError, Stack
+from inference.engine.astromae import AstroMAE, Config, ConfigError, Stack
 
 T = TypeVar("T")
 V = TypeVar("V")

@@ -14,8 +14,8 @@ from cosmicai.model.foreign.files import File
 from cosmicai.model.foreign.network import Network
 from cosmicai.model.foreign.nodes import Tree, class_names
 from cosmicai.model.foreign.ours import model_of
-from inference.astromae import AstroMAE
-from inference.pickled import Record, printable
+from inference.data.pickled import Record, printable
+from inference.engine.astromae import AstroMAE
 
 
 @dataclass(frozen=True)

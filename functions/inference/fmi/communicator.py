@@ -12,8 +12,8 @@ import numpy as np
 
 from .channel import Channel
 from .config import Configuration
+from .cost_model import Model, Operation
 from .group import Group
-from .model import Model, Operation
 from .values import Value, hints, types
 from .values import func as Function
 

@@ -2,7 +2,7 @@
 # runs that need it. No SSH: `aws ssm start-session` reaches it.
 
 locals {
-  relay_key = ".cosmicai/relay-key" # where functions/inference/collectives.py looks for it
+  relay_key = ".cosmicai/relay-key" # where functions/inference/metrics/collectives.py looks for it
 
   # server.py and its units; EC2 takes 16 KB of user data, compressed by cloud-init's rules.
   user_data = base64gzip(templatefile("${path.module}/cloud-config.yaml", {

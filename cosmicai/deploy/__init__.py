@@ -1,0 +1,1 @@
+"""A deployment on AWS or on this machine."""

@@ -1,0 +1,344 @@
+"""Duration and cost of a run before it is started: a simulation of dispatch, cold starts, network and compute.
+
+Every figure that the user does not give is in `Assumptions`, with its source; `Assumptions.of_summary` takes
+the ranks' figures from a run that was measured.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from summarize.contract import pricing
+
+Json = dict[str, Any]
+
+IMAGE_BYTES = 32 * 32 * 5 * 4 + 5 * 4 + 4  # float32: image, magnitudes, redshift
+MIB = 1024 * 1024
+MOST_RANKS = 10_000  # children of one Distributed Map (https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html)
+MOST_SECONDS = 900  # of a Lambda (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html)
+MB_PER_VCPU = 1769  # https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html
+S3_GB_MONTH = 0.023  # USD, https://aws.amazon.com/s3/pricing, Standard
+_GET_BYTES = 2_000_000  # of a ranged GET of the partition reader
+
+
+class PlanningError(ValueError):
+    """No run can be planned for what was asked; the message says why and what is possible."""
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """The figures of the simulation. Pairs are (least, most): ranks are spread evenly between them."""
+
+    images_per_second_vcpu: tuple[float, float] = (385.0, 440.0)
+    """benchmarks/engine.json: 440 for the full-size network in float32, one thread of an x86 host capped to
+    AVX2, as Lambda's are; an eighth less is taken for the slowest rank. That arm64 is as fast a vCPU, and that
+    more than two vCPUs are as much faster, was not measured."""
+    cold_start_seconds: tuple[float, float] = (1.3, 2.1)
+    """Images with onnxruntime and without torch, measured by others: 1.3 s on arm64, 2.1 s on x86."""
+    init_limit_seconds: float = 10.0
+    """After it Lambda starts the init phase a second time, within the invocation
+    (https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html)."""
+    starts_per_second: float = 100.0
+    """Standard children (https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html)."""
+    concurrency: int = 1000
+    """The default quota of an account; another 1,000 come every 10 s for a function where the quota allows."""
+    burst_bytes: float = 300 * MIB
+    burst_bytes_per_second: float = 1.2 * 1024 * MIB
+    bytes_per_second: float = 75 * MIB
+    """A function's network, whatever its memory: measured by others."""
+    rendezvous_seconds: float = 30.0
+    """From a stopped t4g.nano to one that answers; an estimate, no account was at hand."""
+    initialize_seconds: float = 2.0
+    """Cold start of a zip function with boto3 and some listings; an estimate."""
+    summarize_ranks_per_second: float = 600.0
+    """32 GETs in flight of some 50 ms each."""
+    summarize_seconds: float = 2.0
+
+    @classmethod
+    def of_summary(cls, path: Path) -> Assumptions:
+        """The ranks' speed and cold starts from a run's summary.json. Raises PlanningError."""
+        try:
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            if summary.get("cost", {}) is None:
+                raise ValueError("it is of `cosmicai infer`, not of Lambdas")
+            spread, threads = summary["spread"], _threads(summary)
+            speed, init = spread["sample_persec"], spread["init (seconds)"]
+            given = cls(
+                images_per_second_vcpu=(speed["min"] / threads, speed["max"] / threads),
+                cold_start_seconds=(min(init["p50"], init["max"]), init["max"]),
+            )
+            if not (0 < given.images_per_second_vcpu[0] < math.inf and 0 <= given.cold_start_seconds[0] < 900):
+                raise ValueError("its speed or its cold starts are no measurements")
+        except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
+            told = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise PlanningError(
+                f"{path} is not the summary.json of a run whose ranks were measured ({told})"
+            ) from error
+        return given
+
+
+def _threads(summary: Json) -> float:
+    """vCPUs of the run's ranks, from the memory that they were billed for."""
+    gb_seconds, seconds = summary["cost"]["GB-seconds"], summary["seconds"]["duration"]
+    return max(1.0, round(gb_seconds / seconds * 1024 / MB_PER_VCPU))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to run the data."""
+
+    images: int
+    partition_mb: float
+    memory_mb: int
+    architecture: str
+    collectives: bool = True
+
+    @property
+    def images_per_partition(self) -> int:
+        return max(1, int(self.partition_mb * MIB // IMAGE_BYTES))
+
+    @property
+    def ranks(self) -> int:
+        return math.ceil(self.images / self.images_per_partition)
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """A limit that a case meets. prevents: it cannot be run at all; otherwise it only takes longer."""
+
+    text: str
+    prevents: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Duration and cost of a case, its bottleneck, and the limits it meets.
+
+    seconds: from start to end. parts: seconds before the ranks, of the rank that ends last, and after the
+    ranks. usd: by what is billed. A case of more ranks than one run can have is not simulated: its seconds and
+    cost are infinite.
+    """
+
+    case: Case
+    seconds: float
+    parts: dict[str, float]
+    usd: dict[str, float]
+    bottleneck: str
+    obstacles: tuple[Obstacle, ...]
+
+    @property
+    def total_usd(self) -> float:
+        return sum(self.usd.values()) if self.usd else math.inf
+
+    @property
+    def possible(self) -> bool:
+        """Whether no limit prevents it."""
+        return not any(obstacle.prevents for obstacle in self.obstacles)
+
+
+def plan(case: Case, given: Assumptions = Assumptions(), seed: int = 0) -> Plan:
+    """Simulates one run."""
+    if case.images < 1:
+        raise PlanningError(f"images: {case.images} is not allowed; give at least 1")
+    if case.ranks > MOST_RANKS:
+        return Plan(case, math.inf, {}, {}, "number of ranks", (_too_many_ranks(case),))
+    ranks = _simulate(case, given, random.Random(seed))  # noqa: S311 - no secret
+    last = max(ranks, key=lambda rank: rank["end"])
+    before = given.initialize_seconds + (given.rendezvous_seconds if case.collectives else 0.0)
+    after = given.summarize_seconds + case.ranks / given.summarize_ranks_per_second
+    parts = {
+        "initialize": given.initialize_seconds,
+        "rendezvous host": given.rendezvous_seconds if case.collectives else 0.0,
+        "dispatch": last["dispatched"],
+        "concurrency quota": last["start"] - last["dispatched"],
+        "cold start": last["cold"],
+        "network": last["network"],
+        "compute": last["compute"],
+        "summarize": after,
+    }
+    seconds = before + last["end"] + after
+    usd = _usd(case, ranks, seconds, before)
+    return Plan(
+        case, seconds, parts, usd, max(parts, key=lambda name: parts[name]), _obstacles(case, given, ranks)
+    )
+
+
+def _simulate(case: Case, given: Assumptions, dice: random.Random) -> list[dict[str, float]]:
+    """Times of every rank, in seconds from the first dispatch."""
+    vcpus = max(1.0, case.memory_mb / MB_PER_VCPU)
+    free: list[float] = []  # when each sandbox that is busy will be free again
+    found, left = [], case.images
+    for number in range(case.ranks):
+        images = min(case.images_per_partition, left)
+        left -= images
+        dispatched = number / given.starts_per_second
+        start, cold = dispatched, True
+        if free and free[0] <= dispatched:
+            heapq.heappop(free)  # a warm one
+            cold = False
+        elif len(free) >= given.concurrency:
+            start, cold = heapq.heappop(free), False
+        wait = dice.uniform(*given.cold_start_seconds) if cold else 0.0
+        if wait > given.init_limit_seconds:
+            wait += given.init_limit_seconds
+        size = images * IMAGE_BYTES
+        burst = min(size, given.burst_bytes)
+        network = burst / given.burst_bytes_per_second + (size - burst) / given.bytes_per_second
+        compute = images / (dice.uniform(*given.images_per_second_vcpu) * vcpus)
+        run = wait + max(network, compute)  # they overlap
+        heapq.heappush(free, start + run)
+        found.append({
+            "dispatched": dispatched, "start": start, "end": start + run, "billed": run, "cold": wait,
+            "network": max(network - compute, 0.0), "compute": compute, "bytes": size,
+        })  # fmt: skip
+    return found
+
+
+def _usd(case: Case, ranks: list[dict[str, float]], seconds: float, before: float) -> dict[str, float]:
+    gb_seconds = sum(rank["billed"] for rank in ranks) * case.memory_mb / 1024
+    gets = sum(math.ceil(rank["bytes"] / _GET_BYTES) + 2 for rank in ranks) + len(ranks)
+    puts = pricing.PUTS_PER_RANK * len(ranks)
+    transitions = pricing.TRANSITIONS_PER_RUN + pricing.TRANSITIONS_PER_RANK * len(ranks)
+    host = max(seconds - before, pricing.RENDEZVOUS_LEAST_SECONDS) / 3600 if case.collectives else 0.0
+    return {
+        "Lambda compute": gb_seconds * pricing.GB_SECOND[case.architecture],
+        "Lambda requests": len(ranks) * pricing.LAMBDA_REQUEST,
+        "Step Functions": transitions * pricing.STATE_TRANSITION,
+        "S3 requests": puts * pricing.S3_PUT + gets * pricing.S3_GET,
+        "rendezvous host": host * pricing.RENDEZVOUS_HOUR,
+    }
+
+
+def _too_many_ranks(case: Case) -> Obstacle:
+    need = math.ceil(case.images * IMAGE_BYTES / MOST_RANKS / MIB)
+    return Obstacle(
+        f"{case.ranks:,} ranks: one Distributed Map has {MOST_RANKS:,} children at most; cut partitions of "
+        f"{need:,} MB or more, give a smaller world_size, or make several runs",
+        prevents=True,
+    )
+
+
+def _obstacles(case: Case, given: Assumptions, ranks: list[dict[str, float]]) -> tuple[Obstacle, ...]:
+    obstacles = []
+    if case.ranks > given.concurrency:
+        waves = math.ceil(case.ranks / given.concurrency)
+        obstacles.append(
+            Obstacle(
+                f"{case.ranks:,} ranks in {waves} waves: the account runs {given.concurrency:,} at once; ask "
+                "for more (Service Quotas: Lambda, concurrent executions); metrics are reduced over S3",
+                prevents=False,
+            )
+        )
+    longest = max(rank["billed"] for rank in ranks)
+    if longest > MOST_SECONDS:
+        obstacles.append(
+            Obstacle(
+                f"a rank takes {longest:,.0f} s: Lambda ends it after {MOST_SECONDS} s; cut smaller "
+                "partitions, or give more ranks or more memory",
+                prevents=True,
+            )
+        )
+    return tuple(obstacles)
+
+
+def options(
+    images: int, partitions_mb: Iterable[float], memories_mb: Iterable[int], architectures: Iterable[str],
+    given: Assumptions = Assumptions(), collectives: bool = True,
+) -> Iterator[Plan]:  # fmt: skip
+    """A plan for each combination."""
+    memories, architectures = list(memories_mb), list(architectures)
+    for partition_mb in partitions_mb:
+        for memory in memories:
+            for architecture in architectures:
+                yield plan(Case(images, partition_mb, memory, architecture, collectives), given)
+
+
+def recommended(plans: list[Plan], target_seconds: float | None, budget_usd: float | None) -> Plan:
+    """The best of the plans that can be run.
+
+    That is the cheapest within the target time, the fastest within the budget, or otherwise the one with the
+    smallest product of time and cost. Raises PlanningError if none fits, and names the one that comes closest.
+    """
+    possible = [one for one in plans if one.possible]
+    if not possible:
+        told = "; ".join(obstacle.text for obstacle in plans[0].obstacles)
+        raise PlanningError(f"none of these can be run: {told}")
+    fitting = [
+        one
+        for one in possible
+        if (target_seconds is None or one.seconds <= target_seconds)
+        and (budget_usd is None or one.total_usd <= budget_usd)
+    ]
+    if not fitting:
+        raise PlanningError(_none_fits(possible, target_seconds, budget_usd))
+    if target_seconds is not None:
+        return min(fitting, key=lambda one: one.total_usd)
+    if budget_usd is not None:
+        return min(fitting, key=lambda one: one.seconds)
+    return min(fitting, key=lambda one: one.seconds * one.total_usd)
+
+
+def _none_fits(possible: list[Plan], target_seconds: float | None, budget_usd: float | None) -> str:
+    """Why no plan is within the target and the budget, and what the nearest one takes."""
+    fastest = min(possible, key=lambda one: one.seconds)
+    cheapest = min(possible, key=lambda one: one.total_usd)
+    if target_seconds is not None and fastest.seconds > target_seconds:
+        return (
+            f"--target-seconds {target_seconds:g} cannot be met; the fastest takes {_told(fastest)}; "
+            f"its bottleneck is: {fastest.bottleneck}"
+        )
+    if budget_usd is not None and cheapest.total_usd > budget_usd:
+        return f"--budget {budget_usd:g} is too small; the cheapest takes {_told(cheapest)}"
+    within = [one for one in possible if target_seconds is None or one.seconds <= target_seconds]
+    best = min(within, key=lambda one: one.total_usd)
+    return f"--target-seconds and --budget cannot both be met; the cheapest in time takes {_told(best)}"
+
+
+def _told(one: Plan) -> str:
+    return f"{one.seconds:,.0f} s and {one.total_usd:.4g} USD"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published run of AstroMAE on Lambda over 12.6 GB; seconds from start to end as (least, most)."""
+
+    partition_mb: float
+    ranks: int
+    seconds: tuple[float, float]
+    usd: float  # as published: for the memory that was used, not the memory that was configured
+
+
+PUBLISHED_GB = 12.6
+PUBLISHED = (
+    Published(25, 517, (55, 60), 0.16),
+    Published(50, 259, (43, 46), 0.20),
+    Published(75, 173, (45, 52), 0.30),
+    Published(100, 130, (67, 70), 0.38),
+)
+PUBLISHED_MEMORY_MB = 10_240
+_PUBLISHED_VCPUS = PUBLISHED_MEMORY_MB / MB_PER_VCPU
+PUBLISHED_WAY = replace(
+    Assumptions(),
+    images_per_second_vcpu=(200 / _PUBLISHED_VCPUS, 245 / _PUBLISHED_VCPUS),  # 200 to 245 images/s a function
+    cold_start_seconds=(8.0, 20.0),  # images with torch
+)
+"""The figures of those runs: what was published, and the rest as for ours."""
+
+
+def beside_published() -> list[tuple[Published, Plan, Plan]]:
+    """Each published run, its plan by its own figures, and the plan of our way (3,538 MB, arm64)."""
+    found = []
+    for earlier in PUBLISHED:
+        images = int(PUBLISHED_GB * 1e9 / IMAGE_BYTES)
+        partition = images / earlier.ranks * IMAGE_BYTES / MIB
+        theirs = Case(images, partition * 1.0001, PUBLISHED_MEMORY_MB, "x86_64", collectives=False)
+        ours = Case(images, earlier.partition_mb, 3538, "arm64")
+        found.append((earlier, plan(theirs, PUBLISHED_WAY), plan(ours)))
+    return found

@@ -1,0 +1,246 @@
+"""An experiment: runs every case of a grid as often as asked, and collects the results with the historic columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from cosmicai.deploy.target import Target
+from cosmicai.experiments import sweep_page
+from cosmicai.results.outputs import made, write_text
+
+Json = dict[str, Any]
+Progress = Callable[[int, int, str], None]
+
+_POLL_SECONDS = 1.0
+RESULT_STATS = "result_stats.csv"
+BATCH_VARYING = "batch_varying_results.csv"
+
+
+class SweepError(RuntimeError):
+    """A sweep cannot be made, or one of its runs failed; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """The page of a sweep, and sentences that say which cases won."""
+
+    page: Path
+    verdicts: list[str]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of the grid; data_gb is None for all that is there."""
+
+    partition_mb: float
+    data_gb: float | None
+    batch_size: int
+    number: int
+    prefix: str
+
+    @property
+    def data_prefix(self) -> str:
+        return f"{self.partition_mb:g}MB"
+
+    @property
+    def result_path(self) -> str:
+        """As the historic scripts laid it out, with the batch size: no two cases share one."""
+        amount = "all" if self.data_gb is None else f"{self.data_gb:g}GB"
+        return f"{self.prefix}/{self.data_prefix}/{amount}/batch-{self.batch_size}/{self.number}"
+
+    def payload(self, bucket: str, files: int | None) -> Json:
+        limit = {} if files is None else {"file_limit": files}
+        return {
+            "bucket": bucket,
+            "data_prefix": self.data_prefix,
+            "result_path": self.result_path,
+            "batch_size": self.batch_size,
+            **limit,
+        }
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cases to run: every combination of these, `repeat` times. data_gb: None is all the data."""
+
+    batch_sizes: tuple[int, ...]
+    partitions_mb: tuple[float, ...]
+    data_gb: tuple[float | None, ...]
+    repeat: int
+    prefix: str
+
+    def cases(self) -> list[Case]:
+        """Repeats are the outermost loop, so that a sweep that was cut off has run each case as often."""
+        numbers = range(1, self.repeat + 1)
+        grid = product(numbers, self.partitions_mb, self.data_gb, self.batch_sizes)
+        return [
+            Case(partition, amount, batch, number, self.prefix) for number, partition, amount, batch in grid
+        ]
+
+
+def sweep(target: Target, grid: Grid, out: Path, progress: Progress) -> Swept:
+    """Runs what is missing, one run after the other. Raises SweepError and OutputError."""
+    s3, stepfunctions = target.client("s3"), target.client("stepfunctions")
+    limits = {
+        (partition, amount): _files(s3, target.bucket, partition, amount)
+        for partition, amount in product(grid.partitions_mb, grid.data_gb)
+    }
+    cases, rows = grid.cases(), []
+    with made(out):
+        for done, case in enumerate(cases):
+            progress(done, len(cases), case.result_path)
+            files = limits[case.partition_mb, case.data_gb]
+            rows.append(_row(case, _summary_of(target, s3, stepfunctions, case, files)))
+            _write(out, rows)
+        progress(len(cases), len(cases), "done")
+        collected = list(over_repeats(rows))
+        page = sweep_page.write(out, rows, collected)
+    return Swept(page, sweep_page.verdicts(collected))
+
+
+def _summary_of(target: Target, s3: Any, stepfunctions: Any, case: Case, files: int | None) -> Json:
+    """The summary of a case, which is run if there is none yet. Raises SweepError."""
+    summary = _summary(s3, target.bucket, case)
+    if summary is None:
+        _run(stepfunctions, target, case, case.payload(target.bucket, files))
+        summary = _summary(s3, target.bucket, case)
+    if summary is None:
+        raise SweepError(f"s3://{target.bucket}/{case.result_path} has no summary of a run that succeeded")
+    return summary
+
+
+def _files(s3: Any, bucket: str, partition_mb: float, data_gb: float | None) -> int | None:
+    """How many partitions hold so much data; None for all. Raises SweepError if there are too few."""
+    pages = s3.get_paginator("list_objects_v2").paginate(
+        Bucket=bucket, Prefix=f"{partition_mb:g}MB/", Delimiter="/"
+    )
+    sizes = [o["Size"] for page in pages for o in page.get("Contents", []) if o["Key"].endswith(".pt")]
+    if not sizes:
+        raise SweepError(
+            f"s3://{bucket}/{partition_mb:g}MB/ holds no partition: cut some with `cosmicai data prepare "
+            f"--partition-mb {partition_mb:g}` and upload them there"
+        )
+    if data_gb is None:
+        return None
+    if sum(sizes) < data_gb * 1e9 * 0.95:
+        raise SweepError(
+            f"--data-gb {data_gb:g}: s3://{bucket}/{partition_mb:g}MB/ holds only {sum(sizes) / 1e9:.2f} GB"
+        )
+    return max(1, round(data_gb * 1e9 / (sum(sizes) / len(sizes))))
+
+
+def _summary(s3: Any, bucket: str, case: Case) -> Json | None:
+    """The summary of a run of this case in which no rank is missing."""
+    try:
+        body = s3.get_object(Bucket=bucket, Key=f"{case.result_path}/summary.json")["Body"]
+    except s3.exceptions.NoSuchKey:
+        return None
+    found: Json = json.load(body)
+    complete = found["finished_ranks"] == found["world_size"]
+    same = found["payload"]["batch_size"] == case.batch_size
+    return found if complete and same else None
+
+
+def _run(stepfunctions: Any, target: Target, case: Case, payload: Json) -> None:
+    """Runs a case; waits instead for a run of the same case that a sweep which was cut off has started."""
+    arn = _running(stepfunctions, target, case)
+    if arn is None:
+        name = f"sweep-{case.result_path}-{time.time_ns() // 10**6}".replace("/", "-")
+        arn = stepfunctions.start_execution(
+            stateMachineArn=target.state_machine_arn, name=name[-80:].lstrip("-"), input=json.dumps(payload)
+        )["executionArn"]
+    while True:
+        found = stepfunctions.describe_execution(executionArn=arn)
+        if found["status"] == "SUCCEEDED":
+            return
+        if found["status"] != "RUNNING":
+            raise SweepError(
+                f"{case.result_path} ended as {found['status']}: {found.get('error', '')}: "
+                f"{found.get('cause', '')[:500]}; the same command continues from here"
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _running(stepfunctions: Any, target: Target, case: Case) -> str | None:
+    running = stepfunctions.list_executions(
+        stateMachineArn=target.state_machine_arn, statusFilter="RUNNING", maxResults=100
+    )
+    for item in running["executions"]:
+        found = stepfunctions.describe_execution(executionArn=item["executionArn"])
+        if json.loads(found["input"]).get("result_path") == case.result_path:
+            return str(item["executionArn"])
+    return None
+
+
+def _row(case: Case, summary: Json) -> Json:
+    """One run, with the historic names and some that they lack."""
+    spread, wall = summary["spread"], summary["wall (seconds)"]
+    samples = summary["num_samples"]
+    return {
+        "partition_mb": case.partition_mb,
+        "data_gb": round(summary["input_bytes"] / 1e9, 4) if case.data_gb is None else case.data_gb,
+        "batch_size": case.batch_size,
+        "experiment": case.number,
+        "world_size": summary["world_size"],
+        "num_samples": samples,
+        "duration (seconds)": wall,
+        "total_cpu_time (seconds)": summary["seconds"]["inference"],
+        "sample_persec": spread["sample_persec"]["p50"],
+        "throughput_bps": spread["throughput_bps"]["p50"],
+        "images_per_second": samples / wall if wall else None,
+        "total_process_memory (MB)": spread["total_process_memory (MB)"]["max"],
+        "GB-seconds": summary["cost"]["GB-seconds"],
+        "total (USD)": summary["cost"]["total (USD)"],
+        "run_id": summary["run_id"],
+    }
+
+
+def _write(out: Path, rows: list[Json]) -> None:
+    """result_stats.csv: every run; batch_varying_results.csv: each case over its repeats."""
+    _write_csv(out / RESULT_STATS, rows)
+    _write_csv(out / BATCH_VARYING, list(over_repeats(rows)))
+
+
+def _write_csv(path: Path, rows: list[Json]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def over_repeats(rows: list[Json]) -> Iterable[Json]:
+    """Mean and standard deviation of each case; runs far from the others are counted, not dropped."""
+    keys = ("partition_mb", "data_gb", "batch_size")
+    groups: dict[tuple[Any, ...], list[Json]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    figures = [
+        "duration (seconds)", "sample_persec", "throughput_bps", "images_per_second",
+        "total_process_memory (MB)", "total (USD)",
+    ]  # fmt: skip
+    for key, group in groups.items():
+        found: Json = {**dict(zip(keys, key, strict=True)), "repeats": len(group)}
+        for figure in figures:
+            values = [row[figure] for row in group]
+            found[f"{figure} mean"] = statistics.fmean(values)
+            found[f"{figure} std"] = statistics.stdev(values) if len(values) > 1 else 0.0
+        times = [row["duration (seconds)"] for row in group]
+        found["outliers"] = sum(_is_outlier(value, times) for value in times)
+        yield found
+
+
+def _is_outlier(value: float, values: list[float]) -> bool:
+    """By the modified z-score of Iglewicz and Hoaglin (1993): 0.6745 |x - median| / MAD above 3.5."""
+    middle = statistics.median(values)
+    spread = statistics.median(abs(other - middle) for other in values)
+    return spread > 0 and 0.6745 * abs(value - middle) / spread > 3.5

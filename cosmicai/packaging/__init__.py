@@ -1,0 +1,1 @@
+"""What is deployed: zips, and the task folder of the inference image."""

@@ -1,0 +1,131 @@
+"""Reproducible zips for three Lambdas, and the task folder of the inference image.
+
+docker/inference.Dockerfile and the embedded AWS assemble the task folder with the same steps: `packages`,
+`extra`, `code`. Standard library alone, so that the image's build stage needs nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import venv
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from cosmicai.packaging.kernels import KERNELS, SOURCES, kernels
+from cosmicai.packaging.packages import NO_EXTRAS, ExtraPackages, digest, install_extra, install_packages
+from cosmicai.packaging.places import (
+    COMPILER_LOCK,
+    FUNCTIONS,
+    LOCKS,
+    ROOT,
+    RUNTIME_LOCK,
+    ZIP_CONTENT,
+    BuildFolder,
+)
+
+_NOT_SHIPPED = ("__pycache__",)
+_REQUIREMENTS = (".txt", ".lock")  # suffixes of what pip reads, in functions/inference
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold: same input, same bytes
+
+
+def package(build: BuildFolder) -> None:
+    """The zips that Terraform deploys."""
+    build.root.mkdir(parents=True, exist_ok=True)
+    for function, extra in ZIP_CONTENT.items():
+        _replace_if_changed(build.zip_file(function), _zipped(function, extra))
+
+
+def assemble(build: BuildFolder, variants: Sequence[str] = ("lean",), extra: ExtraPackages = NO_EXTRAS) -> None:
+    """The zips, and all that the embedded AWS needs to run functions; at once when nothing has changed."""
+    from filelock import FileLock
+
+    build.root.mkdir(parents=True, exist_ok=True)
+    with FileLock(build.root / ".lock"):
+        package(build)
+        if not build.python.exists():
+            venv.create(build.python, with_pip=False, symlinks=True)
+        install_packages(build.runtime, (RUNTIME_LOCK,))
+        for variant in variants:
+            install_packages(build.image(variant), LOCKS[variant])
+            copy_code(build.image(variant))
+            if extra.packages:
+                _extend(build.image(variant), build.image(variant, extra), extra)
+                copy_code(build.image(variant, extra))
+
+
+def _extend(base: Path, folder: Path, extra: ExtraPackages) -> None:
+    """`folder` as `base` with the extra packages, unless it is so already; its files are links to base's."""
+    marker, wanted = folder / ".extra", (base / ".requirements").read_text() + extra.digest
+    if marker.exists() and marker.read_text() == wanted:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(base, folder, copy_function=os.link)
+    shutil.rmtree(folder / "inference", ignore_errors=True)  # what copy_code writes is not shared
+    (folder / ".code").unlink(missing_ok=True)
+    install_extra(folder, extra)
+    marker.write_text(wanted)
+
+
+def copy_code(folder: Path) -> None:
+    """The inference package itself, beside its requirements."""
+    kernels()
+    source, target = FUNCTIONS / "inference", folder / "inference"
+    wanted = digest(*(str(p.relative_to(source)).encode() + p.read_bytes() for p in _shipped(source)))
+    marker = folder / ".code"
+    if marker.exists() and marker.read_text() == wanted:
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    for path in _shipped(source):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    marker.write_text(wanted)
+
+
+def image_tag(extra: ExtraPackages = NO_EXTRAS) -> str:
+    """A hash of all that the inference images are made of: what is the same is never built twice."""
+    source = FUNCTIONS / "inference"
+    steps = [ROOT / "docker" / "inference.Dockerfile", *sorted(Path(__file__).parent.glob("*.py"))]
+    parts = [*steps, COMPILER_LOCK, *(lock for locks in LOCKS.values() for lock in locks)]
+    parts += sorted(path for path in KERNELS.iterdir() if path.suffix in SOURCES)
+    shipped = [path for path in _shipped(source) if path.parent != KERNELS]
+    named = (str(path.relative_to(source)).encode() + path.read_bytes() for path in shipped)
+    extras = [extra.digest.encode()] if extra.packages else []
+    return digest(*(path.read_bytes() for path in parts), *named, *extras)[:16]
+
+
+def _shipped(folder: Path) -> list[Path]:
+    """The files below a function's folder, those of the contract that it links to among them."""
+    files = (Path(at) / name for at, _, names in os.walk(folder, followlinks=True) for name in names)
+    wanted = (path for path in files if not _is_build_input(path))
+    return sorted(path for path in wanted if not set(_NOT_SHIPPED) & set(path.relative_to(folder).parts))
+
+
+def _is_build_input(path: Path) -> bool:
+    """Whether it is only read when the image is made, or belongs to the kernels of another machine."""
+    if path.parent == KERNELS:
+        return path.name != f"{platform.machine()}.so"
+    return path.parent == FUNCTIONS / "inference" and path.suffix in _REQUIREMENTS
+
+
+def _zipped(function: str, extra: tuple[Path, ...]) -> list[tuple[str, bytes]]:
+    folder = FUNCTIONS / function
+    own = [(f"{function}/{path.relative_to(folder)}", path.read_bytes()) for path in _shipped(folder)]
+    return own + [(f"{function}/{path.name}", path.read_bytes()) for path in extra]
+
+
+def _replace_if_changed(path: Path, content: list[tuple[str, bytes]]) -> None:
+    partial = path.with_suffix(".partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content:
+            info = zipfile.ZipInfo(name, _ZIP_TIME)
+            info.external_attr = 0o100644 << 16
+            info.create_system = 3
+            archive.writestr(info, data, zipfile.ZIP_DEFLATED)
+    if path.exists() and path.read_bytes() == partial.read_bytes():
+        partial.unlink()
+    else:
+        partial.rename(path)

@@ -1,0 +1,72 @@
+"""Compiling the engine's kernels by PyPI's zig (the package ziglang)."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cosmicai.packaging.packages import PackagingError, digest
+from cosmicai.packaging.places import COMPILER_LOCK, FUNCTIONS
+
+KERNELS = FUNCTIONS / "inference" / "engine" / "kernels"
+SOURCES = (".cpp", ".h")  # shipped as what they are compiled to
+_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno")
+_WARNINGS = ("-Wall", "-Wextra", "-Werror")
+_NO_RUNTIME = ("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics")  # no C++ library is linked
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """What the kernels are compiled for: zig's target, the oldest CPU, and a CPU for each instruction set."""
+
+    target: str
+    oldest: str
+    instructions: dict[str, str]
+
+
+_MACHINES = {  # by what Python calls them; glibc 2.28 is the oldest that onnxruntime itself takes
+    "x86_64": _Machine(
+        "x86_64-linux-gnu.2.28", "x86_64_v2", {"avx2": "x86_64_v3", "avx512": "x86_64_v4-prefer_256_bit"}
+    ),
+    "aarch64": _Machine("aarch64-linux-gnu.2.28", "neoverse_n1", {"neon": "neoverse_n1"}),  # Graviton2
+    "arm64": _Machine("aarch64-macos", "apple_m1", {"neon": "apple_m1"}),
+}
+
+
+def kernels(machine: str = platform.machine()) -> Path | None:
+    """The engine's kernels as a library for a machine, compiled by PyPI's zig unless they are already; None for
+    a machine that they are not made for, where torch has to do."""
+    library, marker, made_for = KERNELS / f"{machine}.so", KERNELS / f".{machine}", _MACHINES.get(machine)
+    if made_for is None:
+        return None
+    sources = sorted(path for path in KERNELS.iterdir() if path.suffix in SOURCES)
+    wanted = digest(
+        Path(__file__).read_bytes(), COMPILER_LOCK.read_bytes(), *(path.read_bytes() for path in sources)
+    )
+    if library.exists() and marker.exists() and marker.read_text() == wanted:
+        return library
+    zig = [sys.executable, "-m", "ziglang", "c++", "-target", made_for.target]
+    with tempfile.TemporaryDirectory() as folder:
+        parts = [("operators", "operators", made_for.oldest)]
+        parts += [("kernels", name, cpu) for name, cpu in made_for.instructions.items()]
+        objects = [f"{folder}/{name}.o" for _, name, _ in parts]
+        for (source, name, cpu), made in zip(parts, objects, strict=True):
+            options = [*_FLAGS, *_NO_RUNTIME, *_WARNINGS, f"-mcpu={cpu}", f"-DKERNELS={name}"]
+            _compile([*zig, *options, "-c", str(KERNELS / f"{source}.cpp"), "-o", made])
+        finished = library.with_suffix(".partial")
+        # Threads free their buffers by its code when they end: it stays loaded.
+        stays = ["-Wl,-z,nodelete"] if "linux" in made_for.target else []
+        _compile([*zig, "-shared", "-s", "-nostdlib++", *stays, *objects, "-o", str(finished)])
+    finished.rename(library)
+    marker.write_text(wanted)
+    return library
+
+
+def _compile(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise PackagingError(f"the engine's kernels could not be compiled:\n{done.stderr.strip()[-2000:]}")

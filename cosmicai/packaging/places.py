@@ -1,0 +1,57 @@
+"""Where sources and what is built from them lie. Standard library alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cosmicai.packaging.packages import NO_EXTRAS, ExtraPackages
+
+ROOT = Path(__file__).resolve().parents[2]
+FUNCTIONS = ROOT / "functions"
+SCHEMA = ROOT / "statemachine" / "payload.schema.json"
+ZIP_CONTENT: dict[str, tuple[Path, ...]] = {"initialize": (SCHEMA,), "rendezvous": (), "summarize": ()}
+"""Zip functions, with the files that they carry besides their own folder."""
+
+_INFERENCE = FUNCTIONS / "inference"
+LOCKS: dict[str, tuple[Path, ...]] = {
+    "lean": (_INFERENCE / "requirements.lock",),
+    "torch": (_INFERENCE / "requirements-torch.lock", _INFERENCE / "torch.lock"),
+}
+"""What pip installs into each variant of the inference image: without torch, and with it for the torch engine
+and users' scripts. scripts/lock.py writes the locks."""
+RUNTIME_LOCK = FUNCTIONS / "runtime-requirements.lock"
+COMPILER_LOCK = FUNCTIONS / "build-requirements.lock"
+IMAGE_NAMES = {"lean": "inference", "torch": "inference-torch"}
+
+
+@dataclass(frozen=True)
+class BuildFolder:
+    """Where everything that can be made again from the sources lies."""
+
+    root: Path = ROOT / "build"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    def image(self, variant: str, extra: ExtraPackages = NO_EXTRAS) -> Path:
+        """The task folder of a variant of the inference image."""
+        return self.images / image_name(variant, extra)
+
+    @property
+    def runtime(self) -> Path:
+        return self.root / "runtime"
+
+    @property
+    def python(self) -> Path:
+        return self.root / "python"
+
+    def zip_file(self, function: str) -> Path:
+        return self.root / f"{function}.zip"
+
+
+def image_name(variant: str, extra: ExtraPackages = NO_EXTRAS) -> str:
+    """What the embedded AWS calls an image: other packages are another image."""
+    name = IMAGE_NAMES[variant]
+    return f"{name}-{extra.digest}" if extra.packages else name

@@ -1,0 +1,59 @@
+"""report.html of downloaded results, with the historic Results.json and inference.png beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cosmicai.results import historic
+from cosmicai.results.outputs import write_text
+from summarize.report import report
+
+Json = dict[str, Any]
+
+
+class ResultsError(RuntimeError):
+    """A folder does not hold the results of a run."""
+
+
+def write(folder: Path) -> Path:
+    """Writes report.html and the historic files. Raises ResultsError and OutputError."""
+    summary, infos = read(folder)
+    page = folder / "report.html"
+    try:
+        text = report(summary, infos)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ResultsError(
+            f"{folder / 'summary.json'} is not what a run writes ({type(error).__name__}: {error}); "
+            "download the run again with `cosmicai results NAME`"
+        ) from error
+    write_text(page, text)
+    historic.write(folder, summary, infos)
+    return page
+
+
+def historic_of(folder: Path) -> list[Json] | None:
+    """Adds Results.json and inference.png; the rank infos, or None if the run ended before its summary."""
+    if not (folder / "summary.json").exists():
+        return None
+    summary, infos = read(folder)
+    historic.write(folder, summary, infos)
+    return infos
+
+
+def read(folder: Path) -> tuple[Json, list[Json]]:
+    """summary.json and combined_data.json. Raises ResultsError."""
+    summary, infos = (_json(folder / f"{name}.json") for name in ("summary", "combined_data"))
+    if not isinstance(summary, dict) or not isinstance(infos, list):
+        raise ResultsError(f"{folder}: its summary.json and combined_data.json are not those of a run")
+    return summary, infos
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ResultsError(f"{path} is missing: download a run with `cosmicai results NAME`") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ResultsError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,1 @@
+"""Runs of a deployment: start, follow, download; and a rank on this machine."""

@@ -1,0 +1,240 @@
+"""One machine, no cloud: the code of a rank over local partitions, or over partitions in S3.
+
+Every partition is a rank, and processes take one after the other. The output folder is laid out like a run in
+S3, with report.html, inference.png and Results.json (the historic keys).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from cosmicai.results import historic
+from cosmicai.results.outputs import new_folder, publish_run, write_text
+from inference.contract.event import RankEvent
+from inference.data.partition import PartitionError
+from inference.data.storage import Folder, ObjectError, Storage
+from inference.data.torchfile import LocalFile, Source
+from inference.rank import Host, Worker
+from initialize.plan import PartitionFile, list_partitions, natural
+from summarize.report import report
+from summarize.summary import summary
+
+LOCAL = ""  # stands for the file system where S3 has the name of a bucket
+Json = dict[str, Any]
+Progress = Callable[[int, int], None]
+Moved = tuple[str, str]
+"""A folder of events, and the one to write to in its place."""
+
+
+class InputError(ValueError):
+    """A source does not exist, holds no partition, or is given twice."""
+
+
+class InferenceError(RuntimeError):
+    """No partition could be computed; the message says why."""
+
+
+class FileStorage(Storage):
+    """A rank's storage whose nameless bucket is the file system."""
+
+    def __init__(self, client: Any, moved: Moved | None = None) -> None:
+        super().__init__(client)
+        self._moved = moved
+
+    def open(self, bucket: str, key: str) -> Source:
+        if bucket != LOCAL:
+            return super().open(bucket, key)
+        try:
+            return LocalFile(Path(key))
+        except OSError as error:
+            raise ObjectError(f"{key} could not be read: {error.strerror}") from error
+
+    def folder(self, bucket: str, prefix: str, cache: Path) -> Folder:
+        return LocalFolder(self, LOCAL, prefix, {path.name: "" for path in Path(prefix).iterdir()}, cache)
+
+    def write(self, bucket: str, key: str, body: bytes, content_type: str) -> None:
+        path = Path(key)
+        if self._moved is not None:
+            path = Path(self._moved[1]) / path.relative_to(self._moved[0])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+
+
+class LocalFolder(Folder):
+    """A folder that is on this machine already."""
+
+    def fetch(self, names: Sequence[str]) -> Path:
+        missing = sorted(set(names) - set(self.etags))
+        if missing:
+            raise ObjectError(f"{self.prefix} holds no {', '.join(missing)}")
+        return Path(self.prefix)
+
+
+def infer(
+    sources: Sequence[str],
+    out: Path,
+    batch_size: int,
+    processes: int,
+    model: Path | None = None,
+    device: str = "cpu",
+    engine: str = "auto",
+    precision: str = "auto",
+    progress: Progress = lambda done, total: None,
+) -> Json:
+    """Predicts redshifts for all partitions of `sources` (files, folders, s3://bucket/prefix).
+
+    Returns the summary. The results appear in `out` together at the end, in place of those of an earlier call.
+    A partition that cannot be computed is a failed rank of the summary. Raises InputError, InferenceError,
+    EngineError, ConfigError or OutputError, and then nothing has changed.
+    """
+    files = [file for source in sources for file in _partitions(source)]
+    _check_each_once(files)
+    run = _run(files, out, batch_size)
+    plain = [_event(run, rank, file, out, model) for rank, file in enumerate(files)]
+    events = [replace(event, engine=engine, precision=precision) for event in plain]
+    with new_folder(out) as scratch:
+        failures = _computed(events, min(processes, len(events)), device, (str(out), str(scratch)), progress)
+        if len(failures) == len(events):
+            told = failures[0]["cause"]
+            raise InferenceError(
+                told if len(events) == 1 else f"no partition could be computed; the first: {told}"
+            )
+        content = _finish(scratch, run, failures)
+        publish_run(scratch, out)
+    return content
+
+
+def _computed(
+    events: list[RankEvent], processes: int, device: str, moved: Moved, progress: Progress
+) -> dict[int, Json]:
+    """Computes every event; returns the records of those that failed, by rank."""
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    failures: dict[int, Json] = {}
+    with ProcessPoolExecutor(processes) as pool:
+        ranks = {pool.submit(_infer_one, event, threads, device, moved): event.rank for event in events}
+        try:
+            for done, rank in enumerate(as_completed(ranks), 1):
+                failure = _failure(rank)
+                if failure is not None:
+                    failures[ranks[rank]] = failure
+                progress(done, len(events))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return failures
+
+
+def _failure(rank: Future[None]) -> Json | None:
+    """The record of a rank whose partition cannot be computed; raises what concerns all ranks."""
+    try:
+        rank.result()
+    except (PartitionError, ObjectError) as error:
+        return {"error": type(error).__name__, "cause": str(error)}
+    except BrokenProcessPool as error:
+        raise InferenceError(
+            "a process was killed, perhaps because memory ran out: give fewer --processes or a smaller "
+            "--batch-size"
+        ) from error
+    return None
+
+
+def _partitions(source: str) -> list[tuple[str, PartitionFile]]:
+    """(bucket, file) of every partition of one source, in natural order."""
+    if source.startswith("s3://"):
+        bucket, _, prefix = source.removeprefix("s3://").partition("/")
+        return [(bucket, file) for file in list_partitions(boto3.client("s3"), bucket, prefix.strip("/"))]
+    path = Path(source)
+    paths = sorted(path.glob("*.pt"), key=lambda p: natural(p.name)) if path.is_dir() else [path]
+    if not paths or not paths[0].is_file():
+        raise InputError(
+            f"{source}: there is no partition file; give .pt files, folders of them or s3://bucket/prefix"
+        )
+    return [(LOCAL, PartitionFile(str(p), p.stat().st_size)) for p in paths]
+
+
+def _check_each_once(files: list[tuple[str, PartitionFile]]) -> None:
+    """Raises InputError if a partition is given twice: its galaxies would count twice."""
+    places = Counter(
+        str(Path(file.key).resolve()) if bucket == LOCAL else f"s3://{bucket}/{file.key}"
+        for bucket, file in files
+    )
+    twice = [place for place, count in places.items() if count > 1]
+    if twice:
+        raise InputError(f"{twice[0]} is given {places[twice[0]]} times; give each partition once")
+
+
+def _run(files: list[tuple[str, PartitionFile]], out: Path, batch_size: int) -> Json:
+    return {
+        "run_id": f"local-{uuid.uuid4().hex[:12]}",
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "payload": {"result_path": str(out), "batch_size": batch_size},
+        "world_size": len(files),
+        "data_map": {str(rank): file.key for rank, (_, file) in enumerate(files)},
+        "files": len(files),
+        "bytes": sum(file.size for _, file in files),
+    }
+
+
+def _event(run: Json, rank: int, file: tuple[str, PartitionFile], out: Path, model: Path | None) -> RankEvent:
+    return RankEvent(
+        rank=rank,
+        world_size=run["world_size"],
+        run_id=run["run_id"],
+        bucket=LOCAL,
+        result_path=str(out),
+        data_bucket=file[0],
+        data_prefix=str(Path(file[1].key).parent),
+        data_paths=(file[1].key,),
+        batch_size=run["payload"]["batch_size"],
+        model=None if model is None else str(model),
+        engine="auto",
+        precision="auto",
+        save_predictions=True,
+        script_folder=None,
+        script=None,
+    )
+
+
+def _infer_one(event: RankEvent, threads: int, device: str, moved: Moved) -> None:
+    _worker(threads, device, moved).run(event)
+
+
+@cache
+def _worker(threads: int, device: str, moved: Moved | None = None) -> Worker:
+    """One per process, so that the network is loaded once."""
+    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**2
+    host = Host(memory_mb, threads, Path(), device)
+    return Worker(lambda: FileStorage(boto3.client("s3", region_name="us-east-1"), moved), host)
+
+
+def _finish(folder: Path, run: Json, failures: dict[int, Json]) -> Json:
+    """Writes everything that concerns the whole run; returns the summary."""
+    for rank, record in failures.items():
+        _write(folder / "failures" / f"{rank}.json", {"rank": rank, "run_id": run["run_id"], **record})
+    ranks = (rank for rank in range(run["world_size"]) if rank not in failures)
+    infos = [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in ranks]
+    # What Lambda would bill for the memory of this machine says nothing.
+    content = {**summary(run, infos, failures), "cost": None}
+    _write(folder / "run.json", run)
+    _write(folder / "combined_data.json", infos)
+    _write(folder / "summary.json", content)
+    write_text(folder / "report.html", report(content, infos))
+    historic.write(folder, content, infos)
+    return content
+
+
+def _write(path: Path, content: object) -> None:
+    write_text(path, json.dumps(content, indent=1))

@@ -1,0 +1,64 @@
+"""The log of one rank, found among those of all invocations by what the handler writes at its beginning."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+from cosmicai.deploy.target import Target
+
+Json = dict[str, Any]
+
+
+def of_rank(target: Target, execution: Json, rank: int) -> list[str]:
+    """The lines of every attempt of a rank, in their order; [] where there is none."""
+    client, run_id = target.client("logs"), _run_id(target, execution)
+    group = f"/aws/lambda/{target.inference_function}"
+    since = int(execution["startDate"].timestamp() * 1000) - 60_000
+    pages = client.get_paginator("filter_log_events").paginate(
+        logGroupName=group, startTime=since, filterPattern='"rank starts"'
+    )
+    lines: list[str] = []
+    for page in pages:
+        for event in page["events"]:
+            if _starts(event["message"], run_id, rank):
+                lines += _invocation(client, group, event)
+    return lines
+
+
+def _run_id(target: Target, execution: Json) -> str:
+    """The execution's name, but that of the run where it resumes one."""
+    payload = json.loads(execution["input"])
+    if not payload.get("resume"):
+        return str(execution["name"])
+    key = f"{str(payload['result_path']).rstrip('/')}/run.json"
+    return str(json.load(target.client("s3").get_object(Bucket=payload["bucket"], Key=key)["Body"])["run_id"])
+
+
+def _starts(message: str, run_id: str, rank: int) -> bool:
+    wanted = {"message": "rank starts", "rank": rank, "run_id": run_id}
+    for line in message.splitlines():
+        with suppress(ValueError):
+            if json.loads(line) == wanted:
+                return True
+    return False
+
+
+def _invocation(client: Any, group: str, event: Json) -> list[str]:
+    """From the START before the event to the REPORT behind it, in the event's own stream."""
+    pages = client.get_paginator("filter_log_events").paginate(
+        logGroupName=group, logStreamNames=[event["logStreamName"]], startTime=event["timestamp"] - 60_000
+    )
+    lines: list[str] = []
+    inside = False
+    for page in pages:
+        for found in page["events"]:
+            for line in found["message"].splitlines():
+                if line.startswith("START "):
+                    lines, inside = [], False
+                lines.append(line)
+                inside |= line in event["message"].splitlines()
+                if line.startswith("REPORT ") and inside:
+                    return lines
+    return lines if inside else []

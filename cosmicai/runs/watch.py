@@ -1,0 +1,229 @@
+"""The state of a run: ranks, speed, cost so far, errors. Asks AWS no more often than its limits allow."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cosmicai.deploy.target import Target
+from summarize.contract.pricing import cost
+from summarize.contract.rank_info import MOST_BYTES, checked, counted, images_text, is_exact, is_result, parse
+from summarize.contract.untrusted import UntrustedError
+
+# DescribeMapRun is refilled once a second, DescribeExecution and GetExecutionHistory faster
+# (https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html).
+POLL_SECONDS = 2.0
+_READ_AT_ONCE = 500  # rank infos a look
+_EVER = datetime.min.replace(tzinfo=UTC)
+_RANK = re.compile(r"(0|[1-9][0-9]{0,8})\.json")
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Snapshot:
+    """A run at one moment; counts of ranks are None until they are planned.
+
+    seconds: of this execution. wall_seconds: from the run's start to its last rank's end, as in summary.json
+    and report.html; None until there is a summary. usd_so_far: of the ranks that have finished and the
+    rendezvous host; the summary's total once there is one.
+    """
+
+    name: str
+    status: str
+    state: str | None
+    started: str
+    seconds: float
+    result: str
+    wall_seconds: float | None = None
+    ranks: int | None = None
+    done: int = 0
+    failed: int = 0
+    running: int | None = None
+    pending: int | None = None
+    images: int | None = 0  # None if no rank gives a number; a user's script may not
+    images_from: dict[str, int] = field(default_factory=dict)  # ranks by the field they were counted by
+    images_per_second: float | None = 0.0
+    gigabytes_read: float = 0.0
+    usd_so_far: float = 0.0
+    errors: dict[int, str] = field(default_factory=dict)
+    error: str = ""
+    cause: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.status != "RUNNING"
+
+    @property
+    def images_text(self) -> str:
+        """The number of images, and how those of a script's ranks were counted."""
+        return images_text(self.images, self.images_from)
+
+    def to_json(self) -> Json:
+        return asdict(self)
+
+
+class Watcher:
+    """Looks at one execution; the results of a rank are read once."""
+
+    def __init__(self, target: Target, execution_arn: str) -> None:
+        self._arn = execution_arn
+        self._stepfunctions, self._s3 = target.client("stepfunctions"), target.client("s3")
+        self._run: Json | None = None
+        self._infos: dict[int, Json] = {}
+        self._failures: dict[int, Json] = {}
+        self._summary: Json | None = None
+        self._map_run: str | None = None
+        self.payload: Json = {}
+
+    def look(self) -> Snapshot:
+        """The run as it is now. Raises botocore's errors."""
+        execution = self._stepfunctions.describe_execution(executionArn=self._arn)
+        self.payload = json.loads(execution["input"])
+        until = execution.get("stopDate") or datetime.now(UTC)
+        bucket, folder = self.payload.get("bucket", ""), str(self.payload.get("result_path", "")).rstrip("/")
+        found = Snapshot(
+            name=execution["name"],
+            status=execution["status"],
+            state=None if execution["status"] != "RUNNING" else self._state(),
+            started=execution["startDate"].astimezone(UTC).isoformat(timespec="seconds"),
+            seconds=max((until - execution["startDate"]).total_seconds(), 0.0),
+            result=f"s3://{bucket}/{folder}",
+            error=execution.get("error", ""),
+            cause=execution.get("cause", ""),
+        )
+        self._read_run(execution, bucket, folder)
+        if self._run is not None:
+            self._count(found, bucket, folder, execution["startDate"])
+            self._total(found, bucket, folder, execution["startDate"])
+        return found
+
+    def _read_run(self, execution: Json, bucket: str, folder: str) -> None:
+        """run.json of this very execution, or of the one that it resumes."""
+        if self._run is not None or not bucket or not folder:
+            return
+        try:
+            run = json.load(self._s3.get_object(Bucket=bucket, Key=f"{folder}/run.json")["Body"])
+        except (self._s3.exceptions.NoSuchKey, self._s3.exceptions.NoSuchBucket, ValueError, RecursionError):
+            return
+        planned = isinstance(run, dict) and {"run_id", "world_size", "bytes_per_rank"} <= run.keys()
+        if planned and (run["run_id"] == execution["name"] or self.payload.get("resume")):
+            self._run = run
+
+    def _count(self, found: Snapshot, bucket: str, folder: str, began: datetime) -> None:
+        assert self._run is not None  # noqa: S101 - for the type checker
+        self._read_new(bucket, f"{folder}/", self._infos, is_result)
+        # A resumed run has the records of ranks that failed before: they are no failures of this execution.
+        self._read_new(bucket, f"{folder}/failures/", self._failures, _is_of, _second(began))
+        infos = [checked(info) for info in self._infos.values()]
+        failures = {rank: record for rank, record in self._failures.items() if rank not in self._infos}
+        found.ranks, found.done, found.failed = self._run["world_size"], len(infos), len(failures)
+        found.images, found.images_from = counted(infos)
+        exact = found.images is not None and is_exact(found.images_from)
+        found.images_per_second = (found.images or 0) / max(found.seconds, 1e-3) if exact else None
+        host = found.seconds if _is_direct(self._run) else 0.0
+        sizes = self._run["bytes_per_rank"]
+        found.gigabytes_read = sum(sizes[rank] for rank in self._infos if rank < len(sizes)) / 1e9
+        found.usd_so_far = cost(infos, host)["total (USD)"]
+        found.errors = {rank: _message(record) for rank, record in sorted(failures.items())}
+        found.running, found.pending = self._map_counts() if not found.ended else (0, 0)
+
+    def _total(self, found: Snapshot, bucket: str, folder: str, began: datetime) -> None:
+        """Time, speed and cost of a run that has ended, as its summary has them."""
+        if not found.ended:
+            return
+        if self._summary is None:
+            self._summary = self._read_summary(bucket, folder, began)
+        if self._summary is not None:
+            found.wall_seconds, found.usd_so_far = (
+                self._summary["wall (seconds)"],
+                self._summary["cost"]["total (USD)"],
+            )
+            if found.images_per_second is not None and found.wall_seconds:
+                found.images_per_second = (found.images or 0) / found.wall_seconds
+
+    def _read_summary(self, bucket: str, folder: str, began: datetime) -> Json | None:
+        """The summary that this execution has written; one that was stopped leaves that of an earlier one."""
+        try:
+            answer = self._s3.get_object(Bucket=bucket, Key=f"{folder}/summary.json")
+            summary = json.load(answer["Body"])
+        except (self._s3.exceptions.NoSuchKey, ValueError, RecursionError):
+            return None
+        ours = (
+            isinstance(summary, dict) and self._run is not None and summary.get("run_id") == self._run["run_id"]
+        )
+        known = ours and "wall (seconds)" in summary and "total (USD)" in summary.get("cost", {})
+        return summary if known and answer["LastModified"] >= _second(began) else None
+
+    def _read_new(
+        self,
+        bucket: str,
+        prefix: str,
+        known: dict[int, Json],
+        is_wanted: Callable[[Any, str, int], bool],
+        since: datetime = _EVER,
+    ) -> None:
+        """Reads the objects PREFIX{rank}.json of ranks that are not known, if written at `since` or later."""
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+        listed = (item for page in pages for item in page.get("Contents", []))
+        objects = [item for item in listed if item["Size"] <= MOST_BYTES and item["LastModified"] >= since]
+        names = (_RANK.fullmatch(item["Key"].removeprefix(prefix)) for item in objects)
+        ranks = [int(name[1]) for name in names if name]
+        new = [rank for rank in ranks if rank not in known][:_READ_AT_ONCE]
+
+        def read(rank: int) -> tuple[int, Any]:
+            body = self._s3.get_object(Bucket=bucket, Key=f"{prefix}{rank}.json")["Body"]
+            try:
+                return rank, parse(body.read())[0]
+            except UntrustedError:
+                return rank, None  # a script may write anything to this key before its rank does
+
+        with ThreadPoolExecutor(16) as pool:
+            for rank, content in pool.map(read, new):
+                if self._run is not None and is_wanted(content, self._run["run_id"], rank):
+                    known[rank] = content
+
+    def _state(self) -> str | None:
+        """The state that the execution has entered last."""
+        history = self._stepfunctions.get_execution_history(
+            executionArn=self._arn, reverseOrder=True, maxResults=20, includeExecutionData=False
+        )
+        entered = (event.get("stateEnteredEventDetails", {}).get("name") for event in history["events"])
+        return next((name for name in entered if name), None)
+
+    def _map_counts(self) -> tuple[int | None, int | None]:
+        if self._map_run is None:
+            runs = self._stepfunctions.list_map_runs(executionArn=self._arn)["mapRuns"]
+            self._map_run = runs[0]["mapRunArn"] if runs else None
+        if self._map_run is None:
+            return None, None
+        counts = self._stepfunctions.describe_map_run(mapRunArn=self._map_run)["itemCounts"]
+        return counts.get("running"), counts.get("pending")
+
+
+def _is_of(record: Any, run_id: str, _: int) -> bool:
+    return isinstance(record, dict) and record.get("run_id") == run_id
+
+
+def _is_direct(run: Json) -> bool:
+    """Whether the run uses the rendezvous host."""
+    return bool((run.get("collectives") or {}).get("channel") == "direct")
+
+
+def _second(time: datetime) -> datetime:
+    """The beginning of its second, to which S3 rounds."""
+    return time - timedelta(microseconds=time.microsecond)
+
+
+def _message(record: Json) -> str:
+    """A rank's error in one line."""
+    cause = str(record.get("cause", ""))
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
+        cause = str(json.loads(cause)["errorMessage"])
+    return f"{record.get('error', 'unknown')}: {cause}".replace("\n", " ")

@@ -1,0 +1,1 @@
+"""Partitions in S3 or on disk, read as data."""

@@ -1,0 +1,1 @@
+"""What computes redshifts: the network, and the ways to run it."""

@@ -1,0 +1,137 @@
+"""Which engine and precision run a model folder on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..contract.paths import plain
+from .cpu import cpu_flags, instructions
+from .interface import EngineError
+
+GRAPHS = "graphs.json"  # of a model folder: which graphs it has, and which of them are admitted
+TORCH_FILES = ("config.json", "model.safetensors")
+_NEON_INT8 = "asimddp"  # dot products, without which NEON is slow at int8; AVX2, which kernels need, is fast
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine for a model folder, the files of it that are needed, and the reason for the precision."""
+
+    engine: str
+    precision: str
+    files: tuple[str, ...]
+    reason: str
+
+
+def choose(graphs: dict[str, Any] | None, engine: str, precision: str, device: str = "cpu") -> Choice:
+    """What to run a model by: its graphs.json (None where it has none), what was asked for, and this host.
+
+    `auto` takes onnxruntime, and int8 where it is admitted and the CPU is fast at it. Raises EngineError.
+    """
+    if engine not in ("auto", "onnxruntime", "torch"):
+        raise EngineError(f"engine: {engine} does not exist; give auto, onnxruntime or torch")
+    if precision not in ("auto", "float32", "int8"):
+        raise EngineError(f"precision: {precision} does not exist; give auto, float32 or int8")
+    usable = device == "cpu" and find_spec("onnxruntime") is not None and instructions() is not None
+    if engine == "onnxruntime" and (not usable or graphs is None):
+        raise EngineError(_why_no_graph(graphs, device))
+    if engine == "torch" or not usable or graphs is None:
+        return _torch(graphs, precision, device)
+    found, reason = _graph_precision(graphs, precision)
+    return Choice("onnxruntime", found, tuple(graphs[found]["files"]), reason)
+
+
+def _why_no_graph(graphs: dict[str, Any] | None, device: str) -> str:
+    if device != "cpu":
+        return f"engine: onnxruntime runs on the CPU here; give torch for device {device}"
+    if graphs is None:
+        return f"engine: the model folder has no {GRAPHS}; run `cosmicai model optimise` on it, or give torch"
+    if find_spec("onnxruntime") is None:
+        return "engine: onnxruntime is not installed here; give torch"
+    return (
+        f"engine: the kernels of onnxruntime's graphs do not run on this CPU ({platform.machine()}); give torch"
+    )
+
+
+def _torch(graphs: dict[str, Any] | None, precision: str, device: str) -> Choice:
+    if precision == "int8":
+        raise EngineError("precision: int8 is onnxruntime's alone; give auto or float32 with torch")
+    if find_spec("torch") is None:
+        raise EngineError(
+            "engine: torch is not in this image, and "
+            + ("the model folder has no " + GRAPHS if graphs is None else "torch was asked for")
+            + "; run `cosmicai model optimise` on the model, or deploy the image variant `torch`"
+        )
+    return Choice("torch", "float32", TORCH_FILES, "the torch engine computes in float32")
+
+
+def _graph_precision(graphs: dict[str, Any], asked: str) -> tuple[str, str]:
+    admitted = graphs.get("int8", {}).get("admitted", False)
+    if asked == "float32":
+        return "float32", "asked for"
+    if asked == "int8":
+        if not admitted:
+            raise EngineError(
+                "precision: int8 is not admitted for this model; "
+                "run `cosmicai model optimise --calibration …`, or give auto or float32"
+            )
+        return "int8", "asked for"
+    if not admitted:
+        return "float32", "int8 is not admitted for this model"
+    found = instructions()
+    if found == "neon" and _NEON_INT8 not in cpu_flags():
+        return "float32", f"this CPU ({platform.machine()}) lacks fast int8 products"
+    return "int8", f"admitted, and this CPU has {found}"
+
+
+def read_graphs(folder: Path) -> dict[str, Any] | None:
+    """A model folder's graphs.json; None where it has none. Raises EngineError where it is malformed."""
+    path = folder / GRAPHS
+    if not path.exists():
+        return None
+    try:
+        graphs = json.loads(path.read_bytes())
+        _check_graphs(graphs, folder)
+    except (ValueError, RecursionError) as error:  # JSON's, Unicode's and PathError among them
+        raise EngineError(
+            f"model: {GRAPHS} is malformed ({error}); run `cosmicai model optimise` on the model and upload it "
+            "again"
+        ) from None
+    return dict(graphs)
+
+
+def _check_graphs(graphs: Any, folder: Path) -> None:
+    """Raises ValueError for what `cosmicai model optimise` does not write, PathError for a file elsewhere."""
+    if not isinstance(graphs, dict) or "float32" not in graphs:
+        raise ValueError("float32 is missing")
+    for precision in graphs.keys() & {"float32", "int8"}:
+        graph = graphs[precision]
+        files = graph.get("files") if isinstance(graph, dict) else None
+        if not isinstance(files, dict) or not files:
+            raise ValueError(f"{precision}: files is not an object of names and SHA-256 sums")
+        for name, digest in files.items():
+            plain(folder, name)
+            if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+                raise ValueError(f"{precision}: {name[:80]!r} has no SHA-256 sum")
+        if sum(name.endswith(".onnx") for name in files) != 1:
+            raise ValueError(f"{precision}: files must name one .onnx file")
+        if not isinstance(graph.get("admitted", False), bool):
+            raise ValueError(f"{precision}: admitted is neither true nor false")
+
+
+def verify(folder: Path, choice: Choice) -> None:
+    """Raises EngineError if a graph's file is not the one that graphs.json was written for."""
+    graphs = read_graphs(folder)
+    sums = graphs[choice.precision]["files"] if graphs and choice.engine == "onnxruntime" else {}
+    for name, wanted in sums.items():
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != wanted:
+            raise EngineError(
+                f"model: {name} is not the file that {GRAPHS} was written for; upload the folder again"
+            )

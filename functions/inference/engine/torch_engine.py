@@ -1,0 +1,61 @@
+"""The reference engine: the torch network as it is, in float32, on CPU or CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..data.partition import Layout, Partition
+from . import astromae
+from .interface import EngineError, Floats
+
+CPU_BATCH = 128
+
+
+class TorchEngine:
+    name = "torch"
+    precision = "float32"
+
+    def __init__(self, folder: Path, threads: int, device: str) -> None:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise EngineError("device: cuda is not available to torch on this machine; give cpu")
+        torch.set_num_threads(threads)
+        self.device = device
+        self.instructions = torch.backends.cpu.get_cpu_capability().lower() if device == "cpu" else device
+        self._model = astromae.load(folder).to(device)
+        config = self._model.config
+        self.layout = Layout(config.channels, config.image_size, config.magnitudes)
+        self.model_bytes = sum(tensor.nbytes for tensor in self._model.state_dict().values())
+
+    def batch(self, asked: int) -> int:
+        """A GPU takes all at once; a CPU's caches hold no more than this."""
+        return asked if self.device == "cuda" else min(asked, CPU_BATCH)
+
+    @torch.inference_mode()
+    def predict(self, batches: Iterable[Partition]) -> Iterator[Floats]:
+        """On CUDA a batch is copied to the device while the one before it is computed."""
+        copies = torch.cuda.Stream() if self.device == "cuda" else None
+        computing: Tensor | None = None
+        for batch in batches:
+            images, magnitudes = self._staged(batch, copies)
+            if computing is not None:
+                yield computing.cpu().numpy()
+            if copies is not None:
+                torch.cuda.current_stream().wait_stream(copies)
+            computing = self._model(images, magnitudes)
+        if computing is not None:
+            yield computing.cpu().numpy()
+
+    def _staged(self, batch: Partition, copies: torch.cuda.Stream | None) -> tuple[Tensor, Tensor]:
+        """The batch's tensors on the device; on CUDA from pinned memory, without waiting for them."""
+        images, magnitudes = (torch.from_numpy(a.copy()) for a in (batch.images, batch.magnitudes))
+        if copies is None:
+            return images, magnitudes
+        with torch.cuda.stream(copies):
+            on_device = [t.pin_memory().to(self.device, non_blocking=True) for t in (images, magnitudes)]
+        for tensor in on_device:
+            tensor.record_stream(torch.cuda.current_stream())
+        return on_device[0], on_device[1]

@@ -1,0 +1,225 @@
+"""The ranks' metrics reduced to rank 0 while they run: a tree of messages that never costs a rank its results.
+
+Connections are made in the background while a rank computes. A leaf sends what it has and leaves; an inner rank
+waits for its children for a while and goes on without those that do not come. Summarize finds what is missing
+in S3.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ..contract.accuracy import Metrics
+from ..fmi import Channel, Deadline, FmiError, Purpose
+
+FANOUT = 32  # children that one rank may have a level: few ranks wait, and none holds many connections
+PATIENCE_SECONDS = 20.0  # of a leaf for its parent; of an inner rank so much more for each level below it
+MARGIN_SECONDS = 10.0  # of the function's time that is left for writing the rank info
+_AGAIN_SECONDS = 0.2
+_TAKEN = b"\x06"
+_MOST_UNPACKED = 16 << 20  # bytes of a share as JSON: 10,000 ranks, and histograms with all their bins
+_MOST_SAMPLES = 2**53
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A rank's place in the k-nomial tree of radix FANOUT, the generalisation of FMI's binomial one.
+
+    A rank's parent has the same number in base FANOUT with the lowest non-zero digit cleared: neighbours, who
+    start at about the same time, reduce among themselves first.
+    """
+
+    rank: int
+    size: int
+
+    @property
+    def parent(self) -> int | None:
+        if self.rank == 0:
+            return None
+        digit = 1
+        while self.rank % (digit * FANOUT) == 0:
+            digit *= FANOUT
+        return self.rank - self.rank % (digit * FANOUT)
+
+    @property
+    def children(self) -> list[int]:
+        found, digit = [], 1
+        while digit < self.size and self.rank % (digit * FANOUT) == 0:
+            places = (self.rank + number * digit for number in range(1, FANOUT))
+            found += [place for place in places if place < self.size]
+            digit *= FANOUT
+        return found
+
+    @property
+    def height(self) -> int:
+        """Levels below this rank."""
+        levels, digit = 0, 1
+        while self.rank + digit < self.size and self.rank % (digit * FANOUT) == 0:
+            levels, digit = levels + 1, digit * FANOUT
+        return levels
+
+
+@dataclass
+class Share:
+    """The merged metrics of some ranks; `metrics` is None where none of them saw a redshift."""
+
+    ranks: list[int]
+    num_samples: int
+    metrics: Metrics | None
+
+    def add(self, other: Share) -> None:
+        self.ranks = sorted([*self.ranks, *other.ranks])
+        self.num_samples += other.num_samples
+        if self.metrics is None:
+            self.metrics = other.metrics
+        elif other.metrics is not None:
+            self.metrics.add(other.metrics)
+
+    def pack(self) -> bytes:
+        state = None if self.metrics is None else self.metrics.to_json()
+        return zlib.compress(json.dumps([self.ranks, self.num_samples, state]).encode())
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Share:
+        """Raises ValueError for whatever `pack` has not made."""
+        unpacking = zlib.decompressobj()
+        try:
+            ranks, samples, state = json.loads(unpacking.decompress(data, _MOST_UNPACKED))
+        except (zlib.error, RecursionError, TypeError) as error:
+            raise ValueError(f"a share cannot be unpacked: {type(error).__name__}") from None
+        numbers = [samples, *ranks] if isinstance(ranks, list) else [None]
+        if not all(type(number) is int and 0 <= number <= _MOST_SAMPLES for number in numbers):
+            raise ValueError("a share holds something other than ranks and a number of galaxies")
+        return cls(ranks, samples, None if state is None else Metrics.from_json(state))
+
+
+class Reduction:
+    """One rank's part in it, begun before its work: `with Reduction(…) as r: …; share = r.finish(mine)`.
+
+    open_channel: makes the channel, in the background; seconds_left: of the function's time. Nothing raises:
+    faults are listed in `info`.
+    """
+
+    def __init__(
+        self, tree: Tree, open_channel: Callable[[], Channel], seconds_left: Callable[[], float]
+    ) -> None:
+        self._tree, self._seconds_left, self._purpose = tree, seconds_left, Purpose(0, tree.size)
+        self._faults: dict[str, str] = {}  # by what was to be done
+        self._ended = False
+        parent, children = tree.parent, tree.children
+        self._pool = ThreadPoolExecutor(len(children) + 2, "reduction")
+        self._channel: Future[Channel] | None = None
+        self._shares: dict[int, Future[Share | None]] = {}
+        self._link: Future[None] | None = None
+        if parent is not None or children:
+            self._channel = self._pool.submit(open_channel)
+            self._shares = {child: self._pool.submit(self._collect, child) for child in children}
+        if parent is not None:
+            self._link = self._pool.submit(self._connect, parent)
+
+    def __enter__(self) -> Reduction:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended = True
+        if self._channel is not None and self._channel.exception() is None:
+            self._channel.result().close()
+        self._pool.shutdown(cancel_futures=True)
+
+    def finish(self, own: Share) -> Share:
+        """What this rank and the children that came in time have, after it was handed to the parent."""
+        patience = Deadline(min(PATIENCE_SECONDS * (self._tree.height + 1), self._usable()))
+        wait(self._shares.values(), patience.left() if self._tree.parent is None else patience.left() / 2)
+        for child, future in self._shares.items():
+            share = future.result() if future.done() else None
+            if share is not None:
+                own.add(share)
+            else:
+                self._faults.setdefault(f"rank {child}", f"did not come in {patience.seconds:.0f} s")
+        if self._tree.parent is not None:
+            self._deliver(self._tree.parent, own.pack(), patience)
+        return own
+
+    def info(self) -> dict[str, Any]:
+        """For the rank info: what passed between this rank and others, and what went wrong."""
+        if self._channel is None or not self._channel.done() or self._channel.exception() is not None:
+            return {"faults": self._faults}
+        found = self._channel.result().statistics
+        return {
+            "partners": sorted(found.partners),
+            "relayed": sorted(found.relayed),
+            "set-up, beside the work (seconds)": found.setup_seconds,
+            "waiting, beside the work (seconds)": found.waiting_seconds,
+            "transfer (seconds)": found.sending_seconds,
+            "sent (bytes)": found.sent_bytes,
+            "received (bytes)": found.received_bytes,
+            "faults": self._faults,
+        }
+
+    def _usable(self) -> float:
+        return max(self._seconds_left() - MARGIN_SECONDS, 0.0)
+
+    def _opened(self) -> Channel | None:
+        """The channel; None where it cannot be opened, which is then a fault."""
+        assert self._channel is not None  # noqa: S101 - for the type checker
+        error = self._channel.exception()
+        if error is not None:
+            self._faults["channel"] = f"{type(error).__name__}: {error}"
+            return None
+        return self._channel.result()
+
+    def _collect(self, child: int) -> Share | None:
+        """The child's share, whenever it comes, also after it was started again; in a thread of its own."""
+        channel, deadline = self._opened(), Deadline(self._usable())
+        while channel is not None and not self._ended and deadline.left():
+            try:
+                data = channel.recv(child, None, self._purpose, deadline)
+                share = Share.unpack(bytes(data))
+            except (FmiError, ValueError) as error:
+                self._fault(f"rank {child}", error)
+                continue
+            if not channel.durable:
+                with suppress(FmiError):  # a child that does not hear it sends again, which is not needed
+                    channel.send(child, _TAKEN, self._purpose, Deadline(PATIENCE_SECONDS))
+            self._faults.pop(f"rank {child}", None)
+            return share
+        return None
+
+    def _connect(self, parent: int) -> None:
+        channel, deadline = self._opened(), Deadline(self._usable())
+        while channel is not None and not self._ended and deadline.left():
+            try:
+                channel.connect(parent, self._tree.rank, deadline)
+            except FmiError as error:
+                self._fault(f"rank {parent}", error)
+            else:
+                return
+
+    def _deliver(self, parent: int, data: bytes, patience: Deadline) -> None:
+        assert self._link is not None  # noqa: S101 - for the type checker
+        wait([self._link], patience.left())
+        channel = self._opened() if self._link.done() else None
+        while channel is not None:
+            try:
+                channel.send(parent, data, self._purpose, patience)
+                if not channel.durable:
+                    channel.recv(parent, len(_TAKEN), self._purpose, patience)
+                self._faults.pop(f"rank {parent}", None)
+                return
+            except FmiError as error:
+                self._fault(f"rank {parent}", error)
+                if not patience.left():
+                    return
+        self._faults.setdefault(f"rank {parent}", f"did not come in {patience.seconds:.0f} s")
+
+    def _fault(self, what: str, error: Exception) -> None:
+        if not self._ended:
+            self._faults[what] = f"{type(error).__name__}: {error}"
+            time.sleep(_AGAIN_SECONDS)

@@ -1,1 +1,0 @@
-../inference/aws.py
