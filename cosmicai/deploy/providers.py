@@ -1,6 +1,7 @@
 """Where Terraform's AWS provider comes from, for `cosmicai`, `make deploy` and `cosmicai doctor` alike.
 
-Standard library alone: `python cosmicai/deploy/providers.py` prints the folder of an offline mirror, or nothing.
+Standard library alone: `python cosmicai/deploy/providers.py` prints the folder of an offline mirror, or
+nothing.
 """
 
 from __future__ import annotations

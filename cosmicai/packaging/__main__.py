@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from cosmicai.packaging.assembly import copy_code, image_tag, package
-from cosmicai.packaging.kernels import kernels
+from cosmicai.packaging.kernels import compile_kernels
 from cosmicai.packaging.packages import ExtraPackages, PackagingError, install_extra, install_packages
 from cosmicai.packaging.places import LOCKS, ZIP_CONTENT, BuildFolder
 
@@ -36,7 +36,7 @@ def _step(arguments: argparse.Namespace, extra: ExtraPackages) -> None:
     elif arguments.step == "tag":
         print(image_tag(extra))
     elif arguments.step == "kernels":
-        kernels()
+        compile_kernels()
     elif arguments.step == "packages":
         install_packages(folder, LOCKS[arguments.variant])
     elif arguments.step == "extra":

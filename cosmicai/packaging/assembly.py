@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from cosmicai.packaging.kernels import KERNELS, SOURCES, kernels
+from cosmicai.packaging.kernels import KERNELS, SOURCES, compile_kernels
 from cosmicai.packaging.packages import NO_EXTRAS, ExtraPackages, digest, install_extra, install_packages
 from cosmicai.packaging.places import (
     COMPILER_LOCK,
@@ -71,7 +71,7 @@ def _extend(base: Path, folder: Path, extra: ExtraPackages) -> None:
 
 def copy_code(folder: Path) -> None:
     """The inference package itself, beside its requirements."""
-    kernels()
+    compile_kernels()
     source, target = FUNCTIONS / "inference", folder / "inference"
     wanted = digest(*(str(p.relative_to(source)).encode() + p.read_bytes() for p in _shipped(source)))
     marker = folder / ".code"

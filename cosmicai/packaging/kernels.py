@@ -37,7 +37,7 @@ _MACHINES = {  # by what Python calls them; glibc 2.28 is the oldest that onnxru
 }
 
 
-def kernels(machine: str = platform.machine()) -> Path | None:
+def compile_kernels(machine: str = platform.machine()) -> Path | None:
     """The engine's kernels as a library for a machine, compiled by PyPI's zig unless they are already; None for
     a machine that they are not made for, where torch has to do."""
     library, marker, made_for = KERNELS / f"{machine}.so", KERNELS / f".{machine}", _MACHINES.get(machine)

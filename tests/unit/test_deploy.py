@@ -30,7 +30,7 @@ def _deploy(
 ) -> subprocess.CompletedProcess[str]:
     """Runs scripts/deploy.sh in a copy of what it reads, where the tools only record their arguments."""
     tree, tools = folder / "tree", folder / "tools"
-    modules = ("cosmicai/packaging/packages.py", "cosmicai/packaging.py", "cosmicai/deploy/providers.py")
+    modules = ("cosmicai/packaging", "cosmicai/deploy/providers.py")
     locked = ("functions/inference", "functions/build-requirements.lock")
     for name in ("scripts", "docker", *modules, *locked):
         target = tree / name

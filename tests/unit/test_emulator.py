@@ -19,7 +19,7 @@ from cosmicai.packaging.places import BuildFolder
 _OWNER = """
 import signal, sys, time
 from cosmicai.emulator import Emulator
-from cosmicai.packaging import BuildFolder
+from cosmicai.packaging.places import BuildFolder
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests run in the background inherit none
 aws = Emulator(BuildFolder())
 aws.start()

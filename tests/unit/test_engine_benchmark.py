@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from benchmarks import engine
-from inference import engine as inference_engine
-from inference.engine import astromae
+from inference.engine import astromae, cpu
+from inference.engine.choice import GRAPHS
 
 from .test_astromae import SMALL, randomised
 
@@ -23,7 +23,7 @@ Json = dict[str, Any]
 def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     astromae.save(randomised(SMALL), folder)
-    (folder / inference_engine.GRAPHS).write_text("{}")
+    (folder / GRAPHS).write_text("{}")
     return folder
 
 
@@ -100,7 +100,7 @@ def test_avx2_alone_is_left_out_with_a_reason_where_it_cannot_be_had(
             raise FileNotFoundError("cc")
         return subprocess.CompletedProcess(command, 0 if command[0] == "cc" or faults else 3)
 
-    monkeypatch.setattr(inference_engine, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: frozenset(flags))
     monkeypatch.setattr(subprocess, "run", run)
     library, note = engine.hidden_instructions(tmp_path)
     assert told in note

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from cosmicai.model import graph, rewrites
 from cosmicai.model.optimise import Limits, OptimiseError, optimise
-from inference import engine
 from inference.data.partition import Partition
 from inference.engine import astromae
+from inference.engine import choice as choosing
 from inference.engine.choice import choose, read_graphs
 from inference.engine.interface import EngineError
 from inference.engine.loading import BUNDLED_MODEL, load
@@ -381,13 +381,13 @@ def test_too_few_galaxies_to_judge_by_are_refused(tmp_path: Path) -> None:
 def test_auto_takes_what_the_cpu_is_fast_at(
     monkeypatch: pytest.MonkeyPatch, found: str, flags: set[str], precision: str
 ) -> None:
-    monkeypatch.setattr(engine, "instructions", lambda: found)
-    monkeypatch.setattr(engine, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(choosing, "instructions", lambda: found)
+    monkeypatch.setattr(choosing, "cpu_flags", lambda: frozenset(flags))
     assert choose(read_graphs(BUNDLED_MODEL), "auto", "auto").precision == precision
 
 
 def test_a_cpu_without_the_kernels_instructions_gets_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "instructions", lambda: None)
+    monkeypatch.setattr(choosing, "instructions", lambda: None)
     assert choose(read_graphs(BUNDLED_MODEL), "auto", "auto").engine == "torch"
     with pytest.raises(EngineError, match="kernels of onnxruntime's graphs do not run on this CPU"):
         choose(read_graphs(BUNDLED_MODEL), "onnxruntime", "auto")
@@ -397,11 +397,11 @@ def test_weights_are_for_onnxruntime_the_bits_that_graphs_json_names(tmp_path: P
     astromae.save(_model(), tmp_path)
     optimise(tmp_path)
     choice = choose(read_graphs(tmp_path), "auto", "auto")
-    engine.verify(tmp_path, choice)
+    choosing.verify(tmp_path, choice)
     weights = tmp_path / "model.onnx.weights"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(EngineError, match=r"model\.onnx\.weights is not the file that graphs.json"):
-        engine.verify(tmp_path, choice)
+        choosing.verify(tmp_path, choice)
 
 
 def test_the_bundled_models_int8_was_admitted_on_dc2() -> None:
@@ -414,8 +414,8 @@ def test_the_fast_path_never_imports_torch() -> None:
     code = f"""
 import sys, numpy as np
 from pathlib import Path
-from inference.engine import BUNDLED_MODEL, load
-from inference.partition import Partition
+from inference.engine.loading import BUNDLED_MODEL, load
+from inference.data.partition import Partition
 fast = load(BUNDLED_MODEL, "auto", "auto", threads=2)
 ones = Partition(np.ones((3, 5, 32, 32), np.float32), np.full((3, 5), 23, np.float32), None)
 assert np.isfinite(np.concatenate(list(fast.predict([ones])))).all()

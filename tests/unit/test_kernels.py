@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from onnx import helper
 from torch.nn import functional as F
 
-from cosmicai import packaging
 from cosmicai.model import rewrites
+from cosmicai.packaging.kernels import compile_kernels
+from cosmicai.packaging.places import ROOT
 from inference.engine import astromae
 from inference.engine.cpu import KERNELS, instructions
 
@@ -336,15 +337,15 @@ def test_all_this_holds_for_the_instructions_of_lambdas_x86_hosts() -> None:
         return
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     environment = {**os.environ, "COSMICAI_INSTRUCTIONS": "avx2"}
-    done = subprocess.run(command, env=environment, cwd=packaging.ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
 
 
 def test_the_kernels_are_compiled_for_both_of_lambdas_machines() -> None:
     for machine, elf in (("x86_64", 62), ("aarch64", 183)):  # e_machine of the ELF header
-        path = packaging.kernels(machine)
+        path = compile_kernels(machine)
         assert path is not None
         library = path.read_bytes()
         assert library[:4] == b"\x7fELF"
         assert int.from_bytes(library[18:20], "little") == elf
-    assert packaging.kernels("riscv64") is None
+    assert compile_kernels("riscv64") is None

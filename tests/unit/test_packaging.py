@@ -16,30 +16,29 @@ from pathlib import Path
 import pytest
 import ziglang
 
-from cosmicai import packaging
-from cosmicai.packaging import packages
+from cosmicai.packaging import assembly, packages, places
 from cosmicai.packaging.packages import NO_EXTRAS, ExtraPackages, PackagingError
 from cosmicai.packaging.places import FUNCTIONS, ROOT, BuildFolder
 
 
 def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
     first, second = BuildFolder(tmp_path / "a"), BuildFolder(tmp_path / "b")
-    packaging.package(first)
-    packaging.package(second)
-    for function in packaging.ZIP_CONTENT:
+    assembly.package(first)
+    assembly.package(second)
+    for function in places.ZIP_CONTENT:
         assert first.zip_file(function).read_bytes() == second.zip_file(function).read_bytes()
 
 
 def test_zips_hold_their_folder_and_what_they_name(tmp_path: Path) -> None:
     build = BuildFolder(tmp_path)
-    packaging.package(build)
+    assembly.package(build)
     with zipfile.ZipFile(build.zip_file("initialize")) as archive:
         names = archive.namelist()
         assert "initialize/handler.py" in names
-        assert archive.read("initialize/payload.schema.json") == packaging.SCHEMA.read_bytes()
+        assert archive.read("initialize/payload.schema.json") == places.SCHEMA.read_bytes()
     with zipfile.ZipFile(build.zip_file("summarize")) as archive:
-        one_definition = (FUNCTIONS / "inference" / "accuracy.py").read_bytes()
-        assert archive.read("summarize/accuracy.py") == one_definition
+        one_definition = (FUNCTIONS / "contract" / "accuracy.py").read_bytes()
+        assert archive.read("summarize/contract/accuracy.py") == one_definition
 
 
 @pytest.mark.parametrize("function", ["initialize", "rendezvous", "summarize"])
@@ -116,7 +115,7 @@ def test_the_image_is_assembled_by_the_same_steps_as_the_task_folder(
         "--requirement functions/build-requirements.lock",
         "cosmicai.packaging code /code",
     ]
-    for compiled in (tmp_path / "functions" / "inference" / "kernels").glob("*.so"):
+    for compiled in (tmp_path / "functions" / "inference" / "engine" / "kernels").glob("*.so"):
         compiled.unlink()  # a fresh clone has none
     compiler = tmp_path / "compiler"  # all that functions/build-requirements.lock names
     compiler.mkdir()
@@ -126,7 +125,7 @@ def test_the_image_is_assembled_by_the_same_steps_as_the_task_folder(
     subprocess.run([*bare, "code", "out"], cwd=tmp_path, env=environment, check=True)
     ours, theirs = (_content(folder / "inference") for folder in (build.images / "inference", tmp_path / "out"))
     assert ours == theirs
-    kernels = f"kernels/{platform.machine()}.so"
+    kernels = f"engine/kernels/{platform.machine()}.so"
     assert {"models/dc2-small/model.safetensors", "models/dc2-small/model.onnx.weights", kernels} <= set(ours)
 
 
@@ -134,9 +133,9 @@ _ENTRY = re.compile(
     r"^([a-z0-9.-]+)==(\S+)(?: ; .*?)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", re.MULTILINE
 )
 _ALL_LOCKS = {
-    *(lock for locks in packaging.LOCKS.values() for lock in locks),
-    packaging.RUNTIME_LOCK,
-    packaging.COMPILER_LOCK,
+    *(lock for locks in places.LOCKS.values() for lock in locks),
+    places.RUNTIME_LOCK,
+    places.COMPILER_LOCK,
 }
 
 
@@ -160,11 +159,11 @@ def test_a_lock_holds_hashes_of_the_projects_versions(lock: Path) -> None:
 def test_an_image_holds_what_its_locks_name(build: BuildFolder, variant: str) -> None:
     installed = distributions(path=[str(build.image(variant))])
     names = {f"{one.name.lower().replace('_', '-')}=={one.version.partition('+')[0]}" for one in installed}
-    assert names == _locked(packaging.LOCKS[variant])
+    assert names == _locked(places.LOCKS[variant])
 
 
 def test_every_package_that_a_function_names_is_locked() -> None:
-    named = {"requirements.txt": packaging.LOCKS["lean"], "requirements-torch.txt": packaging.LOCKS["torch"]}
+    named = {"requirements.txt": places.LOCKS["lean"], "requirements-torch.txt": places.LOCKS["torch"]}
     for file, locks in named.items():
         lines = (FUNCTIONS / "inference" / file).read_text().splitlines()
         names = {line.partition("==")[0] for line in lines if line[0] not in "#-"}
@@ -195,9 +194,9 @@ def test_extra_packages_are_named_once_and_change_the_image() -> None:
     assert with_hashes.packages == (f"timm==0.4.12 --no-deps {digest} {digest}", f"six==1.17.0 {digest}")
     assert with_hashes.hashes() == {"timm": (digest, digest), "six": (digest,)}
     assert with_hashes.versions(no_deps=True) == {"timm": "0.4.12"}
-    tags = {packaging.image_tag(one) for one in (NO_EXTRAS, packages, ExtraPackages.parse("einops==0.8.1"))}
+    tags = {assembly.image_tag(one) for one in (NO_EXTRAS, packages, ExtraPackages.parse("einops==0.8.1"))}
     assert len(tags) == 3
-    assert packaging.image_tag(ExtraPackages.parse("")) == packaging.image_tag()
+    assert assembly.image_tag(ExtraPackages.parse("")) == assembly.image_tag()
 
 
 def test_extra_packages_lie_beside_the_images_own(tmp_path: Path) -> None:
@@ -213,7 +212,7 @@ def test_extra_packages_lie_beside_the_images_own(tmp_path: Path) -> None:
         "Metadata-Version: 2.1\nName: six\nVersion: 1.16.0\n"
     )
     extra = ExtraPackages(("networkx==3.4.2 --no-deps", "python-dateutil==2.9.0.post0"))
-    packaging._extend(base, folder, extra)
+    assembly._extend(base, folder, extra)
     installed = {one.name.lower(): one.version for one in distributions(path=[str(folder)])}
     assert installed == {"networkx": "3.4.2", "python-dateutil": "2.9.0.post0", "six": "1.16.0"}
     assert (folder / "six.py").read_text() == "the image's own"
@@ -222,10 +221,10 @@ def test_extra_packages_lie_beside_the_images_own(tmp_path: Path) -> None:
         ".code", ".requirements", "inference", "six-1.16.0.dist-info", "six.py",
     ]  # fmt: skip
     (folder / "kept").touch()
-    packaging._extend(base, folder, extra)
+    assembly._extend(base, folder, extra)
     assert (folder / "kept").exists()  # nothing is done twice
     (base / ".requirements").write_text("another base")
-    packaging._extend(base, folder, extra)
+    assembly._extend(base, folder, extra)
     assert not (folder / "kept").exists()
 
 

@@ -194,7 +194,7 @@ def test_a_hostile_file_of_before_torch_1_6_is_refused(tmp_path: Path) -> None:
 _PEAK = """
 import sys
 from pathlib import Path
-from cosmicai.infer import _event, _worker, _run, LOCAL
+from cosmicai.runs.infer import _event, _worker, _run, LOCAL
 from initialize.plan import PartitionFile
 from inference.rank import _peak_memory
 files = [(LOCAL, PartitionFile(sys.argv[1], 1))]
