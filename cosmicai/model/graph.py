@@ -1,8 +1,8 @@
 """The network as an ONNX graph made for CPUs: exact rewrites, fused operators, optionally static int8.
 
 `inference.engine.astromae` defines what the graph computes; a test holds every variant against it. Operators of
-the domain cosmicai are those of functions/inference/engine/kernels, which compute the published variant. The parts
-of another variant (an activation, a kind of pool) are standard operators. Those of com.microsoft are
+the domain cosmicai are those of functions/inference/engine/kernels, which compute the published variant. The
+parts of another variant (an activation, a kind of pool) are standard operators. Those of com.microsoft are
 onnxruntime's own (https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md).
 """
 

@@ -223,7 +223,7 @@ LIMITS = [
 ]
 
 
-@pytest.mark.parametrize(("option", "value", "work", "words"), LIMITS, ids=lambda case: str(case))
+@pytest.mark.parametrize(("option", "value", "work", "words"), LIMITS, ids=[option for option, *_ in LIMITS])
 def test_a_limit_that_ends_a_relay_is_told_to_both_ranks(
     started: Callable[..., Host],
     closed_networks: None,
