@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .contract.rank_info import PHASES, counted, figure, images_in_words, is_exact, samples
+from .contract.limits import PHASES
+from .contract.rank_info import counted, figure, images_in_words, is_exact, samples
 from .figures import seconds_text, usd_text
 from .report_data import (
     LAST_CELL,

@@ -16,7 +16,8 @@ from .contract.accuracy import (
     Metrics,
     Predicted,
 )
-from .contract.rank_info import PHASES, figure
+from .contract.limits import PHASES
+from .contract.rank_info import figure
 
 Json = dict[str, Any]
 

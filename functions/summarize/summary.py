@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import Any
 
 from .contract.accuracy import Metrics, Predicted
+from .contract.limits import PHASES
 from .contract.pricing import cost
-from .contract.rank_info import LEFT_OUT, PHASES, counted, figure
+from .contract.rank_info import LEFT_OUT, counted, figure
 
 Json = dict[str, Any]
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..contract.accuracy import Metrics
+from ..contract.limits import FANOUT
 from ..fmi import Channel, Deadline, FmiError, Purpose
 
-FANOUT = 32  # children that one rank may have a level: few ranks wait, and none holds many connections
 PATIENCE_SECONDS = 20.0  # of a leaf for its parent; of an inner rank so much more for each level below it
 MARGIN_SECONDS = 10.0  # of the function's time that is left for writing the rank info
 _AGAIN_SECONDS = 0.2
