@@ -380,15 +380,16 @@ def test_ranks_relay_under_each_python(
 def test_a_scanner_does_not_keep_an_idle_host(started: Callable[..., Host]) -> None:
     """It connects again and again, says something or nothing, and stays; the host ends all the same."""
     host = started("--idle-exit", "3")
-    began, words = time.monotonic(), (b"", b"GET / HTTP/1.0\r\n\r\n", b"\x01", b"\x02Lscan", b"\x03Lscan")
-    for number in range(10_000):
+    words = (b"", b"GET / HTTP/1.0\r\n\r\n", b"\x01", b"\x02Lscan", b"\x03Lscan")
+    for number in range(1_000):
         try:
             connected(host).sendall(words[number % len(words)])
         except OSError:
             break
         time.sleep(0.05)
+    else:
+        pytest.fail("the host still accepts the scanner's connections")
     assert host.ended() == 0
-    assert 3 <= time.monotonic() - began < 15
 
 
 def test_a_relay_keeps_the_host_and_a_pair_lets_it_wait_again(started: Callable[..., Host]) -> None:
