@@ -2,7 +2,7 @@
 
 MODEL_FOLDER: of the full-size network, with int8 admitted (`cosmicai model optimise --calibration`).
 PARTITIONS: folder with 1.pt (25 MB) and 100.pt (100 MB), made where they are missing.
-OUT.json: has every measurement as soon as it is made; the same command goes on where it was interrupted.
+OUT.json: has every measurement as soon as it is made; the same command continues where it was interrupted.
 
 Every figure is a process of its own, from its start; all cases take turns, and medians count. Cases:
 

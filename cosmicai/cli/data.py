@@ -219,7 +219,7 @@ def _names(text: str | None) -> tuple[str, ...] | None:
 
 
 def _bands_to_fill(text: str | None, model: Path) -> tuple[str, ...]:
-    """The names of --fill-bands. Raises Refused for one that is no band of the model."""
+    """The names of --fill-bands. Raises Refused for a name that the model has no band for."""
     from cosmicai.data import layout
 
     names = _names(text) or ()

@@ -59,7 +59,9 @@ def plan(
     ] = None,
     budget: Annotated[
         float | None,
-        typer.Option(parser=Number(0, above=True), help="Recommend the fastest within so many USD."),
+        typer.Option(
+            parser=Number(0, above=True), help="Recommend the fastest run that costs at most this many USD."
+        ),
     ] = None,
     collectives: Annotated[
         Literal["direct", "s3", "none"],

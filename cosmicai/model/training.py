@@ -63,8 +63,8 @@ def train(
 
     encoder: a folder of `pretrain`, whose encoder the network begins with (and keeps, if the recipe freezes
     it). start: a model folder to train further, whose config takes the place of `config`. resume: a file that
-    holds the state after each epoch; a call that finds it goes on from there, and ends with the very weights of
-    a call that was never cut off.
+    holds the state after each epoch; a call that finds it continues from there, and ends with exactly the
+    weights of a call that was never cut off.
     """
     torch.manual_seed(recipe.seed)
     training, validation = split(galaxies, recipe.validation_fraction)

@@ -206,8 +206,8 @@ def info_versions(event: RankEvent, storage: Storage) -> Versions:
 def written_info(event: RankEvent, storage: Storage, before: Versions) -> dict[str, Any]:
     """The rank info that the script itself has written since `before`; {} where it has written none.
 
-    What is no number within bounds becomes null. That, or a whole text that is not JSON, is named in the field
-    left_out: a fault in it does not cost the rank what it has computed.
+    A value that is not a number within bounds becomes null. It is named in the field
+    left_out, as is a text that is not JSON: a fault in it does not cost the rank what it has computed.
     """
     now = info_versions(event, storage)
     bucket = next((bucket for bucket in now if now[bucket] not in (None, before[bucket])), None)
@@ -225,7 +225,7 @@ def written_info(event: RankEvent, storage: Storage, before: Versions) -> dict[s
 
 
 def rank_info(measured: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
-    """The script's own fields beside what the rank has measured.
+    """The script's own fields and what the rank has measured.
 
     Summarize and the bill go by the measured ones, so these stay; what the script wrote under their names is
     kept in `script_values`.

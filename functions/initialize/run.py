@@ -93,7 +93,7 @@ def _earlier(
 
 
 def _claim(s3: Any, payload: dict[str, Any], run: dict[str, Any], version: str | None) -> None:
-    """Writes run.json unless another execution has done so meanwhile: of two at once, one goes on."""
+    """Writes run.json unless another execution has done so meanwhile: of two at once, one continues."""
     body = json.dumps(run, indent=1).encode()
     key = f"{payload['result_path']}/run.json"
     condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}

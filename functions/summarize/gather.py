@@ -66,7 +66,7 @@ def summarize_run(s3: Any, event: Json) -> Json:
 class _Object:
     """PREFIX{rank}.json: its content, what was left out of that, and when S3 got it, in Unix seconds.
 
-    fault: why nothing of it can be used, '' otherwise.
+    fault: why no part of it can be used, '' otherwise.
     """
 
     rank: int

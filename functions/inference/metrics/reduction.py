@@ -1,7 +1,7 @@
 """The ranks' metrics reduced to rank 0 while they run: a tree of messages that never costs a rank its results.
 
 Connections are made in the background while a rank computes. A leaf sends what it has and leaves; an inner rank
-waits for its children for a while and goes on without those that do not come. Summarize finds what is missing
+waits for its children for a while and continues without those that do not come. Summarize finds what is missing
 in S3.
 """
 
