@@ -1,7 +1,7 @@
 """Many ranks, many objects: python benchmarks/load.py OUT.json [--ranks 250 1000] [--infos 1000 10000]
 [--partitions 10000 100000]
 
-On the embedded AWS: whole runs of that many ranks with partitions of one galaxy; Summarize over so many rank
+On the embedded AWS: whole runs of that many ranks with partitions of one galaxy; Summarize over that many rank
 infos and Initialize over that many partitions, each called as a process of its own with its peak memory.
 """
 
