@@ -14,10 +14,12 @@ from torch.utils.data import TensorDataset
 
 from cosmicai.packaging.assembly import assemble
 from cosmicai.packaging.places import ROOT, BuildFolder
+from tests.signals import let_children_hear_ctrl_c
 
 # Two busy cores are slow now and then; that is no fault of what is tested.
 settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
+let_children_hear_ctrl_c()
 
 FAULTS = ROOT / "docs" / "faults.md"
 CACHE = ROOT / ".cosmicai" / "cache"

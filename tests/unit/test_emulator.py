@@ -17,10 +17,9 @@ from cosmicai.emulator import Emulator, EmulatorError, localstack
 from cosmicai.packaging.places import BuildFolder
 
 _OWNER = """
-import signal, sys, time
+import sys, time
 from cosmicai.emulator import Emulator
 from cosmicai.packaging.places import BuildFolder
-signal.signal(signal.SIGINT, signal.default_int_handler)  # tests run in the background inherit none
 aws = Emulator(BuildFolder())
 aws.start()
 print(aws.folder, flush=True)
@@ -45,7 +44,7 @@ def _processes_of(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def _until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
@@ -61,10 +60,15 @@ def test_nothing_is_left_however_its_owner_ends(build: BuildFolder, end: signal.
         [sys.executable, "-c", _OWNER, manner], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as owner:
         assert owner.stdout is not None
-        folder = Path(owner.stdout.readline().strip())
-        assert len(_processes_of(folder)) >= 2
-        os.kill(owner.pid, end)
-        owner.wait(20)
+        try:
+            told = owner.stdout.readline().strip()
+            assert told, "the emulator did not start"
+            folder = Path(told)
+            assert len(_processes_of(folder)) >= 2
+            os.kill(owner.pid, end)
+            owner.wait(60)
+        finally:
+            owner.kill()
     _until(lambda: not _processes_of(folder) and not folder.exists())
 
 
