@@ -79,6 +79,12 @@ def test_two_at_once_do_not_meet(build: BuildFolder) -> None:
         assert one.endpoint != two.endpoint
 
 
+def test_its_ports_are_none_that_an_outgoing_connection_may_get() -> None:
+    """Seconds pass until LocalStack listens; meanwhile any client on the machine could be given the port."""
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    assert not any(first <= localstack.free_port() <= last for _ in range(100))
+
+
 def test_stopping_twice_is_fine(build: BuildFolder) -> None:
     aws = Emulator(build)
     aws.start()
@@ -90,6 +96,6 @@ def test_stopping_twice_is_fine(build: BuildFolder) -> None:
 def test_when_it_cannot_start_it_shows_the_end_of_its_log(
     build: BuildFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(localstack, "_free_port", lambda: 99999)  # no port has this number
+    monkeypatch.setattr(localstack, "free_port", lambda: 99999)  # no port has this number
     with pytest.raises(EmulatorError, match=r"ended while starting:\n(.|\n)*[Pp]ort"):
         Emulator(build).start()
