@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -67,17 +67,20 @@ def fault_row(mark: pytest.Mark) -> str:
 _seen: list[str] = []
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Faults go into the tests' reports, which reach the process that writes docs/faults.md."""
+    for item in items:
+        item.user_properties += [("fault", fault_row(mark)) for mark in item.iter_markers("fault")]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" and report.passed:
-        _seen.extend(fault_row(mark) for mark in item.iter_markers("fault"))
-    return report
+        _seen.extend(str(row) for name, row in report.user_properties if name == "fault")
 
 
-def pytest_sessionfinish() -> None:
+def pytest_sessionfinish(session: pytest.Session) -> None:
     """Where COSMICAI_FAULTS is set, docs/faults.md is written from the tests that have passed."""
-    if os.environ.get("COSMICAI_FAULTS"):
+    if os.environ.get("COSMICAI_FAULTS") and not hasattr(session.config, "workerinput"):
         rows = sorted(dict.fromkeys(_seen))
         head = ["| fault | how it is injected | what happens | what is lost |", "| --- | --- | --- | --- |"]
         told = "What tests inject, and what happens then; `COSMICAI_FAULTS=1 make test` writes this table."
