@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,12 @@ from torch.utils.data import TensorDataset
 
 from cosmicai.packaging.assembly import assemble
 from cosmicai.packaging.places import ROOT, BuildFolder
+from tests.signals import let_children_hear_ctrl_c
 
 # Two busy cores are slow now and then; that is no fault of what is tested.
 settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
+let_children_hear_ctrl_c()
 
 FAULTS = ROOT / "docs" / "faults.md"
 CACHE = ROOT / ".cosmicai" / "cache"
@@ -65,17 +67,20 @@ def fault_row(mark: pytest.Mark) -> str:
 _seen: list[str] = []
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Faults go into the tests' reports, which reach the process that writes docs/faults.md."""
+    for item in items:
+        item.user_properties += [("fault", fault_row(mark)) for mark in item.iter_markers("fault")]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" and report.passed:
-        _seen.extend(fault_row(mark) for mark in item.iter_markers("fault"))
-    return report
+        _seen.extend(str(row) for name, row in report.user_properties if name == "fault")
 
 
-def pytest_sessionfinish() -> None:
+def pytest_sessionfinish(session: pytest.Session) -> None:
     """Where COSMICAI_FAULTS is set, docs/faults.md is written from the tests that have passed."""
-    if os.environ.get("COSMICAI_FAULTS"):
+    if os.environ.get("COSMICAI_FAULTS") and not hasattr(session.config, "workerinput"):
         rows = sorted(dict.fromkeys(_seen))
         head = ["| fault | how it is injected | what happens | what is lost |", "| --- | --- | --- | --- |"]
         told = "What tests inject, and what happens then; `COSMICAI_FAULTS=1 make test` writes this table."

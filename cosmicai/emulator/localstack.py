@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -41,6 +42,7 @@ SERVICES = (
 START_SECONDS = 90
 _RELAY_KEY = ".cosmicai/relay-key"  # where functions/inference/metrics/collectives.py looks for it
 _LOOPBACK = ("127.0.0.1", "::1")
+_PORTS = range(15_000, 32_768)  # below those that Linux, macOS and Windows give to outgoing connections
 _LOG_TAIL = 30  # lines shown when it cannot start
 
 
@@ -97,7 +99,7 @@ class Emulator:
 
     def start(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="cosmicai-aws-"))
-        port = _free_port()
+        port = free_port()
         self.endpoint = f"http://127.0.0.1:{port}"
         self._log = (self.folder / "localstack.log").open("w+b")
         environment = self._localstack_environment(port)
@@ -125,7 +127,7 @@ class Emulator:
         return guard
 
     def _start_rendezvous(self) -> None:
-        folder, port = self.folder / "rendezvous", _free_port()
+        folder, port = self.folder / "rendezvous", free_port()
         folder.mkdir(mode=0o700)
         self.rendezvous = f"127.0.0.1:{port}"
         key = folder / "relay-key"
@@ -214,7 +216,10 @@ def _listening(process: psutil.Process) -> set[tuple[str, int]]:
     return set()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """A port of loopback where nothing listens, and that no outgoing connection is given before it is used."""
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise EmulatorError(f"100 ports tried from {_PORTS[0]} to {_PORTS[-1]} are all in use: end what uses them")

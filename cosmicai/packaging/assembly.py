@@ -118,7 +118,7 @@ def _zipped(function: str, extra: tuple[Path, ...]) -> list[tuple[str, bytes]]:
 
 
 def _replace_if_changed(path: Path, content: list[tuple[str, bytes]]) -> None:
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")  # another process may do the same
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in content:
             info = zipfile.ZipInfo(name, _ZIP_TIME)
@@ -128,4 +128,4 @@ def _replace_if_changed(path: Path, content: list[tuple[str, bytes]]) -> None:
     if path.exists() and path.read_bytes() == partial.read_bytes():
         partial.unlink()
     else:
-        partial.rename(path)
+        partial.replace(path)

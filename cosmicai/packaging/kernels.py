@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -57,11 +58,11 @@ def compile_kernels(machine: str = platform.machine()) -> Path | None:
         for (source, name, cpu), made in zip(parts, objects, strict=True):
             options = [*_FLAGS, *_NO_RUNTIME, *_WARNINGS, f"-mcpu={cpu}", f"-DKERNELS={name}"]
             _compile([*zig, *options, "-c", str(KERNELS / f"{source}.cpp"), "-o", made])
-        finished = library.with_suffix(".partial")
+        finished = library.with_suffix(f".{os.getpid()}.partial")  # another process may do the same
         # Threads free their buffers by its code when they end: it stays loaded.
         stays = ["-Wl,-z,nodelete"] if "linux" in made_for.target else []
         _compile([*zig, "-shared", "-s", "-nostdlib++", *stays, *objects, "-o", str(finished)])
-    finished.rename(library)
+    finished.replace(library)
     marker.write_text(wanted)
     return library
 

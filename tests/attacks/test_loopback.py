@@ -143,6 +143,6 @@ def test_a_port_that_another_process_has_taken_is_not_taken_for_ours(
     aws: Emulator, build: BuildFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = int(aws.endpoint.rpartition(":")[2])
-    monkeypatch.setattr(localstack, "_free_port", lambda: port)
+    monkeypatch.setattr(localstack, "free_port", lambda: port)
     with pytest.raises(EmulatorError, match=r"another process has taken|ended while starting"):
         Emulator(build).start()

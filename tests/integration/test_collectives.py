@@ -14,6 +14,7 @@ import pytest
 
 from cosmicai.deploy.terraform import emulated_variables
 from cosmicai.emulator import Emulator
+from cosmicai.emulator.localstack import free_port
 from tests.unit.rendezvous import Host
 
 from .conftest import Cloud, Json, Ran, deployed
@@ -130,9 +131,7 @@ def test_redis_is_refused_where_there_is_none(
 @pytest.fixture(scope="module")
 def hostless(aws: Emulator) -> tuple[Cloud, int]:
     """A deployment and the port where its rendezvous host would be; a run waits for it for some seconds."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     variables = emulated_variables(
         "hostless", aws, rendezvous_address=f"127.0.0.1:{port}", rendezvous_wait_seconds=4
     )

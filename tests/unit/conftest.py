@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from cosmicai.emulator import Emulator
+from cosmicai.emulator.localstack import free_port
 from cosmicai.packaging.places import FUNCTIONS, BuildFolder
 
 sys.path.append(str(FUNCTIONS / "inference"))
@@ -39,9 +40,7 @@ def redis_port() -> Iterator[int]:
     server = shutil.which("redis-server")
     if server is None:
         pytest.skip("redis-server is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
         with subprocess.Popen([server, *options], stdout=subprocess.DEVNULL) as process:

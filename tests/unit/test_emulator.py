@@ -17,10 +17,9 @@ from cosmicai.emulator import Emulator, EmulatorError, localstack
 from cosmicai.packaging.places import BuildFolder
 
 _OWNER = """
-import signal, sys, time
+import sys, time
 from cosmicai.emulator import Emulator
 from cosmicai.packaging.places import BuildFolder
-signal.signal(signal.SIGINT, signal.default_int_handler)  # tests run in the background inherit none
 aws = Emulator(BuildFolder())
 aws.start()
 print(aws.folder, flush=True)
@@ -45,7 +44,7 @@ def _processes_of(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def _until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
@@ -61,10 +60,15 @@ def test_nothing_is_left_however_its_owner_ends(build: BuildFolder, end: signal.
         [sys.executable, "-c", _OWNER, manner], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as owner:
         assert owner.stdout is not None
-        folder = Path(owner.stdout.readline().strip())
-        assert len(_processes_of(folder)) >= 2
-        os.kill(owner.pid, end)
-        owner.wait(20)
+        try:
+            told = owner.stdout.readline().strip()
+            assert told, "the emulator did not start"
+            folder = Path(told)
+            assert len(_processes_of(folder)) >= 2
+            os.kill(owner.pid, end)
+            owner.wait(60)
+        finally:
+            owner.kill()
     _until(lambda: not _processes_of(folder) and not folder.exists())
 
 
@@ -73,6 +77,12 @@ def test_two_at_once_do_not_meet(build: BuildFolder) -> None:
         one.client("s3").create_bucket(Bucket="only-in-one")
         assert two.client("s3").list_buckets()["Buckets"] == []
         assert one.endpoint != two.endpoint
+
+
+def test_its_ports_are_none_that_an_outgoing_connection_may_get() -> None:
+    """Seconds pass until LocalStack listens; meanwhile any client on the machine could be given the port."""
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    assert not any(first <= localstack.free_port() <= last for _ in range(100))
 
 
 def test_stopping_twice_is_fine(build: BuildFolder) -> None:
@@ -86,6 +96,6 @@ def test_stopping_twice_is_fine(build: BuildFolder) -> None:
 def test_when_it_cannot_start_it_shows_the_end_of_its_log(
     build: BuildFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(localstack, "_free_port", lambda: 99999)  # no port has this number
+    monkeypatch.setattr(localstack, "free_port", lambda: 99999)  # no port has this number
     with pytest.raises(EmulatorError, match=r"ended while starting:\n(.|\n)*[Pp]ort"):
         Emulator(build).start()

@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Iterable
 from importlib.metadata import distributions
@@ -29,6 +30,17 @@ def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
         assert first.zip_file(function).read_bytes() == second.zip_file(function).read_bytes()
 
 
+def test_processes_that_package_at_once_do_not_meet(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from cosmicai.packaging import assembly, places\n"
+        "for _ in range(12): assembly.package(places.BuildFolder(Path(sys.argv[1])))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[1] for process in started] == [""] * 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{f}.zip" for f in places.ZIP_CONTENT)
+
+
 def test_zips_hold_their_folder_and_what_they_name(tmp_path: Path) -> None:
     build = BuildFolder(tmp_path)
     assembly.package(build)
@@ -43,8 +55,6 @@ def test_zips_hold_their_folder_and_what_they_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("function", ["initialize", "rendezvous", "summarize"])
 def test_zip_functions_need_the_standard_library_and_boto3_alone(function: str) -> None:
-    import sys
-
     for path in (FUNCTIONS / function).glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
