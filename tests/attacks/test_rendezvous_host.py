@@ -391,7 +391,7 @@ def test_a_scanner_does_not_keep_an_idle_host(started: Callable[..., Host]) -> N
     else:
         pytest.fail("the host still accepts the scanner's connections")
     assert host.ended() == 0
-    assert 3 <= time.monotonic() - began
+    assert time.monotonic() - began >= 3
 
 
 def test_a_relay_keeps_the_host_and_a_pair_lets_it_wait_again(started: Callable[..., Host]) -> None:
