@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Users' words reach the recipes in the environment, as they are: neither make nor the shell executes them.
 WORDS := PYTHON TEAM IMAGE APPROVE SECONDS
 $(foreach word,$(WORDS),$(if $(value $(word)),$(eval override $(word) := $$(value $(word)))$(eval export $(word))))
-.PHONY: environment demo test check docs prose audit fuzz package deploy destroy clean
+.PHONY: environment demo test unit check docs prose audit fuzz package deploy destroy clean
 
 environment:
 	@sh scripts/environment.sh
@@ -13,8 +13,11 @@ environment:
 demo: environment  ## the main job end to end on the embedded AWS
 	@$(BIN)/cosmicai demo
 
-test: environment  ## every test
-	@$(BIN)/python -m pytest
+test: environment  ## every test, a file to each of up to four processes; lists the slowest 20
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --durations 20
+
+unit: environment  ## the inner loop
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/unit
 
 check: environment prose docs  ## formatting, lint, types, words, links, Terraform: what CI runs before the tests
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && terraform fmt -check -recursive terraform

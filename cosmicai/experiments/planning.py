@@ -36,9 +36,10 @@ class Assumptions:
     """The figures of the simulation. Pairs are (least, most): ranks are spread evenly between them."""
 
     images_per_second_vcpu: tuple[float, float] = (385.0, 440.0)
-    """benchmarks/engine.json: 440 for the full-size network in float32, one thread of an x86 host capped to
-    AVX2, as Lambda's are; an eighth less is taken for the slowest rank. That arm64 is as fast a vCPU, and that
-    more than two vCPUs are as much faster, was not measured."""
+    """440 in float32, one thread of an idle x86 host capped to AVX2, as Lambda's are; an eighth less for the
+    slowest rank. It was measured with an earlier version of the full-size network. The present one gave 278 on
+    a slower, busy host, where torch had slowed down as much (benchmarks/engine.json). That arm64 is as fast a
+    vCPU, and that more than two vCPUs are as much faster, was not measured."""
     cold_start_seconds: tuple[float, float] = (1.3, 2.1)
     """Images with onnxruntime and without torch, measured by others: 1.3 s on arm64, 2.1 s on x86."""
     init_limit_seconds: float = 10.0
