@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from cosmicai.data import dc2
 from cosmicai.model import baselines, training
+from cosmicai.model.galaxies import read_galaxies
 from cosmicai.model.recipe import Recipe
 from cosmicai.packaging.places import ROOT
 from inference.contract.accuracy import NMAD_FACTOR, OUTLIER_LIMIT
@@ -112,7 +113,7 @@ def trained_by_magnitudes(folder: Path) -> astromae.AstroMAE:
         folders = [_rendered("training", 10_225, seed) for seed in range(_renderings(card))]
         files = [file for rendered in folders for file in sorted(rendered.glob("*.pt"))]
         config = astromae.Config.read(folder / "config.json")
-        model, _ = training.train(config, training.read_galaxies(files), recipe, encoder=None)
+        model, _ = training.train(config, read_galaxies(files), recipe, encoder=None)
         astromae.save(model, out)
     return astromae.load(out)
 

@@ -1,8 +1,8 @@
 """FMI's direct channel on loopback: benchmarks/collectives.py OUT.json [--ranks 2 4 8] [--before CHECKOUT]
 
 Every rank is a process of its own, the rendezvous host another one. Time from nothing to the end of the first
-allreduce, and medians of rank 0's latency of each operation, beside those of an optimised build of FMI's C++
-library on two cores of the same kind, and beside another checkout of this repository in turns.
+allreduce, and medians of rank 0's latency of each operation, compared with an optimised build of FMI's C++
+library on two cores of the same kind and, in turns, with another checkout of this repository.
 Then a run of 16 ranks with partitions of 25 MB on the embedded AWS: communication, as a share of billed time.
 """
 

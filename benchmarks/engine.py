@@ -2,7 +2,7 @@
 
 MODEL_FOLDER: of the full-size network, with int8 admitted (`cosmicai model optimise --calibration`).
 PARTITIONS: folder with 1.pt (25 MB) and 100.pt (100 MB), made where they are missing.
-OUT.json: has every measurement as soon as it is made; the same command goes on where it was interrupted.
+OUT.json: has every measurement as soon as it is made; the same command continues where it was interrupted.
 
 Every figure is a process of its own, from its start; all cases take turns, and medians count. Cases:
 
@@ -42,8 +42,6 @@ FASTEST_BATCH = 256  # galaxies; for today's way, so by default
 PUBLISHED_BATCH, FIRST_BATCH = 512, 64  # as published; where the first redshifts are wanted soon
 CASES = ("today", "eager", "float32", "int8")
 BEYOND_AVX2 = {"avx512f", "avx_vnni", "avx_ifma", "amx_tile"}  # as /proc/cpuinfo names them
-USD_PER_GB_SECOND = 0.0000166667  # x86, https://aws.amazon.com/lambda/pricing/ as of November 2026
-MB_PER_VCPU = 1769
 Json = dict[str, Any]
 
 
@@ -259,9 +257,12 @@ def table(result: Json) -> str:
 
 
 def _costs(cases: Json) -> list[str]:
+    from inference.contract.limits import MB_PER_VCPU
+    from inference.contract.pricing import GB_SECOND
+
     seconds = [cases[case]["end (s)"] / cases[case]["images"] * 1e6 for case in CASES]
     gigabyte_seconds = [s * 2 * MB_PER_VCPU / 1024 for s in seconds]
-    dollars = [g * USD_PER_GB_SECOND for g in gigabyte_seconds]
+    dollars = [g * GB_SECOND["x86_64"] for g in gigabyte_seconds]
     return [
         _row("GB-seconds a million images, x86, 2 vCPU", gigabyte_seconds, False),
         _row("dollars a million images", dollars, False),

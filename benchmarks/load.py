@@ -1,8 +1,8 @@
 """Many ranks, many objects: python benchmarks/load.py OUT.json [--ranks 250 1000] [--infos 1000 10000]
 [--partitions 10000 100000]
 
-On the embedded AWS: whole runs of so many ranks with partitions of one galaxy; Summarize over so many rank
-infos and Initialize over so many partitions, each called as a process of its own with its peak memory.
+On the embedded AWS: whole runs of that many ranks with partitions of one galaxy; Summarize over that many rank
+infos and Initialize over that many partitions, each called as a process of its own with its peak memory.
 """
 
 from __future__ import annotations
@@ -147,9 +147,9 @@ def main() -> None:
             emulated_variables("load", aws)
         )
         for name, measure, sizes in (
-            ("runs of so many ranks", whole_run, arguments.ranks),
-            ("Summarize over so many rank infos", infos, arguments.infos),
-            ("Initialize over so many partitions", plans, arguments.partitions),
+            ("runs of that many ranks", whole_run, arguments.ranks),
+            ("Summarize over that many rank infos", infos, arguments.infos),
+            ("Initialize over that many partitions", plans, arguments.partitions),
         ):
             for size in sizes:
                 found.setdefault(name, {})[str(size)] = measure(aws, outputs, size)

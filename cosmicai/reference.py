@@ -23,7 +23,7 @@ RANK_INFO = {
     "num_batches": "batches of that size",
     "init (seconds)": "process start, imports, network",
     "download (seconds)": "that the rank waited for bytes",
-    "inference (seconds)": "computing; reading goes on beside it",
+    "inference (seconds)": "computing, while the next data are read",
     "communication (seconds)": "handing over metrics, waiting for other ranks",
     "upload (seconds)": "writing predictions",
     "duration (seconds)": "of it all, init included",
@@ -127,7 +127,7 @@ def page() -> str:
             "## Results",
             "",
             "Under `bucket/result_path/`. The info of a rank that runs a user's own script has what the script "
-            "wrote beside what the rank measures; what the script wrote under the name of such a figure is in "
+            "wrote and what the rank measures; what the script wrote under the name of such a figure is in "
             "`script_values`.",
             "",
             *_table("{rank}.json and combined_data.json", RANK_INFO),

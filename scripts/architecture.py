@@ -219,7 +219,7 @@ def _check(texts: list[Text], boxes: list[Box], arrows: list[Arrow]) -> None:
             raise DrawingError(f"{text.words!r} leaves the picture")
         for other in texts[:number]:
             if text.area.overlaps(other.area):
-                raise DrawingError(f"{text.words!r} lies on {other.words!r}")
+                raise DrawingError(f"{text.words!r} covers {other.words!r}")
         for box in boxes:
             if box.area.overlaps(text.area) and not box.area.contains(text.area):
                 raise DrawingError(f"{text.words!r} crosses the border of {box.title!r}")

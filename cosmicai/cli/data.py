@@ -11,17 +11,38 @@ from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
 from cosmicai.cli.common import CACHE, Cache, Local, Profile, Team, console, deployment, tell_error
+from cosmicai.cli.data_options import (
+    BadPixels,
+    Bands,
+    Catalogue,
+    DropUnusable,
+    FillBands,
+    FitHow,
+    FluxUnit,
+    IdName,
+    Images,
+    Ivar,
+    Limits,
+    MagnitudeNames,
+    Mask,
+    MissingMarks,
+    Model,
+    Pad,
+    PixelScale,
+    PixelUnit,
+    PixelZeroPoint,
+    RedshiftName,
+    Source,
+    ZeroPoint,
+)
 from cosmicai.cli.paths import (
     PARTITIONS,
     Destination,
-    InFile,
-    InPath,
-    ModelOrConfig,
     OutFile,
     OutFolder,
     bucket_and_prefix,
 )
-from cosmicai.cli.values import PAIR, Number, NumberList, Numbers, Prefix, Refused, Text, whole
+from cosmicai.cli.values import Number, NumberList, Prefix, Refused, whole
 from cosmicai.printable import printable
 from cosmicai.results.outputs import copy, filling, merge, new_file, new_folder, writing
 
@@ -33,9 +54,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Making and looking at partitions.")
 
 
-_NAME = Text("a name")
-_NAMES = Text("names with commas", most=4000)
-_MAGNITUDE = Number(-100, 100)
 PartitionMb = Annotated[
     float,
     typer.Option(parser=Number(0.02, 10_240), help="Size of a partition in MB; 25 MB hold 1,278 galaxies."),
@@ -75,103 +93,6 @@ def data_dc2(
         copy(folder, scratch)
         merge(scratch, out)
     console.print(f"{len(list(folder.glob('*.pt')))} partitions in {out}")
-
-
-Source = Annotated[
-    Path,
-    typer.Argument(
-        parser=InPath(),
-        help="FITS, HDF5, Parquet, .npz, .npy, .pt, a table of paths, or a folder of cut-outs or frames.",
-    ),
-]
-Model = Annotated[
-    Path | None,
-    typer.Option(
-        parser=ModelOrConfig(),
-        help="Model folder, or the config.json of one to train: bands, size, pixels. Default: the bundled.",
-    ),
-]
-Images = Annotated[
-    str | None,
-    typer.Option(parser=_NAMES, help="Name of the images; one per band with commas; SCI_* for all that fit."),
-]
-Bands = Annotated[
-    str | None,
-    typer.Option(
-        parser=_NAMES, help="Bands of the source's channels in their order, if it does not say: g,r,i,z."
-    ),
-]
-MagnitudeNames = Annotated[
-    str | None,
-    typer.Option(
-        "--magnitudes",
-        parser=_NAMES,
-        help="One name, or one per band with commas: u,g,r,i,z or mags[0],mags[1],…",
-    ),
-]
-RedshiftName = Annotated[
-    str | None, typer.Option("--redshift", parser=_NAME, help="Name of the redshifts; none: leave them out.")
-]
-IdName = Annotated[str | None, typer.Option("--id", parser=_NAME, help="Name of the identifiers.")]
-Mask = Annotated[str | None, typer.Option(parser=_NAMES, help="Planes of bad pixels: those that are not 0.")]
-Ivar = Annotated[str | None, typer.Option(parser=_NAMES, help="Inverse variances: pixels of 0 are bad.")]
-Catalogue = Annotated[
-    Path | None,
-    typer.Option(
-        parser=InFile(),
-        help="A table of the same galaxies: by rows, by the files' names, or by ra and dec in frames.",
-    ),
-]
-FitHow = Annotated[
-    Literal["scale", "crop", "resize"],
-    typer.Option(
-        help="Other sizes: by the pixel scales; the central pixels as they are; the whole stamp squeezed."
-    ),
-]
-Pad = Annotated[bool, typer.Option("--pad", help="Surround smaller stamps with zeros.")]
-PixelScale = Annotated[
-    float | None, typer.Option(parser=Number(0.001, 100), help="Of the source's pixels, arcsec.")
-]
-PixelUnit = Annotated[
-    str | None,
-    typer.Option(parser=_NAME, help="Of the source's pixels: nanomaggies, nJy, uJy, mJy, Jy, maggies."),
-]
-PixelZeroPoint = Annotated[
-    float | None, typer.Option(parser=_MAGNITUDE, help="AB magnitude of a pixel value of 1.")
-]
-FluxUnit = Annotated[
-    str | None,
-    typer.Option(parser=_NAME, help="The magnitude columns hold fluxes in this unit: nanomaggies, nJy, …"),
-]
-ZeroPoint = Annotated[
-    float | None,
-    typer.Option(parser=_MAGNITUDE, help="The magnitude columns hold fluxes; the AB magnitude of a flux of 1."),
-]
-MissingMarks = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--missing",
-        parser=PAIR,
-        help="VALUE=not-detected or VALUE=not-observed, such as nan=not-detected; repeatable.",
-    ),
-]
-Limits = Annotated[
-    NumberList | None,
-    typer.Option(
-        parser=Numbers(_MAGNITUDE, once=False),
-        metavar="MAG,…",
-        help="Magnitudes that undetected galaxies get, per band: 24.1,25.3,…; default: the model's.",
-    ),
-]
-FillBands = Annotated[
-    str | None, typer.Option(parser=_NAMES, help="Bands that the source may lack: zeros, and the limit.")
-]
-BadPixels = Annotated[
-    Literal["keep", "zero"], typer.Option(help="NaN and masked pixels stay NaN, or become 0.")
-]
-DropUnusable = Annotated[
-    bool, typer.Option("--drop-unusable", help="Leave out galaxies with bad pixels or without a magnitude.")
-]
 
 
 @app.command("prepare")
@@ -298,7 +219,7 @@ def _names(text: str | None) -> tuple[str, ...] | None:
 
 
 def _bands_to_fill(text: str | None, model: Path) -> tuple[str, ...]:
-    """The names of --fill-bands. Raises Refused for one that is no band of the model."""
+    """The names of --fill-bands. Raises Refused for a name that the model has no band for."""
     from cosmicai.data import layout
 
     names = _names(text) or ()

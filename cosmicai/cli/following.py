@@ -36,7 +36,7 @@ def follow(target: Target, arn: str, as_json: bool = False) -> None:
     except KeyboardInterrupt as error:
         name = arn.rpartition(":")[2]
         tell_error(
-            f"\nthe run goes on; come back with `cosmicai watch {name}`, stop it with `cosmicai stop {name}`"
+            f"\nthe run continues; come back with `cosmicai watch {name}`, stop it with `cosmicai stop {name}`"
         )
         raise typer.Exit(130) from error
     if as_json:
@@ -106,7 +106,7 @@ def time_text(found: Snapshot) -> str:
 
 
 def screen(found: Snapshot) -> Group:
-    """All of a snapshot; a spinner turns while the run goes on."""
+    """All of a snapshot; a spinner turns while the run lasts."""
     table = Table(show_header=False, box=None)
     rate = f", {found.images_per_second:,.0f} images/s" if found.images_per_second else ""
     rows = {

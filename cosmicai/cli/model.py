@@ -105,6 +105,8 @@ def model_train(
     """
     from cosmicai.data.photometry import Photometry, common
     from cosmicai.model import training
+    from cosmicai.model.card import write_card
+    from cosmicai.model.galaxies import read_galaxies
     from cosmicai.model.optimise import optimise
     from inference.engine import astromae
 
@@ -119,7 +121,7 @@ def model_train(
             f"not known, as the card will say: {names} (--bands, --zero-point, --pixel-scale, --flux-unit)"
         )
     wanted = _config(config) if start is None else astromae.Config.read(start / "config.json")
-    galaxies = training.read_galaxies(_partition_files(partitions), wanted)
+    galaxies = read_galaxies(_partition_files(partitions), wanted)
     recipe = Recipe(
         seed=seed,
         epochs=epochs,
@@ -149,7 +151,7 @@ def model_train(
     with new_folder(out) as scratch:
         astromae.save(network, scratch)
         optimise(scratch)
-        training.write_card(scratch, recipe, galaxies, history, [command], photometry)
+        write_card(scratch, recipe, galaxies, history, [command], photometry)
         merge(scratch, out)
     resume.unlink(missing_ok=True)
     console.print(f"model folder {out}: {astromae.parameter_count(network):,} parameters")
@@ -257,11 +259,12 @@ def model_pretrain(
 
     Example: cosmicai model pretrain partitions --out models/encoder --epochs 100
     """
-    from cosmicai.model import pretraining, training
+    from cosmicai.model import pretraining
+    from cosmicai.model.galaxies import read_galaxies
     from inference.engine import astromae
 
     wanted = _config(config)
-    galaxies = training.read_galaxies(_partition_files(partitions), wanted)
+    galaxies = read_galaxies(_partition_files(partitions), wanted)
     recipe = Recipe(seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console

@@ -16,7 +16,6 @@ from cosmicai.cli.paths import JsonFile
 from cosmicai.cli.values import Choices, NameList, Number, NumberList, Numbers, whole
 from cosmicai.experiments.planning import (
     IMAGE_BYTES,
-    MOST_RANKS,
     S3_GB_MONTH,
     Assumptions,
     Plan,
@@ -24,6 +23,7 @@ from cosmicai.experiments.planning import (
     options,
     recommended,
 )
+from summarize.contract.limits import MOST_RANKS
 
 app = typer.Typer()
 
@@ -59,7 +59,9 @@ def plan(
     ] = None,
     budget: Annotated[
         float | None,
-        typer.Option(parser=Number(0, above=True), help="Recommend the fastest within so many USD."),
+        typer.Option(
+            parser=Number(0, above=True), help="Recommend the fastest run that costs at most this many USD."
+        ),
     ] = None,
     collectives: Annotated[
         Literal["direct", "s3", "none"],

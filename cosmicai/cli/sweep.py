@@ -36,7 +36,7 @@ def sweep(
         typer.Option(
             parser=Numbers(PARTITION_MB),
             metavar="MB,…",
-            help="Partition sizes to compare; those of N MB lie under the prefix NMB.",
+            help="Partition sizes to compare; those of N MB have the prefix NMB.",
         ),
     ] = NumberList((25, 50, 75, 100)),  # noqa: B008
     data_gb: Annotated[

@@ -18,7 +18,7 @@ _COMPACT = 0.9  # of the galaxies are larger than those that the zero point is t
 _BAND_OFFSET = 1.0  # mag between bands, whose seeing differs
 _FLAT_PIXELS = 4  # at a stamp's greatest value: a core that was cut off
 _ROUND = 1e-5  # mag from two decimals: markers are round numbers
-_REPEATED = 2  # galaxies with the very same extreme magnitude
+_REPEATED = 2  # galaxies with the same extreme magnitude
 _SHARE = 0.02  # of the galaxies: more than this many of a fault are told
 
 
@@ -137,7 +137,7 @@ def repeated_extremes(
             count = int((known == value).sum())
             if count >= _REPEATED and abs(value - round(float(value), 2)) < _ROUND:
                 told.append(
-                    f"{count} galaxies have the very same extreme magnitude {value:g} in {band}: if it is a "
+                    f"{count} galaxies have the same extreme magnitude {value:g} in {band}: if it is a "
                     f"marker, give --missing {value:g}=not-detected or {value:g}=not-observed"
                 )
     return told

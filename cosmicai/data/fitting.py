@@ -142,7 +142,7 @@ def _integrals(side: int, size: int, zoom: float) -> Floats:
 
 @cache
 def _overlaps(side: int, size: int, zoom: float) -> Floats:
-    """(size, side): the share of a new pixel that lies on each old one."""
+    """(size, side): the share of a new pixel that each old one covers."""
     edges = _edges(side, size, zoom)
     low, high = edges[:-1, None], edges[1:, None]
     pixel = np.arange(side)

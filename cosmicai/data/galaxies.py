@@ -171,8 +171,8 @@ class Galaxies:
         known = known_redshifts(found.reshape(-1), column.label, self.counts)
         if np.isfinite(known).any() and float(np.nanmedian(known)) > 10:
             raise SourceError(
-                f"{self.table.path}: {column.label} has a median of {np.nanmedian(known):.4g}, which is no "
-                "redshift and perhaps a magnitude: give another --redshift NAME, or none"
+                f"{self.table.path}: {column.label} has a median of {np.nanmedian(known):.4g}, which is not a "
+                "redshift, but perhaps a magnitude: give another --redshift NAME, or none"
             )
         return known.astype(np.float32)
 

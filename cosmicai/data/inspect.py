@@ -67,7 +67,7 @@ def _taken(table: Table, reading: Reading, layout: ModelLayout) -> set[str] | No
 
 
 def _figures(column: Column) -> _Figures | None:
-    """None for text that is no number."""
+    """None for text that is not a number."""
     figures = _Figures()
     try:
         for start in range(0, column.rows, _ROWS):

@@ -82,8 +82,8 @@ refused with the likely reason, such as fluxes in the place of magnitudes.
 ## What looks wrong
 
 Both commands end with a summary: bands in order, size, pixel scale, units, identifiers, the range of magnitudes
-in each band beside that of the model's training, missing values by kind. `data prepare` writes a contact sheet,
-`stamps.png`, beside the partitions. They warn where
+in each band next to the range in the model's training, and missing values by kind. `data prepare` writes a
+contact sheet, `stamps.png`, next to the partitions. They warn where
 
 - by the magnitudes, the channels look like bands in another order, or like fluxes of another zero point;
 - one band differs from the others in its unit;

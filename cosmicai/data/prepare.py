@@ -149,7 +149,7 @@ def _write(
 
 
 def rows_per_partition(partition_mb: float, layout: ModelLayout) -> int:
-    """Galaxies in a partition of so many MiB of tensors. Raises SourceError where not even one fits."""
+    """Galaxies in a partition of `partition_mb` MiB of tensors. Raises SourceError where not even one fits."""
     rows = int(partition_mb * MIB // layout.sample_bytes)
     if rows < 1:
         raise SourceError(

@@ -46,7 +46,7 @@ def _of_text(values: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         try:
             result[row] = np.nan if blank[row] else float(text)
         except ValueError:
-            raise ValueFault(f"holds {text[:40]!r} in row {row}, which is no number") from None
+            raise ValueFault(f"holds {text[:40]!r} in row {row}, which is not a number") from None
     return result.reshape(values.shape), blank.reshape(values.shape)
 
 

@@ -26,7 +26,7 @@ from cosmicai.emulator.environment import direct, session
 from cosmicai.packaging.places import ROOT
 
 STATES = ROOT / ".cosmicai" / "terraform"  # where `make deploy` keeps them
-_KEPT = (".tfstate", ".outputs.json")  # the state itself, or what it says where it lies in S3
+_KEPT = (".tfstate", ".outputs.json")  # the state itself, or its outputs where the state is in S3
 
 
 class TargetError(RuntimeError):

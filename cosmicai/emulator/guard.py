@@ -1,4 +1,4 @@
-"""Runs one command and leaves nothing of it behind, however the process that asked for it ends.
+"""Runs one command and leaves no part of it running, however the process that asked for it ends.
 
 Started by guard_command() with a pipe as standard input. When the pipe
 closes (its owner closed it, ended, crashed or was killed), or the command ends, every process that descends

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-# Everything that the process needs is bound below its /tmp first: it may itself lie under the machine's /tmp.
+# Everything that the process needs is bound below its /tmp first: it may itself be below the machine's /tmp.
 _ENTER = """
 set -e
 scratch=$1

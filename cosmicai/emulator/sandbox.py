@@ -70,7 +70,7 @@ class Outcome:
 
 
 class _Failure(Exception):
-    """The sandbox cannot go on; `kind` is Lambda's error type."""
+    """The sandbox cannot continue; `kind` is Lambda's error type."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from summarize.contract import pricing
+from summarize.contract.limits import MB_PER_VCPU, MOST_RANKS
 
 Json = dict[str, Any]
 
 IMAGE_BYTES = 32 * 32 * 5 * 4 + 5 * 4 + 4  # float32: image, magnitudes, redshift
 MIB = 1024 * 1024
-MOST_RANKS = 10_000  # children of one Distributed Map (https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html)
 MOST_SECONDS = 900  # of a Lambda (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html)
-MB_PER_VCPU = 1769  # https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html
 S3_GB_MONTH = 0.023  # USD, https://aws.amazon.com/s3/pricing, Standard
 _GET_BYTES = 2_000_000  # of a ranged GET of the partition reader
 

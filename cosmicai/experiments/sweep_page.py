@@ -58,7 +58,7 @@ def _by_amount(cases: Sequence[Json]) -> list[list[Json]]:
 
 
 def with_same_amounts(rows: Sequence[Json]) -> list[Json]:
-    """Rows with one number for amounts of data that are the same but for the headers of their partitions."""
+    """Rows with one number for amounts of data that are the same except for the headers of their partitions."""
     same: dict[float, float] = {}
     for amount in sorted({row["data_gb"] for row in rows}):
         near = [known for known in same.values() if amount <= known * _SAME_AMOUNT]

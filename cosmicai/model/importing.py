@@ -27,7 +27,7 @@ def import_checkpoint(
     """Writes config.json, model.safetensors, card.json and, where asked, the graph to `out`; returns the card.
 
     expected: an .npz of galaxies with the outputs of the user's own code, under the name `outputs`; the model
-    must give the same. Raises CheckpointError, and then leaves nothing. Nothing of the checkpoint is executed.
+    must give the same. Raises CheckpointError, and then leaves nothing. No part of the checkpoint is executed.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out}: is there already; name a folder that is not, or delete it first")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cosmicai.model.galaxies import Galaxies, augmented, softening
+from cosmicai.model.objective import DEVICE
 from cosmicai.model.recipe import Recipe
-from cosmicai.model.training import DEVICE, Galaxies, augmented, softening
 from inference.engine import astromae
 
 MASKED = 0.75

@@ -9,27 +9,22 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cosmicai.data.photometry import Photometry
+from cosmicai.model.galaxies import Galaxies, augmented, digest, softening, split
+from cosmicai.model.objective import DEVICE, Photometer, Standardised, losses, validate
 from cosmicai.model.recipe import Recipe
-from inference.contract.accuracy import exact_nmad
-from inference.data import partition
 from inference.engine import astromae
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Report = Callable[["Epoch"], None]
 
 
@@ -55,39 +50,6 @@ class Epoch:
         return self.validation_loss + self.nmad
 
 
-@dataclass(frozen=True)
-class Galaxies:
-    """Tensors in memory: images (N, 5, 32, 32), magnitudes (N, 5), redshift (N,)."""
-
-    images: Tensor
-    magnitudes: Tensor
-    redshift: Tensor
-
-    def __len__(self) -> int:
-        return len(self.redshift)
-
-    def at(self, rows: Tensor) -> Galaxies:
-        return Galaxies(self.images[rows], self.magnitudes[rows], self.redshift[rows])
-
-    def to(self, device: str) -> Galaxies:
-        return Galaxies(self.images.to(device), self.magnitudes.to(device), self.redshift.to(device))
-
-
-def read_galaxies(files: Sequence[Path], config: astromae.Config = astromae.Config()) -> Galaxies:  # noqa: B008
-    """All galaxies of the partitions, which have the config's bands and size. Raises PartitionError, also for a
-    file without redshifts."""
-    layout = partition.Layout(config.channels, config.image_size, config.magnitudes)
-    parts = [partition.read(file.read_bytes(), file.name, layout) for file in files]
-    without = [file.name for file, part in zip(files, parts, strict=True) if part.redshift is None]
-    if without:
-        raise partition.PartitionError(f"{', '.join(without)}: no redshifts, which training needs")
-    return Galaxies(
-        torch.from_numpy(np.concatenate([part.images for part in parts])),
-        torch.from_numpy(np.concatenate([part.magnitudes for part in parts])),
-        torch.from_numpy(np.concatenate([part.redshift for part in parts if part.redshift is not None])),
-    )
-
-
 def train(
     config: astromae.Config,
     galaxies: Galaxies,
@@ -101,16 +63,16 @@ def train(
 
     encoder: a folder of `pretrain`, whose encoder the network begins with (and keeps, if the recipe freezes
     it). start: a model folder to train further, whose config takes the place of `config`. resume: a file that
-    holds the state after each epoch; a call that finds it goes on from there, and ends with the very weights of
-    a call that was never cut off.
+    holds the state after each epoch; a call that finds it continues from there, and ends with exactly the
+    weights of a call that was never cut off.
     """
     torch.manual_seed(recipe.seed)
-    training, validation = _split(galaxies, recipe.validation_fraction)
+    training, validation = split(galaxies, recipe.validation_fraction)
     if start is None:
         model = _begin(_with_hidden(config, training), training, encoder)
     else:
         model = astromae.load(start)
-        _Standardised(model, training, "cpu").unfold(model)
+        Standardised(model, training, "cpu").unfold(model)
     trainer = _Trainer(model, training, recipe)
     key = {
         "recipe": asdict(recipe),
@@ -207,7 +169,7 @@ class _Trainer:
         model.inception.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if recipe.freeze_encoder:
             model.encoder.requires_grad_(False)
-        self._photometer = _Photometer(model).to(DEVICE)
+        self._photometer = Photometer(model).to(DEVICE)
         trained = [p for part in (model, self._photometer) for p in part.parameters() if p.requires_grad]
         self._optimiser = torch.optim.AdamW(
             trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
@@ -233,8 +195,8 @@ class _Trainer:
         start = time.monotonic()
         with _in_bfloat16(self.model.encoder) if self._recipe.mixed_precision else nullcontext():
             loss = self._one_epoch()
-        averaged = _Standardised(self._average.module, self._galaxies)
-        held_loss, nmads = _validate(averaged, validation, self._recipe)
+        averaged = Standardised(self._average.module, self._galaxies)
+        held_loss, nmads = validate(averaged, validation, self._recipe)
         seconds = time.monotonic() - start
         epoch = Epoch(len(self.history) + 1, loss, held_loss, *nmads, best=False, seconds=seconds)
         if epoch.score < min((earlier.score for earlier in self.history), default=float("inf")):
@@ -244,14 +206,14 @@ class _Trainer:
         return epoch
 
     def _one_epoch(self) -> float:
-        inputs, recipe, total = _Standardised(self.model, self._galaxies), self._recipe, 0.0
+        inputs, recipe, total = Standardised(self.model, self._galaxies), self._recipe, 0.0
         self.model.train()
         for rows in torch.randperm(len(self._galaxies)).split(recipe.batch_size):
             batch = self._galaxies.at(rows).to(DEVICE)
             noise = torch.randn_like(batch.magnitudes) * recipe.magnitude_noise
             images = augmented(batch.images).contiguous(memory_format=torch.channels_last)
             noisy = replace(batch, images=images, magnitudes=batch.magnitudes + noise)
-            loss = _losses(inputs, noisy, recipe, self._photometer)
+            loss = losses(inputs, noisy, recipe, self._photometer)
             self._optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -265,7 +227,7 @@ class _Trainer:
         """The best network so far, which takes plain magnitudes and gives plain redshifts."""
         self.model.load_state_dict(self._best)
         model = self.model.cpu()
-        _Standardised(model, self._galaxies, "cpu").fold(model)
+        Standardised(model, self._galaxies, "cpu").fold(model)
         return model.eval()
 
     def state(self) -> dict[str, Any]:
@@ -291,115 +253,9 @@ class _Trainer:
         torch.set_rng_state(state["random"])
 
 
-def _split(galaxies: Galaxies, fraction: float) -> tuple[Galaxies, Galaxies]:
-    """Galaxies to train on and galaxies held out; several renderings of one galaxy stay on one side.
-
-    They have the same redshift, and hardly any two galaxies have the same.
-    """
-    _, galaxy = torch.unique(galaxies.redshift, return_inverse=True)
-    count = int(galaxy.max()) + 1
-    held = torch.zeros(count, dtype=torch.bool)
-    held[torch.randperm(count)[: int(count * fraction)]] = True
-    rows = torch.arange(len(galaxies))
-    return galaxies.at(rows[~held[galaxy]]), galaxies.at(rows[held[galaxy]])
-
-
 def _moving_average(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
     """Exponential, over about 200 steps, and over a ninth of the steps so far at the beginning."""
     return average + (current - average) * max(1 / 200, 9 / (10 + int(count)))
-
-
-def softening(galaxies: Galaxies) -> tuple[float, ...]:
-    """Per channel, three times the pixel noise: linear below it, logarithmic above (Lupton et al. 1999)."""
-    rows = galaxies.images[:2048].transpose(0, 1).flatten(1)
-    spread = (rows - rows.median(1, keepdim=True).values).abs().median(1).values * 1.4826
-    return tuple(round(3.0 * float(s), 6) for s in spread)
-
-
-class _Standardised:
-    """The network with standardised magnitudes and redshifts around it."""
-
-    def __init__(self, model: Any, galaxies: Galaxies, device: str = DEVICE) -> None:
-        self.model = model
-        hidden = model.config.hidden_magnitudes
-        self.hidden_magnitudes = torch.tensor([hidden], device=device)
-        self.mean = galaxies.magnitudes.mean(0).to(device)
-        self.scale = galaxies.magnitudes.std(0).to(device)
-        self.z_mean, self.z_scale = galaxies.redshift.mean().to(device), galaxies.redshift.std().to(device)
-
-    def standardised(self, magnitudes: Tensor) -> Tensor:
-        return (magnitudes - self.mean) / self.scale
-
-    def magnitude_features(self, magnitudes: Tensor) -> Tensor:
-        features: Tensor = self.model.magnitude_branch(self.standardised(magnitudes))
-        return features
-
-    def redshift(self, image_features: Tensor, magnitude_features: Tensor) -> Tensor:
-        """Of B galaxies; features of one row stand for all of them."""
-        rows = max(len(image_features), len(magnitude_features))
-        fused = self.model.fused(image_features.expand(rows, -1), magnitude_features.expand(rows, -1))
-        return fused * self.z_scale + self.z_mean
-
-    @torch.no_grad()
-    def fold(self, model: astromae.AstroMAE) -> None:
-        """Moves the standardisation into `model`'s first magnitude layer and last layer, exactly."""
-        first, last = _outermost(model)
-        first.weight /= self.scale
-        first.bias.sub_(first.weight @ self.mean)
-        last.weight *= self.z_scale
-        last.bias.mul_(self.z_scale).add_(self.z_mean)
-
-    @torch.no_grad()
-    def unfold(self, model: astromae.AstroMAE) -> None:
-        """The reverse: `model` then takes standardised magnitudes and gives standardised redshifts."""
-        first, last = _outermost(model)
-        first.bias.add_(first.weight @ self.mean)
-        first.weight *= self.scale
-        last.weight /= self.z_scale
-        last.bias.sub_(self.z_mean).div_(self.z_scale)
-
-
-def _outermost(model: astromae.AstroMAE) -> tuple[nn.Linear, nn.Linear]:
-    """The first layer that sees magnitudes, and the last one, which gives the redshift."""
-    first, last = model.magnitude_branch[0], model.fusion[-1]
-    if not isinstance(first, nn.Linear) or not isinstance(last, nn.Linear):
-        raise TypeError("the magnitude branch begins and the fusion ends with a Linear layer")
-    return first, last
-
-
-class _Photometer(nn.Module):
-    """Reads standardised magnitudes from the features of an image; thrown away after the training.
-
-    It makes the image branches measure the fluxes early, which a redshift alone teaches them slowly.
-    """
-
-    def __init__(self, model: astromae.AstroMAE) -> None:
-        super().__init__()
-        config = model.config
-        widths = config.encoder_branch.widths[-1] + config.inception_branch.widths[-1]
-        self.read = nn.Linear(widths, config.magnitudes)
-
-    def forward(self, image_features: Tensor) -> Tensor:
-        magnitudes: Tensor = self.read(image_features)
-        return magnitudes
-
-
-def _losses(inputs: _Standardised, batch: Galaxies, recipe: Recipe, photometer: _Photometer) -> Tensor:
-    """The weighted sum of the losses of a training step."""
-    known = inputs.magnitude_features(batch.magnitudes)
-    if recipe.without_images:
-        blank = inputs.model.image_features(torch.zeros_like(batch.images[:2]))[:1]
-        return _loss(inputs.redshift(blank, known), batch.redshift)
-    features = inputs.model.image_features(torch.cat([batch.images, torch.zeros_like(batch.images[:1])]))
-    seen, blank = features[:-1], features[-1:]
-    unknown = inputs.magnitude_features(inputs.hidden_magnitudes)
-    read = F.smooth_l1_loss(photometer(seen), inputs.standardised(batch.magnitudes), beta=0.1)
-    return (
-        _loss(inputs.redshift(seen, known), batch.redshift)
-        + recipe.images_weight * _loss(inputs.redshift(seen, unknown), batch.redshift)
-        + recipe.magnitudes_weight * _loss(inputs.redshift(blank, known), batch.redshift)
-        + recipe.photometry_weight * read
-    )
 
 
 @contextmanager
@@ -422,76 +278,3 @@ def _in_bfloat16(module: nn.Module) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def augmented(images: Tensor) -> Tensor:
-    """One of the eight flips and quarter turns for the whole batch; a redshift does not depend on them."""
-    turns, flip = int(torch.randint(4, ())), bool(torch.randint(2, ()))
-    images = torch.rot90(images, turns, (2, 3))
-    return images.flip(3) if flip else images
-
-
-def _loss(predicted: Tensor, true: Tensor) -> Tensor:
-    return F.smooth_l1_loss((predicted - true) / (1.0 + true), torch.zeros_like(true), beta=0.02)
-
-
-@torch.inference_mode()
-def _validate(
-    inputs: _Standardised, galaxies: Galaxies, recipe: Recipe
-) -> tuple[float, tuple[float, float, float]]:
-    """The loss by image and magnitudes; NMAD by both, by images alone, by magnitudes alone."""
-    inputs.model.eval()
-    blank = inputs.model.image_features(torch.zeros_like(galaxies.images[:1]).to(DEVICE))
-    unknown = inputs.magnitude_features(inputs.hidden_magnitudes)
-    predicted: list[list[Tensor]] = [[], [], []]
-    for images, magnitudes in zip(galaxies.images.split(256), galaxies.magnitudes.split(256), strict=True):
-        known = inputs.magnitude_features(magnitudes.to(DEVICE))
-        seen = blank if recipe.without_images else inputs.model.image_features(images.to(DEVICE))
-        for column, pair in zip(predicted, ((seen, known), (seen, unknown), (blank, known)), strict=True):
-            column.append(inputs.redshift(*pair).expand(len(magnitudes)).cpu())
-    both, by_images, by_magnitudes = (torch.cat(column) for column in predicted)
-    return float(_loss(both, galaxies.redshift)), (
-        _nmad(both, galaxies.redshift),
-        _nmad(by_images, galaxies.redshift),
-        _nmad(by_magnitudes, galaxies.redshift),
-    )
-
-
-def _nmad(predicted: Tensor, true: Tensor) -> float:
-    nmad = exact_nmad(predicted.tolist(), true.tolist())
-    return float("nan") if nmad is None else nmad
-
-
-def digest(galaxies: Galaxies) -> str:
-    """SHA-256 of magnitudes and redshifts, in order: tells which galaxies a network was trained on."""
-    content = galaxies.magnitudes.numpy().tobytes() + galaxies.redshift.numpy().tobytes()
-    return hashlib.sha256(content).hexdigest()
-
-
-def write_card(
-    folder: Path,
-    recipe: Recipe,
-    galaxies: Galaxies,
-    history: list[Epoch],
-    commands: list[str],
-    photometry: Photometry,
-) -> None:
-    """card.json of a model folder: the galaxies, what their numbers mean, the recipe and what it reached."""
-    best = min(history, key=lambda epoch: epoch.score)
-    quantiles = torch.quantile(galaxies.magnitudes, torch.tensor([0.001, 0.999]), 0)
-    card = {
-        "commands": commands,
-        "parameters": astromae.parameter_count(astromae.load(folder)),
-        "photometry": asdict(photometry),
-        "trained on": {
-            "galaxies": len(galaxies),
-            "sha256 of magnitudes and redshifts": digest(galaxies),
-            "redshift": [round(float(galaxies.redshift.min()), 4), round(float(galaxies.redshift.max()), 4)],
-            "magnitudes, 0.1 and 99.9 percent": [[round(float(v), 3) for v in row] for row in quantiles],
-        },
-        "recipe": asdict(recipe),
-        "epochs run": len(history),
-        "best epoch, on held-out training galaxies": asdict(best),
-        "torch": torch.__version__.partition("+")[0],
-    }
-    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")

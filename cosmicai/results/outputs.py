@@ -40,7 +40,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises OutputError, which names `path`, where writing within fails for want of space or permission."""
+    """Raises OutputError, which names `path`, where writing within fails (space, permission)."""
     try:
         yield
     except OutputError:
@@ -104,7 +104,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 def filling(path: Path) -> Iterator[None]:
     """A folder to which whole files are added, each as NAME.partial at first.
 
-    After an error the complete ones stay, so that the same call can go on; nothing else does.
+    After an error the complete ones stay, so that the same call can continue; nothing else stays.
     """
     with writing(path), made(path.absolute()):
         try:

@@ -1,4 +1,4 @@
-"""report.html of downloaded results, with the historic Results.json and inference.png beside it."""
+"""report.html of downloaded results, and the historic Results.json and inference.png."""
 
 from __future__ import annotations
 

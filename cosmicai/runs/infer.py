@@ -27,7 +27,8 @@ from inference.contract.event import RankEvent
 from inference.data.partition import PartitionError
 from inference.data.storage import Folder, ObjectError, Storage
 from inference.data.torchfile import LocalFile, Source
-from inference.rank import Host, Worker
+from inference.rank import Rank
+from inference.sandbox import Host, Sandbox
 from initialize.plan import PartitionFile, list_partitions, natural
 from summarize.report import report
 from summarize.summary import summary
@@ -209,15 +210,15 @@ def _event(run: Json, rank: int, file: tuple[str, PartitionFile], out: Path, mod
 
 
 def _infer_one(event: RankEvent, threads: int, device: str, moved: Moved) -> None:
-    _worker(threads, device, moved).run(event)
+    Rank(event, _sandbox(threads, device, moved)).run()
 
 
 @cache
-def _worker(threads: int, device: str, moved: Moved | None = None) -> Worker:
+def _sandbox(threads: int, device: str, moved: Moved | None = None) -> Sandbox:
     """One per process, so that the network is loaded once."""
     memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**2
     host = Host(memory_mb, threads, Path(), device)
-    return Worker(lambda: FileStorage(boto3.client("s3", region_name="us-east-1"), moved), host)
+    return Sandbox(lambda: FileStorage(boto3.client("s3", region_name="us-east-1"), moved), host)
 
 
 def _finish(folder: Path, run: Json, failures: dict[int, Json]) -> Json:

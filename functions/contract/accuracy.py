@@ -359,7 +359,7 @@ def exact_nmad(predicted: Iterable[float], true: Iterable[float], factor: float 
 
 
 def _median(histogram: Counter[Any]) -> float:
-    """The median bin; between two of them where half of all galaxies lie on each side."""
+    """The median bin; between two bins where each side has half of all galaxies."""
     total, seen = sum(histogram.values()), 0
     halves = []  # the bins in which the lower and the upper middle galaxy lie
     for index in sorted(histogram):

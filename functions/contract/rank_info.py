@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from .limits import PHASES
 from .pricing import BILLED_AS, GB_SECOND
 from .untrusted import load, shown
 
@@ -19,7 +20,6 @@ MOST_BYTES = 1 << 20  # of a rank info; the largest state of metrics takes a thi
 _MOST_DIGITS = 120  # of a whole number; the sums of a state of metrics have up to that
 LEFT_OUT = "left_out"  # the field of a rank info that names the wrong fields which are not in it
 _LARGEST_FIGURE = 1e15  # of seconds, megabytes, rates: more is no measurement, and sums would overflow
-PHASES = ("init", "download", "inference", "communication", "upload")
 _FIGURES = (
     *(f"{phase} (seconds)" for phase in PHASES),
     *("duration (seconds)", "ended (unix seconds)", "total_cpu_time (seconds)", "total_gpu_time (seconds)"),

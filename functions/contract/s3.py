@@ -1,14 +1,15 @@
-"""Requests to AWS over connections that break. One file for all functions: the others have links to it.
+"""Reading and writing objects over connections that break.
 
-botocore repeats a request until its answer begins. What breaks off behind that, in a body or in the body of an
+botocore repeats a request until its answer begins. What breaks off after that, in a body or in the body of an
 error, is raised, the latter as urllib3's own.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 from urllib3.exceptions import HTTPError
@@ -23,10 +24,26 @@ _PAUSE = 0.1  # seconds, doubled each time
 
 
 def repeated(request: Callable[[], T]) -> T:
-    """What an idempotent request gives, made again while its connection breaks. May raise one of BROKEN."""
+    """The answer of an idempotent request, made again while its connection breaks. May raise one of BROKEN."""
     for attempt in range(_ATTEMPTS - 1):
         try:
             return request()
         except BROKEN:
             time.sleep(_PAUSE * 2**attempt)
     return request()
+
+
+def read(s3: Any, bucket: str, key: str) -> tuple[bytes, str]:
+    """An object and its ETag. Raises botocore's ClientError, or one of BROKEN."""
+
+    def get() -> tuple[bytes, str]:
+        answer = s3.get_object(Bucket=bucket, Key=key)
+        return answer["Body"].read(), answer["ETag"]
+
+    return repeated(get)
+
+
+def put_json(s3: Any, bucket: str, key: str, content: object) -> None:
+    """Writes the content as JSON. Raises botocore's ClientError."""
+    body = json.dumps(content, indent=1).encode()
+    s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")

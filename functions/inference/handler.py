@@ -14,13 +14,14 @@ from botocore.config import Config
 
 from .contract.event import RankEvent
 from .data.storage import Storage
-from .rank import Host, Worker
+from .rank import Rank
+from .sandbox import Host, Sandbox
 
 # All of this happens in Lambda's init phase; the S3 client and the engine are made at once.
 _host = Host.of_lambda(int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]), Path(tempfile.gettempdir()))
-_worker = Worker(lambda: Storage(_client), _host)
+_sandbox = Sandbox(lambda: Storage(_client), _host)
 with ThreadPoolExecutor(1) as _beside:
-    _prepared = _beside.submit(_worker.prepare)
+    _prepared = _beside.submit(_sandbox.prepare)
     _client: Any = boto3.client(
         "s3",
         config=Config(
@@ -37,6 +38,6 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         return {"message": "loaded"}
     asked = RankEvent.parse(event)
     print(json.dumps({"message": "rank starts", "rank": asked.rank, "run_id": asked.run_id}))
-    done = _worker.run(asked, lambda: context.get_remaining_time_in_millis() / 1000)
-    print(json.dumps({"message": "rank done", **done}))
-    return done
+    written = Rank(asked, _sandbox, lambda: context.get_remaining_time_in_millis() / 1000).run()
+    print(json.dumps({"message": "rank done", **written}))
+    return written

@@ -17,6 +17,7 @@ from typing import Any
 
 from .contract.event import RankEvent
 from .contract.paths import PathError, below
+from .contract.rank_info import LEFT_OUT
 from .contract.untrusted import UntrustedError, load
 from .data.storage import ObjectError, Storage
 
@@ -36,7 +37,6 @@ _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)\s*(?:==\s*(?P<version>[
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 _MOST_BYTES = 1 << 18  # of a script's rank info
 _MOST_DIGITS = 15  # of its whole numbers
-_LEFT_OUT = "left_out"  # the field that Summarize knows by this name too
 _STREAM_LIMIT = 2000  # characters of a line that are kept for it
 
 # Fields of a rank info: what the rank sets after the script, and what the script knows better than the rank.
@@ -206,8 +206,8 @@ def info_versions(event: RankEvent, storage: Storage) -> Versions:
 def written_info(event: RankEvent, storage: Storage, before: Versions) -> dict[str, Any]:
     """The rank info that the script itself has written since `before`; {} where it has written none.
 
-    What is no number within bounds becomes null. That, or a whole text that is not JSON, is named in the field
-    left_out: a fault in it does not cost the rank what it has computed.
+    A value that is not a number within bounds becomes null. It is named in the field
+    left_out, as is a text that is not JSON: a fault in it does not cost the rank what it has computed.
     """
     now = info_versions(event, storage)
     bucket = next((bucket for bucket in now if now[bucket] not in (None, before[bucket])), None)
@@ -220,12 +220,12 @@ def written_info(event: RankEvent, storage: Storage, before: Versions) -> dict[s
     except UntrustedError as error:
         content, faults = {}, [f"s3://{bucket}/{key}, which the script wrote, is not used: {error}"]
     info = content if isinstance(content, dict) else {"result": content}
-    info.pop(_LEFT_OUT, None)
-    return {**info, _LEFT_OUT: faults} if faults else info
+    info.pop(LEFT_OUT, None)
+    return {**info, LEFT_OUT: faults} if faults else info
 
 
 def rank_info(measured: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
-    """The script's own fields beside what the rank has measured.
+    """The script's own fields and what the rank has measured.
 
     Summarize and the bill go by the measured ones, so these stay; what the script wrote under their names is
     kept in `script_values`.

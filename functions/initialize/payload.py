@@ -32,7 +32,7 @@ class PayloadError(ValueError):
 
 
 def schema() -> dict[str, Any]:
-    """The payload's JSON Schema: beside this file in the zip, in statemachine/ in a checkout."""
+    """The payload's JSON Schema: next to this file in the zip, in statemachine/ in a checkout."""
     name = "payload.schema.json"
     packaged = _HERE / name
     path = packaged if packaged.exists() else _HERE.parents[1] / "statemachine" / name
@@ -81,7 +81,7 @@ def resolve(payload: object) -> dict[str, Any]:
 
 
 def _script_faults(resolved: dict[str, Any]) -> list[str]:
-    """A script lies in the folder that is fetched with it, and its names become files: no schema says that."""
+    """A script is in the folder that is fetched with it, and its names become files: no schema says that."""
     folder, script = resolved.get("S3_object_name"), resolved.get("script")
     faults = [
         f"{name}: {_shown(value)} is not allowed; give names of at most {_LONGEST_NAME} bytes, as files have"

@@ -8,11 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .contract.limits import MOST_RANKS
 from .contract.s3 import repeated
-
-# Children of a Distributed Map that run at once, and as many as Summarize was measured for
-# (https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html).
-MOST_RANKS = 10_000
 
 
 class PlanError(ValueError):

@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from .contract.s3 import repeated
+from .contract.limits import FANOUT
+from .contract.rank_info import is_result, parse
+from .contract.s3 import put_json, read
+from .contract.untrusted import UntrustedError
 from .payload import PayloadError, resolve
 from .plan import data_map, deal, list_partitions, rank_events
 
 SCHEMA_VERSION = 1
-FANOUT = 32  # of the ranks' tree, inference.metrics.reduction's
 _KEY_BYTES = 32
 _READERS = 32  # parallel GETs when a run is resumed
 _MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percentage")
@@ -48,10 +50,11 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     run["collectives"] = _collectives(resolved["collectives"], run["world_size"], resume, at_once)
     channel = run["collectives"]["channel"]
     _claim(s3, resolved, run, version)
-    _put(s3, bucket, f".cosmicai/{run['run_id']}/key", secrets.token_bytes(_KEY_BYTES))
-    _put(s3, bucket, f"{folder}/manifest.json", rank_events(run, _in_order(ranks, channel)))
+    key = f".cosmicai/{run['run_id']}/key"
+    s3.put_object(Bucket=bucket, Key=key, Body=secrets.token_bytes(_KEY_BYTES))
+    put_json(s3, bucket, f"{folder}/manifest.json", rank_events(run, _in_order(ranks, channel)))
     if "script" in resolved and not resume:  # such scripts read it there
-        _put(s3, bucket, "payload.json", {**resolved, "data_map": run["data_map"]})
+        put_json(s3, bucket, "payload.json", {**resolved, "data_map": run["data_map"]})
     return {
         "run_id": run["run_id"],
         "bucket": resolved["bucket"],
@@ -71,7 +74,7 @@ def _earlier(
     """run.json of an earlier run at the result path and its ETag. Raises PayloadError where that still runs."""
     key = f"{payload['result_path']}/run.json"
     try:
-        body, version = _read(s3, payload["bucket"], key)
+        body, version = read(s3, payload["bucket"], key)
     except s3.exceptions.NoSuchKey:
         return None, None
     except s3.exceptions.ClientError as error:
@@ -90,7 +93,7 @@ def _earlier(
 
 
 def _claim(s3: Any, payload: dict[str, Any], run: dict[str, Any], version: str | None) -> None:
-    """Writes run.json unless another execution has done so meanwhile: of two at once, one goes on."""
+    """Writes run.json unless another execution has done so meanwhile: of two at once, one continues."""
     body = json.dumps(run, indent=1).encode()
     key = f"{payload['result_path']}/run.json"
     condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
@@ -99,7 +102,7 @@ def _claim(s3: Any, payload: dict[str, Any], run: dict[str, Any], version: str |
     except s3.exceptions.ClientError as error:
         if error.response["Error"]["Code"] not in ("PreconditionFailed", "ConditionalRequestConflict"):
             raise
-        held, _ = _read(s3, payload["bucket"], key)
+        held, _ = read(s3, payload["bucket"], key)
         if held != body:  # else it is ours: only S3's answer was lost, and the request repeated
             raise _taken(payload, "another run") from None
 
@@ -195,39 +198,15 @@ def _missing(s3: Any, run: dict[str, Any]) -> list[int]:
 
     def unfinished(rank: int) -> bool:
         try:
-            body, _ = _read(s3, bucket, f"{folder}/{rank}.json")
+            body, _ = read(s3, bucket, f"{folder}/{rank}.json")
         except s3.exceptions.NoSuchKey:
             return True
-        return not _is_result(body, run["run_id"])
+        try:
+            content, _ = parse(body)
+        except UntrustedError:
+            return True
+        return not is_result(content, run["run_id"], rank)
 
     with ThreadPoolExecutor(_READERS) as pool:
         verdicts = list(pool.map(unfinished, range(run["world_size"])))
     return [rank for rank, verdict in enumerate(verdicts) if verdict]
-
-
-def _is_result(body: bytes, run_id: str) -> bool:
-    """Whether it is a rank's own info of that run: a script that failed may have left an object of that key."""
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.get("run_id") == run_id and "duration (seconds)" in content
-
-
-def _read(s3: Any, bucket: str, key: str) -> tuple[bytes, str]:
-    """An object and its ETag."""
-
-    def get() -> tuple[bytes, str]:
-        found = s3.get_object(Bucket=bucket, Key=key)
-        return found["Body"].read(), found["ETag"]
-
-    return repeated(get)
-
-
-def _put(s3: Any, bucket: str, key: str, content: object) -> None:
-    """bytes as they are, everything else as JSON."""
-    if isinstance(content, bytes):
-        s3.put_object(Bucket=bucket, Key=key, Body=content)
-        return
-    body = json.dumps(content, indent=1).encode()
-    s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")

@@ -37,7 +37,7 @@ class Host:
         )
 
     def start(self) -> dict[str, Any]:
-        """Idempotent: a host that runs goes on. Raises ClientError while it is still stopping."""
+        """Idempotent: a host that runs keeps running. Raises ClientError while it is still stopping."""
         if self._instance is not None:
             boto3.client("ec2").start_instances(InstanceIds=[self._instance])
         return {"started": self._instance is not None}

@@ -9,7 +9,7 @@ NAME            TCPunch's protocol (https://github.com/spcl/TCPunch): the host a
 0x02 ROLE NAME  the same between the two roles L and H alone; a newer client of a role takes the place of an
                 older one, so that a rank that tries again never meets itself.
 0x03 ROLE NAME  a relay between the two roles, for clients that know the host's relay key. The host sends
-                frames: two bytes of length in network order and so many bytes. The first is a challenge of 16
+                frames: two bytes of length in network order and that many bytes. The first is a challenge of 16
                 bytes. The client answers with HMAC-SHA256(relay key, 0x03 ROLE NAME challenge). The second is
                 one byte 0x01, once both are there. What either client sends from then on goes to the other in
                 frames. A frame of length 0 ends it: one byte says why (End), eight the limit that was reached.

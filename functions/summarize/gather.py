@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .contract.rank_info import MOST_BYTES, checked, is_result, parse
-from .contract.s3 import repeated
+from .contract.s3 import put_json, read, repeated
 from .contract.untrusted import UntrustedError
 from .report import report
 from .summary import failure_cause, summary
@@ -47,8 +47,8 @@ def summarize_run(s3: Any, event: Json) -> Json:
     infos = [written[rank][0] for rank in sorted(written)]
     timed = [_by_one_clock(*written[rank]) for rank in sorted(written)]
     content = summary(run, timed, failures, _reduced(s3, bucket, folder, run))
-    _put(s3, bucket, f"{folder}/combined_data.json", infos)
-    _put(s3, bucket, f"{folder}/summary.json", content)
+    put_json(s3, bucket, f"{folder}/combined_data.json", infos)
+    put_json(s3, bucket, f"{folder}/summary.json", content)
     page = report(content, timed).encode()
     s3.put_object(Bucket=bucket, Key=f"{folder}/report.html", Body=page, ContentType="text/html; charset=utf-8")
     _delete_private(s3, bucket, f".cosmicai/{event['run_id']}/")
@@ -66,7 +66,7 @@ def summarize_run(s3: Any, event: Json) -> Json:
 class _Object:
     """PREFIX{rank}.json: its content, what was left out of that, and when S3 got it, in Unix seconds.
 
-    fault: why nothing of it can be used, '' otherwise.
+    fault: why no part of it can be used, '' otherwise.
     """
 
     rank: int
@@ -109,12 +109,12 @@ def _objects(s3: Any, bucket: str, prefix: str, run: Json) -> Iterator[_Object]:
         found = (item for page in pages for item in page.get("Contents", []))
         return {item["Key"]: (item["Size"], item["LastModified"].timestamp()) for item in found}
 
-    def read(key: str) -> tuple[Any, list[str], str]:
+    def parsed(key: str) -> tuple[Any, list[str], str]:
         size, _ = keys[key]
         if size > MOST_BYTES:
             return None, [], f"it has {size:,} bytes, at most {MOST_BYTES:,} are read"
         try:
-            return *parse(_body(s3, bucket, key)), ""
+            return *parse(read(s3, bucket, key)[0]), ""
         except UntrustedError as error:
             return None, [], str(error)
 
@@ -122,7 +122,7 @@ def _objects(s3: Any, bucket: str, prefix: str, run: Json) -> Iterator[_Object]:
     matches = ((key, re.fullmatch(r"(0|[1-9][0-9]{0,8})\.json", key.removeprefix(prefix))) for key in keys)
     ranks = {key: int(match[1]) for key, match in matches if match and int(match[1]) < run["world_size"]}
     with ThreadPoolExecutor(READERS) as pool:
-        for (key, rank), (content, faults, fault) in zip(ranks.items(), pool.map(read, ranks), strict=True):
+        for (key, rank), (content, faults, fault) in zip(ranks.items(), pool.map(parsed, ranks), strict=True):
             yield _Object(rank, content, faults, keys[key][1], fault)
 
 
@@ -145,20 +145,10 @@ def _delete_private(s3: Any, bucket: str, prefix: str) -> None:
                 print(json.dumps({"message": "could not be deleted", **fault}))
 
 
-def _body(s3: Any, bucket: str, key: str) -> bytes:
-    body: bytes = repeated(lambda: s3.get_object(Bucket=bucket, Key=key)["Body"].read())
-    return body
-
-
 def _read(s3: Any, bucket: str, key: str) -> Json:
     """The object, or {} where it is none of ours: foreign files in the folder must not stop a summary."""
     try:
-        content = json.loads(_body(s3, bucket, key))
+        content = json.loads(read(s3, bucket, key)[0])
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _put(s3: Any, bucket: str, key: str, content: object) -> None:
-    body = json.dumps(content, indent=1).encode()
-    s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")

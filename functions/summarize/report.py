@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .contract.rank_info import PHASES, counted, figure, images_in_words, is_exact, samples
+from .contract.limits import PHASES
+from .contract.rank_info import counted, figure, images_in_words, is_exact, samples
 from .figures import seconds_text, usd_text
 from .report_data import (
     LAST_CELL,
@@ -126,7 +127,7 @@ def _predicted_chart(summary: Json) -> list[str]:
 def _rank_charts(infos: list[Json]) -> list[str]:
     if not infos:
         return []
-    note = "A bar is a rank. Reading goes on while a rank computes: download is only the time that it waited for data."
+    note = "A bar is a rank. A rank reads while it computes: download is only the time that it waited for data."
     return [
         _chart("timeline", "What each rank did, and when", note, "tall"),
         '<div class="pair">',

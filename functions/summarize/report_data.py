@@ -16,7 +16,8 @@ from .contract.accuracy import (
     Metrics,
     Predicted,
 )
-from .contract.rank_info import PHASES, figure
+from .contract.limits import PHASES
+from .contract.rank_info import figure
 
 Json = dict[str, Any]
 
@@ -78,7 +79,7 @@ def drawn_at_the_edge(summary: Json) -> int:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Bars (from, to, galaxies) of one width, and how many galaxies lie below and above them."""
+    """Bars (from, to, galaxies) of one width, and how many galaxies are below and above them."""
 
     bars: list[tuple[float, float, int]] = field(default_factory=list)
     below: int = 0

@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import Any
 
 from .contract.accuracy import Metrics, Predicted
+from .contract.limits import PHASES
 from .contract.pricing import cost
-from .contract.rank_info import LEFT_OUT, PHASES, counted, figure
+from .contract.rank_info import LEFT_OUT, counted, figure
 
 Json = dict[str, Any]
 
@@ -121,7 +122,7 @@ def _metrics(run: Json, infos: list[Json], reduced: Json | None) -> tuple[Metric
     """What the ranks have reduced among themselves, with those added that it lacks; where it comes from; and
     the ranks whose states cannot be used.
 
-    Where it covers a rank that left no result, nothing of it is used: no galaxy counts without its redshift.
+    Where it covers a rank that left no result, no part of it is used: no galaxy counts without its redshift.
     """
     done = {int(info["rank"]) for info in infos}
     unused = ""

@@ -56,7 +56,7 @@ class _S3:
     def get_object(self, Bucket: str, Key: str) -> Json:
         if Key not in self.objects:
             raise _NoSuchKey(Key)
-        return {"Body": io.BytesIO(self.objects[Key])}
+        return {"Body": io.BytesIO(self.objects[Key]), "ETag": f"{hash(self.objects[Key]):x}"}
 
     def put_object(self, Bucket: str, Key: str, Body: bytes, **_: Any) -> None:
         self.objects[Key] = Body

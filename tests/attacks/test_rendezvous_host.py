@@ -382,14 +382,16 @@ def test_a_scanner_does_not_keep_an_idle_host(started: Callable[..., Host]) -> N
     began = time.monotonic()  # before it starts: its own clock does so before we hear from it
     host = started("--idle-exit", "3")
     words = (b"", b"GET / HTTP/1.0\r\n\r\n", b"\x01", b"\x02Lscan", b"\x03Lscan")
-    for number in range(10_000):
+    for number in range(1_000):
         try:
             connected(host).sendall(words[number % len(words)])
         except OSError:
             break
         time.sleep(0.05)
+    else:
+        pytest.fail("the host still accepts the scanner's connections")
     assert host.ended() == 0
-    assert 3 <= time.monotonic() - began < 60
+    assert time.monotonic() - began >= 3
 
 
 def test_a_relay_keeps_the_host_and_a_pair_lets_it_wait_again(started: Callable[..., Host]) -> None:

@@ -181,7 +181,7 @@ def test_ctrl_c_leaves_the_run_running_and_stop_ends_it(
         os.killpg(watching.pid, signal.SIGINT)
         _, errors = watching.communicate(timeout=20)
         assert watching.returncode == 130
-        assert "the run goes on; come back with `cosmicai watch left-alone`" in errors
+        assert "the run continues; come back with `cosmicai watch left-alone`" in errors
         assert "Traceback" not in errors
         assert json.loads(cli("status", "left-alone", "--json", "--local"))["status"] == "RUNNING"
         assert "is still running" in cli("resume", "left-alone", "--local", expect=1)

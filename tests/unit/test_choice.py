@@ -111,7 +111,7 @@ def test_a_bare_z_is_taken_last_and_said(arrays: Arrays, tmp_path: Path) -> None
 
 def test_a_redshift_that_is_a_magnitude_by_its_values_is_refused(arrays: Arrays, tmp_path: Path) -> None:
     columns = {"images": arrays["images"], "mags": arrays["magnitudes"], "z": arrays["magnitudes"][:, 4]}
-    _refused(_npz(tmp_path / "a.npz", **columns), r"z has a median of 2\d\.\d+, which is no redshift")
+    _refused(_npz(tmp_path / "a.npz", **columns), r"z has a median of 2\d\.\d+, which is not a redshift")
 
 
 def test_photometric_redshifts_are_never_taken_for_true_ones(arrays: Arrays, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_text_is_numbers_blank_or_a_fault() -> None:
     found, blank = values.numbers(np.array([" 1.5", "", "NULL", "nan", "1e3", "--"]))
     assert np.array_equal(found, [1.5, np.nan, np.nan, np.nan, 1000, np.nan], equal_nan=True)
     assert blank.tolist() == [False, True, True, False, False, True]
-    with pytest.raises(values.ValueFault, match="holds '1,5' in row 1, which is no number"):
+    with pytest.raises(values.ValueFault, match="holds '1,5' in row 1, which is not a number"):
         values.numbers(np.array(["1", "1,5"]))
 
 

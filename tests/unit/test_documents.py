@@ -60,7 +60,7 @@ def test_the_architecture_picture_is_that_of_its_source(architecture: ModuleType
         ({"title": "a title that is far too long"}, "does not fit into the box"),
         ({"lines": ("one", "two", "three")}, "does not fit into the box"),
         ({"arrow": ((0, 34), (90, 34))}, "runs through 'title'"),
-        ({"label": (30, 34, "label")}, "lies on"),
+        ({"label": (30, 34, "label")}, "covers"),
         ({"label": (80, 34, "label")}, "crosses the border"),
         ({"label": (990, 300, "label")}, "leaves the picture"),
     ],

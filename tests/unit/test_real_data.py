@@ -83,8 +83,8 @@ def test_legacy_stamps_are_prepared_for_a_network_of_their_bands(tmp_path: Path)
     assert photometry.read(tmp_path / "out") == photometry.Photometry(GRIZ, 22.5, 0.262, "nanomaggies")
     # The file has 30 where a flux is not positive, which no table of markers knows.
     assert [text.partition(":")[0] for text in done.summary.warnings] == [
-        "2 galaxies have the very same extreme magnitude 30 in g",
-        "3 galaxies have the very same extreme magnitude 30 in z",
+        "2 galaxies have the same extreme magnitude 30 in g",
+        "3 galaxies have the same extreme magnitude 30 in z",
     ]
 
 

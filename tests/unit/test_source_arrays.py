@@ -99,7 +99,9 @@ def test_links_and_virtual_datasets_of_files_elsewhere_are_not_followed(arrays: 
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file.create_virtual_dataset("images", virtual)
         file["magnitudes"] = arrays["magnitudes"]
-    _refused(tmp_path / "b.h5", r"/images is a virtual dataset of gone\.h5, which is not beside this file")
+    _refused(
+        tmp_path / "b.h5", r"/images is a virtual dataset of gone\.h5, which is not in the folder of this file"
+    )
 
 
 def test_units_and_chunked_compressed_datasets(arrays: Arrays, tmp_path: Path) -> None:

@@ -256,7 +256,9 @@ def test_integer_redshifts_with_tnull_and_text_numbers(arrays: Arrays, tmp_path:
     source = _write(
         tmp_path / "b.fits", fits.ImageHDU(arrays["images"]), fits.BinTableHDU.from_columns(columns)
     )
-    _refused(source, r"b\.fits: z_spec, rows from 0 on: holds 'about 1' in row 8, which is no number", out="b")
+    _refused(
+        source, r"b\.fits: z_spec, rows from 0 on: holds 'about 1' in row 8, which is not a number", out="b"
+    )
 
 
 def test_ascii_tables_are_read(arrays: Arrays, tmp_path: Path) -> None:

@@ -194,13 +194,14 @@ def test_a_hostile_file_of_before_torch_1_6_is_refused(tmp_path: Path) -> None:
 _PEAK = """
 import sys
 from pathlib import Path
-from cosmicai.runs.infer import _event, _worker, _run, LOCAL
+from cosmicai.runs.infer import _event, _sandbox, _run, LOCAL
 from initialize.plan import PartitionFile
-from inference.rank import _peak_memory
+from inference.process import peak_memory
+from inference.rank import Rank
 files = [(LOCAL, PartitionFile(sys.argv[1], 1))]
 out = Path(sys.argv[2])
-_worker(2, "cpu").run(_event(_run(files, out, 256), 0, files[0], out, None))
-print(_peak_memory() // 2**20)
+Rank(_event(_run(files, out, 256), 0, files[0], out, None), _sandbox(2, "cpu")).run()
+print(peak_memory() // 2**20)
 """
 
 

@@ -11,6 +11,7 @@ import torch
 
 from cosmicai.data import dc2
 from cosmicai.model import pretraining, training
+from cosmicai.model.galaxies import Galaxies, digest, read_galaxies, split
 from cosmicai.model.recipe import Recipe
 from inference.contract.accuracy import Accuracy
 from inference.data import partition
@@ -23,12 +24,12 @@ RECIPE = Recipe(epochs=10, batch_size=32, learning_rate=3e-3)
 
 
 @pytest.fixture(scope="module")
-def galaxies() -> training.Galaxies:
+def galaxies() -> Galaxies:
     folder = dc2.partitions("training", 600, 25, CACHE)
-    return training.read_galaxies(sorted(folder.glob("*.pt")))
+    return read_galaxies(sorted(folder.glob("*.pt")))
 
 
-def test_training_beats_the_mean_and_is_reproducible(galaxies: training.Galaxies) -> None:
+def test_training_beats_the_mean_and_is_reproducible(galaxies: Galaxies) -> None:
     first, history = training.train(SMALL, galaxies, RECIPE)
     second, _ = training.train(SMALL, galaxies, RECIPE)
     assert len(history) == 10
@@ -41,9 +42,7 @@ def test_training_beats_the_mean_and_is_reproducible(galaxies: training.Galaxies
     assert measured < 0.8 * mean
 
 
-def test_a_training_that_is_cut_off_ends_with_the_same_weights(
-    galaxies: training.Galaxies, tmp_path: Path
-) -> None:
+def test_a_training_that_is_cut_off_ends_with_the_same_weights(galaxies: Galaxies, tmp_path: Path) -> None:
     some, recipe = galaxies.at(torch.arange(200)), Recipe(epochs=4, batch_size=32)
     whole, _ = training.train(SMALL, some, recipe)
     seen: list[int] = []
@@ -62,16 +61,16 @@ def test_a_training_that_is_cut_off_ends_with_the_same_weights(
         training.train(SMALL, some, Recipe(epochs=5), resume=tmp_path / "state.pt")
 
 
-def test_several_renderings_of_a_galaxy_stay_on_one_side(galaxies: training.Galaxies) -> None:
+def test_several_renderings_of_a_galaxy_stay_on_one_side(galaxies: Galaxies) -> None:
     """Also where their magnitudes differ, as those of two observations do."""
     some = galaxies.at(torch.arange(100).repeat(3))
     some = replace(some, magnitudes=some.magnitudes + torch.randn_like(some.magnitudes) * 0.1)
-    left, right = training._split(some, 0.2)
+    left, right = split(some, 0.2)
     assert not set(left.redshift.tolist()) & set(right.redshift.tolist())
     assert (len(left), len(right)) == (240, 60)
 
 
-def test_each_input_counts_and_either_may_be_hidden(galaxies: training.Galaxies) -> None:
+def test_each_input_counts_and_either_may_be_hidden(galaxies: Galaxies) -> None:
     """Images or magnitudes alone give better redshifts than the mean, and shuffled images harm."""
     model, history = training.train(SMALL, galaxies, replace(RECIPE, epochs=15))
     hidden = torch.tensor([model.config.hidden_magnitudes]).expand(len(galaxies), -1)
@@ -93,7 +92,7 @@ def test_each_input_counts_and_either_may_be_hidden(galaxies: training.Galaxies)
     assert history[-1].nmad_images_alone != history[-1].nmad_magnitudes_alone
 
 
-def test_the_mean_bias_is_taken_out(galaxies: training.Galaxies) -> None:
+def test_the_mean_bias_is_taken_out(galaxies: Galaxies) -> None:
     torch.manual_seed(0)
     model = astromae.AstroMAE(replace(SMALL, hidden_magnitudes=(30.0,) * 5)).eval()
     training.take_out_bias(model, galaxies, RECIPE)
@@ -104,7 +103,7 @@ def test_the_mean_bias_is_taken_out(galaxies: training.Galaxies) -> None:
     )
 
 
-def test_a_network_of_magnitudes_alone_never_sees_an_image(galaxies: training.Galaxies) -> None:
+def test_a_network_of_magnitudes_alone_never_sees_an_image(galaxies: Galaxies) -> None:
     recipe = replace(RECIPE, epochs=2, without_images=True)
     first, _ = training.train(SMALL, galaxies, recipe)
     other = replace(galaxies, images=galaxies.images.flip(0))  # the same values, hence the same softening
@@ -114,7 +113,7 @@ def test_a_network_of_magnitudes_alone_never_sees_an_image(galaxies: training.Ga
         assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_mixed_precision_learns_as_float32_does(galaxies: training.Galaxies) -> None:
+def test_mixed_precision_learns_as_float32_does(galaxies: Galaxies) -> None:
     recipe = replace(RECIPE, epochs=3)
     _, plain = training.train(SMALL, galaxies, recipe)
     model, mixed = training.train(SMALL, galaxies, replace(recipe, mixed_precision=True))
@@ -123,7 +122,7 @@ def test_mixed_precision_learns_as_float32_does(galaxies: training.Galaxies) -> 
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
-def test_masked_pretraining_learns_and_its_encoder_is_used(galaxies: training.Galaxies, tmp_path: Path) -> None:
+def test_masked_pretraining_learns_and_its_encoder_is_used(galaxies: Galaxies, tmp_path: Path) -> None:
     losses: list[float] = []
     recipe = Recipe(epochs=6, batch_size=32, learning_rate=3e-3)
     pretrained = pretraining.pretrain(SMALL, galaxies, recipe, lambda _, loss: losses.append(loss))
@@ -137,33 +136,31 @@ def test_masked_pretraining_learns_and_its_encoder_is_used(galaxies: training.Ga
     assert not torch.equal(free.encoder.embed.weight, pretrained.encoder.embed.weight)
 
 
-def test_masked_pretraining_needs_pointwise_convolutions(galaxies: training.Galaxies) -> None:
+def test_masked_pretraining_needs_pointwise_convolutions(galaxies: Galaxies) -> None:
     with pytest.raises(astromae.ConfigError, match="parallel_kernel must be 1"):
         pretraining.pretrain(replace(SMALL, parallel_kernel=3), galaxies, Recipe(epochs=1))
 
 
-def test_it_stops_early(galaxies: training.Galaxies) -> None:
+def test_it_stops_early(galaxies: Galaxies) -> None:
     recipe = Recipe(epochs=50, patience=1, learning_rate=1.0, batch_size=256)
     _, history = training.train(SMALL, galaxies.at(torch.arange(100)), recipe)
     assert len(history) < 50
     assert not history[-1].best
 
 
-def test_files_without_redshifts_are_named(tmp_path: Path, galaxies: training.Galaxies) -> None:
+def test_files_without_redshifts_are_named(tmp_path: Path, galaxies: Galaxies) -> None:
     rows = galaxies.at(torch.arange(2))
     dc2.write_partition(tmp_path / "1.pt", rows.images.numpy(), rows.magnitudes.numpy(), None)
     with pytest.raises(partition.PartitionError, match=r"1\.pt: no redshifts"):
-        training.read_galaxies([tmp_path / "1.pt"])
+        read_galaxies([tmp_path / "1.pt"])
 
 
 def test_the_committed_model_was_trained_on_the_training_galaxies() -> None:
     card = json.loads((BUNDLED_MODEL / "card.json").read_text())
     renderings = card["trained on"]["galaxies"] // len(dc2.load("training", CACHE))
     observed = dc2.observations("training", range(renderings), CACHE)
-    known = training.Galaxies(
-        torch.zeros(0), torch.from_numpy(observed.magnitudes), torch.from_numpy(observed.redshift)
-    )
-    assert card["trained on"]["sha256 of magnitudes and redshifts"] == training.digest(known)
+    known = Galaxies(torch.zeros(0), torch.from_numpy(observed.magnitudes), torch.from_numpy(observed.redshift))
+    assert card["trained on"]["sha256 of magnitudes and redshifts"] == digest(known)
     assert card["parameters"] == astromae.parameter_count(astromae.load(BUNDLED_MODEL))
     assert any("model train" in command for command in card["commands"])
 
@@ -177,9 +174,7 @@ def test_the_committed_models_card_says_what_its_inputs_are() -> None:
     assert 0 < low < 0.1 < 2.5 < high < 3.1
 
 
-def test_training_further_begins_with_what_a_folder_has_learned(
-    galaxies: training.Galaxies, tmp_path: Path
-) -> None:
+def test_training_further_begins_with_what_a_folder_has_learned(galaxies: Galaxies, tmp_path: Path) -> None:
     some = galaxies.at(torch.arange(300))
     first, _ = training.train(SMALL, some, Recipe(epochs=4, batch_size=32, learning_rate=3e-3))
     astromae.save(first, tmp_path)

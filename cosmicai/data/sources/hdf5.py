@@ -18,7 +18,7 @@ KIND = Kind(
     "datasets in groups (`train/images`), fields of compound datasets, text of any length, soft links, "
     "external links and virtual datasets to files of the same folder; a folder of files of one layout, one "
     "after the other",
-    "links and virtual datasets to files that are missing or lie in another folder; a name in two groups; "
+    "links and virtual datasets to files that are missing or in another folder; a name in two groups; "
     "filters that h5py lacks",
 )
 
@@ -44,7 +44,7 @@ def _walk(
         link = group.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink) and not _beside(path, link.filename):
             notes.append(
-                f"{prefix}{name} links to {link.filename}, not a file beside this one, and is not read"
+                f"{prefix}{name} links to {link.filename}, not a file in the same folder, and is not read"
             )
             continue
         try:
@@ -70,8 +70,8 @@ def _check_virtual(path: Path, dataset: Any) -> None:
     for source in dataset.virtual_sources() if dataset.is_virtual else ():
         if source.file_name != "." and not _beside(path, source.file_name):
             raise SourceError(
-                f"{path}: {dataset.name} is a virtual dataset of {source.file_name}, which is not beside this "
-                "file"
+                f"{path}: {dataset.name} is a virtual dataset of {source.file_name}, which is not in the "
+                "folder of this file"
             )
 
 

@@ -17,7 +17,7 @@ _BAND = ("FILTER", "FILTNAM", "FILTNAME", "BAND")
 
 
 def bands_of(header: Any, channels: int) -> tuple[str, ...] | None:
-    """Names of so many channels; None where the header does not say them.
+    """Names of the channels; None where the header does not say them.
 
     BAND0, BAND1, … and BANDS are what the cut-out service of the Legacy Surveys writes.
     """
@@ -54,7 +54,7 @@ def celestial(header: Any) -> WCS | None:
     if not str(header.get("CTYPE1", "")).strip():
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what astropy mends in a header
+        warnings.simplefilter("ignore")  # about what astropy repairs in a header
         try:
             world = WCS(header)
             return world.celestial if world.has_celestial else None

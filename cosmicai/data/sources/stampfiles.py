@@ -97,7 +97,7 @@ def matched(path: Path, files: Sequence[Path], catalogue: Table) -> Table:
     """Cut-outs in the order of a catalogue, whose file names or identifiers are the files' names."""
     by_stem = {stem(file.name): file for file in files}
     if len(by_stem) < len(files):
-        raise SourceError(f"{path}: two files have one name but for the ending")
+        raise SourceError(f"{path}: two files have the same name except for the ending")
     best: tuple[int, Column, list[str]] | None = None
     for column in catalogue.columns:
         if column.shape or column.dtype.startswith(("float", "double")):

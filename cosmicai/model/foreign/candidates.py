@@ -27,7 +27,7 @@ _WRAPPERS = frozenset({"module", "_orig_mod", "_checkpoint_wrapped_module", "_fs
 
 @dataclass(frozen=True)
 class Candidate:
-    """A stored module, or tensors by name (a state dict), and the key that it lies under."""
+    """A stored module, or tensors by name (a state dict), and the key that holds it."""
 
     key: str
     content: Record | dict[str, object]
@@ -89,7 +89,7 @@ def _items(value: object) -> Iterable[tuple[str, object]]:
 
 
 def _is_state_dict(value: object) -> bool:
-    """Whether tensors lie in it by name, one of them a convolution's weight."""
+    """Whether it holds tensors by name, one of them a convolution's weight."""
     if not isinstance(value, Pairs | Record) or _holds_more(value):
         return False
     return any(isinstance(tensor, Tensor) and len(tensor.shape) == 4 for _, tensor in _items(value))
@@ -104,7 +104,7 @@ def _holds_more(value: Pairs | Record) -> bool:
 
 
 def _is_entry(name: str, value: object) -> bool:
-    """Whether it belongs to the network. What is no tensor and yet named like one is refused by its reader."""
+    """Whether it belongs to the network. The reader refuses what only has a tensor's name."""
     return isinstance(value, Tensor) or ("." in name and not name.endswith("_extra_state"))
 
 

@@ -77,7 +77,7 @@ def _check_kind(tensors: Mapping[str, object]) -> None:
     if not any(name.endswith(ANCHOR) for name in tensors):
         if any("vis_inception." in name or "magnitude_block." in name for name in tensors):
             raise CheckpointError(ALONE)
-        raise CheckpointError(f"has no tensor {ANCHOR}: it is no AstroMAE, but holds {listed(tensors)}")
+        raise CheckpointError(f"has no tensor {ANCHOR}: it is not an AstroMAE; it holds {listed(tensors)}")
     if any(name.rpartition(".")[2] == "mask_token" or "decoder_blocks." in name for name in tensors):
         raise CheckpointError("is a masked autoencoder before its fine-tuning: it gives no redshifts")
 

@@ -47,7 +47,7 @@ class Reading:
 
 
 def read(path: Path, choices: Choices) -> Reading:
-    """Raises CheckpointError, which names the file and why it was not taken. Nothing of it is ever run."""
+    """Raises CheckpointError, which names the file and why it was not taken. No part of it is ever run."""
     try:
         assumed = Assumed.parse(choices.fields)
         file = File.open(path)

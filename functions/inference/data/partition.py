@@ -141,8 +141,8 @@ def stream(
 ) -> Iterator[Block]:
     """All rows of several files in order, while later ones are still being read by `pool`.
 
-    Blocks hold whole batches of `batch` rows (but for the last of a file); one of no rows stands for an empty
-    file. At most `ahead` blocks, and small columns of as many files, are held in memory beside the current one.
+    Blocks hold whole batches of `batch` rows (except the last of a file); one of no rows stands for an empty
+    file. At most `ahead` blocks, and small columns of as many files, are in memory besides the current one.
     """
     window: deque[tuple[PartitionFile, int, int, Future[bytes | memoryview]]] = deque()
     try:

@@ -4,7 +4,7 @@ A pickle is a program for a small stack machine, whose opcodes are described in 
 sources. The machine here makes numbers, texts, tuples and lists as they are, and stand-ins for all else:
 `Pairs` for dicts, `Record` for objects, `Global` for the classes and functions that are named. The opcodes that
 change an object act on such stand-ins and on lists alone, and every pickle makes its own, so a file can change
-nothing but what is made of itself. Nothing of a pickle is hashed but texts, and the number of opcodes is
+only what is made of itself. Only texts of a pickle are hashed, and the number of opcodes is
 limited, so that reading ends.
 """
 
@@ -87,9 +87,9 @@ Maker = Callable[[tuple[Any, ...]], object]
 class Rules:
     """What a pickle may hold.
 
-    opcodes: at most so many; a million are read in one to four seconds.
+    opcodes: the most that are read; a million are read in one to four seconds.
     makers: what calls of some functions become, by dotted name; others become a Record.
-    known: the only globals beside those of `makers` that may be named; None: any.
+    known: the only globals besides those of `makers` that may be named; None: any.
     persistent: what a reference to something outside the pickle (a storage of torch) becomes.
     """
 
@@ -249,7 +249,7 @@ class _Machine:
         dotted, rules = f"{module}.{name}", self._rules
         if rules.known is not None and dotted not in rules.known and dotted not in rules.makers:
             raise TorchFileError(
-                f"its pickle asks for {printable(dotted)}, which is not allowed; nothing of it was run"
+                f"its pickle asks for {printable(dotted)}, which is not allowed; no part of it was run"
             )
         self._stack.append(self._globals.setdefault(dotted, Global(dotted)))
 

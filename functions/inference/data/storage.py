@@ -60,7 +60,7 @@ class Storage:
     def get_range(self, bucket: str, key: str, start: int, stop: int, etag: str | None = None) -> Range:
         """Bytes of an object from `start` to `stop` or its end, all of one version of it.
 
-        A connection that breaks or ends early is made again, from the byte behind the last one received.
+        A connection that breaks or ends early is made again, from the byte after the last one received.
         etag: of the version that is wanted; None for whatever there is. Raises ObjectError.
         """
         body, failures, fault = bytearray(), 0, "it ends early"

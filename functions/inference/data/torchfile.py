@@ -77,7 +77,7 @@ def describe(source: Source, known: Container[str] | None = None, opcodes: int =
 
 
 def is_legacy(source: Source) -> bool:
-    """Whether it is a file of torch before 1.6, which is no zip (torch.serialization.MAGIC_NUMBER)."""
+    """Whether torch before 1.6 wrote it, not as a zip (torch.serialization.MAGIC_NUMBER)."""
     start = bytes(source.read(0, min(32, source.size)))
     return start[:1] == b"\x80" and bytes.fromhex("6cfc9c46f9206aa85019") in start
 
@@ -216,7 +216,7 @@ def _legacy(source: Source, rules: Rules) -> object:
 
 
 def _place_storages(source: Source, keys: object, storages: dict[str, tuple[Piece, int]], start: int) -> None:
-    """Says where each storage of so many values lies, in the order of their keys, the first at `start`."""
+    """Places the storages one after the other, in the order of their keys, the first at `start`."""
     missing = dict(storages)
     for key in keys if isinstance(keys, list) else ():
         if type(key) is not str or key not in missing:

@@ -28,7 +28,7 @@ class Engine(Protocol):
     model_bytes: int
 
     def batch(self, asked: int) -> int:
-        """How many galaxies `predict` wants at once, where the user asked for so many."""
+        """How many galaxies `predict` wants at once, where the user asked for `asked`."""
 
     def predict(self, batches: Iterable[Partition]) -> Iterator[Floats]:
         """Redshifts (B,) of each batch in turn; a galaxy's never depends on the others of its batch."""

@@ -192,7 +192,7 @@ class Sealed(Stream):
         return body
 
     def _fill(self, least: int, deadline: Deadline) -> None:
-        """Waits until so many bytes are in the buffer, and takes more where they are there."""
+        """Waits until `least` bytes are in the buffer, and takes more where they are there."""
         have = self._end - self._start
         if not have:
             self._start = self._end = 0

@@ -194,7 +194,7 @@ class Model:
     """Chooses among the enabled back ends.
 
     back_ends: their settings by name; figures: the configuration's `model`. Both as FMI's configuration has
-    them. memory: MB of each function. Raises ValueError for a figure that is no number.
+    them. memory: MB of each function. Raises ValueError for a figure that is not a number.
     """
 
     def __init__(

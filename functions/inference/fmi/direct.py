@@ -213,7 +213,7 @@ class Direct:
                 self._meeting.discard(meeting)
 
     def _ask(self, name: bytes, peer: int, deadline: Deadline, answer: int) -> socket.socket:
-        """A connection to the host, with the name sent in one segment and so many bytes answered at once.
+        """A connection to the host, with the name sent in one segment and `answer` bytes received at once.
 
         Tried again while there is time: the host may be full or not there yet, or the name may have been lost.
         """

@@ -36,7 +36,7 @@ class Purpose:
     """What a message is part of.
 
     operation: its place in OPERATIONS; size: of the group; root: its rank; values: numpy's name of their type,
-    such as b"<f8", empty where the bytes are no array. packed: all of that, as it stands in a head.
+    such as b"<f8", empty where the bytes are not an array. packed: all of that, as a head carries it.
     """
 
     __slots__ = ("packed",)

@@ -1,6 +1,6 @@
 """Hole punching: both ranks of a pair listen on, and connect from, the address that the host saw.
 
-Whoever connects first may be a stranger. So all connections greet side by side, and none but one whose rank
+Whoever connects first may be a stranger. So all connections greet side by side, and only one whose rank
 knows the run's secret ends the search: a stranger costs neither time nor the operation.
 """
 

@@ -71,7 +71,7 @@ class types:
 
     @cached_property
     def length(self) -> int:
-        """Number of values: 1 where it is no list."""
+        """Number of values: 1 where it is not a list."""
         return int(self.count or 0) if self.is_list else 1
 
     @cached_property

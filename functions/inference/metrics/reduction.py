@@ -1,7 +1,7 @@
 """The ranks' metrics reduced to rank 0 while they run: a tree of messages that never costs a rank its results.
 
 Connections are made in the background while a rank computes. A leaf sends what it has and leaves; an inner rank
-waits for its children for a while and goes on without those that do not come. Summarize finds what is missing
+waits for its children for a while and continues without those that do not come. Summarize finds what is missing
 in S3.
 """
 
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..contract.accuracy import Metrics
+from ..contract.limits import FANOUT
 from ..fmi import Channel, Deadline, FmiError, Purpose
 
-FANOUT = 32  # children that one rank may have a level: few ranks wait, and none holds many connections
 PATIENCE_SECONDS = 20.0  # of a leaf for its parent; of an inner rank so much more for each level below it
 MARGIN_SECONDS = 10.0  # of the function's time that is left for writing the rank info
 _AGAIN_SECONDS = 0.2

@@ -1,0 +1,38 @@
+"""What this process is and needs: memory, age, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that computed."""
+    loaded = ((name, sys.modules.get(name)) for name in ("numpy", "onnxruntime", "torch"))
+    libraries = {name: str(getattr(module, "__version__", "")) for name, module in loaded if module is not None}
+    return {"python": platform.python_version(), **libraries}
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process in bytes.
+
+    Linux's ru_maxrss would include what its parent had before it started this process.
+    """
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS, where it is in bytes
+
+
+def age() -> float:
+    """Seconds since this process was started; 0 where the system does not tell (only Linux does, cheaply)."""
+    try:
+        started_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+    except OSError:
+        return 0.0
+    return max(0.0, uptime - started_ticks / os.sysconf("SC_CLK_TCK"))

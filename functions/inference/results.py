@@ -1,0 +1,130 @@
+"""What a rank collects while it computes: redshifts by galaxy, seconds by phase."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .contract.accuracy import Metrics, Predicted, exact_nmad
+from .contract.limits import PHASES
+from .data.partition import Block, PartitionFile
+from .engine.interface import Floats
+
+REFERENCE_BAND = 3  # i of ugriz: the magnitude by which accuracy is binned
+
+
+@dataclass
+class Clock:
+    """Wall seconds per phase."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+
+
+@dataclass
+class Results:
+    """What a rank collects over its partitions, in their order."""
+
+    predicted: list[Floats] = field(default_factory=list)
+    true: list[Floats] = field(default_factory=list)
+    magnitudes: list[Floats] = field(default_factory=list)  # the reference one of each galaxy
+    rows: list[int] = field(default_factory=list)
+    data_bytes: int = 0
+    image_bytes: int = 0  # of the largest block, which is what memory holds
+    has_redshift: bool = False
+    cpu_seconds: float = 0.0
+    _file: PartitionFile | None = None
+
+    def add(self, block: Block) -> None:
+        """The rows that are about to be computed."""
+        if block.file is not self._file:
+            self._file = block.file
+            self.rows.append(block.file.count)
+        rows = block.rows
+        self.magnitudes.append(rows.magnitudes[:, min(REFERENCE_BAND, rows.magnitudes.shape[1] - 1)])
+        self.data_bytes += rows.images.nbytes + rows.magnitudes.nbytes
+        self.image_bytes = max(self.image_bytes, rows.images.nbytes)
+        self.has_redshift |= rows.redshift is not None
+        unknown = np.full(len(rows), np.nan, np.float32)
+        self.true.append(unknown if rows.redshift is None else rows.redshift)
+
+    def batches(self, size: int) -> int:
+        """How many batches of the asked-for size they are; the engine cuts them as it likes."""
+        return sum(-(-rows // size) for rows in self.rows)
+
+    @property
+    def z_pred(self) -> Floats:
+        return np.concatenate([*self.predicted, np.empty(0, np.float32)])
+
+    @property
+    def z_true(self) -> Floats:
+        return np.concatenate([*self.true, np.empty(0, np.float32)])
+
+    @property
+    def reference_magnitude(self) -> Floats:
+        return np.concatenate([*self.magnitudes, np.empty(0, np.float32)])
+
+    @property
+    def metrics(self) -> Metrics | None:
+        """What the metrics of all ranks are merged from; None without redshifts."""
+        if not self.has_redshift:
+            return None
+        return Metrics.of(self.z_pred.tolist(), self.z_true.tolist(), self.reference_magnitude.tolist())
+
+    def predictions(self, paths: Sequence[str], run_id: str) -> bytes:
+        """predictions/{rank}.npz: z_pred (N,) in the order of the partitions and, where known, z_true (N,).
+
+        files and rows say which partition each galaxy comes from.
+        """
+        arrays: dict[str, Any] = {
+            "index": np.arange(len(self.z_pred)),
+            "z_pred": self.z_pred,
+            "files": np.array(paths),
+            "rows": np.array(self.rows),
+            "run_id": np.array(run_id),
+        }
+        if self.has_redshift:
+            arrays["z_true"] = self.z_true
+        body = io.BytesIO()
+        np.savez(body, **arrays)
+        return body.getvalue()
+
+    def accuracy(self, metrics: Metrics | None) -> dict[str, Any]:
+        """The measures of this rank, and the state that Summarize adds up; no measure without redshifts."""
+        if metrics is None:
+            return {"accuracy_state": None}
+        return {
+            **metrics.total.measures(),
+            "precision (NMAD)": exact_nmad(self.z_pred.tolist(), self.z_true.tolist()),
+            "undefined": metrics.total.undefined(),
+            "accuracy_state": metrics.to_json(),
+        }
+
+    def speed(self, batch_size: int, seconds: float) -> dict[str, float]:
+        """The historic figures of speed; seconds: of the phase inference."""
+        batches = self.batches(batch_size)
+        return {
+            "batch_size": batch_size,
+            "num_batches": batches,
+            "total_cpu_time (seconds)": self.cpu_seconds,
+            "execution_time (seconds/batch)": seconds / max(batches, 1),
+            "throughput_bps": 8 * self.data_bytes / seconds,
+            "sample_persec": len(self.z_pred) / seconds,
+        }
+
+    def distribution(self) -> Any:
+        """The histogram of the predicted redshifts, as JSON."""
+        return Predicted.of(self.z_pred.tolist()).to_json()

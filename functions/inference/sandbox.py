@@ -1,0 +1,82 @@
+"""What lives in a Lambda sandbox across its invocations: the engine, the readers, fetched scripts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import process
+from .contract.event import RankEvent
+from .contract.limits import MB_PER_VCPU
+from .data.partition import READS_AHEAD
+from .data.storage import Storage
+from .engine.choice import GRAPHS, Choice, choose, read_graphs, verify
+from .engine.interface import Engine, EngineError
+from .engine.loading import BUNDLED_MODEL, start
+from .script import Scripts
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the machine gives: configured memory in MB, threads, where files may be kept, cpu or cuda."""
+
+    memory_mb: int
+    threads: int
+    scratch: Path
+    device: str = "cpu"
+
+    @classmethod
+    def of_lambda(cls, memory_mb: int, scratch: Path) -> Host:
+        """Threads follow the vCPUs that the memory buys, one per MB_PER_VCPU."""
+        vcpus = max(1, round(memory_mb / MB_PER_VCPU))
+        return cls(memory_mb, min(vcpus, os.cpu_count() or 1), scratch)
+
+
+class Sandbox:
+    """Serves one rank at a time; the engine is loaded once and reused by warm invocations."""
+
+    def __init__(self, new_storage: Callable[[], Storage], host: Host) -> None:
+        """new_storage: one for each invocation, since it counts the requests of that."""
+        self.host = host
+        self.reading = ThreadPoolExecutor(READS_AHEAD, "reading")
+        self.scripts = Scripts(host.scratch)
+        self.overhead = process.peak_memory()  # bytes of the imports
+        self._new_storage = new_storage
+        self._engines: dict[tuple[Path, Choice], Engine] = {}
+        self._cold = True
+
+    def invoked(self) -> tuple[Storage, bool]:
+        """For each invocation: a storage of its own, and whether this is the sandbox's first."""
+        cold, self._cold = self._cold, False
+        return self._new_storage(), cold
+
+    def prepare(self) -> None:
+        """Loads the bundled model before the first event asks for it, as most will."""
+        with suppress(EngineError):
+            self._start(BUNDLED_MODEL, choose(read_graphs(BUNDLED_MODEL), "auto", "auto", self.host.device))
+
+    def engine(self, event: RankEvent, storage: Storage) -> tuple[Engine, Choice]:
+        """The engine of the event's model, fetched from S3 unless it is the bundled one. Raises EngineError."""
+        if event.model is None:
+            choice = self._choose(event, read_graphs(BUNDLED_MODEL))
+            return self._start(BUNDLED_MODEL, choice), choice
+        files = storage.folder(event.bucket, event.model, self.host.scratch / "models")
+        graphs = read_graphs(files.fetch([GRAPHS])) if GRAPHS in files.etags else None
+        choice = self._choose(event, graphs)
+        folder = files.fetch([*choice.files, GRAPHS] if graphs else choice.files)
+        if (folder, choice) not in self._engines:
+            verify(folder, choice)
+        return self._start(folder, choice), choice
+
+    def _choose(self, event: RankEvent, graphs: dict[str, Any] | None) -> Choice:
+        return choose(graphs, event.engine, event.precision, self.host.device)
+
+    def _start(self, folder: Path, choice: Choice) -> Engine:
+        if (folder, choice) not in self._engines:
+            self._engines = {(folder, choice): start(folder, choice, self.host.threads, self.host.device)}
+        return self._engines[folder, choice]

@@ -1,0 +1,109 @@
+"""The architecture: imports without circles, functions that stand alone, short files and functions."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import zipfile
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from cosmicai.packaging.places import FUNCTIONS, ROOT, BuildFolder
+
+PACKAGES = dict.fromkeys(("inference", "initialize", "rendezvous", "summarize"), FUNCTIONS) | {"cosmicai": ROOT}
+MOST_LINES = 400
+MOST_LINES_OF_A_FUNCTION = 60
+
+
+def _modules() -> dict[str, Path]:
+    """The files of all packages by dotted name; those of the contract under the name of each function."""
+    found = {}
+    for package, above in PACKAGES.items():
+        for folder, _, names in os.walk(above / package, followlinks=True):
+            for path in (Path(folder) / name for name in names if name.endswith(".py")):
+                parts = path.relative_to(above).with_suffix("").parts
+                found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+MODULES = _modules()
+
+
+def _imported(name: str, path: Path) -> set[str]:
+    """The modules of ours that a module needs before it can be imported itself."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    needed: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            needed |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*above, *filter(None, [node.module])])
+            within = {f"{source}.{alias.name}" for alias in node.names}
+            needed |= {one if one in MODULES else source for one in within}
+    return needed & MODULES.keys() - {name}
+
+
+def test_imports_have_no_circle() -> None:
+    graph = {name: _imported(name, path) for name, path in MODULES.items()}
+    assert "inference.contract.event" in graph["inference.rank"], "relative imports are understood"
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("function", ["inference", "initialize", "rendezvous", "summarize"])
+def test_a_function_imports_nothing_from_outside_its_folder(function: str) -> None:
+    for name, path in MODULES.items():
+        if name.split(".")[0] == function:
+            others = {one for one in _imported(name, path) if one.split(".")[0] != function}
+            assert not others, f"{name} imports {others}"
+
+
+@pytest.mark.parametrize("function", ["initialize", "rendezvous", "summarize"])
+def test_a_folder_that_is_zipped_alone_runs(function: str, build: BuildFolder, tmp_path: Path) -> None:
+    """With nothing besides boto3, which Lambda's runtime brings."""
+    archive = tmp_path / "alone.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for folder, _, names in os.walk(FUNCTIONS / function, followlinks=True):
+            for path in (Path(folder) / name for name in names):
+                file.write(path, path.relative_to(FUNCTIONS))
+    code = f"import {function}.handler as handler; print(handler.__file__, callable(handler.handler))"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join((str(archive), str(build.runtime))),
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "PORT": "10000",
+        "STATE_MACHINE_ARN": "arn",
+    }
+    command = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [f"{archive}/{function}/handler.py", "True"]
+
+
+def test_files_and_functions_stay_short() -> None:
+    own = {path for path in MODULES.values() if "contract" not in path.parts} | set(
+        (FUNCTIONS / "contract").glob("*.py")
+    )
+    long = {str(path.relative_to(ROOT)): lines for path in own if (lines := _lines(path)) > MOST_LINES}
+    assert long == LONGER, "split them, or shorten the list where they have become shorter"
+    for path in own:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[1].lineno if ast.get_docstring(node) and len(node.body) > 1 else node.lineno
+                length = (node.end_lineno or 0) - first
+                assert length <= MOST_LINES_OF_A_FUNCTION, f"{path}: {node.name} has {length} lines"
+
+
+def _lines(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+LONGER = {"functions/rendezvous/server.py": 496}
+"""Files that are longer, with their lines. The server is one file because it runs alone on its host."""
