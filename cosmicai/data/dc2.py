@@ -21,7 +21,6 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from numpy.typing import NDArray
 
 from cosmicai.data import morphology, stamps
 from cosmicai.data.photometry import Photometry
+from cosmicai.processes import pool
 
 Floats = NDArray[np.float32]
 Split = Literal["training", "validation"]
@@ -253,8 +253,8 @@ def _render_partitions(folder: Path, catalogue: Catalogue, size: int, seed: int,
 def render(catalogue: Catalogue, seed: int) -> Iterator[Floats]:
     """Stamps of the catalogue in its order, in blocks (n, 5, 32, 32), drawn on every core."""
     starts = range(0, len(catalogue), _CHUNK)
-    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-        yield from pool.map(_render_chunk, (catalogue[s : s + _CHUNK] for s in starts), [seed] * len(starts))
+    with pool(min(os.cpu_count() or 1, max(1, len(starts)))) as workers:
+        yield from workers.map(_render_chunk, (catalogue[s : s + _CHUNK] for s in starts), [seed] * len(starts))
 
 
 def _render_chunk(rows: Catalogue, seed: int) -> Floats:

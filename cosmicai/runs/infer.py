@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import cache
@@ -21,7 +21,7 @@ from typing import Any
 
 import boto3
 
-from cosmicai.results import historic
+from cosmicai.processes import pool
 from cosmicai.results.outputs import new_folder, publish_run, write_text
 from inference.contract.event import RankEvent
 from inference.data.partition import PartitionError
@@ -124,8 +124,8 @@ def _computed(
     """Computes every event; returns the records of those that failed, by rank."""
     threads = max(1, (os.cpu_count() or 1) // processes)
     failures: dict[int, Json] = {}
-    with ProcessPoolExecutor(processes) as pool:
-        ranks = {pool.submit(_infer_one, event, threads, device, moved): event.rank for event in events}
+    with pool(processes) as workers:
+        ranks = {workers.submit(_infer_one, event, threads, device, moved): event.rank for event in events}
         try:
             for done, rank in enumerate(as_completed(ranks), 1):
                 failure = _failure(rank)
@@ -133,7 +133,7 @@ def _computed(
                     failures[ranks[rank]] = failure
                 progress(done, len(events))
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            workers.shutdown(cancel_futures=True)
             raise
     return failures
 
@@ -223,6 +223,8 @@ def _sandbox(threads: int, device: str, moved: Moved | None = None) -> Sandbox:
 
 def _finish(folder: Path, run: Json, failures: dict[int, Json]) -> Json:
     """Writes everything that concerns the whole run; returns the summary."""
+    from cosmicai.results import historic  # and matplotlib, which no process of the pool needs
+
     for rank, record in failures.items():
         _write(folder / "failures" / f"{rank}.json", {"rank": rank, "run_id": run["run_id"], **record})
     ranks = (rank for rank in range(run["world_size"]) if rank not in failures)

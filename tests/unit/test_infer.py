@@ -56,6 +56,26 @@ def test_without_redshifts_there_is_no_picture_and_no_accuracy(
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["accuracy"] is None
 
 
+_AFTER_TORCH = """
+import sys
+from pathlib import Path
+import torch
+from cosmicai.runs.infer import infer
+torch.set_num_threads(2)
+torch.ones(1_000_000).double()  # starts torch's threads
+print(infer([sys.argv[1]], Path(sys.argv[2]), 8, 1, engine="torch")["num_samples"])
+"""
+
+
+def test_a_process_that_has_used_torch_may_infer(
+    tmp_path: Path, saved: Save, make_partition: Callable[..., TensorDataset]
+) -> None:
+    (tmp_path / "a.pt").write_bytes(saved(make_partition(2)))
+    command = [sys.executable, "-c", _AFTER_TORCH, str(tmp_path / "a.pt"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "2\n", done.stderr
+
+
 @pytest.fixture
 def small_model(tmp_path: Path) -> tuple[Path, astromae.AstroMAE]:
     """A model folder of one's own, without graphs, and its network."""
