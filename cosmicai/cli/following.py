@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _SHOWN_ERRORS = 5
 _SHOWN_CHARACTERS = 300  # of each
+_SHOWN_NOTE = 1000  # characters
 
 
 def follow(target: Target, arn: str, as_json: bool = False) -> None:
@@ -65,9 +66,14 @@ def _shown_in_lines(watcher: Watcher, quiet: bool, pause: float) -> Snapshot:
     """For logs: a line whenever something has changed."""
     before: tuple[object, ...] = ()
     told: set[int] = set()
+    noted = quiet
     while True:
         found = watcher.look()
         now = (found.state, found.done, found.failed)
+        if not noted and found.ranks is not None:
+            noted = True
+            for note in found.notes:
+                tell(f"note: {note}", lines=False)
         if not quiet:
             if now != before:
                 tell(_line(found), lines=False)
@@ -118,7 +124,8 @@ def screen(found: Snapshot) -> Group:
     }
     for name, value in rows.items():
         table.add_row(name, value)
-    parts: list[Any] = [_bar(found), table]
+    notes = [Text(printable(f"note: {note}", _SHOWN_NOTE), style="yellow") for note in found.notes]
+    parts: list[Any] = [*notes, _bar(found), table]
     for rank, message in list(found.errors.items())[:_SHOWN_ERRORS]:
         parts.append(Text(printable(f"rank {rank}: {message}", _SHOWN_CHARACTERS), style="red"))
     if len(found.errors) > _SHOWN_ERRORS:

@@ -16,6 +16,7 @@ from typing import Any
 from cosmicai.deploy.target import Target
 from cosmicai.experiments import sweep_page
 from cosmicai.results.outputs import made, write_text
+from initialize.plan import PlanError, list_partitions
 
 Json = dict[str, Any]
 Progress = Callable[[int, int, str], None]
@@ -120,15 +121,13 @@ def _summary_of(target: Target, s3: Any, stepfunctions: Any, case: Case, files: 
 
 def _files(s3: Any, bucket: str, partition_mb: float, data_gb: float | None) -> int | None:
     """How many partitions hold so much data; None for all. Raises SweepError if there are too few."""
-    pages = s3.get_paginator("list_objects_v2").paginate(
-        Bucket=bucket, Prefix=f"{partition_mb:g}MB/", Delimiter="/"
-    )
-    sizes = [o["Size"] for page in pages for o in page.get("Contents", []) if o["Key"].endswith(".pt")]
-    if not sizes:
+    try:
+        sizes = [file.size for file in list_partitions(s3, bucket, f"{partition_mb:g}MB").files]
+    except PlanError as error:
         raise SweepError(
             f"s3://{bucket}/{partition_mb:g}MB/ holds no partition: cut some with `cosmicai data prepare "
-            f"--partition-mb {partition_mb:g}` and upload them there"
-        )
+            f"--partition-mb {partition_mb:g}` and upload them there ({error})"
+        ) from error
     if data_gb is None:
         return None
     if sum(sizes) < data_gb * 1e9 * 0.95:

@@ -156,7 +156,7 @@ def _partitions(source: str) -> list[tuple[str, PartitionFile]]:
     """(bucket, file) of every partition of one source, in natural order."""
     if source.startswith("s3://"):
         bucket, _, prefix = source.removeprefix("s3://").partition("/")
-        return [(bucket, file) for file in list_partitions(boto3.client("s3"), bucket, prefix.strip("/"))]
+        return [(bucket, file) for file in list_partitions(boto3.client("s3"), bucket, prefix.strip("/")).files]
     path = Path(source)
     paths = sorted(path.glob("*.pt"), key=lambda p: natural(p.name)) if path.is_dir() else [path]
     if not paths or not paths[0].is_file():

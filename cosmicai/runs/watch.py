@@ -20,6 +20,7 @@ from summarize.contract.untrusted import UntrustedError
 # (https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html).
 POLL_SECONDS = 2.0
 _READ_AT_ONCE = 500  # rank infos a look
+_MOST_NOTES = 5
 _EVER = datetime.min.replace(tzinfo=UTC)
 _RANK = re.compile(r"(0|[1-9][0-9]{0,8})\.json")
 
@@ -52,6 +53,7 @@ class Snapshot:
     images_per_second: float | None = 0.0
     gigabytes_read: float = 0.0
     usd_so_far: float = 0.0
+    notes: list[str] = field(default_factory=list)  # of Initialize: files that are not taken, idle ranks
     errors: dict[int, str] = field(default_factory=dict)
     error: str = ""
     cause: str = ""
@@ -100,6 +102,7 @@ class Watcher:
         )
         self._read_run(execution, bucket, folder)
         if self._run is not None:
+            found.notes = _notes(self._run)
             self._count(found, bucket, folder, execution["startDate"])
             self._total(found, bucket, folder, execution["startDate"])
         return found
@@ -209,6 +212,12 @@ class Watcher:
 
 def _is_of(record: Any, run_id: str, _: int) -> bool:
     return isinstance(record, dict) and record.get("run_id") == run_id
+
+
+def _notes(run: Json) -> list[str]:
+    """Of run.json, which a script may have replaced."""
+    notes = run.get("notes")
+    return list(map(str, notes[:_MOST_NOTES])) if isinstance(notes, list) else []
 
 
 def _is_direct(run: Json) -> bool:

@@ -41,6 +41,6 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         is_running=partial(_is_running, event["state_machine"]),
     )
     planned = start(_s3, event["payload"], event["run_id"], event["started"], deployed)
-    told = ("run_id", "result_path", "world_size", "max_concurrency", "collectives")
+    told = ("run_id", "result_path", "world_size", "max_concurrency", "collectives", "notes")
     print(json.dumps({"message": "run planned", **{name: planned[name] for name in told}}))
     return planned

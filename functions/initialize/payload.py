@@ -89,14 +89,14 @@ def _script_faults(resolved: dict[str, Any]) -> list[str]:
         if value is not None and any(len(part.encode()) > _LONGEST_NAME for part in value.split("/"))
     ]
     if folder and script and not script.startswith(f"/tmp/{folder}/"):  # noqa: S108 - as users write it
-        faults.append(f"script: {_shown(script)} is not allowed; give a file below /tmp/{_cut(folder)}/")
+        faults.append(f"script: {_shown(script)} is not allowed; give a file below /tmp/{cut(folder)}/")
     return faults
 
 
 def _unknown(name: str, properties: dict[str, Any]) -> str:
     near = difflib.get_close_matches(name[:_SHOWN], properties, n=1)
     hint = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(properties)}"
-    return f"{_cut(name)}: unknown field; {hint}"
+    return f"{cut(name)}: unknown field; {hint}"
 
 
 def _value(value: object, rule: dict[str, Any]) -> object:
@@ -133,12 +133,12 @@ def _allowed(rule: dict[str, Any]) -> str:
 
 def _shown(value: object) -> str:
     try:
-        return _cut(json.dumps(value, default=str, ensure_ascii=False))
+        return cut(json.dumps(value, default=str, ensure_ascii=False))
     except (ValueError, RecursionError):  # a whole number of thousands of digits, or lists in lists in lists
         return f"a value of type {type(value).__name__}"
 
 
-def _cut(text: str) -> str:
-    """Short, and without characters that a terminal or a log would obey or not show."""
-    cut = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "…"
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in cut)
+def cut(text: str) -> str:
+    """A text from outside in a message: short, without characters that a terminal would obey or not show."""
+    short = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "…"
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in short)

@@ -10,6 +10,10 @@ from typing import Any
 
 from .contract.limits import MOST_RANKS
 from .contract.s3 import repeated
+from .payload import READY, cut
+
+_MOST_NAMES = 5  # of files, for each reason why they are not taken
+_OURS = (READY.strip("/"), "photometry.json", "stamps.png")  # beside the partitions, by our own commands
 
 
 class PlanError(ValueError):
@@ -24,19 +28,67 @@ class PartitionFile:
     size: int
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What lies in a folder of partitions: what a run takes, in natural order, and the rest by the reason."""
+
+    files: list[PartitionFile]
+    not_taken: dict[str, list[str]]
+
+    def note(self, place: str) -> str | None:
+        """A sentence that counts and names what a run does not take of `place`; None if that is nothing."""
+        count = sum(map(len, self.not_taken.values()))
+        if not count:
+            return None
+        reasons = "; ".join(f"{reason}: {_named(names)}" for reason, names in sorted(self.not_taken.items()))
+        return f"{count:,} {'file is' if count == 1 else 'files are'} not taken of {place} ({reasons})"
+
+
 def natural(key: str) -> list[tuple[int, int | str]]:
     """Sort key that puts 2.pt before 10.pt."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", key)]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", key)]
 
 
-def list_partitions(s3: Any, bucket: str, prefix: str) -> list[PartitionFile]:
-    """The .pt files directly under the prefix, in natural order, however many there are.
+def partitions_among(found: Iterable[PartitionFile], start: int) -> Listing:
+    """What a run takes of the files in a folder, nested ones too; `start`: where keys continue below it.
+
+    It takes what ends in .pt, unless it is empty, or hidden like macOS's ._1.pt.
+    """
+    files: list[PartitionFile] = []
+    not_taken: dict[str, list[str]] = {}
+    for file in sorted(found, key=lambda file: natural(file.key)):
+        name = file.key[start:]
+        if name in _OURS or not name or name.endswith("/"):  # folders, as S3's console makes them
+            continue
+        reason = _why_not(name, file.size)
+        if reason is None:
+            files.append(file)
+        else:
+            not_taken.setdefault(reason, []).append(name)
+    return Listing(files, not_taken)
+
+
+def _why_not(name: str, size: int) -> str | None:
+    if any(part.startswith(".") for part in name.split("/")):
+        return "hidden"
+    if not name.endswith(".pt"):
+        return "does not end in .pt"
+    return None if size else "empty"
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(map(cut, names[:_MOST_NAMES])) + more
+
+
+def list_partitions(s3: Any, bucket: str, prefix: str) -> Listing:
+    """What lies under the prefix, however much it is.
 
     Raises PlanError for a bucket that does not exist or may not be read, and for a prefix without partitions.
     """
 
     def listed() -> list[PartitionFile]:
-        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/", Delimiter="/")
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
         return [PartitionFile(o["Key"], o["Size"]) for page in pages for o in page.get("Contents", [])]
 
     try:
@@ -47,28 +99,27 @@ def list_partitions(s3: Any, bucket: str, prefix: str) -> list[PartitionFile]:
             f"data_bucket: {bucket} cannot be listed ({code}); give a bucket that exists and that this "
             "deployment may read"
         ) from None
-    files = [file for file in found if file.key.endswith(".pt")]
-    if not files:
+    listing = partitions_among(found, len(prefix) + 1)
+    if not listing.files:
+        note = listing.note("it")
         raise PlanError(
             f"data_prefix: s3://{bucket}/{prefix}/ holds no .pt file among its {len(found)} objects; upload "
-            "partitions there or correct the prefix"
+            "partitions there or correct the prefix" + (f"; {note}" if note else "")
         )
-    return sorted(files, key=lambda file: natural(file.key))
+    return listing
 
 
 def deal(files: list[PartitionFile], world_size: int) -> list[list[PartitionFile]]:
     """Files for each rank, balanced by bytes: the largest file left goes to the rank with least so far.
 
-    One rank per file keeps the natural order. Raises PlanError for more ranks than files or than MOST_RANKS.
+    There are never more ranks than files. One rank per file keeps the natural order. Raises PlanError for more
+    ranks than MOST_RANKS.
     """
+    world_size = min(world_size, len(files))
     if world_size > MOST_RANKS:
         raise PlanError(
             f"world_size: {len(files)} partition files would be {world_size} ranks, of which one run has "
             f"{MOST_RANKS} at most; give a world_size up to that, and a rank reads several files"
-        )
-    if world_size > len(files):
-        raise PlanError(
-            f"world_size: {world_size} ranks for {len(files)} partition files; give at most {len(files)}"
         )
     if world_size == len(files):
         return [[file] for file in files]

@@ -54,7 +54,7 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     s3.put_object(Bucket=bucket, Key=key, Body=secrets.token_bytes(_KEY_BYTES))
     put_json(s3, bucket, f"{folder}/manifest.json", rank_events(run, _in_order(ranks, channel)))
     if "script" in resolved and not resume:  # such scripts read it there
-        put_json(s3, bucket, "payload.json", {**resolved, "data_map": run["data_map"]})
+        put_json(s3, bucket, "payload.json", _for_scripts(resolved, run))
     return {
         "run_id": run["run_id"],
         "bucket": resolved["bucket"],
@@ -64,6 +64,8 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
         "max_concurrency": at_once,
         "tolerated_failure_percentage": resolved["tolerated_failure_percentage"],
         "collectives": channel,
+        "not_taken": run.get("not_taken", {}),
+        "notes": run.get("notes", []),
         "rendezvous": {"RENDEZVOUS": None},
     }
 
@@ -158,9 +160,11 @@ def _collectives(asked: str, world_size: int, resume: bool, at_once: int) -> dic
 
 
 def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str) -> dict[str, Any]:
-    files = list_partitions(s3, payload["data_bucket"], payload["data_prefix"])
-    files = files[: payload.get("file_limit", len(files))]
+    bucket, prefix = payload["data_bucket"], payload["data_prefix"]
+    listing = list_partitions(s3, bucket, prefix)
+    files = listing.files[: payload.get("file_limit")]
     hands = deal(files, payload.get("world_size", len(files)))
+    notes = [listing.note(f"s3://{bucket}/{prefix}/"), _idle(payload.get("world_size", 0), len(files))]
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
@@ -171,7 +175,20 @@ def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str) -> dic
         "files": len(files),
         "bytes": sum(file.size for file in files),
         "bytes_per_rank": [sum(file.size for file in hand) for hand in hands],
+        "not_taken": {reason: len(names) for reason, names in listing.not_taken.items()},
+        "notes": [note for note in notes if note],
     }
+
+
+def _idle(asked: int, files: int) -> str | None:
+    if asked <= files:
+        return None
+    return f"world_size is {asked}, but there are only {files} partition files: {files} ranks run"
+
+
+def _for_scripts(payload: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    """payload.json, with as many ranks as there are: scripts wait for all others."""
+    return {**payload, "world_size": run["world_size"], "data_map": run["data_map"]}
 
 
 def _resumed(run: dict[str, Any] | None, payload: dict[str, Any]) -> dict[str, Any]:

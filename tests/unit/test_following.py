@@ -1,0 +1,51 @@
+"""What a run shows while it is followed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cosmicai.cli.following import _shown_in_lines, screen
+from cosmicai.runs.watch import Snapshot, _notes
+
+NOTES = ["2 files are not taken of s3://b/25MB/ (hidden: ._1.pt; empty: \x1b[2J.pt)"]
+
+
+class _Watcher:
+    """Snapshots as a watcher takes them, one after the other."""
+
+    def __init__(self, *snapshots: Snapshot) -> None:
+        self.look: Any = iter(snapshots).__next__
+
+
+def _snapshot(status: str, ranks: int | None = None, done: int = 0, notes: list[str] | None = None) -> Snapshot:
+    return Snapshot("run-1", status, "Ranks", "now", 1.0, "s3://b/r", ranks=ranks, done=done, notes=notes or [])
+
+
+def test_the_first_lines_say_what_a_run_does_not_take(capsys: pytest.CaptureFixture[str]) -> None:
+    planned = [_snapshot("RUNNING", 3, done, NOTES) for done in (0, 1)]
+    watcher: Any = _Watcher(_snapshot("RUNNING"), *planned, _snapshot("SUCCEEDED", 3, 3, NOTES))
+    _shown_in_lines(watcher, quiet=False, pause=0)
+    lines = capsys.readouterr().out.splitlines()
+    assert [number for number, line in enumerate(lines) if line.startswith("note: 2 files are not taken")] == [
+        1
+    ]
+    assert "1 of 3 ranks done" in lines[2]
+    assert "\x1b" not in "".join(lines)
+
+
+def test_the_screen_begins_with_the_notes() -> None:
+    console = Console(width=120)
+    with console.capture() as shown:
+        console.print(screen(_snapshot("RUNNING", 3, notes=NOTES)))
+    assert shown.get().startswith("note: 2 files are not taken of s3://b/25MB/ (hidden: ._1.pt;")
+    assert "\x1b[2J" not in shown.get()
+
+
+@pytest.mark.parametrize("foreign", [None, 7, {"a": 1}, "text"])
+def test_notes_that_a_script_has_replaced_are_left_out(foreign: object) -> None:
+    assert _notes({"notes": foreign}) == []
+    assert _notes({}) == []
+    assert _notes({"notes": [None] * 1000}) == ["None"] * 5
