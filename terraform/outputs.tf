@@ -24,7 +24,7 @@ output "repository_url" {
 }
 
 output "next_steps" {
-  description = "The very commands to run next."
+  description = "The commands to run next."
   value       = <<-EOT
     # 1. Upload partitions 1.pt, 2.pt, … (TensorDataset of images, magnitudes, redshift)
     aws s3 sync PARTITIONS/ s3://${module.storage.bucket_name}/25MB/

@@ -163,7 +163,7 @@ variable "rendezvous_port" {
 }
 
 variable "rendezvous_static_address" {
-  description = "Whether the deployment's own rendezvous host keeps its address (an Elastic IP, 0.005 USD an hour)."
+  description = "Whether the deployment's own rendezvous host keeps its address (an Elastic IP, 0.005 USD per hour)."
   type        = bool
   default     = false
 }
@@ -180,7 +180,7 @@ variable "rendezvous_idle_minutes" {
 }
 
 variable "rendezvous_limits" {
-  description = "Limits of the relays of the deployment's own rendezvous host: relays at once (relays), of those with one address (relays_per_address), bytes through one relay in one direction (relay_bytes), bytes through all relays in an hour (relay_bytes_per_hour), seconds that a relay may carry nothing (relay_idle_seconds), seconds that bytes may wait for their reader (relay_stall_seconds)."
+  description = "Limits of the relays of the deployment's own rendezvous host. Relays at once (relays), of those with one address (relays_per_address). Bytes through one relay in one direction (relay_bytes), bytes through all relays in an hour (relay_bytes_per_hour). Seconds that a relay may carry nothing (relay_idle_seconds), seconds that bytes may wait for their reader (relay_stall_seconds)."
   type = object({
     relays               = optional(number, 256)
     relays_per_address   = optional(number, 64)
@@ -259,7 +259,7 @@ variable "dashboard" {
 }
 
 variable "alarm_email" {
-  description = "Address that is told of failed runs, failing or throttled ranks, and a rendezvous host that does not stop; four alarms of 0.10 USD a month. null: none."
+  description = "Address that is told of failed runs, failing or throttled ranks, and a rendezvous host that does not stop; four alarms of 0.10 USD per month. null: none."
   type        = string
   default     = null
 

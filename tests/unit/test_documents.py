@@ -39,6 +39,11 @@ def prose() -> ModuleType:
     return _script("prose")
 
 
+@pytest.fixture(scope="module")
+def modules() -> ModuleType:
+    return _script("modules")
+
+
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().split()) <= 1200
 
@@ -74,6 +79,78 @@ def test_a_picture_that_cannot_be_read_is_refused(
     arrows = [architecture.Arrow(changes["arrow"])] if "arrow" in changes else []
     with pytest.raises(architecture.DrawingError, match=message):
         architecture.draw([box], labels, arrows)
+
+
+def test_every_module_has_a_readme_with_its_inputs_and_outputs(modules: ModuleType) -> None:
+    folders = {path.parent for path in (ROOT / "terraform").glob("modules/*/main.tf")}
+    assert folders | {ROOT / "terraform"} == set(modules.modules())
+    for folder in modules.modules():
+        page = (folder / "README.md").read_text()
+        assert page == modules.readme(folder), "run python scripts/modules.py"
+        assert re.search(r"^# .+\n\n\w", page), "a title, and what the module is for"
+        for name in re.findall(r'^(?:variable|output) "(\w+)"', _sources(folder), re.MULTILINE):
+            assert f"| `{name}` | " in page
+
+
+def _sources(folder: Path) -> str:
+    return "".join(path.read_text() for path in folder.glob("*s.tf"))
+
+
+def _module(folder: Path, variable: str) -> Path:
+    marker = "<!-- What follows is written by scripts/modules.py. -->"
+    (folder / "README.md").write_text(f"# title\n\nPurpose.\n\n{marker}\n\nold\n")
+    (folder / "variables.tf").write_text(variable)
+    return folder
+
+
+def test_an_input_has_its_type_its_default_and_its_fields(tmp_path: Path, modules: ModuleType) -> None:
+    folder = _module(
+        tmp_path,
+        """
+        variable "it" {
+          description = <<-EOT
+            What "it" is: a | b.
+
+            - first: One.
+            - second: Two.
+            - third: Three.
+          EOT
+          type = object({
+            first  = string # not, a } field
+            second = optional(list(string), ["x, y", "z"])
+            third  = optional(map(object({ a = number, b = bool })))
+          })
+          default = { first = "word", second = [] }
+        }
+        """,
+    )
+    page = modules.readme(folder)
+    assert page.startswith("# title\n\nPurpose.\n\n<!-- ")
+    assert "old" not in page
+    assert page.endswith("## Outputs\n\nNone.\n")
+    assert [line for line in page.splitlines() if line.startswith("| `")] == [
+        r'| `it` | What "it" is: a \| b. | `object` | `{first = "word", second = []}` |',
+        "| `it.first` | One. | `string` | required |",
+        '| `it.second` | Two. | `list(string)` | `["x, y", "z"]` |',
+        "| `it.third` | Three. | `map(object({a = number, b = bool}))` | `null` |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("type = string", "it has no description: add one"),
+        (
+            'description = "It.\\n- one: 1"\ntype = object({ two = string })',
+            "describes the fields one and has two",
+        ),
+    ],
+)
+def test_an_input_that_is_not_described_is_refused(
+    tmp_path: Path, modules: ModuleType, variable: str, message: str
+) -> None:
+    with pytest.raises(modules.ModuleError, match=message):
+        modules.readme(_module(tmp_path, f'variable "it" {{\n{variable}\n}}\n'))
 
 
 def test_a_phrase_is_found_across_lines_and_not_in_code(prose: ModuleType) -> None:

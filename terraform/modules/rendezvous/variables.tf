@@ -14,7 +14,7 @@ variable "port" {
 }
 
 variable "static_address" {
-  description = "Whether the host keeps its address when it is stopped; an Elastic IP costs 0.005 USD an hour."
+  description = "Whether the host keeps its address when it is stopped; an Elastic IP costs 0.005 USD per hour."
   type        = bool
 }
 
