@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
+import hcl2
 import pytest
 
 from cosmicai.deploy.providers import PLUGIN_DIR_VARIABLE, ProviderError, plugin_dir
@@ -14,9 +16,9 @@ from cosmicai.packaging.assembly import package
 from cosmicai.packaging.places import BuildFolder
 
 
-def _terraform(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _terraform(data: Path, *arguments: str, folder: Path = TERRAFORM) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "TF_DATA_DIR": str(data), "AWS_EC2_METADATA_DISABLED": "true"}
-    command = ["terraform", f"-chdir={TERRAFORM}", *arguments, "-no-color"]
+    command = ["terraform", f"-chdir={folder}", *arguments, "-no-color"]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
@@ -39,6 +41,46 @@ def test_every_module_and_every_validation(initialised: Path) -> None:
 def test_it_is_valid(initialised: Path) -> None:
     done = _terraform(initialised, "validate")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the examples beside the root module, initialised together with the locked provider."""
+    folder = tmp_path_factory.mktemp("examples")
+    shutil.copytree(TERRAFORM, folder / "terraform", ignore=shutil.ignore_patterns(".terraform"))
+    copy = folder / "terraform" / "examples"
+    calls = [
+        f'module "{path.parent.name}" {{ source = "./{path.parent.name}" }}' for path in copy.glob("*/main.tf")
+    ]
+    assert len(calls) >= 2
+    (copy / "main.tf").write_text("\n".join(calls))
+    shutil.copy(TERRAFORM / ".terraform.lock.hcl", copy)
+    mirror = plugin_dir(os.environ)
+    start = ["init", "-backend=false", "-lockfile=readonly", *([f"-plugin-dir={mirror}"] if mirror else [])]
+    done = _terraform(folder / "data", *start, folder=copy)
+    assert done.returncode == 0, done.stderr
+    return copy
+
+
+def test_the_examples_are_valid(examples: Path) -> None:
+    done = _terraform(examples.parents[1] / "data", "validate", folder=examples)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_values_of_an_example_are_checked_too(examples: Path) -> None:
+    minimal = examples / "minimal" / "main.tf"
+    source = minimal.read_text()
+    minimal.write_text(source.replace('"team3"', '"Team_3"'))
+    done = _terraform(examples.parents[1] / "data", "validate", folder=examples)
+    minimal.write_text(source)
+    assert "team must be 2 to 32 lower-case letters" in done.stderr
+
+
+def test_the_complete_example_shows_every_option() -> None:
+    example = (TERRAFORM / "examples" / "complete" / "main.tf").read_text()
+    for block in hcl2.loads((TERRAFORM / "variables.tf").read_text())["variable"]:
+        (name,) = (quoted.strip('"') for quoted in block)
+        assert f" {name} " in example
 
 
 def test_every_validation_has_a_test() -> None:
