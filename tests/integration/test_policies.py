@@ -28,6 +28,7 @@ _ACTIONS = {
     "stop_instances": "ec2:StopInstances",
     "describe_instances": "ec2:DescribeInstances",
 }
+_CONTRACT = {"read": "get_object", "put_json": "put_object"}  # functions of contract/s3.py, and what they call
 _LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
 
 
@@ -47,6 +48,7 @@ def _called(function: str) -> set[str]:
             text,
         )
         named += re.findall(r"get_paginator\(\"(\w+)\"\)", text)
+        named += [action for call, action in _CONTRACT.items() if re.search(rf"\b{call}\(s3,", text)]
         found |= {_ACTIONS[name] for name in named if name != "get_paginator"}
     return found
 
