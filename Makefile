@@ -2,10 +2,12 @@
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
+# A worker for each core, four at most: each may run an embedded AWS of its own.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 # Users' words reach the recipes in the environment, as they are: neither make nor the shell executes them.
 WORDS := PYTHON TEAM IMAGE APPROVE SECONDS
 $(foreach word,$(WORDS),$(if $(value $(word)),$(eval override $(word) := $$(value $(word)))$(eval export $(word))))
-.PHONY: environment demo test check docs prose audit fuzz package deploy destroy clean
+.PHONY: environment demo test unit check docs prose audit fuzz package deploy destroy clean
 
 environment:
 	@sh scripts/environment.sh
@@ -13,8 +15,11 @@ environment:
 demo: environment  ## the main job end to end on the embedded AWS
 	@$(BIN)/cosmicai demo
 
-test: environment  ## every test
-	@$(BIN)/python -m pytest
+test: environment  ## every test, and which 20 were slowest
+	@$(BIN)/python -m pytest $(PARALLEL) --durations 20
+
+unit: environment  ## the tests of tests/unit alone
+	@$(BIN)/python -m pytest $(PARALLEL) tests/unit
 
 check: environment prose docs  ## formatting, lint, types, words, links, Terraform: what CI runs before the tests
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && terraform fmt -check -recursive terraform
