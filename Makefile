@@ -2,6 +2,8 @@
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
+# A worker for each core, four at most: each may run an embedded AWS of its own.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 # Users' words reach the recipes in the environment, as they are: neither make nor the shell executes them.
 WORDS := PYTHON TEAM IMAGE APPROVE SECONDS
 $(foreach word,$(WORDS),$(if $(value $(word)),$(eval override $(word) := $$(value $(word)))$(eval export $(word))))
@@ -13,11 +15,11 @@ environment:
 demo: environment  ## the main job end to end on the embedded AWS
 	@$(BIN)/cosmicai demo
 
-test: environment  ## every test, a file to each of up to four processes; lists the slowest 20
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --durations 20
+test: environment  ## every test, and which 20 were slowest
+	@$(BIN)/python -m pytest $(PARALLEL) --durations 20
 
-unit: environment  ## the inner loop
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/unit
+unit: environment  ## the tests of tests/unit alone
+	@$(BIN)/python -m pytest $(PARALLEL) tests/unit
 
 check: environment prose docs  ## formatting, lint, types, words, links, Terraform: what CI runs before the tests
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && terraform fmt -check -recursive terraform
@@ -31,7 +33,7 @@ prose: environment  ## spelling everywhere; phrases and long sentences in the do
 audit:  ## checkov over terraform/ and docker/, hadolint over the Dockerfile
 	@sh scripts/audit.sh
 
-fuzz: environment  ## make fuzz SECONDS=600: each of the fuzzers for so long
+fuzz: environment  ## make fuzz SECONDS=600: each of the fuzzers for as long
 	@sh scripts/fuzz.sh "$$SECONDS"
 
 package:  ## the zips that Terraform deploys

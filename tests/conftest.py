@@ -65,6 +65,7 @@ def fault_row(mark: pytest.Mark) -> str:
 
 
 _seen: list[str] = []
+_skipped: list[str] = []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -76,12 +77,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" and report.passed:
         _seen.extend(str(row) for name, row in report.user_properties if name == "fault")
+    if report.skipped:
+        _skipped.append(str(report.longrepr[2]).removeprefix("Skipped: "))  # type: ignore[index]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Where COSMICAI_FAULTS is set, docs/faults.md is written from the tests that have passed."""
-    if os.environ.get("COSMICAI_FAULTS") and not hasattr(session.config, "workerinput"):
+    if hasattr(session.config, "workerinput"):
+        return
+    if os.environ.get("COSMICAI_FAULTS"):
         rows = sorted(dict.fromkeys(_seen))
         head = ["| fault | how it is injected | what happens | what is lost |", "| --- | --- | --- | --- |"]
         told = "What tests inject, and what happens then; `COSMICAI_FAULTS=1 make test` writes this table."
         FAULTS.write_text("\n".join(["# Faults", "", told, "", *head, *rows]) + "\n")
+    if _unstated() and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for reason in _unstated():
+        terminalreporter.write_line(f"error: tests were skipped, and CONTRIBUTING.md does not say it: {reason}")
+
+
+def _unstated() -> list[str]:
+    """Why tests were skipped that CONTRIBUTING.md does not allow, where COSMICAI_SKIPS=fail asks for it."""
+    if os.environ.get("COSMICAI_SKIPS") != "fail":
+        return []
+    stated = (ROOT / "CONTRIBUTING.md").read_text()
+    return [reason for reason in dict.fromkeys(_skipped) if reason.partition(": ")[0] not in stated]

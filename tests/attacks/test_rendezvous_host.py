@@ -52,7 +52,7 @@ def started() -> Iterator[Callable[..., Host]]:
 def python(request: pytest.FixtureRequest) -> str:
     command = interpreter(request.param)
     if command is None:
-        pytest.skip(f"there is no Python {request.param} on this machine")
+        pytest.skip(f"this Python is not on the machine: {request.param}")
     return command
 
 
