@@ -54,7 +54,7 @@ class Graph:
         return self.op("Reshape", x, self.integers(*shape))
 
     def activated(self, x: str, name: str) -> str:
-        """An activation of `astromae.ACTIVATIONS`, as a config names it."""
+        """An activation of `config.ACTIVATIONS`, as a config names it."""
         kind, argument = astromae.activation_parts(name)
         if kind == "identity":
             return x

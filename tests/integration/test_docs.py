@@ -39,7 +39,7 @@ def test_the_tutorial_works_word_for_word(tmp_path: Path) -> None:
         "1 of 6 ranks left no result: 2.",
         "exit status 3",
         '"rank": 2',
-        "with CSVs and plots beside it",
+        "CSVs and plots are in the same folder",
     ):
         assert told in done.stdout + done.stderr
     for left in ("first/report.html", "stamps.png", "sweep/sweep.html"):

@@ -71,7 +71,7 @@ def test_a_teams_state_lies_in_s3_with_a_lock(
     aws: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """scripts/deploy.sh and destroy.sh in a copy of the project, for real; another's lock keeps them out."""
-    for name in ("terraform", "scripts", "statemachine", "functions/rendezvous"):
+    for name in ("terraform", "scripts", "statemachine", "functions/rendezvous", "cosmicai/deploy"):
         shutil.copytree(ROOT / name, tmp_path / name)
     teams, s3 = tmp_path / "terraform" / "teams", aws.client("s3")
     s3.create_bucket(Bucket="states")

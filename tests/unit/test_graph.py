@@ -23,6 +23,8 @@ from inference.data.partition import Partition
 from inference.engine import astromae
 from inference.engine import choice as choosing
 from inference.engine.choice import choose, read_graphs
+from inference.engine.config import ACTIVATIONS as KNOWN_ACTIVATIONS
+from inference.engine.config import PARAMETRIC
 from inference.engine.interface import EngineError
 from inference.engine.loading import BUNDLED_MODEL, load
 
@@ -102,7 +104,7 @@ def test_the_stem_merges_into_the_first_pointwise_convolutions_but_not_through_t
 
 
 Stack = astromae.Stack
-ACTIVATIONS = [f"{name}(0.3)" if name in astromae.PARAMETRIC else name for name in sorted(astromae.ACTIVATIONS)]
+ACTIVATIONS = [f"{name}(0.3)" if name in PARAMETRIC else name for name in sorted(KNOWN_ACTIVATIONS)]
 STACKS = ("encoder_branch", "inception_branch", "magnitude_branch", "fusion")
 
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import PARAMETRIC as PARAMETRIC
 from .config import POOLS as POOLS
 from .config import Config as Config
 from .config import ConfigError as ConfigError
