@@ -6,8 +6,8 @@ The bundled model is always among them. Each row is a case of the same galaxies:
 hidden, the images shuffled among galaxies; and a network of the same form that was trained by magnitudes
 alone, which is trained here by the model's own recipe (minutes; kept in the cache). Nearest neighbours and
 the forest are fitted to the magnitudes of the same renderings of the training galaxies. Intervals are 95 % of
-bootstrap samples of galaxies; differences are paired: both cases see the same samples. Writes
-benchmarks/accuracy.json and prints the tables.
+bootstrap samples of galaxies; differences are paired: both cases see the same samples. Writes what it has
+measured to benchmarks/accuracy.json after each model, says on stderr what it does, and prints the tables.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -113,9 +114,19 @@ def trained_by_magnitudes(folder: Path) -> astromae.AstroMAE:
         folders = [_rendered("training", 10_225, seed) for seed in range(_renderings(card))]
         files = [file for rendered in folders for file in sorted(rendered.glob("*.pt"))]
         config = astromae.Config.read(folder / "config.json")
-        model, _ = training.train(config, read_galaxies(files), recipe, encoder=None)
+        unfinished = out.with_suffix(".training")  # a call that is cut off goes on from here
+        model, _ = training.train(config, read_galaxies(files), recipe, _tell_epoch, None, unfinished)
         astromae.save(model, out)
+        unfinished.unlink(missing_ok=True)
     return astromae.load(out)
+
+
+def _tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+def _tell_epoch(epoch: training.Epoch) -> None:
+    _tell(f"  epoch {epoch.number}: NMAD {epoch.nmad:.4f}, {epoch.seconds:.0f} s")
 
 
 def _renderings(card: dict[str, Any]) -> int:
@@ -147,13 +158,16 @@ def validation(count: int) -> Partition:
 
 
 def judged(folder: Path, galaxies: Partition, bootstrap: Bootstrap) -> dict[str, Any]:
+    _tell(f"{folder.name}: its redshifts by case")
     cases = ablation(astromae.load(folder), galaxies)
+    _tell(f"{folder.name}: the same network by magnitudes alone")
     alone = trained_by_magnitudes(folder)
     with torch.inference_mode():
         unseen = alone.image_features(torch.zeros(1, *galaxies.images.shape[1:])).expand(len(galaxies), -1)
         known = alone.magnitude_branch(torch.tensor(galaxies.magnitudes))
         by_magnitudes = alone.fused(unseen, known).double().numpy()
     both = cases["images and magnitudes"]
+    _tell(f"{folder.name}: intervals, and the engine's redshifts")
     return {
         "cases": {name: bootstrap.measure(z) for name, z in cases.items()}
         | {"a network trained by magnitudes alone": bootstrap.measure(by_magnitudes)},
@@ -175,15 +189,22 @@ def main() -> None:
     bootstrap = Bootstrap.of(np.asarray(galaxies.redshift, np.float64))
     folders = {folder.name: folder for folder in [BUNDLED_MODEL, *arguments.models]}
     cards = {name: json.loads((folder / "card.json").read_text()) for name, folder in folders.items()}
-    results: dict[str, Any] = {name: judged(folder, galaxies, bootstrap) for name, folder in folders.items()}
+    results: dict[str, Any] = {}
+    for name, folder in folders.items():
+        results[name] = judged(folder, galaxies, bootstrap)
+        _keep(arguments.galaxies, results)
+    _tell("simple methods")
     seeds = range(max(_renderings(card) for card in cards.values()))
     observed = dc2.observations("training", seeds, CACHE)
     simple = baselines.predict(observed, dc2.observations("validation", [0], CACHE)[: arguments.galaxies])
     results["baselines"] = {name: bootstrap.measure(z) for name, z in simple.items()}
-    (ROOT / "benchmarks" / "accuracy.json").write_text(
-        json.dumps({"galaxies": arguments.galaxies, **results}, indent=2) + "\n"
-    )
+    _keep(arguments.galaxies, results)
     show(arguments.galaxies, cards, results)
+
+
+def _keep(galaxies: int, results: dict[str, Any]) -> None:
+    written = json.dumps({"galaxies": galaxies, **results}, indent=2) + "\n"
+    (ROOT / "benchmarks" / "accuracy.json").write_text(written)
 
 
 def show(count: int, cards: dict[str, Any], results: dict[str, Any]) -> None:
