@@ -102,7 +102,7 @@ def test_a_teams_state_lies_in_s3_with_a_lock(
     assert state["outputs"]["bucket"]["value"] == "shared-cosmicai"
     assert not list(tmp_path.rglob("*.tfstate"))[1:]  # but for Terraform's note of where the state is
     monkeypatch.setattr(target, "STATES", tmp_path / ".cosmicai" / "terraform")
-    assert target.find("shared", False, None).bucket == "shared-cosmicai"
+    assert target.find("shared", False, None, tmp_path).bucket == "shared-cosmicai"
     lock = {
         "ID": "1",
         "Who": "a colleague",
