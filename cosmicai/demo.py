@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cosmicai.data import dc2
+from cosmicai.data import copying, dc2
+from cosmicai.data.places import Bucket
 from cosmicai.deploy.terraform import Deployment, emulated_variables
 from cosmicai.emulator import Emulator
 from cosmicai.model import baselines
@@ -92,7 +93,8 @@ def _run(
         aws.publish_relay_key(outputs.bucket)
     s3, stepfunctions = (aws.client(name) for name in ("s3", "stepfunctions"))
     with steps.step("Uploading partitions") as task:
-        runs.upload_partitions(s3, partitions, outputs.bucket, payload["data_prefix"], steps.reporter(task))
+        place = Bucket(s3, outputs.bucket, payload["data_prefix"])
+        copying.copy(partitions, place, progress=steps.reporter(task))
     with steps.step("Running the ranks") as task:
         execution = stepfunctions.start_execution(
             stateMachineArn=outputs.state_machine_arn, name="demo", input=PAYLOAD.read_text()

@@ -1,4 +1,4 @@
-"""Uploads partitions, finds and follows runs, and downloads their results; the same on AWS and embedded."""
+"""Finds and follows runs, and downloads their results; the same on AWS and embedded."""
 
 from __future__ import annotations
 
@@ -68,21 +68,6 @@ def execution_arn(target: Target, name: str | None) -> str:
     if not latest:
         raise RunError("there is no run yet: start one with `cosmicai run payloads/demo.json`")
     return str(latest[0]["executionArn"])
-
-
-def upload_partitions(s3: Any, folder: Path, bucket: str, prefix: str, progress: Progress) -> int:
-    """Uploads the folder's .pt files to s3://bucket/prefix/; returns their bytes."""
-    files = sorted(folder.glob("*.pt"))
-    total, sent = sum(file.stat().st_size for file in files), 0
-    with ThreadPoolExecutor(_TRANSFERS) as pool:
-        uploads = [
-            (file, pool.submit(s3.upload_file, str(file), bucket, f"{prefix}/{file.name}")) for file in files
-        ]
-        for file, upload in uploads:
-            upload.result()
-            sent += file.stat().st_size
-            progress(sent, total)
-    return total
 
 
 def follow(
