@@ -22,6 +22,7 @@ from cosmicai.model import baselines
 from cosmicai.packaging.assembly import assemble
 from cosmicai.packaging.places import ROOT, BuildFolder
 from cosmicai.runs import client as runs
+from cosmicai.runs.download import download
 from summarize.figures import seconds_text, usd_text
 
 GALAXIES = 5112
@@ -101,7 +102,7 @@ def _run(
         )["executionArn"]
         ended = runs.follow(stepfunctions, s3, execution, payload, steps.reporter(task))
     with steps.step("Downloading the results"):
-        runs.download(s3, outputs.bucket, payload["result_path"], results)
+        download(s3, outputs.bucket, payload["result_path"], "demo", results, overwrite=True)
     if not ended.succeeded:
         raise DemoError(f"the run ended as {ended.status}: {ended.error}: {ended.cause}")
     summary: Json = json.loads((results / "summary.json").read_text())

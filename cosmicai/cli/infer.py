@@ -41,11 +41,15 @@ def infer(
     model_folder: Annotated[
         Path | None, typer.Option("--model", parser=MODEL, help="Model folder; default: the bundled model.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Put the results in the place of those of an earlier call.")
+    ] = False,
 ) -> None:
     """Predicts redshifts on this machine with the code of a rank.
 
     Writes the files of a run, report.html among them, and the historic Results.json and inference.png.
-    Partitions that fail are named in the report; the exit status is then 3.
+    Partitions that fail are named in the report; the exit status is then 3. Other results in the folder are
+    refused unless --overwrite replaces them; a user's own files stay.
 
     Example: cosmicai infer partitions --out results/mine
     """
@@ -58,7 +62,7 @@ def infer(
             progress.update(task, completed=done, total=total)
 
         summary = local.infer(
-            sources, out, batch_size, processes, model_folder, device, engine, precision, report
+            sources, out, batch_size, processes, model_folder, device, engine, precision, report, overwrite
         )
     _tell(summary, out)
     failed: Json = summary["failed_ranks"]
@@ -81,4 +85,6 @@ def _tell(summary: Json, out: Path) -> None:
         }
         known = {name: summary["accuracy"][key] for name, key in measures.items()}
         console.print(", ".join(f"{name} {value:.4f}" for name, value in known.items() if value is not None))
+    for note in summary["notes"]:
+        console.print(f"note: {note}")
     console.print(f"open {out / 'report.html'}")

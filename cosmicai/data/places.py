@@ -79,7 +79,8 @@ class Folder:
         (self._path / MOVING).touch()
         for name in [*old, *([SHEET, photometries.FILE] if old else [])]:
             (self._path / name).unlink(missing_ok=True)
-        for name in [*names, photometries.FILE]:
+        has_photometry = (self._stage / photometries.FILE).exists()
+        for name in [*names, *([photometries.FILE] if has_photometry else [])]:
             self._move(name)
         for file in self._stage.iterdir():
             if file != self._path / MOVING:
@@ -87,8 +88,7 @@ class Folder:
         shutil.rmtree(self._stage)
 
     def _move(self, name: str) -> None:
-        with suppress(FileNotFoundError):  # moved already, by a call that was cut off, or never written
-            (self._stage / name).replace(self._path / name)
+        (self._stage / name).replace(self._path / name)
 
     def give_up(self, refused: bool) -> None:
         if not (self._path / MOVING).exists():

@@ -155,28 +155,6 @@ def made(folder: Path) -> Iterator[None]:
         raise
 
 
-_OF_A_RUN = (
-    "run.json", "manifest.json", "metrics.json", "combined_data.json", "summary.json", "report.html",
-    "Results.json", "inference.png", "predictions", "failures",
-)  # fmt: skip
-
-
-def publish_run(scratch: Path, folder: Path) -> None:
-    """Moves the files of a run to their folder, where they replace those of an earlier run; others stay.
-
-    So the results of two runs are never mixed. Raises OutputError.
-    """
-    if (folder / "run.json").is_file():
-        earlier = [folder / name for name in _OF_A_RUN]
-        earlier += [path for path in folder.glob("*.json") if re.fullmatch(r"[0-9]+", path.stem)]
-        for path in earlier:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-    merge(scratch, folder)
-
-
 def copy(source: Path, target: Path) -> None:
     """Copies all that is in one folder to another, which may be there. Raises OSError of the first fault."""
     for path in sorted(source.rglob("*")):

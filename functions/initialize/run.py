@@ -45,6 +45,7 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     run = _resumed(earlier, resolved) if resume else _planned(s3, resolved, run_id, started)
     ranks: Sequence[int] = _missing(s3, run) if resume else range(run["world_size"])
     run["execution"] = run_id
+    run["executions"] = list(dict.fromkeys([*run.get("executions", [run["run_id"]]), run_id]))
     # More than can run would be throttled, tried again, and start in any order.
     at_once = min(resolved.get("max_concurrency", run["world_size"]), deployed.concurrency())
     run["collectives"] = _collectives(resolved["collectives"], run["world_size"], resume, at_once)
