@@ -17,6 +17,7 @@ from typing import Any
 
 from summarize.contract import pricing
 from summarize.contract.limits import MB_PER_VCPU, MOST_RANKS
+from summarize.contract.run_records import Summary
 
 Json = dict[str, Any]
 
@@ -65,10 +66,11 @@ class Assumptions:
     def of_summary(cls, path: Path) -> Assumptions:
         """The ranks' speed and cold starts from a run's summary.json. Raises PlanningError."""
         try:
-            summary = json.loads(path.read_text(encoding="utf-8"))
-            if summary.get("cost", {}) is None:
+            summary = Summary.from_json(json.loads(path.read_text(encoding="utf-8")))
+            if summary.cost is None:
                 raise ValueError("it is of `cosmicai infer`, not of Lambdas")
-            spread, threads = summary["spread"], _threads(summary)
+            spread = summary.spread
+            threads = _threads(summary.cost.gb_seconds, summary.seconds["duration"])
             speed, init = spread["sample_persec"], spread["init (seconds)"]
             given = cls(
                 images_per_second_vcpu=(speed["min"] / threads, speed["max"] / threads),
@@ -84,9 +86,8 @@ class Assumptions:
         return given
 
 
-def _threads(summary: Json) -> float:
+def _threads(gb_seconds: float, seconds: float) -> float:
     """vCPUs of the run's ranks, from the memory that they were billed for."""
-    gb_seconds, seconds = summary["cost"]["GB-seconds"], summary["seconds"]["duration"]
     return max(1.0, round(gb_seconds / seconds * 1024 / MB_PER_VCPU))
 
 

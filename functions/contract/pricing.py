@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from .fields import Field, Record
+
+if TYPE_CHECKING:
+    from .rank_info import RankInfo
 
 AS_OF = "2026-11"
 # https://aws.amazon.com/lambda/pricing: configured memory times billed duration, init included
@@ -23,34 +29,43 @@ PUTS_PER_RANK = 2  # rank info and predictions
 GETS_OF_SUMMARIZE_PER_RANK = 1
 
 
-def cost(infos: list[dict[str, Any]], host_seconds: float = 0.0) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Cost(Record):
+    """What the ranks of a run cost that finished."""
+
+    gb_seconds: Annotated[float, Field("configured memory times billed duration", "GB-seconds", "GB s")]
+    compute: Annotated[float, Field("what Lambda bills for them", "Lambda compute (USD)", "USD")]
+    requests: Annotated[float, Field("invocations", "Lambda requests (USD)", "USD")]
+    step_functions: Annotated[float, Field("state transitions", "Step Functions (USD)", "USD")]
+    s3_requests: Annotated[float, Field("requests to S3", "S3 requests (USD)", "USD")]
+    rendezvous_host: Annotated[float, Field("the host and its address", "rendezvous host (USD)", "USD")]
+    total: Annotated[float, Field("all of it", "total (USD)", "USD")]
+    prices_as_of: Annotated[str, Field("the month of the list prices", "prices as of")]
+
+
+def cost(infos: list[RankInfo], host_seconds: float = 0.0) -> Cost:
     """GB-seconds and USD of the ranks that finished, from their configured memory and measured duration.
 
     host_seconds: that the rendezvous host was needed for; 0 where it was not.
 
-    Attempts that failed, and Initialize and Summarize themselves, are not in it. infos: `checked`; what one
+    Attempts that failed, and Initialize and Summarize themselves, are not in it. What an info
     lacks counts as nothing.
     """
     ranks = len(infos)
-    sizes = (info.get("memory_limit (MB)") or 0 for info in infos)
-    seconds = (info.get("duration (seconds)") or 0.0 for info in infos)
+    sizes = (info.memory_limit or 0 for info in infos)
+    seconds = (info.duration or 0.0 for info in infos)
     gb_seconds = [size / 1024 * duration for size, duration in zip(sizes, seconds, strict=True)]
-    rates = [GB_SECOND[info.get("architecture") or BILLED_AS] for info in infos]
+    rates = [GB_SECOND[info.architecture or BILLED_AS] for info in infos]
     compute = sum(spent * rate for spent, rate in zip(gb_seconds, rates, strict=True))
     transitions = TRANSITIONS_PER_RUN + TRANSITIONS_PER_RANK * ranks
-    requests = (int(info.get("s3_num_requests") or 0) for info in infos)
+    requests = (info.s3_num_requests or 0 for info in infos)
     gets = sum(max(count - 1, 0) for count in requests) + GETS_OF_SUMMARIZE_PER_RANK * ranks
     hours = max(host_seconds, RENDEZVOUS_LEAST_SECONDS) / 3600 if host_seconds else 0.0
     parts = {
-        "Lambda compute (USD)": compute,
-        "Lambda requests (USD)": ranks * LAMBDA_REQUEST,
-        "Step Functions (USD)": transitions * STATE_TRANSITION,
-        "S3 requests (USD)": PUTS_PER_RANK * ranks * S3_PUT + gets * S3_GET,
-        "rendezvous host (USD)": hours * RENDEZVOUS_HOUR,
+        "compute": compute,
+        "requests": ranks * LAMBDA_REQUEST,
+        "step_functions": transitions * STATE_TRANSITION,
+        "s3_requests": PUTS_PER_RANK * ranks * S3_PUT + gets * S3_GET,
+        "rendezvous_host": hours * RENDEZVOUS_HOUR,
     }
-    return {
-        "GB-seconds": sum(gb_seconds),
-        **parts,
-        "total (USD)": sum(parts.values()),
-        "prices as of": AS_OF,
-    }
+    return Cost(gb_seconds=sum(gb_seconds), **parts, total=sum(parts.values()), prices_as_of=AS_OF)

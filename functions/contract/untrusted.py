@@ -1,4 +1,4 @@
-"""JSON that others wrote, read without assuming anything of it. One file: Summarize has a link to it."""
+"""JSON that others wrote, read without assuming anything of it."""
 
 from __future__ import annotations
 

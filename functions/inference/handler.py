@@ -36,7 +36,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     {"warm_up": true}, after a deployment, whose purpose is fulfilled by now."""
     if event == {"warm_up": True}:
         return {"message": "loaded"}
-    asked = RankEvent.parse(event)
+    asked = RankEvent.from_json(event)
     print(json.dumps({"message": "rank starts", "rank": asked.rank, "run_id": asked.run_id}))
     written = Rank(asked, _sandbox, lambda: context.get_remaining_time_in_millis() / 1000).run()
     print(json.dumps({"message": "rank done", **written}))

@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import fmi
 from ..contract.event import RankEvent
+from ..contract.run_records import ReducedMetrics
 from ..data.storage import ObjectError, Storage
 from .reduction import Reduction, Share, Tree
 
@@ -49,22 +50,24 @@ def publish(event: RankEvent, storage: Storage, share: Share, done: Reduction) -
     if event.rank == 0:
         told["ranks"] = len(share.ranks)
         try:
-            storage.write_json(event.bucket, f"{event.result_path}/metrics.json", _metrics(event, share))
+            storage.write_json(
+                event.bucket, f"{event.result_path}/metrics.json", _metrics(event, share).to_json()
+            )
         except ObjectError as error:  # no fault of the predictions
             told["faults"]["metrics.json"] = str(error)
     return told
 
 
-def _metrics(event: RankEvent, share: Share) -> dict[str, Any]:
-    return {
-        "run_id": event.run_id,
-        "world_size": event.world_size,
-        "channel": kind(event),
-        "ranks": share.ranks,
-        "num_samples": share.num_samples,
-        "accuracy": None if share.metrics is None else share.metrics.report(),
-        "accuracy_state": None if share.metrics is None else share.metrics.to_json(),
-    }
+def _metrics(event: RankEvent, share: Share) -> ReducedMetrics:
+    return ReducedMetrics(
+        run_id=event.run_id,
+        world_size=event.world_size,
+        channel=kind(event),
+        ranks=share.ranks,
+        num_samples=share.num_samples,
+        accuracy=None if share.metrics is None else share.metrics.report(),
+        accuracy_state=None if share.metrics is None else share.metrics.to_json(),
+    )
 
 
 def _channel(event: RankEvent, storage: Storage) -> fmi.Channel:
