@@ -38,7 +38,7 @@ def load(body: bytes, most_bytes: int, most_digits: int) -> tuple[Any, list[str]
     except RecursionError:
         raise UntrustedError("it is nested too deeply") from None
     except ValueError as error:
-        raise UntrustedError(f"it is not JSON: {error}") from None
+        raise UntrustedError(f"it is not JSON: {error}") from error
     faults: list[str] = []
     cleaned = _cleaned(content, "", 0, faults)
     more = len(faults) - _MOST_FAULTS

@@ -83,7 +83,7 @@ def _below(what: str, folder: Path, name: str) -> Path:
     try:
         return below(folder, name)
     except PathError as error:
-        raise ScriptError(f"{what}: {error}") from None
+        raise ScriptError(f"{what}: {error}") from error
 
 
 def _fetch_one(storage: Storage, bucket: str, key: str, path: Path) -> None:

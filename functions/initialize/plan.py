@@ -100,7 +100,7 @@ def list_partitions(s3: Any, bucket: str, prefix: str) -> Listing:
         raise PlanError(
             f"data_bucket: {bucket} cannot be listed ({code}); give a bucket that exists and that this "
             "deployment may read"
-        ) from None
+        ) from error
     listing = partitions_among(found, len(prefix) + 1)
     if not listing.files:
         note = listing.note("it")

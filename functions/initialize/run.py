@@ -85,7 +85,7 @@ def _earlier(
         code = error.response["Error"]["Code"]
         raise PayloadError(
             f"bucket: {payload['bucket']} cannot be read ({code}); give this deployment's own bucket"
-        ) from None
+        ) from error
     try:
         run = Run.from_json(json.loads(body))
     except (ValueError, RecursionError):
@@ -108,7 +108,7 @@ def _claim(s3: Any, payload: dict[str, Any], run: Run, version: str | None) -> N
             raise
         held, _ = read(s3, payload["bucket"], key)
         if held != body:  # else it is ours: only S3's answer was lost, and the request repeated
-            raise _taken(payload, "another run") from None
+            raise _taken(payload, "another run") from error
 
 
 def _taken(payload: dict[str, Any], by: str) -> PayloadError:

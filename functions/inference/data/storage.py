@@ -185,7 +185,7 @@ class Folder:
         try:
             return [plain(folder, name) for name in names]
         except PathError as error:
-            raise ObjectError(f"s3://{self.bucket}/{self.prefix}/: {error}") from None
+            raise ObjectError(f"s3://{self.bucket}/{self.prefix}/: {error}") from error
 
     def _fetch_one(self, name: str, path: Path) -> None:
         path.write_bytes(self.storage.read(self.bucket, f"{self.prefix}/{name}"))

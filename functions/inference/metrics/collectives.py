@@ -126,7 +126,7 @@ def _relay_key(event: RankEvent, storage: Storage) -> bytes:
     try:
         return storage.read(event.bucket, RELAY_KEY)
     except ObjectError as error:
-        raise fmi.RelayRefused(f"the rendezvous host's relay key: {error}") from None
+        raise fmi.RelayRefused(f"the rendezvous host's relay key: {error}") from error
 
 
 def _address(event: RankEvent) -> tuple[str, int]:
