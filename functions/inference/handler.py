@@ -18,7 +18,11 @@ from .rank import Rank
 from .sandbox import Host, Sandbox
 
 # All of this happens in Lambda's init phase; the S3 client and the engine are made at once.
-_host = Host.of_lambda(int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]), Path(tempfile.gettempdir()))
+_host = Host.of_lambda(
+    int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]),
+    Path(tempfile.gettempdir()),
+    os.environ.get("REDIS_HOST"),
+)
 _sandbox = Sandbox(lambda: Storage(_client), _host)
 with ThreadPoolExecutor(1) as _beside:
     _prepared = _beside.submit(_sandbox.prepare)

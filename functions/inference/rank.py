@@ -59,7 +59,7 @@ class Rank:
         with self._clock.phase("download"):
             folder = self._sandbox.scripts.fetch(event, storage)
             before = script.info_versions(event, storage)
-        fmi = collectives.for_script(event, storage, scratch)
+        fmi = collectives.for_script(event, storage, self._sandbox.host.redis, scratch)
         with self._clock.phase("inference"), fmi as variables:
             script.run(event, folder, scratch, variables)
         written = script.written_info(event, storage, before)
@@ -68,7 +68,8 @@ class Rank:
     def _infer(self) -> RankInfo:
         """The built-in way: the engine over the rank's partitions; then the metrics, among the ranks."""
         event, storage, results = self._event, self._storage, self._results
-        with collectives.reduction(event, storage, self._seconds_left) as reduction:
+        redis = self._sandbox.host.redis
+        with collectives.reduction(event, storage, redis, self._seconds_left) as reduction:
             engine, choice = self._computed(reduction)
             metrics = results.metrics
             with self._clock.phase("communication"):

@@ -15,6 +15,7 @@ from inference import script
 from inference.contract.event import RankEvent
 from inference.contract.rank_info import RankInfo
 from inference.data.storage import ObjectError, Range, Storage
+from inference.metrics import collectives
 
 BEGIN = datetime(2026, 11, 22, tzinfo=UTC)
 EVENT = RankEvent(
@@ -189,3 +190,29 @@ def test_a_package_in_the_scripts_folder_meets_its_requirements(tmp_path: Path) 
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: some-package\nVersion: 1.0\n")
     assert script.unmet_requirements(tmp_path) == []
+
+
+class _Key(Storage):
+    def read(self, bucket: str, key: str) -> bytes:
+        assert (bucket, key) == ("own", ".cosmicai/r/key")
+        return b"secret"
+
+
+@pytest.mark.parametrize(
+    ("named", "host", "port"), [("redis.team", "redis.team", "6379"), ("h:7000", "h", "7000")]
+)
+def test_a_script_meets_at_the_redis_of_its_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, host: str, port: str
+) -> None:
+    """Whatever this process's environment says by then."""
+    monkeypatch.setenv("REDIS_HOST", "elsewhere")
+    event = replace(EVENT, collectives="redis")
+    with collectives.for_script(event, _Key(None), named, tmp_path) as variables:
+        (back_end,) = json.loads(Path(variables["FMI_CONFIG"]).read_text())["backends"].values()
+    assert (back_end["host"], back_end["port"], back_end["secret"]) == (host, port, b"secret".hex())
+    none = collectives.for_script(event, _Key(None), None, tmp_path)
+    with (
+        pytest.raises(collectives.CollectivesError, match="this deployment has no Redis; set redis_host"),
+        none,
+    ):
+        pass
