@@ -134,8 +134,8 @@ def _check(payload: dict[str, Any], deployed: Deployed) -> None:
     faults = []
     if "script" in payload and not deployed.allow_scripts:
         faults.append(
-            "script: users' own scripts are switched off in this deployment; set allow_scripts = true in the "
-            "team's tfvars and deploy again"
+            "script: users' own scripts are switched off in this deployment; set "
+            "inference.allow_scripts = true in the team's tfvars and deploy again"
         )
     if payload["collectives"] == "redis" and not deployed.has_redis:
         faults.append(

@@ -148,7 +148,7 @@ def test_the_rendezvous_role_reaches_its_own_host_alone(aws: Emulator, cloud: Cl
 
     from .conftest import deployed
 
-    deployed(aws, "hosted", emulated_variables("hosted", aws, rendezvous_address=None))
+    deployed(aws, "hosted", emulated_variables("hosted", aws, rendezvous={"address": None}))
     statements = policy(aws, "hosted-cosmicai-rendezvous")
     assert actions(statements) == _called("rendezvous") | _LOGS
     (started,) = (one for one in statements if "ec2:StartInstances" in _listed(one["Action"]))
