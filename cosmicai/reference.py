@@ -84,6 +84,7 @@ SUMMARY = {
     "metrics_source": "collectives, with the ranks that were added from their infos, or rank infos",
     "left_out": "wrong fields that are not used, by the rank in whose info they stood",
     "collectives": "channel, and why another than the payload's",
+    "children": "how Step Functions started the ranks, and why: express or standard",
     "cost": "GB-seconds and USD at list prices",
 }
 RESULTS = {

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cosmicai.deploy.target import Target
+from summarize.contract.dispatch import children_of
 from summarize.contract.pricing import cost
 from summarize.contract.rank_info import MOST_BYTES, checked, counted, images_text, is_exact, is_result, parse
 from summarize.contract.untrusted import UntrustedError
@@ -133,7 +134,7 @@ class Watcher:
         host = found.seconds if _is_direct(self._run) else 0.0
         sizes = self._run["bytes_per_rank"]
         found.gigabytes_read = sum(sizes[rank] for rank in self._infos if rank < len(sizes)) / 1e9
-        found.usd_so_far = cost(infos, host)["total (USD)"]
+        found.usd_so_far = cost(infos, host, children_of(self._run))["total (USD)"]
         found.errors = {rank: _message(record) for rank, record in sorted(failures.items())}
         found.running, found.pending = self._map_counts() if not found.ended else (0, 0)
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from .contract.accuracy import Metrics, Predicted
+from .contract.dispatch import children_of
 from .contract.limits import PHASES
 from .contract.pricing import cost
 from .contract.rank_info import LEFT_OUT, counted, figure
@@ -56,7 +57,8 @@ def summary(run: Json, infos: list[Json], failures: dict[int, Json], reduced: Js
         "left_out": _left_out(infos, faults),
         "wall (seconds)": _wall_seconds(run, infos),
         "collectives": run.get("collectives"),
-        "cost": cost(infos, _host_seconds(run, infos) or 0.0),
+        "children": run.get("children"),
+        "cost": cost(infos, _host_seconds(run, infos) or 0.0, children_of(run)),
     }
 
 
