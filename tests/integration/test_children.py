@@ -73,7 +73,8 @@ def test_ranks_that_are_started_twice_change_nothing(
     for rank in range(6):
         predictions = once.predictions(rank)
         for name, values in twice.predictions(rank).items():
-            np.testing.assert_array_equal(values, predictions[name])
+            if name != "run_id":
+                np.testing.assert_array_equal(values, predictions[name])
 
 
 def _events(cloud: Cloud, payload: Json) -> list[Json]:
