@@ -130,8 +130,11 @@ def _rank_charts(infos: list[RankInfo]) -> list[str]:
     if not infos:
         return []
     note = "A bar is a rank. A rank reads while it computes: download is only the time that it waited for data."
+    timeline = _chart("timeline", "What each rank did, and when", note, "tall")
+    if len(infos) == 1:
+        return [timeline]  # there is nothing to compare; the table has its speed and memory
     return [
-        _chart("timeline", "What each rank did, and when", note, "tall"),
+        timeline,
         '<div class="pair">',
         _chart("speed", "Speed of each rank", "Images per second of inference, without start-up and waiting."),
         _chart("memory", "Peak memory of each rank", "MB of the whole process."),
@@ -159,7 +162,8 @@ def _badge(summary: Summary) -> str:
     lacking = ranks - finished
     tolerated = float(summary.payload.get("tolerated_failure_percentage", 0))
     if not lacking:
-        return f'<p class="badge good" role="status">✓ Succeeded: all {ranks:,} ranks finished</p>'
+        told = f": all {ranks:,} ranks finished" if ranks > 1 else ""
+        return f'<p class="badge good" role="status">✓ Succeeded{told}</p>'
     told = f"{lacking:,} of {ranks:,} ranks left no result"
     if 100 * lacking / ranks <= tolerated:
         return f'<p class="badge warn" role="status">! Succeeded, but {told} (up to {tolerated:g} % are tolerated)</p>'

@@ -57,7 +57,8 @@ def summary(run: Run, infos: list[RankInfo], failures: dict[int, Json], reduced:
         left_out=_left_out(infos, faults),
         wall_seconds=_wall_seconds(run, infos),
         collectives=run.collectives,
-        cost=cost(infos, _host_seconds(run, infos) or 0.0),
+        children=run.children,
+        cost=cost(infos, _host_seconds(run, infos) or 0.0, run.child_type),
     )
 
 
