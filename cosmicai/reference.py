@@ -61,6 +61,7 @@ RANK_INFO = {
     "undefined": "why a measure is null",
     "accuracy_state": "sums and histograms from which Summarize merges the measures",
     "predicted_redshifts": "histogram of z_pred, whether or not the true redshifts are known",
+    "flags": "galaxies by flag, of those that lack something or are unlike the training",
     "collectives": "channel, partners, relays, bytes, seconds, faults",
 }
 SUMMARY = {
@@ -81,6 +82,7 @@ SUMMARY = {
     "accuracy": "measures over all galaxies, and by redshift and magnitude",
     "accuracy_state": "what report.html draws",
     "predicted_redshifts": "histogram of z_pred over all ranks",
+    "flags": "galaxies by flag; null where a rank's own script does not say",
     "metrics_source": "collectives, with the ranks that were added from their infos, or rank infos",
     "left_out": "wrong fields that are not used, by the rank in whose info they stood",
     "collectives": "channel, and why another than the payload's",
@@ -104,7 +106,8 @@ RESULTS = {
 }
 PREDICTIONS = {
     "index": "place of the galaxy in the rank's data",
-    "z_pred": "photometric redshift",
+    "z_pred": "photometric redshift; NaN where none could be computed",
+    "flags": "bits by galaxy; payload.md lists them",
     "z_true": "redshift, where the partition has it",
     "files": "keys of the partitions, in their order",
     "rows": "galaxies of each",

@@ -30,6 +30,7 @@ class RankEvent:
     save_predictions: bool
     script_folder: str | None
     script: str | None
+    max_bad_fraction: float = 0.05  # of the galaxies, that may lack something (contract.flags)
     collectives: str = "none"
     rendezvous: str | None = None  # HOST:PORT of the rendezvous host, where there is one
 
@@ -58,6 +59,7 @@ class RankEvent:
                 save_predictions=bool(event.get("SAVE_PREDICTIONS", True)),
                 script_folder=event.get("S3_OBJECT_NAME"),
                 script=event.get("SCRIPT"),
+                max_bad_fraction=float(event.get("MAX_BAD_FRACTION", 0.05)),
                 collectives=str(event.get("COLLECTIVES", "none")),
                 rendezvous=event.get("RENDEZVOUS"),
             )

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from .flags import NAMES
 from .limits import PHASES
 from .pricing import BILLED_AS, GB_SECOND
 from .untrusted import load, shown
@@ -83,6 +84,9 @@ def _expectations(info: Json) -> Iterable[tuple[str, str]]:
         yield "cold_start", "true or false"
     if given.get("architecture", "arm64") not in tuple(GB_SECOND):
         yield "architecture", f"one of {', '.join(GB_SECOND)}, so the rank is billed as {BILLED_AS}"
+    flags = given.get("flags", dict.fromkeys(NAMES, 0))
+    if not isinstance(flags, dict) or any(_count(flags, name) is None for name in NAMES):
+        yield "flags", f"the numbers of galaxies with {', '.join(NAMES)}"
     paths = given.get("data_path", "")
     if not isinstance(paths, str) and not (
         isinstance(paths, list) and all(isinstance(path, str) for path in paths)

@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from . import process, script
 from .contract.event import RankEvent
-from .data.partition import Layout, Partition, PartitionError, PartitionFile, stream
+from .data.partition import Layout, Partition, PartitionFile, stream
 from .engine.choice import Choice
 from .engine.interface import Engine
 from .metrics import collectives
@@ -90,6 +88,7 @@ class Rank:
             "instructions": engine.instructions,
             "precision": engine.precision,
             "precision_reason": choice.reason,
+            "flags": results.quality.counts(),
             "predicted_redshifts": results.distribution(),
             **results.accuracy(metrics),
             "collectives": told,
@@ -100,12 +99,11 @@ class Rank:
         event, results = self._event, self._results
         try:
             with self._clock.phase("init"):
-                engine, choice = self._sandbox.engine(event, self._storage)
+                engine, choice, rules = self._sandbox.engine(event, self._storage)
+            results.quality.rules = rules
             self._predict(engine)
-            if not np.isfinite(results.z_pred).all():
-                raise PartitionError(
-                    f"{event.data_paths[0]}: the network gave values that are not finite for it"
-                )
+            results.complete()
+            results.quality.check(event.max_bad_fraction, self._name(event.data_paths[0]))
             if event.save_predictions:
                 with self._clock.phase("upload"):
                     key = f"{event.result_path}/predictions/{event.rank}.npz"
@@ -131,7 +129,7 @@ class Rank:
                 if block is None:
                     return
                 results.add(block)
-                yield from block.rows.batches(batch)
+                yield from results.quality.usable(block.rows).batches(batch)
 
         results.predicted += engine.predict(batches())
         waited = seconds["download"] - before
@@ -139,9 +137,12 @@ class Rank:
         results.cpu_seconds += time.process_time() - cpu
 
     def _open(self, key: str, layout: Layout) -> PartitionFile:
+        file = self._storage.open(self._event.data_bucket, key)
+        return PartitionFile.open(file, self._name(key), layout)
+
+    def _name(self, key: str) -> str:
         bucket = self._event.data_bucket
-        name = f"s3://{bucket}/{key}" if bucket else key
-        return PartitionFile.open(self._storage.open(bucket, key), name, layout)
+        return f"s3://{bucket}/{key}" if bucket else key
 
     def _common(self) -> dict[str, Any]:
         """What every rank info holds, whatever did the work."""

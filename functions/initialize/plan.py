@@ -159,5 +159,6 @@ def rank_events(run: dict[str, Any], ranks: Iterable[int]) -> list[dict[str, Any
         "PRECISION": payload["precision"],
         "COLLECTIVES": run["collectives"]["channel"],
         "SAVE_PREDICTIONS": payload["save_predictions"],
+        "MAX_BAD_FRACTION": payload["max_bad_fraction"],
     }
     return [{**common, "RANK": rank, "DATA_PATH": run["data_map"][str(rank)]} for rank in ranks]

@@ -19,7 +19,7 @@ from .plan import data_map, deal, list_partitions, rank_events
 SCHEMA_VERSION = 1
 _KEY_BYTES = 32
 _READERS = 32  # parallel GETs when a run is resumed
-_MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percentage")
+_MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percentage", "max_bad_fraction")
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _resumed(run: dict[str, Any] | None, payload: dict[str, Any]) -> dict[str, A
         raise PayloadError(
             f"resume: {', '.join(sorted(changed))} differ from the run to resume; give its payload unchanged"
         )
-    return run
+    return {**run, "payload": {**run["payload"], "max_bad_fraction": payload["max_bad_fraction"]}}
 
 
 def _missing(s3: Any, run: dict[str, Any]) -> list[int]:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .contract.flags import BAD, FLAGS, name
 from .contract.limits import PHASES
 from .contract.rank_info import counted, figure, images_in_words, is_exact, samples
 from .figures import seconds_text, usd_text
@@ -77,7 +78,7 @@ def filled(template: str, parts: dict[str, str]) -> str:
 
 
 def _body(summary: Json, infos: list[Json]) -> str:
-    parts = [_head(summary), _tiles(summary, infos), _failed(summary), _left_out(summary)]
+    parts = [_head(summary), _tiles(summary, infos), _failed(summary), _left_out(summary), _flags(summary)]
     parts += [*_accuracy_charts(summary), *_predicted_chart(summary), *_rank_charts(infos)]
     return "\n".join([*parts, _cost(summary), _ranks(infos), _payload(summary, infos)])
 
@@ -228,6 +229,24 @@ def _failed(summary: Json) -> str:
         f'<section><h2 class="bad">{ranks} without a result</h2><div class="scroll"><table><thead><tr>'
         '<th scope="col">rank</th><th scope="col" class="text">error</th><th scope="col" class="text">cause</th>'
         f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
+    )
+
+
+def _flags(summary: Json) -> str:
+    """How many galaxies have each flag; '' where none has one that says it lacks something."""
+    counts = summary.get("flags") or {}
+    if not any(counts.get(name(flag)) for flag in FLAGS if flag & BAD):
+        return ""
+    rows = (
+        f'<tr><td>{counts[name(flag)]:,}</td><td class="text">{escaped(name(flag))}</td>'
+        f'<td class="text">{escaped(meaning)}</td></tr>'
+        for flag, meaning in FLAGS.items()
+        if counts.get(name(flag))
+    )
+    return (
+        '<section><h2>Galaxies with flags</h2><div class="scroll"><table><thead><tr><th scope="col">galaxies</th>'
+        '<th scope="col" class="text">flag</th><th scope="col" class="text">meaning</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
     )
 
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from .contract.accuracy import Metrics, Predicted
+from .contract.flags import NAMES
 from .contract.limits import PHASES
 from .contract.pricing import cost
 from .contract.rank_info import LEFT_OUT, counted, figure
@@ -52,6 +53,7 @@ def summary(run: Json, infos: list[Json], failures: dict[int, Json], reduced: Js
         "accuracy": None if metrics is None else metrics.report(),
         "accuracy_state": None if metrics is None else metrics.to_json(),
         "predicted_redshifts": None if predicted is None else predicted.to_json(),
+        "flags": _flags(infos),
         "metrics_source": source,
         "left_out": _left_out(infos, faults),
         "wall (seconds)": _wall_seconds(run, infos),
@@ -168,6 +170,12 @@ def _merged(infos: Iterable[Json], total: Metrics | None) -> tuple[Metrics | Non
         else:
             total.add(metrics)
     return total, faults
+
+
+def _flags(infos: list[Json]) -> Json | None:
+    """Galaxies by flag, over the ranks that say so; None where none does."""
+    told = [info["flags"] for info in infos if info.get("flags") is not None]
+    return {flag: sum(flags[flag] for flags in told) for flag in NAMES} if told else None
 
 
 def _wall_seconds(run: Json, infos: list[Json]) -> float | None:
