@@ -90,6 +90,10 @@ class RankInfo(Record):
     instructions: Annotated[str | None, Field("by which it computed: avx2, avx512, neon, …")] = None
     precision: Annotated[str | None, Field("the precision of its arithmetic")] = None
     precision_reason: Annotated[str | None, Field("why this one")] = None
+    flags: Annotated[
+        dict[str, int] | None,
+        Field("galaxies by what they lack or are unlike the training in", unit="galaxies"),
+    ] = None
     predicted_redshifts: Annotated[
         Any, Field("the histogram of z_pred, whether or not the true redshifts are known")
     ] = None

@@ -10,12 +10,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from . import process, script
 from .contract.event import RankEvent
 from .contract.rank_info import RankInfo
-from .data.partition import Layout, Partition, PartitionError, PartitionFile, stream
+from .data.partition import Layout, Partition, PartitionFile, stream
 from .engine.choice import Choice
 from .engine.interface import Engine
 from .metrics import collectives
@@ -83,6 +81,7 @@ class Rank:
             instructions=engine.instructions,
             precision=engine.precision,
             precision_reason=choice.reason,
+            flags=results.quality.counts(),
             predicted_redshifts=results.distribution(),
             collectives=told,
         )
@@ -94,12 +93,11 @@ class Rank:
         event, results = self._event, self._results
         try:
             with self._clock.phase("init"):
-                engine, choice = self._sandbox.engine(event, self._storage)
+                engine, choice, rules = self._sandbox.engine(event, self._storage)
+            results.quality.rules = rules
             self._predict(engine)
-            if not np.isfinite(results.z_pred).all():
-                raise PartitionError(
-                    f"{event.data_paths[0]}: the network gave values that are not finite for it"
-                )
+            results.complete()
+            results.quality.check(event.max_bad_fraction, self._name(event.data_paths[0]))
             if event.save_predictions:
                 with self._clock.phase("upload"):
                     key = f"{event.result_path}/predictions/{event.rank}.npz"
@@ -125,7 +123,7 @@ class Rank:
                 if block is None:
                     return
                 results.add(block)
-                yield from block.rows.batches(batch)
+                yield from results.quality.usable(block.rows).batches(batch)
 
         results.predicted += engine.predict(batches())
         waited = seconds["download"] - before
@@ -133,9 +131,12 @@ class Rank:
         results.cpu_seconds += time.process_time() - cpu
 
     def _open(self, key: str, layout: Layout) -> PartitionFile:
+        file = self._storage.open(self._event.data_bucket, key)
+        return PartitionFile.open(file, self._name(key), layout)
+
+    def _name(self, key: str) -> str:
         bucket = self._event.data_bucket
-        name = f"s3://{bucket}/{key}" if bucket else key
-        return PartitionFile.open(self._storage.open(bucket, key), name, layout)
+        return f"s3://{bucket}/{key}" if bucket else key
 
     def _measured(self) -> RankInfo:
         """What every rank info holds, whatever did the work."""

@@ -15,6 +15,7 @@ from .contract.accuracy import Metrics, Predicted, exact_nmad
 from .contract.limits import PHASES
 from .contract.rank_info import RankInfo
 from .data.partition import Block, PartitionFile
+from .data.quality import Quality
 from .engine.interface import Floats
 
 REFERENCE_BAND = 3  # i of ugriz: the magnitude by which accuracy is binned
@@ -39,6 +40,7 @@ class Clock:
 class Results:
     """What a rank collects over its partitions, in their order."""
 
+    quality: Quality = field(default_factory=Quality)
     predicted: list[Floats] = field(default_factory=list)
     true: list[Floats] = field(default_factory=list)
     magnitudes: list[Floats] = field(default_factory=list)  # the reference one of each galaxy
@@ -66,9 +68,19 @@ class Results:
         """How many batches of the asked-for size they are; the engine cuts them as it likes."""
         return sum(-(-rows // size) for rows in self.rows)
 
+    def complete(self) -> None:
+        """When all is computed: galaxies that have no redshift get NaN."""
+        self.predicted = [self.quality.redshifts(self.z_pred)]
+
     @property
     def z_pred(self) -> Floats:
+        """(N,), NaN for galaxies without a redshift."""
         return np.concatenate([*self.predicted, np.empty(0, np.float32)])
+
+    def _measured(self) -> tuple[list[float], list[float], list[float]]:
+        """z_pred, z_true and the reference magnitude of the galaxies that have a redshift."""
+        has = np.isfinite(self.z_pred)
+        return tuple(values[has].tolist() for values in (self.z_pred, self.z_true, self.reference_magnitude))
 
     @property
     def z_true(self) -> Floats:
@@ -83,16 +95,18 @@ class Results:
         """What the metrics of all ranks are merged from; None without redshifts."""
         if not self.has_redshift:
             return None
-        return Metrics.of(self.z_pred.tolist(), self.z_true.tolist(), self.reference_magnitude.tolist())
+        return Metrics.of(*self._measured())
 
     def predictions(self, paths: Sequence[str], run_id: str) -> bytes:
         """predictions/{rank}.npz: z_pred (N,) in the order of the partitions and, where known, z_true (N,).
 
-        files and rows say which partition each galaxy comes from.
+        flags (N,) are bits of contract.flags; a galaxy without a redshift has NaN. files and rows say which
+        partition each galaxy comes from.
         """
         arrays: dict[str, Any] = {
             "index": np.arange(len(self.z_pred)),
             "z_pred": self.z_pred,
+            "flags": self.quality.flags,
             "files": np.array(paths),
             "rows": np.array(self.rows),
             "run_id": np.array(run_id),
@@ -113,7 +127,7 @@ class Results:
             mae=measures["MAE"],
             mse=measures["MSE"],
             bias=measures["bias"],
-            nmad=exact_nmad(self.z_pred.tolist(), self.z_true.tolist()),
+            nmad=exact_nmad(*self._measured()[:2]),
             r2=measures["R2"],
             outlier_fraction=measures["outlier fraction"],
             undefined=metrics.total.undefined(),
@@ -136,4 +150,4 @@ class Results:
 
     def distribution(self) -> Any:
         """The histogram of the predicted redshifts, as JSON."""
-        return Predicted.of(self.z_pred.tolist()).to_json()
+        return Predicted.of(self._measured()[0]).to_json()

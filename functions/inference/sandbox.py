@@ -14,6 +14,7 @@ from . import process
 from .contract.event import RankEvent
 from .contract.limits import MB_PER_VCPU
 from .data.partition import READS_AHEAD
+from .data.quality import CARD_FILES, Rules
 from .data.storage import Storage
 from .engine.choice import GRAPHS, Choice, choose, read_graphs, verify
 from .engine.interface import Engine, EngineError
@@ -64,18 +65,19 @@ class Sandbox:
         with suppress(EngineError):
             self._start(BUNDLED_MODEL, choose(read_graphs(BUNDLED_MODEL), "auto", "auto", self.host.device))
 
-    def engine(self, event: RankEvent, storage: Storage) -> tuple[Engine, Choice]:
+    def engine(self, event: RankEvent, storage: Storage) -> tuple[Engine, Choice, Rules]:
         """The engine of the event's model, fetched from S3 unless it is the bundled one. Raises EngineError."""
         if event.model is None:
             choice = self._choose(event, read_graphs(BUNDLED_MODEL))
-            return self._start(BUNDLED_MODEL, choice), choice
+            return self._start(BUNDLED_MODEL, choice), choice, Rules.of_folder(BUNDLED_MODEL)
         files = storage.folder(event.bucket, event.model, self.host.scratch / "models")
         graphs = read_graphs(files.fetch([GRAPHS])) if GRAPHS in files.etags else None
         choice = self._choose(event, graphs)
-        folder = files.fetch([*choice.files, GRAPHS] if graphs else choice.files)
+        described = [file for file in CARD_FILES if file in files.etags]
+        folder = files.fetch(list(dict.fromkeys([*choice.files, *described, *([GRAPHS] if graphs else [])])))
         if (folder, choice) not in self._engines:
             verify(folder, choice)
-        return self._start(folder, choice), choice
+        return self._start(folder, choice), choice, Rules.of_folder(folder)
 
     def _choose(self, event: RankEvent, graphs: dict[str, Any] | None) -> Choice:
         return choose(graphs, event.engine, event.precision, self.host.device)

@@ -21,7 +21,7 @@ from .plan import data_map, deal, list_partitions, rank_events
 SCHEMA_VERSION = 1
 _KEY_BYTES = 32
 _READERS = 32  # parallel GETs when a run is resumed
-_MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percentage")
+_MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percentage", "max_bad_fraction")
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def _resumed(run: Run | None, payload: dict[str, Any]) -> Run:
         raise PayloadError(
             f"resume: {', '.join(sorted(changed))} differ from the run to resume; give its payload unchanged"
         )
-    return run
+    return replace(run, payload={**run.payload, "max_bad_fraction": payload["max_bad_fraction"]})
 
 
 def _missing(s3: Any, run: Run) -> list[int]:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .contract.flags import BAD, FLAGS, name
 from .contract.images import counted, images_in_words, is_exact, samples
 from .contract.limits import PHASES
 from .contract.rank_info import RankInfo
@@ -79,7 +80,7 @@ def filled(template: str, parts: dict[str, str]) -> str:
 
 
 def _body(summary: Summary, infos: list[RankInfo]) -> str:
-    parts = [_head(summary), _tiles(summary, infos), _failed(summary), _left_out(summary)]
+    parts = [_head(summary), _tiles(summary, infos), _failed(summary), _left_out(summary), _flags(summary)]
     parts += [*_accuracy_charts(summary), *_predicted_chart(summary), *_rank_charts(infos)]
     return "\n".join([*parts, _cost(summary), _ranks(infos), _payload(summary, infos)])
 
@@ -234,6 +235,24 @@ def _failed(summary: Summary) -> str:
         f'<section><h2 class="bad">{ranks} without a result</h2><div class="scroll"><table><thead><tr>'
         '<th scope="col">rank</th><th scope="col" class="text">error</th><th scope="col" class="text">cause</th>'
         f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
+    )
+
+
+def _flags(summary: Summary) -> str:
+    """How many galaxies have each flag; '' where none has one that says it lacks something."""
+    counts = {flag: (summary.flags or {}).get(name(flag)) for flag in FLAGS}
+    if not any(counts[flag] for flag in FLAGS if flag & BAD):
+        return ""
+    rows = (
+        f'<tr><td>{count:,}</td><td class="text">{escaped(name(flag))}</td>'
+        f'<td class="text">{escaped(FLAGS[flag])}</td></tr>'
+        for flag, count in counts.items()
+        if count
+    )
+    return (
+        '<section><h2>Galaxies with flags</h2><div class="scroll"><table><thead><tr><th scope="col">galaxies</th>'
+        '<th scope="col" class="text">flag</th><th scope="col" class="text">meaning</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
     )
 
 
