@@ -9,7 +9,7 @@ locals {
   own_host = var.rendezvous_address == null
   # Written out because Rendezvous must know the state machine that calls it.
   state_machine_arn = "arn:${data.aws_partition.current.partition}:states:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}:stateMachine:${local.name}"
-  image_uri         = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}-${var.image_variant}" : var.inference_image
+  image_uri         = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}-${var.architecture}-${var.image_variant}" : var.inference_image
 }
 
 data "aws_partition" "current" {}
@@ -29,8 +29,7 @@ module "registry" {
   source = "./modules/registry"
   count  = local.own_image ? 1 : 0
 
-  name         = "${local.name}-inference"
-  force_delete = var.delete_results_on_destroy
+  name = "${local.name}-inference"
 }
 
 module "initialize" {

@@ -53,7 +53,7 @@ variable "inference_image" {
 }
 
 variable "image_tag" {
-  description = "Tag of the inference images in the module's own repository, without the variant; `make deploy` sets it."
+  description = "Tag of the inference images in the module's own repository, without architecture and variant; `make deploy` sets it."
   type        = string
   default     = null
 
@@ -336,7 +336,7 @@ variable "abort_uploads_after_days" {
 }
 
 variable "delete_results_on_destroy" {
-  description = "Whether `terraform destroy` may delete a bucket that still holds data or results."
+  description = "Whether `make destroy` deletes the bucket with the data and results in it; otherwise a bucket that holds objects is kept."
   type        = bool
   default     = false
 }

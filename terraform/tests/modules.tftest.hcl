@@ -226,12 +226,11 @@ run "the_registry_scans_and_never_overwrites" {
     source = "./modules/registry"
   }
   variables {
-    name         = "inference"
-    force_delete = false
+    name = "inference"
   }
   assert {
-    condition     = aws_ecr_repository.this.image_tag_mutability == "IMMUTABLE" && one(aws_ecr_repository.this.image_scanning_configuration).scan_on_push
-    error_message = "images must be scanned and immutable"
+    condition     = aws_ecr_repository.this.image_tag_mutability == "IMMUTABLE" && one(aws_ecr_repository.this.image_scanning_configuration).scan_on_push && aws_ecr_repository.this.force_delete
+    error_message = "images must be scanned and immutable, and must not stop a destroy"
   }
   assert {
     condition     = jsondecode(aws_ecr_lifecycle_policy.this.policy).rules[0].selection.countNumber == 5

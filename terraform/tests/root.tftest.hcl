@@ -71,7 +71,7 @@ run "the_image_variant_chooses_the_image" {
     image_variant = "torch"
   }
   assert {
-    condition     = endswith(local.image_uri, "/team3-cosmicai-inference:abc123-torch")
+    condition     = endswith(local.image_uri, "/team3-cosmicai-inference:abc123-arm64-torch")
     error_message = "image_variant must be the end of the image's tag"
   }
 }
