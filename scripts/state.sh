@@ -30,7 +30,8 @@ initialise() {
 # Into S3, once. Terraform refuses to overwrite a newer state, or that of another deployment.
 move_state() {
   local_state="$states/$team.tfstate"
-  if [ -n "$(terraform -chdir="$root" state list "-state=$local_state")" ]; then
+  held=$("${PYTHON:-python3}" -c 'import json, sys; print(len(json.load(open(sys.argv[1]))["resources"]))' "$local_state")
+  if [ "$held" != 0 ]; then
     terraform -chdir="$root" state push "$local_state" ||
       fail "$local_state was not moved to S3, because another state is there; keep one of the two: remove the file, or give another key in terraform/$backend"
     echo "moved to S3: the state of $team; a copy is in $local_state.moved"

@@ -95,6 +95,8 @@ module "inference" {
         for path in ["*.json", "*/predictions/*.npz", ".cosmicai/*/messages/*"] : "${module.storage.bucket_arn}/${path}"
       ]
     }
+    }, length(var.data_bucket_kms_key_arns) == 0 ? {} : {
+    DecryptPartitions = { actions = ["kms:Decrypt"], resources = var.data_bucket_kms_key_arns }
   })
 
   environment = var.redis_host == null ? {} : { REDIS_HOST = var.redis_host }
@@ -186,6 +188,7 @@ module "state_machine" {
   log_retention_days = var.log_retention_days
   retry_seconds      = var.retry_seconds
   arn                = local.state_machine_arn
+  statements         = local.key_use
 
   rendezvous_wait_seconds = var.rendezvous_wait_seconds
 
@@ -218,6 +221,7 @@ module "operations" {
   function_names    = { inference = module.inference.name }
   host_instance_id  = one(module.rendezvous_host[*].instance_id)
   host_hours        = 3
+  dashboard         = var.dashboard
   alarm_email       = var.alarm_email
   budget            = var.monthly_budget_usd == null ? null : { usd = var.monthly_budget_usd, team = var.team }
 }

@@ -29,7 +29,7 @@ from cosmicai.packaging.places import ROOT
 
 _FOLDER = ROOT / ".cosmicai" / "moto"
 _REQUIREMENTS = Path(__file__).with_name("requirements.txt")
-_START_SECONDS = 60
+_START_SECONDS = 300  # on a busy machine
 ACCOUNT = "123456789012"
 
 
