@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.progress import Progress
@@ -11,6 +11,9 @@ from rich.progress import Progress
 from cosmicai.cli.common import RUN_FAILED, console, tell_error
 from cosmicai.cli.paths import MODEL, OutFolder, Source
 from cosmicai.cli.values import whole
+
+if TYPE_CHECKING:
+    from summarize.contract.run_records import Summary
 
 app = typer.Typer()
 
@@ -61,24 +64,24 @@ def infer(
             sources, out, batch_size, processes, model_folder, device, engine, precision, report
         )
     _tell(summary, out)
-    failed: Json = summary["failed_ranks"]
+    failed = summary.failed_ranks
     if failed:
         for rank, record in list(failed.items())[:_TOLD]:
             tell_error(f"rank {rank}: {record['error']}: {record['cause']}", lines=False)
-        tell_error(f"{len(failed)} of {summary['world_size']} partitions failed; the report has all errors")
+        tell_error(f"{len(failed)} of {summary.world_size} partitions failed; the report has all errors")
         raise typer.Exit(RUN_FAILED)
 
 
-def _tell(summary: Json, out: Path) -> None:
-    rate = summary["spread"]["sample_persec"]["p50"]
-    console.print(f"{summary['num_samples']:,} redshifts in {out}, {rate:,.0f} images/s per process")
-    if summary["accuracy"] is not None:
+def _tell(summary: Summary, out: Path) -> None:
+    rate = summary.spread["sample_persec"]["p50"]
+    console.print(f"{summary.num_samples:,} redshifts in {out}, {rate:,.0f} images/s per process")
+    if summary.accuracy is not None:
         measures = {
             "NMAD": "precision (NMAD)",
             "bias": "bias",
             "outlier fraction": "outlier fraction",
             "R2": "R2",
         }
-        known = {name: summary["accuracy"][key] for name, key in measures.items()}
+        known = {name: summary.accuracy[key] for name, key in measures.items()}
         console.print(", ".join(f"{name} {value:.4f}" for name, value in known.items() if value is not None))
     console.print(f"open {out / 'report.html'}")

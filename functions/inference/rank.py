@@ -6,6 +6,7 @@ import copy
 import platform
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from . import process, script
 from .contract.event import RankEvent
+from .contract.rank_info import RankInfo
 from .data.partition import Layout, Partition, PartitionError, PartitionFile, stream
 from .engine.choice import Choice
 from .engine.interface import Engine
@@ -45,14 +47,7 @@ class Rank:
         Raises PartitionError, ObjectError, ConfigError, EngineError or ScriptError, which name what is wrong.
         """
         event = self._event
-        info = self._infer() if event.script is None else self._run_script()
-        info |= {
-            "rank": event.rank,
-            "run_id": event.run_id,
-            "cold_start": self._cold,
-            "duration (seconds)": self._before + time.perf_counter() - self._began,
-            "ended (unix seconds)": time.time(),
-        }
+        info = self._infer().to_json() if event.script is None else self._run_script()
         self._storage.write_json(event.bucket, f"{event.result_path}/{event.rank}.json", info)
         count = info["num_samples"]
         known = {"num_samples": count} if isinstance(count, int) else {}
@@ -64,36 +59,35 @@ class Rank:
         with self._clock.phase("download"):
             folder = self._sandbox.scripts.fetch(event, storage)
             before = script.info_versions(event, storage)
-        fmi = collectives.for_script(event, storage, scratch)
+        fmi = collectives.for_script(event, storage, self._sandbox.host.redis, scratch)
         with self._clock.phase("inference"), fmi as variables:
             script.run(event, folder, scratch, variables)
         written = script.written_info(event, storage, before)
-        return script.rank_info(self._common(), written)
+        return script.rank_info(self._ended(self._measured()), written)
 
-    def _infer(self) -> dict[str, Any]:
+    def _infer(self) -> RankInfo:
         """The built-in way: the engine over the rank's partitions; then the metrics, among the ranks."""
         event, storage, results = self._event, self._storage, self._results
-        with collectives.reduction(event, storage, self._seconds_left) as reduction:
+        redis = self._sandbox.host.redis
+        with collectives.reduction(event, storage, redis, self._seconds_left) as reduction:
             engine, choice = self._computed(reduction)
             metrics = results.metrics
             with self._clock.phase("communication"):
                 own = Share([event.rank], len(results.z_pred), copy.deepcopy(metrics))
                 share = reduction.finish(own)
                 told = collectives.publish(event, storage, share, reduction)
-        return {
-            **self._common(),
-            "num_samples": len(results.z_pred),
-            **results.speed(event.batch_size, self._clock.seconds["inference"]),
-            **self._memory(engine),
-            "device": engine.device,
-            "engine": engine.name,
-            "instructions": engine.instructions,
-            "precision": engine.precision,
-            "precision_reason": choice.reason,
-            "predicted_redshifts": results.distribution(),
-            **results.accuracy(metrics),
-            "collectives": told,
-        }
+        info = replace(
+            self._measured(),
+            device=engine.device,
+            engine=engine.name,
+            instructions=engine.instructions,
+            precision=engine.precision,
+            precision_reason=choice.reason,
+            predicted_redshifts=results.distribution(),
+            collectives=told,
+        )
+        info = results.with_speed(info, event.batch_size, self._clock.seconds["inference"])
+        return self._ended(results.with_accuracy(self._with_memory(info, engine), metrics))
 
     def _computed(self, reduction: Reduction) -> tuple[Engine, Choice]:
         """Fills the results and writes the predictions; what computed them."""
@@ -143,27 +137,40 @@ class Rank:
         name = f"s3://{bucket}/{key}" if bucket else key
         return PartitionFile.open(self._storage.open(bucket, key), name, layout)
 
-    def _common(self) -> dict[str, Any]:
+    def _measured(self) -> RankInfo:
         """What every rank info holds, whatever did the work."""
-        event, host = self._event, self._sandbox.host
-        return {
-            "world_size": event.world_size,
-            "data_path": event.data_paths[0] if len(event.data_paths) == 1 else list(event.data_paths),
-            "result_path": event.result_path,
-            **{f"{name} (seconds)": seconds for name, seconds in self._clock.seconds.items()},
-            **self._storage.statistics(),
-            "memory_limit (MB)": host.memory_mb,
-            "threads": host.threads,
-            "architecture": platform.machine(),
-            "versions": process.versions(),
-        }
+        event, host, seconds = self._event, self._sandbox.host, self._clock.seconds
+        info = RankInfo(
+            world_size=event.world_size,
+            data_paths=event.data_paths,
+            result_path=event.result_path,
+            init=seconds["init"],
+            download=seconds["download"],
+            inference=seconds["inference"],
+            communication=seconds["communication"],
+            upload=seconds["upload"],
+            memory_limit=host.memory_mb,
+            threads=host.threads,
+            architecture=platform.machine(),
+            versions=process.versions(),
+            rank=event.rank,
+            run_id=event.run_id,
+            cold_start=self._cold,
+        )
+        return self._storage.with_requests(info)
 
-    def _memory(self, engine: Engine) -> dict[str, float]:
+    def _ended(self, info: RankInfo) -> RankInfo:
+        """Adds how long all of it has taken, and when it ended: now."""
+        duration = self._before + time.perf_counter() - self._began
+        return replace(info, duration=duration, ended=time.time())
+
+    def _with_memory(self, info: RankInfo, engine: Engine) -> RankInfo:
         peak, overhead = process.peak_memory(), self._sandbox.overhead
-        return {
-            "total_cpu_memory (MB)": (peak - overhead) / _MIB,
-            "total_process_memory (MB)": peak / _MIB,
-            "library_overhead_memory (MB)": overhead / _MIB,
-            "total_image_memory (MB)": self._results.image_bytes / _MIB,
-            "total_model_memory (MB)": engine.model_bytes / _MIB,
-        }
+        return replace(
+            info,
+            total_cpu_memory=(peak - overhead) / _MIB,
+            total_process_memory=peak / _MIB,
+            library_overhead_memory=overhead / _MIB,
+            total_image_memory=self._results.image_bytes / _MIB,
+            total_model_memory=engine.model_bytes / _MIB,
+        )

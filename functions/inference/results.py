@@ -6,13 +6,14 @@ import io
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from .contract.accuracy import Metrics, Predicted, exact_nmad
 from .contract.limits import PHASES
+from .contract.rank_info import RankInfo
 from .data.partition import Block, PartitionFile
 from .engine.interface import Floats
 
@@ -102,28 +103,36 @@ class Results:
         np.savez(body, **arrays)
         return body.getvalue()
 
-    def accuracy(self, metrics: Metrics | None) -> dict[str, Any]:
-        """The measures of this rank, and the state that Summarize adds up; no measure without redshifts."""
+    def with_accuracy(self, info: RankInfo, metrics: Metrics | None) -> RankInfo:
+        """Adds the measures of this rank, and the state that Summarize adds up; nothing without redshifts."""
         if metrics is None:
-            return {"accuracy_state": None}
-        return {
-            **metrics.total.measures(),
-            "precision (NMAD)": exact_nmad(self.z_pred.tolist(), self.z_true.tolist()),
-            "undefined": metrics.total.undefined(),
-            "accuracy_state": metrics.to_json(),
-        }
+            return info
+        measures = metrics.total.measures()
+        return replace(
+            info,
+            mae=measures["MAE"],
+            mse=measures["MSE"],
+            bias=measures["bias"],
+            nmad=exact_nmad(self.z_pred.tolist(), self.z_true.tolist()),
+            r2=measures["R2"],
+            outlier_fraction=measures["outlier fraction"],
+            undefined=metrics.total.undefined(),
+            accuracy_state=metrics.to_json(),
+        )
 
-    def speed(self, batch_size: int, seconds: float) -> dict[str, float]:
-        """The historic figures of speed; seconds: of the phase inference."""
+    def with_speed(self, info: RankInfo, batch_size: int, seconds: float) -> RankInfo:
+        """Adds the historic figures of speed; seconds: of the phase inference."""
         batches = self.batches(batch_size)
-        return {
-            "batch_size": batch_size,
-            "num_batches": batches,
-            "total_cpu_time (seconds)": self.cpu_seconds,
-            "execution_time (seconds/batch)": seconds / max(batches, 1),
-            "throughput_bps": 8 * self.data_bytes / seconds,
-            "sample_persec": len(self.z_pred) / seconds,
-        }
+        return replace(
+            info,
+            num_samples=len(self.z_pred),
+            batch_size=batch_size,
+            num_batches=batches,
+            total_cpu_time=self.cpu_seconds,
+            execution_time=seconds / max(batches, 1),
+            throughput_bps=8 * self.data_bytes / seconds,
+            sample_persec=len(self.z_pred) / seconds,
+        )
 
     def distribution(self) -> Any:
         """The histogram of the predicted redshifts, as JSON."""

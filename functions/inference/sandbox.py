@@ -23,18 +23,22 @@ from .script import Scripts
 
 @dataclass(frozen=True)
 class Host:
-    """What the machine gives: configured memory in MB, threads, where files may be kept, cpu or cuda."""
+    """What the machine gives: configured memory in MB, threads, where files may be kept, cpu or cuda.
+
+    redis: HOST or HOST:PORT of the deployment's Redis, None where it has none.
+    """
 
     memory_mb: int
     threads: int
     scratch: Path
     device: str = "cpu"
+    redis: str | None = None
 
     @classmethod
-    def of_lambda(cls, memory_mb: int, scratch: Path) -> Host:
+    def of_lambda(cls, memory_mb: int, scratch: Path, redis: str | None) -> Host:
         """Threads follow the vCPUs that the memory buys, one per MB_PER_VCPU."""
         vcpus = max(1, round(memory_mb / MB_PER_VCPU))
-        return cls(memory_mb, min(vcpus, os.cpu_count() or 1), scratch)
+        return cls(memory_mb, min(vcpus, os.cpu_count() or 1), scratch, redis=redis)
 
 
 class Sandbox:

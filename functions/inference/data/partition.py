@@ -94,7 +94,7 @@ class PartitionFile:
             redshift = _float32(tensors[2].read(source).reshape(count)) if len(tensors) == 3 else None
             whole = None if images.is_whole_piece else images.read(source)
         except TorchFileError as error:
-            raise PartitionError(f"{name}: {error}") from None
+            raise PartitionError(f"{name}: {error}") from error
         _check_finite(magnitudes, "magnitudes", name, 0, count)
         return cls(name, count, redshift, source, magnitudes, images, whole)
 
@@ -123,7 +123,7 @@ class PartitionFile:
             try:
                 self._images.piece.check(self._crc)
             except TorchFileError as error:
-                raise PartitionError(f"{self.name}: {error}") from None
+                raise PartitionError(f"{self.name}: {error}") from error
         shape = (stop - start, *self._images.shape[1:])
         return _float32(np.frombuffer(content, self._images.dtype).reshape(shape))
 
