@@ -20,8 +20,7 @@ fi
 for policy in terraform/policies/*.json; do
   "$folder/policies/bin/parliament" <"$policy"
 done
-sed -e 's/\${partition}/aws/; s/\${\([a-z]*\)_arn}/arn:aws:lambda:us-east-1:123456789012:function:\1/; s/\${[a-z_]*}/2/' \
-  statemachine/cosmicai.asl.json > "$folder/state-machine.json"
+sh scripts/state_machine.sh > "$folder/state-machine.json"
 PATH="$PWD/$folder/bin:$PATH" "$folder/states/node_modules/.bin/asl-validator" --json-path "$folder/state-machine.json"
 exec "$folder/bin/checkov" --directory terraform --directory docker --framework terraform dockerfile \
   --quiet --compact --skip-download
