@@ -9,7 +9,7 @@ locals {
   own_host = var.rendezvous_address == null
   # Written out because Rendezvous must know the state machine that calls it.
   state_machine_arn = "arn:${data.aws_partition.current.partition}:states:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}:stateMachine:${local.name}"
-  image_uri         = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}-${var.image_variant}" : var.inference_image
+  image_uri         = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}-${var.architecture}-${var.image_variant}" : var.inference_image
 }
 
 data "aws_partition" "current" {}
@@ -29,8 +29,7 @@ module "registry" {
   source = "./modules/registry"
   count  = local.own_image ? 1 : 0
 
-  name         = "${local.name}-inference"
-  force_delete = var.delete_results_on_destroy
+  name = "${local.name}-inference"
 }
 
 module "initialize" {
@@ -96,6 +95,8 @@ module "inference" {
         for path in ["*.json", "*/predictions/*.npz", ".cosmicai/*/messages/*"] : "${module.storage.bucket_arn}/${path}"
       ]
     }
+    }, length(var.data_bucket_kms_key_arns) == 0 ? {} : {
+    DecryptPartitions = { actions = ["kms:Decrypt"], resources = var.data_bucket_kms_key_arns }
   })
 
   environment = var.redis_host == null ? {} : { REDIS_HOST = var.redis_host }
@@ -187,6 +188,7 @@ module "state_machine" {
   log_retention_days = var.log_retention_days
   retry_seconds      = var.retry_seconds
   arn                = local.state_machine_arn
+  statements         = local.key_use
 
   rendezvous_wait_seconds = var.rendezvous_wait_seconds
 
@@ -219,6 +221,7 @@ module "operations" {
   function_names    = { inference = module.inference.name }
   host_instance_id  = one(module.rendezvous_host[*].instance_id)
   host_hours        = 3
+  dashboard         = var.dashboard
   alarm_email       = var.alarm_email
   budget            = var.monthly_budget_usd == null ? null : { usd = var.monthly_budget_usd, team = var.team }
 }

@@ -41,6 +41,17 @@ variable "data_buckets" {
   }
 }
 
+variable "data_bucket_kms_key_arns" {
+  description = "ARNs of the KMS keys that encrypt objects in data_buckets; the keys' policies must let the account's roles use them."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for arn in var.data_bucket_kms_key_arns : can(regex("^arn:[^:]+:kms:[^:]+:[0-9]{12}:key/.+$", arn))])
+    error_message = "data_bucket_kms_key_arns must be ARNs of KMS keys (not of aliases)."
+  }
+}
+
 variable "inference_image" {
   description = "URI of an inference image that exists already; null makes an ECR repository and uses image_tag in it."
   type        = string
@@ -53,7 +64,7 @@ variable "inference_image" {
 }
 
 variable "image_tag" {
-  description = "Tag of the inference images in the module's own repository, without the variant; `make deploy` sets it."
+  description = "Tag of the inference images in the module's own repository, without architecture and variant; `make deploy` sets it."
   type        = string
   default     = null
 
@@ -236,8 +247,8 @@ variable "log_retention_days" {
   default     = 30
 
   validation {
-    condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731], var.log_retention_days)
-    error_message = "log_retention_days must be a period that CloudWatch knows: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545 or 731."
+    condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653], var.log_retention_days)
+    error_message = "log_retention_days must be a period that CloudWatch knows: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288 or 3653."
   }
 }
 
@@ -336,7 +347,7 @@ variable "abort_uploads_after_days" {
 }
 
 variable "delete_results_on_destroy" {
-  description = "Whether `terraform destroy` may delete a bucket that still holds data or results."
+  description = "Whether `make destroy` deletes the bucket with the data and results in it; otherwise a bucket that holds objects is kept."
   type        = bool
   default     = false
 }

@@ -10,6 +10,7 @@ module "cosmicai" {
 
   bucket_name               = "team3-galaxies"
   data_buckets              = ["survey-archive"]
+  data_bucket_kms_key_arns  = ["arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"]
   kms_key_arn               = "arn:aws:kms:eu-central-1:123456789012:key/1b4a7c1e-0000-4000-8000-000000000000"
   abort_uploads_after_days  = 3
   delete_results_on_destroy = true
