@@ -14,12 +14,11 @@ import numpy as np
 from . import process, script
 from .contract.event import RankEvent
 from .data.partition import Layout, Partition, PartitionError, PartitionFile, stream
-from .engine.choice import Choice
 from .engine.interface import Engine
 from .metrics import collectives
 from .metrics.reduction import Reduction, Share
 from .results import Clock, Results
-from .sandbox import Sandbox
+from .sandbox import Model, Sandbox
 
 _MIB = 1024 * 1024
 
@@ -74,7 +73,8 @@ class Rank:
         """The built-in way: the engine over the rank's partitions; then the metrics, among the ranks."""
         event, storage, results = self._event, self._storage, self._results
         with collectives.reduction(event, storage, self._seconds_left) as reduction:
-            engine, choice = self._computed(reduction)
+            model = self._computed(reduction)
+            engine = model.engine
             metrics = results.metrics
             with self._clock.phase("communication"):
                 own = Share([event.rank], len(results.z_pred), copy.deepcopy(metrics))
@@ -89,23 +89,26 @@ class Rank:
             "engine": engine.name,
             "instructions": engine.instructions,
             "precision": engine.precision,
-            "precision_reason": choice.reason,
+            "precision_reason": model.choice.reason,
             "predicted_redshifts": results.distribution(),
             **results.accuracy(metrics),
             "collectives": told,
         }
 
-    def _computed(self, reduction: Reduction) -> tuple[Engine, Choice]:
+    def _computed(self, reduction: Reduction) -> Model:
         """Fills the results and writes the predictions; what computed them."""
         event, results = self._event, self._results
         try:
             with self._clock.phase("init"):
-                engine, choice = self._sandbox.engine(event, self._storage)
-            self._predict(engine)
+                model = self._sandbox.model(event, self._storage)
+            self._predict(model.engine)
             if not np.isfinite(results.z_pred).all():
                 raise PartitionError(
                     f"{event.data_paths[0]}: the network gave values that are not finite for it"
                 )
+            if model.calibration is not None:
+                with self._clock.phase("inference"):
+                    results.find_probabilities(model.calibration)
             if event.save_predictions:
                 with self._clock.phase("upload"):
                     key = f"{event.result_path}/predictions/{event.rank}.npz"
@@ -114,7 +117,7 @@ class Rank:
         except Exception:
             reduction.finish(Share([], 0, None))  # so that nobody waits for this rank
             raise
-        return engine, choice
+        return model
 
     def _predict(self, engine: Engine) -> None:
         """Reading and computing overlap: `download` is what the rank waited for bytes."""

@@ -15,8 +15,8 @@ from .contract.accuracy import Metrics, Predicted, exact_nmad
 from .contract.limits import PHASES
 from .data.partition import Block, PartitionFile
 from .engine.interface import Floats
-
-REFERENCE_BAND = 3  # i of ugriz: the magnitude by which accuracy is binned
+from .probability.calibration import REFERENCE_BAND, Calibration
+from .probability.predictive import Densities, densities
 
 
 @dataclass
@@ -40,12 +40,13 @@ class Results:
 
     predicted: list[Floats] = field(default_factory=list)
     true: list[Floats] = field(default_factory=list)
-    magnitudes: list[Floats] = field(default_factory=list)  # the reference one of each galaxy
+    magnitudes: list[Floats] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     data_bytes: int = 0
     image_bytes: int = 0  # of the largest block, which is what memory holds
     has_redshift: bool = False
     cpu_seconds: float = 0.0
+    probabilities: Densities | None = None  # of a calibrated model
     _file: PartitionFile | None = None
 
     def add(self, block: Block) -> None:
@@ -54,7 +55,7 @@ class Results:
             self._file = block.file
             self.rows.append(block.file.count)
         rows = block.rows
-        self.magnitudes.append(rows.magnitudes[:, min(REFERENCE_BAND, rows.magnitudes.shape[1] - 1)])
+        self.magnitudes.append(rows.magnitudes)
         self.data_bytes += rows.images.nbytes + rows.magnitudes.nbytes
         self.image_bytes = max(self.image_bytes, rows.images.nbytes)
         self.has_redshift |= rows.redshift is not None
@@ -75,7 +76,13 @@ class Results:
 
     @property
     def reference_magnitude(self) -> Floats:
-        return np.concatenate([*self.magnitudes, np.empty(0, np.float32)])
+        columns = (rows[:, min(REFERENCE_BAND, rows.shape[1] - 1)] for rows in self.magnitudes)
+        return np.concatenate([*columns, np.empty(0, np.float32)])
+
+    def find_probabilities(self, calibration: Calibration) -> None:
+        """The density of every galaxy's redshift."""
+        magnitudes = np.concatenate([*self.magnitudes, np.empty((0, calibration.magnitudes), np.float32)])
+        self.probabilities = densities(calibration, self.z_pred, magnitudes)
 
     @property
     def metrics(self) -> Metrics | None:
@@ -87,7 +94,8 @@ class Results:
     def predictions(self, paths: Sequence[str], run_id: str) -> bytes:
         """predictions/{rank}.npz: z_pred (N,) in the order of the partitions and, where known, z_true (N,).
 
-        files and rows say which partition each galaxy comes from.
+        files and rows say which partition each galaxy comes from. A calibrated model adds the arrays of
+        Densities, each with a row per galaxy but for z_grid.
         """
         arrays: dict[str, Any] = {
             "index": np.arange(len(self.z_pred)),
@@ -98,6 +106,8 @@ class Results:
         }
         if self.has_redshift:
             arrays["z_true"] = self.z_true
+        if self.probabilities is not None:
+            arrays |= self.probabilities.arrays()
         body = io.BytesIO()
         np.savez(body, **arrays)
         return body.getvalue()
