@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from .contract.accuracy import Metrics, Predicted, exact_nmad
+from .contract.field_measures import exact_field_measures
 from .contract.limits import PHASES
 from .data.partition import Block, PartitionFile
 from .engine.interface import Floats
+from .probability import scores
 from .probability.calibration import REFERENCE_BAND, Calibration
 from .probability.predictive import Densities, densities
 
@@ -82,14 +84,19 @@ class Results:
     def find_probabilities(self, calibration: Calibration) -> None:
         """The density of every galaxy's redshift."""
         magnitudes = np.concatenate([*self.magnitudes, np.empty((0, calibration.magnitudes), np.float32)])
-        self.probabilities = densities(calibration, self.z_pred, magnitudes)
+        true = self.z_true if self.has_redshift else None
+        self.probabilities = densities(calibration, self.z_pred, magnitudes, true)
 
     @property
     def metrics(self) -> Metrics | None:
         """What the metrics of all ranks are merged from; None without redshifts."""
         if not self.has_redshift:
             return None
-        return Metrics.of(self.z_pred.tolist(), self.z_true.tolist(), self.reference_magnitude.tolist())
+        columns = (self.z_pred, self.z_true, self.reference_magnitude)
+        metrics = Metrics.of(*(column.tolist() for column in columns))
+        if self.probabilities is not None:
+            metrics.probabilities = scores.state(self.probabilities, *columns)
+        return metrics
 
     def predictions(self, paths: Sequence[str], run_id: str) -> bytes:
         """predictions/{rank}.npz: z_pred (N,) in the order of the partitions and, where known, z_true (N,).
@@ -118,6 +125,8 @@ class Results:
             return {"accuracy_state": None}
         return {
             **metrics.total.measures(),
+            "RAIL's measures": exact_field_measures(self.z_pred.tolist(), self.z_true.tolist()),
+            **({} if metrics.probabilities is None else {"probabilities": metrics.probabilities.measures()}),
             "precision (NMAD)": exact_nmad(self.z_pred.tolist(), self.z_true.tolist()),
             "undefined": metrics.total.undefined(),
             "accuracy_state": metrics.to_json(),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .contract.limits import PHASES
+from .contract.probabilities import INTERVALS
 from .contract.rank_info import counted, figure, images_in_words, is_exact, samples
 from .figures import seconds_text, usd_text
 from .report_data import (
@@ -78,7 +79,8 @@ def filled(template: str, parts: dict[str, str]) -> str:
 
 def _body(summary: Json, infos: list[Json]) -> str:
     parts = [_head(summary), _tiles(summary, infos), _failed(summary), _left_out(summary)]
-    parts += [*_accuracy_charts(summary), *_predicted_chart(summary), *_rank_charts(infos)]
+    parts += [*_accuracy_charts(summary), *_probability_charts(summary), *_predicted_chart(summary)]
+    parts += _rank_charts(infos)
     return "\n".join([*parts, _cost(summary), _ranks(infos), _payload(summary, infos)])
 
 
@@ -105,6 +107,30 @@ def _accuracy_charts(summary: Json) -> list[str]:
             "Accuracy by true redshift",
             "NMAD is the scatter, bias the mean error; both should be near 0.",
         ),
+    ]
+
+
+def _probability_charts(summary: Json) -> list[str]:
+    """How well p(z) is calibrated, of a run by a calibrated model."""
+    found = (summary["accuracy"] or {}).get("probabilities")
+    if not found or not found["count"]:
+        return []
+    shares = (
+        f"{found[f'coverage {name}']:.1%} of the galaxies are in their interval of {name}" for name in INTERVALS
+    )
+    pit = (
+        "The probability that p(z) puts below the true redshift, by tenth. Flat is calibrated: Kolmogorov-Smirnov "
+        f"{found['PIT KS']:.4f}, CDE loss {found['CDE loss']:.3f}, CRPS {found['CRPS']:.4f}."
+    )
+    return [
+        '<div class="pair">',
+        _chart("pit", "Calibration of p(z): PIT", pit),
+        _chart("coverage", "Coverage by magnitude", f"{'; '.join(shares)}."),
+        "</div>",
+        _chart(
+            "coverage-z", "Coverage by predicted redshift", "The dashed lines are what the intervals state."
+        ),
+        *([_chart("nz", "n(z)", "The mean of p(z) over all galaxies.")] if found["n(z)"] else []),
     ]
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,7 @@ class Densities:
     z_median: Floats
     z_quantiles: Floats  # (N, len(LEVELS))
     z_confidence: Floats
+    pit: Doubles | None = None  # the probability below the true redshift, NaN where that is unknown
 
     def arrays(self) -> dict[str, NDArray[np.floating]]:
         """As predictions/{rank}.npz holds them; p(z) in half precision, to 1 in 2,000."""
@@ -62,6 +64,7 @@ class Densities:
             "z_conf": self.z_confidence,
             "z_grid": self.redshifts,
             "pdf": self.pdf.astype(np.float16),
+            **({} if self.pit is None else {"pit": self.pit.astype(np.float32)}),
         }
 
 
@@ -87,19 +90,24 @@ class Distributions:
 
 
 def densities(
-    calibration: Calibration, z_pred: NDArray[np.floating], magnitudes: NDArray[np.floating]
+    calibration: Calibration,
+    z_pred: NDArray[np.floating],
+    magnitudes: NDArray[np.floating],
+    redshift: NDArray[np.floating] | None = None,
 ) -> Densities:
-    """z_pred (N,), magnitudes (N, M). A redshift that is not finite has no probabilities: all are NaN."""
-    known = np.isfinite(z_pred)
-    parts = [
-        _densities(calibration, part)
-        for part in _chunks(calibration, np.where(known, z_pred, 0.0).astype(np.float32), magnitudes)
-    ]
-    names = ("pdf", "z_mode", "z_mean", "z_std", "z_median", "z_quantiles", "z_confidence")
-    columns = [np.concatenate([part[name] for part in parts]) for name in names]
-    for column in columns:
+    """z_pred (N,), magnitudes (N, M); redshift: the true ones (N,), for `pit`.
+
+    A redshift z_pred that is not finite has no probabilities: all are NaN.
+    """
+    known, rows, parts = np.isfinite(z_pred), 0, []
+    for part in _chunks(calibration, np.where(known, z_pred, 0.0).astype(np.float32), magnitudes):
+        true = None if redshift is None else redshift[rows : rows + len(part.base)]
+        parts.append(_densities(calibration, part, true))
+        rows += len(part.base)
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    for column in found.values():
         column[~known] = np.nan
-    return Densities(calibration.redshifts, *columns)
+    return Densities(calibration.redshifts, **found)
 
 
 def pit(
@@ -175,7 +183,10 @@ def _perceptron(layers: tuple[Layer, ...], values: Floats) -> Floats:
     return values @ last.weights.T + last.biases
 
 
-def _densities(calibration: Calibration, part: Distributions) -> dict[str, Floats]:
+def _densities(
+    calibration: Calibration, part: Distributions, redshift: NDArray[np.floating] | None
+) -> dict[str, NDArray[Any]]:
+    """The arrays of Densities."""
     grid = calibration.redshifts
     rows = len(part.base)
     edges = np.concatenate([grid[:1], (grid[1:] + grid[:-1]) / 2, grid[-1:]])
@@ -199,7 +210,17 @@ def _densities(calibration: Calibration, part: Distributions) -> dict[str, Float
         "z_quantiles": np.delete(quantiles, 2, axis=1),
         "z_confidence": within[:, 1] - within[:, 0],
     }
-    return {name: values.astype(np.float32) for name, values in found.items()}
+    arrays: dict[str, NDArray[Any]] = {name: values.astype(np.float32) for name, values in found.items()}
+    if redshift is not None:
+        true = np.where(is_known(redshift), redshift, np.nan).astype(np.float64)
+        below = part.at(np.nan_to_num(true)[:, None])[:, 0]
+        arrays["pit"] = np.where(np.isnan(true), np.nan, below)
+    return arrays
+
+
+def is_known(redshift: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """contract.accuracy.is_known of each (N,)."""
+    return np.isfinite(redshift) & (redshift > -1)
 
 
 def _interpolated(wanted: Doubles, known: NDArray[np.floating], values: NDArray[np.floating]) -> Doubles:
