@@ -174,12 +174,14 @@ def main() -> None:
     measured: list[dict[int, Json]] = [{} for _ in checkouts]
     with subprocess.Popen([*server, "--port", "0"], stdout=subprocess.PIPE, text=True) as host:
         assert host.stdout is not None  # noqa: S101
-        port = int(json.loads(host.stdout.readline())["port"])
-        for size in arguments.ranks:
-            turns = [[measure(size, port, checkout) for checkout in checkouts] for _ in range(SET_UPS)]
-            for place, results in enumerate(measured):
-                results[size] = medians([turn[place] for turn in turns])
-        host.terminate()
+        try:
+            port = next(line["port"] for line in map(json.loads, host.stdout) if "port" in line)
+            for size in arguments.ranks:
+                turns = [[measure(size, port, checkout) for checkout in checkouts] for _ in range(SET_UPS)]
+                for place, results in enumerate(measured):
+                    results[size] = medians([turn[place] for turn in turns])
+        finally:
+            host.terminate()
     before = measured[1] if arguments.before else {}
     content: Json = {"cores": os.cpu_count(), "ranks": measured[0], "before": before}
     if not arguments.no_run:

@@ -65,7 +65,7 @@ module "initialize" {
   })
 
   environment = merge(
-    { ALLOW_SCRIPTS = tostring(var.allow_scripts) },
+    { ALLOW_SCRIPTS = tostring(var.allow_scripts), INFERENCE_MEMORY_MB = tostring(var.inference_memory_mb) },
     var.max_concurrency == null ? {} : { MAX_CONCURRENCY = tostring(var.max_concurrency) },
     var.redis_host == null ? {} : { REDIS_HOST = var.redis_host },
   )

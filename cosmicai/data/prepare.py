@@ -92,7 +92,7 @@ class Bucket:
         except self._s3.exceptions.ClientError as error:
             if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
                 return None
-            raise SourceError(f"s3://{self._bucket}/{self._prefix}/: {error}") from None
+            raise SourceError(f"s3://{self._bucket}/{self._prefix}/: {error}") from error
         return str(head["Metadata"].get("sha256", ""))
 
     def write(self, name: str, data: io.BytesIO, digest: str) -> None:

@@ -39,7 +39,7 @@ def unpacked(text: Any, first: int, last: int) -> Counter[int]:
         flat = array("q", content)
         counts = dict(zip(flat[::2], flat[1::2], strict=True))
     except (TypeError, ValueError, zlib.error) as error:
-        raise ValueError(f"accuracy state: a histogram cannot be unpacked ({error})") from None
+        raise ValueError(f"accuracy state: a histogram cannot be unpacked ({error})") from error
     if not unpacking.eof:
         raise ValueError("accuracy state: a histogram is cut off or too large")
     bounds = all(first <= index <= last and 0 <= count <= MOST_GALAXIES for index, count in counts.items())

@@ -14,6 +14,7 @@ from . import process
 from .contract.event import RankEvent
 from .contract.limits import MB_PER_VCPU
 from .data.partition import READS_AHEAD
+from .data.quality import CARD_FILES, Rules
 from .data.storage import Storage
 from .engine.choice import GRAPHS, Choice, choose, network_digest, read_graphs, verify
 from .engine.interface import Engine, EngineError
@@ -24,18 +25,22 @@ from .script import Scripts
 
 @dataclass(frozen=True)
 class Host:
-    """What the machine gives: configured memory in MB, threads, where files may be kept, cpu or cuda."""
+    """What the machine gives: configured memory in MB, threads, where files may be kept, cpu or cuda.
+
+    redis: HOST or HOST:PORT of the deployment's Redis, None where it has none.
+    """
 
     memory_mb: int
     threads: int
     scratch: Path
     device: str = "cpu"
+    redis: str | None = None
 
     @classmethod
-    def of_lambda(cls, memory_mb: int, scratch: Path) -> Host:
+    def of_lambda(cls, memory_mb: int, scratch: Path, redis: str | None) -> Host:
         """Threads follow the vCPUs that the memory buys, one per MB_PER_VCPU."""
         vcpus = max(1, round(memory_mb / MB_PER_VCPU))
-        return cls(memory_mb, min(vcpus, os.cpu_count() or 1), scratch)
+        return cls(memory_mb, min(vcpus, os.cpu_count() or 1), scratch, redis=redis)
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Model:
 
     engine: Engine
     choice: Choice
+    rules: Rules
     calibration: Calibration | None
 
 
@@ -77,8 +83,8 @@ class Sandbox:
         files = storage.folder(event.bucket, event.model, self.host.scratch / "models")
         graphs = read_graphs(files.fetch([GRAPHS])) if GRAPHS in files.etags else None
         choice = self._choose(event, graphs)
-        told = [GRAPHS] if graphs else []
-        folder = files.fetch([*choice.files, *told, *(name for name in [CALIBRATION] if name in files.etags)])
+        told = [file for file in (*CARD_FILES, CALIBRATION) if file in files.etags]
+        folder = files.fetch(list(dict.fromkeys([*choice.files, *told, *([GRAPHS] if graphs else [])])))
         if (folder, choice) not in self._models:
             verify(folder, choice)
         return self._start(folder, choice)
@@ -92,5 +98,5 @@ class Sandbox:
             calibration = Calibration.read(folder) if (folder / CALIBRATION).exists() else None
             if calibration is not None:
                 calibration.check(network_digest(folder, read_graphs(folder)), engine.layout.magnitudes)
-            self._models = {(folder, choice): Model(engine, choice, calibration)}
+            self._models = {(folder, choice): Model(engine, choice, Rules.of_folder(folder), calibration)}
         return self._models[folder, choice]

@@ -103,7 +103,7 @@ def read_graphs(folder: Path) -> dict[str, Any] | None:
         raise EngineError(
             f"model: {GRAPHS} is malformed ({error}); run `cosmicai model optimise` on the model and upload it "
             "again"
-        ) from None
+        ) from error
     return dict(graphs)
 
 

@@ -115,7 +115,7 @@ class Relayed(socket.socket):
             except TimeoutError:
                 raise PeerTimeout(f"{self._who} nobody came in {deadline.seconds:g} s") from None
             except OSError as error:
-                raise PeerLost(f"{self._who} the rendezvous host broke off: {error}") from None
+                raise PeerLost(f"{self._who} the rendezvous host broke off: {error}") from error
             if not piece:
                 raise PeerLost(f"{self._who} the peer left before it began")
             data += piece

@@ -115,7 +115,7 @@ class Calibration:
             raise CalibrationError(
                 f"model: {CALIBRATION} is malformed ({error}); run `cosmicai model calibrate` on the model and "
                 "upload it again"
-            ) from None
+            ) from error
 
     def check(self, network: str | None, magnitudes: int) -> None:
         """network: the digest of the weights that the engine runs. Raises CalibrationError."""
@@ -202,7 +202,8 @@ def _unpacked(content: Any, name: str, count: int) -> Floats:
     text = _at(content, name)
     if not isinstance(text, str):
         raise ValueError(f"{name} is not base64")
-    values = np.frombuffer(base64.b64decode(text, validate=True), "<f4")  # its error is a ValueError
+    content = base64.b64decode(text, validate=True)  # its error is a ValueError
+    values = np.frombuffer(content, "<f4") if len(content) == 4 * count else np.empty(0)
     if values.shape != (count,) or not np.all(np.abs(values) <= _LARGEST):
         raise ValueError(f"{name} is not {count} numbers within bounds")
     return values.astype(np.float32)

@@ -230,6 +230,8 @@ def _interpolated(wanted: Doubles, known: NDArray[np.floating], values: NDArray[
     """
     span = 1.0 + max(float(known[:, -1].max(initial=1.0)) - float(known[:, 0].min(initial=0.0)), 0.0)
     offset = span * np.arange(len(known))[:, None]
+    if not wanted.size:
+        return np.empty(wanted.shape)
     first, last = known[:, :1], known[:, -1:]
     inside = np.clip(wanted, first, last)
     return np.interp((inside + offset).ravel(), (known + offset).ravel(), values.ravel()).reshape(wanted.shape)

@@ -64,6 +64,8 @@ resource "aws_sfn_state_machine" "this" {
     summarize_arn  = var.function_arns.summarize
     retry_seconds  = var.retry_seconds
 
+    express_attempt_seconds = 240 # ATTEMPT_SECONDS of functions/contract/dispatch.py
+
     rendezvous_attempts = ceil(var.rendezvous_wait_seconds / 2)
   })
 
