@@ -107,6 +107,10 @@ class RankInfo(Record):
     outlier_fraction: Annotated[
         float | None, Field("share of |Δz/(1+z)| > 0.15", "outlier fraction", signed=True)
     ] = None
+    rail_measures: Annotated[
+        Any, Field("RAIL's median bias, sigma_IQR, sigma_MAD and outlier rate", "RAIL's measures")
+    ] = None
+    probabilities: Annotated[Any, Field("PIT, coverage and scores of p(z), of a calibrated model")] = None
     undefined: Annotated[Any, Field("why a measure is null")] = None
     accuracy_state: Annotated[
         Any, Field("the sums and histograms from which Summarize merges the measures", null=True)

@@ -10,6 +10,7 @@ from typing import Any
 from .contract.flags import BAD, FLAGS, name
 from .contract.images import counted, images_in_words, is_exact, samples
 from .contract.limits import PHASES
+from .contract.probabilities import INTERVALS
 from .contract.rank_info import RankInfo
 from .contract.run_records import Summary
 from .figures import seconds_text, usd_text
@@ -81,7 +82,8 @@ def filled(template: str, parts: dict[str, str]) -> str:
 
 def _body(summary: Summary, infos: list[RankInfo]) -> str:
     parts = [_head(summary), _tiles(summary, infos), _failed(summary), _left_out(summary), _flags(summary)]
-    parts += [*_accuracy_charts(summary), *_predicted_chart(summary), *_rank_charts(infos)]
+    parts += [*_accuracy_charts(summary), *_probability_charts(summary), *_predicted_chart(summary)]
+    parts += _rank_charts(infos)
     return "\n".join([*parts, _cost(summary), _ranks(infos), _payload(summary, infos)])
 
 
@@ -108,6 +110,30 @@ def _accuracy_charts(summary: Summary) -> list[str]:
             "Accuracy by true redshift",
             "NMAD is the scatter, bias the mean error; both should be near 0.",
         ),
+    ]
+
+
+def _probability_charts(summary: Summary) -> list[str]:
+    """How well p(z) is calibrated, of a run by a calibrated model."""
+    found = (summary.accuracy or {}).get("probabilities")
+    if not found or not found["count"]:
+        return []
+    shares = (
+        f"{found[f'coverage {one}']:.1%} of the galaxies are in their interval of {one}" for one in INTERVALS
+    )
+    pit = (
+        "The probability that p(z) puts below the true redshift, by tenth. Flat is calibrated: Kolmogorov-Smirnov "
+        f"{found['PIT KS']:.4f}, CDE loss {found['CDE loss']:.3f}, CRPS {found['CRPS']:.4f}."
+    )
+    return [
+        '<div class="pair">',
+        _chart("pit", "Calibration of p(z): PIT", pit),
+        _chart("coverage", "Coverage by magnitude", f"{'; '.join(shares)}."),
+        "</div>",
+        _chart(
+            "coverage-z", "Coverage by predicted redshift", "The dashed lines are what the intervals state."
+        ),
+        *([_chart("nz", "n(z)", "The mean of p(z) over all galaxies.")] if found["n(z)"] else []),
     ]
 
 
