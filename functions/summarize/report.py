@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from .report_data import (
 Json = dict[str, Any]
 
 PAGE = Path(__file__).parent / "page"
+_TEXT, _BAD = ' class="text"', ' class="bad"'
 _LISTED = 2000  # ranks in the table, the slowest ones of a larger run
 
 # Published for AstroMAE on Lambda, 12.6 GB: ranks, seconds end to end, USD. The second price is what Lambda bills:
@@ -243,43 +245,39 @@ def _chart(name: str, title: str, note: str, kind: str = "") -> str:
     )
 
 
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], bad: bool = False) -> str:
+    """A section with a table whose first column holds numbers; cells are texts, which it escapes."""
+    head = "".join(
+        f'<th scope="col"{_TEXT if number else ""}>{escaped(column)}</th>'
+        for number, column in enumerate(columns)
+    )
+    body = "".join(
+        f"<tr><td>{escaped(first)}</td>{''.join(f'<td{_TEXT}>{escaped(cell)}</td>' for cell in rest)}</tr>"
+        for first, *rest in rows
+    )
+    return (
+        f'<section><h2{_BAD if bad else ""}>{escaped(title)}</h2><div class="scroll"><table><thead><tr>{head}</tr>'
+        f"</thead><tbody>{body}</tbody></table></div></section>"
+    )
+
+
 def _failed(summary: Summary) -> str:
     failed, missing = summary.failed_ranks, summary.missing_ranks
     if not failed and not missing:
         return ""
-    rows = [
-        f'<tr><td>{escaped(rank)}</td><td class="text bad">{escaped(record["error"])}</td>'
-        f'<td class="text">{escaped(record["cause"])}</td></tr>'
-        for rank, record in failed.items()
-    ]
-    rows += [
-        f'<tr><td>{rank}</td><td class="text bad">missing</td><td class="text">left neither a result nor an error</td></tr>'
-        for rank in missing
-    ]
+    rows = [(rank, record["error"], record["cause"]) for rank, record in failed.items()]
+    rows += [(str(rank), "missing", "left neither a result nor an error") for rank in missing]
     ranks = "1 rank" if len(rows) == 1 else f"{len(rows):,} ranks"
-    return (
-        f'<section><h2 class="bad">{ranks} without a result</h2><div class="scroll"><table><thead><tr>'
-        '<th scope="col">rank</th><th scope="col" class="text">error</th><th scope="col" class="text">cause</th>'
-        f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
-    )
+    return _table(f"{ranks} without a result", ("rank", "error", "cause"), rows, bad=True)
 
 
 def _flags(summary: Summary) -> str:
     """How many galaxies have each flag; '' where none has one that says it lacks something."""
-    counts = {flag: (summary.flags or {}).get(name(flag)) for flag in FLAGS}
+    counts = {flag: (summary.flags or {}).get(name(flag), 0) for flag in FLAGS}
     if not any(counts[flag] for flag in FLAGS if flag & BAD):
         return ""
-    rows = (
-        f'<tr><td>{count:,}</td><td class="text">{escaped(name(flag))}</td>'
-        f'<td class="text">{escaped(FLAGS[flag])}</td></tr>'
-        for flag, count in counts.items()
-        if count
-    )
-    return (
-        '<section><h2>Galaxies with flags</h2><div class="scroll"><table><thead><tr><th scope="col">galaxies</th>'
-        '<th scope="col" class="text">flag</th><th scope="col" class="text">meaning</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
-    )
+    rows = [(f"{count:,}", name(flag), FLAGS[flag]) for flag, count in counts.items() if count]
+    return _table("Galaxies with flags", ("galaxies", "flag", "meaning"), rows)
 
 
 def _left_out(summary: Summary) -> str:
@@ -287,15 +285,8 @@ def _left_out(summary: Summary) -> str:
     ranks = list(summary.left_out.items())
     if not ranks:
         return ""
-    rows = (
-        f'<tr><td>{escaped(rank)}</td><td class="text">{escaped("; ".join(faults))}</td></tr>'
-        for rank, faults in ranks[:_LISTED]
-    )
-    return (
-        f'<section><h2>Fields left out of {len(ranks):,} rank infos</h2><div class="scroll"><table><thead><tr>'
-        '<th scope="col">rank</th><th scope="col" class="text">field and reason</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
-    )
+    rows = [(rank, "; ".join(faults)) for rank, faults in ranks[:_LISTED]]
+    return _table(f"Fields left out of {len(ranks):,} rank infos", ("rank", "field and reason"), rows)
 
 
 def _cost(summary: Summary) -> str:
