@@ -9,7 +9,7 @@ locals {
   own_host = var.rendezvous.address == null
   # Written out because Rendezvous must know the state machine that calls it.
   state_machine_arn = "arn:${data.aws_partition.current.partition}:states:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}:stateMachine:${local.name}"
-  image_uri         = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}-${var.image.variant}" : var.image_uri
+  image_uri         = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}-${var.inference.architecture}-${var.image.variant}" : var.image_uri
 }
 
 data "aws_partition" "current" {}
@@ -22,7 +22,7 @@ module "storage" {
   bucket_name              = local.bucket_name
   abort_uploads_after_days = var.storage.abort_uploads_after_days
   expire_keys_after_days   = var.storage.expire_keys_after_days
-  force_destroy            = var.storage.delete_on_destroy
+  force_destroy            = var.storage.delete_results_on_destroy
   kms_key_arn              = var.storage.kms_key_arn
 }
 
@@ -30,8 +30,7 @@ module "registry" {
   source = "./modules/registry"
   count  = local.own_image ? 1 : 0
 
-  name         = "${local.name}-inference"
-  force_delete = var.storage.delete_on_destroy
+  name = "${local.name}-inference"
 }
 
 module "initialize" {
@@ -66,7 +65,7 @@ module "initialize" {
   })
 
   environment = merge(
-    { ALLOW_SCRIPTS = tostring(var.inference.allow_scripts) },
+    { ALLOW_SCRIPTS = tostring(var.inference.allow_scripts), INFERENCE_MEMORY_MB = tostring(var.inference.memory_mb) },
     var.inference.max_concurrency == null ? {} : { MAX_CONCURRENCY = tostring(var.inference.max_concurrency) },
     var.redis_host == null ? {} : { REDIS_HOST = var.redis_host },
   )
@@ -97,6 +96,8 @@ module "inference" {
         for path in ["*.json", "*/predictions/*.npz", ".cosmicai/*/messages/*"] : "${module.storage.bucket_arn}/${path}"
       ]
     }
+    }, length(var.storage.data_bucket_kms_key_arns) == 0 ? {} : {
+    DecryptPartitions = { actions = ["kms:Decrypt"], resources = var.storage.data_bucket_kms_key_arns }
   })
 
   environment = var.redis_host == null ? {} : { REDIS_HOST = var.redis_host }
@@ -188,6 +189,7 @@ module "state_machine" {
   log_retention_days = var.operations.log_retention_days
   retry_seconds      = var.inference.retry_seconds
   arn                = local.state_machine_arn
+  statements         = local.key_use
 
   rendezvous_wait_seconds = var.rendezvous.wait_seconds
 
@@ -220,6 +222,7 @@ module "operations" {
   function_names    = { inference = module.inference.name }
   host_instance_id  = one(module.rendezvous_host[*].instance_id)
   host_hours        = 3
+  dashboard         = var.operations.dashboard
   alarm_email       = var.operations.alarm_email
   budget            = var.operations.monthly_budget_usd == null ? null : { usd = var.operations.monthly_budget_usd, team = var.team }
 }

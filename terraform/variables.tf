@@ -42,18 +42,20 @@ variable "storage" {
 
     - bucket_name: Name of the bucket; null gives TEAM-cosmicai.
     - data_buckets: Names of further buckets whose partitions the ranks may read.
+    - data_bucket_kms_key_arns: ARNs of the KMS keys that encrypt objects in data_buckets; the keys' policies must let the account's roles use them.
     - kms_key_arn: ARN of the team's own KMS key that encrypts the bucket; its policy must let the account's roles use it. null: S3's keys, which cost nothing.
     - abort_uploads_after_days: Days after which parts of broken uploads are deleted; 0: never.
     - expire_keys_after_days: Days after which the keys and messages of runs that were stopped are deleted; 0: never (the embedded AWS needs that).
-    - delete_on_destroy: Whether `terraform destroy` may delete a bucket that still holds data or results.
+    - delete_results_on_destroy: Whether `make destroy` deletes the bucket with the data and results in it; otherwise a bucket that holds objects is kept.
   EOT
   type = object({
-    bucket_name              = optional(string)
-    data_buckets             = optional(list(string), [])
-    kms_key_arn              = optional(string)
-    abort_uploads_after_days = optional(number, 7)
-    expire_keys_after_days   = optional(number, 2)
-    delete_on_destroy        = optional(bool, false)
+    bucket_name               = optional(string)
+    data_buckets              = optional(list(string), [])
+    data_bucket_kms_key_arns  = optional(list(string), [])
+    kms_key_arn               = optional(string)
+    abort_uploads_after_days  = optional(number, 7)
+    expire_keys_after_days    = optional(number, 2)
+    delete_results_on_destroy = optional(bool, false)
   })
   default = {}
 
@@ -65,6 +67,11 @@ variable "storage" {
   validation {
     condition     = alltrue([for name in var.storage.data_buckets : can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", name))])
     error_message = "storage.data_buckets must be valid S3 bucket names."
+  }
+
+  validation {
+    condition     = alltrue([for arn in var.storage.data_bucket_kms_key_arns : can(regex("^arn:[^:]+:kms:[^:]+:[0-9]{12}:key/.+$", arn))])
+    error_message = "storage.data_bucket_kms_key_arns must be ARNs of KMS keys (not of aliases)."
   }
 
   validation {
@@ -119,7 +126,7 @@ variable "image_uri" {
 }
 
 variable "image_tag" {
-  description = "Tag of the inference images in the module's own repository, without the variant; `make deploy` sets it."
+  description = "Tag of the inference images in the module's own repository, without architecture and variant; `make deploy` sets it."
   type        = string
   default     = null
 
@@ -270,8 +277,8 @@ variable "operations" {
   default = {}
 
   validation {
-    condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731], var.operations.log_retention_days)
-    error_message = "operations.log_retention_days must be a period that CloudWatch knows: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545 or 731."
+    condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653], var.operations.log_retention_days)
+    error_message = "operations.log_retention_days must be a period that CloudWatch knows: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288 or 3653."
   }
 
   validation {

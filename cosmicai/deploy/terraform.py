@@ -103,7 +103,11 @@ def emulated_variables(
         "team": team,
         "s3_use_path_style": True,
         # The provider would wait a minute for rules of a lifecycle there.
-        "storage": {"abort_uploads_after_days": 0, "expire_keys_after_days": 0, "delete_on_destroy": True},
+        "storage": {
+            "abort_uploads_after_days": 0,
+            "expire_keys_after_days": 0,
+            "delete_results_on_destroy": True,
+        },
         # There is no ECR: the emulator knows the task folder.
         "image_uri": f"embedded/{image_name(variant, extra)}:latest",
         "build_folder": str(aws.build.root),

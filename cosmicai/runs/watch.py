@@ -135,7 +135,7 @@ class Watcher:
         host = found.seconds if self._run.channel == "direct" else 0.0
         sizes = self._run.bytes_per_rank or []
         found.gigabytes_read = sum(sizes[rank] for rank in self._results if rank < len(sizes)) / 1e9
-        found.usd_so_far = cost(infos, host).total
+        found.usd_so_far = cost(infos, host, self._run.child_type).total
         found.errors = {rank: _message(record) for rank, record in sorted(failures.items())}
         found.running, found.pending = self._map_counts() if not found.ended else (0, 0)
 

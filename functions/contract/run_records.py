@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
 
+from .dispatch import Children
 from .fields import Field, Json, Record
 from .pricing import Cost
 
@@ -33,6 +34,14 @@ class Run(Record):
     notes: Annotated[list[str] | None, Field("sentences about files that were not taken and idle ranks")] = None
     execution: Annotated[str | None, Field("the execution that runs it or has resumed it last")] = None
     collectives: Annotated[Json | None, Field("the channel, and why another than the payload's")] = None
+    children: Annotated[
+        Json | None, Field("how Step Functions starts the ranks, express or standard, and why")
+    ] = None
+
+    @property
+    def child_type(self) -> Children:
+        """How Step Functions starts the ranks; runs of earlier versions do not say it, and it was Standard."""
+        return "express" if (self.children or {}).get("type") == "express" else "standard"
 
     @property
     def channel(self) -> str | None:
@@ -94,6 +103,10 @@ class Summary(Record):
     predicted_redshifts: Annotated[Json | None, Field("the histogram of z_pred over all ranks", null=True)] = (
         None
     )
+    flags: Annotated[
+        dict[str, int] | None,
+        Field("galaxies by flag; null where no rank says so", unit="galaxies", null=True),
+    ] = None
     metrics_source: Annotated[
         str, Field("collectives, with the ranks that were added from their infos, or rank infos")
     ]
@@ -107,6 +120,10 @@ class Summary(Record):
     collectives: Annotated[Json | None, Field("the channel, and why another than the payload's", null=True)] = (
         None
     )
+    children: Annotated[
+        Json | None,
+        Field("how Step Functions started the ranks, express or standard, and why", null=True),
+    ] = None
     cost: Annotated[Cost | None, Field("GB-seconds and USD at list prices; null on one machine", null=True)] = (
         None
     )

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .contract import dispatch
 from .contract.limits import FANOUT
 from .contract.rank_info import is_result, parse
 from .contract.run_records import Run
@@ -20,18 +21,19 @@ from .plan import data_map, deal, list_partitions, rank_events
 SCHEMA_VERSION = 1
 _KEY_BYTES = 32
 _READERS = 32  # parallel GETs when a run is resumed
-_MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percentage")
+_MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percentage", "max_bad_fraction")
 
 
 @dataclass(frozen=True)
 class Deployed:
     """What this deployment allows. concurrency: ranks that can run at once; is_running: whether an execution
-    runs, by its name."""
+    runs, by its name; memory_mb: of the inference function, 0 where that is not known."""
 
     allow_scripts: bool
     has_redis: bool
     concurrency: Callable[[], int]
     is_running: Callable[[str], bool]
+    memory_mb: int = 0
 
 
 def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deployed) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     at_once = min(resolved.get("max_concurrency", run.world_size), deployed.concurrency())
     collectives = _collectives(resolved["collectives"], run.world_size, resume, at_once)
     channel = collectives["channel"]
-    run = replace(run, execution=run_id, collectives=collectives)
+    run = replace(run, execution=run_id, collectives=collectives, children=_children(run, deployed))
     _claim(s3, resolved, run, version)
     key = f".cosmicai/{run.run_id}/key"
     s3.put_object(Bucket=bucket, Key=key, Body=secrets.token_bytes(_KEY_BYTES))
@@ -66,6 +68,7 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
         "max_concurrency": at_once,
         "tolerated_failure_percentage": resolved["tolerated_failure_percentage"],
         "collectives": channel,
+        "children": run.child_type,
         "not_taken": run.not_taken or {},
         "notes": run.notes or [],
         "rendezvous": {"RENDEZVOUS": None},
@@ -161,6 +164,13 @@ def _collectives(asked: str, world_size: int, resume: bool, at_once: int) -> dic
     return {"channel": asked}
 
 
+def _children(run: Run, deployed: Deployed) -> dict[str, str]:
+    """How Step Functions starts the ranks, and why."""
+    largest = max(run.bytes_per_rank or [run.bytes])
+    kind, reason = dispatch.children(largest, deployed.memory_mb, run.world_size, "script" in run.payload)
+    return {"type": kind, "reason": reason}
+
+
 def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str) -> Run:
     bucket, prefix = payload["data_bucket"], payload["data_prefix"]
     listing = list_partitions(s3, bucket, prefix)
@@ -208,7 +218,7 @@ def _resumed(run: Run | None, payload: dict[str, Any]) -> Run:
         raise PayloadError(
             f"resume: {', '.join(sorted(changed))} differ from the run to resume; give its payload unchanged"
         )
-    return run
+    return replace(run, payload={**run.payload, "max_bad_fraction": payload["max_bad_fraction"]})
 
 
 def _missing(s3: Any, run: Run) -> list[int]:

@@ -61,8 +61,8 @@ run "a_team_gets_everything_under_its_name" {
     error_message = "without image_uri the module must make its own repository"
   }
   assert {
-    condition     = strcontains(output.next_steps, "aws stepfunctions start-execution --state-machine-arn ${output.state_machine_arn}")
-    error_message = "next_steps must print the command that starts a run"
+    condition     = strcontains(output.next_steps, "aws stepfunctions start-execution --region us-east-1 --state-machine-arn ${output.state_machine_arn}") && length(regexall("\naws ", output.next_steps)) == length(regexall("--region us-east-1 ", output.next_steps))
+    error_message = "next_steps must print the command that starts a run, and name the region in every command"
   }
 }
 
@@ -71,7 +71,7 @@ run "the_image_variant_chooses_the_image" {
     image = { variant = "torch" }
   }
   assert {
-    condition     = endswith(local.image_uri, "/team3-cosmicai-inference:abc123-torch")
+    condition     = endswith(local.image_uri, "/team3-cosmicai-inference:abc123-arm64-torch")
     error_message = "image_variant must be the end of the image's tag"
   }
 }

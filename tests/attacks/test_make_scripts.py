@@ -24,7 +24,12 @@ variable "image" {
   type    = object({ variant = optional(string, "lean"), extra_packages = optional(list(string), []) })
   default = {}
 }
+variable "storage" {
+  type    = object({ delete_results_on_destroy = optional(bool, false) })
+  default = {}
+}
 variable "image_tag" { default = null }
+variable "region" { default = "us-east-1" }
 variable "image_uri" { default = null }
 resource "terraform_data" "it" { input = var.team }
 output "repository_url" { value = "1.dkr.ecr.us-east-1.amazonaws.com/team3" }
@@ -203,8 +208,7 @@ def test_a_provider_that_is_not_locked_is_not_started(tree: Path, fault: str) ->
     """With the real Terraform and the real provider, from a mirror or the registry."""
     (tree / "terraform" / "versions.tf").write_text((ROOT / "terraform" / "versions.tf").read_text())
     (tree / "terraform" / "more.tf").write_text(
-        'variable "region" { default = "us-east-1" }\nvariable "s3_use_path_style" { default = false }\n'
-        'variable "tags" { default = {} }\n'
+        'variable "s3_use_path_style" { default = false }\nvariable "tags" { default = {} }\n'
     )
     lock = (ROOT / "terraform" / ".terraform.lock.hcl").read_text()
     if fault == "another hash":
@@ -243,7 +247,8 @@ def test_a_comment_is_no_part_of_a_value(tree: Path) -> None:
     assert "imageTag=" in calls
     assert "-lean" in calls
     assert list(tree.rglob("PWNED")) == []
-    (tree.parent / "tools" / "aws").write_text(_RECORD + '[ "$2" != describe-images ]\n')
+    answer = '[ "$2" != describe-images ] || { echo ImageNotFoundException >&2; exit 1; }\n'
+    (tree.parent / "tools" / "aws").write_text(_RECORD + answer)
     done = _run(tree, "sh", "scripts/deploy.sh", "team3", APPROVE="team3", PYTHON=python)
     assert done.returncode == 0, done.stderr
     assert "--platform linux/amd64" in _calls(tree)

@@ -12,12 +12,13 @@ module "cosmicai" {
   s3_use_path_style = true
 
   storage = {
-    bucket_name              = "team3-galaxies"
-    data_buckets             = ["survey-archive"]
-    kms_key_arn              = "arn:aws:kms:eu-central-1:123456789012:key/1b4a7c1e-0000-4000-8000-000000000000"
-    abort_uploads_after_days = 3
-    expire_keys_after_days   = 1
-    delete_on_destroy        = true
+    bucket_name               = "team3-galaxies"
+    data_buckets              = ["survey-archive"]
+    data_bucket_kms_key_arns  = ["arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"]
+    kms_key_arn               = "arn:aws:kms:eu-central-1:123456789012:key/1b4a7c1e-0000-4000-8000-000000000000"
+    abort_uploads_after_days  = 3
+    expire_keys_after_days    = 1
+    delete_results_on_destroy = true
   }
 
   image_tag = "v1" # the image is in the deployment's own ECR repository
