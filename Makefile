@@ -30,7 +30,7 @@ docs: environment  ## the documentation as a site in build/site; a link that lea
 prose: environment  ## spelling everywhere; phrases and long sentences in the documentation
 	@$(BIN)/codespell && $(BIN)/python scripts/prose.py
 
-audit:  ## checkov over terraform/ and docker/, hadolint over the Dockerfile
+audit:  ## checkov, hadolint, parliament and asl-validator over terraform/, docker/ and statemachine/
 	@sh scripts/audit.sh
 
 fuzz: environment  ## make fuzz SECONDS=600: each of the fuzzers for as long

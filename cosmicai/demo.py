@@ -23,6 +23,7 @@ from cosmicai.packaging.assembly import assemble
 from cosmicai.packaging.places import ROOT, BuildFolder
 from cosmicai.runs import client as runs
 from cosmicai.runs.download import download
+from summarize.contract.run_records import Summary
 from summarize.figures import seconds_text, usd_text
 
 GALAXIES = 5112
@@ -88,7 +89,7 @@ def demo(cache: Path, results: Path, console: Console) -> None:
 
 def _run(
     aws: Emulator, build: BuildFolder, partitions: Path, payload: Json, results: Path, steps: _Steps
-) -> Json:
+) -> Summary:
     with steps.step("terraform apply"):
         outputs = _deployment(aws).apply(emulated_variables(TEAM, aws))
         aws.publish_relay_key(outputs.bucket)
@@ -105,16 +106,15 @@ def _run(
         download(s3, outputs.bucket, payload["result_path"], "demo", results, overwrite=True)
     if not ended.succeeded:
         raise DemoError(f"the run ended as {ended.status}: {ended.error}: {ended.cause}")
-    summary: Json = json.loads((results / "summary.json").read_text())
-    return summary
+    return Summary.from_json(json.loads((results / "summary.json").read_text()))
 
 
 def _deployment(aws: Emulator) -> Deployment:
     return Deployment(aws.folder / "deployment", aws.environment, os.environ)
 
 
-def _show(summary: Json, simple: dict[str, Json], results: Path, console: Console) -> None:
-    console.print(_accuracy_table(summary["accuracy"], simple))
+def _show(summary: Summary, simple: dict[str, Json], results: Path, console: Console) -> None:
+    console.print(_accuracy_table(summary.accuracy or {}, simple))
     console.print(_run_table(summary))
     console.print(f"Results in {results}:")
     meanings = {
@@ -139,19 +139,22 @@ def _accuracy_table(accuracy: Json, simple: dict[str, Json]) -> Table:
     return table
 
 
-def _run_table(summary: Json) -> Table:
-    table = Table(title=f"Run {summary['run_id']}: {summary['world_size']} ranks", show_header=False)
-    seconds, cost, wall = summary["seconds"], summary["cost"], summary["wall (seconds)"]
+def _run_table(summary: Summary) -> Table:
+    table = Table(title=f"Run {summary.run_id}: {summary.world_size} ranks", show_header=False)
+    cost, wall, images = summary.cost, summary.wall_seconds, summary.num_samples
+    assert cost is not None  # noqa: S101 - for the type checker: the engine's ranks say all three
+    assert wall is not None  # noqa: S101
+    assert images is not None  # noqa: S101
     rows = {
-        "images": f"{summary['num_samples']:,}",
-        "start to the last rank's end": f"{seconds_text(wall)}, {summary['num_samples'] / wall:,.0f} images/s",
-        "images/s of a rank, median": f"{summary['spread']['sample_persec']['p50']:,.0f}",
-        **{f"{name}, all ranks": f"{value:.2f} s" for name, value in seconds.items()},
-        "ranks at once on cores": f"{min(RANKS, summary['world_size'])} on {os.cpu_count()}",
-        "metrics from": summary["metrics_source"],
-        "cold starts": f"{summary['cold_starts']} of {summary['world_size']} ranks",
-        "GB-seconds": f"{cost['GB-seconds']:.1f}",
-        "would cost on AWS": f"{usd_text(cost['total (USD)'])} (list prices {cost['prices as of']})",
+        "images": f"{images:,}",
+        "start to the last rank's end": f"{seconds_text(wall)}, {images / wall:,.0f} images/s",
+        "images/s of a rank, median": f"{summary.spread['sample_persec']['p50']:,.0f}",
+        **{f"{name}, all ranks": f"{value:.2f} s" for name, value in summary.seconds.items()},
+        "ranks at once on cores": f"{min(RANKS, summary.world_size)} on {os.cpu_count()}",
+        "metrics from": summary.metrics_source,
+        "cold starts": f"{summary.cold_starts} of {summary.world_size} ranks",
+        "GB-seconds": f"{cost.gb_seconds:.1f}",
+        "would cost on AWS": f"{usd_text(cost.total)} (list prices {cost.prices_as_of})",
     }
     for name, value in rows.items():
         table.add_row(name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer.main
@@ -9,83 +10,14 @@ from typer.cli import get_docs_for_click
 
 from cosmicai.packaging.places import ROOT
 from initialize.payload import schema
+from summarize.contract.event import RankEvent
+from summarize.contract.fields import Record
+from summarize.contract.pricing import Cost
+from summarize.contract.rank_info import RankInfo
+from summarize.contract.run_records import ReducedMetrics, Run, Summary
 
 PAGE = ROOT / "docs" / "reference.md"
 
-RANK_INFO = {
-    "rank": "number of the rank",
-    "run_id": "name of the execution that planned the run",
-    "world_size": "ranks of the run",
-    "data_path": "key of the partition, or list of keys",
-    "result_path": "of the payload",
-    "num_samples": "galaxies",
-    "batch_size": "of the payload",
-    "num_batches": "batches of that size",
-    "init (seconds)": "process start, imports, network",
-    "download (seconds)": "that the rank waited for bytes",
-    "inference (seconds)": "computing, while the next data are read",
-    "communication (seconds)": "handing over metrics, waiting for other ranks",
-    "upload (seconds)": "writing predictions",
-    "duration (seconds)": "of it all, init included",
-    "ended (unix seconds)": "by the rank's clock; Summarize believes S3's where they differ by a minute",
-    "cold_start": "whether the sandbox was new",
-    "total_cpu_time (seconds)": "of the process while it computed",
-    "execution_time (seconds/batch)": "inference by batch",
-    "throughput_bps": "bits of images and magnitudes by second of inference",
-    "sample_persec": "galaxies by second of inference",
-    "total_cpu_memory (MB)": "peak memory beyond that of the imports",
-    "total_process_memory (MB)": "peak memory",
-    "library_overhead_memory (MB)": "after the imports",
-    "total_image_memory (MB)": "of the largest block of images",
-    "total_model_memory (MB)": "of the network",
-    "memory_limit (MB)": "configured",
-    "threads": "that compute",
-    "architecture": "of the machine",
-    "device": "cpu or cuda",
-    "engine": "what executed the network",
-    "instructions": "by which it computed: avx2, avx512, neon, …",
-    "precision": "of its arithmetic",
-    "precision_reason": "why this one",
-    "versions": "of Python and of what computed",
-    "s3_num_requests": "requests to S3",
-    "s3_total_time": "their seconds",
-    "s3_avg_time": "their mean",
-    "s3_min_time": "the fastest",
-    "s3_max_time": "the slowest",
-    "MAE": "mean |z_pred - z|",
-    "MSE": "mean (z_pred - z)²",
-    "bias": "mean Δz/(1+z)",
-    "precision (NMAD)": "1.48 median |Δz/(1+z) - its median|",
-    "R2": "coefficient of determination",
-    "outlier fraction": "share of |Δz/(1+z)| > 0.15",
-    "undefined": "why a measure is null",
-    "accuracy_state": "sums and histograms from which Summarize merges the measures",
-    "predicted_redshifts": "histogram of z_pred, whether or not the true redshifts are known",
-    "collectives": "channel, partners, relays, bytes, seconds, faults",
-}
-SUMMARY = {
-    "run_id": "name of the execution that planned the run",
-    "started": "when",
-    "payload": "with every default",
-    "world_size": "ranks",
-    "finished_ranks": "with a result",
-    "missing_ranks": "without result and error",
-    "failed_ranks": "error and cause by rank",
-    "num_samples": "galaxies; null where a script's ranks do not say",
-    "num_samples_from": "ranks by the field they were counted by; batches * batch size is an upper bound",
-    "input_bytes": "of the partitions",
-    "seconds": "by phase, summed over the ranks",
-    "wall (seconds)": "from the start to the last rank's end",
-    "cold_starts": "ranks in new sandboxes",
-    "spread": "least, median, 95th percentile and greatest of the ranks' figures",
-    "accuracy": "measures over all galaxies, and by redshift and magnitude",
-    "accuracy_state": "what report.html draws",
-    "predicted_redshifts": "histogram of z_pred over all ranks",
-    "metrics_source": "collectives, with the ranks that were added from their infos, or rank infos",
-    "left_out": "wrong fields that are not used, by the rank in whose info they stood",
-    "collectives": "channel, and why another than the payload's",
-    "cost": "GB-seconds and USD at list prices",
-}
 RESULTS = {
     "total cpu time (second)": "of the processes while they computed, summed over the ranks",
     "total gpu time (second)": "0 on a CPU; null on a GPU, where it is not measured",
@@ -104,7 +36,8 @@ RESULTS = {
 }
 PREDICTIONS = {
     "index": "place of the galaxy in the rank's data",
-    "z_pred": "photometric redshift",
+    "z_pred": "photometric redshift; NaN where none could be computed",
+    "flags": "bits by galaxy; payload.md lists them",
     "z_true": "redshift, where the partition has it",
     "files": "keys of the partitions, in their order",
     "rows": "galaxies of each",
@@ -130,8 +63,12 @@ def page() -> str:
             "wrote and what the rank measures; what the script wrote under the name of such a figure is in "
             "`script_values`.",
             "",
-            *_table("{rank}.json and combined_data.json", RANK_INFO),
-            *_table("summary.json", SUMMARY),
+            *_record("run.json", Run),
+            *_record("manifest.json: the event of each rank", RankEvent),
+            *_record("{rank}.json and combined_data.json", RankInfo),
+            *_record("metrics.json", ReducedMetrics),
+            *_record("summary.json", Summary),
+            *_record("cost in summary.json", Cost),
             *_table("predictions/{rank}.npz", PREDICTIONS),
             *_table("Results.json", RESULTS),
             "`cosmicai infer` and `cosmicai results` write Results.json, with the keys of the historic script "
@@ -157,12 +94,19 @@ def _shown(value: object) -> str:
     return "" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
+def _record(title: str, record: type[Record]) -> list[str]:
+    rows = [(one.name, one.field.unit, one.field.meaning) for one in record.described()]
+    return _rows(title, ("name", "unit", "what"), rows)
+
+
 def _table(title: str, fields: dict[str, str]) -> list[str]:
-    rows = [
-        f"| {name.replace('|', chr(92) + '|')} | {text.replace('|', chr(92) + '|')} |"
-        for name, text in fields.items()
-    ]
-    return [f"### {title}", "", "| name | what |", "| --- | --- |", *rows, ""]
+    return _rows(title, ("name", "what"), fields.items())
+
+
+def _rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    table = [columns, ["---"] * len(columns), *lines]
+    return [f"### {title}", "", *(f"| {' | '.join(row)} |" for row in table), ""]
 
 
 def _command_line() -> str:

@@ -15,14 +15,14 @@ apply() {
   with_state apply $(without_question) -var-file="$vars" "$@"
 }
 initialise
-values=$(value_of 'join(" ", concat([var.team, var.architecture, var.image_variant], var.extra_packages))')
+values=$(value_of 'join(" ", concat([var.team, var.inference.architecture, var.image.variant], var.image.extra_packages))')
 read -r named architecture variant packages <<EOF
 $values
 EOF
 check_team_of_tfvars "$named"
 
 if [ -n "${IMAGE:-}" ]; then
-  apply -var "inference_image=$IMAGE"
+  apply -var "image_uri=$IMAGE"
   keep_outputs
   exit 0
 fi
@@ -36,12 +36,20 @@ region=$(echo "$repository" | cut -d. -f4)
 platform=linux/arm64
 [ "$architecture" = arm64 ] || platform=linux/amd64
 
-if ! aws ecr describe-images --region "$region" --repository-name "${repository#*/}" \
-  --image-ids "imageTag=$tag-$variant" >/dev/null 2>&1; then
+image="$repository:$tag-$architecture-$variant" # as terraform/main.tf names it
+is_pushed() {
+  told=$(aws ecr describe-images --region "$region" --repository-name "${repository#*/}" \
+    --image-ids "imageTag=${image##*:}" 2>&1) && return 0
+  case "$told" in
+    *ImageNotFoundException*) return 1 ;;
+    *) fail "$told" ;;
+  esac
+}
+if ! is_pushed; then
   aws ecr get-login-password --region "$region" | docker login --username AWS --password-stdin "${repository%%/*}"
   docker buildx build --platform "$platform" --provenance=false -f docker/inference.Dockerfile \
     --build-arg "VARIANT=$variant" --build-arg "EXTRA_PACKAGES=$packages" \
-    -t "$repository:$tag-$variant" --push .
+    -t "$image" --push .
 fi
 apply -var "image_tag=$tag"
 keep_outputs

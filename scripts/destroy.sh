@@ -1,5 +1,6 @@
 #!/bin/sh
-# Destroys a team's deployment. Terraform asks first, but for APPROVE=TEAM.
+# Destroys a team's deployment. Terraform asks first, but for APPROVE=TEAM. A bucket that holds objects is kept, with
+# all that protects it, unless the tfvars say storage.delete_results_on_destroy = true.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/team.sh
@@ -10,8 +11,47 @@ check_team
   fail "$team is not deployed from here: make destroy TEAM=… (deployed from here: $known)"
 check_tfvars_exist
 . scripts/state.sh
+with_values() { # COMMAND [OPTIONS]
+  command=$1
+  shift
+  with_state "$command" $(without_question) -var-file="$vars" -var image_tag=none "$@"
+}
 initialise
-named=$(value_of var.team)
+values=$(value_of 'join(" ", [var.team, var.region, tostring(var.storage.delete_results_on_destroy)])')
+read -r named region deletes_results <<EOF
+$values
+EOF
 check_team_of_tfvars "$named"
-with_state destroy $(without_question) -var-file="$vars" -var image_tag=none
+there=$(addresses)
+is_there() { # ADDRESS
+  printf '%s\n' "$there" | grep -Fq "$1"
+}
+
+holds_objects() { # BUCKET; old versions count
+  command -v aws >/dev/null 2>&1 || fail "the aws command line is missing: install AWS CLI v2"
+  held=$(aws s3api list-object-versions --region "$region" --bucket "$1" --max-items 1 \
+    --query 'length([Versions, DeleteMarkers][])' --output text 2>&1) || case "$held" in
+    *NoSuchBucket*) return 1 ;;
+    *) fail "$held" ;;
+  esac
+  [ "$held" != 0 ]
+}
+
+if is_there module.storage.aws_s3_bucket.this; then
+  bucket=$(value_of module.storage.bucket_name)
+  if [ "$deletes_results" != true ] && holds_objects "$bucket"; then
+    others=$(printf '%s\n' "$there" | sed -n 's/^\(module\.[a-z_]*\).*/\1/p; s/^\(aws_[a-z_]*\.[a-z_]*\).*/\1/p' | sort -u)
+    set --
+    for part in $others; do
+      [ "$part" = module.storage ] || set -- "$@" "-target=$part"
+    done
+    [ $# -eq 0 ] || with_values destroy "$@"
+    echo "kept: the bucket $bucket, which holds objects, with its encryption, its policy and its public access block."
+    echo "To delete it too: set storage = { delete_results_on_destroy = true } in terraform/$vars, and make destroy TEAM=$team again."
+    exit 0
+  fi
+  # Terraform goes by the permission to delete objects that its state holds, not by that in the tfvars.
+  with_values apply -target=module.storage
+fi
+with_values destroy
 rm -f "$states/$team.outputs.json"

@@ -127,7 +127,7 @@ def main() -> None:
         if f"torch=={version}+cpu " not in TORCH_LOCK.read_text():
             raise SystemExit(
                 f"{TORCH_INDEX} cannot be reached, and torch.lock is of another version: {error}"
-            ) from None
+            ) from error
         print(f"{TORCH_INDEX} cannot be reached ({error.reason}): torch.lock stays as it is", file=sys.stderr)
 
 

@@ -5,6 +5,8 @@ states="$PWD/.cosmicai/terraform"
 backend="teams/$team.s3.tfbackend"
 export TF_DATA_DIR="$states/$team"
 mkdir -p "$TF_DATA_DIR"
+[ ! -f "$states/$team.outputs.json" ] || [ -f "terraform/$backend" ] ||
+  fail "the state of $team is in S3, and terraform/$backend, which says where, is missing: restore that file"
 
 root=terraform
 if [ -f "terraform/$backend" ]; then
@@ -22,13 +24,35 @@ initialise() {
   plugins=$("${PYTHON:-python3}" cosmicai/deploy/providers.py)
   [ "$root" = terraform ] || set -- -reconfigure "-backend-config=$backend"
   terraform -chdir="$root" init -input=false -lockfile=readonly "$@" ${plugins:+"-plugin-dir=$plugins"}
+  [ "$root" = terraform ] || [ ! -f "$states/$team.tfstate" ] || move_state
 }
 
-with_state() { # COMMAND [OPTIONS]
+# Into S3, once. Terraform refuses to overwrite a newer state, or that of another deployment.
+move_state() {
+  local_state="$states/$team.tfstate"
+  held=$("${PYTHON:-python3}" -c 'import json, sys; print(len(json.load(open(sys.argv[1]))["resources"]))' "$local_state")
+  if [ "$held" != 0 ]; then
+    terraform -chdir="$root" state push "$local_state" ||
+      fail "$local_state was not moved to S3, because another state is there; keep one of the two: remove the file, or give another key in terraform/$backend"
+    echo "moved to S3: the state of $team; a copy is in $local_state.moved"
+  fi
+  mv "$local_state" "$local_state.moved"
+}
+
+with_state() { # COMMAND [OPTIONS]; the command may have two words
   command=$1
   shift
   [ "$root" != terraform ] || set -- "-state=$states/$team.tfstate" "$@"
-  terraform -chdir="$root" "$command" "$@"
+  terraform -chdir="$root" $command "$@"
+}
+
+# Of all that is deployed.
+addresses() {
+  listed=$(with_state "state list" 2>&1) || case "$listed" in
+    *"No state file was found"*) listed="" ;;
+    *) fail "$listed" ;;
+  esac
+  echo "$listed"
 }
 
 # Prints the value of a text expression over the variables of the tfvars, as Terraform itself reads them.

@@ -19,7 +19,7 @@ output "function_names" {
 }
 
 output "repository_url" {
-  description = "Where `make deploy` pushes the inference image; null where inference_image names one."
+  description = "Where `make deploy` pushes the inference image; null where image_uri names one."
   value       = one(module.registry[*].repository_url)
 }
 
@@ -27,13 +27,13 @@ output "next_steps" {
   description = "The commands to run next."
   value       = <<-EOT
     # 1. Upload partitions 1.pt, 2.pt, … (TensorDataset of images, magnitudes, redshift)
-    aws s3 sync PARTITIONS/ s3://${module.storage.bucket_name}/25MB/
+    aws s3 sync --region ${var.region} PARTITIONS/ s3://${module.storage.bucket_name}/25MB/
     # 2. Start a run: set bucket, data_prefix and result_path in the payload first
-    aws stepfunctions start-execution --state-machine-arn ${module.state_machine.arn} --name run-1 --input file://payloads/demo.json
+    aws stepfunctions start-execution --region ${var.region} --state-machine-arn ${module.state_machine.arn} --name run-1 --input file://payloads/demo.json
     # 3. Watch it
-    aws stepfunctions list-executions --state-machine-arn ${module.state_machine.arn} --max-items 1
-    aws logs tail /aws/lambda/${module.inference.name} --follow
+    aws stepfunctions list-executions --region ${var.region} --state-machine-arn ${module.state_machine.arn} --max-items 1
+    aws logs tail --region ${var.region} /aws/lambda/${module.inference.name} --follow
     # 4. Fetch redshifts and summary
-    aws s3 sync s3://${module.storage.bucket_name}/results/25MB/demo results/
+    aws s3 sync --region ${var.region} s3://${module.storage.bucket_name}/results/25MB/demo results/
   EOT
 }

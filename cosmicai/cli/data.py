@@ -307,7 +307,7 @@ def data_inspect(
         summary = look(source, reading, folder)
     except SourceError as error:
         tell_error(f"`data prepare` refuses it: {error}")
-        raise typer.Exit(1) from None
+        raise typer.Exit(1) from error
     _show(summary)
     if sheet is not None:
         with new_file(sheet) as scratch:

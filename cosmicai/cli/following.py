@@ -149,7 +149,7 @@ def _share(found: Snapshot) -> str:
 
 
 def _print_end(found: Snapshot) -> None:
-    from summarize.contract.rank_info import ENGINE
+    from summarize.contract.images import ENGINE
 
     if found.status == "SUCCEEDED":
         engine = set(found.images_from) <= {ENGINE}

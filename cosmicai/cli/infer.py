@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.progress import Progress
 
 from cosmicai.cli.common import RUN_FAILED, console, tell_error
 from cosmicai.cli.paths import MODEL, OutFolder, Source
-from cosmicai.cli.values import whole
+from cosmicai.cli.values import Number, whole
+from summarize.contract.flags import BAD, FLAGS, name
+
+if TYPE_CHECKING:
+    from summarize.contract.run_records import Summary
 
 app = typer.Typer()
 
@@ -38,6 +42,10 @@ def infer(
     precision: Annotated[
         Literal["auto", "float32", "int8"], typer.Option(help="auto: int8 where the model admits it.")
     ] = "auto",
+    max_bad_fraction: Annotated[
+        float,
+        typer.Option(parser=Number(0, 1), help="Share of a partition that may lack something."),
+    ] = 0.05,
     model_folder: Annotated[
         Path | None, typer.Option("--model", parser=MODEL, help="Model folder; default: the bundled model.")
     ] = None,
@@ -62,29 +70,42 @@ def infer(
             progress.update(task, completed=done, total=total)
 
         summary = local.infer(
-            sources, out, batch_size, processes, model_folder, device, engine, precision, report, overwrite
+            sources,
+            out,
+            batch_size,
+            processes,
+            model_folder,
+            device,
+            engine,
+            precision,
+            report,
+            max_bad_fraction,
+            overwrite,
+            lambda text: console.print(f"note: {text}"),
         )
     _tell(summary, out)
-    failed: Json = summary["failed_ranks"]
+    failed = summary.failed_ranks
     if failed:
         for rank, record in list(failed.items())[:_TOLD]:
             tell_error(f"rank {rank}: {record['error']}: {record['cause']}", lines=False)
-        tell_error(f"{len(failed)} of {summary['world_size']} partitions failed; the report has all errors")
+        tell_error(f"{len(failed)} of {summary.world_size} partitions failed; the report has all errors")
         raise typer.Exit(RUN_FAILED)
 
 
-def _tell(summary: Json, out: Path) -> None:
-    rate = summary["spread"]["sample_persec"]["p50"]
-    console.print(f"{summary['num_samples']:,} redshifts in {out}, {rate:,.0f} images/s per process")
-    if summary["accuracy"] is not None:
+def _tell(summary: Summary, out: Path) -> None:
+    rate = summary.spread["sample_persec"]["p50"]
+    console.print(f"{summary.num_samples:,} redshifts in {out}, {rate:,.0f} images/s per process")
+    flags = {flag: count for flag, count in (summary.flags or {}).items() if count}
+    if any(name(flag) in flags for flag in FLAGS if flag & BAD):
+        counts = ", ".join(f"{flag} {count:,}" for flag, count in flags.items())
+        console.print(f"galaxies with flags: {counts}")
+    if summary.accuracy is not None:
         measures = {
             "NMAD": "precision (NMAD)",
             "bias": "bias",
             "outlier fraction": "outlier fraction",
             "R2": "R2",
         }
-        known = {name: summary["accuracy"][key] for name, key in measures.items()}
+        known = {name: summary.accuracy[key] for name, key in measures.items()}
         console.print(", ".join(f"{name} {value:.4f}" for name, value in known.items() if value is not None))
-    for note in summary["notes"]:
-        console.print(f"note: {note}")
     console.print(f"open {out / 'report.html'}")

@@ -24,6 +24,7 @@ from cosmicai.cli.paths import InFolder, OutFolder
 
 if TYPE_CHECKING:
     from cosmicai.runs.download import Downloaded
+    from summarize.contract.rank_info import RankInfo
 
 app = typer.Typer()
 
@@ -58,7 +59,7 @@ def results(
     execution = target.client("stepfunctions").describe_execution(executionArn=runs.execution_arn(target, name))
     payload = json.loads(execution["input"])
     folder = out or below(Path("results"), execution["name"])
-    infos: list[Json] | None = None
+    infos: list[RankInfo] | None = None
 
     def add_historic(scratch: Path) -> None:
         nonlocal infos
@@ -91,8 +92,8 @@ def _tell_not_downloaded(bucket: str, left_out: dict[str, str]) -> None:
             tell_error(f"left out: s3://{bucket}/{key}: {reason}")
 
 
-def _tell_downloaded(folder: Path, downloaded: Downloaded, infos: list[Json] | None, as_json: bool) -> None:
-    from summarize.contract.rank_info import counted, images_text
+def _tell_downloaded(folder: Path, downloaded: Downloaded, infos: list[RankInfo] | None, as_json: bool) -> None:
+    from summarize.contract.images import counted, images_text
 
     images, sources = counted(infos or [])
     files = len(downloaded.files)
@@ -107,13 +108,11 @@ def _tell_downloaded(folder: Path, downloaded: Downloaded, infos: list[Json] | N
         _tell_left_out(infos)
 
 
-def _tell_left_out(infos: list[Json]) -> None:
+def _tell_left_out(infos: list[RankInfo]) -> None:
     """Names the wrong fields of rank infos, for the first ranks that have any."""
-    from summarize.contract.rank_info import LEFT_OUT
-
-    wrong = [(info["rank"], info[LEFT_OUT]) for info in infos if info.get(LEFT_OUT)]
+    wrong = [(info.rank, info.left_out) for info in infos if info.left_out]
     for rank, faults in wrong[:_TOLD_RANKS]:
-        tell_error(f"left out of the info of rank {rank}: {'; '.join(map(str, faults))}", lines=False)
+        tell_error(f"left out of the info of rank {rank}: {'; '.join(faults)}", lines=False)
     if len(wrong) > _TOLD_RANKS:
         tell_error(f"… and of {len(wrong) - _TOLD_RANKS} more ranks: see combined_data.json")
 

@@ -76,7 +76,7 @@ class Magnitudes:
                         [column.name for column in self._columns], wanted, self._reading.filled
                     )
                 except bandnames.BandError as error:
-                    raise SourceError(f"{self._path}: magnitudes: {error}: give --magnitudes NAMES") from None
+                    raise SourceError(f"{self._path}: magnitudes: {error}: give --magnitudes NAMES") from error
         if len(self._columns) != self._layout.magnitudes:
             raise SourceError(
                 f"{self._path}: --magnitudes names {len(self._columns)} columns, the model takes "
@@ -162,7 +162,7 @@ class Magnitudes:
         try:
             return values.numbers(column.read(start, stop))
         except values.ValueFault as error:
-            raise SourceError(f"{self._path}: {column.label}, rows from {start} on: {error}") from None
+            raise SourceError(f"{self._path}: {column.label}, rows from {start} on: {error}") from error
 
     def _band(self, band: int, found: Doubles, masked: NDArray[np.bool_]) -> Doubles:
         name, limit = self.names[band], np.nan if self.limits is None else self.limits[band]

@@ -102,7 +102,7 @@ class Channels:
             raise SourceError(
                 f"{self._path}: {error}. --bands says what the channels are, --images which of them are meant, "
                 "--model takes a model of other bands, --fill-bands fills a missing one with zeros"
-            ) from None
+            ) from error
 
     def _not_named(self, wanted: tuple[str, ...]) -> str:
         which = f"at least {len(wanted) - self.count} of them is missing" if self.count < len(wanted) else ""
@@ -178,7 +178,7 @@ class Channels:
                 reading.pad,
             )
         except fitting.FitError as error:
-            raise SourceError(f"{self._path}: {error}") from None
+            raise SourceError(f"{self._path}: {error}") from error
 
     def _new_scale(self) -> float | None:
         """Where the source does not say its scale, the new one is not known."""

@@ -182,7 +182,7 @@ class Galaxies:
         try:
             return values.numbers(column.read(start, stop))[0]
         except values.ValueFault as error:
-            raise SourceError(f"{self.table.path}: {column.label}, rows from {start} on: {error}") from None
+            raise SourceError(f"{self.table.path}: {column.label}, rows from {start} on: {error}") from error
 
     def _identifiers(self, start: int, stop: int) -> Array | None:
         column = self.choice.ids
@@ -194,4 +194,4 @@ class Galaxies:
             raise SourceError(
                 f"{self.table.path}: identifiers {column.label}, rows from {start} on: {error}: give another "
                 "--id NAME"
-            ) from None
+            ) from error

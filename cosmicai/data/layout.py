@@ -74,7 +74,7 @@ def read(folder: Path) -> ModelLayout:
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise LayoutError(
             f"{folder}: config.json or card.json is not one of a model folder ({error})"
-        ) from None
+        ) from error
     if layout.bands is not None and len(layout.bands) != layout.channels:
         raise LayoutError(
             f"{card_path}: names {len(layout.bands)} bands; config.json has {layout.channels} channels"
@@ -89,9 +89,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except OSError as error:
-        raise LayoutError(f"{path}: {error.strerror}; give the folder of a model") from None
+        raise LayoutError(f"{path}: {error.strerror}; give the folder of a model") from error
     except ValueError as error:
-        raise LayoutError(f"{path}: is not JSON ({error})") from None
+        raise LayoutError(f"{path}: is not JSON ({error})") from error
     if not isinstance(content, dict):
         raise LayoutError(f"{path}: is not a JSON object")
     return content

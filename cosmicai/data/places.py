@@ -173,7 +173,7 @@ class Bucket:
             yield
         except ClientError as error:
             fault = error.response["Error"]
-            raise SetError(f"{self} cannot be used: {fault['Code']}: {fault.get('Message', '')}") from None
+            raise SetError(f"{self} cannot be used: {fault['Code']}: {fault.get('Message', '')}") from error
 
     def listing(self) -> Listing:
         with self._translated():

@@ -10,8 +10,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import python_terraform
-
 from cosmicai.deploy.providers import plugin_dir
 from cosmicai.emulator import Emulator
 from cosmicai.emulator.environment import without_account
@@ -20,7 +18,6 @@ from cosmicai.packaging.packages import NO_EXTRAS, ExtraPackages
 from cosmicai.packaging.places import ROOT, image_name
 
 TERRAFORM = ROOT / "terraform"
-_FLAG = python_terraform.IsFlagged
 
 
 class DeploymentError(RuntimeError):
@@ -54,22 +51,23 @@ class Deployment:
             "CHECKPOINT_DISABLE": "1",  # else Terraform asks the Internet for its newest release
         }
         self._environment = {**without_account(inherited), **environment, **data}
-        self._terraform = python_terraform.Terraform(working_dir=str(TERRAFORM))
 
     def apply(self, variables: Mapping[str, Any]) -> Outputs:
         """Initialises and applies. Raises DeploymentError with Terraform's own message."""
-        self._run("init", input=False, lockfile="readonly", plugin_dir=self._plugins)
-        self._run("apply", input=False, auto_approve=_FLAG, state=self._state, var=dict(variables))
+        mirror = [] if self._plugins is None else [f"-plugin-dir={self._plugins}"]
+        self._run("init", "-input=false", "-no-color", "-lockfile=readonly", *mirror)
+        values = self._folder / "values.tfvars.json"
+        values.write_text(json.dumps(dict(variables), indent=1))
+        options = ("-input=false", "-no-color", "-auto-approve")
+        self._run("apply", *options, f"-state={self._state}", f"-var-file={values}")
         return self.outputs()
 
     def outputs(self) -> Outputs:
-        values = json.loads(self._run("output", json=_FLAG, state=self._state))
+        values = json.loads(self._run("output", "-json", f"-state={self._state}"))
         return Outputs(**{field.name: values[field.name]["value"] for field in fields(Outputs)})
 
-    def _run(self, command: str, **options: Any) -> str:
-        line = self._terraform.generate_cmd_string(command, **options)
-        done = self._guarded([*line, *([] if command == "output" else ["-no-color"])])
-        self._terraform.temp_var_files.clean_up()
+    def _run(self, command: str, *options: str) -> str:
+        done = self._guarded(["terraform", command, *options])
         if done.returncode:
             raise DeploymentError(f"terraform {command} failed:\n{(done.stderr or done.stdout).strip()}")
         return done.stdout
@@ -100,18 +98,22 @@ class Deployment:
 def emulated_variables(
     team: str, aws: Emulator, variant: str = "lean", extra: ExtraPackages = NO_EXTRAS, **more: Any
 ) -> dict[str, Any]:
-    """The variables by which the embedded AWS differs from AWS, and `more`."""
-    return {
+    """The variables by which the embedded AWS differs from AWS, and `more`, whose groups are added to these."""
+    variables: dict[str, Any] = {
         "team": team,
         "s3_use_path_style": True,
-        "abort_uploads_after_days": None,  # the provider would wait a minute for this rule there
+        # The provider would wait a minute for rules of a lifecycle there.
+        "storage": {
+            "abort_uploads_after_days": 0,
+            "expire_keys_after_days": 0,
+            "delete_results_on_destroy": True,
+        },
         # There is no ECR: the emulator knows the task folder.
-        "inference_image": f"embedded/{image_name(variant, extra)}:latest",
-        "architecture": "x86_64",
+        "image_uri": f"embedded/{image_name(variant, extra)}:latest",
         "build_folder": str(aws.build.root),
-        "delete_results_on_destroy": True,
-        "retry_seconds": 1,
-        "rendezvous_address": aws.rendezvous,  # an EC2 instance is but a record there
-        "max_concurrency": aws.concurrency,
-        **more,
+        "inference": {"architecture": "x86_64", "retry_seconds": 1, "max_concurrency": aws.concurrency},
+        "rendezvous": {"address": aws.rendezvous},  # an EC2 instance is but a record there
     }
+    for name, value in more.items():
+        variables[name] = {**variables.get(name, {}), **value} if isinstance(value, dict) else value
+    return variables

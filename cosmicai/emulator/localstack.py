@@ -23,6 +23,7 @@ from cosmicai.emulator.environment import credentials, direct, of_the_machine, s
 from cosmicai.emulator.guard import guard_command
 from cosmicai.emulator.settings import Settings
 from cosmicai.packaging.places import FUNCTIONS, BuildFolder
+from summarize.contract.dispatch import EXPRESS_SECONDS
 
 SERVICES = (
     "cloudwatch",
@@ -54,13 +55,16 @@ class Emulator:
     """A LocalStack that lives as long as this object: `with Emulator(build) as aws: … aws.environment …`.
 
     `concurrency` is the number of Lambda invocations that run at once (further ones wait); by default one per
-    core. `rendezvous` is the address of a rendezvous host, functions/rendezvous/server.py as a process. Nothing
-    is shared with any other LocalStack on the machine, and nothing is left when this process ends, in whatever
-    way.
+    core. `express_seconds` is the time limit of Express executions. `rendezvous` is the address of a rendezvous
+    host, functions/rendezvous/server.py as a process. Nothing is shared with any other LocalStack on the
+    machine, and nothing is left when this process ends, in whatever way.
     """
 
-    def __init__(self, build: BuildFolder, concurrency: int | None = None) -> None:
+    def __init__(
+        self, build: BuildFolder, concurrency: int | None = None, express_seconds: int = EXPRESS_SECONDS
+    ) -> None:
         self.build = build
+        self._express_seconds = express_seconds
         self.concurrency = concurrency or os.cpu_count() or 1
         self._guards: list[subprocess.Popen[bytes]] = []
         self._relay_key = os.urandom(32)
@@ -155,6 +159,7 @@ class Emulator:
             images=self.build.images,
             sandboxes=self.folder / "sandboxes",
             concurrency=self.concurrency,
+            express_seconds=self._express_seconds,
         )
         scratch, home = self.folder / "tmp", self.folder / "home"
         scratch.mkdir()

@@ -15,13 +15,15 @@ class UnknownImage(LookupError):
 @dataclass(frozen=True)
 class Settings:
     """python: a bare virtual environment; runtime: what Lambda's zip runtime brings (awslambdaric,
-    boto3); images: one task folder per image name; sandboxes: where processes get their scratch folders."""
+    boto3); images: one task folder per image name; sandboxes: where processes get their scratch folders;
+    concurrency: invocations that run at once; express_seconds: after which an Express execution ends."""
 
     python: Path
     runtime: Path
     images: Path
     sandboxes: Path
     concurrency: int
+    express_seconds: int
 
     def to_environment(self) -> dict[str, str]:
         return {_PREFIX + name.upper(): str(value) for name, value in asdict(self).items()}
@@ -30,7 +32,9 @@ class Settings:
     def from_environment(cls, environment: dict[str, str]) -> Settings:
         value = {k.removeprefix(_PREFIX).lower(): v for k, v in environment.items() if k.startswith(_PREFIX)}
         paths = {name: Path(value[name]) for name in ("python", "runtime", "images", "sandboxes")}
-        return cls(**paths, concurrency=int(value["concurrency"]))
+        return cls(
+            **paths, concurrency=int(value["concurrency"]), express_seconds=int(value["express_seconds"])
+        )
 
     def image_folder(self, uri: str) -> Path:
         """The task folder of an image URI: its last path component without tag or digest names it."""

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from summarize.contract import pricing
+from summarize.contract.dispatch import STARTS_PER_SECOND, Children, children
 from summarize.contract.limits import MB_PER_VCPU, MOST_RANKS
+from summarize.contract.run_records import Summary
 
 Json = dict[str, Any]
 
@@ -45,10 +47,14 @@ class Assumptions:
     init_limit_seconds: float = 10.0
     """After it Lambda starts the init phase a second time, within the invocation
     (https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html)."""
-    starts_per_second: float = 100.0
-    """Standard children (https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html)."""
     concurrency: int = 1000
-    """The default quota of an account; another 1,000 come every 10 s for a function where the quota allows."""
+    """The default quota of an account."""
+    sandboxes_at_once: int = 1000
+    new_sandboxes_per_second: float = 100.0
+    """A function gets 1,000 sandboxes at once and another 1,000 every 10 s, where the quota allows
+    (https://docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html)."""
+    children: Children | None = None
+    """Of the Distributed Map; None: as Initialize would choose."""
     burst_bytes: float = 300 * MIB
     burst_bytes_per_second: float = 1.2 * 1024 * MIB
     bytes_per_second: float = 75 * MIB
@@ -65,10 +71,11 @@ class Assumptions:
     def of_summary(cls, path: Path) -> Assumptions:
         """The ranks' speed and cold starts from a run's summary.json. Raises PlanningError."""
         try:
-            summary = json.loads(path.read_text(encoding="utf-8"))
-            if summary.get("cost", {}) is None:
+            summary = Summary.from_json(json.loads(path.read_text(encoding="utf-8")))
+            if summary.cost is None:
                 raise ValueError("it is of `cosmicai infer`, not of Lambdas")
-            spread, threads = summary["spread"], _threads(summary)
+            spread = summary.spread
+            threads = _threads(summary.cost.gb_seconds, summary.seconds["duration"])
             speed, init = spread["sample_persec"], spread["init (seconds)"]
             given = cls(
                 images_per_second_vcpu=(speed["min"] / threads, speed["max"] / threads),
@@ -84,9 +91,8 @@ class Assumptions:
         return given
 
 
-def _threads(summary: Json) -> float:
+def _threads(gb_seconds: float, seconds: float) -> float:
     """vCPUs of the run's ranks, from the memory that they were billed for."""
-    gb_seconds, seconds = summary["cost"]["GB-seconds"], summary["seconds"]["duration"]
     return max(1.0, round(gb_seconds / seconds * 1024 / MB_PER_VCPU))
 
 
@@ -107,6 +113,11 @@ class Case:
     @property
     def ranks(self) -> int:
         return math.ceil(self.images / self.images_per_partition)
+
+    def children(self, given: Assumptions) -> Children:
+        """As what its ranks are started."""
+        largest = min(self.images, self.images_per_partition) * IMAGE_BYTES
+        return given.children or children(largest, self.memory_mb, self.ranks, script=False)[0]
 
 
 @dataclass(frozen=True)
@@ -164,7 +175,7 @@ def plan(case: Case, given: Assumptions = Assumptions(), seed: int = 0) -> Plan:
         "summarize": after,
     }
     seconds = before + last["end"] + after
-    usd = _usd(case, ranks, seconds, before)
+    usd = _usd(case, given, ranks, seconds, before)
     return Plan(
         case, seconds, parts, usd, max(parts, key=lambda name: parts[name]), _obstacles(case, given, ranks)
     )
@@ -172,19 +183,22 @@ def plan(case: Case, given: Assumptions = Assumptions(), seed: int = 0) -> Plan:
 
 def _simulate(case: Case, given: Assumptions, dice: random.Random) -> list[dict[str, float]]:
     """Times of every rank, in seconds from the first dispatch."""
-    vcpus = max(1.0, case.memory_mb / MB_PER_VCPU)
+    vcpus, starts_per_second = max(1.0, case.memory_mb / MB_PER_VCPU), STARTS_PER_SECOND[case.children(given)]
     free: list[float] = []  # when each sandbox that is busy will be free again
     found, left = [], case.images
     for number in range(case.ranks):
         images = min(case.images_per_partition, left)
         left -= images
-        dispatched = number / given.starts_per_second
+        dispatched = number / starts_per_second
         start, cold = dispatched, True
         if free and free[0] <= dispatched:
             heapq.heappop(free)  # a warm one
             cold = False
         elif len(free) >= given.concurrency:
             start, cold = heapq.heappop(free), False
+        else:
+            ramp = max(0.0, len(free) + 1 - given.sandboxes_at_once) / given.new_sandboxes_per_second
+            start = max(dispatched, ramp)
         wait = dice.uniform(*given.cold_start_seconds) if cold else 0.0
         if wait > given.init_limit_seconds:
             wait += given.init_limit_seconds
@@ -201,16 +215,19 @@ def _simulate(case: Case, given: Assumptions, dice: random.Random) -> list[dict[
     return found
 
 
-def _usd(case: Case, ranks: list[dict[str, float]], seconds: float, before: float) -> dict[str, float]:
+def _usd(
+    case: Case, given: Assumptions, ranks: list[dict[str, float]], seconds: float, before: float
+) -> dict[str, float]:
     gb_seconds = sum(rank["billed"] for rank in ranks) * case.memory_mb / 1024
     gets = sum(math.ceil(rank["bytes"] / _GET_BYTES) + 2 for rank in ranks) + len(ranks)
     puts = pricing.PUTS_PER_RANK * len(ranks)
-    transitions = pricing.TRANSITIONS_PER_RUN + pricing.TRANSITIONS_PER_RANK * len(ranks)
     host = max(seconds - before, pricing.RENDEZVOUS_LEAST_SECONDS) / 3600 if case.collectives else 0.0
     return {
         "Lambda compute": gb_seconds * pricing.GB_SECOND[case.architecture],
         "Lambda requests": len(ranks) * pricing.LAMBDA_REQUEST,
-        "Step Functions": transitions * pricing.STATE_TRANSITION,
+        "Step Functions": pricing.step_functions(
+            len(ranks), sum(rank["billed"] for rank in ranks), case.children(given)
+        ),
         "S3 requests": puts * pricing.S3_PUT + gets * pricing.S3_GET,
         "rendezvous host": host * pricing.RENDEZVOUS_HOUR,
     }
@@ -328,6 +345,7 @@ PUBLISHED_WAY = replace(
     Assumptions(),
     images_per_second_vcpu=(200 / _PUBLISHED_VCPUS, 245 / _PUBLISHED_VCPUS),  # 200 to 245 images/s a function
     cold_start_seconds=(8.0, 20.0),  # images with torch
+    children="standard",
 )
 """The figures of those runs: what was published, and the rest as for ours."""
 

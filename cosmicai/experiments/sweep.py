@@ -17,6 +17,7 @@ from cosmicai.deploy.target import Target
 from cosmicai.experiments import sweep_page
 from cosmicai.results.outputs import made, write_text
 from initialize.plan import PlanError, list_partitions
+from summarize.contract.run_records import Summary
 
 Json = dict[str, Any]
 Progress = Callable[[int, int, str], None]
@@ -108,7 +109,7 @@ def sweep(target: Target, grid: Grid, out: Path, progress: Progress) -> Swept:
     return Swept(page, sweep_page.verdicts(collected))
 
 
-def _summary_of(target: Target, s3: Any, stepfunctions: Any, case: Case, files: int | None) -> Json:
+def _summary_of(target: Target, s3: Any, stepfunctions: Any, case: Case, files: int | None) -> Summary:
     """The summary of a case, which is run if there is none yet. Raises SweepError."""
     summary = _summary(s3, target.bucket, case)
     if summary is None:
@@ -137,16 +138,16 @@ def _files(s3: Any, bucket: str, partition_mb: float, data_gb: float | None) -> 
     return max(1, round(data_gb * 1e9 / (sum(sizes) / len(sizes))))
 
 
-def _summary(s3: Any, bucket: str, case: Case) -> Json | None:
+def _summary(s3: Any, bucket: str, case: Case) -> Summary | None:
     """The summary of a run of this case in which no rank is missing."""
     try:
         body = s3.get_object(Bucket=bucket, Key=f"{case.result_path}/summary.json")["Body"]
     except s3.exceptions.NoSuchKey:
         return None
-    found: Json = json.load(body)
-    complete = found["finished_ranks"] == found["world_size"]
-    same = found["payload"]["batch_size"] == case.batch_size
-    return found if complete and same else None
+    summary = Summary.from_json(json.load(body))
+    complete = summary.finished_ranks == summary.world_size
+    same = summary.payload["batch_size"] == case.batch_size
+    return summary if complete and same else None
 
 
 def _run(stepfunctions: Any, target: Target, case: Case, payload: Json) -> None:
@@ -180,26 +181,26 @@ def _running(stepfunctions: Any, target: Target, case: Case) -> str | None:
     return None
 
 
-def _row(case: Case, summary: Json) -> Json:
+def _row(case: Case, summary: Summary) -> Json:
     """One run, with the historic names and some that they lack."""
-    spread, wall = summary["spread"], summary["wall (seconds)"]
-    samples = summary["num_samples"]
+    spread, wall = summary.spread, summary.wall_seconds
+    samples, cost = summary.num_samples, summary.cost
     return {
         "partition_mb": case.partition_mb,
-        "data_gb": round(summary["input_bytes"] / 1e9, 4) if case.data_gb is None else case.data_gb,
+        "data_gb": round(summary.input_bytes / 1e9, 4) if case.data_gb is None else case.data_gb,
         "batch_size": case.batch_size,
         "experiment": case.number,
-        "world_size": summary["world_size"],
+        "world_size": summary.world_size,
         "num_samples": samples,
         "duration (seconds)": wall,
-        "total_cpu_time (seconds)": summary["seconds"]["inference"],
+        "total_cpu_time (seconds)": summary.seconds["inference"],
         "sample_persec": spread["sample_persec"]["p50"],
         "throughput_bps": spread["throughput_bps"]["p50"],
-        "images_per_second": samples / wall if wall else None,
+        "images_per_second": samples / wall if wall and samples is not None else None,
         "total_process_memory (MB)": spread["total_process_memory (MB)"]["max"],
-        "GB-seconds": summary["cost"]["GB-seconds"],
-        "total (USD)": summary["cost"]["total (USD)"],
-        "run_id": summary["run_id"],
+        "GB-seconds": None if cost is None else cost.gb_seconds,
+        "total (USD)": None if cost is None else cost.total,
+        "run_id": summary.run_id,
     }
 
 

@@ -113,7 +113,7 @@ def _begin(config: astromae.Config, galaxies: Galaxies, encoder: Path | None) ->
     try:
         model.encoder.load_state_dict(pretrained.encoder.state_dict())
     except RuntimeError as error:
-        raise astromae.ConfigError(f"{encoder}: its encoder does not fit the config: {error}") from None
+        raise astromae.ConfigError(f"{encoder}: its encoder does not fit the config: {error}") from error
     return model
 
 

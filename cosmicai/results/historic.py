@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from cosmicai.results.outputs import new_file, write_text
 from cosmicai.results.plots import known_redshifts, predicted_against_true
 from inference.contract.accuracy import NMAD_FACTOR
-from summarize.contract.rank_info import counted, figure, is_exact
+from summarize.contract.images import counted, is_exact
+from summarize.contract.rank_info import RankInfo
+from summarize.contract.run_records import Summary
 
 Json = dict[str, Any]
 Redshifts = NDArray[np.float64]
@@ -36,13 +38,13 @@ MEASURES = {"MAE": "MAE", "MSE": "MSE", "Bias": "bias", "Precision": "precision 
 """Keys of Results.json, and the measures of summary.json's accuracy."""
 
 
-def write(folder: Path, summary: Json, infos: Sequence[Json]) -> None:
+def write(folder: Path, summary: Summary, infos: Sequence[RankInfo]) -> None:
     """Writes Results.json and, if redshifts are known, inference.png to a folder laid out like a run."""
-    accuracy = summary["accuracy"]
-    measured = accuracy is not None and accuracy["count"] > 0
-    pairs = [_redshifts(folder, int(info["rank"])) for info in infos] if measured else []
+    accuracy = summary.accuracy
+    measured = infos if accuracy is not None and accuracy["count"] > 0 else ()
+    pairs = [_redshifts(folder, info.rank) for info in measured]
     known = [pair for pair in pairs if pair is not None and known_redshifts(pair[1]).any()]
-    if known:
+    if known and accuracy is not None:
         predicted, true = (np.concatenate(columns) for columns in zip(*known, strict=True))
         with new_file(folder / "inference.png") as scratch:
             predicted_against_true(predicted, true, accuracy, scratch)
@@ -61,7 +63,7 @@ def nmad(predicted: Redshifts, true: Redshifts) -> float:
     return float(NMAD_FACTOR * np.median(np.abs(scaled - np.median(scaled))))
 
 
-def results(infos: Sequence[Json], accuracy: Json | None) -> Json:
+def results(infos: Sequence[RankInfo], accuracy: Json | None) -> Json:
     """The historic figures of a whole run under their historic names, followed by ours.
 
     Times are sums over the ranks, memory is that of the largest rank, and throughput is bits of images and
@@ -89,7 +91,7 @@ def results(infos: Sequence[Json], accuracy: Json | None) -> Json:
     return {**found, **measures, **_ours(infos, found, accuracy, time)}
 
 
-def _ours(infos: Sequence[Json], found: Json, accuracy: Json | None, seconds: float | None) -> Json:
+def _ours(infos: Sequence[RankInfo], found: Json, accuracy: Json | None, seconds: float | None) -> Json:
     """The same figures under the names of rank infos, and those that the historic script did not have."""
     samples, sources = counted(infos)
     return {
@@ -101,13 +103,13 @@ def _ours(infos: Sequence[Json], found: Json, accuracy: Json | None, seconds: fl
     }
 
 
-def _column(infos: Sequence[Json], historic: str) -> list[Any] | None:
+def _column(infos: Sequence[RankInfo], historic: str) -> list[Any] | None:
     """A field of every rank, which a script may have written under either name; None if one rank lacks it."""
     ours = IN_RANK_INFO[historic]
     if historic == "device":
-        values = [info.get(ours, info.get(historic)) for info in infos]
+        values: list[Any] = [info.device for info in infos]
     else:
-        pairs = ((figure(info, ours), figure(info, historic)) for info in infos)
+        pairs = ((info.figure(ours), info.figure(historic)) for info in infos)
         values = [mine if mine is not None else theirs for mine, theirs in pairs]
     return None if not values or None in values else values
 
@@ -141,4 +143,7 @@ def _redshifts(folder: Path, rank: int) -> tuple[Redshifts, Redshifts] | None:
             predicted, true = (arrays[name].astype(np.float64) for name in ("z_pred", "z_true"))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None  # not there, or not what a rank writes
-    return (predicted, true) if predicted.ndim == 1 and predicted.shape == true.shape else None
+    if predicted.ndim != 1 or predicted.shape != true.shape:
+        return None
+    has = np.isfinite(predicted)  # a galaxy without a redshift is none of the picture
+    return predicted[has], true[has]

@@ -130,11 +130,11 @@ def _flocked(path: Path) -> TextIO | None:
             return file
     except FileNotFoundError:
         pass
-    except BlockingIOError:
+    except BlockingIOError as error:
         file.close()
         raise OutputError(
             f"another process writes to {path.parent}: wait until it has ended, or write elsewhere"
-        ) from None
+        ) from error
     file.close()
     return None
 

@@ -9,9 +9,10 @@ from typing import Any
 from cosmicai.results import historic
 from cosmicai.results.outputs import write_text
 from cosmicai.results.runfolder import check_complete
+from summarize.contract.fields import RecordError
+from summarize.contract.rank_info import RankInfo
+from summarize.contract.run_records import Summary
 from summarize.report import report
-
-Json = dict[str, Any]
 
 
 class ResultsError(RuntimeError):
@@ -34,7 +35,7 @@ def write(folder: Path) -> Path:
     return page
 
 
-def historic_of(folder: Path) -> list[Json] | None:
+def historic_of(folder: Path) -> list[RankInfo] | None:
     """Adds Results.json and inference.png; the rank infos, or None if the run ended before its summary."""
     if not (folder / "summary.json").exists():
         return None
@@ -43,13 +44,19 @@ def historic_of(folder: Path) -> list[Json] | None:
     return infos
 
 
-def read(folder: Path) -> tuple[Json, list[Json]]:
+def read(folder: Path) -> tuple[Summary, list[RankInfo]]:
     """summary.json and combined_data.json. Raises ResultsError and OutputError."""
     check_complete(folder)
     summary, infos = (_json(folder / f"{name}.json") for name in ("summary", "combined_data"))
     if not isinstance(summary, dict) or not isinstance(infos, list):
         raise ResultsError(f"{folder}: its summary.json and combined_data.json are not those of a run")
-    return summary, infos
+    try:
+        return Summary.from_json(summary), [RankInfo.from_json(info) for info in infos]
+    except RecordError as error:
+        raise ResultsError(
+            f"{folder}: its summary.json and combined_data.json are not what a run writes ({error}); download "
+            "the run again with `cosmicai results NAME`"
+        ) from error
 
 
 def _json(path: Path) -> Any:

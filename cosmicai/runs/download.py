@@ -109,8 +109,8 @@ def _plan(s3: Any, bucket: str, key: str, place: str, name: str) -> Json:
         run = json.load(s3.get_object(Bucket=bucket, Key=key)["Body"])
         run["world_size"] = int(run["world_size"])
         taken_by, started_as = run["run_id"], {run["run_id"], run.get("execution"), *run.get("executions", [])}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise RunError(f"{place}run.json is not what a run writes: something has replaced it") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RunError(f"{place}run.json is not what a run writes: something has replaced it") from error
     if name not in started_as:
         raise RunError(
             f"another run, {taken_by}, has taken the path of {name}, {place}: its results are no longer there; "

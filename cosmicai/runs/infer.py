@@ -32,6 +32,8 @@ from inference.data.torchfile import LocalFile, Source
 from inference.rank import Rank
 from inference.sandbox import Host, Sandbox
 from initialize.plan import PartitionFile, list_partitions
+from summarize.contract.rank_info import RankInfo
+from summarize.contract.run_records import Run, Summary
 from summarize.report import report
 from summarize.summary import summary
 
@@ -96,30 +98,36 @@ def infer(
     engine: str = "auto",
     precision: str = "auto",
     progress: Progress = lambda done, total: None,
+    max_bad_fraction: float = 0.05,
     overwrite: bool = False,
-) -> Json:
+    tell: Callable[[str], None] = lambda note: None,
+) -> Summary:
     """Predicts redshifts for all partitions of `sources` (files, folders, s3://bucket/prefix).
 
-    Returns the summary, and notes on files that were not taken. The results appear in `out` together at the
-    end; overwrite: in place of those of an earlier call. A partition that cannot be computed is a failed rank
-    of the summary. Raises InputError, InferenceError, EngineError, ConfigError, or OutputError where other
-    results are there, and then nothing has changed.
+    Returns the summary; tells which files it does not take. The results appear in `out` together at the end;
+    overwrite: in place of those of an earlier call. A partition that cannot be computed is a failed rank of the
+    summary, as is one of which more than `max_bad_fraction` of the galaxies lack something. Raises InputError,
+    InferenceError, EngineError, ConfigError, or OutputError where other results are there, and then nothing has
+    changed.
     """
     listings = {source: _partitions(source) for source in dict.fromkeys(sources)}
     files = [file for source in sources for file in listings[source][0]]
     _check_each_once(files)
-    run = _run(files, out, batch_size, [note for _, note in listings.values() if note])
+    notes = [note for _, note in listings.values() if note]
+    for note in notes:
+        tell(note)
+    run = _run(files, out, batch_size, notes)
     plain = [_event(run, rank, file, out, model) for rank, file in enumerate(files)]
-    events = [replace(event, engine=engine, precision=precision) for event in plain]
-    with run_folder(out, run["run_id"], overwrite) as scratch:
+    asked: Json = {"engine": engine, "precision": precision, "max_bad_fraction": max_bad_fraction}
+    events = [replace(event, **asked) for event in plain]
+    with run_folder(out, run.run_id, overwrite) as scratch:
         failures = _computed(events, min(processes, len(events)), device, (str(out), str(scratch)), progress)
         if len(failures) == len(events):
             told = failures[0]["cause"]
             raise InferenceError(
                 told if len(events) == 1 else f"no partition could be computed; the first: {told}"
             )
-        content = _finish(scratch, run, failures)
-    return {**content, "notes": run["notes"]}
+        return _finish(scratch, run, failures)
 
 
 def _computed(
@@ -189,36 +197,31 @@ def _check_each_once(files: list[tuple[str, PartitionFile]]) -> None:
         raise InputError(f"{twice[0]} is given {places[twice[0]]} times; give each partition once")
 
 
-def _run(files: list[tuple[str, PartitionFile]], out: Path, batch_size: int, notes: list[str]) -> Json:
-    return {
-        "run_id": f"local-{uuid.uuid4().hex[:12]}",
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "payload": {"result_path": str(out), "batch_size": batch_size},
-        "world_size": len(files),
-        "data_map": {str(rank): file.key for rank, (_, file) in enumerate(files)},
-        "files": len(files),
-        "bytes": sum(file.size for _, file in files),
-        "notes": notes,
-    }
+def _run(files: list[tuple[str, PartitionFile]], out: Path, batch_size: int, notes: list[str]) -> Run:
+    return Run(
+        run_id=f"local-{uuid.uuid4().hex[:12]}",
+        started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        payload={"result_path": str(out), "batch_size": batch_size},
+        world_size=len(files),
+        data_map={str(rank): file.key for rank, (_, file) in enumerate(files)},
+        files=len(files),
+        bytes=sum(file.size for _, file in files),
+        notes=notes,
+    )
 
 
-def _event(run: Json, rank: int, file: tuple[str, PartitionFile], out: Path, model: Path | None) -> RankEvent:
+def _event(run: Run, rank: int, file: tuple[str, PartitionFile], out: Path, model: Path | None) -> RankEvent:
     return RankEvent(
         rank=rank,
-        world_size=run["world_size"],
-        run_id=run["run_id"],
+        world_size=run.world_size,
+        run_id=run.run_id,
         bucket=LOCAL,
         result_path=str(out),
         data_bucket=file[0],
         data_prefix=str(Path(file[1].key).parent),
         data_paths=(file[1].key,),
-        batch_size=run["payload"]["batch_size"],
+        batch_size=run.payload["batch_size"],
         model=None if model is None else str(model),
-        engine="auto",
-        precision="auto",
-        save_predictions=True,
-        script_folder=None,
-        script=None,
     )
 
 
@@ -234,19 +237,20 @@ def _sandbox(threads: int, device: str, moved: Moved | None = None) -> Sandbox:
     return Sandbox(lambda: FileStorage(boto3.client("s3", region_name="us-east-1"), moved), host)
 
 
-def _finish(folder: Path, run: Json, failures: dict[int, Json]) -> Json:
+def _finish(folder: Path, run: Run, failures: dict[int, Json]) -> Summary:
     """Writes everything that concerns the whole run; returns the summary."""
     from cosmicai.results import historic  # and matplotlib, which no process of the pool needs
 
     for rank, record in failures.items():
-        _write(folder / "failures" / f"{rank}.json", {"rank": rank, "run_id": run["run_id"], **record})
-    ranks = (rank for rank in range(run["world_size"]) if rank not in failures)
-    infos = [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in ranks]
+        _write(folder / "failures" / f"{rank}.json", {"rank": rank, "run_id": run.run_id, **record})
+    ranks = (rank for rank in range(run.world_size) if rank not in failures)
+    bodies = ((folder / f"{rank}.json").read_text(encoding="utf-8") for rank in ranks)
+    infos = [RankInfo.from_json(json.loads(body)) for body in bodies]
     # What Lambda would bill for the memory of this machine says nothing.
-    content = {**summary(run, infos, failures), "cost": None}
-    _write(folder / "run.json", run)
-    _write(folder / "combined_data.json", infos)
-    _write(folder / "summary.json", content)
+    content = replace(summary(run, infos, failures), cost=None)
+    _write(folder / "run.json", run.to_json())
+    _write(folder / "combined_data.json", [info.to_json() for info in infos])
+    _write(folder / "summary.json", content.to_json())
     write_text(folder / "report.html", report(content, infos))
     historic.write(folder, content, infos)
     return content

@@ -12,8 +12,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cosmicai.deploy.target import Target
+from summarize.contract.images import counted, images_text, is_exact
 from summarize.contract.pricing import cost
-from summarize.contract.rank_info import MOST_BYTES, checked, counted, images_text, is_exact, is_result, parse
+from summarize.contract.rank_info import MOST_BYTES, RankInfo, is_result, parse
+from summarize.contract.run_records import Run, Summary
 from summarize.contract.untrusted import UntrustedError
 
 # DescribeMapRun is refilled once a second, DescribeExecution and GetExecutionHistory faster
@@ -77,10 +79,10 @@ class Watcher:
     def __init__(self, target: Target, execution_arn: str) -> None:
         self._arn = execution_arn
         self._stepfunctions, self._s3 = target.client("stepfunctions"), target.client("s3")
-        self._run: Json | None = None
-        self._infos: dict[int, Json] = {}
+        self._run: Run | None = None
+        self._results: dict[int, Json] = {}
         self._failures: dict[int, Json] = {}
-        self._summary: Json | None = None
+        self._summary: Summary | None = None
         self._map_run: str | None = None
         self.payload: Json = {}
 
@@ -102,7 +104,7 @@ class Watcher:
         )
         self._read_run(execution, bucket, folder)
         if self._run is not None:
-            found.notes = _notes(self._run)
+            found.notes = (self._run.notes or [])[:_MOST_NOTES]
             self._count(found, bucket, folder, execution["startDate"])
             self._total(found, bucket, folder, execution["startDate"])
         return found
@@ -112,28 +114,28 @@ class Watcher:
         if self._run is not None or not bucket or not folder:
             return
         try:
-            run = json.load(self._s3.get_object(Bucket=bucket, Key=f"{folder}/run.json")["Body"])
+            body = self._s3.get_object(Bucket=bucket, Key=f"{folder}/run.json")["Body"]
+            run = Run.from_json(json.load(body))
         except (self._s3.exceptions.NoSuchKey, self._s3.exceptions.NoSuchBucket, ValueError, RecursionError):
             return
-        planned = isinstance(run, dict) and {"run_id", "world_size", "bytes_per_rank"} <= run.keys()
-        if planned and (run["run_id"] == execution["name"] or self.payload.get("resume")):
+        if run.run_id == execution["name"] or self.payload.get("resume"):
             self._run = run
 
     def _count(self, found: Snapshot, bucket: str, folder: str, began: datetime) -> None:
         assert self._run is not None  # noqa: S101 - for the type checker
-        self._read_new(bucket, f"{folder}/", self._infos, is_result)
+        self._read_new(bucket, f"{folder}/", self._results, is_result)
         # A resumed run has the records of ranks that failed before: they are no failures of this execution.
         self._read_new(bucket, f"{folder}/failures/", self._failures, _is_of, _second(began))
-        infos = [checked(info) for info in self._infos.values()]
-        failures = {rank: record for rank, record in self._failures.items() if rank not in self._infos}
-        found.ranks, found.done, found.failed = self._run["world_size"], len(infos), len(failures)
+        infos = [RankInfo.from_json(info) for info in self._results.values()]
+        failures = {rank: record for rank, record in self._failures.items() if rank not in self._results}
+        found.ranks, found.done, found.failed = self._run.world_size, len(infos), len(failures)
         found.images, found.images_from = counted(infos)
         exact = found.images is not None and is_exact(found.images_from)
         found.images_per_second = (found.images or 0) / max(found.seconds, 1e-3) if exact else None
-        host = found.seconds if _is_direct(self._run) else 0.0
-        sizes = self._run["bytes_per_rank"]
-        found.gigabytes_read = sum(sizes[rank] for rank in self._infos if rank < len(sizes)) / 1e9
-        found.usd_so_far = cost(infos, host)["total (USD)"]
+        host = found.seconds if self._run.channel == "direct" else 0.0
+        sizes = self._run.bytes_per_rank or []
+        found.gigabytes_read = sum(sizes[rank] for rank in self._results if rank < len(sizes)) / 1e9
+        found.usd_so_far = cost(infos, host, self._run.child_type).total
         found.errors = {rank: _message(record) for rank, record in sorted(failures.items())}
         found.running, found.pending = self._map_counts() if not found.ended else (0, 0)
 
@@ -144,25 +146,21 @@ class Watcher:
         if self._summary is None:
             self._summary = self._read_summary(bucket, folder, began)
         if self._summary is not None:
-            found.wall_seconds, found.usd_so_far = (
-                self._summary["wall (seconds)"],
-                self._summary["cost"]["total (USD)"],
-            )
+            found.wall_seconds = self._summary.wall_seconds
+            if self._summary.cost is not None:
+                found.usd_so_far = self._summary.cost.total
             if found.images_per_second is not None and found.wall_seconds:
                 found.images_per_second = (found.images or 0) / found.wall_seconds
 
-    def _read_summary(self, bucket: str, folder: str, began: datetime) -> Json | None:
+    def _read_summary(self, bucket: str, folder: str, began: datetime) -> Summary | None:
         """The summary that this execution has written; one that was stopped leaves that of an earlier one."""
         try:
             answer = self._s3.get_object(Bucket=bucket, Key=f"{folder}/summary.json")
-            summary = json.load(answer["Body"])
+            summary = Summary.from_json(json.load(answer["Body"]))
         except (self._s3.exceptions.NoSuchKey, ValueError, RecursionError):
             return None
-        ours = (
-            isinstance(summary, dict) and self._run is not None and summary.get("run_id") == self._run["run_id"]
-        )
-        known = ours and "wall (seconds)" in summary and "total (USD)" in summary.get("cost", {})
-        return summary if known and answer["LastModified"] >= _second(began) else None
+        ours = self._run is not None and summary.run_id == self._run.run_id
+        return summary if ours and answer["LastModified"] >= _second(began) else None
 
     def _read_new(
         self,
@@ -189,7 +187,7 @@ class Watcher:
 
         with ThreadPoolExecutor(16) as pool:
             for rank, content in pool.map(read, new):
-                if self._run is not None and is_wanted(content, self._run["run_id"], rank):
+                if self._run is not None and is_wanted(content, self._run.run_id, rank):
                     known[rank] = content
 
     def _state(self) -> str | None:
@@ -212,17 +210,6 @@ class Watcher:
 
 def _is_of(record: Any, run_id: str, _: int) -> bool:
     return isinstance(record, dict) and record.get("run_id") == run_id
-
-
-def _notes(run: Json) -> list[str]:
-    """Of run.json, which a script may have replaced."""
-    notes = run.get("notes")
-    return list(map(str, notes[:_MOST_NOTES])) if isinstance(notes, list) else []
-
-
-def _is_direct(run: Json) -> bool:
-    """Whether the run uses the rendezvous host."""
-    return bool((run.get("collectives") or {}).get("channel") == "direct")
 
 
 def _second(time: datetime) -> datetime:

@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Self
+
+from .fields import Field, Keys, Record, RecordError
 
 
 class EventError(ValueError):
     """An event lacks a field or holds one that Initialize would not have written."""
 
 
-@dataclass(frozen=True)
-class RankEvent:
-    """What one rank is asked to do; `data_paths` are keys in data_bucket, read one after the other."""
+@dataclass(frozen=True, kw_only=True)
+class RankEvent(Record):
+    """What one rank is asked to do: an element of manifest.json, with RENDEZVOUS where the run has a host."""
 
-    rank: int
-    world_size: int
-    run_id: str
-    bucket: str
-    result_path: str
-    data_bucket: str
-    data_prefix: str
-    data_paths: tuple[str, ...]
-    batch_size: int
-    model: str | None
-    engine: str
-    precision: str
-    save_predictions: bool
-    script_folder: str | None
-    script: str | None
-    collectives: str = "none"
-    rendezvous: str | None = None  # HOST:PORT of the rendezvous host, where there is one
+    bucket: Annotated[str, Field("the bucket that the run writes to", "S3_BUCKET")]
+    object_type: Annotated[str, Field("`folder`", "S3_OBJECT_TYPE")] = "folder"
+    script_folder: Annotated[
+        str | None, Field("the folder of the user's own code in that bucket", "S3_OBJECT_NAME", null=True)
+    ] = None
+    script: Annotated[str | None, Field("the file that is started, below /tmp", "SCRIPT", null=True)] = None
+    world_size: Annotated[int, Field("the ranks of the run", "WORLD_SIZE")]
+    data_bucket: Annotated[str, Field("the bucket of the partitions", "DATA_BUCKET")]
+    data_prefix: Annotated[str, Field("the folder of the partitions", "DATA_PREFIX")]
+    result_path: Annotated[str, Field("the folder that the run writes to", "RESULT_PATH")]
+    batch_size: Annotated[int, Field("the galaxies of a batch", "BATCH_SIZE", "galaxies")]
+    run_id: Annotated[str, Field("the name of the execution that planned the run", "RUN_ID")]
+    model: Annotated[
+        str | None, Field("the folder of the model; null for the bundled one", "MODEL", null=True)
+    ] = None
+    engine: Annotated[str, Field("the engine, or `auto`", "ENGINE")] = "auto"
+    precision: Annotated[str, Field("the precision, or `auto`", "PRECISION")] = "auto"
+    collectives: Annotated[str, Field("the channel between the ranks", "COLLECTIVES")] = "none"
+    save_predictions: Annotated[bool, Field("whether predictions are written", "SAVE_PREDICTIONS")] = True
+    max_bad_fraction: Annotated[
+        float, Field("the share of the galaxies that may lack something", "MAX_BAD_FRACTION")
+    ] = 0.05
+    rank: Annotated[int, Field("the number of the rank, from 0", "RANK")]
+    data_paths: Annotated[Keys, Field("the key of its partition, or a list of keys", "DATA_PATH")]
+    rendezvous: Annotated[
+        str | None, Field("HOST:PORT of the rendezvous host, where there is one", "RENDEZVOUS")
+    ] = None
 
     @property
     def private_prefix(self) -> str:
@@ -39,29 +50,9 @@ class RankEvent:
         return f".cosmicai/{self.run_id}"
 
     @classmethod
-    def parse(cls, event: Mapping[str, Any]) -> RankEvent:
+    def from_json(cls, content: Any) -> Self:
+        """Raises EventError."""
         try:
-            paths = event["DATA_PATH"]
-            return cls(
-                rank=int(event["RANK"]),
-                world_size=int(event["WORLD_SIZE"]),
-                run_id=str(event["RUN_ID"]),
-                bucket=str(event["S3_BUCKET"]),
-                result_path=str(event["RESULT_PATH"]),
-                data_bucket=str(event["DATA_BUCKET"]),
-                data_prefix=str(event["DATA_PREFIX"]),
-                data_paths=(paths,) if isinstance(paths, str) else tuple(map(str, paths)),
-                batch_size=int(event["BATCH_SIZE"]),
-                model=event.get("MODEL"),
-                engine=str(event.get("ENGINE", "auto")),
-                precision=str(event.get("PRECISION", "auto")),
-                save_predictions=bool(event.get("SAVE_PREDICTIONS", True)),
-                script_folder=event.get("S3_OBJECT_NAME"),
-                script=event.get("SCRIPT"),
-                collectives=str(event.get("COLLECTIVES", "none")),
-                rendezvous=event.get("RENDEZVOUS"),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise EventError(
-                f"rank event: {type(error).__name__} {error}; start runs through Initialize"
-            ) from None
+            return super().from_json(content)
+        except RecordError as error:
+            raise EventError(f"rank event: {error}; start runs through Initialize") from error

@@ -1,93 +1,198 @@
-"""What is read from rank infos, whoever wrote them: the engine, or a user's own script.
+"""Rank infos, whoever wrote them: the engine, or a user's own script.
 
 A script decides what it writes, so nothing is assumed here of a field's presence or type.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Self
 
-from .limits import PHASES
+from .accuracy import NAMES
+from .fields import Described, Field, Json, Keys, Record, RecordError, number, read_fields
 from .pricing import BILLED_AS, GB_SECOND
-from .untrusted import load, shown
-
-Json = dict[str, Any]
+from .untrusted import load
 
 MOST_BYTES = 1 << 20  # of a rank info; the largest state of metrics takes a third of it
 _MOST_DIGITS = 120  # of a whole number; the sums of a state of metrics have up to that
-LEFT_OUT = "left_out"  # the field of a rank info that names the wrong fields which are not in it
-_LARGEST_FIGURE = 1e15  # of seconds, megabytes, rates: more is no measurement, and sums would overflow
-_FIGURES = (
-    *(f"{phase} (seconds)" for phase in PHASES),
-    *("duration (seconds)", "ended (unix seconds)", "total_cpu_time (seconds)", "total_gpu_time (seconds)"),
-    *("execution_time (seconds/batch)", "sample_persec", "throughput_bps", "memory_limit (MB)", "threads"),
-    *(f"total_{what}_memory (MB)" for what in ("cpu", "gpu", "process", "image", "model")),
-    *("library_overhead_memory (MB)", "s3_total_time", "s3_avg_time", "s3_min_time", "s3_max_time"),
-)
-_MEASURES = ("MAE", "MSE", "bias", "precision (NMAD)", "R2", "outlier fraction")
-_COUNTS = ("num_samples", "num_batches", "batch_size", "number of batches", "batch size", "s3_num_requests")
-_TEXTS = ("engine", "precision", "precision_reason", "device", "instructions", "result_path")
-
-ENGINE, UNKNOWN = "engine", "unknown"
-_BATCHES = (("num_batches", "batch_size"), ("number of batches", "batch size"))  # the second as in Results.json
+LEFT_OUT = "left_out"  # the field that names the wrong fields which are not in an info
 _MOST_TOLD = 20  # faults of a rank info that its rank has named
-_MOST_SAMPLES = 2**53  # more is no count of galaxies
 
 
-def figure(info: Json, name: str) -> float | None:
-    """The number under a name; None for anything else, and for one beyond any measurement."""
-    value = info.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if abs(value) <= _LARGEST_FIGURE else None  # which NaN is not
+@dataclass(frozen=True, kw_only=True)
+class RankInfo(Record):
+    """{rank}.json: what a rank did. `others`: what a script has written besides these fields."""
+
+    world_size: Annotated[int | None, Field("the ranks of the run")] = None
+    data_paths: Annotated[Keys | None, Field("the key of the partition, or a list of keys", "data_path")] = None
+    result_path: Annotated[str | None, Field("the result path of the payload")] = None
+    init: Annotated[float | None, Field("process start, imports, network", "init (seconds)", "s")] = None
+    download: Annotated[
+        float | None, Field("the time that the rank waited for bytes", "download (seconds)", "s")
+    ] = None
+    inference: Annotated[
+        float | None, Field("computing, while the next data are read", "inference (seconds)", "s")
+    ] = None
+    communication: Annotated[
+        float | None,
+        Field("handing over metrics, waiting for other ranks", "communication (seconds)", "s"),
+    ] = None
+    upload: Annotated[float | None, Field("writing predictions", "upload (seconds)", "s")] = None
+    s3_num_requests: Annotated[int | None, Field("the number of requests to S3")] = None
+    s3_total_time: Annotated[float | None, Field("the time of all of them", unit="s")] = None
+    s3_avg_time: Annotated[float | None, Field("their mean", unit="s")] = None
+    s3_min_time: Annotated[float | None, Field("the fastest", unit="s")] = None
+    s3_max_time: Annotated[float | None, Field("the slowest", unit="s")] = None
+    memory_limit: Annotated[float | None, Field("the configured memory", "memory_limit (MB)", "MB")] = None
+    threads: Annotated[int | None, Field("the threads that compute")] = None
+    architecture: Annotated[
+        str | None,
+        Field(
+            f"the architecture of the machine; without it the rank is billed as {BILLED_AS}",
+            choices=tuple(GB_SECOND),
+        ),
+    ] = None
+    versions: Annotated[Any, Field("the versions of Python and of what computed")] = None
+    num_samples: Annotated[
+        int | None,
+        Field("the number of galaxies; null where a script does not say", unit="galaxies", null=True),
+    ] = None
+    batch_size: Annotated[int | None, Field("the batch size of the payload", unit="galaxies")] = None
+    num_batches: Annotated[int | None, Field("the number of batches of that size")] = None
+    total_cpu_time: Annotated[
+        float | None,
+        Field("CPU time of the process while it computed", "total_cpu_time (seconds)", "s"),
+    ] = None
+    execution_time: Annotated[
+        float | None, Field("inference by batch", "execution_time (seconds/batch)", "s/batch")
+    ] = None
+    throughput_bps: Annotated[
+        float | None, Field("bits of images and magnitudes by second of inference", unit="bit/s")
+    ] = None
+    sample_persec: Annotated[float | None, Field("galaxies by second of inference", unit="galaxies/s")] = None
+    total_cpu_memory: Annotated[
+        float | None,
+        Field("peak memory beyond that of the imports", "total_cpu_memory (MB)", "MB"),
+    ] = None
+    total_process_memory: Annotated[float | None, Field("peak memory", "total_process_memory (MB)", "MB")] = (
+        None
+    )
+    library_overhead_memory: Annotated[
+        float | None, Field("memory after the imports", "library_overhead_memory (MB)", "MB")
+    ] = None
+    total_image_memory: Annotated[
+        float | None, Field("the largest block of images", "total_image_memory (MB)", "MB")
+    ] = None
+    total_model_memory: Annotated[float | None, Field("the network", "total_model_memory (MB)", "MB")] = None
+    device: Annotated[str | None, Field("cpu or cuda")] = None
+    engine: Annotated[str | None, Field("what executed the network; `script` for a user's own code")] = None
+    instructions: Annotated[str | None, Field("by which it computed: avx2, avx512, neon, …")] = None
+    precision: Annotated[str | None, Field("the precision of its arithmetic")] = None
+    precision_reason: Annotated[str | None, Field("why this one")] = None
+    flags: Annotated[
+        dict[str, int] | None,
+        Field("galaxies by what they lack or are unlike the training in", unit="galaxies"),
+    ] = None
+    predicted_redshifts: Annotated[
+        Any, Field("the histogram of z_pred, whether or not the true redshifts are known")
+    ] = None
+    mae: Annotated[float | None, Field("mean |z_pred - z|", "MAE", signed=True)] = None
+    mse: Annotated[float | None, Field("mean (z_pred - z)²", "MSE", signed=True)] = None
+    bias: Annotated[float | None, Field("mean Δz/(1+z)", signed=True)] = None
+    nmad: Annotated[
+        float | None, Field("1.48 median |Δz/(1+z) - its median|", "precision (NMAD)", signed=True)
+    ] = None
+    r2: Annotated[float | None, Field("coefficient of determination", "R2", signed=True)] = None
+    outlier_fraction: Annotated[
+        float | None, Field("share of |Δz/(1+z)| > 0.15", "outlier fraction", signed=True)
+    ] = None
+    rail_measures: Annotated[
+        Any, Field("RAIL's median bias, sigma_IQR, sigma_MAD and outlier rate", "RAIL's measures")
+    ] = None
+    probabilities: Annotated[Any, Field("PIT, coverage and scores of p(z), of a calibrated model")] = None
+    undefined: Annotated[Any, Field("why a measure is null")] = None
+    accuracy_state: Annotated[
+        Any, Field("the sums and histograms from which Summarize merges the measures", null=True)
+    ] = None
+    collectives: Annotated[Any, Field("channel, partners, relays, bytes, seconds, faults")] = None
+    rank: Annotated[int, Field("the number of the rank, from 0")]
+    run_id: Annotated[str, Field("the name of the execution that planned the run")]
+    cold_start: Annotated[bool | None, Field("whether the sandbox was new")] = None
+    duration: Annotated[float | None, Field("all phases, init included", "duration (seconds)", "s")] = None
+    ended: Annotated[
+        float | None,
+        Field(
+            "the end by the rank's clock; Summarize believes S3's where they differ by a minute",
+            "ended (unix seconds)",
+            "s",
+        ),
+    ] = None
+    total_gpu_time: Annotated[
+        float | None,
+        Field("GPU time, where a script measures it", "total_gpu_time (seconds)", "s"),
+    ] = None
+    total_gpu_memory: Annotated[
+        float | None, Field("GPU memory, where a script measures it", "total_gpu_memory (MB)", "MB")
+    ] = None
+    number_of_batches: Annotated[
+        int | None, Field("num_batches, as a script may call it", "number of batches")
+    ] = None
+    historic_batch_size: Annotated[
+        int | None, Field("batch_size, as a script may call it", "batch size", "galaxies")
+    ] = None
+    script_values: Annotated[
+        Any, Field("what a script wrote under the name of a figure that the rank measures itself")
+    ] = None
+    left_out: Annotated[list[str] | None, Field("the wrong fields that are not in the info, and why")] = None
+    others: Json = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    """The names in the order of the JSON that was read; () for an info that was not read."""
+
+    @classmethod
+    def from_json(cls, content: Any, faults: Iterable[str] = ()) -> Self:
+        """Reads an info, without the fields whose values have another type or are out of bounds.
+
+        What is not read, `faults` and what the rank itself has left out are named in `left_out`. Raises
+        RecordError for an info without rank or run_id.
+        """
+        values, wrong = read_fields(cls, content)
+        lacking = [fault for name, fault in wrong.items() if name in ("", "rank", "run_id")]
+        if lacking:
+            raise RecordError(f"rank info: {'; '.join(lacking)}")
+        ours = {one.name for one in cls.described()}
+        others = {name: value for name, value in content.items() if name not in ours}
+        wrong.pop(LEFT_OUT, None)
+        earlier = content.get(LEFT_OUT)
+        told = [one for one in earlier if isinstance(one, str)] if isinstance(earlier, list) else []
+        values["left_out"] = [*told[:_MOST_TOLD], *faults, *wrong.values()] or None
+        names = tuple(name for name in content if name not in wrong and name != LEFT_OUT)
+        return cls(**values, others=others, names=names)
+
+    def to_json(self) -> Json:
+        """The object, in the order in which it was read."""
+        content = super().to_json() | self.others
+        if not self.names:
+            return content
+        last = {LEFT_OUT: self.left_out} if self.left_out else {}
+        return {**{name: content.get(name) for name in self.names}, **last}
+
+    def _has_null(self, one: Described) -> bool:
+        """A measure is null where `undefined` says why."""
+        return super()._has_null(one) or (one.name in NAMES and self.undefined is not None)
+
+    def figure(self, name: str) -> float | None:
+        """The number under a name of the JSON object, also of one that a script has written besides."""
+        attribute = _ATTRIBUTES.get(name)
+        return number(self.others.get(name) if attribute is None else getattr(self, attribute))
+
+
+_ATTRIBUTES = {one.name: one.attribute for one in RankInfo.described()}
 
 
 def parse(body: bytes) -> tuple[Any, list[str]]:
     """A rank info or a record of a failure, and what was left out of it. Raises UntrustedError."""
     return load(body, MOST_BYTES, _MOST_DIGITS)
-
-
-def checked(info: Json, faults: Iterable[str] = ()) -> Json:
-    """A rank info without the fields whose values have another type or are out of bounds.
-
-    What was left out, `faults` and what the rank itself has left out are named in its field LEFT_OUT.
-    """
-    wrong = {name: what for name, what in _expectations(info) if name in info}
-    kept = {name: value for name, value in info.items() if name not in wrong and name != LEFT_OUT}
-    earlier = info.get(LEFT_OUT)
-    told = [one for one in earlier if isinstance(one, str)][:_MOST_TOLD] if isinstance(earlier, list) else []
-    told += [*faults, *(f"{name}: {shown(info[name])} is not {what}" for name, what in wrong.items())]
-    return {**kept, LEFT_OUT: told} if told else kept
-
-
-def _expectations(info: Json) -> Iterable[tuple[str, str]]:
-    """(field, what it must be) of every field that is something else; null is never wrong."""
-    given = {name: value for name, value in info.items() if value is not None}
-    for name in _FIGURES:
-        value = figure(info, name)
-        if name in given and (value is None or value < 0):
-            yield name, "a number from 0 within bounds"
-    for name in _MEASURES:
-        if name in given and figure(info, name) is None:
-            yield name, "a number within bounds"
-    for name in _COUNTS:
-        if name in given and _count(info, name) is None:
-            yield name, "a whole number from 0"
-    for name in _TEXTS:
-        if not isinstance(given.get(name, ""), str):
-            yield name, "a text"
-    if not isinstance(given.get("cold_start", True), bool):
-        yield "cold_start", "true or false"
-    if given.get("architecture", "arm64") not in tuple(GB_SECOND):
-        yield "architecture", f"one of {', '.join(GB_SECOND)}, so the rank is billed as {BILLED_AS}"
-    paths = given.get("data_path", "")
-    if not isinstance(paths, str) and not (
-        isinstance(paths, list) and all(isinstance(path, str) for path in paths)
-    ):
-        yield "data_path", "a key or a list of keys"
 
 
 def is_result(content: Any, run_id: str, rank: int | None = None) -> bool:
@@ -101,70 +206,6 @@ def is_result(content: Any, run_id: str, rank: int | None = None) -> bool:
         and content.get("run_id") == run_id
         and type(content.get("rank")) is int
         and rank in (None, content["rank"])
-        and figure(content, "duration (seconds)") is not None
-        and figure(content, "memory_limit (MB)") is not None
+        and number(content.get("duration (seconds)")) is not None
+        and number(content.get("memory_limit (MB)")) is not None
     )
-
-
-def samples(info: Json) -> tuple[int | None, str]:
-    """How many images a rank computed, and the field that says so.
-
-    Batches × batch size is an upper bound: the last batch may be smaller.
-    """
-    count = _count(info, "num_samples")
-    if info.get("engine") != "script":
-        return count, ENGINE if count is not None else UNKNOWN
-    if count is not None:
-        return count, "num_samples"
-    for batches, size in _BATCHES:
-        factors = _count(info, batches), _count(info, size)
-        if factors[0] is not None and factors[1] is not None:
-            return factors[0] * factors[1], f"{batches} * {size}"
-    return None, UNKNOWN
-
-
-def _count(info: Json, name: str) -> int | None:
-    """A whole number from 0, also as text: a script may write what it read from its environment."""
-    value = info.get(name)
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,16}", value):
-        return int(value)
-    number = figure(info, name)
-    return int(number) if number is not None and 0 <= number <= _MOST_SAMPLES and number % 1 == 0 else None
-
-
-def counted(infos: Iterable[Json]) -> tuple[int | None, dict[str, int]]:
-    """The images of all ranks that say it, None where none does; and how many ranks were counted by what."""
-    total, known, sources = 0, 0, Counter[str]()
-    for info in infos:
-        count, source = samples(info)
-        sources[source] += 1
-        if count is not None:
-            total, known = total + count, known + 1
-    return (None if sources and not known else total), dict(sources)
-
-
-def is_exact(sources: dict[str, int]) -> bool:
-    """Whether every rank has said its number of images."""
-    return set(sources) <= {ENGINE, "num_samples"}
-
-
-def images_in_words(total: int | None, sources: dict[str, int]) -> tuple[str, str]:
-    """The images of a run as text, and how a script's ranks were counted ('' for the engine's)."""
-    if total is None:
-        return UNKNOWN, "the script wrote neither num_samples, nor num_batches and batch_size"
-    if set(sources) <= {ENGINE}:
-        return f"{total:,}", ""
-    fields = [f"{name} of {_ranks(ranks)}" for name, ranks in sources.items() if name not in (ENGINE, UNKNOWN)]
-    silent = [f"unknown for {_ranks(sources[UNKNOWN])}"] if UNKNOWN in sources else []
-    at_most = "at most " if any("*" in name for name in sources) else ""
-    return f"{at_most}{total:,}", ", ".join(fields + silent)
-
-
-def images_text(total: int | None, sources: dict[str, int]) -> str:
-    """Both in one: 'at most 1,024 (num_batches * batch_size of 2 ranks)'."""
-    number, how = images_in_words(total, sources)
-    return f"{number} ({how})" if how else number
-
-
-def _ranks(count: int) -> str:
-    return f"{count:,} rank" if count == 1 else f"{count:,} ranks"

@@ -1,4 +1,4 @@
-"""JSON that others wrote, read without assuming anything of it. One file: Summarize has a link to it."""
+"""JSON that others wrote, read without assuming anything of it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load(body: bytes, most_bytes: int, most_digits: int) -> tuple[Any, list[str]
     except RecursionError:
         raise UntrustedError("it is nested too deeply") from None
     except ValueError as error:
-        raise UntrustedError(f"it is not JSON: {error}") from None
+        raise UntrustedError(f"it is not JSON: {error}") from error
     faults: list[str] = []
     cleaned = _cleaned(content, "", 0, faults)
     more = len(faults) - _MOST_FAULTS

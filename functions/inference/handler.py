@@ -18,7 +18,11 @@ from .rank import Rank
 from .sandbox import Host, Sandbox
 
 # All of this happens in Lambda's init phase; the S3 client and the engine are made at once.
-_host = Host.of_lambda(int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]), Path(tempfile.gettempdir()))
+_host = Host.of_lambda(
+    int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]),
+    Path(tempfile.gettempdir()),
+    os.environ.get("REDIS_HOST"),
+)
 _sandbox = Sandbox(lambda: Storage(_client), _host)
 with ThreadPoolExecutor(1) as _beside:
     _prepared = _beside.submit(_sandbox.prepare)
@@ -36,7 +40,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     {"warm_up": true}, after a deployment, whose purpose is fulfilled by now."""
     if event == {"warm_up": True}:
         return {"message": "loaded"}
-    asked = RankEvent.parse(event)
+    asked = RankEvent.from_json(event)
     print(json.dumps({"message": "rank starts", "rank": asked.rank, "run_id": asked.run_id}))
     written = Rank(asked, _sandbox, lambda: context.get_remaining_time_in_millis() / 1000).run()
     print(json.dumps({"message": "rank done", **written}))

@@ -6,20 +6,19 @@ import copy
 import platform
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from . import process, script
 from .contract.event import RankEvent
-from .data.partition import Layout, Partition, PartitionError, PartitionFile, stream
-from .engine.choice import Choice
+from .contract.rank_info import RankInfo
+from .data.partition import Layout, Partition, PartitionFile, stream
 from .engine.interface import Engine
 from .metrics import collectives
 from .metrics.reduction import Reduction, Share
 from .results import Clock, Results
-from .sandbox import Sandbox
+from .sandbox import Model, Sandbox
 
 _MIB = 1024 * 1024
 
@@ -45,14 +44,7 @@ class Rank:
         Raises PartitionError, ObjectError, ConfigError, EngineError or ScriptError, which name what is wrong.
         """
         event = self._event
-        info = self._infer() if event.script is None else self._run_script()
-        info |= {
-            "rank": event.rank,
-            "run_id": event.run_id,
-            "cold_start": self._cold,
-            "duration (seconds)": self._before + time.perf_counter() - self._began,
-            "ended (unix seconds)": time.time(),
-        }
+        info = self._infer().to_json() if event.script is None else self._run_script()
         self._storage.write_json(event.bucket, f"{event.result_path}/{event.rank}.json", info)
         count = info["num_samples"]
         known = {"num_samples": count} if isinstance(count, int) else {}
@@ -64,48 +56,51 @@ class Rank:
         with self._clock.phase("download"):
             folder = self._sandbox.scripts.fetch(event, storage)
             before = script.info_versions(event, storage)
-        fmi = collectives.for_script(event, storage, scratch)
+        fmi = collectives.for_script(event, storage, self._sandbox.host.redis, scratch)
         with self._clock.phase("inference"), fmi as variables:
             script.run(event, folder, scratch, variables)
         written = script.written_info(event, storage, before)
-        return script.rank_info(self._common(), written)
+        return script.rank_info(self._ended(self._measured()), written)
 
-    def _infer(self) -> dict[str, Any]:
+    def _infer(self) -> RankInfo:
         """The built-in way: the engine over the rank's partitions; then the metrics, among the ranks."""
         event, storage, results = self._event, self._storage, self._results
-        with collectives.reduction(event, storage, self._seconds_left) as reduction:
-            engine, choice = self._computed(reduction)
+        redis = self._sandbox.host.redis
+        with collectives.reduction(event, storage, redis, self._seconds_left) as reduction:
+            model = self._computed(reduction)
+            engine = model.engine
             metrics = results.metrics
             with self._clock.phase("communication"):
                 own = Share([event.rank], len(results.z_pred), copy.deepcopy(metrics))
                 share = reduction.finish(own)
                 told = collectives.publish(event, storage, share, reduction)
-        return {
-            **self._common(),
-            "num_samples": len(results.z_pred),
-            **results.speed(event.batch_size, self._clock.seconds["inference"]),
-            **self._memory(engine),
-            "device": engine.device,
-            "engine": engine.name,
-            "instructions": engine.instructions,
-            "precision": engine.precision,
-            "precision_reason": choice.reason,
-            "predicted_redshifts": results.distribution(),
-            **results.accuracy(metrics),
-            "collectives": told,
-        }
+        info = replace(
+            self._measured(),
+            device=engine.device,
+            engine=engine.name,
+            instructions=engine.instructions,
+            precision=engine.precision,
+            precision_reason=model.choice.reason,
+            flags=results.quality.counts(),
+            predicted_redshifts=results.distribution(),
+            collectives=told,
+        )
+        info = results.with_speed(info, event.batch_size, self._clock.seconds["inference"])
+        return self._ended(results.with_accuracy(self._with_memory(info, engine), metrics))
 
-    def _computed(self, reduction: Reduction) -> tuple[Engine, Choice]:
+    def _computed(self, reduction: Reduction) -> Model:
         """Fills the results and writes the predictions; what computed them."""
         event, results = self._event, self._results
         try:
             with self._clock.phase("init"):
-                engine, choice = self._sandbox.engine(event, self._storage)
-            self._predict(engine)
-            if not np.isfinite(results.z_pred).all():
-                raise PartitionError(
-                    f"{event.data_paths[0]}: the network gave values that are not finite for it"
-                )
+                model = self._sandbox.model(event, self._storage)
+            results.quality.rules = model.rules
+            self._predict(model.engine)
+            results.complete()
+            results.quality.check(event.max_bad_fraction, self._name(event.data_paths[0]))
+            if model.calibration is not None:
+                with self._clock.phase("inference"):
+                    results.find_probabilities(model.calibration)
             if event.save_predictions:
                 with self._clock.phase("upload"):
                     key = f"{event.result_path}/predictions/{event.rank}.npz"
@@ -114,7 +109,7 @@ class Rank:
         except Exception:
             reduction.finish(Share([], 0, None))  # so that nobody waits for this rank
             raise
-        return engine, choice
+        return model
 
     def _predict(self, engine: Engine) -> None:
         """Reading and computing overlap: `download` is what the rank waited for bytes."""
@@ -131,7 +126,7 @@ class Rank:
                 if block is None:
                     return
                 results.add(block)
-                yield from block.rows.batches(batch)
+                yield from results.quality.usable(block.rows).batches(batch)
 
         results.predicted += engine.predict(batches())
         waited = seconds["download"] - before
@@ -139,31 +134,47 @@ class Rank:
         results.cpu_seconds += time.process_time() - cpu
 
     def _open(self, key: str, layout: Layout) -> PartitionFile:
+        file = self._storage.open(self._event.data_bucket, key)
+        return PartitionFile.open(file, self._name(key), layout)
+
+    def _name(self, key: str) -> str:
         bucket = self._event.data_bucket
-        name = f"s3://{bucket}/{key}" if bucket else key
-        return PartitionFile.open(self._storage.open(bucket, key), name, layout)
+        return f"s3://{bucket}/{key}" if bucket else key
 
-    def _common(self) -> dict[str, Any]:
+    def _measured(self) -> RankInfo:
         """What every rank info holds, whatever did the work."""
-        event, host = self._event, self._sandbox.host
-        return {
-            "world_size": event.world_size,
-            "data_path": event.data_paths[0] if len(event.data_paths) == 1 else list(event.data_paths),
-            "result_path": event.result_path,
-            **{f"{name} (seconds)": seconds for name, seconds in self._clock.seconds.items()},
-            **self._storage.statistics(),
-            "memory_limit (MB)": host.memory_mb,
-            "threads": host.threads,
-            "architecture": platform.machine(),
-            "versions": process.versions(),
-        }
+        event, host, seconds = self._event, self._sandbox.host, self._clock.seconds
+        info = RankInfo(
+            world_size=event.world_size,
+            data_paths=event.data_paths,
+            result_path=event.result_path,
+            init=seconds["init"],
+            download=seconds["download"],
+            inference=seconds["inference"],
+            communication=seconds["communication"],
+            upload=seconds["upload"],
+            memory_limit=host.memory_mb,
+            threads=host.threads,
+            architecture=platform.machine(),
+            versions=process.versions(),
+            rank=event.rank,
+            run_id=event.run_id,
+            cold_start=self._cold,
+        )
+        return self._storage.with_requests(info)
 
-    def _memory(self, engine: Engine) -> dict[str, float]:
+    def _ended(self, info: RankInfo) -> RankInfo:
+        """Adds how long all of it has taken, and when it ended: now."""
+        duration = self._before + time.perf_counter() - self._began
+        return replace(info, duration=duration, ended=time.time())
+
+    def _with_memory(self, info: RankInfo, engine: Engine) -> RankInfo:
         peak, overhead = process.peak_memory(), self._sandbox.overhead
-        return {
-            "total_cpu_memory (MB)": (peak - overhead) / _MIB,
-            "total_process_memory (MB)": peak / _MIB,
-            "library_overhead_memory (MB)": overhead / _MIB,
-            "total_image_memory (MB)": self._results.image_bytes / _MIB,
-            "total_model_memory (MB)": engine.model_bytes / _MIB,
-        }
+        return replace(
+            info,
+            total_cpu_memory=(peak - overhead) / _MIB,
+            total_process_memory=peak / _MIB,
+            library_overhead_memory=overhead / _MIB,
+            total_image_memory=self._results.image_bytes / _MIB,
+            total_model_memory=engine.model_bytes / _MIB,
+        )

@@ -11,26 +11,27 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from .contract.event import RankEvent
 from .contract.paths import PathError, below
-from .contract.rank_info import LEFT_OUT
+from .contract.rank_info import LEFT_OUT, RankInfo
 from .contract.untrusted import UntrustedError, load
 from .data.storage import ObjectError, Storage
 
 _SHIMS = Path(__file__).parent / "shims"  # fmi and fmilib, under the names that scripts import
 _LAST_LINES = 20  # of the output, in the error of a script that fails
-_NO_TORCH = ': this lean image has no torch, deploy with image_variant = "torch"'
+_NO_TORCH = ': this lean image has no torch, deploy with image.variant = "torch"'
 _NO_MODULE = (
     ": the module {} is neither in the script's folder nor in the image; upload it with the script, or name "
-    "its package in extra_packages and deploy"
+    "its package in image.extra_packages and deploy"
 )
 _UNMET = (
     "the image does not have what requirements.txt asks for, and nothing is installed while a rank runs: what "
-    "the script needs of it belongs in extra_packages"
+    "the script needs of it belongs in image.extra_packages"
 )
 _MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([A-Za-z_]\w*)")
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)\s*(?:==\s*(?P<version>[\w.+!-]+)|[<>=!~][^;]*)?")
@@ -39,8 +40,7 @@ _MOST_BYTES = 1 << 18  # of a script's rank info
 _MOST_DIGITS = 15  # of its whole numbers
 _STREAM_LIMIT = 2000  # characters of a line that are kept for it
 
-# Fields of a rank info: what the rank sets after the script, and what the script knows better than the rank.
-_SET_BY_RANK = frozenset(("rank", "run_id", "cold_start", "duration (seconds)", "ended (unix seconds)"))
+# Fields of a rank info that the script knows better than the rank.
 _S3_FIGURES = ("s3_num_requests", "s3_total_time", "s3_avg_time", "s3_min_time", "s3_max_time")
 _SCRIPTS_OWN = frozenset(("num_samples", "data_path", "result_path", "versions", *_S3_FIGURES))
 
@@ -83,7 +83,7 @@ def _below(what: str, folder: Path, name: str) -> Path:
     try:
         return below(folder, name)
     except PathError as error:
-        raise ScriptError(f"{what}: {error}") from None
+        raise ScriptError(f"{what}: {error}") from error
 
 
 def _fetch_one(storage: Storage, bucket: str, key: str, path: Path) -> None:
@@ -224,18 +224,18 @@ def written_info(event: RankEvent, storage: Storage, before: Versions) -> dict[s
     return {**info, LEFT_OUT: faults} if faults else info
 
 
-def rank_info(measured: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
-    """The script's own fields and what the rank has measured.
+def rank_info(measured: RankInfo, written: Mapping[str, Any]) -> dict[str, Any]:
+    """What the rank has measured, and after that the script's own fields.
 
     Summarize and the bill go by the measured ones, so these stay; what the script wrote under their names is
     kept in `script_values`.
     """
-    measured = {**measured, "num_samples": None, "engine": "script", "accuracy_state": None}
-    ours = (measured.keys() | _SET_BY_RANK) - _SCRIPTS_OWN
+    info = replace(measured, engine="script").to_json()
+    ours = info.keys() - _SCRIPTS_OWN
     requests = written.get("s3_num_requests")  # which the bill counts
     if type(requests) is not int or requests < 0:
         ours.add("s3_num_requests")
-    info = {**measured, **{name: value for name, value in written.items() if name not in ours}}
     others = ours.intersection(written) - {"rank", "run_id"}
-    differing = {name: written[name] for name in sorted(others) if written[name] != measured.get(name)}
+    differing = {name: written[name] for name in sorted(others) if written[name] != info[name]}
+    info |= {name: value for name, value in written.items() if name not in ours}
     return {**info, "script_values": differing} if differing else info

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .contract.event import RankEvent
 from .contract.limits import MOST_RANKS
+from .contract.run_records import Run
 from .contract.s3 import repeated
 from .payload import READY, cut
 
@@ -117,7 +119,7 @@ def list_partitions(s3: Any, bucket: str, prefix: str) -> Listing:
         raise PlanError(
             f"data_bucket: {bucket} cannot be listed ({code}); give a bucket that exists and that this "
             "deployment may read"
-        ) from None
+        ) from error
     listing = partitions_among(found, len(prefix) + 1)
     if listing.is_part:
         raise PlanError(f"data_prefix: {part_of_a_set(f's3://{bucket}/{prefix}/')}")
@@ -161,24 +163,31 @@ def data_map(hands: Iterable[list[PartitionFile]]) -> dict[str, str | list[str]]
     }
 
 
-def rank_events(run: dict[str, Any], ranks: Iterable[int]) -> list[dict[str, Any]]:
-    """One event per rank for manifest.json, with the historic names; `run` is the content of run.json."""
-    payload = run["payload"]
-    common = {
-        "S3_BUCKET": payload["bucket"],
-        "S3_OBJECT_TYPE": payload["object_type"],
-        "S3_OBJECT_NAME": payload.get("S3_object_name"),
-        "SCRIPT": payload.get("script"),
-        "WORLD_SIZE": run["world_size"],
-        "DATA_BUCKET": payload["data_bucket"],
-        "DATA_PREFIX": payload["data_prefix"],
-        "RESULT_PATH": payload["result_path"],
-        "BATCH_SIZE": payload["batch_size"],
-        "RUN_ID": run["run_id"],
-        "MODEL": payload.get("model"),
-        "ENGINE": payload["engine"],
-        "PRECISION": payload["precision"],
-        "COLLECTIVES": run["collectives"]["channel"],
-        "SAVE_PREDICTIONS": payload["save_predictions"],
-    }
-    return [{**common, "RANK": rank, "DATA_PATH": run["data_map"][str(rank)]} for rank in ranks]
+def rank_events(run: Run, ranks: Iterable[int]) -> list[RankEvent]:
+    """One event per rank for manifest.json."""
+    payload, channel = run.payload, (run.collectives or {})["channel"]
+
+    def event(rank: int) -> RankEvent:
+        keys = (run.data_map or {})[str(rank)]
+        return RankEvent(
+            bucket=payload["bucket"],
+            object_type=payload["object_type"],
+            script_folder=payload.get("S3_object_name"),
+            script=payload.get("script"),
+            world_size=run.world_size,
+            data_bucket=payload["data_bucket"],
+            data_prefix=payload["data_prefix"],
+            result_path=payload["result_path"],
+            batch_size=payload["batch_size"],
+            run_id=run.run_id,
+            model=payload.get("model"),
+            engine=payload["engine"],
+            precision=payload["precision"],
+            collectives=channel,
+            save_predictions=payload["save_predictions"],
+            max_bad_fraction=payload["max_bad_fraction"],
+            rank=rank,
+            data_paths=(keys,) if isinstance(keys, str) else tuple(keys),
+        )
+
+    return [event(rank) for rank in ranks]

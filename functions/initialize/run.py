@@ -6,11 +6,13 @@ import json
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from .contract import dispatch
 from .contract.limits import FANOUT
 from .contract.rank_info import is_result, parse
+from .contract.run_records import Run
 from .contract.s3 import put_json, read
 from .contract.untrusted import UntrustedError
 from .payload import PayloadError, resolve
@@ -19,18 +21,19 @@ from .plan import data_map, deal, list_partitions, rank_events
 SCHEMA_VERSION = 1
 _KEY_BYTES = 32
 _READERS = 32  # parallel GETs when a run is resumed
-_MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percentage")
+_MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percentage", "max_bad_fraction")
 
 
 @dataclass(frozen=True)
 class Deployed:
     """What this deployment allows. concurrency: ranks that can run at once; is_running: whether an execution
-    runs, by its name."""
+    runs, by its name; memory_mb: of the inference function, 0 where that is not known."""
 
     allow_scripts: bool
     has_redis: bool
     concurrency: Callable[[], int]
     is_running: Callable[[str], bool]
+    memory_mb: int = 0
 
 
 def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deployed) -> dict[str, Any]:
@@ -43,37 +46,45 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     resume, bucket, folder = resolved["resume"], resolved["bucket"], resolved["result_path"]
     earlier, version = _earlier(s3, resolved, run_id, deployed)
     run = _resumed(earlier, resolved) if resume else _planned(s3, resolved, run_id, started)
-    ranks: Sequence[int] = _missing(s3, run) if resume else range(run["world_size"])
-    run["execution"] = run_id
-    run["executions"] = list(dict.fromkeys([*run.get("executions", [run["run_id"]]), run_id]))
+    ranks: Sequence[int] = _missing(s3, run) if resume else range(run.world_size)
     # More than can run would be throttled, tried again, and start in any order.
-    at_once = min(resolved.get("max_concurrency", run["world_size"]), deployed.concurrency())
-    run["collectives"] = _collectives(resolved["collectives"], run["world_size"], resume, at_once)
-    channel = run["collectives"]["channel"]
+    at_once = min(resolved.get("max_concurrency", run.world_size), deployed.concurrency())
+    collectives = _collectives(resolved["collectives"], run.world_size, resume, at_once)
+    channel = collectives["channel"]
+    executions = list(dict.fromkeys([*(run.executions or [run.run_id]), run_id]))
+    run = replace(
+        run,
+        execution=run_id,
+        executions=executions,
+        collectives=collectives,
+        children=_children(run, deployed),
+    )
     _claim(s3, resolved, run, version)
-    key = f".cosmicai/{run['run_id']}/key"
+    key = f".cosmicai/{run.run_id}/key"
     s3.put_object(Bucket=bucket, Key=key, Body=secrets.token_bytes(_KEY_BYTES))
-    put_json(s3, bucket, f"{folder}/manifest.json", rank_events(run, _in_order(ranks, channel)))
+    events = rank_events(run, _in_order(ranks, channel))
+    put_json(s3, bucket, f"{folder}/manifest.json", [event.to_json() for event in events])
     if "script" in resolved and not resume:  # such scripts read it there
         put_json(s3, bucket, "payload.json", _for_scripts(resolved, run))
     return {
-        "run_id": run["run_id"],
+        "run_id": run.run_id,
         "bucket": resolved["bucket"],
         "result_path": folder,
         "manifest": f"{folder}/manifest.json",
-        "world_size": run["world_size"],
+        "world_size": run.world_size,
         "max_concurrency": at_once,
         "tolerated_failure_percentage": resolved["tolerated_failure_percentage"],
         "collectives": channel,
-        "not_taken": run.get("not_taken", {}),
-        "notes": run.get("notes", []),
+        "children": run.child_type,
+        "not_taken": run.not_taken or {},
+        "notes": run.notes or [],
         "rendezvous": {"RENDEZVOUS": None},
     }
 
 
 def _earlier(
     s3: Any, payload: dict[str, Any], run_id: str, deployed: Deployed
-) -> tuple[dict[str, Any] | None, str | None]:
+) -> tuple[Run | None, str | None]:
     """run.json of an earlier run at the result path and its ETag. Raises PayloadError where that still runs."""
     key = f"{payload['result_path']}/run.json"
     try:
@@ -84,20 +95,20 @@ def _earlier(
         code = error.response["Error"]["Code"]
         raise PayloadError(
             f"bucket: {payload['bucket']} cannot be read ({code}); give this deployment's own bucket"
-        ) from None
+        ) from error
     try:
-        run: dict[str, Any] = json.loads(body)
-        other = str(run.get("execution", run["run_id"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        run = Run.from_json(json.loads(body))
+    except (ValueError, RecursionError):
         return None, version  # nothing of ours
+    other = run.execution or run.run_id
     if other != run_id and deployed.is_running(other):
         raise _taken(payload, f"the run {other}")
     return run, version
 
 
-def _claim(s3: Any, payload: dict[str, Any], run: dict[str, Any], version: str | None) -> None:
+def _claim(s3: Any, payload: dict[str, Any], run: Run, version: str | None) -> None:
     """Writes run.json unless another execution has done so meanwhile: of two at once, one continues."""
-    body = json.dumps(run, indent=1).encode()
+    body = json.dumps(run.to_json(), indent=1).encode()
     key = f"{payload['result_path']}/run.json"
     condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
     try:
@@ -107,7 +118,7 @@ def _claim(s3: Any, payload: dict[str, Any], run: dict[str, Any], version: str |
             raise
         held, _ = read(s3, payload["bucket"], key)
         if held != body:  # else it is ours: only S3's answer was lost, and the request repeated
-            raise _taken(payload, "another run") from None
+            raise _taken(payload, "another run") from error
 
 
 def _taken(payload: dict[str, Any], by: str) -> PayloadError:
@@ -133,8 +144,8 @@ def _check(payload: dict[str, Any], deployed: Deployed) -> None:
     faults = []
     if "script" in payload and not deployed.allow_scripts:
         faults.append(
-            "script: users' own scripts are switched off in this deployment; set allow_scripts = true in the "
-            "team's tfvars and deploy again"
+            "script: users' own scripts are switched off in this deployment; set "
+            "inference.allow_scripts = true in the team's tfvars and deploy again"
         )
     if payload["collectives"] == "redis" and not deployed.has_redis:
         faults.append(
@@ -160,25 +171,32 @@ def _collectives(asked: str, world_size: int, resume: bool, at_once: int) -> dic
     return {"channel": asked}
 
 
-def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str) -> dict[str, Any]:
+def _children(run: Run, deployed: Deployed) -> dict[str, str]:
+    """How Step Functions starts the ranks, and why."""
+    largest = max(run.bytes_per_rank or [run.bytes])
+    kind, reason = dispatch.children(largest, deployed.memory_mb, run.world_size, "script" in run.payload)
+    return {"type": kind, "reason": reason}
+
+
+def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str) -> Run:
     bucket, prefix = payload["data_bucket"], payload["data_prefix"]
     listing = list_partitions(s3, bucket, prefix)
     files = listing.files[: payload.get("file_limit")]
     hands = deal(files, payload.get("world_size", len(files)))
     notes = [listing.note(f"s3://{bucket}/{prefix}/"), _idle(payload.get("world_size", 0), len(files))]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": run_id,
-        "started": started,
-        "payload": payload,
-        "world_size": len(hands),
-        "data_map": data_map(hands),
-        "files": len(files),
-        "bytes": sum(file.size for file in files),
-        "bytes_per_rank": [sum(file.size for file in hand) for hand in hands],
-        "not_taken": {reason: len(names) for reason, names in listing.not_taken.items()},
-        "notes": [note for note in notes if note],
-    }
+    return Run(
+        schema_version=SCHEMA_VERSION,
+        run_id=run_id,
+        started=started,
+        payload=payload,
+        world_size=len(hands),
+        data_map=data_map(hands),
+        files=len(files),
+        bytes=sum(file.size for file in files),
+        bytes_per_rank=[sum(file.size for file in hand) for hand in hands],
+        not_taken={reason: len(names) for reason, names in listing.not_taken.items()},
+        notes=[note for note in notes if note],
+    )
 
 
 def _idle(asked: int, files: int) -> str | None:
@@ -187,12 +205,12 @@ def _idle(asked: int, files: int) -> str | None:
     return f"world_size is {asked}, but there are only {files} partition files: {files} ranks run"
 
 
-def _for_scripts(payload: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+def _for_scripts(payload: dict[str, Any], run: Run) -> dict[str, Any]:
     """payload.json, with as many ranks as there are: scripts wait for all others."""
-    return {**payload, "world_size": run["world_size"], "data_map": run["data_map"]}
+    return {**payload, "world_size": run.world_size, "data_map": run.data_map}
 
 
-def _resumed(run: dict[str, Any] | None, payload: dict[str, Any]) -> dict[str, Any]:
+def _resumed(run: Run | None, payload: dict[str, Any]) -> Run:
     if run is None:
         raise PayloadError(
             f"resume: there is no run at s3://{payload['bucket']}/{payload['result_path']}; "
@@ -200,19 +218,19 @@ def _resumed(run: dict[str, Any] | None, payload: dict[str, Any]) -> dict[str, A
         )
     changed = [
         name
-        for name in {**payload, **run["payload"]}
-        if name not in _MAY_CHANGE_ON_RESUME and payload.get(name) != run["payload"].get(name)
+        for name in {**payload, **run.payload}
+        if name not in _MAY_CHANGE_ON_RESUME and payload.get(name) != run.payload.get(name)
     ]
     if changed:
         raise PayloadError(
             f"resume: {', '.join(sorted(changed))} differ from the run to resume; give its payload unchanged"
         )
-    return run
+    return replace(run, payload={**run.payload, "max_bad_fraction": payload["max_bad_fraction"]})
 
 
-def _missing(s3: Any, run: dict[str, Any]) -> list[int]:
+def _missing(s3: Any, run: Run) -> list[int]:
     """Ranks without a result of this very run."""
-    bucket, folder = run["payload"]["bucket"], run["payload"]["result_path"]
+    bucket, folder = run.payload["bucket"], run.payload["result_path"]
 
     def unfinished(rank: int) -> bool:
         try:
@@ -223,8 +241,8 @@ def _missing(s3: Any, run: dict[str, Any]) -> list[int]:
             content, _ = parse(body)
         except UntrustedError:
             return True
-        return not is_result(content, run["run_id"], rank)
+        return not is_result(content, run.run_id, rank)
 
     with ThreadPoolExecutor(_READERS) as pool:
-        verdicts = list(pool.map(unfinished, range(run["world_size"])))
+        verdicts = list(pool.map(unfinished, range(run.world_size)))
     return [rank for rank, verdict in enumerate(verdicts) if verdict]

@@ -82,7 +82,7 @@ def health(address: str) -> dict[str, Any]:
             with connection.makefile() as lines:
                 found: Any = json.loads(lines.readline(4096))
     except (OSError, ValueError) as error:
-        raise NotHealthy(f"the rendezvous host at {address} does not answer: {error}") from None
+        raise NotHealthy(f"the rendezvous host at {address} does not answer: {error}") from error
     if not isinstance(found, dict) or not found.get("healthy"):
         raise NotHealthy(f"the rendezvous host at {address} says {found}")
     return found

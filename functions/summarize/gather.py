@@ -6,10 +6,12 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from .contract.rank_info import MOST_BYTES, checked, is_result, parse
+from .contract.fields import RecordError
+from .contract.rank_info import MOST_BYTES, RankInfo, is_result, parse
+from .contract.run_records import Run
 from .contract.s3 import put_json, read, repeated
 from .contract.untrusted import UntrustedError
 from .report import report
@@ -33,11 +35,14 @@ def summarize_run(s3: Any, event: Json) -> Json:
     """
     bucket, folder = event["bucket"], event["result_path"]
     run = _plan(s3, event)
-    written: dict[int, tuple[Json, float]] = {}
+    written: dict[int, tuple[RankInfo, float]] = {}
     failures: dict[int, Json] = {}
     for object_ in _objects(s3, bucket, f"{folder}/", run):
-        if is_result(object_.content, run["run_id"], object_.rank):
-            written[object_.rank] = checked(object_.content, object_.faults), object_.modified
+        if is_result(object_.content, run.run_id, object_.rank):
+            written[object_.rank] = (
+                RankInfo.from_json(object_.content, object_.faults),
+                object_.modified,
+            )
         elif object_.fault or object_.is_of(run):
             failures[object_.rank] = _unusable(object_, f"s3://{bucket}/{folder}/{object_.rank}.json")
     failures |= {
@@ -47,12 +52,12 @@ def summarize_run(s3: Any, event: Json) -> Json:
     infos = [written[rank][0] for rank in sorted(written)]
     timed = [_by_one_clock(*written[rank]) for rank in sorted(written)]
     content = summary(run, timed, failures, _reduced(s3, bucket, folder, run))
-    put_json(s3, bucket, f"{folder}/combined_data.json", infos)
-    put_json(s3, bucket, f"{folder}/summary.json", content)
+    put_json(s3, bucket, f"{folder}/combined_data.json", [info.to_json() for info in infos])
+    put_json(s3, bucket, f"{folder}/summary.json", content.to_json())
     page = report(content, timed).encode()
     s3.put_object(Bucket=bucket, Key=f"{folder}/report.html", Body=page, ContentType="text/html; charset=utf-8")
     _delete_private(s3, bucket, f".cosmicai/{event['run_id']}/")
-    share = 100.0 * (run["world_size"] - len(infos)) / run["world_size"]
+    share = 100.0 * (run.world_size - len(infos)) / run.world_size
     return {
         **event,
         "finished_ranks": len(infos),
@@ -75,16 +80,20 @@ class _Object:
     modified: float
     fault: str = ""
 
-    def is_of(self, run: Json) -> bool:
-        return isinstance(self.content, dict) and self.content.get("run_id") == run["run_id"]
+    def is_of(self, run: Run) -> bool:
+        return isinstance(self.content, dict) and self.content.get("run_id") == run.run_id
 
 
-def _plan(s3: Any, event: Json) -> Json:
+def _plan(s3: Any, event: Json) -> Run:
     """run.json. Raises GatherError where it is no longer what Initialize wrote."""
     bucket, key = event["bucket"], f"{event['result_path']}/run.json"
-    run = _read(s3, bucket, key)
-    if run.get("run_id") != event["run_id"] or run.get("world_size") != event["world_size"]:
-        raise GatherError(f"s3://{bucket}/{key} is not the one of run {event['run_id']}; something replaced it")
+    wrong = f"s3://{bucket}/{key} is not the one of run {event['run_id']}; something replaced it"
+    try:
+        run = Run.from_json(_read(s3, bucket, key))
+    except RecordError as error:
+        raise GatherError(f"{wrong}: {error}") from error
+    if run.run_id != event["run_id"] or run.world_size != event["world_size"]:
+        raise GatherError(wrong)
     return run
 
 
@@ -94,14 +103,13 @@ def _unusable(found: _Object, where: str) -> Json:
     return {"error": "RankInfoError", "cause": f"{where} is not the info of a rank that ended: {reason}"}
 
 
-def _by_one_clock(info: Json, modified: float) -> Json:
+def _by_one_clock(info: RankInfo, modified: float) -> RankInfo:
     """The rank info; of a rank whose clock is off, with S3's word for when it ended."""
-    ended = info.get("ended (unix seconds)")
-    skewed = ended is not None and abs(ended - modified) > CLOCK_TOLERANCE
-    return {**info, "ended (unix seconds)": modified} if skewed else info
+    skewed = info.ended is not None and abs(info.ended - modified) > CLOCK_TOLERANCE
+    return replace(info, ended=modified) if skewed else info
 
 
-def _objects(s3: Any, bucket: str, prefix: str, run: Json) -> Iterator[_Object]:
+def _objects(s3: Any, bucket: str, prefix: str, run: Run) -> Iterator[_Object]:
     """The objects PREFIX{rank}.json of the run's ranks."""
 
     def listed() -> dict[str, tuple[int, float]]:
@@ -120,19 +128,19 @@ def _objects(s3: Any, bucket: str, prefix: str, run: Json) -> Iterator[_Object]:
 
     keys = repeated(listed)
     matches = ((key, re.fullmatch(r"(0|[1-9][0-9]{0,8})\.json", key.removeprefix(prefix))) for key in keys)
-    ranks = {key: int(match[1]) for key, match in matches if match and int(match[1]) < run["world_size"]}
+    ranks = {key: int(match[1]) for key, match in matches if match and int(match[1]) < run.world_size}
     with ThreadPoolExecutor(READERS) as pool:
         for (key, rank), (content, faults, fault) in zip(ranks.items(), pool.map(parsed, ranks), strict=True):
             yield _Object(rank, content, faults, keys[key][1], fault)
 
 
-def _reduced(s3: Any, bucket: str, folder: str, run: Json) -> Json | None:
+def _reduced(s3: Any, bucket: str, folder: str, run: Run) -> Json | None:
     """metrics.json of this very run, where there is one."""
     try:
         content = _read(s3, bucket, f"{folder}/metrics.json")
     except s3.exceptions.NoSuchKey:
         return None
-    return content if content.get("run_id") == run["run_id"] else None
+    return content if content.get("run_id") == run.run_id else None
 
 
 def _delete_private(s3: Any, bucket: str, prefix: str) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .contract.flags import BAD, FLAGS, name
+from .contract.images import counted, images_in_words, is_exact, samples
 from .contract.limits import PHASES
-from .contract.rank_info import counted, figure, images_in_words, is_exact, samples
+from .contract.probabilities import INTERVALS
+from .contract.rank_info import RankInfo
+from .contract.run_records import Summary
 from .figures import seconds_text, usd_text
 from .report_data import (
     LAST_CELL,
@@ -21,6 +26,7 @@ from .report_data import (
 Json = dict[str, Any]
 
 PAGE = Path(__file__).parent / "page"
+_TEXT, _BAD = ' class="text"', ' class="bad"'
 _LISTED = 2000  # ranks in the table, the slowest ones of a larger run
 
 # Published for AstroMAE on Lambda, 12.6 GB: ranks, seconds end to end, USD. The second price is what Lambda bills:
@@ -49,12 +55,12 @@ _EXPLAINED = {
 """What the tiles' labels mean, shown on hover, focus or touch."""
 
 
-def report(summary: Json, infos: list[Json]) -> str:
+def report(summary: Summary, infos: list[RankInfo]) -> str:
     """The page of a run from its summary.json and its rank infos."""
     return filled(
         (PAGE / "report.html").read_text(encoding="utf-8"),
         {
-            "@@TITLE@@": escaped(f"CosmicAI run {summary['run_id']}"),
+            "@@TITLE@@": escaped(f"CosmicAI run {summary.run_id}"),
             "@@STYLE@@": (PAGE / "style.css").read_text(encoding="utf-8"),
             "@@BODY@@": _body(summary, infos),
             "@@DATA@@": embedded(chart_data(summary, infos)),
@@ -76,19 +82,20 @@ def filled(template: str, parts: dict[str, str]) -> str:
     return "".join([*filled_parts, template])
 
 
-def _body(summary: Json, infos: list[Json]) -> str:
-    parts = [_head(summary), _tiles(summary, infos), _failed(summary), _left_out(summary)]
-    parts += [*_accuracy_charts(summary), *_predicted_chart(summary), *_rank_charts(infos)]
+def _body(summary: Summary, infos: list[RankInfo]) -> str:
+    parts = [_head(summary), _tiles(summary, infos), _failed(summary), _left_out(summary), _flags(summary)]
+    parts += [*_accuracy_charts(summary), *_probability_charts(summary), *_predicted_chart(summary)]
+    parts += _rank_charts(infos)
     return "\n".join([*parts, _cost(summary), _ranks(infos), _payload(summary, infos)])
 
 
-def _accuracy_charts(summary: Json) -> list[str]:
-    if summary["accuracy"] is None:
+def _accuracy_charts(summary: Summary) -> list[str]:
+    if summary.accuracy is None:
         return []
     beyond = errors_beyond(summary)
     outside = f"Galaxies outside ±0.3, which are not drawn: {beyond:,}." if beyond else "All are drawn."
     edge = f" The last row and column hold all above {LAST_CELL:g}." if drawn_at_the_edge(summary) else ""
-    count, source = summary["accuracy"]["count"], summary["metrics_source"]
+    count, source = summary.accuracy["count"], summary.metrics_source
     known = f"{count:,} galaxies whose true redshift is known; metrics from {source}."
     return [
         '<div class="pair">',
@@ -108,9 +115,33 @@ def _accuracy_charts(summary: Json) -> list[str]:
     ]
 
 
-def _predicted_chart(summary: Json) -> list[str]:
+def _probability_charts(summary: Summary) -> list[str]:
+    """How well p(z) is calibrated, of a run by a calibrated model."""
+    found = (summary.accuracy or {}).get("probabilities")
+    if not found or not found["count"]:
+        return []
+    shares = (
+        f"{found[f'coverage {one}']:.1%} of the galaxies are in their interval of {one}" for one in INTERVALS
+    )
+    pit = (
+        "The probability that p(z) puts below the true redshift, by tenth. Flat is calibrated: Kolmogorov-Smirnov "
+        f"{found['PIT KS']:.4f}, CDE loss {found['CDE loss']:.3f}, CRPS {found['CRPS']:.4f}."
+    )
+    return [
+        '<div class="pair">',
+        _chart("pit", "Calibration of p(z): PIT", pit),
+        _chart("coverage", "Coverage by magnitude", f"{'; '.join(shares)}."),
+        "</div>",
+        _chart(
+            "coverage-z", "Coverage by predicted redshift", "The dashed lines are what the intervals state."
+        ),
+        *([_chart("nz", "n(z)", "The mean of p(z) over all galaxies.")] if found["n(z)"] else []),
+    ]
+
+
+def _predicted_chart(summary: Summary) -> list[str]:
     """The distribution of predicted redshifts, of a run in which not every galaxy has a true one."""
-    known = 0 if summary["accuracy"] is None else summary["accuracy"]["count"]
+    known = 0 if summary.accuracy is None else summary.accuracy["count"]
     histogram = predicted_histogram(summary)
     if histogram.count <= known:
         return []
@@ -124,12 +155,15 @@ def _predicted_chart(summary: Json) -> list[str]:
     ]
 
 
-def _rank_charts(infos: list[Json]) -> list[str]:
+def _rank_charts(infos: list[RankInfo]) -> list[str]:
     if not infos:
         return []
     note = "A bar is a rank. A rank reads while it computes: download is only the time that it waited for data."
+    timeline = _chart("timeline", "What each rank did, and when", note, "tall")
+    if len(infos) == 1:
+        return [timeline]  # there is nothing to compare; the table has its speed and memory
     return [
-        _chart("timeline", "What each rank did, and when", note, "tall"),
+        timeline,
         '<div class="pair">',
         _chart("speed", "Speed of each rank", "Images per second of inference, without start-up and waiting."),
         _chart("memory", "Peak memory of each rank", "MB of the whole process."),
@@ -137,38 +171,39 @@ def _rank_charts(infos: list[Json]) -> list[str]:
     ]
 
 
-def _head(summary: Json) -> str:
-    wall = summary.get("wall (seconds)")
-    started = str(summary["started"]).replace("T", " ").replace("Z", " UTC")
-    facts = [str(summary["payload"].get("data_prefix", "")), f"started {started}"]
+def _head(summary: Summary) -> str:
+    wall = summary.wall_seconds
+    started = str(summary.started).replace("T", " ").replace("Z", " UTC")
+    facts = [str(summary.payload.get("data_prefix", "")), f"started {started}"]
     if wall is not None:
         facts.append(f"{seconds_text(wall)} from start to the last rank's end")
-    if summary["cost"] is None:
+    if summary.cost is None:
         facts.append("on one machine, by cosmicai infer")
     return (
-        f"<header><h1>Run {escaped(summary['run_id'])}</h1>{_badge(summary)}"
+        f"<header><h1>Run {escaped(summary.run_id)}</h1>{_badge(summary)}"
         f'<p class="soft">{escaped(", ".join(filter(None, facts))).replace(" s from", "&nbsp;s from")}</p></header>'
     )
 
 
-def _badge(summary: Json) -> str:
+def _badge(summary: Summary) -> str:
     """Whether the run succeeded, as the state machine decides it."""
-    ranks, finished = summary["world_size"], summary["finished_ranks"]
+    ranks, finished = summary.world_size, summary.finished_ranks
     lacking = ranks - finished
-    tolerated = float(summary["payload"].get("tolerated_failure_percentage", 0))
+    tolerated = float(summary.payload.get("tolerated_failure_percentage", 0))
     if not lacking:
-        return f'<p class="badge good" role="status">✓ Succeeded: all {ranks:,} ranks finished</p>'
+        told = f": all {ranks:,} ranks finished" if ranks > 1 else ""
+        return f'<p class="badge good" role="status">✓ Succeeded{told}</p>'
     told = f"{lacking:,} of {ranks:,} ranks left no result"
     if 100 * lacking / ranks <= tolerated:
         return f'<p class="badge warn" role="status">! Succeeded, but {told} (up to {tolerated:g} % are tolerated)</p>'
     return f'<p class="badge fail" role="status">✗ Failed: {told}</p>'
 
 
-def _tiles(summary: Json, infos: list[Json]) -> str:
-    accuracy, cost = summary["accuracy"] or {}, summary["cost"]
+def _tiles(summary: Summary, infos: list[RankInfo]) -> str:
+    accuracy, cost = summary.accuracy or {}, summary.cost
     images, sources = counted(infos)
     shown, how = images_in_words(images, sources)
-    wall = summary.get("wall (seconds)")
+    wall = summary.wall_seconds
     rate = images / wall if wall and images is not None and is_exact(sources) else None
     tiles = {f"images: {how}" if how else "redshifts": shown}
     if accuracy:
@@ -181,9 +216,9 @@ def _tiles(summary: Json, infos: list[Json]) -> str:
     tiles["images/s of the run"] = "–" if rate is None else f"{rate:,.0f}"
     if cost is not None:
         tiles |= {
-            "cost at list prices": usd_text(cost["total (USD)"]),
-            "GB-seconds": f"{cost['GB-seconds']:,.1f}",
-            "cold starts": f"{summary['cold_starts']:,}",
+            "cost at list prices": usd_text(cost.total),
+            "GB-seconds": f"{cost.gb_seconds:,.1f}",
+            "cold starts": f"{summary.cold_starts:,}",
         }
     items = (_tile(name, value, number) for number, (name, value) in enumerate(tiles.items()))
     return f'<ul class="tiles">{"".join(items)}</ul>'
@@ -210,73 +245,77 @@ def _chart(name: str, title: str, note: str, kind: str = "") -> str:
     )
 
 
-def _failed(summary: Json) -> str:
-    failed, missing = summary["failed_ranks"], summary["missing_ranks"]
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], bad: bool = False) -> str:
+    """A section with a table whose first column holds numbers; cells are texts, which it escapes."""
+    head = "".join(
+        f'<th scope="col"{_TEXT if number else ""}>{escaped(column)}</th>'
+        for number, column in enumerate(columns)
+    )
+    body = "".join(
+        f"<tr><td>{escaped(first)}</td>{''.join(f'<td{_TEXT}>{escaped(cell)}</td>' for cell in rest)}</tr>"
+        for first, *rest in rows
+    )
+    return (
+        f'<section><h2{_BAD if bad else ""}>{escaped(title)}</h2><div class="scroll"><table><thead><tr>{head}</tr>'
+        f"</thead><tbody>{body}</tbody></table></div></section>"
+    )
+
+
+def _failed(summary: Summary) -> str:
+    failed, missing = summary.failed_ranks, summary.missing_ranks
     if not failed and not missing:
         return ""
-    rows = [
-        f'<tr><td>{escaped(rank)}</td><td class="text bad">{escaped(record["error"])}</td>'
-        f'<td class="text">{escaped(record["cause"])}</td></tr>'
-        for rank, record in failed.items()
-    ]
-    rows += [
-        f'<tr><td>{rank}</td><td class="text bad">missing</td><td class="text">left neither a result nor an error</td></tr>'
-        for rank in missing
-    ]
+    rows = [(rank, record["error"], record["cause"]) for rank, record in failed.items()]
+    rows += [(str(rank), "missing", "left neither a result nor an error") for rank in missing]
     ranks = "1 rank" if len(rows) == 1 else f"{len(rows):,} ranks"
-    return (
-        f'<section><h2 class="bad">{ranks} without a result</h2><div class="scroll"><table><thead><tr>'
-        '<th scope="col">rank</th><th scope="col" class="text">error</th><th scope="col" class="text">cause</th>'
-        f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
-    )
+    return _table(f"{ranks} without a result", ("rank", "error", "cause"), rows, bad=True)
 
 
-def _left_out(summary: Json) -> str:
+def _flags(summary: Summary) -> str:
+    """How many galaxies have each flag; '' where none has one that says it lacks something."""
+    counts = {flag: (summary.flags or {}).get(name(flag), 0) for flag in FLAGS}
+    if not any(counts[flag] for flag in FLAGS if flag & BAD):
+        return ""
+    rows = [(f"{count:,}", name(flag), FLAGS[flag]) for flag, count in counts.items() if count]
+    return _table("Galaxies with flags", ("galaxies", "flag", "meaning"), rows)
+
+
+def _left_out(summary: Summary) -> str:
     """The wrong fields of rank infos; '' of a run, or of an older summary, that has none."""
-    ranks = list(summary.get("left_out", {}).items())
+    ranks = list(summary.left_out.items())
     if not ranks:
         return ""
-    rows = (
-        f'<tr><td>{escaped(rank)}</td><td class="text">{escaped("; ".join(faults))}</td></tr>'
-        for rank, faults in ranks[:_LISTED]
-    )
-    return (
-        f'<section><h2>Fields left out of {len(ranks):,} rank infos</h2><div class="scroll"><table><thead><tr>'
-        '<th scope="col">rank</th><th scope="col" class="text">field and reason</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
-    )
+    rows = [(rank, "; ".join(faults)) for rank, faults in ranks[:_LISTED]]
+    return _table(f"Fields left out of {len(ranks):,} rank infos", ("rank", "field and reason"), rows)
 
 
-def _cost(summary: Json) -> str:
-    cost = summary["cost"]
+def _cost(summary: Summary) -> str:
+    cost = summary.cost
     if cost is None:
         return ""
     own = "".join(
-        f"<tr><td>{escaped(name.removesuffix(' (USD)'))}</td><td>{usd_text(value)}</td></tr>"
-        for name, value in cost.items()
-        if isinstance(value, float) and name.endswith("(USD)")
+        f"<tr><td>{escaped(one.name.removesuffix(' (USD)'))}</td>"
+        f"<td>{usd_text(getattr(cost, one.attribute))}</td></tr>"
+        for one in cost.described()
+        if one.field.unit == "USD"
     )
     headings = ("", "ranks", "seconds", "USD billed", "per GB", "USD published")
     head = "".join(f'<th scope="col">{heading}</th>' for heading in headings)
     return (
         '<div class="pair"><section><h2>Cost</h2><p class="note">USD at the list prices of us-east-1 as of '
-        f"{escaped(cost['prices as of'])}</p><table><tbody>{own}</tbody></table></section>"
+        f"{escaped(cost.prices_as_of)}</p><table><tbody>{own}</tbody></table></section>"
         '<section><h2>Compared with published runs</h2><p class="note">AstroMAE on Lambda, a larger network on other '
         f"data, {_PUBLISHED_GB:g} GB. Billed: for the configured memory. Published: for the memory that was used. "
         "–: not known.</p>"
         f'<div class="scroll"><table class="compact"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{_compared(summary)}</tbody></table></div></section></div>"
+        f"<tbody>{_compared(summary, cost.total)}</tbody></table></div></section></div>"
     )
 
 
-def _compared(summary: Json) -> str:
-    wall, gigabytes, total = (
-        summary.get("wall (seconds)"),
-        summary["input_bytes"] / 1e9,
-        summary["cost"]["total (USD)"],
-    )
+def _compared(summary: Summary, total: float) -> str:
+    wall, gigabytes = summary.wall_seconds, summary.input_bytes / 1e9
     taken = "–" if wall is None else f"{wall:,.1f}"
-    own = (f"this run, {gigabytes:,.2f} GB", summary["world_size"], gigabytes, taken, total, None)
+    own = (f"this run, {gigabytes:,.2f} GB", summary.world_size, gigabytes, taken, total, None)
     rows: list[tuple[str, int, float, str, float | None, float | None]] = [own]
     rows += [
         (name, ranks, _PUBLISHED_GB, seconds, billed, usd) for name, ranks, seconds, usd, billed in _PUBLISHED
@@ -305,13 +344,13 @@ _COLUMNS = {
 }
 
 
-def _ranks(infos: list[Json]) -> str:
+def _ranks(infos: list[RankInfo]) -> str:
     if not infos:
         return ""
     listed = infos
     if len(infos) > _LISTED:
-        slowest = sorted(infos, key=lambda info: -(figure(info, "duration (seconds)") or 0.0))[:_LISTED]
-        listed = sorted(slowest, key=lambda info: int(info["rank"]))
+        slowest = sorted(infos, key=lambda info: -(info.duration or 0.0))[:_LISTED]
+        listed = sorted(slowest, key=lambda info: info.rank)
     names = ("rank", "images", *_COLUMNS, "start", "data")
     head = "".join(
         f'<th scope="col"{" class=text" if name in ("start", "data") else ""}><button>{escaped(name)}</button></th>'
@@ -326,22 +365,21 @@ def _ranks(infos: list[Json]) -> str:
     )
 
 
-def _rank(info: Json) -> str:
-    figures = [(samples(info)[0], ",.0f"), *((figure(info, key), form) for key, form in _COLUMNS.values())]
+def _rank(info: RankInfo) -> str:
+    figures = [(samples(info)[0], ",.0f"), *((info.figure(key), form) for key, form in _COLUMNS.values())]
     cells = "".join(f"<td>{'–' if value is None else format(value, form)}</td>" for value, form in figures)
-    paths = info.get("data_path", "")
-    data = ", ".join(map(str, paths)) if isinstance(paths, list) else str(paths)
+    data = ", ".join(info.data_paths or ())
     data = data if len(data) <= 120 else data[:117] + "…"
-    start = "cold" if info.get("cold_start") else "warm"
-    return f'<tr><td>{int(info["rank"])}</td>{cells}<td class="text">{start}</td><td class="text">{escaped(data)}</td></tr>'
+    start = "cold" if info.cold_start else "warm"
+    return f'<tr><td>{info.rank}</td>{cells}<td class="text">{start}</td><td class="text">{escaped(data)}</td></tr>'
 
 
-def _payload(summary: Json, infos: list[Json]) -> str:
+def _payload(summary: Summary, infos: list[RankInfo]) -> str:
     versions = {
-        json.dumps({name: info.get(name) for name in ("engine", "precision", "architecture", "versions")})
+        json.dumps({name: getattr(info, name) for name in ("engine", "precision", "architecture", "versions")})
         for info in infos
     }
-    shown = {"payload": summary["payload"], "ranks ran": [json.loads(text) for text in sorted(versions)[:20]]}
+    shown = {"payload": summary.payload, "ranks ran": [json.loads(text) for text in sorted(versions)[:20]]}
     body = escaped(json.dumps(shown, indent=1, ensure_ascii=False))
     return f"<section><h2>Payload and versions</h2><pre tabindex=0>{body}</pre></section>"
 

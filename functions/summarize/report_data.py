@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from .contract.accuracy import (
@@ -17,7 +16,8 @@ from .contract.accuracy import (
     Predicted,
 )
 from .contract.limits import PHASES
-from .contract.rank_info import figure
+from .contract.rank_info import RankInfo
+from .contract.run_records import Summary
 
 Json = dict[str, Any]
 
@@ -29,11 +29,11 @@ _LEFT_OUT = 0.002  # of the galaxies, at either end of that histogram
 _COARSER = (1, 2, 5, 10, 20, 50, 100, 200)  # bins of PREDICTED_WIDTH in one bar
 
 
-def chart_data(summary: Json, infos: list[Json]) -> Json:
+def chart_data(summary: Summary, infos: list[RankInfo]) -> Json:
     """Everything that the page's script draws, as JSON."""
     metrics = _metrics(summary)
     return {
-        "accuracy": summary["accuracy"],
+        "accuracy": summary.accuracy,
         "outlier": OUTLIER_LIMIT,
         "density": {
             "width": DENSITY_WIDTH,
@@ -46,8 +46,8 @@ def chart_data(summary: Json, infos: list[Json]) -> Json:
     }
 
 
-def _metrics(summary: Json) -> Metrics | None:
-    state = summary.get("accuracy_state")
+def _metrics(summary: Summary) -> Metrics | None:
+    state = summary.accuracy_state
     return None if state is None else Metrics.from_json(state)
 
 
@@ -60,7 +60,7 @@ def _errors(histogram: Counter[int]) -> list[tuple[float, int]]:
     return [(round((index + 0.5) * _ERROR_BIN, 4), coarse[index]) for index in range(-last, last)]
 
 
-def errors_beyond(summary: Json) -> int:
+def errors_beyond(summary: Summary) -> int:
     """Galaxies whose scaled error lies outside the histogram."""
     metrics = _metrics(summary)
     return (
@@ -70,7 +70,7 @@ def errors_beyond(summary: Json) -> int:
     )
 
 
-def drawn_at_the_edge(summary: Json) -> int:
+def drawn_at_the_edge(summary: Summary) -> int:
     """Galaxies whose true or predicted redshift may lie beyond the density plot, and is drawn at its edge."""
     metrics, last = _metrics(summary), DENSITY_BINS - 1
     cells = [] if metrics is None else metrics.density.cells()
@@ -91,9 +91,9 @@ class Histogram:
         return self.below + self.above + sum(galaxies for _, _, galaxies in self.bars)
 
 
-def predicted_histogram(summary: Json) -> Histogram:
+def predicted_histogram(summary: Summary) -> Histogram:
     """The predicted redshifts in at most _MOST_BARS bars, without the few at either end."""
-    state = summary.get("predicted_redshifts")
+    state = summary.predicted_redshifts
     counts = Counter[int]() if state is None else Predicted.from_json(state).counts
     if not counts:
         return Histogram()
@@ -125,16 +125,15 @@ def _inner(counts: Counter[int]) -> tuple[int, int]:
     return beyond(bins), beyond(bins[::-1])
 
 
-def _timeline(summary: Json, infos: list[Json]) -> list[list[Any]]:
+def _timeline(summary: Summary, infos: list[RankInfo]) -> list[list[Any]]:
     """[rank, seconds from the run's start, cold, seconds of each phase…, images/s, MB] of each rank."""
-    began = datetime.fromisoformat(summary["started"].replace("Z", "+00:00")).timestamp()
     rows = []
     for info in infos:
-        ended, duration = (figure(info, name) for name in ("ended (unix seconds)", "duration (seconds)"))
-        if ended is None or duration is None:
+        if info.ended is None or info.duration is None:
             continue
-        phases = [round(figure(info, f"{phase} (seconds)") or 0.0, 4) for phase in PHASES]
-        figures = [figure(info, name) for name in ("sample_persec", "total_process_memory (MB)")]
-        start = round(max(ended - duration - began, 0.0), 3)
-        rows.append([info["rank"], start, bool(info.get("cold_start")), *phases, *figures])
+        phases = [round(info.figure(f"{phase} (seconds)") or 0.0, 4) for phase in PHASES]
+        start = round(max(info.ended - info.duration - summary.began, 0.0), 3)
+        rows.append(
+            [info.rank, start, bool(info.cold_start), *phases, info.sample_persec, info.total_process_memory]
+        )
     return rows

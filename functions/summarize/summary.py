@@ -6,13 +6,15 @@ import json
 import math
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import datetime
 from typing import Any
 
 from .contract.accuracy import Metrics, Predicted
+from .contract.flags import NAMES
+from .contract.images import counted
 from .contract.limits import PHASES
 from .contract.pricing import cost
-from .contract.rank_info import LEFT_OUT, counted, figure
+from .contract.rank_info import RankInfo
+from .contract.run_records import ReducedMetrics, Run, Summary
 
 Json = dict[str, Any]
 
@@ -27,50 +29,52 @@ _NAMED_RANKS = 10  # in the cause of a failed execution, which Step Functions cu
 _CAUSE_CHARACTERS = 400  # of each of them: the beginning says where, the end says what
 
 
-def summary(run: Json, infos: list[Json], failures: dict[int, Json], reduced: Json | None = None) -> Json:
-    """run: run.json; infos: the rank infos by rank; failures: {rank: record} of ranks without a result;
+def summary(run: Run, infos: list[RankInfo], failures: dict[int, Json], reduced: Json | None = None) -> Summary:
+    """infos: the rank infos by rank; failures: {rank: record} of ranks without a result;
     reduced: metrics.json, where rank 0 has written one."""
-    done = {int(info["rank"]) for info in infos}
-    missing = [rank for rank in range(run["world_size"]) if rank not in done]
+    done = {info.rank for info in infos}
+    missing = [rank for rank in range(run.world_size) if rank not in done]
     samples, sources = counted(infos)
     metrics, source, faults = _metrics(run, infos, reduced)
     predicted = _predicted(infos, faults)
-    return {
-        "run_id": run["run_id"],
-        "started": run["started"],
-        "payload": run["payload"],
-        "world_size": run["world_size"],
-        "finished_ranks": len(infos),
-        "missing_ranks": [rank for rank in missing if rank not in failures],
-        "failed_ranks": {str(rank): _error(failures[rank]) for rank in sorted(failures)},
-        "num_samples": samples,
-        "num_samples_from": sources,
-        "input_bytes": run["bytes"],
-        "seconds": {name: _total(infos, f"{name} (seconds)") for name in (*PHASES, "duration")},
-        "cold_starts": sum(bool(info.get("cold_start")) for info in infos),
-        "spread": {name: _spread(_numbers(infos, name)) for name in _SPREAD},
-        "accuracy": None if metrics is None else metrics.report(),
-        "accuracy_state": None if metrics is None else metrics.to_json(),
-        "predicted_redshifts": None if predicted is None else predicted.to_json(),
-        "metrics_source": source,
-        "left_out": _left_out(infos, faults),
-        "wall (seconds)": _wall_seconds(run, infos),
-        "collectives": run.get("collectives"),
-        "cost": cost(infos, _host_seconds(run, infos) or 0.0),
-    }
+    return Summary(
+        run_id=run.run_id,
+        started=run.started,
+        payload=run.payload,
+        world_size=run.world_size,
+        finished_ranks=len(infos),
+        missing_ranks=[rank for rank in missing if rank not in failures],
+        failed_ranks={str(rank): _error(failures[rank]) for rank in sorted(failures)},
+        num_samples=samples,
+        num_samples_from=sources,
+        input_bytes=run.bytes,
+        seconds={name: _total(infos, f"{name} (seconds)") for name in (*PHASES, "duration")},
+        cold_starts=sum(bool(info.cold_start) for info in infos),
+        spread={name: _spread(_numbers(infos, name)) for name in _SPREAD},
+        accuracy=None if metrics is None else metrics.report(),
+        accuracy_state=None if metrics is None else metrics.to_json(),
+        predicted_redshifts=None if predicted is None else predicted.to_json(),
+        flags=_flags(infos),
+        metrics_source=source,
+        left_out=_left_out(infos, faults),
+        wall_seconds=_wall_seconds(run, infos),
+        collectives=run.collectives,
+        children=run.children,
+        cost=cost(infos, _host_seconds(run, infos) or 0.0, run.child_type),
+    )
 
 
-def _total(infos: list[Json], name: str) -> float:
+def _total(infos: list[RankInfo], name: str) -> float:
     return float(sum(_numbers(infos, name)))
 
 
-def _numbers(infos: list[Json], name: str) -> list[float]:
+def _numbers(infos: list[RankInfo], name: str) -> list[float]:
     """A figure of all ranks that have it: a user's own script may have written other rank infos."""
-    values = (figure(info, name) for info in infos)
+    values = (info.figure(name) for info in infos)
     return [value for value in values if value is not None]
 
 
-def _error(record: Json) -> Json:
+def _error(record: Json) -> dict[str, str]:
     """Error and cause; of Lambda's JSON the message alone, failures/{rank}.json has the rest."""
     cause = record.get("cause", "")
     with suppress(ValueError, KeyError, TypeError, RecursionError):
@@ -78,18 +82,18 @@ def _error(record: Json) -> Json:
     return {"error": str(record.get("error", "unknown")), "cause": str(cause)}
 
 
-def _predicted(infos: list[Json], faults: dict[int, str]) -> Predicted | None:
+def _predicted(infos: list[RankInfo], faults: dict[int, str]) -> Predicted | None:
     """The distribution of predicted redshifts of all ranks that have one; adds the faults of the others."""
     total: Predicted | None = None
     for info in infos:
-        state = info.get("predicted_redshifts")
+        state = info.predicted_redshifts
         if state is None:
             continue
         try:
             part = Predicted.from_json(state)
         except ValueError as error:
-            earlier = faults.get(int(info["rank"]))
-            faults[int(info["rank"])] = "; ".join(filter(None, (earlier, f"predicted_redshifts: {error}")))
+            earlier = faults.get(info.rank)
+            faults[info.rank] = "; ".join(filter(None, (earlier, f"predicted_redshifts: {error}")))
             continue
         if total is None:
             total = part
@@ -98,9 +102,9 @@ def _predicted(infos: list[Json], faults: dict[int, str]) -> Predicted | None:
     return total
 
 
-def _left_out(infos: list[Json], faults: dict[int, str]) -> Json:
+def _left_out(infos: list[RankInfo], faults: dict[int, str]) -> dict[str, list[str]]:
     """{rank: wrong fields that are not in its info, or state of metrics that is not counted}."""
-    named = {int(info["rank"]): [*info.get(LEFT_OUT, [])] for info in infos}
+    named = {info.rank: [*(info.left_out or [])] for info in infos}
     for rank, fault in faults.items():
         named[rank].append(fault)
     return {str(rank): told for rank, told in sorted(named.items()) if told}
@@ -118,50 +122,52 @@ def _spread(values: list[float]) -> Json | None:
     return {"min": ordered[0], "p50": at(0.5), "p95": at(0.95), "max": ordered[-1]}
 
 
-def _metrics(run: Json, infos: list[Json], reduced: Json | None) -> tuple[Metrics | None, str, dict[int, str]]:
+def _metrics(
+    run: Run, infos: list[RankInfo], reduced: Json | None
+) -> tuple[Metrics | None, str, dict[int, str]]:
     """What the ranks have reduced among themselves, with those added that it lacks; where it comes from; and
     the ranks whose states cannot be used.
 
     Where it covers a rank that left no result, no part of it is used: no galaxy counts without its redshift.
     """
-    done = {int(info["rank"]) for info in infos}
+    done = {info.rank for info in infos}
     unused = ""
     try:
-        covered, state = (None, None) if reduced is None else _share(reduced, run["world_size"])
+        share = None if reduced is None else _share(reduced, run.world_size)
     except ValueError as error:
-        covered, state, unused = None, None, f"; metrics.json is not used: {error}"
-    if reduced is None or covered is None or not covered <= done:
+        share, unused = None, f"; metrics.json is not used: {error}"
+    if share is None or not share[0] <= done:
         total, faults = _merged(infos, None)
         return total, f"rank infos{unused}", faults
-    lacking = [info for info in infos if int(info["rank"]) not in covered]
+    covered, state, channel = share
+    lacking = [info for info in infos if info.rank not in covered]
     total, faults = _merged(lacking, state)
-    named = ", ".join(str(info["rank"]) for info in lacking[:_NAMED_RANKS])
+    named = ", ".join(str(info.rank) for info in lacking[:_NAMED_RANKS])
     more = ", …" if len(lacking) > _NAMED_RANKS else ""
     rest = f"; from rank infos: {named}{more}" if lacking else ""
-    channel = str(reduced.get("channel"))[:20]
-    return total, f"collectives ({channel}) of {len(covered)} ranks{rest}", faults
+    return total, f"collectives ({channel[:20]}) of {len(covered)} ranks{rest}", faults
 
 
-def _share(reduced: Json, world_size: int) -> tuple[set[int], Metrics | None]:
-    """The ranks that metrics.json covers, and their metrics. Raises ValueError."""
-    ranks = reduced.get("ranks")
-    if not isinstance(ranks, list) or not all(type(rank) is int and 0 <= rank < world_size for rank in ranks):
+def _share(reduced: Json, world_size: int) -> tuple[set[int], Metrics | None, str]:
+    """The ranks that metrics.json covers, their metrics, and the channel. Raises ValueError."""
+    share = ReducedMetrics.from_json(reduced)
+    if not all(rank < world_size for rank in share.ranks):
         raise ValueError("its ranks are not those of the run")
-    state = reduced.get("accuracy_state")
-    return set(ranks), None if state is None else Metrics.from_json(state)
+    state = share.accuracy_state
+    return set(share.ranks), None if state is None else Metrics.from_json(state), share.channel
 
 
-def _merged(infos: Iterable[Json], total: Metrics | None) -> tuple[Metrics | None, dict[int, str]]:
+def _merged(infos: Iterable[RankInfo], total: Metrics | None) -> tuple[Metrics | None, dict[int, str]]:
     """`total` with the states of rank infos, one after the other: 10,000 histograms at once would not fit."""
     faults: dict[int, str] = {}
     for info in infos:
-        state = info.get("accuracy_state")
+        state = info.accuracy_state
         if state is None:
             continue
         try:
             metrics = Metrics.from_json(state)
         except ValueError as error:
-            faults[int(info["rank"])] = f"accuracy_state: {error}"
+            faults[info.rank] = f"accuracy_state: {error}"
             continue
         if total is None:
             total = metrics
@@ -170,7 +176,13 @@ def _merged(infos: Iterable[Json], total: Metrics | None) -> tuple[Metrics | Non
     return total, faults
 
 
-def _wall_seconds(run: Json, infos: list[Json]) -> float | None:
+def _flags(infos: list[RankInfo]) -> dict[str, int] | None:
+    """Galaxies by flag, over the ranks that say so; None where none does."""
+    counts = [info.flags for info in infos if info.flags is not None]
+    return {flag: sum(count.get(flag, 0) for count in counts) for flag in NAMES} if counts else None
+
+
+def _wall_seconds(run: Run, infos: list[RankInfo]) -> float | None:
     """From the run's start to its last rank's end, by the ranks' clocks or S3's; None where they do not say.
 
     A resumed run has the time between in it.
@@ -178,26 +190,24 @@ def _wall_seconds(run: Json, infos: list[Json]) -> float | None:
     ends = _numbers(infos, "ended (unix seconds)")
     if not ends:
         return None
-    started = datetime.fromisoformat(run["started"].replace("Z", "+00:00")).timestamp()
-    return max(max(ends) - started, 0.0)
+    return max(max(ends) - run.began, 0.0)
 
 
-def _host_seconds(run: Json, infos: list[Json]) -> float | None:
+def _host_seconds(run: Run, infos: list[RankInfo]) -> float | None:
     """How long the run kept the rendezvous host; 0 where it had none."""
-    direct = (run.get("collectives") or {}).get("channel") == "direct"
-    return _wall_seconds(run, infos) if direct else 0.0
+    return _wall_seconds(run, infos) if run.channel == "direct" else 0.0
 
 
-def failure_cause(content: Json, where: str) -> str:
+def failure_cause(content: Summary, where: str) -> str:
     """One or a few sentences that name the ranks without a result, for the state machine's Fail state."""
-    failed, missing = content["failed_ranks"], content["missing_ranks"]
+    failed, missing = content.failed_ranks, content.missing_ranks
     lines = [
         f"rank {rank}: {record['error']}: {_shortened(record['cause'])}"
         for rank, record in list(failed.items())[:_NAMED_RANKS]
     ]
     without = [*map(int, failed), *missing]
     named = ", ".join(map(str, sorted(without)[:100])) + (", …" if len(without) > 100 else "")
-    head = f"{len(without)} of {content['world_size']} ranks left no result: {named}. See {where}."
+    head = f"{len(without)} of {content.world_size} ranks left no result: {named}. See {where}."
     return " ".join([head, *lines])
 
 

@@ -75,12 +75,29 @@ run "storage_leaves_the_lifecycle_out_where_asked" {
   }
   variables {
     bucket_name              = "data"
-    abort_uploads_after_days = null
+    abort_uploads_after_days = 0
+    expire_keys_after_days   = 0
     force_destroy            = true
   }
   assert {
     condition     = length(aws_s3_bucket_lifecycle_configuration.this) == 0 && aws_s3_bucket.this.force_destroy
-    error_message = "null must leave the lifecycle rule out"
+    error_message = "without a rule there is no lifecycle"
+  }
+}
+
+run "keys_expire_also_where_uploads_are_kept" {
+  module {
+    source = "./modules/storage"
+  }
+  variables {
+    bucket_name              = "data"
+    abort_uploads_after_days = 0
+    expire_keys_after_days   = 3
+    force_destroy            = true
+  }
+  assert {
+    condition     = [for rule in one(aws_s3_bucket_lifecycle_configuration.this[*].rule) : one(rule.expiration).days] == [3]
+    error_message = "one rule must not switch the other off"
   }
 }
 
@@ -226,12 +243,11 @@ run "the_registry_scans_and_never_overwrites" {
     source = "./modules/registry"
   }
   variables {
-    name         = "inference"
-    force_delete = false
+    name = "inference"
   }
   assert {
-    condition     = aws_ecr_repository.this.image_tag_mutability == "IMMUTABLE" && one(aws_ecr_repository.this.image_scanning_configuration).scan_on_push
-    error_message = "images must be scanned and immutable"
+    condition     = aws_ecr_repository.this.image_tag_mutability == "IMMUTABLE" && one(aws_ecr_repository.this.image_scanning_configuration).scan_on_push && aws_ecr_repository.this.force_delete
+    error_message = "images must be scanned and immutable, and must not stop a destroy"
   }
   assert {
     condition     = jsondecode(aws_ecr_lifecycle_policy.this.policy).rules[0].selection.countNumber == 5
@@ -335,51 +351,6 @@ run "every_role_has_the_boundary" {
   assert {
     condition     = aws_iam_role.this.permissions_boundary == "arn:aws:iam::123456789012:policy/boundary"
     error_message = "the boundary must be set"
-  }
-}
-
-run "alarms_say_what_to_do" {
-  module {
-    source = "./modules/operations"
-  }
-  variables {
-    name              = "team3-cosmicai"
-    state_machine_arn = "arn:aws:states:us-east-1:123456789012:stateMachine:machine"
-    function_names    = { inference = "team3-cosmicai-inference" }
-    host_instance_id  = "i-1"
-    host_hours        = 3
-    alarm_email       = "operator@example.org"
-  }
-  assert {
-    condition     = toset(keys(aws_cloudwatch_metric_alarm.this)) == toset(["failed-runs", "failing-ranks", "throttled-ranks", "host-still-runs"])
-    error_message = "four alarms"
-  }
-  assert {
-    condition     = length(jsondecode(aws_cloudwatch_dashboard.this.dashboard_body).widgets) == 4
-    error_message = "four pictures"
-  }
-}
-
-run "a_budget_is_the_teams_own" {
-  module {
-    source = "./modules/operations"
-  }
-  variables {
-    name              = "team3-cosmicai"
-    state_machine_arn = "arn:aws:states:us-east-1:123456789012:stateMachine:machine"
-    function_names    = { inference = "team3-cosmicai-inference" }
-    host_instance_id  = null
-    host_hours        = 3
-    alarm_email       = "operator@example.org"
-    budget            = { usd = 50, team = "team3" }
-  }
-  assert {
-    condition     = aws_budgets_budget.this[0].limit_amount == "50" && one(aws_budgets_budget.this[0].cost_filter).values == tolist(["user:Team$team3"])
-    error_message = "50 USD a month of what carries the team's tag"
-  }
-  assert {
-    condition     = alltrue([for told in aws_budgets_budget.this[0].notification : contains(told.subscriber_email_addresses, "operator@example.org")])
-    error_message = "alarm_email must be told"
   }
 }
 

@@ -71,6 +71,8 @@ class _Target:
             "world_size": 2,
             "bytes_per_rank": [1, 1],
             "started": "2026-11-22T00:00:00Z",
+            "payload": self.payload,
+            "bytes": 2,
         }
         failure = {"run_id": self.name, "rank": 1, "error": f"Error{ATTACK}", "cause": f"{MARKUP}{ATTACK}"}
         self.objects = {

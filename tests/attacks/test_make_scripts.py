@@ -16,11 +16,21 @@ from cosmicai.packaging.places import ROOT
 
 _MODULE = """
 variable "team" { type = string }
-variable "architecture" { default = "arm64" }
-variable "image_variant" { default = "lean" }
-variable "extra_packages" { default = [] }
+variable "inference" {
+  type    = object({ architecture = optional(string, "arm64") })
+  default = {}
+}
+variable "image" {
+  type    = object({ variant = optional(string, "lean"), extra_packages = optional(list(string), []) })
+  default = {}
+}
+variable "storage" {
+  type    = object({ delete_results_on_destroy = optional(bool, false) })
+  default = {}
+}
 variable "image_tag" { default = null }
-variable "inference_image" { default = null }
+variable "region" { default = "us-east-1" }
+variable "image_uri" { default = null }
 resource "terraform_data" "it" { input = var.team }
 output "repository_url" { value = "1.dkr.ecr.us-east-1.amazonaws.com/team3" }
 """
@@ -198,8 +208,7 @@ def test_a_provider_that_is_not_locked_is_not_started(tree: Path, fault: str) ->
     """With the real Terraform and the real provider, from a mirror or the registry."""
     (tree / "terraform" / "versions.tf").write_text((ROOT / "terraform" / "versions.tf").read_text())
     (tree / "terraform" / "more.tf").write_text(
-        'variable "region" { default = "us-east-1" }\nvariable "s3_use_path_style" { default = false }\n'
-        'variable "tags" { default = {} }\n'
+        'variable "s3_use_path_style" { default = false }\nvariable "tags" { default = {} }\n'
     )
     lock = (ROOT / "terraform" / ".terraform.lock.hcl").read_text()
     if fault == "another hash":
@@ -219,14 +228,16 @@ def test_a_comment_is_no_part_of_a_value(tree: Path) -> None:
     """With the real Terraform as the reader of a tfvars file that is full of quotation marks."""
     (tree / "terraform" / "teams" / "team3.tfvars").write_text(
         """team = "team3" # not "team4"
-        # image_variant = "torch"
-        image_variant = "lean" // was "torch", see "notes"
-        /* architecture = "x86_64"
-        extra_packages = ["evil==1"] */
-        architecture = "x86_64" # "arm64"
-        extra_packages = [ # "none"
-          "six==1.17.0", # "$(touch PWNED)"
-        ]
+        # image = { variant = "torch" }
+        image = {
+          variant = "lean" // was "torch", see "notes"
+          /* extra_packages = ["evil==1"] */
+          extra_packages = [ # "none"
+            "six==1.17.0", # "$(touch PWNED)"
+          ]
+        }
+        /* inference = { architecture = "arm64" } */
+        inference = { architecture = "x86_64" } # "arm64"
         """
     )
     python = sys._base_executable  # type: ignore[attr-defined]
@@ -236,7 +247,8 @@ def test_a_comment_is_no_part_of_a_value(tree: Path) -> None:
     assert "imageTag=" in calls
     assert "-lean" in calls
     assert list(tree.rglob("PWNED")) == []
-    (tree.parent / "tools" / "aws").write_text(_RECORD + '[ "$2" != describe-images ]\n')
+    answer = '[ "$2" != describe-images ] || { echo ImageNotFoundException >&2; exit 1; }\n'
+    (tree.parent / "tools" / "aws").write_text(_RECORD + answer)
     done = _run(tree, "sh", "scripts/deploy.sh", "team3", APPROVE="team3", PYTHON=python)
     assert done.returncode == 0, done.stderr
     assert "--platform linux/amd64" in _calls(tree)
@@ -248,7 +260,7 @@ def test_a_comment_is_no_part_of_a_value(tree: Path) -> None:
 )
 def test_a_value_that_is_no_package_stops_the_deployment(tree: Path, package: str) -> None:
     (tree / "terraform" / "teams" / "team3.tfvars").write_text(
-        f'team = "team3"\nextra_packages = ["{package}"]\n'
+        f'team = "team3"\nimage = {{ extra_packages = ["{package}"] }}\n'
     )
     python = sys._base_executable  # type: ignore[attr-defined]
     done = _run(tree, "sh", "scripts/deploy.sh", "team3", APPROVE="team3", PYTHON=python)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_pla
 
 from cosmicai.experiments import sweep, sweep_page
 from inference.contract.accuracy import Metrics, Predicted
+from summarize.contract.rank_info import RankInfo
+from summarize.contract.run_records import Run, Summary
 from summarize.figures import seconds_text, usd_text
 from summarize.report import report
 from summarize.summary import summary
@@ -28,7 +31,9 @@ _CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shut
 pytestmark = pytest.mark.skipif(_CHROMIUM is None, reason="Chromium is not installed")
 
 
-def made(ranks: int, per_rank: int = 40, hostile: bool = False, failed: int = 0) -> tuple[Json, list[Json]]:
+def made(
+    ranks: int, per_rank: int = 40, hostile: bool = False, failed: int = 0
+) -> tuple[Summary, list[RankInfo]]:
     """summary.json and rank infos of a run of so many ranks, of which the last `failed` left no result."""
     rng = np.random.default_rng(0)
     name = HOSTILE if hostile else "25MB"
@@ -69,7 +74,8 @@ def made(ranks: int, per_rank: int = 40, hostile: bool = False, failed: int = 0)
         }
         for rank in range(ranks - failed, ranks)
     }
-    return summary(run, infos, failures), infos
+    read = [RankInfo.from_json(info) for info in infos]
+    return summary(Run.from_json(run), read, failures), read
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +104,7 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
         if not request.url.startswith("file:"):
             faults.append(request.url)
 
-    def open_page(content: tuple[Json, list[Json]], **context: Any) -> Page:
+    def open_page(content: tuple[Summary, list[RankInfo]], **context: Any) -> Page:
         file = tmp_path / "report.html"
         file.write_text(report(*content))
         contexts.append(browser.new_context(offline=True, **context))
@@ -134,12 +140,10 @@ def test_it_shows_the_right_numbers(opened: Open) -> None:
     assert page.title() == "CosmicAI run run-1"
     tiles = dict(tuple(reversed(tile.inner_text().split("\n"))) for tile in page.locator(".tiles li").all())
     assert tiles["redshifts"] == "400"
-    assert tiles["NMAD"] == f"{found['accuracy']['precision (NMAD)']:.4f}"
-    assert tiles["cost at list prices"] == usd_text(found["cost"]["total (USD)"])
-    assert tiles["images/s of the run"] == f"{400 / found['wall (seconds)']:,.0f}"
-    assert f"{seconds_text(found['wall (seconds)'])} from start" in page.inner_text("header").replace(
-        "\xa0", " "
-    )
+    assert tiles["NMAD"] == f"{found.accuracy['precision (NMAD)']:.4f}"
+    assert tiles["cost at list prices"] == usd_text(found.cost.total)
+    assert tiles["images/s of the run"] == f"{400 / found.wall_seconds:,.0f}"
+    assert f"{seconds_text(found.wall_seconds)} from start" in page.inner_text("header").replace("\xa0", " ")
     assert "2 ranks without a result" in page.inner_text("body")
     assert "25MB/11.pt is cut short" in page.inner_text("body")
     assert page.locator("#ranks tbody tr").count() == 10
@@ -149,7 +153,7 @@ def test_it_shows_the_right_numbers(opened: Open) -> None:
     assert dict(drawn) == dict.fromkeys(("density", "errors", "bins", "timeline", "speed", "memory"), 1)
     option = "echarts.getInstanceByDom(document.getElementById('{}')).getOption().series"
     series = page.evaluate(option.format("density"))[0]["data"]
-    assert sum(cell[2] for cell in series) == found["accuracy"]["count"] == 400
+    assert sum(cell[2] for cell in series) == found.accuracy["count"] == 400
     bars = page.evaluate(option.format("timeline"))
     assert [one["name"] for one in bars] == ["init", "download", "inference", "communication", "upload"]
     last = bars[-1]["data"][-1]
@@ -238,7 +242,7 @@ def test_a_badge_says_whether_the_run_succeeded(
     opened: Open, failed: int, tolerated: float, kind: str, told: str
 ) -> None:
     found, infos = made(10, failed=failed)
-    found["payload"]["tolerated_failure_percentage"] = tolerated
+    found.payload["tolerated_failure_percentage"] = tolerated
     badge = opened((found, infos)).locator(".badge")
     assert badge.inner_text() == told
     assert kind in str(badge.get_attribute("class"))
@@ -269,8 +273,8 @@ def test_a_measure_is_explained_on_hover_and_on_focus(opened: Open, width: int) 
 
 def test_predicted_redshifts_are_drawn_where_some_true_ones_are_unknown(opened: Open) -> None:
     found, infos = made(3, per_rank=300)
-    mixed = [{**infos[0], "accuracy_state": None}, *infos[1:]]
-    page = opened((summary({**_run_of(found), "bytes": 1}, mixed, {}), mixed))
+    mixed = [replace(infos[0], accuracy_state=None), *infos[1:]]
+    page = opened((summary(_run_of(found), mixed, {}), mixed))
     note = page.locator("section", has=page.locator("#predicted")).locator(".note").inner_text()
     assert note.startswith("900 galaxies. The true redshifts of only 600 galaxies are known")
     bars = page.evaluate(
@@ -282,13 +286,16 @@ def test_predicted_redshifts_are_drawn_where_some_true_ones_are_unknown(opened: 
     assert opened(made(3)).locator("#predicted").count() == 0  # all are known
 
 
-def _run_of(found: Json) -> Json:
-    return {name: found[name] for name in ("run_id", "started", "payload", "world_size", "collectives")}
+def _run_of(found: Summary) -> Run:
+    return Run(
+        run_id=found.run_id, started=found.started, payload=found.payload, world_size=found.world_size,
+        collectives=found.collectives, bytes=1,
+    )  # fmt: skip
 
 
 def test_a_run_on_one_machine_has_no_cost(opened: Open) -> None:
     found, infos = made(3)
-    page = opened(({**found, "cost": None}, infos))
+    page = opened((replace(found, cost=None), infos))
     assert "cost at list prices" not in page.inner_text("body")
     assert "by cosmicai infer" in page.inner_text("header")
 

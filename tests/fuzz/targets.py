@@ -20,7 +20,8 @@ from inference.contract.paths import PathError, below
 from initialize.payload import PayloadError, resolve, schema
 from rendezvous import server
 from rendezvous.server import RELAY, Limits, Rendezvous
-from summarize.contract.rank_info import checked, is_result, parse
+from summarize.contract.rank_info import RankInfo, is_result, parse
+from summarize.contract.run_records import Run
 from summarize.contract.untrusted import UntrustedError
 from summarize.summary import summary
 from tests.fuzz import files, messages, seeds
@@ -153,10 +154,11 @@ def rank_info(data: bytes) -> None:
     json.dumps(content, allow_nan=False).encode()
     if not is_result(content, "r"):
         return
-    info = checked({**content, "rank": 0}, faults)
-    run = {"run_id": "r", "started": "2026-11-22T00:00:00Z", "payload": {}, "world_size": 1, "bytes": 1}
+    info = RankInfo.from_json({**content, "rank": 0}, faults)
+    run = Run(run_id="r", started="2026-11-22T00:00:00Z", payload={}, world_size=1, bytes=1)
     found = summary(run, [info], {}, content if "ranks" in content else None)
-    json.dumps([found, historic.results([info], found["accuracy"])], allow_nan=False).encode()
+    written = [info.to_json(), found.to_json(), historic.results([info], found.accuracy)]
+    json.dumps(written, allow_nan=False).encode()
 
 
 def _payloads() -> list[bytes]:

@@ -148,7 +148,7 @@ def test_the_rendezvous_role_reaches_its_own_host_alone(aws: Emulator, cloud: Cl
 
     from .conftest import deployed
 
-    deployed(aws, "hosted", emulated_variables("hosted", aws, rendezvous_address=None))
+    deployed(aws, "hosted", emulated_variables("hosted", aws, rendezvous={"address": None}))
     statements = policy(aws, "hosted-cosmicai-rendezvous")
     assert actions(statements) == _called("rendezvous") | _LOGS
     (started,) = (one for one in statements if "ec2:StartInstances" in _listed(one["Action"]))
@@ -173,3 +173,27 @@ def test_the_rendezvous_role_reaches_its_own_host_alone(aws: Emulator, cloud: Cl
         assert not allows(host, "s3:PutObject", f"{bucket}/{key}")
     assert not allows(host, "s3:PutObject", f"{_OWN}/.cosmicai/relay-key")
     assert not allows(host, "s3:GetObject", f"{bucket}/.cosmicai/relay-key")
+
+
+def test_keys_may_be_used_by_who_reads_and_writes_with_them(aws: Emulator) -> None:
+    """The bucket's own key by every role that reads or writes there, that of a data bucket by the ranks."""
+    from cosmicai.deploy.terraform import emulated_variables
+
+    from .conftest import deployed
+
+    own, data = (f"arn:aws:kms:us-east-1:000000000000:key/{name}" for name in ("own", "data"))
+    keys = {"kms_key_arn": own, "data_bucket_kms_key_arns": [data]}
+    deployed(aws, "keyed", emulated_variables("keyed", aws, storage=keys))
+    roles = ("initialize", "inference", "summarize", "rendezvous", "state-machine")
+    policies = {role: policy(aws, f"keyed-cosmicai-{role}") for role in roles}
+    for action in ("kms:Decrypt", "kms:GenerateDataKey"):
+        may = {role for role, statements in policies.items() if allows(statements, action, own)}
+        assert may == {"initialize", "inference", "summarize", "state-machine"}
+    assert {role for role in roles if allows(policies[role], "kms:Decrypt", data)} == {"inference"}
+    assert not any(allows(statements, "kms:GenerateDataKey", data) for statements in policies.values())
+
+
+def test_the_state_machine_may_redrive_its_map(aws: Emulator, cloud: Cloud) -> None:
+    """https://docs.aws.amazon.com/step-functions/latest/dg/redrive-map-run.html"""
+    child = f"{_MACHINE.replace(':stateMachine:', ':execution:')}/Ranks:1f4b"
+    assert allows(policy(aws, "example-cosmicai-state-machine"), "states:RedriveExecution", child)

@@ -21,8 +21,9 @@ from cosmicai.packaging.places import ROOT
 _TOOLS = ("sh", "sed", "cut", "cat", "dirname", "mkdir", "basename", "ln", "expr")
 _RECORD = 'echo "$(basename "$0")" "$@" >> "$CALLS"; exit ${FAIL:-0}'
 _CONSOLE = 'case "$*" in *" console "*) cat >> "$CALLS"; echo "\\"$VALUES\\"";; *) :;; esac; '
-_FOUND = '[ -z "$NO_IMAGE" ] || [ "$2" != describe-images ] || FAIL=1; '
-_VALUES = "team3 arm64 lean"  # team, architecture, image_variant, extra_packages
+_FOUND = '[ -z "$NO_IMAGE" ] || [ "$2" != describe-images ] || { echo "$NO_IMAGE" >&2; FAIL=1; }; '
+_NO_IMAGE = "An error occurred (ImageNotFoundException) when calling the DescribeImages operation"
+_VALUES = "team3 arm64 lean"  # team, architecture, variant, extra_packages
 
 
 def _deploy(
@@ -82,7 +83,7 @@ def test_an_image_of_somebody_else_is_applied_without_docker(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls[0].startswith("terraform -chdir=terraform init")
-    assert calls[-1].endswith("-var-file=teams/team3.tfvars -var inference_image=repository/image:v1")
+    assert calls[-1].endswith("-var-file=teams/team3.tfvars -var image_uri=repository/image:v1")
 
 
 def test_deploy_takes_the_provider_from_where_the_doctor_finds_it(tmp_path: Path) -> None:
@@ -113,22 +114,30 @@ def test_an_image_that_is_pushed_already_is_not_built_again(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     calls = (tmp_path / "calls").read_text()
     assert f"-var image_tag={image_tag()} -target=module.registry" in calls
-    assert f"--image-ids imageTag={image_tag()}" in calls
+    assert f"--image-ids imageTag={image_tag()}-arm64-lean" in calls
     assert "docker buildx build" not in calls
     assert calls.rstrip().endswith(f"-var image_tag={image_tag()}")
 
 
 def test_extra_packages_go_into_the_image_and_its_tag(tmp_path: Path) -> None:
     packages = ("timm==0.4.12 --no-deps", "pillow==13.0.0")
-    done = _deploy(tmp_path, "team3", VALUES=f"team3 x86_64 torch {' '.join(packages)}", NO_IMAGE="1")
+    done = _deploy(tmp_path, "team3", VALUES=f"team3 x86_64 torch {' '.join(packages)}", NO_IMAGE=_NO_IMAGE)
     assert done.returncode == 0, done.stderr
     calls = (tmp_path / "calls").read_text()
     tag = image_tag(ExtraPackages(packages))
     assert tag != image_tag()
-    assert f"-t :{tag}-torch --push ." in calls
+    assert f"-t :{tag}-x86_64-torch --push ." in calls
     assert "buildx build --platform linux/amd64" in calls
     assert "--build-arg EXTRA_PACKAGES=timm==0.4.12 --no-deps pillow==13.0.0 " in calls
     assert calls.rstrip().endswith(f"-var image_tag={tag}")
+
+
+def test_an_image_that_cannot_be_looked_for_is_not_taken_for_missing(tmp_path: Path) -> None:
+    told = "An error occurred (AccessDeniedException) when calling the DescribeImages operation"
+    done = _deploy(tmp_path, "team3", NO_IMAGE=told)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {told}\n"
+    assert "docker buildx build" not in (tmp_path / "calls").read_text()
 
 
 def test_extra_packages_that_are_none_stop_it_before_anything_is_made(tmp_path: Path) -> None:
@@ -144,7 +153,8 @@ def test_terraform_itself_reads_the_tfvars(tmp_path: Path) -> None:
     (expression,) = re.findall(r"value_of '(join\(.*\))'", script)
     variables = tmp_path / "team.tfvars"
     variables.write_text(
-        'team = "team3"\nextra_packages = [\n  "timm==0.4.12", # old\n  "six==1.17.0 --no-deps",\n]\n'
+        'team = "team3"\nimage = { extra_packages = [\n'
+        '  "timm==0.4.12", # old\n  "six==1.17.0 --no-deps",\n] }\n'
     )
     data = {"TF_DATA_DIR": str(tmp_path / "data"), "AWS_EC2_METADATA_DISABLED": "true"}
     environment = {**os.environ, **data}

@@ -12,6 +12,8 @@ import pytest
 from cosmicai import reference
 from cosmicai.results import historic
 from inference.contract.accuracy import Metrics
+from summarize.contract.rank_info import RankInfo
+from summarize.contract.run_records import Run
 from summarize.summary import summary
 
 Json = dict[str, Any]
@@ -23,29 +25,29 @@ KEYS = (
     "MAE", "MSE", "Bias", "Precision", "R2",
 )  # fmt: skip
 _SAMPLE_BITS = 8 * 4 * (32 * 32 * 5 + 5)  # float32 images and magnitudes
-_RUN = {"run_id": "r", "started": "2026-11-22T00:00:00Z", "payload": {}, "world_size": 2, "bytes": 1}
+_RUN = Run(run_id="r", started="2026-11-22T00:00:00Z", payload={}, world_size=2, bytes=1)
 
 
-def _rank(number: int, samples: int, seconds: float, **more: Any) -> Json:
+def _rank(number: int, samples: int, seconds: float, **more: Any) -> RankInfo:
     """A rank of the engine with batches of 8."""
     batches = -(-samples // 8)
-    return {
+    return RankInfo.from_json({
         "rank": number, "run_id": "r", "engine": "onnxruntime", "device": "cpu", "num_samples": samples,
         "num_batches": batches, "batch_size": 8, "execution_time (seconds/batch)": seconds / batches,
         "total_cpu_time (seconds)": 1.5 * seconds, "total_cpu_memory (MB)": 100.0 + number,
         "throughput_bps": samples * _SAMPLE_BITS / seconds, "sample_persec": samples / seconds,
         "memory_limit (MB)": 1769, "duration (seconds)": seconds + 1, "architecture": "x86_64",
         "cold_start": True, "s3_num_requests": 3, "accuracy_state": None, **more,
-    }  # fmt: skip
+    })  # fmt: skip
 
 
-def _script(number: int, **written: Any) -> Json:
+def _script(number: int, **written: Any) -> RankInfo:
     """What a rank that runs a script measures, with what the script wrote."""
-    return {
+    return RankInfo.from_json({
         "rank": number, "run_id": "r", "engine": "script", "num_samples": None, "memory_limit (MB)": 1769,
         "duration (seconds)": 3.0, "architecture": "x86_64", "cold_start": True, "s3_num_requests": 3,
         "accuracy_state": None, **written,
-    }  # fmt: skip
+    })  # fmt: skip
 
 
 def test_the_keys_are_the_historic_ones_to_the_letter() -> None:
@@ -103,7 +105,7 @@ def test_without_predictions_the_precision_is_that_of_the_summary(tmp_path: Path
     content = summary(_RUN, infos, {})
     historic.write(tmp_path, content, infos)
     found = json.loads((tmp_path / "Results.json").read_text())
-    assert found["Precision"] == content["accuracy"]["precision (NMAD)"]
+    assert found["Precision"] == (content.accuracy or {})["precision (NMAD)"]
     assert not (tmp_path / "inference.png").exists()
 
 

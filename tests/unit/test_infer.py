@@ -17,6 +17,7 @@ from torch.utils.data import TensorDataset
 from cosmicai.data import dc2
 from inference.engine import astromae
 from inference.engine.loading import BUNDLED_MODEL
+from summarize.contract.run_records import Summary
 from summarize.report_data import predicted_histogram
 from tests.conftest import CACHE
 from tests.unit.test_historic import KEYS
@@ -63,7 +64,7 @@ import torch
 from cosmicai.runs.infer import infer
 torch.set_num_threads(2)
 torch.ones(1_000_000).double()  # starts torch's threads
-print(infer([sys.argv[1]], Path(sys.argv[2]), 8, 1, engine="torch")["num_samples"])
+print(infer([sys.argv[1]], Path(sys.argv[2]), 8, 1, engine="torch").num_samples)
 """
 
 
@@ -186,7 +187,7 @@ def test_the_report_is_that_of_a_run_without_a_cost(
     assert found["cost"] is None
     with np.load(out / "predictions" / "0.npz") as arrays:
         lowest, highest = float(arrays["z_pred"].min()), float(arrays["z_pred"].max())
-    bars = predicted_histogram(found).bars
+    bars = predicted_histogram(Summary.from_json(found)).bars
     assert sum(galaxies for _, _, galaxies in bars) == 20
     assert bars[0][0] <= lowest < highest < bars[-1][1]
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from summarize.contract.rank_info import counted, figure, images_text, is_exact, is_result, samples
+from summarize.contract.images import counted, images_text, is_exact, samples
+from summarize.contract.rank_info import RankInfo, is_result
+from summarize.contract.run_records import Run
 from summarize.report import report
 from summarize.summary import summary
 
@@ -37,7 +39,7 @@ UNKNOWN = (None, "unknown")
     ],
 )
 def test_images_are_counted_from_what_the_script_wrote(written: Json, told: tuple[int | None, str]) -> None:
-    assert samples({"engine": "script", **written}) == told
+    assert samples(_info({"engine": "script", **written})) == told
 
 
 @pytest.mark.parametrize(
@@ -64,14 +66,19 @@ def test_images_are_counted_from_what_the_script_wrote(written: Json, told: tupl
     ],
 )
 def test_what_was_counted_is_said(infos: list[Json], told: str, exact: bool) -> None:
-    total, sources = counted(infos)
+    total, sources = counted(map(_info, infos))
     assert images_text(total, sources) == told
     assert is_exact(sources) is exact
 
 
 @pytest.mark.parametrize("value", [None, "1", True, float("inf"), float("nan"), [], {}, 10**400])
 def test_what_is_no_number_is_no_figure(value: object) -> None:
-    assert figure({"x": value}, "x") is None
+    assert _info({"x": value}).figure("x") is None
+    assert _info({"sample_persec": value}).figure("sample_persec") is None
+
+
+def _info(written: Json) -> RankInfo:
+    return RankInfo.from_json({"rank": 0, "run_id": "r", **written})
 
 
 def _measured(**written: Any) -> Json:
@@ -101,8 +108,8 @@ def test_what_a_script_writes_before_its_rank_has_ended_is_no_result(content: ob
     ],
 )
 def test_summary_and_report_of_a_scripts_run(written: Json, images: str) -> None:
-    run = {"run_id": "r", "started": "2026-11-22T00:00:00Z", "payload": {}, "world_size": 1, "bytes": 1}
-    infos = [_measured(**written)]
+    run = Run(run_id="r", started="2026-11-22T00:00:00Z", payload={}, world_size=1, bytes=1)
+    infos = [_info(_measured(**written))]
     content = summary(run, infos, {})
-    assert content["num_samples"] == samples(infos[0])[0]
+    assert content.num_samples == samples(infos[0])[0]
     assert images in report(content, infos)

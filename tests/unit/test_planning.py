@@ -21,6 +21,8 @@ from cosmicai.experiments.planning import (
     plan,
     recommended,
 )
+from summarize.contract import pricing
+from summarize.contract.run_records import Summary
 
 
 def test_the_published_runs_are_met_within_a_quarter() -> None:
@@ -114,22 +116,27 @@ def test_more_ranks_than_one_run_can_have_are_not_simulated() -> None:
 
 
 def test_a_measured_run_calibrates_it(tmp_path: Path) -> None:
-    summary = {
-        "spread": {
+    cost = pricing.Cost(
+        gb_seconds=3538 / 1024 * 10, compute=1e-3, requests=0.0, step_functions=0.0, s3_requests=0.0,
+        rendezvous_host=0.0, total=1e-3, prices_as_of="2026-11",
+    )  # fmt: skip
+    summary = Summary(
+        run_id="r", started="2026-11-22T00:00:00Z", payload={}, world_size=5, finished_ranks=5,
+        missing_ranks=[], failed_ranks={}, num_samples_from={"engine": 5}, input_bytes=1, cold_starts=5,
+        metrics_source="rank infos", seconds={"duration": 10.0}, cost=cost,
+        spread={
             "sample_persec": {"min": 1000.0, "p50": 1100.0, "p95": 1150.0, "max": 1200.0},
             "init (seconds)": {"min": 0.0, "p50": 0.9, "p95": 1.0, "max": 1.1},
         },
-        "cost": {"GB-seconds": 3538 / 1024 * 10},
-        "seconds": {"duration": 10.0},
-    }
+    )  # fmt: skip
     path = tmp_path / "summary.json"
-    path.write_text(json.dumps(summary))
+    path.write_text(json.dumps(summary.to_json()))
     given = Assumptions.of_summary(path)
     assert given.images_per_second_vcpu == (500.0, 600.0)
     assert given.cold_start_seconds == (0.9, 1.1)
     path.write_text("{}")
     with pytest.raises(
-        PlanningError, match=r"summary\.json is not the summary\.json of a run.*'spread' is missing"
+        PlanningError, match=r"summary\.json is not the summary\.json of a run.*spread: is missing"
     ):
         Assumptions.of_summary(path)
 

@@ -13,7 +13,9 @@ import pytest
 
 from inference import script
 from inference.contract.event import RankEvent
+from inference.contract.rank_info import RankInfo
 from inference.data.storage import ObjectError, Range, Storage
+from inference.metrics import collectives
 
 BEGIN = datetime(2026, 11, 22, tzinfo=UTC)
 EVENT = RankEvent(
@@ -109,13 +111,15 @@ def test_what_is_not_json_is_named_and_left_out() -> None:
     assert found["left_out"][0].startswith("s3://own/results/1/2.json, which the script wrote, is not used: ")
 
 
-_MEASURED = {"world_size": 3, "memory_limit (MB)": 1769, "architecture": "x86_64", "s3_num_requests": 4,
-             "inference (seconds)": 2.0, "data_path": "25MB/3.pt"}  # fmt: skip
+_MEASURED = RankInfo(
+    world_size=3, memory_limit=1769, architecture="x86_64", s3_num_requests=4, inference=2.0,
+    data_paths=("25MB/3.pt",), rank=2, run_id="r", duration=5.0, cold_start=True,
+)  # fmt: skip
 
 
 def test_the_measured_figures_stay_and_the_scripts_are_kept_beside_them() -> None:
     written = {
-        "rank": 2, "world_size": 3, "total": 7, "num_samples": 20, "s3_num_requests": 9,
+        "rank": 7, "world_size": 3, "total": 7, "num_samples": 20, "s3_num_requests": 9,
         "architecture": "Lambda", "memory_limit (MB)": "3 GB", "accuracy_state": "x", "duration (seconds)": 1.0,
         "data_path": "mine",
     }  # fmt: skip
@@ -131,15 +135,13 @@ def test_the_measured_figures_stay_and_the_scripts_are_kept_beside_them() -> Non
         "mine",
     )
     assert info["engine"] == "script"
-    assert "rank" not in info  # which the rank sets itself
+    assert (info["rank"], info["duration (seconds)"]) == (2, 5.0)
 
 
 def test_requests_that_are_no_number_are_not_billed() -> None:
     info = script.rank_info(_MEASURED, {"s3_num_requests": None})
     assert (info["s3_num_requests"], info["script_values"]) == (4, {"s3_num_requests": None})
-    assert script.rank_info(_MEASURED, {}) == {
-        **_MEASURED, "num_samples": None, "engine": "script", "accuracy_state": None,
-    }  # fmt: skip
+    assert script.rank_info(_MEASURED, {}) == replace(_MEASURED, engine="script").to_json()
 
 
 Run = Callable[[str], None]
@@ -162,7 +164,7 @@ def test_a_module_that_is_missing_is_named_with_the_remedy(run: Run) -> None:
     with pytest.raises(script.ScriptError) as caught:
         run("import no_such_module.inner")
     assert "the module no_such_module is neither in the script's folder nor in the image" in str(caught.value)
-    assert "name its package in extra_packages and deploy; its last lines" in str(caught.value)
+    assert "name its package in image.extra_packages and deploy; its last lines" in str(caught.value)
     with pytest.raises(script.ScriptError, match="exit status 1; its last lines"):
         run("print('ModuleNotFoundError, they say'); raise ValueError")
 
@@ -188,3 +190,29 @@ def test_a_package_in_the_scripts_folder_meets_its_requirements(tmp_path: Path) 
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: some-package\nVersion: 1.0\n")
     assert script.unmet_requirements(tmp_path) == []
+
+
+class _Key(Storage):
+    def read(self, bucket: str, key: str) -> bytes:
+        assert (bucket, key) == ("own", ".cosmicai/r/key")
+        return b"secret"
+
+
+@pytest.mark.parametrize(
+    ("named", "host", "port"), [("redis.team", "redis.team", "6379"), ("h:7000", "h", "7000")]
+)
+def test_a_script_meets_at_the_redis_of_its_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, host: str, port: str
+) -> None:
+    """Whatever this process's environment says by then."""
+    monkeypatch.setenv("REDIS_HOST", "elsewhere")
+    event = replace(EVENT, collectives="redis")
+    with collectives.for_script(event, _Key(None), named, tmp_path) as variables:
+        (back_end,) = json.loads(Path(variables["FMI_CONFIG"]).read_text())["backends"].values()
+    assert (back_end["host"], back_end["port"], back_end["secret"]) == (host, port, b"secret".hex())
+    none = collectives.for_script(event, _Key(None), None, tmp_path)
+    with (
+        pytest.raises(collectives.CollectivesError, match="this deployment has no Redis; set redis_host"),
+        none,
+    ):
+        pass

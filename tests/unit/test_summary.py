@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from inference.contract.accuracy import Metrics
+from summarize.contract.rank_info import RankInfo
+from summarize.contract.run_records import Run
 from summarize.summary import summary
 
-RUN = {
-    "run_id": "r", "started": "2026-11-22T00:00:00Z", "payload": {}, "world_size": 4, "bytes": 1,
-    "collectives": {"channel": "direct"},
-}  # fmt: skip
+RUN = Run(
+    run_id="r", started="2026-11-22T00:00:00Z", payload={}, world_size=4, bytes=1,
+    collectives={"channel": "direct"},
+)  # fmt: skip
 
 
 def _metrics(rank: int) -> Metrics:
@@ -22,12 +25,12 @@ def _metrics(rank: int) -> Metrics:
     return Metrics.of(true + rng.normal(0, 0.1, 9), true, rng.uniform(17, 25, 9))
 
 
-def _info(rank: int) -> dict[str, Any]:
-    return {
-        "rank": rank, "run_id": "r", "num_samples": 9, "cold_start": True, "memory_limit (MB)": 1769,
-        "duration (seconds)": 2.0, "architecture": "x86_64", "s3_num_requests": 3,
-        "ended (unix seconds)": 1795305600.0 + 120, "accuracy_state": _metrics(rank).to_json(),
-    }  # fmt: skip
+def _info(rank: int) -> RankInfo:
+    return RankInfo(
+        rank=rank, run_id="r", num_samples=9, cold_start=True, memory_limit=1769, duration=2.0,
+        architecture="x86_64", s3_num_requests=3, ended=1795305600.0 + 120,
+        accuracy_state=_metrics(rank).to_json(),
+    )  # fmt: skip
 
 
 def _reduced(ranks: list[int]) -> dict[str, Any]:
@@ -49,21 +52,21 @@ def _reduced(ranks: list[int]) -> dict[str, Any]:
 def test_what_the_collectives_lack_is_filled_in(covered: list[int] | None, source: str) -> None:
     infos = [_info(rank) for rank in range(4)]
     found = summary(RUN, infos, {}, None if covered is None else _reduced(covered))
-    assert found["metrics_source"] == source
-    assert found["accuracy"] == summary(RUN, infos, {})["accuracy"]
+    assert found.metrics_source == source
+    assert found.accuracy == summary(RUN, infos, {}).accuracy
 
 
 def test_a_rank_without_a_result_counts_nowhere() -> None:
     infos = [_info(rank) for rank in (0, 1, 2)]
     found = summary(RUN, infos, {}, _reduced([0, 1, 2, 3]))
-    assert found["metrics_source"] == "rank infos"
-    assert found["accuracy"]["count"] == 27
+    assert found.metrics_source == "rank infos"
+    assert found.accuracy["count"] == 27
 
 
 def test_the_rendezvous_host_is_paid_for_by_the_minute_at_least() -> None:
     infos = [_info(rank) for rank in range(4)]
-    assert summary(RUN, infos, {})["cost"]["rendezvous host (USD)"] == pytest.approx(120 / 3600 * 0.0092)
-    other = {**RUN, "collectives": {"channel": "s3"}}
-    assert summary(other, infos, {})["cost"]["rendezvous host (USD)"] == 0
-    short = [{**info, "ended (unix seconds)": 1795305601.0} for info in infos]
-    assert summary(RUN, short, {})["cost"]["rendezvous host (USD)"] == pytest.approx(60 / 3600 * 0.0092)
+    assert summary(RUN, infos, {}).cost.rendezvous_host == pytest.approx(120 / 3600 * 0.0092)
+    other = replace(RUN, collectives={"channel": "s3"})
+    assert summary(other, infos, {}).cost.rendezvous_host == 0
+    short = [replace(info, ended=1795305601.0) for info in infos]
+    assert summary(RUN, short, {}).cost.rendezvous_host == pytest.approx(60 / 3600 * 0.0092)

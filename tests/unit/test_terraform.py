@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import hcl2
 import pytest
+from python_terraform import IsFlagged, Terraform
 
 from cosmicai.deploy.providers import PLUGIN_DIR_VARIABLE, ProviderError, plugin_dir
 from cosmicai.deploy.terraform import TERRAFORM
@@ -16,18 +19,27 @@ from cosmicai.packaging.assembly import package
 from cosmicai.packaging.places import BuildFolder
 
 
-def _terraform(data: Path, *arguments: str, folder: Path = TERRAFORM) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "TF_DATA_DIR": str(data), "AWS_EC2_METADATA_DISABLED": "true"}
-    command = ["terraform", f"-chdir={folder}", *arguments, "-no-color"]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+@dataclass(frozen=True)
+class _Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def _terraform(data: Path, command: str, folder: Path = TERRAFORM, **options: object) -> _Done:
+    """Runs a Terraform command in a folder, with its working data in `data`."""
+    environment = {"TF_DATA_DIR": str(data), "AWS_EC2_METADATA_DISABLED": "true"}
+    with mock.patch.dict(os.environ, environment), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # python-terraform logs a failure by Logger.warn
+        terraform = Terraform(working_dir=str(folder))
+        return _Done(*terraform.cmd(command, no_color=IsFlagged, **options))
 
 
 @pytest.fixture(scope="module")
 def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     package(BuildFolder())
     data = tmp_path_factory.mktemp("terraform")
-    mirror = plugin_dir(os.environ)
-    done = _terraform(data, "init", "-backend=false", *([f"-plugin-dir={mirror}"] if mirror else []))
+    done = _terraform(data, "init", backend=False, plugin_dir=plugin_dir(os.environ))
     assert done.returncode == 0, done.stderr
     return data
 
@@ -55,9 +67,8 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert len(calls) >= 2
     (copy / "main.tf").write_text("\n".join(calls))
     shutil.copy(TERRAFORM / ".terraform.lock.hcl", copy)
-    mirror = plugin_dir(os.environ)
-    start = ["init", "-backend=false", "-lockfile=readonly", *([f"-plugin-dir={mirror}"] if mirror else [])]
-    done = _terraform(folder / "data", *start, folder=copy)
+    options = {"backend": False, "lockfile": "readonly", "plugin_dir": plugin_dir(os.environ)}
+    done = _terraform(folder / "data", "init", folder=copy, **options)
     assert done.returncode == 0, done.stderr
     return copy
 

@@ -71,7 +71,7 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise SourceError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
+        raise SourceError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _guarded(path: Path, column: Column) -> Column:

@@ -36,7 +36,7 @@ def read(path: Path, stack: ExitStack) -> Table:
             csv.ConvertOptions(column_types=dict.fromkeys(names, arrow.string()), strings_can_be_null=False),
         )
     except (arrow.ArrowException, OSError) as error:
-        raise SourceError(f"{path}: cannot be read ({error})") from None
+        raise SourceError(f"{path}: cannot be read ({error})") from error
     return Table(path, tuple(_column(name, table.column(name)) for name in table.column_names))
 
 
@@ -51,7 +51,7 @@ def _head(path: Path) -> tuple[int, str, list[str]]:
             while line.startswith("#"):
                 comments, line = comments + 1, file.readline(1 << 20)
     except UnicodeDecodeError as error:
-        raise SourceError(f"{path}: is not UTF-8 text ({error.reason})") from None
+        raise SourceError(f"{path}: is not UTF-8 text ({error.reason})") from error
     delimiter = max(",;\t", key=line.count)
     return comments, delimiter, next(csv.reader([line], delimiter=delimiter), [])
 

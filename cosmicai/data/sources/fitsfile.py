@@ -59,7 +59,7 @@ def opened(path: Path) -> Iterator[Any]:
         try:
             hdus = fits.open(path, memmap=False, lazy_load_hdus=False, do_not_scale_image_data=True)
         except (OSError, TypeError, ValueError, IndexError) as error:
-            raise SourceError(f"{path}: cannot be read ({error})") from None
+            raise SourceError(f"{path}: cannot be read ({error})") from error
     with hdus:
         damaged = [str(one.message) for one in seen if "truncated" in str(one.message)]
         if damaged or not len(hdus):

@@ -127,7 +127,7 @@ class _Positions:
         except values.ValueFault as error:
             raise SourceError(
                 f"{self._path}: ra and dec, rows from {start} on: {error}: give degrees"
-            ) from None
+            ) from error
         if (np.abs(dec) > 90).any():
             row = start + int(np.argmax(np.abs(dec) > 90))
             raise SourceError(f"{self._path}: dec in row {row} is not between -90 and 90 degrees")

@@ -28,7 +28,7 @@ def read(path: Path, stack: ExitStack) -> Table:
     try:
         file = stack.enter_context(h5py.File(path, "r"))
     except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error})") from None
+        raise SourceError(f"{path}: cannot be read ({error})") from error
     columns: list[Column] = []
     notes: list[str] = []
     _walk(path, file, "", set(), columns, notes)
@@ -109,7 +109,7 @@ def _reader(path: Path, dataset: Any, field: str | None) -> Any:
         try:
             rows = dataset[start:stop] if field is None else dataset.fields(field)[start:stop]
         except (OSError, ValueError) as error:
-            raise SourceError(f"{path}: {dataset.name} cannot be read ({error})") from None
+            raise SourceError(f"{path}: {dataset.name} cannot be read ({error})") from error
         return _text(rows) if rows.dtype.kind == "O" else np.asarray(rows)
 
     return read

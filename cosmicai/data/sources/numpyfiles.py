@@ -103,7 +103,7 @@ def _header(path: Path, name: str, file: IO[bytes]) -> tuple[tuple[int, ...], bo
             raise SourceError(f"{path}: {name} has the unknown .npy version {version}")
         return _HEADERS[version](file)
     except (ValueError, EOFError) as error:
-        raise SourceError(f"{path}: {name} is not a whole .npy file ({error})") from None
+        raise SourceError(f"{path}: {name} is not a whole .npy file ({error})") from error
 
 
 class _Reader:

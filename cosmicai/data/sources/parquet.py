@@ -32,7 +32,7 @@ def read(path: Path, stack: ExitStack) -> Table:
     try:
         file = stack.enter_context(parquet.ParquetFile(path))
     except (arrow.ArrowException, OSError) as error:
-        raise SourceError(f"{path}: cannot be read ({error})") from None
+        raise SourceError(f"{path}: cannot be read ({error})") from error
     columns: list[Column] = []
     notes: list[str] = []
     for field in file.schema_arrow:
@@ -138,7 +138,7 @@ class _Reader:
             for batch in self._opened.iter_batches(rows, columns=[self._column]):
                 yield _array(self._path, self._name, self._pick(batch.column(0)))
         except (arrow.ArrowException, OSError) as error:
-            raise SourceError(f"{self._path}: column {self._name} cannot be read ({error})") from None
+            raise SourceError(f"{self._path}: column {self._name} cannot be read ({error})") from error
 
 
 def _joined(path: Path, name: str, parts: list[Array]) -> Array:

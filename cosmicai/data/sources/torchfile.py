@@ -33,7 +33,7 @@ def read(path: Path, stack: ExitStack) -> Table:
         named = _named(path, describe(source, frozenset({_DATASET})))
         columns = tuple(_column(name, tensor, source, mapped) for name, tensor in named if tensor.shape)
     except TorchFileError as error:
-        raise SourceError(f"{path}: {error}") from None
+        raise SourceError(f"{path}: {error}") from error
     return Table(path, columns)
 
 

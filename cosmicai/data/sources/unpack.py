@@ -52,7 +52,7 @@ def unpacked(path: Path, stack: ExitStack) -> Path:
                         f"{path}: unpacking it fills the disk of {folder}: set TMPDIR to a larger one"
                     )
     except (OSError, EOFError, lzma.LZMAError) as error:
-        raise SourceError(f"{path}: cannot be decompressed ({error})") from None
+        raise SourceError(f"{path}: cannot be decompressed ({error})") from error
     return target
 
 
@@ -62,7 +62,7 @@ def head(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(4096)
     except OSError as error:
-        raise SourceError(f"{path}: {error.strerror}") from None
+        raise SourceError(f"{path}: {error.strerror}") from error
 
 
 def kind_of(path: Path) -> str:
@@ -86,7 +86,7 @@ def _kind_of_zip(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError) as error:
-        raise SourceError(f"{path}: cannot be read ({error})") from None
+        raise SourceError(f"{path}: cannot be read ({error})") from error
     if is_torch(names):
         return "torch"
     if any(name.endswith(".npy") for name in names):

@@ -95,7 +95,7 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{path}: cannot be read as an .npz file ({error})") from None
+        raise CheckpointError(f"{path}: cannot be read as an .npz file ({error})") from error
 
 
 def _name(path: Path, fitting: list[str], stem: str, asked: str | None) -> str:

@@ -63,7 +63,7 @@ class File:
                     b"" if empty else memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
                 )
         except OSError as error:
-            raise CheckpointError(f"cannot be opened ({error.strerror})") from None
+            raise CheckpointError(f"cannot be opened ({error.strerror})") from error
         if empty:
             raise CheckpointError("is empty")
         header = _safetensors_header(source)
@@ -72,7 +72,7 @@ class File:
         try:
             return cls(path, describe(source), "torch.save", source)
         except TorchFileError as error:
-            raise CheckpointError(str(error)) from None
+            raise CheckpointError(str(error)) from error
 
     @property
     def sha256(self) -> str:
@@ -91,7 +91,7 @@ class File:
         try:
             values = tensor.read(self.source, tensor.piece.name not in self._checked)
         except TorchFileError as error:
-            raise CheckpointError(str(error)) from None
+            raise CheckpointError(str(error)) from error
         self._checked.add(tensor.piece.name)
         self.numbers.add(tensor.number)
         with np.errstate(over="ignore"):
@@ -116,7 +116,7 @@ def _safetensors(source: Buffer, header: bytes) -> Pairs:
     try:
         entries = json.loads(header)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"its safetensors header is damaged ({error})") from None
+        raise CheckpointError(f"its safetensors header is damaged ({error})") from error
     tensors = Pairs()
     for name, entry in entries.items():
         if name != "__metadata__":

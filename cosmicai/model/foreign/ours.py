@@ -37,7 +37,7 @@ def model_of(network: Network) -> AstroMAE:
         with torch.device("meta"):  # shapes are compared before anything is allocated
             found = AstroMAE(_config(network))
     except ConfigError as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError(str(error)) from error
     weights = _Weights()
     _put_encoder(network, weights)
     _put_inception(network, weights)

@@ -56,7 +56,7 @@ def read(path: Path, choices: Choices) -> Reading:
         model = model_of(network)
         assumed.check(model.config)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise CheckpointError(f"{path}: {error}") from error
     return Reading(
         model,
         _kind(file, candidate),

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..contract.paths import PathError, is_marker, plain
+from ..contract.rank_info import RankInfo
 from ..contract.s3 import BROKEN, repeated
 from .torchfile import Source
 
@@ -139,16 +140,17 @@ class Storage:
         finally:
             self.seconds.append(time.perf_counter() - start)
 
-    def statistics(self) -> dict[str, float]:
-        """The historic s3_* figures, in seconds."""
+    def with_requests(self, info: RankInfo) -> RankInfo:
+        """Adds the historic s3_* figures."""
         total, count = sum(self.seconds), len(self.seconds)
-        return {
-            "s3_num_requests": count,
-            "s3_total_time": total,
-            "s3_avg_time": total / count if count else 0.0,
-            "s3_min_time": min(self.seconds, default=0.0),
-            "s3_max_time": max(self.seconds, default=0.0),
-        }
+        return replace(
+            info,
+            s3_num_requests=count,
+            s3_total_time=total,
+            s3_avg_time=total / count if count else 0.0,
+            s3_min_time=min(self.seconds, default=0.0),
+            s3_max_time=max(self.seconds, default=0.0),
+        )
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ class Folder:
         try:
             return [plain(folder, name) for name in names]
         except PathError as error:
-            raise ObjectError(f"s3://{self.bucket}/{self.prefix}/: {error}") from None
+            raise ObjectError(f"s3://{self.bucket}/{self.prefix}/: {error}") from error
 
     def _fetch_one(self, name: str, path: Path) -> None:
         path.write_bytes(self.storage.read(self.bucket, f"{self.prefix}/{name}"))

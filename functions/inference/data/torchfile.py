@@ -106,8 +106,8 @@ def _entries(source: Source) -> dict[str, zipfile.ZipInfo]:
     except _ZIP_ERRORS as error:
         kind = other_kind(bytes(source.read(0, min(512, source.size))))
         if isinstance(error, TorchFileError) or kind:
-            raise TorchFileError(kind or str(error)) from None
-        raise TorchFileError(f"is cut short or not a .pt file of torch.save ({error})") from None
+            raise TorchFileError(kind or str(error)) from error
+        raise TorchFileError(f"is cut short or not a .pt file of torch.save ({error})") from error
     entries = {info.filename.partition("/")[2]: info for info in infos}
     if "data.pkl" not in entries:
         names = ", ".join(printable(info.filename, 40) for info in infos[:3])

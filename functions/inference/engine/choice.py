@@ -103,7 +103,7 @@ def read_graphs(folder: Path) -> dict[str, Any] | None:
         raise EngineError(
             f"model: {GRAPHS} is malformed ({error}); run `cosmicai model optimise` on the model and upload it "
             "again"
-        ) from None
+        ) from error
     return dict(graphs)
 
 
@@ -124,6 +124,14 @@ def _check_graphs(graphs: Any, folder: Path) -> None:
             raise ValueError(f"{precision}: files must name one .onnx file")
         if not isinstance(graph.get("admitted", False), bool):
             raise ValueError(f"{precision}: admitted is neither true nor false")
+
+
+def network_digest(folder: Path, graphs: dict[str, Any] | None) -> str | None:
+    """SHA-256 of the weights, by graphs.json where that says it; None where it cannot be known here."""
+    if graphs is not None and isinstance(graphs.get("network"), str):
+        return str(graphs["network"])
+    weights = folder / TORCH_FILES[1]
+    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None
 
 
 def verify(folder: Path, choice: Choice) -> None:

@@ -50,7 +50,7 @@ class Configuration:
                 f"config_path: there is no file {path}; in a script of a run, os.environ['FMI_CONFIG'] is one"
             ) from None
         except ValueError as error:
-            raise ValueError(f"config_path: {path} is no JSON: {error}") from None
+            raise ValueError(f"config_path: {path} is no JSON: {error}") from error
         back_ends, figures = (_object(content, name, f"{path}: {name}") for name in ("backends", "model"))
         enabled = {
             name: settings
@@ -140,7 +140,7 @@ def _object_of(url: str) -> bytes:
     try:
         content: bytes = boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
     except (BotoCoreError, ClientError) as error:
-        raise RelayRefused(f"the rendezvous host's relay key, {url}, cannot be read: {error}") from None
+        raise RelayRefused(f"the rendezvous host's relay key, {url}, cannot be read: {error}") from error
     return content
 
 

@@ -38,7 +38,7 @@ class Stream:
         try:
             self._send(data, purpose, deadline)
         except OSError as error:
-            raise self._broken(error) from None
+            raise self._broken(error) from error
         except BaseException:
             self.close()
             raise
@@ -48,7 +48,7 @@ class Stream:
         try:
             return self._recv(purpose, length, deadline)
         except OSError as error:
-            raise self._broken(error) from None
+            raise self._broken(error) from error
         except BaseException:
             self.close()
             raise

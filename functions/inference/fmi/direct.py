@@ -115,7 +115,7 @@ class Direct:
             met, keys = self._meet(peer, sender, deadline)
             made = Bare(met, self.rank, peer) if keys is None else Sealed(met, self.rank, peer, keys)
         except OSError as error:
-            raise PeerLost(f"{self._us} no connection to rank {peer} can be made here: {error}") from None
+            raise PeerLost(f"{self._us} no connection to rank {peer} can be made here: {error}") from error
         finally:
             self.statistics.connected(time.perf_counter() - start)
         with self._lock:
@@ -134,7 +134,7 @@ class Direct:
             except NotThrough as failed:
                 wrong = wrong if failed.stranger is None else f"; {failed.stranger}"
             except PeerTimeout as late:
-                raise PeerTimeout(f"{late}{wrong}") from None
+                raise PeerTimeout(f"{late}{wrong}") from late
             # The partner may not know of the attempt that failed, where it died in it or the host did: it then
             # waits to be paired, not in the relay. So nobody waits there for long.
             if name is not None and self._relay_key is not None and deadline.left():
@@ -232,7 +232,7 @@ class Direct:
                 return host
             except socket.gaierror as error:
                 host.close()
-                raise PeerLost(f"{self._us} rendezvous host {self._host}: {error}") from None
+                raise PeerLost(f"{self._us} rendezvous host {self._host}: {error}") from error
             except (PeerLost, OSError) as error:
                 host.close()
                 fault = str(error)
@@ -262,7 +262,7 @@ class Direct:
                 f"{self._us} rank {peer} did not come to the rendezvous host in {deadline.seconds:g} s"
             ) from None
         except OSError as error:
-            raise PeerLost(f"{self._us} the rendezvous host broke off: {error}") from None
+            raise PeerLost(f"{self._us} the rendezvous host broke off: {error}") from error
         return data
 
 

@@ -115,7 +115,7 @@ class Relayed(socket.socket):
             except TimeoutError:
                 raise PeerTimeout(f"{self._who} nobody came in {deadline.seconds:g} s") from None
             except OSError as error:
-                raise PeerLost(f"{self._who} the rendezvous host broke off: {error}") from None
+                raise PeerLost(f"{self._who} the rendezvous host broke off: {error}") from error
             if not piece:
                 raise PeerLost(f"{self._who} the peer left before it began")
             data += piece
@@ -177,5 +177,5 @@ def _told(code: int, value: int) -> str:
     name = end.name.lower()
     return (
         f"the rendezvous host's limit of {_LIMITS[end].format(value)} is reached; to raise it, set its option "
-        f"--{name.replace('_', '-')}, in Terraform rendezvous_limits.{name}"
+        f"--{name.replace('_', '-')}, in Terraform rendezvous.limits.{name}"
     )

@@ -150,7 +150,7 @@ class S3(_Stored):
         try:
             return request()
         except (BotoCoreError, ClientError, HTTPError) as error:
-            raise PeerLost(f"rank {self.rank}: s3://{self._bucket}/{self._name}: {error}") from None
+            raise PeerLost(f"rank {self.rank}: s3://{self._bucket}/{self._name}: {error}") from error
 
 
 class Redis(_Stored):
@@ -187,4 +187,4 @@ class Redis(_Stored):
         try:
             return request()
         except RedisError as error:
-            raise PeerLost(f"rank {self.rank}: Redis, {self._name}: {error}") from None
+            raise PeerLost(f"rank {self.rank}: Redis, {self._name}: {error}") from error

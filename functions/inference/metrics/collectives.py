@@ -12,10 +12,10 @@ from typing import Any
 
 from .. import fmi
 from ..contract.event import RankEvent
+from ..contract.run_records import ReducedMetrics
 from ..data.storage import ObjectError, Storage
 from .reduction import Reduction, Share, Tree
 
-REDIS_VARIABLE = "REDIS_HOST"  # of the inference function: HOST or HOST:PORT
 RELAY_KEY = ".cosmicai/relay-key"  # in the run's bucket: the rendezvous host's key
 _SCRIPT_SECONDS = 60.0  # that an operation of a user's script waits for other ranks
 
@@ -31,11 +31,16 @@ def kind(event: RankEvent) -> str:
     return event.collectives
 
 
-def reduction(event: RankEvent, storage: Storage, seconds_left: Callable[[], float]) -> Reduction:
-    """This rank's part in reducing the metrics; of nobody but itself where the run has no collectives."""
+def reduction(
+    event: RankEvent, storage: Storage, redis: str | None, seconds_left: Callable[[], float]
+) -> Reduction:
+    """This rank's part in reducing the metrics; of nobody but itself where the run has no collectives.
+
+    redis: HOST or HOST:PORT of the deployment's Redis.
+    """
     alone = kind(event) == "none"
     tree = Tree(0, 1) if alone else Tree(event.rank, event.world_size)
-    return Reduction(tree, lambda: _channel(event, storage), seconds_left)
+    return Reduction(tree, lambda: _channel(event, storage, redis), seconds_left)
 
 
 def publish(event: RankEvent, storage: Storage, share: Share, done: Reduction) -> dict[str, Any]:
@@ -49,25 +54,27 @@ def publish(event: RankEvent, storage: Storage, share: Share, done: Reduction) -
     if event.rank == 0:
         told["ranks"] = len(share.ranks)
         try:
-            storage.write_json(event.bucket, f"{event.result_path}/metrics.json", _metrics(event, share))
+            storage.write_json(
+                event.bucket, f"{event.result_path}/metrics.json", _metrics(event, share).to_json()
+            )
         except ObjectError as error:  # no fault of the predictions
             told["faults"]["metrics.json"] = str(error)
     return told
 
 
-def _metrics(event: RankEvent, share: Share) -> dict[str, Any]:
-    return {
-        "run_id": event.run_id,
-        "world_size": event.world_size,
-        "channel": kind(event),
-        "ranks": share.ranks,
-        "num_samples": share.num_samples,
-        "accuracy": None if share.metrics is None else share.metrics.report(),
-        "accuracy_state": None if share.metrics is None else share.metrics.to_json(),
-    }
+def _metrics(event: RankEvent, share: Share) -> ReducedMetrics:
+    return ReducedMetrics(
+        run_id=event.run_id,
+        world_size=event.world_size,
+        channel=kind(event),
+        ranks=share.ranks,
+        num_samples=share.num_samples,
+        accuracy=None if share.metrics is None else share.metrics.report(),
+        accuracy_state=None if share.metrics is None else share.metrics.to_json(),
+    )
 
 
-def _channel(event: RankEvent, storage: Storage) -> fmi.Channel:
+def _channel(event: RankEvent, storage: Storage, redis: str | None) -> fmi.Channel:
     rank, size, name = event.rank, event.world_size, f"{event.private_prefix}/messages/metrics"
     match kind(event):
         case "direct":
@@ -75,15 +82,17 @@ def _channel(event: RankEvent, storage: Storage) -> fmi.Channel:
             relay_key = partial(_relay_key, event, storage)
             return fmi.Direct(rank, size, name, host, port, _key(event, storage), relay_key)
         case "redis":
-            import redis
+            from redis import Redis
 
-            host, port = _redis()
-            return fmi.Redis(rank, size, name, redis.Redis(host, port), _key(event, storage))
+            host, port = _redis(redis)
+            return fmi.Redis(rank, size, name, Redis(host, port), _key(event, storage))
     return fmi.S3(rank, size, name, storage.client, event.bucket)
 
 
 @contextmanager
-def for_script(event: RankEvent, storage: Storage, scratch: Path) -> Iterator[dict[str, str]]:
+def for_script(
+    event: RankEvent, storage: Storage, redis: str | None, scratch: Path
+) -> Iterator[dict[str, str]]:
     """The environment by which `fmi` and `fmilib` find the run's collectives in a user's script."""
     if kind(event) == "none":
         yield {}
@@ -91,14 +100,14 @@ def for_script(event: RankEvent, storage: Storage, scratch: Path) -> Iterator[di
     config = scratch / f"fmi-{event.rank}.json"
     config.unlink(missing_ok=True)
     with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump({"backends": _back_end(event, storage)}, file)
+        json.dump({"backends": _back_end(event, storage, redis)}, file)
     try:
         yield {"FMI_CONFIG": str(config), "FMI_COMM_NAME": f"{event.private_prefix}/messages/script"}
     finally:
         config.unlink(missing_ok=True)
 
 
-def _back_end(event: RankEvent, storage: Storage) -> dict[str, Any]:
+def _back_end(event: RankEvent, storage: Storage, redis: str | None) -> dict[str, Any]:
     common = {"enabled": "true", "max_timeout": str(int(_SCRIPT_SECONDS * 1000))}
     match kind(event):
         case "direct":
@@ -107,7 +116,7 @@ def _back_end(event: RankEvent, storage: Storage) -> dict[str, Any]:
             direct = {"host": host, "port": str(port), "secret": secret, "relay_key": relay_key}
             return {"Direct": {**common, **direct}}
         case "redis":
-            host, port = _redis()
+            host, port = _redis(redis)
             secret = _key(event, storage).hex()
             return {"Redis": {**common, "host": host, "port": str(port), "secret": secret}}
     return {"S3": {**common, "bucket_name": event.bucket, "keep": "true"}}  # Summarize deletes them
@@ -123,7 +132,7 @@ def _relay_key(event: RankEvent, storage: Storage) -> bytes:
     try:
         return storage.read(event.bucket, RELAY_KEY)
     except ObjectError as error:
-        raise fmi.RelayRefused(f"the rendezvous host's relay key: {error}") from None
+        raise fmi.RelayRefused(f"the rendezvous host's relay key: {error}") from error
 
 
 def _address(event: RankEvent) -> tuple[str, int]:
@@ -131,8 +140,8 @@ def _address(event: RankEvent) -> tuple[str, int]:
     return host, int(port)
 
 
-def _redis() -> tuple[str, int]:
-    named = os.environ.get(REDIS_VARIABLE)
+def _redis(named: str | None) -> tuple[str, int]:
+    """Host and port. Raises CollectivesError where the deployment has none."""
     if not named:
         raise CollectivesError("collectives: this deployment has no Redis; set redis_host in its tfvars")
     host, _, port = named.partition(":")

@@ -93,7 +93,7 @@ class Share:
         try:
             ranks, samples, state = json.loads(unpacking.decompress(data, _MOST_UNPACKED))
         except (zlib.error, RecursionError, TypeError) as error:
-            raise ValueError(f"a share cannot be unpacked: {type(error).__name__}") from None
+            raise ValueError(f"a share cannot be unpacked: {type(error).__name__}") from error
         numbers = [samples, *ranks] if isinstance(ranks, list) else [None]
         if not all(type(number) is int and 0 <= number <= _MOST_SAMPLES for number in numbers):
             raise ValueError("a share holds something other than ranks and a number of galaxies")

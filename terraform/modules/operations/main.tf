@@ -33,6 +33,7 @@ locals {
 }
 
 resource "aws_cloudwatch_dashboard" "this" {
+  count          = var.dashboard ? 1 : 0
   dashboard_name = var.name
 
   dashboard_body = jsonencode({

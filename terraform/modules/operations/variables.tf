@@ -23,6 +23,11 @@ variable "host_hours" {
   type        = number
 }
 
+variable "dashboard" {
+  description = "Whether to make the dashboard."
+  type        = bool
+}
+
 variable "alarm_email" {
   description = "Where alarms are sent; null makes none."
   type        = string

@@ -2,7 +2,7 @@ resource "aws_ecr_repository" "this" {
   #checkov:skip=CKV_AWS_136:The image is this repository's public code; AES256 is enough
   name                 = var.name
   image_tag_mutability = "IMMUTABLE"
-  force_delete         = var.force_delete
+  force_delete         = true # its images are built from sources
 
   image_scanning_configuration {
     scan_on_push = true

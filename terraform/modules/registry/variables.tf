@@ -3,11 +3,6 @@ variable "name" {
   type        = string
 }
 
-variable "force_delete" {
-  description = "Whether destroying may delete a repository that holds images."
-  type        = bool
-}
-
 variable "keep_images" {
   description = "How many images are kept."
   type        = number

@@ -13,7 +13,7 @@ module "iam" {
   name    = "${var.name}-state-machine"
   service = "states.amazonaws.com"
 
-  statements = {
+  statements = merge(var.statements, {
     InvokeFunctions = {
       actions   = ["lambda:InvokeFunction"]
       resources = values(var.function_arns)
@@ -32,7 +32,7 @@ module "iam" {
       resources = [var.arn]
     }
     WatchMap = {
-      actions   = ["states:DescribeExecution", "states:StopExecution"]
+      actions   = ["states:DescribeExecution", "states:StopExecution", "states:RedriveExecution"]
       resources = ["${replace(var.arn, ":stateMachine:", ":execution:")}/*"]
     }
     # CloudWatch's log delivery has no resource-level permissions:
@@ -44,7 +44,7 @@ module "iam" {
       ]
       resources = ["*"]
     }
-  }
+  })
 }
 
 data "aws_partition" "current" {}
@@ -63,6 +63,8 @@ resource "aws_sfn_state_machine" "this" {
     rendezvous_arn = var.function_arns.rendezvous
     summarize_arn  = var.function_arns.summarize
     retry_seconds  = var.retry_seconds
+
+    express_attempt_seconds = 240 # ATTEMPT_SECONDS of functions/contract/dispatch.py
 
     rendezvous_attempts = ceil(var.rendezvous_wait_seconds / 2)
   })

@@ -43,3 +43,9 @@ variable "permissions_boundary" {
   type        = string
   default     = null
 }
+
+variable "statements" {
+  description = "What the state machine may do besides, by statement name: the use of the bucket's KMS key."
+  type        = map(object({ actions = list(string), resources = list(string) }))
+  default     = {}
+}

@@ -1,0 +1,137 @@
+"""run.json, metrics.json and summary.json as typed values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any
+
+from .dispatch import Children
+from .fields import Field, Json, Record
+from .pricing import Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Record):
+    """run.json: what Initialize has planned."""
+
+    schema_version: Annotated[int | None, Field("the version of this object's form")] = None
+    run_id: Annotated[str, Field("the name of the execution that planned the run")]
+    started: Annotated[str, Field("when it was started, in UTC")]
+    payload: Annotated[Json, Field("the payload with every default")]
+    world_size: Annotated[int, Field("the number of ranks")]
+    data_map: Annotated[dict[str, Any] | None, Field("the key, or list of keys, of each rank's partitions")] = (
+        None
+    )
+    files: Annotated[int | None, Field("the number of partitions")] = None
+    bytes: Annotated[int, Field("the size of all partitions", unit="bytes")]
+    bytes_per_rank: Annotated[list[int] | None, Field("the size of each rank's partitions", unit="bytes")] = (
+        None
+    )
+    not_taken: Annotated[
+        dict[str, int] | None, Field("the number of files that were not taken, by the reason")
+    ] = None
+    notes: Annotated[list[str] | None, Field("sentences about files that were not taken and idle ranks")] = None
+    execution: Annotated[str | None, Field("the execution that runs it or has resumed it last")] = None
+    executions: Annotated[list[str] | None, Field("all executions that have run it, the first one first")] = (
+        None
+    )
+    collectives: Annotated[Json | None, Field("the channel, and why another than the payload's")] = None
+    children: Annotated[
+        Json | None, Field("how Step Functions starts the ranks, express or standard, and why")
+    ] = None
+
+    @property
+    def child_type(self) -> Children:
+        """How Step Functions starts the ranks; runs of earlier versions do not say it, and it was Standard."""
+        return "express" if (self.children or {}).get("type") == "express" else "standard"
+
+    @property
+    def channel(self) -> str | None:
+        """By which the ranks reduce their metrics; None for a run on one machine."""
+        return None if self.collectives is None else self.collectives.get("channel")
+
+    @property
+    def began(self) -> float:
+        """`started` in Unix seconds."""
+        return datetime.fromisoformat(self.started.replace("Z", "+00:00")).timestamp()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReducedMetrics(Record):
+    """metrics.json: what the ranks have reduced among themselves, written by rank 0."""
+
+    run_id: Annotated[str, Field("the name of the execution that planned the run")]
+    world_size: Annotated[int | None, Field("the number of ranks")] = None
+    channel: Annotated[str, Field("the channel that the metrics took")] = ""
+    ranks: Annotated[list[int], Field("the ranks that the metrics cover")]
+    num_samples: Annotated[int | None, Field("the number of their galaxies", unit="galaxies")] = None
+    accuracy: Annotated[
+        Json | None, Field("the measures over all galaxies, and by redshift and magnitude", null=True)
+    ] = None
+    accuracy_state: Annotated[
+        Any, Field("the sums and histograms from which the measures follow", null=True)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(Record):
+    """summary.json: what a run did, by Summarize or `cosmicai infer`."""
+
+    run_id: Annotated[str, Field("the name of the execution that planned the run")]
+    started: Annotated[str, Field("when it was started, in UTC")]
+    payload: Annotated[Json, Field("the payload with every default")]
+    world_size: Annotated[int, Field("the number of ranks")]
+    finished_ranks: Annotated[int, Field("the number of ranks with a result")]
+    missing_ranks: Annotated[list[int], Field("the ranks without result and error")]
+    failed_ranks: Annotated[dict[str, dict[str, str]], Field("error and cause by rank")]
+    num_samples: Annotated[
+        int | None,
+        Field("the number of galaxies; null where a script's ranks do not say", unit="galaxies", null=True),
+    ] = None
+    num_samples_from: Annotated[
+        dict[str, int],
+        Field("ranks by the field they were counted by; batches * batch size is an upper bound"),
+    ]
+    input_bytes: Annotated[int, Field("the size of all partitions", unit="bytes")]
+    seconds: Annotated[dict[str, float], Field("seconds by phase, summed over the ranks", unit="s")]
+    cold_starts: Annotated[int, Field("the number of ranks in new sandboxes")]
+    spread: Annotated[
+        dict[str, Any], Field("least, median, 95th percentile and greatest of the ranks' figures")
+    ]
+    accuracy: Annotated[
+        Json | None, Field("the measures over all galaxies, and by redshift and magnitude", null=True)
+    ] = None
+    accuracy_state: Annotated[Json | None, Field("what report.html draws", null=True)] = None
+    predicted_redshifts: Annotated[Json | None, Field("the histogram of z_pred over all ranks", null=True)] = (
+        None
+    )
+    flags: Annotated[
+        dict[str, int] | None,
+        Field("galaxies by flag; null where no rank says so", unit="galaxies", null=True),
+    ] = None
+    metrics_source: Annotated[
+        str, Field("collectives, with the ranks that were added from their infos, or rank infos")
+    ]
+    left_out: Annotated[
+        dict[str, list[str]], Field("wrong fields that are not used, by the rank in whose info they stood")
+    ] = field(default_factory=dict)
+    wall_seconds: Annotated[
+        float | None,
+        Field("the time from the start to the last rank's end", "wall (seconds)", "s", null=True),
+    ] = None
+    collectives: Annotated[Json | None, Field("the channel, and why another than the payload's", null=True)] = (
+        None
+    )
+    children: Annotated[
+        Json | None,
+        Field("how Step Functions started the ranks, express or standard, and why", null=True),
+    ] = None
+    cost: Annotated[Cost | None, Field("GB-seconds and USD at list prices; null on one machine", null=True)] = (
+        None
+    )
+
+    @property
+    def began(self) -> float:
+        """`started` in Unix seconds."""
+        return datetime.fromisoformat(self.started.replace("Z", "+00:00")).timestamp()

@@ -1,0 +1,182 @@
+"""make deploy and make destroy from the example tfvars, against an AWS that we did not write.
+
+Terraform, its provider and the aws command line are real. A stand-in for docker records its arguments, and
+pushes an image's manifest where docker would push an image.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from cosmicai.packaging.assembly import image_tag
+from cosmicai.packaging.places import ROOT
+from tests.replica import ACCOUNT, Replica, replica
+
+TEAM, BUCKET = "team3", "team3-cosmicai"
+REGISTRY = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
+REPOSITORY = "team3-cosmicai-inference"
+IMAGE = f"{REGISTRY}/{REPOSITORY}:{image_tag()}-arm64-lean"
+STATE = f".cosmicai/terraform/{TEAM}.tfstate"
+
+_RECORD = """#!{python}
+import json, os, sys
+with open(os.environ["CALLS"], "a") as calls:
+    print(json.dumps(["{name}", *sys.argv[1:]]), file=calls)
+"""
+_DOCKER = """
+import boto3
+if sys.argv[1] == "login":
+    assert sys.stdin.read()
+if sys.argv[1:3] == ["buildx", "build"]:
+    repository, tag = sys.argv[sys.argv.index("-t") + 1].split("/")[1].split(":")
+    kind = "application/vnd.docker.distribution.manifest.v2+json"
+    config = {"size": 2, "digest": "sha256:" + "0" * 64}
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "layers": [], "config": config})
+    boto3.client("ecr", "us-east-1").put_image(repositoryName=repository, imageTag=tag, imageManifest=manifest)
+"""
+_TERRAFORM = '\nos.execv("{terraform}", ["terraform", *sys.argv[1:]])\n'
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A fresh copy of what git holds, with the tfvars of a team."""
+
+    folder: Path
+    aws: Replica
+
+    def make(self, target: str) -> tuple[str, list[list[str]]]:
+        """What a target prints, and the calls of docker and terraform, which all succeed."""
+        calls = self.folder.parent / "calls"
+        calls.write_text("")
+        tools = self.folder.parent / "tools"
+        environment = {
+            **self.aws.environment, "CALLS": str(calls), "APPROVE": TEAM,
+            "PATH": f"{tools}:{Path(sys.executable).parent}:{self.aws.environment['PATH']}",
+        }  # fmt: skip
+        command = ["make", target, f"TEAM={TEAM}", f"PYTHON={sys.executable}"]
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+        return done.stdout, [json.loads(line) for line in calls.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    folder, base = tmp_path_factory.mktemp("deploy") / "tree", ["git", "-C", str(ROOT)]
+    for name in subprocess.run(
+        [*base, "ls-files"], capture_output=True, text=True, check=True
+    ).stdout.splitlines():
+        if name.startswith(("terraform/", "statemachine/", "scripts/", "docker/", "functions/", "cosmicai/")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
+    shutil.copy(ROOT / "Makefile", folder)
+    example = (folder / "terraform" / "teams" / "example.tfvars").read_text()
+    assert example.count('"example"') == 1
+    (folder / "terraform" / "teams" / f"{TEAM}.tfvars").write_text(example.replace('"example"', f'"{TEAM}"'))
+    tools = folder.parent / "tools"
+    tools.mkdir()
+    for name, then in (("docker", _DOCKER), ("terraform", _TERRAFORM)):
+        content = _RECORD.format(python=sys.executable, name=name) + then
+        (tools / name).write_text(content.replace("{terraform}", str(shutil.which("terraform"))))
+        (tools / name).chmod(0o755)
+    with replica(folder.parent / "log") as aws:
+        yield Checkout(folder, aws)
+
+
+def _refused(call: Any, **arguments: Any) -> str:
+    with pytest.raises(ClientError) as caught:
+        call(**arguments)
+    return str(caught.value.response["Error"]["Code"])
+
+
+def _expected_calls(mirror: list[str]) -> list[list[str]]:
+    """Of a first deployment, in this order and with nothing besides."""
+    terraform = ["terraform", "-chdir=terraform"]
+    apply = ["-auto-approve", "-var-file=teams/team3.tfvars", "-var", f"image_tag={image_tag()}"]
+    build = ["buildx", "build", "--platform", "linux/arm64", "--provenance=false"]
+    build += [
+        "-f",
+        "docker/inference.Dockerfile",
+        "--build-arg",
+        "VARIANT=lean",
+        "--build-arg",
+        "EXTRA_PACKAGES=",
+    ]
+    return [
+        [*terraform, "init", "-input=false", "-lockfile=readonly", *mirror],
+        [*terraform, "console", "-state=STATE", "-var-file=teams/team3.tfvars", "-var", "image_tag=none"],
+        ["docker", "buildx", "version"],
+        [*terraform, "apply", "-state=STATE", *apply, "-target=module.registry"],
+        [*terraform, "output", "-state=STATE", "-raw", "repository_url"],
+        ["docker", "login", "--username", "AWS", "--password-stdin", REGISTRY],
+        ["docker", *build, "-t", IMAGE, "--push", "."],
+        [*terraform, "apply", "-state=STATE", *apply],
+    ]
+
+
+@pytest.mark.timeout(900)
+def test_from_the_example_to_a_deployment_and_back(checkout: Checkout) -> None:
+    s3, tree = checkout.aws.client("s3"), checkout.folder
+    printed, calls = checkout.make("deploy")
+    calls = [[word.replace(f"-state={tree / STATE}", "-state=STATE") for word in call] for call in calls]
+    assert calls == _expected_calls([word for word in calls[0] if word.startswith("-plugin-dir=")])
+    code = checkout.aws.client("lambda").get_function(FunctionName=REPOSITORY)["Code"]
+    assert code["ImageUri"].startswith(IMAGE) or code["ResolvedImageUri"].startswith(
+        f"{REGISTRY}/{REPOSITORY}@"
+    )
+    assert f"s3://{BUCKET}/25MB/" in printed
+
+    # A second deployment, with the state in S3: it moves there, and nothing is built or changed.
+    s3.create_bucket(Bucket="states")
+    backend = 'bucket = "states"\nkey = "team3.tfstate"\nregion = "us-east-1"\nuse_lockfile = true\n'
+    (tree / "terraform" / "teams" / f"{TEAM}.s3.tfbackend").write_text(
+        f"{backend}skip_credentials_validation = true\nskip_requesting_account_id = true\n"
+    )
+    before = json.loads((tree / STATE).read_text())
+    printed, calls = checkout.make("deploy")
+    assert f"moved to S3: the state of {TEAM}" in printed
+    assert "0 added, 0 changed, 0 destroyed" in printed
+    assert ["buildx", "build"] not in [call[1:3] for call in calls]
+    moved = json.load(s3.get_object(Bucket="states", Key="team3.tfstate")["Body"])
+    assert moved["lineage"] == before["lineage"]
+    assert not (tree / STATE).exists()
+
+    # Without a word about results, those that there are stay, and are protected as before.
+    s3.put_object(Bucket=BUCKET, Key="results/1/summary.json", Body=b"{}")
+    printed, _ = checkout.make("destroy")
+    assert f"kept: the bucket {BUCKET}, which holds objects" in printed
+    assert s3.get_object(Bucket=BUCKET, Key="results/1/summary.json")["Body"].read() == b"{}"
+    assert all(s3.get_public_access_block(Bucket=BUCKET)["PublicAccessBlockConfiguration"].values())
+    assert "DenyPlainHttp" in s3.get_bucket_policy(Bucket=BUCKET)["Policy"]
+    assert s3.get_bucket_encryption(Bucket=BUCKET)["ServerSideEncryptionConfiguration"]["Rules"]
+    _assert_nothing_else_is_left(checkout.aws)
+
+    # The flag that the tfvars have now takes effect although the state has another.
+    with (tree / "terraform" / "teams" / f"{TEAM}.tfvars").open("a") as variables:
+        variables.write("storage = { delete_results_on_destroy = true }\n")
+    checkout.make("destroy")
+    assert _refused(s3.head_bucket, Bucket=BUCKET) == "404"
+    assert s3.head_bucket(Bucket="states")
+
+
+def _assert_nothing_else_is_left(aws: Replica) -> None:
+    assert _refused(aws.client("ecr").describe_repositories, repositoryNames=[REPOSITORY]) == (
+        "RepositoryNotFoundException"
+    )
+    assert aws.client("lambda").list_functions()["Functions"] == []
+    assert aws.client("stepfunctions").list_state_machines()["stateMachines"] == []
+    assert [role["RoleName"] for role in aws.client("iam").list_roles()["Roles"]] == []
+    assert aws.client("logs").describe_log_groups()["logGroups"] == []
+    ec2 = aws.client("ec2")
+    instances = [one for group in ec2.describe_instances()["Reservations"] for one in group["Instances"]]
+    assert {one["State"]["Name"] for one in instances} <= {"terminated"}
+    assert all(vpc["IsDefault"] for vpc in ec2.describe_vpcs()["Vpcs"])

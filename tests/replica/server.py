@@ -1,0 +1,37 @@
+"""moto_server with the two calls that Terraform's provider makes and moto lacks.
+
+ValidateStateMachineDefinition is answered by the parser of the Amazon States Language with which moto itself
+runs state machines, ListStateMachineVersions from moto's record of the state machine.
+"""
+
+from __future__ import annotations
+
+from moto.core.responses import ActionResult
+from moto.server import main
+from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
+from moto.stepfunctions.responses import StepFunctionResponse
+
+
+def _validated(self: StepFunctionResponse) -> ActionResult:
+    try:
+        AmazonStateLanguageParser.parse(self._get_param("definition"))
+    except Exception as error:
+        told = {"severity": "ERROR", "code": "SCHEMA_VALIDATION_FAILED", "message": str(error)}
+        return ActionResult({"result": "FAIL", "diagnostics": [told], "truncated": False})
+    return ActionResult({"result": "OK", "diagnostics": [], "truncated": False})
+
+
+def _versions(self: StepFunctionResponse) -> ActionResult:
+    machine = self.stepfunction_backend.describe_state_machine(self._get_param("stateMachineArn"))
+    versions = [
+        {"stateMachineVersionArn": one.arn, "creationDate": one.creation_date}
+        for one in machine.versions.values()
+    ]
+    return ActionResult({"stateMachineVersions": versions})
+
+
+StepFunctionResponse.validate_state_machine_definition = _validated
+StepFunctionResponse.list_state_machine_versions = _versions
+
+if __name__ == "__main__":
+    main()
