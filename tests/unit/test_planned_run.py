@@ -95,3 +95,20 @@ def test_a_historic_payload_with_fewer_files_than_ranks_runs(s3: Any) -> None:
     assert [event["WORLD_SIZE"] for event in events] == [3, 3, 3]
     again = start(s3, {**HISTORIC, "resume": True}, "run-2", "2026-11-22T01:00:00Z", DEPLOYED)
     assert again["notes"] == answer["notes"]
+
+
+def test_a_prefix_with_a_part_of_a_set_is_refused(s3: Any) -> None:
+    _put(s3, "25MB/1.pt", "25MB/2.pt")
+    _put(s3, "25MB/.partial/moving", body=b"")
+    with pytest.raises(PlanError, match=r"s3://team3-cosmicai/25MB/ holds a part of a set.*same command again"):
+        _start(s3, PAYLOAD)
+    assert "Contents" not in s3.list_objects_v2(Bucket=BUCKET, Prefix="r/")
+
+
+def test_a_run_names_all_executions_that_have_run_it(s3: Any) -> None:
+    _put(s3, "25MB/1.pt", "25MB/2.pt")
+    for name, resume in (("run-1", False), ("run-2", True), ("run-3", True), ("run-3", True)):
+        start(s3, {**PAYLOAD, "resume": resume}, name, "2026-11-22T00:00:00Z", DEPLOYED)
+    run = _read(s3, "r/run.json")
+    assert (run["run_id"], run["execution"]) == ("run-1", "run-3")
+    assert run["executions"] == ["run-1", "run-2", "run-3"]

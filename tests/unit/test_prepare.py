@@ -22,6 +22,7 @@ from cosmicai.data import photometry
 from cosmicai.data.places import Folder
 from cosmicai.data.prepare import prepare
 from cosmicai.data.reading import Columns, Reading
+from cosmicai.data.sets import SetError
 from cosmicai.data.sources import SourceError
 from cosmicai.results.outputs import OutputError
 from inference.data.partition import read
@@ -110,6 +111,28 @@ def test_a_second_call_writes_only_what_is_missing(galaxies: Arrays, tmp_path: P
     (out / "1.pt").unlink()
     assert prepare(tmp_path / "a.h5", Folder(out), 1).written == 1
     assert_same(prepared(out), galaxies)
+
+
+def test_another_set_is_refused_or_replaced_with_all_that_belongs_to_it(
+    galaxies: Arrays, tmp_path: Path
+) -> None:
+    """Galaxies of two sources never lie in one folder, whichever of them is larger."""
+    out, few = tmp_path / "out", {name: array[60:110] for name, array in galaxies.items()}
+    _hdf5(tmp_path / "many.h5", galaxies)
+    _hdf5(tmp_path / "few.h5", few)
+    prepare(tmp_path / "many.h5", Folder(out), 1)
+    for name in ("stamps.png", "notes.txt", "4.PT"):
+        (out / name).write_bytes(b"there")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(SetError, match=r"holds partitions of another set: 2\.pt, 3\.pt; give --overwrite"):
+        prepare(tmp_path / "few.h5", Folder(out), 1)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert prepare(tmp_path / "few.h5", Folder(out), 1, overwrite=True).removed == ["2.pt", "3.pt"]
+    assert {path.name for path in out.iterdir()} == {"1.pt", "photometry.json", "notes.txt", "4.PT"}
+    assert_same(prepared(out), few)
+    with pytest.raises(SetError, match=r"another set: 1\.pt"):
+        prepare(tmp_path / "many.h5", Folder(out), 1)
+    assert_same(prepared(out), few)
 
 
 def test_without_redshifts(galaxies: Arrays, tmp_path: Path) -> None:
