@@ -151,6 +151,23 @@ variable "max_concurrency" {
   }
 }
 
+variable "rendezvous_enabled" {
+  description = "Whether ranks may meet on a rendezvous host. Without one, the deployment has neither an EC2 instance nor a network, and metrics go through S3."
+  type        = bool
+  default     = true
+}
+
+variable "rendezvous_subnet_id" {
+  description = "Public subnet for the deployment's own rendezvous host, in a zone that offers t4g.nano; null makes a network with one."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.rendezvous_subnet_id == null || can(regex("^subnet-[0-9a-f]+$", var.rendezvous_subnet_id))
+    error_message = "rendezvous_subnet_id must be the id of a subnet, such as subnet-0123456789abcdef0."
+  }
+}
+
 variable "rendezvous_address" {
   description = "HOST:PORT of a rendezvous host that somebody else runs; null makes one of the deployment's own."
   type        = string

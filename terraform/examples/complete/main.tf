@@ -39,6 +39,8 @@ module "cosmicai" {
   rendezvous_idle_minutes   = 30
   rendezvous_wait_seconds   = 60
   rendezvous_limits         = { relays = 512, relays_per_address = 128 }
+  rendezvous_enabled        = true
+  rendezvous_subnet_id      = "subnet-0123456789abcdef0" # a public one of the team's
   # rendezvous_address = "rendezvous.example.org:10000" # a host that another team runs, instead of an own one
 
   log_retention_days = 90
