@@ -5,7 +5,7 @@ BIN := .venv/bin
 # A worker for each core, four at most: each may run an embedded AWS of its own.
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 # Users' words reach the recipes in the environment, as they are: neither make nor the shell executes them.
-WORDS := PYTHON TEAM IMAGE APPROVE SECONDS
+WORDS := PYTHON TEAM IMAGE APPROVE PREFLIGHT SECONDS
 $(foreach word,$(WORDS),$(if $(value $(word)),$(eval override $(word) := $$(value $(word)))$(eval export $(word))))
 .PHONY: environment demo test unit check docs prose audit fuzz package deploy destroy clean
 

@@ -113,9 +113,9 @@ variable "architecture" {
 }
 
 variable "inference_memory_mb" {
-  description = "Memory of a rank in MB; 1,769 MB buy one vCPU."
+  description = "Memory of a rank in MB; 1,769 MB buy one vCPU. New accounts get 3,008 MB at most."
   type        = number
-  default     = 3538
+  default     = 3008
 
   validation {
     condition     = var.inference_memory_mb >= 128 && var.inference_memory_mb <= 10240 && floor(var.inference_memory_mb) == var.inference_memory_mb

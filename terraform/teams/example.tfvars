@@ -3,7 +3,7 @@ team                = "example"
 region              = "us-east-1"
 architecture        = "arm64"
 image_variant       = "lean" # "torch" for scripts of your own that import it
-inference_memory_mb = 3538
+inference_memory_mb = 3008 # what new accounts get at most
 log_retention_days  = 30
 # extra_packages = ["timm==0.4.12"] # what scripts of your own import beside torch
 # rendezvous_address = "rendezvous.example.org:10000" # a rendezvous host that another team runs

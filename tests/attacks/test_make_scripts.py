@@ -67,6 +67,7 @@ def _run(tree: Path, *command: str, **environment: str) -> subprocess.CompletedP
         "PATH": f"{tree.parent / 'tools'}:{os.environ['PATH']}",
         "CALLS": str(tree.parent / "calls"),
         "CHECKPOINT_DISABLE": "1",
+        "PREFLIGHT": "skip",
         **environment,
     }
     return subprocess.run(
