@@ -148,6 +148,9 @@ def _fits_zero(array: Array) -> dict[str, int]:
     return {} if zero is None else {"bzero": zero}
 
 
+_SIGNED = {"u2": "i4", "u4": "i8"}  # VOTable has no whole numbers without a sign but bytes
+
+
 def write_votable(catalogue: Catalogue, folder: Path) -> Path:
     """catalogue.vot, in VOTable's binary serialisation, with unit, UCD and description of each field."""
     from astropy.io.votable import from_table
@@ -156,7 +159,9 @@ def write_votable(catalogue: Catalogue, folder: Path) -> Path:
     table = Table()
     for name, array in catalogue.whole().items():
         column = described(name)
-        table[name] = Column(array, unit=column.unit or None, description=column.description or None)
+        wider = _SIGNED.get(f"{array.dtype.kind}{array.dtype.itemsize}")
+        values = array if wider is None else array.astype(wider)
+        table[name] = Column(values, unit=column.unit or None, description=column.description or None)
     votable = from_table(table)
     first = votable.get_first_table()
     for field in first.fields:
