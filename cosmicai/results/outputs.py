@@ -133,7 +133,8 @@ def made(folder: Path) -> Iterator[None]:
 
 _OF_A_RUN = (
     "run.json", "manifest.json", "metrics.json", "combined_data.json", "summary.json", "report.html",
-    "Results.json", "inference.png", "predictions", "failures",
+    "Results.json", "inference.png", "predictions", "failures", "columns.csv",
+    *(f"catalogue.{name}" for name in ("csv", "parquet", "fits", "vot", "qp.hdf5", "hats")),
 )  # fmt: skip
 
 
