@@ -33,6 +33,9 @@ class Run(Record):
     ] = None
     notes: Annotated[list[str] | None, Field("sentences about files that were not taken and idle ranks")] = None
     execution: Annotated[str | None, Field("the execution that runs it or has resumed it last")] = None
+    executions: Annotated[list[str] | None, Field("all executions that have run it, the first one first")] = (
+        None
+    )
     collectives: Annotated[Json | None, Field("the channel, and why another than the payload's")] = None
     children: Annotated[
         Json | None, Field("how Step Functions starts the ranks, express or standard, and why")

@@ -211,7 +211,7 @@ def test_a_partition_that_cannot_be_computed_is_a_failed_rank(
     assert "✗ Failed: 1 of 3 ranks left no result" in (out / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_second_call_replaces_the_results_of_the_first_and_nothing_else(
+def test_other_results_are_refused_or_replaced_and_nothing_else(
     tmp_path: Path, saved: Save, make_partition: Callable[..., TensorDataset]
 ) -> None:
     body, out = saved(make_partition(2)), tmp_path / "out"
@@ -219,13 +219,19 @@ def test_a_second_call_replaces_the_results_of_the_first_and_nothing_else(
     one = _partitions(tmp_path / "one", {"1.pt": body})
     assert _infer(many, "--out", out).returncode == 0
     (out / "notes.txt").write_text("mine")
-    assert _infer(one, "--out", out).returncode == 0
-    assert sorted(path.name for path in (out / "predictions").iterdir()) == ["0.npz"]
+    (out / "predictions" / "mine.csv").write_text("mine")
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    refused = _infer(one, "--out", out)
+    assert refused.returncode == 1
+    assert f"{out} holds the results of the run local-" in refused.stderr
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    assert _infer(one, "--out", out, "--overwrite").returncode == 0
+    assert sorted(path.name for path in (out / "predictions").iterdir()) == ["0.npz", "mine.csv"]
     assert sorted(path.name for path in out.glob("[0-9]*.json")) == ["0.json"]
     assert (out / "notes.txt").read_text() == "mine"
     before = {path: path.read_bytes() for path in out.rglob("*.*")}
     (one / "1.pt").write_bytes(b"junk")
-    assert _infer(one, "--out", out).returncode == 1
+    assert _infer(one, "--out", out, "--overwrite").returncode == 1
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
 
 
@@ -236,3 +242,20 @@ def test_a_partition_that_is_given_twice_is_refused(
     done = _infer(folder, folder / "1.pt", "--out", tmp_path / "out")
     assert done.returncode == 1
     assert done.stderr == f"error: {folder / '1.pt'} is given 2 times; give each partition once\n"
+
+
+def test_nested_partitions_are_taken_and_what_is_not_is_named(
+    tmp_path: Path, saved: Save, make_partition: Callable[..., TensorDataset]
+) -> None:
+    good, folder = saved(make_partition(2)), tmp_path / "in"
+    names = ["1.pt", "deep/er/2.pt", "deep/3.PT", "4.pth", "5.pt.gz", "._1.pt", ".trash/6.pt", "empty.pt"]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"" if name == "empty.pt" else good)
+    done = _infer(folder, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "4 redshifts" in done.stdout
+    (note,) = json.loads((tmp_path / "out" / "run.json").read_text())["notes"]
+    assert f"note: {note}" in done.stdout
+    told = ("6 files are not taken", "4.pth, 5.pt.gz, deep/3.PT", "empty: empty.pt", "hidden: ._1.pt, .trash")
+    assert [text for text in told if text not in note] == []

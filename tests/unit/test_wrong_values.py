@@ -329,7 +329,7 @@ FULL = {
 }
 """A command line for each place that is written to; OUT is on the full disk."""
 ELSEWHERE = {
-    "demo": "runs.download, as results",
+    "demo": "download(), as results",
     "results": "tests/integration/test_cli.py",
     "sweep": "tests/integration/test_cli.py",
     "local up": "writes to no place that is named",
