@@ -45,7 +45,7 @@ class Run(Record):
 
     @classmethod
     def from_json(cls, content: Any) -> Self:
-        """Raises RecordError. An optional field that is wrong counts as missing: a script may have replaced it."""
+        """Raises RecordError. A wrong optional field counts as missing: a script may have replaced it."""
         values, faults = read_fields(cls, content)
         optional = {one.name for one in cls.described() if not one.required}
         told = [fault for name, fault in faults.items() if name not in optional]
