@@ -89,7 +89,7 @@ def main() -> None:
     with Emulator(build, 1) as aws:
         for case, fields in CASES.items():
             variant = "torch" if case == "torch" else "lean"
-            variables = emulated_variables(case, aws, variant, inference_memory_mb=MEMORY_MB)
+            variables = emulated_variables(case, aws, variant, inference={"memory_mb": MEMORY_MB})
             outputs = Deployment(aws.folder / case, aws.environment, os.environ).apply(variables)
             s3 = aws.client("s3")
             for file in arguments.model.iterdir():

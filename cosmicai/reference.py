@@ -36,7 +36,8 @@ RESULTS = {
 }
 PREDICTIONS = {
     "index": "place of the galaxy in the rank's data",
-    "z_pred": "photometric redshift",
+    "z_pred": "photometric redshift; NaN where none could be computed",
+    "flags": "bits by galaxy; payload.md lists them",
     "z_true": "redshift, where the partition has it",
     "files": "keys of the partitions, in their order",
     "rows": "galaxies of each",

@@ -16,7 +16,7 @@ apply() {
   with_state apply $(without_question) -var-file="$vars" "$@"
 }
 initialise
-values=$(value_of 'join(" ", concat([var.team, var.architecture, var.image_variant], var.extra_packages))')
+values=$(value_of 'join(" ", concat([var.team, var.inference.architecture, var.image.variant], var.image.extra_packages))')
 read -r named architecture variant packages <<EOF
 $values
 EOF
@@ -27,7 +27,7 @@ if [ "${PREFLIGHT:-}" != skip ]; then
 fi
 
 if [ -n "${IMAGE:-}" ]; then
-  apply -var "inference_image=$IMAGE"
+  apply -var "image_uri=$IMAGE"
   keep_outputs
   exit 0
 fi

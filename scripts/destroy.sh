@@ -1,6 +1,6 @@
 #!/bin/sh
 # Destroys a team's deployment. Terraform asks first, but for APPROVE=TEAM. A bucket that holds objects is kept, with
-# all that protects it, unless the tfvars say delete_results_on_destroy = true.
+# all that protects it, unless the tfvars say storage.delete_results_on_destroy = true.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/team.sh
@@ -17,7 +17,7 @@ with_values() { # COMMAND [OPTIONS]
   with_state "$command" $(without_question) -var-file="$vars" -var image_tag=none "$@"
 }
 initialise
-values=$(value_of 'join(" ", [var.team, var.region, tostring(var.delete_results_on_destroy)])')
+values=$(value_of 'join(" ", [var.team, var.region, tostring(var.storage.delete_results_on_destroy)])')
 read -r named region deletes_results <<EOF
 $values
 EOF
@@ -47,7 +47,7 @@ if is_there module.storage.aws_s3_bucket.this; then
     done
     [ $# -eq 0 ] || with_values destroy "$@"
     echo "kept: the bucket $bucket, which holds objects, with its encryption, its policy and its public access block."
-    echo "To delete it too: set delete_results_on_destroy = true in terraform/$vars, and make destroy TEAM=$team again."
+    echo "To delete it too: set storage = { delete_results_on_destroy = true } in terraform/$vars, and make destroy TEAM=$team again."
     exit 0
   fi
   # Terraform goes by the permission to delete objects that its state holds, not by that in the tfvars.

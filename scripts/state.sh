@@ -67,9 +67,9 @@ settings() {
   is_deployed=false
   case "$(addresses)" in *module.storage.aws_s3_bucket.this*) is_deployed=true ;; esac
   value_of "base64encode(jsonencode({ is_deployed = $is_deployed, team = var.team, region = var.region,
-    bucket = local.bucket_name, memory_mb = var.inference_memory_mb, has_host = local.own_host,
-    subnet_id = var.rendezvous_subnet_id, max_concurrency = var.max_concurrency,
-    reserved_concurrency = var.reserved_concurrency }))" | base64 -d
+    bucket = local.bucket_name, memory_mb = var.inference.memory_mb, has_host = local.own_host,
+    subnet_id = var.rendezvous.subnet_id, max_concurrency = var.inference.max_concurrency,
+    reserved_concurrency = var.inference.reserved_concurrency }))" | base64 -d
 }
 
 # All resources are named after the tfvars' team. Another team's would be changed or destroyed by this team's name.

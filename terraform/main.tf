@@ -1,17 +1,17 @@
 locals {
   name         = "${var.team}-cosmicai"
-  bucket_name  = coalesce(var.bucket_name, local.name)
+  bucket_name  = coalesce(var.storage.bucket_name, local.name)
   build_folder = coalesce(var.build_folder, "${path.module}/../build")
-  readable     = distinct(concat([module.storage.bucket_arn], [for name in var.data_buckets : "arn:${data.aws_partition.current.partition}:s3:::${name}"]))
-  own_image    = var.inference_image == null
+  readable     = distinct(concat([module.storage.bucket_arn], [for name in var.storage.data_buckets : "arn:${data.aws_partition.current.partition}:s3:::${name}"]))
+  own_image    = var.image_uri == null
   # For every role that reads and writes the bucket: https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html
-  key_use  = var.kms_key_arn == null ? {} : { UseKey = { actions = ["kms:Decrypt", "kms:GenerateDataKey"], resources = [var.kms_key_arn] } }
-  own_host = var.rendezvous_enabled && var.rendezvous_address == null
+  key_use  = var.storage.kms_key_arn == null ? {} : { UseKey = { actions = ["kms:Decrypt", "kms:GenerateDataKey"], resources = [var.storage.kms_key_arn] } }
+  own_host = var.rendezvous.enabled && var.rendezvous.address == null
   # Written out because the state machine's own role must name it.
   state_machine_arn = "arn:${data.aws_partition.current.partition}:states:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}:stateMachine:${local.name}"
   # No more ranks than are reserved can run at once.
-  concurrency = [for ranks in [var.max_concurrency, var.reserved_concurrency] : ranks if ranks != null]
-  image_uri   = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}-${var.architecture}-${var.image_variant}" : var.inference_image
+  concurrency = [for ranks in [var.inference.max_concurrency, var.inference.reserved_concurrency] : ranks if ranks != null]
+  image_uri   = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}-${var.inference.architecture}-${var.image.variant}" : var.image_uri
 }
 
 data "aws_partition" "current" {}
@@ -22,9 +22,10 @@ module "storage" {
   source = "./modules/storage"
 
   bucket_name              = local.bucket_name
-  abort_uploads_after_days = var.abort_uploads_after_days
-  force_destroy            = var.delete_results_on_destroy
-  kms_key_arn              = var.kms_key_arn
+  abort_uploads_after_days = var.storage.abort_uploads_after_days
+  expire_keys_after_days   = var.storage.expire_keys_after_days
+  force_destroy            = var.storage.delete_results_on_destroy
+  kms_key_arn              = var.storage.kms_key_arn
 }
 
 module "registry" {
@@ -44,7 +45,7 @@ module "initialize" {
   package            = { zip = "${local.build_folder}/initialize.zip", handler = "initialize.handler.handler" }
   memory_mb          = 1769
   timeout_seconds    = 300
-  log_retention_days = var.log_retention_days
+  log_retention_days = var.operations.log_retention_days
 
   statements = merge(local.key_use, {
     ListPartitions = { actions = ["s3:ListBucket"], resources = local.readable }
@@ -54,7 +55,7 @@ module "initialize" {
       resources = concat(
         [for file in ["run", "manifest"] : "${module.storage.bucket_arn}/*/${file}.json"],
         ["${module.storage.bucket_arn}/.cosmicai/*/key"],
-        var.allow_scripts ? ["${module.storage.bucket_arn}/payload.json"] : [],
+        var.inference.allow_scripts ? ["${module.storage.bucket_arn}/payload.json"] : [],
       )
     }
     # It has no resource-level permissions: https://docs.aws.amazon.com/service-authorization/latest/reference/list_awslambda.html
@@ -66,9 +67,9 @@ module "initialize" {
   })
 
   environment = merge(
-    { ALLOW_SCRIPTS = tostring(var.allow_scripts), INFERENCE_MEMORY_MB = tostring(var.inference_memory_mb) },
+    { ALLOW_SCRIPTS = tostring(var.inference.allow_scripts), INFERENCE_MEMORY_MB = tostring(var.inference.memory_mb) },
     length(local.concurrency) == 0 ? {} : { MAX_CONCURRENCY = tostring(min(local.concurrency...)) },
-    var.rendezvous_enabled ? {} : { RENDEZVOUS = "false" },
+    var.rendezvous.enabled ? {} : { RENDEZVOUS = "false" },
     var.redis_host == null ? {} : { REDIS_HOST = var.redis_host },
   )
 }
@@ -81,13 +82,13 @@ module "inference" {
   name            = "${local.name}-inference"
   description     = "One rank: reads its partitions, predicts redshifts, writes predictions and its rank info."
   package         = { image = local.image_uri, handler = "inference.handler.handler" }
-  architecture    = var.architecture
-  memory_mb       = var.inference_memory_mb
-  timeout_seconds = var.inference_timeout_seconds
+  architecture    = var.inference.architecture
+  memory_mb       = var.inference.memory_mb
+  timeout_seconds = var.inference.timeout_seconds
 
-  reserved_concurrency = var.reserved_concurrency
+  reserved_concurrency = var.inference.reserved_concurrency
 
-  log_retention_days = var.log_retention_days
+  log_retention_days = var.operations.log_retention_days
 
   statements = merge(local.key_use, {
     ReadPartitions       = { actions = ["s3:GetObject"], resources = [for arn in local.readable : "${arn}/*"] }
@@ -98,15 +99,15 @@ module "inference" {
         for path in ["*.json", "*/predictions/*.npz", ".cosmicai/*/messages/*"] : "${module.storage.bucket_arn}/${path}"
       ]
     }
-    }, length(var.data_bucket_kms_key_arns) == 0 ? {} : {
-    DecryptPartitions = { actions = ["kms:Decrypt"], resources = var.data_bucket_kms_key_arns }
+    }, length(var.storage.data_bucket_kms_key_arns) == 0 ? {} : {
+    DecryptPartitions = { actions = ["kms:Decrypt"], resources = var.storage.data_bucket_kms_key_arns }
   })
 
   environment = var.redis_host == null ? {} : { REDIS_HOST = var.redis_host }
 }
 
 resource "aws_lambda_invocation" "warm_up" {
-  count = var.warm_up ? 1 : 0
+  count = var.inference.warm_up ? 1 : 0
 
   function_name = module.inference.name
   input         = jsonencode({ warm_up = true })
@@ -123,7 +124,7 @@ module "summarize" {
   package            = { zip = "${local.build_folder}/summarize.zip", handler = "summarize.handler.handler" }
   memory_mb          = 1769
   timeout_seconds    = 900
-  log_retention_days = var.log_retention_days
+  log_retention_days = var.operations.log_retention_days
 
   statements = merge(local.key_use, {
     ListResults = { actions = ["s3:ListBucket"], resources = [module.storage.bucket_arn] }
@@ -144,12 +145,12 @@ module "rendezvous_host" {
 
   name           = "${local.name}-rendezvous-host"
   server         = "${path.module}/../functions/rendezvous/server.py"
-  port           = var.rendezvous_port
-  subnet_id      = var.rendezvous_subnet_id
-  static_address = var.rendezvous_static_address
-  idle_minutes   = var.rendezvous_idle_minutes
-  limits         = var.rendezvous_limits
-  bucket         = { name = module.storage.bucket_name, arn = module.storage.bucket_arn, kms_key_arn = var.kms_key_arn }
+  port           = var.rendezvous.port
+  subnet_id      = var.rendezvous.subnet_id
+  static_address = var.rendezvous.static_address
+  idle_minutes   = var.rendezvous.idle_minutes
+  limits         = var.rendezvous.limits
+  bucket         = { name = module.storage.bucket_name, arn = module.storage.bucket_arn, kms_key_arn = var.storage.kms_key_arn }
 }
 
 module "rendezvous" {
@@ -162,7 +163,7 @@ module "rendezvous" {
   package            = { zip = "${local.build_folder}/rendezvous.zip", handler = "rendezvous.handler.handler" }
   memory_mb          = 256
   timeout_seconds    = 30
-  log_retention_days = var.log_retention_days
+  log_retention_days = var.operations.log_retention_days
 
   statements = local.own_host ? {
     StartHost = { actions = ["ec2:StartInstances"], resources = [one(module.rendezvous_host[*].instance_arn)] }
@@ -171,9 +172,9 @@ module "rendezvous" {
   } : {}
 
   environment = merge(
-    { PORT = tostring(var.rendezvous_port) },
+    { PORT = tostring(var.rendezvous.port) },
     local.own_host ? { INSTANCE_ID = one(module.rendezvous_host[*].instance_id) } : {},
-    var.rendezvous_address == null ? {} : { ADDRESS = var.rendezvous_address },
+    var.rendezvous.address == null ? {} : { ADDRESS = var.rendezvous.address },
   )
 }
 
@@ -185,12 +186,12 @@ module "state_machine" {
   name               = local.name
   definition         = "${path.module}/../statemachine/cosmicai.asl.json"
   bucket_arn         = module.storage.bucket_arn
-  log_retention_days = var.log_retention_days
-  retry_seconds      = var.retry_seconds
+  log_retention_days = var.operations.log_retention_days
+  retry_seconds      = var.inference.retry_seconds
   arn                = local.state_machine_arn
   statements         = local.key_use
 
-  rendezvous_wait_seconds = var.rendezvous_wait_seconds
+  rendezvous_wait_seconds = var.rendezvous.wait_seconds
 
   function_arns = {
     initialize = module.initialize.arn
@@ -202,26 +203,26 @@ module "state_machine" {
 
 module "ready" {
   source = "./modules/ready"
-  count  = var.start_on_ready == null ? 0 : 1
+  count  = var.operations.start_on_ready == null ? 0 : 1
 
   permissions_boundary = var.permissions_boundary
 
   name              = "${local.name}-ready"
   bucket_name       = module.storage.bucket_name
-  prefix            = var.start_on_ready
+  prefix            = var.operations.start_on_ready
   state_machine_arn = module.state_machine.arn
 }
 
 module "operations" {
   source = "./modules/operations"
-  count  = var.dashboard || var.alarm_email != null ? 1 : 0
+  count  = var.operations.dashboard || var.operations.alarm_email != null ? 1 : 0
 
   name              = local.name
   state_machine_arn = module.state_machine.arn
   function_names    = { inference = module.inference.name }
   host_instance_id  = one(module.rendezvous_host[*].instance_id)
   host_hours        = 3
-  dashboard         = var.dashboard
-  alarm_email       = var.alarm_email
-  budget            = var.monthly_budget_usd == null ? null : { usd = var.monthly_budget_usd, team = var.team }
+  dashboard         = var.operations.dashboard
+  alarm_email       = var.operations.alarm_email
+  budget            = var.operations.monthly_budget_usd == null ? null : { usd = var.operations.monthly_budget_usd, team = var.team }
 }

@@ -19,7 +19,7 @@ output "function_names" {
 }
 
 output "repository_url" {
-  description = "Where `make deploy` pushes the inference image; null where inference_image names one."
+  description = "Where `make deploy` pushes the inference image; null where image_uri names one."
   value       = one(module.registry[*].repository_url)
 }
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from cosmicai.cli import data, failing, infer, local, model, plan, results, runs, sweep
+from cosmicai.cli import calibrate, data, failing, infer, local, model, plan, results, runs, sweep
 from cosmicai.cli.common import CACHE, Cache, console
 from cosmicai.cli.paths import OutFolder
 from cosmicai.packaging.places import ROOT
@@ -24,6 +24,7 @@ app.add_typer(sweep.app)
 app.add_typer(infer.app)
 app.add_typer(local.app, name="local")
 app.add_typer(data.app, name="data")
+model.app.command("calibrate")(calibrate.model_calibrate)
 app.add_typer(model.app, name="model")
 
 

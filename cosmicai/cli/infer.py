@@ -10,7 +10,8 @@ from rich.progress import Progress
 
 from cosmicai.cli.common import RUN_FAILED, console, tell_error
 from cosmicai.cli.paths import MODEL, OutFolder, Source
-from cosmicai.cli.values import whole
+from cosmicai.cli.values import Number, whole
+from summarize.contract.flags import BAD, FLAGS, name
 
 if TYPE_CHECKING:
     from summarize.contract.run_records import Summary
@@ -41,6 +42,10 @@ def infer(
     precision: Annotated[
         Literal["auto", "float32", "int8"], typer.Option(help="auto: int8 where the model admits it.")
     ] = "auto",
+    max_bad_fraction: Annotated[
+        float,
+        typer.Option(parser=Number(0, 1), help="Share of a partition that may lack something."),
+    ] = 0.05,
     model_folder: Annotated[
         Path | None, typer.Option("--model", parser=MODEL, help="Model folder; default: the bundled model.")
     ] = None,
@@ -61,7 +66,16 @@ def infer(
             progress.update(task, completed=done, total=total)
 
         summary = local.infer(
-            sources, out, batch_size, processes, model_folder, device, engine, precision, report
+            sources,
+            out,
+            batch_size,
+            processes,
+            model_folder,
+            device,
+            engine,
+            precision,
+            report,
+            max_bad_fraction,
         )
     _tell(summary, out)
     failed = summary.failed_ranks
@@ -75,6 +89,10 @@ def infer(
 def _tell(summary: Summary, out: Path) -> None:
     rate = summary.spread["sample_persec"]["p50"]
     console.print(f"{summary.num_samples:,} redshifts in {out}, {rate:,.0f} images/s per process")
+    flags = {flag: count for flag, count in (summary.flags or {}).items() if count}
+    if any(name(flag) in flags for flag in FLAGS if flag & BAD):
+        counts = ", ".join(f"{flag} {count:,}" for flag, count in flags.items())
+        console.print(f"galaxies with flags: {counts}")
     if summary.accuracy is not None:
         measures = {
             "NMAD": "precision (NMAD)",

@@ -109,6 +109,7 @@ def model_train(
     from cosmicai.model.galaxies import read_galaxies
     from cosmicai.model.optimise import optimise
     from inference.engine import astromae
+    from inference.probability.calibration import CALIBRATION
 
     if start is not None and (config is not None or encoder is not None):
         raise typer.BadParameter("--from brings its config and its encoder; leave out --config and --encoder")
@@ -121,7 +122,7 @@ def model_train(
             f"not known, as the card will say: {names} (--bands, --zero-point, --pixel-scale, --flux-unit)"
         )
     wanted = _config(config) if start is None else astromae.Config.read(start / "config.json")
-    galaxies = read_galaxies(_partition_files(partitions), wanted)
+    galaxies = read_galaxies(partition_files(partitions), wanted)
     recipe = Recipe(
         seed=seed,
         epochs=epochs,
@@ -149,6 +150,7 @@ def model_train(
             network, history = training.train(wanted, galaxies, recipe, report, encoder, resume, start)
     command = shlex.join(["cosmicai", *sys.argv[1:]])
     with new_folder(out) as scratch:
+        (out / CALIBRATION).unlink(missing_ok=True)  # of another network
         astromae.save(network, scratch)
         optimise(scratch)
         write_card(scratch, recipe, galaxies, history, [command], photometry)
@@ -169,7 +171,7 @@ def _config(path: Path | None) -> astromae.Config:
         raise Refused(path, f"is not the config of a network: {error}", "--config") from error
 
 
-def _partition_files(folders: list[Path]) -> list[Path]:
+def partition_files(folders: list[Path]) -> list[Path]:
     from inference.data.partition import PartitionError
     from initialize.plan import natural
 
@@ -233,7 +235,7 @@ def _optimised(folder: Path, calibration: list[Path]) -> Report | None:
     if calibration:
         optimise(folder)
         layout = start(folder, choose(read_graphs(folder), "onnxruntime", "float32"), threads=1).layout
-        parts = [read(path.read_bytes(), str(path), layout) for path in _partition_files(calibration)]
+        parts = [read(path.read_bytes(), str(path), layout) for path in partition_files(calibration)]
         known = all(part.redshift is not None for part in parts)
         galaxies = Partition(
             np.concatenate([part.images for part in parts]),
@@ -264,7 +266,7 @@ def model_pretrain(
     from inference.engine import astromae
 
     wanted = _config(config)
-    galaxies = read_galaxies(_partition_files(partitions), wanted)
+    galaxies = read_galaxies(partition_files(partitions), wanted)
     recipe = Recipe(seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console

@@ -56,8 +56,10 @@ model's. Smaller stamps are refused; `--pad` surrounds them with zeros. Pixels a
 model's zero point where theirs is known, by the file or by `--pixel-unit` and `--pixel-zero-point`.
 
 Pixels that are NaN or infinite, that `--mask` marks (not 0) or whose inverse variance is 0 (`--ivar`) are NaN
-in the partitions, or 0 with `--bad-pixels zero`. A rank refuses a partition that holds NaN; `--drop-unusable`
-leaves out the galaxies that have a bad pixel or lack a magnitude.
+in the partitions, or 0 with `--bad-pixels zero`. `--drop-unusable` leaves out the galaxies that have a bad
+pixel or lack a magnitude. A run does not use an image with NaN, nor the magnitudes of a galaxy of which one is
+NaN: such a galaxy gets a flag, and its redshift from what is left, or NaN
+([flags](payload.md#galaxies-that-lack-something)).
 
 ## Redshifts and identifiers
 

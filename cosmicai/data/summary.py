@@ -244,8 +244,8 @@ class Sample:
             told.append(f"{unknown:,} magnitudes are not known: NaN in the partitions")
         if galaxies.unusable:
             told.append(
-                f"{galaxies.unusable:,} galaxies hold NaN, and a rank refuses partitions with NaN: "
-                "--drop-unusable leaves them out, --bad-pixels zero sets pixels to 0"
+                f"{galaxies.unusable:,} galaxies hold NaN; a run flags them and uses what is left of each, if "
+                "the network can: --drop-unusable leaves them out, --bad-pixels zero sets pixels to 0"
             )
         told += [
             f"{row.outside:,} magnitudes in {row.band} are outside those of the model's training"

@@ -199,7 +199,7 @@ def serve(folder: Path, settings: Mapping[str, Any], environment: Mapping[str, s
     with Emulator(BuildFolder(), settings["concurrency"]) as aws:
         print(f"{_STEP}{_DEPLOYING}", flush=True)
         image = settings["image_variant"], ExtraPackages(tuple(settings["extra_packages"]))
-        variables = emulated_variables("local", aws, *image, allow_scripts=True)
+        variables = emulated_variables("local", aws, *image, inference={"allow_scripts": True})
         outputs = Deployment(aws.folder / "deployment", aws.environment, environment).apply(variables)
         aws.publish_relay_key(outputs.bucket)
         state = {

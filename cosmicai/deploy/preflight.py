@@ -109,15 +109,13 @@ def _bucket(settings: Settings, ask: Ask) -> Finding | None:
         if "(404)" in str(error):
             return Finding(name, True, f"{settings.bucket} is gone; it will be made again")
         if "(403)" in str(error) or "(301)" in str(error):
-            told = f"{settings.bucket} belongs to another account or region: set bucket_name in the tfvars"
-            return Finding(name, False, told)
+            told = f"{settings.bucket} belongs to another account or region"
+            return Finding(name, False, f"{told}: set storage.bucket_name in the tfvars")
         raise
     if settings.is_deployed:
         return Finding(name, True, f"{settings.bucket} is the deployment's own")
-    told = (
-        f"{settings.bucket} is there already, outside of this deployment's state: set bucket_name in the tfvars"
-    )
-    return Finding(name, False, f"{told}, or restore the state")
+    told = f"{settings.bucket} is there already, outside of this deployment's state"
+    return Finding(name, False, f"{told}: set storage.bucket_name in the tfvars, or restore the state")
 
 
 def _concurrency(settings: Settings, ask: Ask) -> Finding:
@@ -128,17 +126,17 @@ def _concurrency(settings: Settings, ask: Ask) -> Finding:
         told = (
             f"an account with {limit} executions at once is new, and new ones take {_NEW_ACCOUNT_MB} MB at most"
         )
-        remedy = f"set inference_memory_mb = {_NEW_ACCOUNT_MB}, or ask AWS Support for more memory"
+        remedy = f"set inference.memory_mb = {_NEW_ACCOUNT_MB}, or ask AWS Support for more memory"
         return Finding(name, False, f"{told}: {remedy}")
     reserved = settings.reserved_concurrency
     if reserved is not None and not settings.is_deployed and free - reserved < _LEAST_UNRESERVED:
-        told = f"reserved_concurrency = {reserved}, but {_LEAST_UNRESERVED} of {free} must stay unreserved"
+        told = f"inference.reserved_concurrency = {reserved}, but {_LEAST_UNRESERVED} of {free} must stay unreserved"
         most = max(0, free - _LEAST_UNRESERVED)
         return Finding(name, False, f"{told}: reserve {most} at most, or {_QUOTAS}, Lambda")
     asked = settings.max_concurrency
     if asked is not None and asked > limit:
-        told = f"max_concurrency = {asked}, but the account runs {limit} at once"
-        return Finding(name, False, f"{told}: set max_concurrency = {limit}, or {_QUOTAS}, Lambda")
+        told = f"inference.max_concurrency = {asked}, but the account runs {limit} at once"
+        return Finding(name, False, f"{told}: set inference.max_concurrency = {limit}, or {_QUOTAS}, Lambda")
     at_once = min(value for value in (free, asked, reserved) if value is not None)
     return Finding(name, True, f"{at_once:,} ranks at once")
 
@@ -148,7 +146,7 @@ def _offered(settings: Settings, ask: Ask) -> Finding:
     wanted = f"Name=instance-type,Values={HOST_TYPE}"
     found = ask(*offerings, "--location-type", "availability-zone", "--filters", wanted)
     zones = sorted(offer["Location"] for offer in found["InstanceTypeOfferings"])
-    without = "give rendezvous_address, or set rendezvous_enabled = false"
+    without = "give rendezvous.address, or set rendezvous.enabled = false"
     if not zones:
         return Finding(name, False, f"no zone of {settings.region} offers {HOST_TYPE}: {without}")
     if settings.subnet_id:
@@ -170,7 +168,7 @@ def _networks(settings: Settings, ask: Ask) -> Finding | None:
     quota = int(ask("service-quotas", "get-service-quota", *code)["Quota"]["Value"])
     told = f"{len(networks)} of {quota} VPCs in {settings.region}"
     if len(networks) >= quota:
-        remedy = "give rendezvous_subnet_id, set rendezvous_enabled = false, or "
+        remedy = "give rendezvous.subnet_id, set rendezvous.enabled = false, or "
         return Finding("networks", False, f"{told}, and the rendezvous host needs one: {remedy}{_QUOTAS}, VPC")
     return Finding("networks", True, told)
 

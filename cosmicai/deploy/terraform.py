@@ -98,18 +98,22 @@ class Deployment:
 def emulated_variables(
     team: str, aws: Emulator, variant: str = "lean", extra: ExtraPackages = NO_EXTRAS, **more: Any
 ) -> dict[str, Any]:
-    """The variables by which the embedded AWS differs from AWS, and `more`."""
-    return {
+    """The variables by which the embedded AWS differs from AWS, and `more`, whose groups are added to these."""
+    variables: dict[str, Any] = {
         "team": team,
         "s3_use_path_style": True,
-        "abort_uploads_after_days": None,  # the provider would wait a minute for this rule there
+        # The provider would wait a minute for rules of a lifecycle there.
+        "storage": {
+            "abort_uploads_after_days": 0,
+            "expire_keys_after_days": 0,
+            "delete_results_on_destroy": True,
+        },
         # There is no ECR: the emulator knows the task folder.
-        "inference_image": f"embedded/{image_name(variant, extra)}:latest",
-        "architecture": "x86_64",
+        "image_uri": f"embedded/{image_name(variant, extra)}:latest",
         "build_folder": str(aws.build.root),
-        "delete_results_on_destroy": True,
-        "retry_seconds": 1,
-        "rendezvous_address": aws.rendezvous,  # an EC2 instance is but a record there
-        "max_concurrency": aws.concurrency,
-        **more,
+        "inference": {"architecture": "x86_64", "retry_seconds": 1, "max_concurrency": aws.concurrency},
+        "rendezvous": {"address": aws.rendezvous},  # an EC2 instance is but a record there
     }
+    for name, value in more.items():
+        variables[name] = {**variables.get(name, {}), **value} if isinstance(value, dict) else value
+    return variables

@@ -2,7 +2,8 @@
 
 graphs.json names what there is and is written last:
 
-    {"float32": {"files": {"model.onnx": SHA-256, …}},
+    {"network": SHA-256 of model.safetensors,
+     "float32": {"files": {"model.onnx": SHA-256, …}},
      "int8": {"files": {…}, "admitted": true, "report": {…}}}
 """
 
@@ -26,7 +27,7 @@ from cosmicai.model import graph
 from inference.contract.accuracy import Accuracy, exact_nmad
 from inference.data.partition import Partition
 from inference.engine import astromae
-from inference.engine.choice import GRAPHS, Choice
+from inference.engine.choice import GRAPHS, Choice, network_digest
 from inference.engine.interface import Engine
 from inference.engine.loading import load, start
 
@@ -93,7 +94,10 @@ def optimise(folder: Path, galaxies: Partition | None = None, limits: Limits = L
     """
     model = astromae.load(folder)
     (folder / GRAPHS).unlink(missing_ok=True)
-    found: Json = {"float32": _written(folder, "model", graph.build(model))}
+    found: Json = {
+        "network": network_digest(folder, None),
+        "float32": _written(folder, "model", graph.build(model)),
+    }
     _write_graphs(folder, found)
     _check(model, load(folder, "onnxruntime", "float32", threads=1))
     if galaxies is None:

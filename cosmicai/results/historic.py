@@ -143,4 +143,7 @@ def _redshifts(folder: Path, rank: int) -> tuple[Redshifts, Redshifts] | None:
             predicted, true = (arrays[name].astype(np.float64) for name in ("z_pred", "z_true"))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None  # not there, or not what a rank writes
-    return (predicted, true) if predicted.ndim == 1 and predicted.shape == true.shape else None
+    if predicted.ndim != 1 or predicted.shape != true.shape:
+        return None
+    has = np.isfinite(predicted)  # a galaxy without a redshift is none of the picture
+    return predicted[has], true[has]

@@ -96,18 +96,21 @@ def infer(
     engine: str = "auto",
     precision: str = "auto",
     progress: Progress = lambda done, total: None,
+    max_bad_fraction: float = 0.05,
 ) -> Summary:
     """Predicts redshifts for all partitions of `sources` (files, folders, s3://bucket/prefix).
 
     Returns the summary. The results appear in `out` together at the end, in place of those of an earlier call.
-    A partition that cannot be computed is a failed rank of the summary. Raises InputError, InferenceError,
+    A partition that cannot be computed is a failed rank of the summary, as is one of which more than
+    `max_bad_fraction` of the galaxies lack something. Raises InputError, InferenceError,
     EngineError, ConfigError or OutputError, and then nothing has changed.
     """
     files = [file for source in sources for file in _partitions(source)]
     _check_each_once(files)
     run = _run(files, out, batch_size)
     plain = [_event(run, rank, file, out, model) for rank, file in enumerate(files)]
-    events = [replace(event, engine=engine, precision=precision) for event in plain]
+    asked: Json = {"engine": engine, "precision": precision, "max_bad_fraction": max_bad_fraction}
+    events = [replace(event, **asked) for event in plain]
     with new_folder(out) as scratch:
         failures = _computed(events, min(processes, len(events)), device, (str(out), str(scratch)), progress)
         if len(failures) == len(events):

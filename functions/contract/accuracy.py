@@ -11,10 +11,7 @@ Standard library alone: the same file serves the ranks and Summarize.
 
 from __future__ import annotations
 
-import base64
 import math
-import zlib
-from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable
@@ -22,6 +19,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 from typing import Any
+
+from .field_measures import DEFINITIONS, field_measures
+from .packing import MOST_GALAXIES, packed, required, unpacked, whole
+from .probabilities import MAGNITUDE_EDGES, REDSHIFT_EDGES, Probabilities
 
 NMAD_FACTOR = 1.48  # the historic one, by which "precision" was published for AstroMAE
 NORMAL_NMAD_FACTOR = 1.4826  # 1 / (sqrt(2) erfinv(1/2)): NMAD is then the standard deviation of a normal dz
@@ -31,16 +32,12 @@ UNIT = 2.0**-50  # of the sums: far below what float32 redshifts resolve
 RANGE = 1.0  # |dz| beyond it counts in the last bin
 NMAD_ERROR = NMAD_FACTOR * BIN_WIDTH
 NAMES = ("MAE", "MSE", "bias", "precision (NMAD)", "R2", "outlier fraction")
-REDSHIFT_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
-MAGNITUDE_EDGES = (16.0, 18.0, 20.0, 21.0, 22.0, 23.0, 24.0, 25.0, 26.0)
 DENSITY_WIDTH = 0.05  # of a bin of the density of predicted against true redshifts, 0 to 3
 DENSITY_BINS = 60
 PREDICTED_WIDTH = 0.01  # of a bin of predicted redshifts
 PREDICTED_RANGE = (-1.0, 20.0)  # what lies outside counts in the first or the last bin
 
 _LAST_BIN = round(RANGE / BIN_WIDTH)
-_MOST_PACKED = 1 << 20  # bytes of an unpacked histogram; all bins of RANGE take a third of it
-_MOST_GALAXIES = 2**53
 _LARGEST_SUM = 10**120  # in UNITs: of 2**53 galaxies with float32 redshifts
 
 
@@ -129,18 +126,18 @@ class Accuracy:
     def to_json(self) -> dict[str, Any]:
         """Compact: some kilobytes at most, whatever the number of galaxies."""
         sums = {k: v for k, v in vars(self).items() if k != "histogram"}
-        return {**sums, "unit": UNIT, "bin_width": BIN_WIDTH, "histogram": _packed(self.histogram)}
+        return {**sums, "unit": UNIT, "bin_width": BIN_WIDTH, "histogram": packed(self.histogram)}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Accuracy:
         """Raises ValueError for a state of another unit or bin width, or one that no galaxies give."""
         for name, ours in (("unit", UNIT), ("bin_width", BIN_WIDTH)):
-            if _field(content, name) != ours:
+            if required(content, name) != ours:
                 raise ValueError(f"accuracy state: {name} is not {ours}")
-        sums = {name: _whole(content, name, _LARGEST_SUM) for name in _SUMS}
-        histogram = _unpacked(_field(content, "histogram"), -_LAST_BIN, _LAST_BIN)
+        sums = {name: whole(content, name, _LARGEST_SUM) for name in _SUMS}
+        histogram = unpacked(required(content, "histogram"), -_LAST_BIN, _LAST_BIN)
         state = cls(histogram=histogram, **sums)
-        if not 0 <= state.outliers <= state.count <= _MOST_GALAXIES or histogram.total() != state.count:
+        if not 0 <= state.outliers <= state.count <= MOST_GALAXIES or histogram.total() != state.count:
             raise ValueError("accuracy state: its counts of galaxies contradict each other")
         return state
 
@@ -189,8 +186,8 @@ class BinnedAccuracy:
     @classmethod
     def from_json(cls, content: dict[str, Any], edges: tuple[float, ...]) -> BinnedAccuracy:
         """Raises ValueError for a state of other edges."""
-        states = _field(content, "states")
-        if _field(content, "edges") != list(edges) or not isinstance(states, list):
+        states = required(content, "states")
+        if required(content, "edges") != list(edges) or not isinstance(states, list):
             raise ValueError(f"accuracy bins: the edges are not {edges}")
         if len(states) != len(edges) - 1:
             raise ValueError(f"accuracy bins: {len(states)} states for {len(edges) - 1} bins")
@@ -219,14 +216,14 @@ class Density:
         return [(*divmod(index, DENSITY_BINS), count) for index, count in sorted(self.counts.items())]
 
     def to_json(self) -> dict[str, Any]:
-        return {"width": DENSITY_WIDTH, "counts": _packed(self.counts)}
+        return {"width": DENSITY_WIDTH, "counts": packed(self.counts)}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Density:
         """Raises ValueError for a state of another bin width."""
-        if _field(content, "width") != DENSITY_WIDTH:
+        if required(content, "width") != DENSITY_WIDTH:
             raise ValueError(f"density state: width is not {DENSITY_WIDTH}")
-        return cls(_unpacked(_field(content, "counts"), 0, DENSITY_BINS**2 - 1))
+        return cls(unpacked(required(content, "counts"), 0, DENSITY_BINS**2 - 1))
 
 
 _PREDICTED_BINS = tuple(round(edge / PREDICTED_WIDTH) for edge in PREDICTED_RANGE)
@@ -248,14 +245,14 @@ class Predicted:
         self.counts.update(other.counts)
 
     def to_json(self) -> dict[str, Any]:
-        return {"width": PREDICTED_WIDTH, "counts": _packed(self.counts)}
+        return {"width": PREDICTED_WIDTH, "counts": packed(self.counts)}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Predicted:
         """Raises ValueError for a state of another bin width."""
-        if _field(content, "width") != PREDICTED_WIDTH:
+        if required(content, "width") != PREDICTED_WIDTH:
             raise ValueError(f"predicted redshifts: width is not {PREDICTED_WIDTH}")
-        return cls(_unpacked(_field(content, "counts"), _PREDICTED_BINS[0], _PREDICTED_BINS[1] - 1))
+        return cls(unpacked(required(content, "counts"), _PREDICTED_BINS[0], _PREDICTED_BINS[1] - 1))
 
 
 def _density_bin(redshift: float) -> int:
@@ -270,6 +267,7 @@ class Metrics:
     by_redshift: BinnedAccuracy
     by_magnitude: BinnedAccuracy
     density: Density = field(default_factory=lambda: Density())
+    probabilities: Probabilities | None = None  # of a calibrated model
 
     @classmethod
     def of(cls, predicted: Iterable[float], true: Iterable[float], magnitude: Iterable[float]) -> Metrics:
@@ -286,6 +284,10 @@ class Metrics:
         self.by_redshift.add(other.by_redshift)
         self.by_magnitude.add(other.by_magnitude)
         self.density.add(other.density)
+        if self.probabilities is None:
+            self.probabilities = other.probabilities
+        elif other.probabilities is not None:
+            self.probabilities.add(other.probabilities)
 
     def report(self) -> dict[str, Any]:
         """The measures with their counts, what bounds their error, and why one is undefined."""
@@ -295,58 +297,25 @@ class Metrics:
             "precision (NMAD) error at most": NMAD_ERROR,
             "NMAD with factor 1.4826": self.total.measures(NORMAL_NMAD_FACTOR)["precision (NMAD)"],
             "undefined": self.total.undefined(),
+            "RAIL's measures": {**field_measures(self.total.histogram, BIN_WIDTH), "definitions": DEFINITIONS},
+            "probabilities": None if self.probabilities is None else self.probabilities.report(),
             "by redshift": self.by_redshift.table(),
             "by magnitude": self.by_magnitude.table(),
         }
 
     def to_json(self) -> dict[str, Any]:
-        return {name: part.to_json() for name, part in vars(self).items()}
+        return {name: part.to_json() for name, part in vars(self).items() if part is not None}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Metrics:
         """Raises ValueError for whatever `to_json` has not made."""
         return cls(
-            Accuracy.from_json(_field(content, "total")),
-            BinnedAccuracy.from_json(_field(content, "by_redshift"), REDSHIFT_EDGES),
-            BinnedAccuracy.from_json(_field(content, "by_magnitude"), MAGNITUDE_EDGES),
-            Density.from_json(_field(content, "density")),
+            Accuracy.from_json(required(content, "total")),
+            BinnedAccuracy.from_json(required(content, "by_redshift"), REDSHIFT_EDGES),
+            BinnedAccuracy.from_json(required(content, "by_magnitude"), MAGNITUDE_EDGES),
+            Density.from_json(required(content, "density")),
+            Probabilities.from_json(content["probabilities"]) if "probabilities" in content else None,
         )
-
-
-def _field(content: Any, name: str) -> Any:
-    if not isinstance(content, dict) or name not in content:
-        raise ValueError(f"accuracy state: {name} is missing")
-    value = content[name]
-    return list(value) if isinstance(value, tuple) else value  # of a state that was never JSON text
-
-
-def _whole(content: Any, name: str, largest: int) -> int:
-    value = _field(content, name)
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > largest:
-        raise ValueError(f"accuracy state: {name} is not a whole number within bounds")
-    return value
-
-
-def _packed(counts: Counter[int]) -> str:
-    flat = array("q", [number for item in sorted(counts.items()) for number in item])
-    return base64.b64encode(zlib.compress(flat.tobytes(), 9)).decode()
-
-
-def _unpacked(text: Any, first: int, last: int) -> Counter[int]:
-    """{bin: galaxies} with bins from `first` to `last`; raises ValueError."""
-    try:
-        unpacking = zlib.decompressobj()
-        content = unpacking.decompress(base64.b64decode(text, validate=True), _MOST_PACKED)
-        flat = array("q", content)
-        counts = dict(zip(flat[::2], flat[1::2], strict=True))
-    except (TypeError, ValueError, zlib.error) as error:
-        raise ValueError(f"accuracy state: a histogram cannot be unpacked ({error})") from error
-    if not unpacking.eof:
-        raise ValueError("accuracy state: a histogram is cut off or too large")
-    bounds = all(first <= index <= last and 0 <= count <= _MOST_GALAXIES for index, count in counts.items())
-    if not bounds or 2 * len(counts) != len(flat):
-        raise ValueError("accuracy state: a histogram has bins or counts out of bounds")
-    return Counter(counts)
 
 
 def exact_nmad(predicted: Iterable[float], true: Iterable[float], factor: float = NMAD_FACTOR) -> float | None:

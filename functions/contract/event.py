@@ -35,6 +35,9 @@ class RankEvent(Record):
     precision: Annotated[str, Field("the precision, or `auto`", "PRECISION")] = "auto"
     collectives: Annotated[str, Field("the channel between the ranks", "COLLECTIVES")] = "none"
     save_predictions: Annotated[bool, Field("whether predictions are written", "SAVE_PREDICTIONS")] = True
+    max_bad_fraction: Annotated[
+        float, Field("the share of the galaxies that may lack something", "MAX_BAD_FRACTION")
+    ] = 0.05
     rank: Annotated[int, Field("the number of the rank, from 0", "RANK")]
     data_paths: Annotated[Keys, Field("the key of its partition, or a list of keys", "DATA_PATH")]
     rendezvous: Annotated[

@@ -90,6 +90,10 @@ class RankInfo(Record):
     instructions: Annotated[str | None, Field("by which it computed: avx2, avx512, neon, …")] = None
     precision: Annotated[str | None, Field("the precision of its arithmetic")] = None
     precision_reason: Annotated[str | None, Field("why this one")] = None
+    flags: Annotated[
+        dict[str, int] | None,
+        Field("galaxies by what they lack or are unlike the training in", unit="galaxies"),
+    ] = None
     predicted_redshifts: Annotated[
         Any, Field("the histogram of z_pred, whether or not the true redshifts are known")
     ] = None
@@ -103,6 +107,10 @@ class RankInfo(Record):
     outlier_fraction: Annotated[
         float | None, Field("share of |Δz/(1+z)| > 0.15", "outlier fraction", signed=True)
     ] = None
+    rail_measures: Annotated[
+        Any, Field("RAIL's median bias, sigma_IQR, sigma_MAD and outlier rate", "RAIL's measures")
+    ] = None
+    probabilities: Annotated[Any, Field("PIT, coverage and scores of p(z), of a calibrated model")] = None
     undefined: Annotated[Any, Field("why a measure is null")] = None
     accuracy_state: Annotated[
         Any, Field("the sums and histograms from which Summarize merges the measures", null=True)

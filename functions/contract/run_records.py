@@ -103,6 +103,10 @@ class Summary(Record):
     predicted_redshifts: Annotated[Json | None, Field("the histogram of z_pred over all ranks", null=True)] = (
         None
     )
+    flags: Annotated[
+        dict[str, int] | None,
+        Field("galaxies by flag; null where no rank says so", unit="galaxies", null=True),
+    ] = None
     metrics_source: Annotated[
         str, Field("collectives, with the ranks that were added from their infos, or rank infos")
     ]

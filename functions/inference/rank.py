@@ -10,18 +10,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from . import process, script
 from .contract.event import RankEvent
 from .contract.rank_info import RankInfo
-from .data.partition import Layout, Partition, PartitionError, PartitionFile, stream
-from .engine.choice import Choice
+from .data.partition import Layout, Partition, PartitionFile, stream
 from .engine.interface import Engine
 from .metrics import collectives
 from .metrics.reduction import Reduction, Share
 from .results import Clock, Results
-from .sandbox import Sandbox
+from .sandbox import Model, Sandbox
 
 _MIB = 1024 * 1024
 
@@ -70,7 +67,8 @@ class Rank:
         event, storage, results = self._event, self._storage, self._results
         redis = self._sandbox.host.redis
         with collectives.reduction(event, storage, redis, self._seconds_left) as reduction:
-            engine, choice = self._computed(reduction)
+            model = self._computed(reduction)
+            engine = model.engine
             metrics = results.metrics
             with self._clock.phase("communication"):
                 own = Share([event.rank], len(results.z_pred), copy.deepcopy(metrics))
@@ -82,24 +80,27 @@ class Rank:
             engine=engine.name,
             instructions=engine.instructions,
             precision=engine.precision,
-            precision_reason=choice.reason,
+            precision_reason=model.choice.reason,
+            flags=results.quality.counts(),
             predicted_redshifts=results.distribution(),
             collectives=told,
         )
         info = results.with_speed(info, event.batch_size, self._clock.seconds["inference"])
         return self._ended(results.with_accuracy(self._with_memory(info, engine), metrics))
 
-    def _computed(self, reduction: Reduction) -> tuple[Engine, Choice]:
+    def _computed(self, reduction: Reduction) -> Model:
         """Fills the results and writes the predictions; what computed them."""
         event, results = self._event, self._results
         try:
             with self._clock.phase("init"):
-                engine, choice = self._sandbox.engine(event, self._storage)
-            self._predict(engine)
-            if not np.isfinite(results.z_pred).all():
-                raise PartitionError(
-                    f"{event.data_paths[0]}: the network gave values that are not finite for it"
-                )
+                model = self._sandbox.model(event, self._storage)
+            results.quality.rules = model.rules
+            self._predict(model.engine)
+            results.complete()
+            results.quality.check(event.max_bad_fraction, self._name(event.data_paths[0]))
+            if model.calibration is not None:
+                with self._clock.phase("inference"):
+                    results.find_probabilities(model.calibration)
             if event.save_predictions:
                 with self._clock.phase("upload"):
                     key = f"{event.result_path}/predictions/{event.rank}.npz"
@@ -108,7 +109,7 @@ class Rank:
         except Exception:
             reduction.finish(Share([], 0, None))  # so that nobody waits for this rank
             raise
-        return engine, choice
+        return model
 
     def _predict(self, engine: Engine) -> None:
         """Reading and computing overlap: `download` is what the rank waited for bytes."""
@@ -125,7 +126,7 @@ class Rank:
                 if block is None:
                     return
                 results.add(block)
-                yield from block.rows.batches(batch)
+                yield from results.quality.usable(block.rows).batches(batch)
 
         results.predicted += engine.predict(batches())
         waited = seconds["download"] - before
@@ -133,9 +134,12 @@ class Rank:
         results.cpu_seconds += time.process_time() - cpu
 
     def _open(self, key: str, layout: Layout) -> PartitionFile:
+        file = self._storage.open(self._event.data_bucket, key)
+        return PartitionFile.open(file, self._name(key), layout)
+
+    def _name(self, key: str) -> str:
         bucket = self._event.data_bucket
-        name = f"s3://{bucket}/{key}" if bucket else key
-        return PartitionFile.open(self._storage.open(bucket, key), name, layout)
+        return f"s3://{bucket}/{key}" if bucket else key
 
     def _measured(self) -> RankInfo:
         """What every rank info holds, whatever did the work."""

@@ -12,12 +12,16 @@ from typing import Any
 import numpy as np
 
 from .contract.accuracy import Metrics, Predicted, exact_nmad
+from .contract.field_measures import exact_field_measures
+from .contract.flags import BAD
 from .contract.limits import PHASES
 from .contract.rank_info import RankInfo
 from .data.partition import Block, PartitionFile
+from .data.quality import Quality
 from .engine.interface import Floats
-
-REFERENCE_BAND = 3  # i of ugriz: the magnitude by which accuracy is binned
+from .probability import scores
+from .probability.calibration import REFERENCE_BAND, Calibration
+from .probability.predictive import Densities, densities
 
 
 @dataclass
@@ -39,14 +43,16 @@ class Clock:
 class Results:
     """What a rank collects over its partitions, in their order."""
 
+    quality: Quality = field(default_factory=Quality)
     predicted: list[Floats] = field(default_factory=list)
     true: list[Floats] = field(default_factory=list)
-    magnitudes: list[Floats] = field(default_factory=list)  # the reference one of each galaxy
+    magnitudes: list[Floats] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     data_bytes: int = 0
     image_bytes: int = 0  # of the largest block, which is what memory holds
     has_redshift: bool = False
     cpu_seconds: float = 0.0
+    probabilities: Densities | None = None  # of a calibrated model
     _file: PartitionFile | None = None
 
     def add(self, block: Block) -> None:
@@ -55,7 +61,7 @@ class Results:
             self._file = block.file
             self.rows.append(block.file.count)
         rows = block.rows
-        self.magnitudes.append(rows.magnitudes[:, min(REFERENCE_BAND, rows.magnitudes.shape[1] - 1)])
+        self.magnitudes.append(rows.magnitudes)
         self.data_bytes += rows.images.nbytes + rows.magnitudes.nbytes
         self.image_bytes = max(self.image_bytes, rows.images.nbytes)
         self.has_redshift |= rows.redshift is not None
@@ -66,9 +72,19 @@ class Results:
         """How many batches of the asked-for size they are; the engine cuts them as it likes."""
         return sum(-(-rows // size) for rows in self.rows)
 
+    def complete(self) -> None:
+        """When all is computed: galaxies that have no redshift get NaN."""
+        self.predicted = [self.quality.redshifts(self.z_pred)]
+
     @property
     def z_pred(self) -> Floats:
+        """(N,), NaN for galaxies without a redshift."""
         return np.concatenate([*self.predicted, np.empty(0, np.float32)])
+
+    def _measured(self) -> tuple[list[float], list[float], list[float]]:
+        """z_pred, z_true and the reference magnitude of the galaxies that have a redshift."""
+        has = np.isfinite(self.z_pred)
+        return tuple(values[has].tolist() for values in (self.z_pred, self.z_true, self.reference_magnitude))
 
     @property
     def z_true(self) -> Floats:
@@ -76,29 +92,47 @@ class Results:
 
     @property
     def reference_magnitude(self) -> Floats:
-        return np.concatenate([*self.magnitudes, np.empty(0, np.float32)])
+        columns = (rows[:, min(REFERENCE_BAND, rows.shape[1] - 1)] for rows in self.magnitudes)
+        return np.concatenate([*columns, np.empty(0, np.float32)])
+
+    def find_probabilities(self, calibration: Calibration) -> None:
+        """Those of all galaxies but of those that lack something, which are not among what calibrated."""
+        lacking = (self.quality.flags & np.uint16(BAD)) != 0
+        z_pred = np.where(lacking, np.float32(np.nan), self.z_pred)
+        magnitudes = np.concatenate([*self.magnitudes, np.empty((0, calibration.magnitudes), np.float32)])
+        true = self.z_true if self.has_redshift else None
+        self.probabilities = densities(calibration, z_pred, magnitudes, true)
 
     @property
     def metrics(self) -> Metrics | None:
         """What the metrics of all ranks are merged from; None without redshifts."""
         if not self.has_redshift:
             return None
-        return Metrics.of(self.z_pred.tolist(), self.z_true.tolist(), self.reference_magnitude.tolist())
+        metrics = Metrics.of(*self._measured())
+        if self.probabilities is not None:
+            columns = (self.z_pred, self.z_true, self.reference_magnitude)
+            metrics.probabilities = scores.state(self.probabilities, *columns)
+        return metrics
 
     def predictions(self, paths: Sequence[str], run_id: str) -> bytes:
         """predictions/{rank}.npz: z_pred (N,) in the order of the partitions and, where known, z_true (N,).
 
-        files and rows say which partition each galaxy comes from.
+        flags (N,) are bits of contract.flags; a galaxy without a redshift has NaN. files and rows say which
+        partition each galaxy comes from. A calibrated model adds the arrays of Densities, each with a row per
+        galaxy but for z_grid.
         """
         arrays: dict[str, Any] = {
             "index": np.arange(len(self.z_pred)),
             "z_pred": self.z_pred,
+            "flags": self.quality.flags,
             "files": np.array(paths),
             "rows": np.array(self.rows),
             "run_id": np.array(run_id),
         }
         if self.has_redshift:
             arrays["z_true"] = self.z_true
+        if self.probabilities is not None:
+            arrays |= self.probabilities.arrays()
         body = io.BytesIO()
         np.savez(body, **arrays)
         return body.getvalue()
@@ -113,9 +147,11 @@ class Results:
             mae=measures["MAE"],
             mse=measures["MSE"],
             bias=measures["bias"],
-            nmad=exact_nmad(self.z_pred.tolist(), self.z_true.tolist()),
+            nmad=exact_nmad(*self._measured()[:2]),
             r2=measures["R2"],
             outlier_fraction=measures["outlier fraction"],
+            rail_measures=exact_field_measures(*self._measured()[:2]),
+            probabilities=None if metrics.probabilities is None else metrics.probabilities.measures(),
             undefined=metrics.total.undefined(),
             accuracy_state=metrics.to_json(),
         )
@@ -136,4 +172,4 @@ class Results:
 
     def distribution(self) -> Any:
         """The histogram of the predicted redshifts, as JSON."""
-        return Predicted.of(self.z_pred.tolist()).to_json()
+        return Predicted.of(self._measured()[0]).to_json()

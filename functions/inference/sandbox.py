@@ -14,10 +14,12 @@ from . import process
 from .contract.event import RankEvent
 from .contract.limits import MB_PER_VCPU
 from .data.partition import READS_AHEAD
+from .data.quality import CARD_FILES, Rules
 from .data.storage import Storage
-from .engine.choice import GRAPHS, Choice, choose, read_graphs, verify
+from .engine.choice import GRAPHS, Choice, choose, network_digest, read_graphs, verify
 from .engine.interface import Engine, EngineError
 from .engine.loading import BUNDLED_MODEL, start
+from .probability.calibration import CALIBRATION, Calibration
 from .script import Scripts
 
 
@@ -41,6 +43,16 @@ class Host:
         return cls(memory_mb, min(vcpus, os.cpu_count() or 1), scratch, redis=redis)
 
 
+@dataclass(frozen=True)
+class Model:
+    """A loaded model folder; calibration: None where the folder has none."""
+
+    engine: Engine
+    choice: Choice
+    rules: Rules
+    calibration: Calibration | None
+
+
 class Sandbox:
     """Serves one rank at a time; the engine is loaded once and reused by warm invocations."""
 
@@ -51,7 +63,7 @@ class Sandbox:
         self.scripts = Scripts(host.scratch)
         self.overhead = process.peak_memory()  # bytes of the imports
         self._new_storage = new_storage
-        self._engines: dict[tuple[Path, Choice], Engine] = {}
+        self._models: dict[tuple[Path, Choice], Model] = {}
         self._cold = True
 
     def invoked(self) -> tuple[Storage, bool]:
@@ -64,23 +76,27 @@ class Sandbox:
         with suppress(EngineError):
             self._start(BUNDLED_MODEL, choose(read_graphs(BUNDLED_MODEL), "auto", "auto", self.host.device))
 
-    def engine(self, event: RankEvent, storage: Storage) -> tuple[Engine, Choice]:
-        """The engine of the event's model, fetched from S3 unless it is the bundled one. Raises EngineError."""
+    def model(self, event: RankEvent, storage: Storage) -> Model:
+        """The event's model, fetched from S3 unless it is the bundled one. Raises EngineError."""
         if event.model is None:
-            choice = self._choose(event, read_graphs(BUNDLED_MODEL))
-            return self._start(BUNDLED_MODEL, choice), choice
+            return self._start(BUNDLED_MODEL, self._choose(event, read_graphs(BUNDLED_MODEL)))
         files = storage.folder(event.bucket, event.model, self.host.scratch / "models")
         graphs = read_graphs(files.fetch([GRAPHS])) if GRAPHS in files.etags else None
         choice = self._choose(event, graphs)
-        folder = files.fetch([*choice.files, GRAPHS] if graphs else choice.files)
-        if (folder, choice) not in self._engines:
+        told = [file for file in (*CARD_FILES, CALIBRATION) if file in files.etags]
+        folder = files.fetch(list(dict.fromkeys([*choice.files, *told, *([GRAPHS] if graphs else [])])))
+        if (folder, choice) not in self._models:
             verify(folder, choice)
-        return self._start(folder, choice), choice
+        return self._start(folder, choice)
 
     def _choose(self, event: RankEvent, graphs: dict[str, Any] | None) -> Choice:
         return choose(graphs, event.engine, event.precision, self.host.device)
 
-    def _start(self, folder: Path, choice: Choice) -> Engine:
-        if (folder, choice) not in self._engines:
-            self._engines = {(folder, choice): start(folder, choice, self.host.threads, self.host.device)}
-        return self._engines[folder, choice]
+    def _start(self, folder: Path, choice: Choice) -> Model:
+        if (folder, choice) not in self._models:
+            engine = start(folder, choice, self.host.threads, self.host.device)
+            calibration = Calibration.read(folder) if (folder / CALIBRATION).exists() else None
+            if calibration is not None:
+                calibration.check(network_digest(folder, read_graphs(folder)), engine.layout.magnitudes)
+            self._models = {(folder, choice): Model(engine, choice, Rules.of_folder(folder), calibration)}
+        return self._models[folder, choice]

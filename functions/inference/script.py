@@ -24,14 +24,14 @@ from .data.storage import ObjectError, Storage
 
 _SHIMS = Path(__file__).parent / "shims"  # fmi and fmilib, under the names that scripts import
 _LAST_LINES = 20  # of the output, in the error of a script that fails
-_NO_TORCH = ': this lean image has no torch, deploy with image_variant = "torch"'
+_NO_TORCH = ': this lean image has no torch, deploy with image.variant = "torch"'
 _NO_MODULE = (
     ": the module {} is neither in the script's folder nor in the image; upload it with the script, or name "
-    "its package in extra_packages and deploy"
+    "its package in image.extra_packages and deploy"
 )
 _UNMET = (
     "the image does not have what requirements.txt asks for, and nothing is installed while a rank runs: what "
-    "the script needs of it belongs in extra_packages"
+    "the script needs of it belongs in image.extra_packages"
 )
 _MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([A-Za-z_]\w*)")
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)\s*(?:==\s*(?P<version>[\w.+!-]+)|[<>=!~][^;]*)?")

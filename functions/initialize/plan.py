@@ -164,6 +164,7 @@ def rank_events(run: Run, ranks: Iterable[int]) -> list[RankEvent]:
             precision=payload["precision"],
             collectives=channel,
             save_predictions=payload["save_predictions"],
+            max_bad_fraction=payload["max_bad_fraction"],
             rank=rank,
             data_paths=(keys,) if isinstance(keys, str) else tuple(keys),
         )

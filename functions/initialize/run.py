@@ -21,7 +21,7 @@ from .plan import data_map, deal, list_partitions, rank_events
 SCHEMA_VERSION = 1
 _KEY_BYTES = 32
 _READERS = 32  # parallel GETs when a run is resumed
-_MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percentage")
+_MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percentage", "max_bad_fraction")
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,8 @@ def _check(payload: dict[str, Any], deployed: Deployed) -> None:
     faults = []
     if "script" in payload and not deployed.allow_scripts:
         faults.append(
-            "script: users' own scripts are switched off in this deployment; set allow_scripts = true in the "
-            "team's tfvars and deploy again"
+            "script: users' own scripts are switched off in this deployment; set "
+            "inference.allow_scripts = true in the team's tfvars and deploy again"
         )
     if payload["collectives"] == "redis" and not deployed.has_redis:
         faults.append(
@@ -222,7 +222,7 @@ def _resumed(run: Run | None, payload: dict[str, Any]) -> Run:
         raise PayloadError(
             f"resume: {', '.join(sorted(changed))} differ from the run to resume; give its payload unchanged"
         )
-    return run
+    return replace(run, payload={**run.payload, "max_bad_fraction": payload["max_bad_fraction"]})
 
 
 def _missing(s3: Any, run: Run) -> list[int]:

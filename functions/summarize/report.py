@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .contract.flags import BAD, FLAGS, name
 from .contract.images import counted, images_in_words, is_exact, samples
 from .contract.limits import PHASES
+from .contract.probabilities import INTERVALS
 from .contract.rank_info import RankInfo
 from .contract.run_records import Summary
 from .figures import seconds_text, usd_text
@@ -23,6 +26,7 @@ from .report_data import (
 Json = dict[str, Any]
 
 PAGE = Path(__file__).parent / "page"
+_TEXT, _BAD = ' class="text"', ' class="bad"'
 _LISTED = 2000  # ranks in the table, the slowest ones of a larger run
 
 # Published for AstroMAE on Lambda, 12.6 GB: ranks, seconds end to end, USD. The second price is what Lambda bills:
@@ -79,8 +83,9 @@ def filled(template: str, parts: dict[str, str]) -> str:
 
 
 def _body(summary: Summary, infos: list[RankInfo]) -> str:
-    parts = [_head(summary), _tiles(summary, infos), _failed(summary), _left_out(summary)]
-    parts += [*_accuracy_charts(summary), *_predicted_chart(summary), *_rank_charts(infos)]
+    parts = [_head(summary), _tiles(summary, infos), _failed(summary), _left_out(summary), _flags(summary)]
+    parts += [*_accuracy_charts(summary), *_probability_charts(summary), *_predicted_chart(summary)]
+    parts += _rank_charts(infos)
     return "\n".join([*parts, _cost(summary), _ranks(infos), _payload(summary, infos)])
 
 
@@ -107,6 +112,30 @@ def _accuracy_charts(summary: Summary) -> list[str]:
             "Accuracy by true redshift",
             "NMAD is the scatter, bias the mean error; both should be near 0.",
         ),
+    ]
+
+
+def _probability_charts(summary: Summary) -> list[str]:
+    """How well p(z) is calibrated, of a run by a calibrated model."""
+    found = (summary.accuracy or {}).get("probabilities")
+    if not found or not found["count"]:
+        return []
+    shares = (
+        f"{found[f'coverage {one}']:.1%} of the galaxies are in their interval of {one}" for one in INTERVALS
+    )
+    pit = (
+        "The probability that p(z) puts below the true redshift, by tenth. Flat is calibrated: Kolmogorov-Smirnov "
+        f"{found['PIT KS']:.4f}, CDE loss {found['CDE loss']:.3f}, CRPS {found['CRPS']:.4f}."
+    )
+    return [
+        '<div class="pair">',
+        _chart("pit", "Calibration of p(z): PIT", pit),
+        _chart("coverage", "Coverage by magnitude", f"{'; '.join(shares)}."),
+        "</div>",
+        _chart(
+            "coverage-z", "Coverage by predicted redshift", "The dashed lines are what the intervals state."
+        ),
+        *([_chart("nz", "n(z)", "The mean of p(z) over all galaxies.")] if found["n(z)"] else []),
     ]
 
 
@@ -216,25 +245,39 @@ def _chart(name: str, title: str, note: str, kind: str = "") -> str:
     )
 
 
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], bad: bool = False) -> str:
+    """A section with a table whose first column holds numbers; cells are texts, which it escapes."""
+    head = "".join(
+        f'<th scope="col"{_TEXT if number else ""}>{escaped(column)}</th>'
+        for number, column in enumerate(columns)
+    )
+    body = "".join(
+        f"<tr><td>{escaped(first)}</td>{''.join(f'<td{_TEXT}>{escaped(cell)}</td>' for cell in rest)}</tr>"
+        for first, *rest in rows
+    )
+    return (
+        f'<section><h2{_BAD if bad else ""}>{escaped(title)}</h2><div class="scroll"><table><thead><tr>{head}</tr>'
+        f"</thead><tbody>{body}</tbody></table></div></section>"
+    )
+
+
 def _failed(summary: Summary) -> str:
     failed, missing = summary.failed_ranks, summary.missing_ranks
     if not failed and not missing:
         return ""
-    rows = [
-        f'<tr><td>{escaped(rank)}</td><td class="text bad">{escaped(record["error"])}</td>'
-        f'<td class="text">{escaped(record["cause"])}</td></tr>'
-        for rank, record in failed.items()
-    ]
-    rows += [
-        f'<tr><td>{rank}</td><td class="text bad">missing</td><td class="text">left neither a result nor an error</td></tr>'
-        for rank in missing
-    ]
+    rows = [(rank, record["error"], record["cause"]) for rank, record in failed.items()]
+    rows += [(str(rank), "missing", "left neither a result nor an error") for rank in missing]
     ranks = "1 rank" if len(rows) == 1 else f"{len(rows):,} ranks"
-    return (
-        f'<section><h2 class="bad">{ranks} without a result</h2><div class="scroll"><table><thead><tr>'
-        '<th scope="col">rank</th><th scope="col" class="text">error</th><th scope="col" class="text">cause</th>'
-        f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
-    )
+    return _table(f"{ranks} without a result", ("rank", "error", "cause"), rows, bad=True)
+
+
+def _flags(summary: Summary) -> str:
+    """How many galaxies have each flag; '' where none has one that says it lacks something."""
+    counts = {flag: (summary.flags or {}).get(name(flag), 0) for flag in FLAGS}
+    if not any(counts[flag] for flag in FLAGS if flag & BAD):
+        return ""
+    rows = [(f"{count:,}", name(flag), FLAGS[flag]) for flag, count in counts.items() if count]
+    return _table("Galaxies with flags", ("galaxies", "flag", "meaning"), rows)
 
 
 def _left_out(summary: Summary) -> str:
@@ -242,15 +285,8 @@ def _left_out(summary: Summary) -> str:
     ranks = list(summary.left_out.items())
     if not ranks:
         return ""
-    rows = (
-        f'<tr><td>{escaped(rank)}</td><td class="text">{escaped("; ".join(faults))}</td></tr>'
-        for rank, faults in ranks[:_LISTED]
-    )
-    return (
-        f'<section><h2>Fields left out of {len(ranks):,} rank infos</h2><div class="scroll"><table><thead><tr>'
-        '<th scope="col">rank</th><th scope="col" class="text">field and reason</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
-    )
+    rows = [(rank, "; ".join(faults)) for rank, faults in ranks[:_LISTED]]
+    return _table(f"Fields left out of {len(ranks):,} rank infos", ("rank", "field and reason"), rows)
 
 
 def _cost(summary: Summary) -> str:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from .contract.accuracy import Metrics, Predicted
+from .contract.flags import NAMES
 from .contract.images import counted
 from .contract.limits import PHASES
 from .contract.pricing import cost
@@ -53,6 +54,7 @@ def summary(run: Run, infos: list[RankInfo], failures: dict[int, Json], reduced:
         accuracy=None if metrics is None else metrics.report(),
         accuracy_state=None if metrics is None else metrics.to_json(),
         predicted_redshifts=None if predicted is None else predicted.to_json(),
+        flags=_flags(infos),
         metrics_source=source,
         left_out=_left_out(infos, faults),
         wall_seconds=_wall_seconds(run, infos),
@@ -172,6 +174,12 @@ def _merged(infos: Iterable[RankInfo], total: Metrics | None) -> tuple[Metrics |
         else:
             total.add(metrics)
     return total, faults
+
+
+def _flags(infos: list[RankInfo]) -> dict[str, int] | None:
+    """Galaxies by flag, over the ranks that say so; None where none does."""
+    counts = [info.flags for info in infos if info.flags is not None]
+    return {flag: sum(count.get(flag, 0) for count in counts) for flag in NAMES} if counts else None
 
 
 def _wall_seconds(run: Run, infos: list[RankInfo]) -> float | None:

@@ -78,12 +78,29 @@ run "storage_leaves_the_lifecycle_out_where_asked" {
   }
   variables {
     bucket_name              = "data"
-    abort_uploads_after_days = null
+    abort_uploads_after_days = 0
+    expire_keys_after_days   = 0
     force_destroy            = true
   }
   assert {
     condition     = length(aws_s3_bucket_lifecycle_configuration.this) == 0 && aws_s3_bucket.this.force_destroy
-    error_message = "null must leave the lifecycle rule out"
+    error_message = "without a rule there is no lifecycle"
+  }
+}
+
+run "keys_expire_also_where_uploads_are_kept" {
+  module {
+    source = "./modules/storage"
+  }
+  variables {
+    bucket_name              = "data"
+    abort_uploads_after_days = 0
+    expire_keys_after_days   = 3
+    force_destroy            = true
+  }
+  assert {
+    condition     = [for rule in one(aws_s3_bucket_lifecycle_configuration.this[*].rule) : one(rule.expiration).days] == [3]
+    error_message = "one rule must not switch the other off"
   }
 }
 

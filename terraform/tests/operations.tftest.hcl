@@ -14,9 +14,9 @@ variables {
 run "an_alias_for_a_key_of_a_data_bucket_is_refused" {
   command = plan
   variables {
-    data_bucket_kms_key_arns = ["arn:aws:kms:us-east-1:123456789012:alias/archive"]
+    storage = { data_bucket_kms_key_arns = ["arn:aws:kms:us-east-1:123456789012:alias/archive"] }
   }
-  expect_failures = [var.data_bucket_kms_key_arns]
+  expect_failures = [var.storage]
 }
 
 run "alarms_say_what_to_do" {
@@ -73,18 +73,18 @@ run "a_budget_is_the_teams_own" {
 run "a_deployment_without_a_rendezvous_host_has_no_network" {
   command = plan
   variables {
-    rendezvous_enabled = false
+    rendezvous = { enabled = false }
   }
   assert {
     condition     = length(module.rendezvous_host) == 0
-    error_message = "rendezvous_enabled = false must leave out the host and its network"
+    error_message = "rendezvous.enabled = false must leave out the host and its network"
   }
 }
 
 run "a_subnet_that_is_none_is_refused" {
   command = plan
   variables {
-    rendezvous_subnet_id = "vpc-0123456789abcdef0"
+    rendezvous = { subnet_id = "vpc-0123456789abcdef0" }
   }
-  expect_failures = [var.rendezvous_subnet_id]
+  expect_failures = [var.rendezvous]
 }

@@ -61,7 +61,7 @@ run "a_team_gets_everything_under_its_name" {
   }
   assert {
     condition     = output.repository_url != null
-    error_message = "without inference_image the module must make its own repository"
+    error_message = "without image_uri the module must make its own repository"
   }
   assert {
     condition     = strcontains(output.next_steps, "aws stepfunctions start-execution --region us-east-1 --state-machine-arn ${output.state_machine_arn}") && length(regexall("\naws ", output.next_steps)) == length(regexall("--region us-east-1 ", output.next_steps))
@@ -71,7 +71,7 @@ run "a_team_gets_everything_under_its_name" {
 
 run "the_image_variant_chooses_the_image" {
   variables {
-    image_variant = "torch"
+    image = { variant = "torch" }
   }
   assert {
     condition     = endswith(local.image_uri, "/team3-cosmicai-inference:abc123-arm64-torch")
@@ -82,21 +82,21 @@ run "the_image_variant_chooses_the_image" {
 run "an_unknown_image_variant_is_refused" {
   command = plan
   variables {
-    image_variant = "jax"
+    image = { variant = "jax" }
   }
-  expect_failures = [var.image_variant]
+  expect_failures = [var.image]
 }
 
 run "extra_packages_are_names_with_versions" {
   command = plan
   variables {
-    extra_packages = [
+    image = { extra_packages = [
       "timm==0.4.12", "ruamel.yaml==0.18.10", "torchvision==0.28.0+cpu --no-deps",
       "six==1.17.0 --hash=sha256:4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274",
-    ]
+    ] }
   }
   assert {
-    condition     = length(var.extra_packages) == 4
+    condition     = length(var.image.extra_packages) == 4
     error_message = "extra_packages must take names with versions and hashes"
   }
 }
@@ -104,35 +104,35 @@ run "extra_packages_are_names_with_versions" {
 run "an_extra_package_without_a_version_is_refused" {
   command = plan
   variables {
-    extra_packages = ["timm"]
+    image = { extra_packages = ["timm"] }
   }
-  expect_failures = [var.extra_packages]
+  expect_failures = [var.image]
 }
 
 run "extra_packages_need_an_image_that_is_built_here" {
   command = plan
   variables {
-    extra_packages  = ["timm==0.4.12"]
-    inference_image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/shared/inference:v1"
-    image_tag       = null
+    image_tag = null
+    image     = { extra_packages = ["timm==0.4.12"] }
+    image_uri = "123456789012.dkr.ecr.us-east-1.amazonaws.com/shared/inference:v1"
   }
-  expect_failures = [var.extra_packages]
+  expect_failures = [var.image]
 }
 
 run "an_image_from_elsewhere_needs_no_repository" {
   variables {
-    inference_image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/shared/inference:v1"
-    image_tag       = null
+    image_tag = null
+    image_uri = "123456789012.dkr.ecr.us-east-1.amazonaws.com/shared/inference:v1"
   }
   assert {
     condition     = output.repository_url == null && length(module.registry) == 0
-    error_message = "inference_image must replace the repository"
+    error_message = "image_uri must replace the repository"
   }
 }
 
 run "further_data_buckets_may_be_read" {
   variables {
-    data_buckets = ["survey-archive"]
+    storage = { data_buckets = ["survey-archive"] }
   }
   assert {
     condition     = contains(local.readable, "arn:aws:s3:::survey-archive")
@@ -153,11 +153,11 @@ run "the_state_machine_is_the_one_that_rendezvous_knows" {
 
 run "a_rendezvous_host_from_elsewhere_needs_none_of_its_own" {
   variables {
-    rendezvous_address = "rendezvous.example.org:10000"
+    rendezvous = { address = "rendezvous.example.org:10000" }
   }
   assert {
     condition     = length(module.rendezvous_host) == 0
-    error_message = "rendezvous_address must replace the host"
+    error_message = "rendezvous.address must replace the host"
   }
 }
 
@@ -170,13 +170,17 @@ run "operations_are_off_unless_asked_for" {
 
 run "alarms_rule_boundary_and_reserved_concurrency_can_be_had" {
   variables {
-    alarm_email          = "operator@example.org"
-    start_on_ready       = "incoming"
     permissions_boundary = "arn:aws:iam::123456789012:policy/boundary"
-    reserved_concurrency = 500
-    kms_key_arn          = "arn:aws:kms:us-east-1:123456789012:key/1"
-    monthly_budget_usd   = 50
-    warm_up              = true
+    operations = {
+      alarm_email        = "operator@example.org"
+      start_on_ready     = "incoming"
+      monthly_budget_usd = 50
+    }
+    inference = {
+      reserved_concurrency = 500
+      warm_up              = true
+    }
+    storage = { kms_key_arn = "arn:aws:kms:us-east-1:123456789012:key/1" }
   }
   assert {
     condition     = jsondecode(aws_lambda_invocation.warm_up[0].input) == { warm_up = true }
@@ -191,10 +195,10 @@ run "alarms_rule_boundary_and_reserved_concurrency_can_be_had" {
 run "a_missing_image_is_refused" {
   command = plan
   variables {
-    image_tag       = null
-    inference_image = null
+    image_tag = null
+    image_uri = null
   }
-  expect_failures = [var.inference_image]
+  expect_failures = [var.image_uri]
 }
 
 run "a_bad_team_is_refused" {
@@ -216,17 +220,17 @@ run "a_bad_region_is_refused" {
 run "a_bad_bucket_name_is_refused" {
   command = plan
   variables {
-    bucket_name = "My_Bucket"
+    storage = { bucket_name = "My_Bucket" }
   }
-  expect_failures = [var.bucket_name]
+  expect_failures = [var.storage]
 }
 
 run "a_bad_data_bucket_is_refused" {
   command = plan
   variables {
-    data_buckets = ["ok-bucket", "*"]
+    storage = { data_buckets = ["ok-bucket", "*"] }
   }
-  expect_failures = [var.data_buckets]
+  expect_failures = [var.storage]
 }
 
 run "a_bad_image_tag_is_refused" {
@@ -240,97 +244,97 @@ run "a_bad_image_tag_is_refused" {
 run "an_unknown_architecture_is_refused" {
   command = plan
   variables {
-    architecture = "riscv64"
+    inference = { architecture = "riscv64" }
   }
-  expect_failures = [var.architecture]
+  expect_failures = [var.inference]
 }
 
 run "too_much_memory_is_refused" {
   command = plan
   variables {
-    inference_memory_mb = 10241
+    inference = { memory_mb = 10241 }
   }
-  expect_failures = [var.inference_memory_mb]
+  expect_failures = [var.inference]
 }
 
 run "too_long_a_timeout_is_refused" {
   command = plan
   variables {
-    inference_timeout_seconds = 901
+    inference = { timeout_seconds = 901 }
   }
-  expect_failures = [var.inference_timeout_seconds]
+  expect_failures = [var.inference]
 }
 
 run "no_pause_between_retries_is_refused" {
   command = plan
   variables {
-    retry_seconds = 0
+    inference = { retry_seconds = 0 }
   }
-  expect_failures = [var.retry_seconds]
+  expect_failures = [var.inference]
 }
 
 run "an_unknown_retention_is_refused" {
   command = plan
   variables {
-    log_retention_days = 31
+    operations = { log_retention_days = 31 }
   }
-  expect_failures = [var.log_retention_days]
+  expect_failures = [var.operations]
 }
 
-run "aborting_uploads_at_once_is_refused" {
+run "aborting_uploads_at_a_part_of_a_day_is_refused" {
   command = plan
   variables {
-    abort_uploads_after_days = 0
+    storage = { abort_uploads_after_days = 0.5 }
   }
-  expect_failures = [var.abort_uploads_after_days]
+  expect_failures = [var.storage]
 }
 
 run "no_concurrency_is_refused" {
   command = plan
   variables {
-    max_concurrency = 0
+    inference = { max_concurrency = 0 }
   }
-  expect_failures = [var.max_concurrency]
+  expect_failures = [var.inference]
 }
 
 run "a_rendezvous_address_without_a_port_is_refused" {
   command = plan
   variables {
-    rendezvous_address = "example.org"
+    rendezvous = { address = "example.org" }
   }
-  expect_failures = [var.rendezvous_address]
+  expect_failures = [var.rendezvous]
 }
 
 run "a_privileged_rendezvous_port_is_refused" {
   command = plan
   variables {
-    rendezvous_port = 22
+    rendezvous = { port = 22 }
   }
-  expect_failures = [var.rendezvous_port]
+  expect_failures = [var.rendezvous]
 }
 
 run "a_rendezvous_host_that_never_idles_is_refused" {
   command = plan
   variables {
-    rendezvous_idle_minutes = 0
+    rendezvous = { idle_minutes = 0 }
   }
-  expect_failures = [var.rendezvous_idle_minutes]
+  expect_failures = [var.rendezvous]
 }
 
 run "a_rendezvous_host_without_relays_is_refused" {
   command = plan
   variables {
-    rendezvous_limits = { relays = 0 }
+    rendezvous = { limits = { relays = 0 } }
   }
-  expect_failures = [var.rendezvous_limits]
+  expect_failures = [var.rendezvous]
 }
 
 run "no_wait_for_the_rendezvous_host_is_refused" {
   command = plan
   variables {
-    rendezvous_wait_seconds = 0
+    rendezvous = { wait_seconds = 0 }
   }
-  expect_failures = [var.rendezvous_wait_seconds]
+  expect_failures = [var.rendezvous]
 }
 
 run "a_redis_password_is_refused" {
@@ -344,50 +348,52 @@ run "a_redis_password_is_refused" {
 run "a_ready_prefix_with_a_slash_is_refused" {
   command = plan
   variables {
-    start_on_ready = "incoming/"
+    operations = { start_on_ready = "incoming/" }
   }
-  expect_failures = [var.start_on_ready]
+  expect_failures = [var.operations]
 }
 
 run "an_alarm_without_an_address_is_refused" {
   command = plan
   variables {
-    alarm_email = "operator"
+    operations = { alarm_email = "operator" }
   }
-  expect_failures = [var.alarm_email]
+  expect_failures = [var.operations]
 }
 
 run "an_alias_for_a_key_is_refused" {
   command = plan
   variables {
-    kms_key_arn = "arn:aws:kms:us-east-1:123456789012:alias/ours"
+    storage = { kms_key_arn = "arn:aws:kms:us-east-1:123456789012:alias/ours" }
   }
-  expect_failures = [var.kms_key_arn]
+  expect_failures = [var.storage]
 }
 
 run "a_budget_that_nobody_is_told_of_is_refused" {
   command = plan
   variables {
-    monthly_budget_usd = 50
+    operations = { monthly_budget_usd = 50 }
   }
-  expect_failures = [var.monthly_budget_usd]
+  expect_failures = [var.operations]
 }
 
 run "a_budget_of_nothing_is_refused" {
   command = plan
   variables {
-    alarm_email        = "operator@example.org"
-    monthly_budget_usd = 0
+    operations = {
+      alarm_email        = "operator@example.org"
+      monthly_budget_usd = 0
+    }
   }
-  expect_failures = [var.monthly_budget_usd]
+  expect_failures = [var.operations]
 }
 
 run "reserving_nothing_is_refused" {
   command = plan
   variables {
-    reserved_concurrency = 0
+    inference = { reserved_concurrency = 0 }
   }
-  expect_failures = [var.reserved_concurrency]
+  expect_failures = [var.inference]
 }
 
 run "a_boundary_that_is_no_policy_is_refused" {

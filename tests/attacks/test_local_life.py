@@ -62,7 +62,7 @@ def hostile(trap: Trap) -> dict[str, str]:
         "AWS_ACCESS_KEY_ID": "AKIAREAL",
         "AWS_SECRET_ACCESS_KEY": "a-real-secret",
         "AWS_USE_FIPS_ENDPOINT": "true",
-        "TF_VAR_allow_scripts": "nonsense",
+        "TF_VAR_inference": "nonsense",
         "TF_CLI_ARGS_apply": "-destroy",
         "GATEWAY_LISTEN": "0.0.0.0:4566",
         "PROVIDER_OVERRIDE_S3": "nonsense",

@@ -16,13 +16,21 @@ from cosmicai.packaging.places import ROOT
 
 _MODULE = """
 variable "team" { type = string }
-variable "architecture" { default = "arm64" }
-variable "image_variant" { default = "lean" }
-variable "extra_packages" { default = [] }
+variable "inference" {
+  type    = object({ architecture = optional(string, "arm64") })
+  default = {}
+}
+variable "image" {
+  type    = object({ variant = optional(string, "lean"), extra_packages = optional(list(string), []) })
+  default = {}
+}
+variable "storage" {
+  type    = object({ delete_results_on_destroy = optional(bool, false) })
+  default = {}
+}
 variable "image_tag" { default = null }
 variable "region" { default = "us-east-1" }
-variable "delete_results_on_destroy" { default = false }
-variable "inference_image" { default = null }
+variable "image_uri" { default = null }
 resource "terraform_data" "it" { input = var.team }
 output "repository_url" { value = "1.dkr.ecr.us-east-1.amazonaws.com/team3" }
 """
@@ -236,14 +244,16 @@ def test_a_comment_is_no_part_of_a_value(tree: Path) -> None:
     """With the real Terraform as the reader of a tfvars file that is full of quotation marks."""
     (tree / "terraform" / "teams" / "team3.tfvars").write_text(
         """team = "team3" # not "team4"
-        # image_variant = "torch"
-        image_variant = "lean" // was "torch", see "notes"
-        /* architecture = "x86_64"
-        extra_packages = ["evil==1"] */
-        architecture = "x86_64" # "arm64"
-        extra_packages = [ # "none"
-          "six==1.17.0", # "$(touch PWNED)"
-        ]
+        # image = { variant = "torch" }
+        image = {
+          variant = "lean" // was "torch", see "notes"
+          /* extra_packages = ["evil==1"] */
+          extra_packages = [ # "none"
+            "six==1.17.0", # "$(touch PWNED)"
+          ]
+        }
+        /* inference = { architecture = "arm64" } */
+        inference = { architecture = "x86_64" } # "arm64"
         """
     )
     python = sys._base_executable  # type: ignore[attr-defined]
@@ -266,7 +276,7 @@ def test_a_comment_is_no_part_of_a_value(tree: Path) -> None:
 )
 def test_a_value_that_is_no_package_stops_the_deployment(tree: Path, package: str) -> None:
     (tree / "terraform" / "teams" / "team3.tfvars").write_text(
-        f'team = "team3"\nextra_packages = ["{package}"]\n'
+        f'team = "team3"\nimage = {{ extra_packages = ["{package}"] }}\n'
     )
     python = sys._base_executable  # type: ignore[attr-defined]
     done = _run(tree, "sh", "scripts/deploy.sh", "team3", APPROVE="team3", PYTHON=python)

@@ -234,7 +234,7 @@ def test_a_limit_that_ends_a_relay_is_told_to_both_ranks(
 ) -> None:
     host = started(f"--{option}", str(value))
     told = f"the rendezvous host's limit of {value} {words} is reached"
-    setting = f"set its option --{option}, in Terraform rendezvous_limits.{option.replace('-', '_')}"
+    setting = f"set its option --{option}, in Terraform rendezvous.limits.{option.replace('-', '_')}"
     for rank, error in enumerate(together(pair(host), work)):
         assert isinstance(error, fmi.RelayRefused), error
         late = work is with_a_late_reader and rank == 1

@@ -157,7 +157,7 @@ def cloud(aws: Emulator) -> Cloud:
 @pytest.fixture(scope="session")
 def torch_cloud(aws: Emulator) -> Cloud:
     """A second team in the same account, whose image carries torch and whose payloads may name scripts."""
-    return deployed(aws, "torch", emulated_variables("torch", aws, "torch", allow_scripts=True))
+    return deployed(aws, "torch", emulated_variables("torch", aws, "torch", inference={"allow_scripts": True}))
 
 
 def deployed(aws: Emulator, team: str, variables: Json) -> Cloud:

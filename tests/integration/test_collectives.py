@@ -133,7 +133,7 @@ def hostless(aws: Emulator) -> tuple[Cloud, int]:
     """A deployment and the port where its rendezvous host would be; a run waits for it for some seconds."""
     port = free_port()
     variables = emulated_variables(
-        "hostless", aws, rendezvous_address=f"127.0.0.1:{port}", rendezvous_wait_seconds=4
+        "hostless", aws, rendezvous={"address": f"127.0.0.1:{port}", "wait_seconds": 4}
     )
     return deployed(aws, "hostless", variables), port
 
@@ -208,7 +208,7 @@ def test_the_deployments_own_host_is_started_and_stopped(
     aws: Emulator, partitions: Partitions, tmp_path: Path
 ) -> None:
     """The module applied for real; an instance is but a record here, so that the ranks go on over S3."""
-    variables = emulated_variables("own", aws, rendezvous_address=None, rendezvous_wait_seconds=2)
+    variables = emulated_variables("own", aws, rendezvous={"address": None, "wait_seconds": 2})
     cloud = deployed(aws, "own", variables)
     ec2 = aws.client("ec2")
 

@@ -14,6 +14,10 @@ import pytest
 
 from cosmicai import reference
 from cosmicai.packaging.places import ROOT
+from summarize.contract.event import RankEvent
+from summarize.contract.fields import Record
+from summarize.contract.rank_info import RankInfo
+from summarize.contract.run_records import ReducedMetrics, Run, Summary
 
 from .conftest import Cloud, Json, Ran
 
@@ -67,13 +71,26 @@ def test_the_reference_is_that_of_the_code() -> None:
     assert str(ROOT) not in reference.page()
 
 
+def _names(record: type[Record]) -> set[str]:
+    return {one.name for one in record.described()}
+
+
 def test_the_reference_names_every_field_of_a_run(
     cloud: Cloud, run: Callable[[Json], Ran], partitions: Callable[..., dict[str, bytes]], prefix: str
 ) -> None:
     cloud.put_all(prefix, partitions(1))
     ran = run(cloud.payload(prefix))
-    assert set(ran.read("0.json")) == set(reference.RANK_INFO)
-    assert set(ran.read("summary.json")) == set(reference.SUMMARY)
+    assert _names(RankInfo) - set(ran.read("0.json")) == {  # which only ranks of scripts have
+        "total_gpu_time (seconds)", "total_gpu_memory (MB)", "number of batches", "batch size", "script_values",
+        "left_out",
+    }  # fmt: skip
+    for name, record in {"0": RankInfo, "run": Run, "metrics": ReducedMetrics, "summary": Summary}.items():
+        content = ran.read(f"{name}.json")
+        assert set(content) <= _names(record)
+        assert record.from_json(content).to_json() == content
+    for event in ran.read("manifest.json"):
+        assert set(event) == _names(RankEvent) - {"RENDEZVOUS"}
+        assert RankEvent.from_json(event).to_json() == event
     assert set(ran.predictions(0)) == set(reference.PREDICTIONS)
 
 

@@ -95,7 +95,7 @@ def test_broken_and_hostile_files_fail_alone(
     for rank, name, fault in (
         ("1", "2.pt", "is cut short"),
         ("2", "3.pt", "asks for posix.mkdir"),
-        ("4", "5.pt", "images of 2 of 2 galaxies hold NaN"),
+        ("4", "5.pt", "2 of 2 galaxies lack something (2: the image holds NaN"),
     ):
         failure = summary["failed_ranks"][rank]
         assert failure["error"] == "PartitionError"

@@ -166,7 +166,7 @@ def test_from_the_example_to_a_deployment_and_back(checkout: Checkout) -> None:
 
     # The flag that the tfvars have now takes effect although the state has another.
     with (tree / "terraform" / "teams" / f"{TEAM}.tfvars").open("a") as variables:
-        variables.write("delete_results_on_destroy = true\n")
+        variables.write("storage = { delete_results_on_destroy = true }\n")
     checkout.make("destroy")
     assert _refused(s3.head_bucket, Bucket=BUCKET) == "404"
     assert s3.head_bucket(Bucket="states")

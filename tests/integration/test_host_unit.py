@@ -61,8 +61,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def cloud_config(aws: Emulator) -> bytes:
     """The host's user data, unpacked."""
-    settings = {"rendezvous_port": PORT, "rendezvous_limits": {"relay_bytes": LIMIT}}
-    deployed(aws, "booted", emulated_variables("booted", aws, rendezvous_address=None, **settings))
+    settings = {"address": None, "port": PORT, "limits": {"relay_bytes": LIMIT}}
+    deployed(aws, "booted", emulated_variables("booted", aws, rendezvous=settings))
     ec2 = aws.client("ec2")
     names = [{"Name": "tag:Name", "Values": [f"{BUCKET}-rendezvous-host"]}]
     (instance,) = ec2.describe_instances(Filters=names)["Reservations"][0]["Instances"]

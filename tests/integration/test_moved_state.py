@@ -17,12 +17,20 @@ from tests.replica import Replica, replica
 MODULE = """
 variable "team" { type = string }
 variable "region" { default = "us-east-1" }
-variable "architecture" { default = "arm64" }
-variable "image_variant" { default = "lean" }
-variable "extra_packages" { default = [] }
+variable "inference" {
+  type    = object({ architecture = optional(string, "arm64") })
+  default = {}
+}
+variable "image" {
+  type    = object({ variant = optional(string, "lean"), extra_packages = optional(list(string), []) })
+  default = {}
+}
+variable "storage" {
+  type    = object({ delete_results_on_destroy = optional(bool, false) })
+  default = {}
+}
 variable "image_tag" { default = null }
-variable "inference_image" { default = null }
-variable "delete_results_on_destroy" { default = false }
+variable "image_uri" { default = null }
 resource "terraform_data" "it" { input = var.team }
 output "kept" { value = terraform_data.it.id }
 """

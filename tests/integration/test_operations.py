@@ -28,7 +28,9 @@ def test_observations_that_arrive_start_a_run(
     id, which a transformed input has no more.
     """
     variables = emulated_variables(
-        "night", aws, start_on_ready="incoming", alarm_email="operator@example.org", dashboard=True
+        "night",
+        aws,
+        operations={"start_on_ready": "incoming", "alarm_email": "operator@example.org", "dashboard": True},
     )
     cloud = deployed(aws, "night", variables)
     events = aws.client("events")
@@ -75,9 +77,9 @@ def test_a_teams_state_lies_in_s3_with_a_lock(
         shutil.copytree(ROOT / name, tmp_path / name)
     teams, s3 = tmp_path / "terraform" / "teams", aws.client("s3")
     s3.create_bucket(Bucket="states")
-    variables = {**emulated_variables("shared", aws), "inference_image": None}
+    variables = {**emulated_variables("shared", aws), "image_uri": None}
     lines = [f"{name} = {json.dumps(value)}" for name, value in variables.items() if value is not None]
-    (teams / "shared.tfvars").write_text("\n".join([*lines, "abort_uploads_after_days = null\n"]))
+    (teams / "shared.tfvars").write_text("\n".join([*lines, ""]))
     (teams / "shared.s3.tfbackend").write_text(
         'bucket = "states"\nkey = "cosmicai/shared.tfstate"\nregion = "us-east-1"\nuse_lockfile = true\n'
         "use_path_style = true\nskip_credentials_validation = true\nskip_requesting_account_id = true\n"
@@ -122,7 +124,7 @@ def test_a_teams_state_lies_in_s3_with_a_lock(
 
 def test_a_new_image_is_called_once_where_that_is_asked_for(aws: Emulator) -> None:
     """Again for another configuration of the same image: not."""
-    variables = emulated_variables("warm", aws, warm_up=True)
+    variables = emulated_variables("warm", aws, inference={"warm_up": True})
     cloud = deployed(aws, "warm", variables)
     group = f"/aws/lambda/{cloud.outputs.function_names['inference']}"
 
@@ -131,5 +133,5 @@ def test_a_new_image_is_called_once_where_that_is_asked_for(aws: Emulator) -> No
         return sum(event["message"].startswith("START") for page in pages for event in page["events"])
 
     assert starts() == 1
-    deployed(aws, "warm", {**variables, "log_retention_days": 7})
+    deployed(aws, "warm", {**variables, "operations": {"log_retention_days": 7}})
     assert starts() == 1

@@ -146,7 +146,7 @@ def test_the_rendezvous_role_reaches_its_own_host_alone(aws: Emulator, cloud: Cl
 
     from .conftest import deployed
 
-    deployed(aws, "hosted", emulated_variables("hosted", aws, rendezvous_address=None))
+    deployed(aws, "hosted", emulated_variables("hosted", aws, rendezvous={"address": None}))
     statements = policy(aws, "hosted-cosmicai-rendezvous")
     assert actions(statements) == _called("rendezvous") | _LOGS
     (started,) = (one for one in statements if "ec2:StartInstances" in _listed(one["Action"]))
@@ -180,7 +180,7 @@ def test_keys_may_be_used_by_who_reads_and_writes_with_them(aws: Emulator) -> No
 
     own, data = (f"arn:aws:kms:us-east-1:000000000000:key/{name}" for name in ("own", "data"))
     keys = {"kms_key_arn": own, "data_bucket_kms_key_arns": [data]}
-    deployed(aws, "keyed", emulated_variables("keyed", aws, **keys))
+    deployed(aws, "keyed", emulated_variables("keyed", aws, storage=keys))
     roles = ("initialize", "inference", "summarize", "rendezvous", "state-machine")
     policies = {role: policy(aws, f"keyed-cosmicai-{role}") for role in roles}
     for action in ("kms:Decrypt", "kms:GenerateDataKey"):

@@ -61,8 +61,8 @@ def test_what_lambda_grants(settings: dict[str, int], limit: int, told: str) -> 
 @pytest.mark.parametrize(
     ("settings", "limit", "remedy"),
     [
-        ({"memory_mb": 3538}, 10, "set inference_memory_mb = 3008, or ask AWS Support"),
-        ({"max_concurrency": 500}, 50, "set max_concurrency = 50, or ask for more"),
+        ({"memory_mb": 3538}, 10, "set inference.memory_mb = 3008, or ask AWS Support"),
+        ({"max_concurrency": 500}, 50, "set inference.max_concurrency = 50, or ask for more"),
         ({"reserved_concurrency": 901}, 1000, "reserve 900 at most, or ask for more"),
         ({"reserved_concurrency": 5}, 10, "reserve 0 at most, or ask for more"),
     ],
@@ -83,12 +83,12 @@ def test_what_is_reserved_already_is_not_counted_twice() -> None:
     [
         (_NOT_FOUND, False, True, "is free"),
         (None, True, True, "is the deployment's own"),
-        (None, False, False, "outside of this deployment's state: set bucket_name"),
+        (None, False, False, "outside of this deployment's state: set storage.bucket_name"),
         (
             _NOT_FOUND.replace("404", "403"),
             False,
             False,
-            "belongs to another account or region: set bucket_name",
+            "belongs to another account or region: set storage.bucket_name",
         ),
         ("An error occurred (SlowDown)", False, True, "not checked: An error occurred (SlowDown)"),
     ],

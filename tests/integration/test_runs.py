@@ -168,7 +168,7 @@ def test_a_100_mb_partition_runs_in_512_mb(
     aws: Emulator, saved: Callable[[object], bytes], make_partition: Any, tmp_path: Path
 ) -> None:
     """The sandbox kills what takes more than the function's memory."""
-    small = deployed(aws, "small", emulated_variables("small", aws, inference_memory_mb=512))
+    small = deployed(aws, "small", emulated_variables("small", aws, inference={"memory_mb": 512}))
     data = saved(make_partition(5112))
     assert len(data) > 100 * 1000**2
     small.put("large/1.pt", data)

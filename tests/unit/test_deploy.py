@@ -23,7 +23,7 @@ _RECORD = 'echo "$(basename "$0")" "$@" >> "$CALLS"; exit ${FAIL:-0}'
 _CONSOLE = 'case "$*" in *" console "*) cat >> "$CALLS"; echo "\\"$VALUES\\"";; *) :;; esac; '
 _FOUND = '[ -z "$NO_IMAGE" ] || [ "$2" != describe-images ] || { echo "$NO_IMAGE" >&2; FAIL=1; }; '
 _NO_IMAGE = "An error occurred (ImageNotFoundException) when calling the DescribeImages operation"
-_VALUES = "team3 arm64 lean"  # team, architecture, image_variant, extra_packages
+_VALUES = "team3 arm64 lean"  # team, architecture, variant, extra_packages
 
 
 def _deploy(
@@ -84,7 +84,7 @@ def test_an_image_of_somebody_else_is_applied_without_docker(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls[0].startswith("terraform -chdir=terraform init")
-    assert calls[-1].endswith("-var-file=teams/team3.tfvars -var inference_image=repository/image:v1")
+    assert calls[-1].endswith("-var-file=teams/team3.tfvars -var image_uri=repository/image:v1")
 
 
 def test_deploy_takes_the_provider_from_where_the_doctor_finds_it(tmp_path: Path) -> None:
@@ -154,7 +154,8 @@ def test_terraform_itself_reads_the_tfvars(tmp_path: Path) -> None:
     (expression,) = re.findall(r"value_of '(join\(.*\))'", script)
     variables = tmp_path / "team.tfvars"
     variables.write_text(
-        'team = "team3"\nextra_packages = [\n  "timm==0.4.12", # old\n  "six==1.17.0 --no-deps",\n]\n'
+        'team = "team3"\nimage = { extra_packages = [\n'
+        '  "timm==0.4.12", # old\n  "six==1.17.0 --no-deps",\n] }\n'
     )
     data = {"TF_DATA_DIR": str(tmp_path / "data"), "AWS_EC2_METADATA_DISABLED": "true"}
     environment = {**os.environ, **data}

@@ -21,7 +21,9 @@ _SCRIPT = {
 
 def test_scripts_are_off_unless_the_deployment_allows_them() -> None:
     """No S3 client is given: nothing may be asked of it."""
-    with pytest.raises(PayloadError, match="switched off in this deployment; set allow_scripts = true"):
+    with pytest.raises(
+        PayloadError, match=r"switched off in this deployment; set inference\.allow_scripts = true"
+    ):
         start(None, _SCRIPT, "run-1", "2026-11-22T00:00:00Z", _deployed())
 
 

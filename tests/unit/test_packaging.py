@@ -82,7 +82,7 @@ def test_the_handler_starts_without_torch_in_the_assembled_task_folder(build: Bu
         "import inference.handler, sys, numpy, boto3;"
         "print(numpy.__file__, 'torch' in sys.modules, 'rich' in sys.modules);"
         "import importlib.util as u; print(u.find_spec('rich'), u.find_spec('torch'));"
-        "print(*inference.handler._sandbox._engines)"
+        "print(*inference.handler._sandbox._models)"
     )
     folder = build.images / "inference"
     environment = {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769", "AWS_REGION": "us-east-1"}

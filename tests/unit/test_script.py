@@ -164,7 +164,7 @@ def test_a_module_that_is_missing_is_named_with_the_remedy(run: Run) -> None:
     with pytest.raises(script.ScriptError) as caught:
         run("import no_such_module.inner")
     assert "the module no_such_module is neither in the script's folder nor in the image" in str(caught.value)
-    assert "name its package in extra_packages and deploy; its last lines" in str(caught.value)
+    assert "name its package in image.extra_packages and deploy; its last lines" in str(caught.value)
     with pytest.raises(script.ScriptError, match="exit status 1; its last lines"):
         run("print('ModuleNotFoundError, they say'); raise ValueError")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -28,7 +29,8 @@ class _Done:
 def _terraform(data: Path, command: str, folder: Path = TERRAFORM, **options: object) -> _Done:
     """Runs a Terraform command in a folder, with its working data in `data`."""
     environment = {"TF_DATA_DIR": str(data), "AWS_EC2_METADATA_DISABLED": "true"}
-    with mock.patch.dict(os.environ, environment):
+    with mock.patch.dict(os.environ, environment), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # python-terraform logs a failure by Logger.warn
         terraform = Terraform(working_dir=str(folder))
         return _Done(*terraform.cmd(command, no_color=IsFlagged, **options))
 

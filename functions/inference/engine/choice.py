@@ -126,6 +126,14 @@ def _check_graphs(graphs: Any, folder: Path) -> None:
             raise ValueError(f"{precision}: admitted is neither true nor false")
 
 
+def network_digest(folder: Path, graphs: dict[str, Any] | None) -> str | None:
+    """SHA-256 of the weights, by graphs.json where that says it; None where it cannot be known here."""
+    if graphs is not None and isinstance(graphs.get("network"), str):
+        return str(graphs["network"])
+    weights = folder / TORCH_FILES[1]
+    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None
+
+
 def verify(folder: Path, choice: Choice) -> None:
     """Raises EngineError if a graph's file is not the one that graphs.json was written for."""
     graphs = read_graphs(folder)

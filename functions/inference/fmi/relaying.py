@@ -177,5 +177,5 @@ def _told(code: int, value: int) -> str:
     name = end.name.lower()
     return (
         f"the rendezvous host's limit of {_LIMITS[end].format(value)} is reached; to raise it, set its option "
-        f"--{name.replace('_', '-')}, in Terraform rendezvous_limits.{name}"
+        f"--{name.replace('_', '-')}, in Terraform rendezvous.limits.{name}"
     )

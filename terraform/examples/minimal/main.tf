@@ -3,8 +3,8 @@
 module "cosmicai" {
   source = "../.."
 
-  team            = "team3"
-  inference_image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/team3-cosmicai-inference:v1-lean"
+  team      = "team3"
+  image_uri = "123456789012.dkr.ecr.us-east-1.amazonaws.com/team3-cosmicai-inference:v1-lean"
 }
 
 output "next_steps" {

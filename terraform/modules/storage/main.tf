@@ -64,30 +64,38 @@ data "aws_iam_policy_document" "tls_only" {
 }
 
 resource "aws_s3_bucket_lifecycle_configuration" "this" {
-  count  = var.abort_uploads_after_days == null ? 0 : 1
+  count  = var.abort_uploads_after_days + var.expire_keys_after_days == 0 ? 0 : 1
   bucket = aws_s3_bucket.this.id
 
-  rule {
-    id     = "abort-broken-uploads"
-    status = "Enabled"
+  dynamic "rule" {
+    for_each = var.abort_uploads_after_days == 0 ? [] : [var.abort_uploads_after_days]
 
-    filter {}
+    content {
+      id     = "abort-broken-uploads"
+      status = "Enabled"
 
-    abort_incomplete_multipart_upload {
-      days_after_initiation = var.abort_uploads_after_days
+      filter {}
+
+      abort_incomplete_multipart_upload {
+        days_after_initiation = rule.value
+      }
     }
   }
 
-  rule {
-    id     = "expire-keys-and-messages-of-runs-that-were-ended"
-    status = "Enabled"
+  dynamic "rule" {
+    for_each = var.expire_keys_after_days == 0 ? [] : [var.expire_keys_after_days]
 
-    filter {
-      prefix = ".cosmicai/"
-    }
+    content {
+      id     = "expire-keys-and-messages-of-runs-that-were-ended"
+      status = "Enabled"
 
-    expiration {
-      days = 2
+      filter {
+        prefix = ".cosmicai/"
+      }
+
+      expiration {
+        days = rule.value
+      }
     }
   }
 }

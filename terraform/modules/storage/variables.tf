@@ -4,8 +4,15 @@ variable "bucket_name" {
 }
 
 variable "abort_uploads_after_days" {
-  description = "Days after which parts of broken uploads are deleted; null leaves the rule out."
+  description = "Days after which parts of broken uploads are deleted; 0: never."
   type        = number
+  default     = 7
+}
+
+variable "expire_keys_after_days" {
+  description = "Days after which the keys and messages of runs that were stopped are deleted; 0: never."
+  type        = number
+  default     = 2
 }
 
 variable "force_destroy" {

@@ -1,0 +1,52 @@
+"""cosmicai model calibrate: probabilities for a network that predicts redshifts."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cosmicai.cli.common import console
+from cosmicai.cli.model import Seed, partition_files
+from cosmicai.cli.paths import MODEL, PARTITIONS
+from cosmicai.results.outputs import copy, merge, new_folder
+
+
+def model_calibrate(
+    folder: Annotated[Path, typer.Argument(parser=MODEL, help="A model folder.")],
+    calibration: Annotated[
+        list[Path],
+        typer.Option(
+            parser=PARTITIONS,
+            help="Folder of partitions with redshifts, not trained on; repeatable.",
+        ),
+    ],
+    seed: Seed = 0,
+) -> None:
+    """Writes calibration.json, by which ranks give p(z), its mean, median, mode and quantiles.
+
+    Any network will do; it is not trained again. Half of the galaxies fit the densities and the other half
+    calibrates them: a quantile then has the coverage that it states, for galaxies drawn as these were.
+
+    Example: cosmicai model calibrate models/mine --calibration partitions
+    """
+    from cosmicai.model.calibrating import calibrate_folder
+
+    command = shlex.join(["cosmicai", *sys.argv[1:]])
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with new_folder(folder) as scratch, Progress(*columns, console=console) as progress:
+        copy(folder, scratch)
+        task = progress.add_task("calibrating", total=None)
+
+        def report(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        made = calibrate_folder(scratch, partition_files(calibration), command, seed, report)
+        merge(scratch, folder)
+    console.print(
+        f"{folder}: densities fitted to {made.fitted:,} galaxies, and calibrated by {made.calibrated:,} others"
+    )

@@ -1,0 +1,1 @@
+"""Calibrated probabilities of redshifts: the density p(z) of each galaxy and what follows from it."""

@@ -1,0 +1,108 @@
+"""How good densities are where the true redshifts are known; contract.probabilities has the definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..contract.probabilities import INTERVALS, STACK_UNIT, Probabilities, Scored, Stack
+from .calibration import Doubles
+from .predictive import LEVELS, Densities, is_known
+
+
+def state(
+    found: Densities,
+    z_pred: NDArray[np.floating],
+    z_true: NDArray[np.floating],
+    magnitude: NDArray[np.floating],
+) -> Probabilities:
+    """What Summarize adds up of galaxies (N,); magnitude: the reference one."""
+    with_density = np.isfinite(found.z_median)
+    rows = np.flatnonzero(with_density & is_known(z_true))
+    sums = np.rint(found.pdf[with_density].astype(np.float64) / STACK_UNIT).astype(np.int64).sum(axis=0)
+    step = float(found.redshifts[1])
+    return Probabilities.of(
+        Stack(step, sums.tolist()),
+        int(with_density.sum()),
+        scored(found, z_true, rows),
+        magnitude[rows].tolist(),
+        z_pred[rows].tolist(),
+    )
+
+
+def scored(found: Densities, z_true: NDArray[np.floating], rows: NDArray[np.integer]) -> Scored:
+    """The scores of some rows, whose true redshifts are known."""
+    true, pdf = z_true[rows].astype(np.float64), found.pdf[rows].astype(np.float64)
+    columns = {level: found.z_quantiles[rows, place] for place, level in enumerate(LEVELS)}
+    pit = np.full(len(z_true), np.nan) if found.pit is None else found.pit
+    return Scored(
+        pit=pit[rows].tolist(),
+        cde=cde_loss(found.redshifts, pdf, true).tolist(),
+        crps=crps(found.redshifts, pdf, true).tolist(),
+        brier=brier(found.redshifts, pdf, true).tolist(),
+        within=[
+            ((columns[low] <= true) & (true <= columns[high])).tolist() for low, high in INTERVALS.values()
+        ],
+    )
+
+
+def cde_loss(redshifts: Doubles, pdf: Doubles, true: Doubles) -> Doubles:
+    """Of each galaxy (N,), from densities (N, R) at a grid (R,); integrals by the trapezoidal rule."""
+    nearest = _cell(redshifts, true)
+    return np.trapezoid(pdf**2, redshifts, axis=1) - 2.0 * pdf[np.arange(len(pdf)), nearest]
+
+
+def brier(redshifts: Doubles, pdf: Doubles, true: Doubles) -> Doubles:
+    """Of each galaxy (N,): Brier's original score over the cells around the points of the grid."""
+    probability = pdf * np.diff(_edges(redshifts))
+    held = probability[np.arange(len(pdf)), _cell(redshifts, true)]
+    return (probability**2).sum(axis=1) - held**2 + (1.0 - held) ** 2
+
+
+def crps(redshifts: Doubles, pdf: Doubles, true: Doubles) -> Doubles:
+    """Of each galaxy (N,), exact for a density that is constant in each cell; true is cut to the grid."""
+    edges, rows = _edges(redshifts), np.arange(len(pdf))
+    widths = np.diff(edges)
+    below = np.concatenate([np.zeros((len(pdf), 1)), np.cumsum(pdf * widths, axis=1)], axis=1)
+    low, high = below[:, :-1], below[:, 1:]
+    before = widths * _squares(low, high)
+    after = widths * _squares(1.0 - low, 1.0 - high)
+    cell, true = _cell(redshifts, true), np.clip(true, edges[0], edges[-1])
+    share = (true - edges[cell]) / widths[cell]
+    first, last = low[rows, cell], high[rows, cell]
+    middle = first + share * (last - first)
+    split = widths[cell] * (
+        share * _squares(first, middle) + (1.0 - share) * _squares(1.0 - middle, 1.0 - last)
+    )
+    index = np.arange(len(widths))
+    sums = np.where(index < cell[:, None], before, 0.0).sum(axis=1)
+    return sums + np.where(index > cell[:, None], after, 0.0).sum(axis=1) + split
+
+
+def kolmogorov_smirnov(pit: Doubles) -> float:
+    """Of PIT values (N,) against the uniform distribution."""
+    ordered, count = np.sort(pit), len(pit)
+    return float(
+        max((np.arange(1, count + 1) / count - ordered).max(), (ordered - np.arange(count) / count).max())
+    )
+
+
+def cramer_von_mises(pit: Doubles) -> float:
+    """Of PIT values (N,) against the uniform distribution."""
+    ordered, count = np.sort(pit), len(pit)
+    return float(1.0 / (12 * count) + (((2 * np.arange(count) + 1) / (2 * count) - ordered) ** 2).sum())
+
+
+def _squares(first: Doubles, last: Doubles) -> Doubles:
+    """The mean of the square of what goes linearly from `first` to `last`."""
+    return (first**2 + first * last + last**2) / 3.0
+
+
+def _edges(redshifts: Doubles) -> Doubles:
+    """Of the cells around the points of a grid."""
+    return np.concatenate([redshifts[:1], (redshifts[1:] + redshifts[:-1]) / 2, redshifts[-1:]])
+
+
+def _cell(redshifts: Doubles, true: Doubles) -> NDArray[np.intp]:
+    """Of the nearest point of the grid."""
+    return np.clip(np.searchsorted(_edges(redshifts), true, "left") - 1, 0, len(redshifts) - 1)
