@@ -9,7 +9,7 @@ check_team
 check_tfvars_exist
 . scripts/state.sh
 initialise
-values=$(value_of 'join(" ", concat([var.team], var.extra_packages))')
+values=$(value_of 'join(" ", concat([var.team], var.image.extra_packages))')
 read -r named packages <<EOF
 $values
 EOF

@@ -109,15 +109,13 @@ def _bucket(settings: Settings, ask: Ask) -> Finding | None:
         if "(404)" in str(error):
             return Finding(name, True, f"{settings.bucket} is gone; it will be made again")
         if "(403)" in str(error) or "(301)" in str(error):
-            told = f"{settings.bucket} belongs to another account or region: set bucket_name in the tfvars"
-            return Finding(name, False, told)
+            told = f"{settings.bucket} belongs to another account or region"
+            return Finding(name, False, f"{told}: set storage.bucket_name in the tfvars")
         raise
     if settings.is_deployed:
         return Finding(name, True, f"{settings.bucket} is the deployment's own")
-    told = (
-        f"{settings.bucket} is there already, outside of this deployment's state: set bucket_name in the tfvars"
-    )
-    return Finding(name, False, f"{told}, or restore the state")
+    told = f"{settings.bucket} is there already, outside of this deployment's state"
+    return Finding(name, False, f"{told}: set storage.bucket_name in the tfvars, or restore the state")
 
 
 def _concurrency(settings: Settings, ask: Ask) -> Finding:

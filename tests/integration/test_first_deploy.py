@@ -72,10 +72,9 @@ class Checkout:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    folder, base = tmp_path_factory.mktemp("deploy") / "tree", ["git", "-C", str(ROOT)]
-    for name in subprocess.run(
-        [*base, "ls-files"], capture_output=True, text=True, check=True
-    ).stdout.splitlines():
+    folder = tmp_path_factory.mktemp("deploy") / "tree"
+    held = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(held, capture_output=True, text=True, check=True).stdout.splitlines():
         if name.startswith(("terraform/", "statemachine/", "scripts/", "docker/", "functions/", "cosmicai/")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
@@ -126,7 +125,7 @@ def _expected_calls(mirror: list[str]) -> list[list[str]]:
     ]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_from_the_example_to_a_deployment_and_back(checkout: Checkout) -> None:
     s3, tree = checkout.aws.client("s3"), checkout.folder
     printed, calls = checkout.make("deploy")

@@ -83,12 +83,12 @@ def test_what_is_reserved_already_is_not_counted_twice() -> None:
     [
         (_NOT_FOUND, False, True, "is free"),
         (None, True, True, "is the deployment's own"),
-        (None, False, False, "outside of this deployment's state: set bucket_name"),
+        (None, False, False, "outside of this deployment's state: set storage.bucket_name"),
         (
             _NOT_FOUND.replace("404", "403"),
             False,
             False,
-            "belongs to another account or region: set bucket_name",
+            "belongs to another account or region: set storage.bucket_name",
         ),
         ("An error occurred (SlowDown)", False, True, "not checked: An error occurred (SlowDown)"),
     ],

@@ -67,7 +67,7 @@ data "aws_ec2_instance_type_offerings" "zones" {
   lifecycle {
     postcondition {
       condition     = length(self.locations) > 0
-      error_message = "No zone of the region ${data.aws_region.current.name} offers ${local.instance_type}: set rendezvous_address or rendezvous_enabled = false."
+      error_message = "No zone of the region ${data.aws_region.current.name} offers ${local.instance_type}: set rendezvous.address or rendezvous.enabled = false."
     }
   }
 }
