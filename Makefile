@@ -5,9 +5,9 @@ BIN := .venv/bin
 # A worker for each core, four at most: each may run an embedded AWS of its own.
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 # Users' words reach the recipes in the environment, as they are: neither make nor the shell executes them.
-WORDS := PYTHON TEAM IMAGE APPROVE SECONDS
+WORDS := PYTHON TEAM IMAGE APPROVE PREFLIGHT SECONDS
 $(foreach word,$(WORDS),$(if $(value $(word)),$(eval override $(word) := $$(value $(word)))$(eval export $(word))))
-.PHONY: environment demo test unit check docs prose audit fuzz package deploy destroy clean
+.PHONY: environment demo test unit check docs prose audit fuzz package plan deploy destroy clean
 
 environment:
 	@sh scripts/environment.sh
@@ -38,6 +38,9 @@ fuzz: environment  ## make fuzz SECONDS=600: each of the fuzzers for as long
 
 package:  ## the zips that Terraform deploys
 	@"$$PYTHON" -m cosmicai.packaging zips
+
+plan: package  ## make plan TEAM=team3: what deploy would change
+	@sh scripts/plan.sh "$$TEAM"
 
 deploy: package  ## make deploy TEAM=team3: image, zips and infrastructure into the team's AWS account
 	@sh scripts/deploy.sh "$$TEAM"

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Deploys a team's bundle into the AWS account of the current credentials: image, zips, infrastructure.
-# IMAGE=… uses an inference image that somebody else has built and pushed; APPROVE=TEAM leaves out the question.
+# IMAGE=… uses an inference image that somebody else has built and pushed; APPROVE=TEAM leaves out the question,
+# PREFLIGHT=skip what is asked of the account before.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/team.sh
@@ -20,6 +21,10 @@ read -r named architecture variant packages <<EOF
 $values
 EOF
 check_team_of_tfvars "$named"
+if [ "${PREFLIGHT:-}" != skip ]; then
+  settings=$(settings)
+  printf '%s' "$settings" | "${PYTHON:-python3}" cosmicai/deploy/preflight.py
+fi
 
 if [ -n "${IMAGE:-}" ]; then
   apply -var "image_uri=$IMAGE"

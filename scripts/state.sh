@@ -57,9 +57,19 @@ addresses() {
 
 # Prints the value of a text expression over the variables of the tfvars, as Terraform itself reads them.
 value_of() { # EXPRESSION
-  value=$(echo "$1" | with_state console -var-file="$vars" -var image_tag=none | sed -n 's/^"\(.*\)"$/\1/p')
+  value=$(echo "$1" | tr '\n' ' ' | with_state console -var-file="$vars" -var image_tag=none | sed -n 's/^"\(.*\)"$/\1/p')
   [ -n "$value" ] || fail "terraform console could not read terraform/$vars; its message is above"
   echo "$value"
+}
+
+# What cosmicai/deploy/preflight.py asks the account about, as JSON.
+settings() {
+  is_deployed=false
+  case "$(addresses)" in *module.storage.aws_s3_bucket.this*) is_deployed=true ;; esac
+  value_of "base64encode(jsonencode({ is_deployed = $is_deployed, team = var.team, region = var.region,
+    bucket = local.bucket_name, memory_mb = var.inference.memory_mb, has_host = local.own_host,
+    subnet_id = var.rendezvous.subnet_id, max_concurrency = var.inference.max_concurrency,
+    reserved_concurrency = var.inference.reserved_concurrency }))" | base64 -d
 }
 
 # All resources are named after the tfvars' team. Another team's would be changed or destroyed by this team's name.

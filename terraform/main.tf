@@ -6,10 +6,12 @@ locals {
   own_image    = var.image_uri == null
   # For every role that reads and writes the bucket: https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html
   key_use  = var.storage.kms_key_arn == null ? {} : { UseKey = { actions = ["kms:Decrypt", "kms:GenerateDataKey"], resources = [var.storage.kms_key_arn] } }
-  own_host = var.rendezvous.address == null
-  # Written out because Rendezvous must know the state machine that calls it.
+  own_host = var.rendezvous.enabled && var.rendezvous.address == null
+  # Written out because the state machine's own role must name it.
   state_machine_arn = "arn:${data.aws_partition.current.partition}:states:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}:stateMachine:${local.name}"
-  image_uri         = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}-${var.inference.architecture}-${var.image.variant}" : var.image_uri
+  # No more ranks than are reserved can run at once.
+  concurrency = [for ranks in [var.inference.max_concurrency, var.inference.reserved_concurrency] : ranks if ranks != null]
+  image_uri   = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}-${var.inference.architecture}-${var.image.variant}" : var.image_uri
 }
 
 data "aws_partition" "current" {}
@@ -66,7 +68,8 @@ module "initialize" {
 
   environment = merge(
     { ALLOW_SCRIPTS = tostring(var.inference.allow_scripts), INFERENCE_MEMORY_MB = tostring(var.inference.memory_mb) },
-    var.inference.max_concurrency == null ? {} : { MAX_CONCURRENCY = tostring(var.inference.max_concurrency) },
+    length(local.concurrency) == 0 ? {} : { MAX_CONCURRENCY = tostring(min(local.concurrency...)) },
+    var.rendezvous.enabled ? {} : { RENDEZVOUS = "false" },
     var.redis_host == null ? {} : { REDIS_HOST = var.redis_host },
   )
 }
@@ -140,14 +143,14 @@ module "rendezvous_host" {
 
   permissions_boundary = var.permissions_boundary
 
-  name               = "${local.name}-rendezvous-host"
-  server             = "${path.module}/../functions/rendezvous/server.py"
-  port               = var.rendezvous.port
-  static_address     = var.rendezvous.static_address
-  idle_minutes       = var.rendezvous.idle_minutes
-  limits             = var.rendezvous.limits
-  bucket             = { name = module.storage.bucket_name, arn = module.storage.bucket_arn, kms_key_arn = var.storage.kms_key_arn }
-  log_retention_days = var.operations.log_retention_days
+  name           = "${local.name}-rendezvous-host"
+  server         = "${path.module}/../functions/rendezvous/server.py"
+  port           = var.rendezvous.port
+  subnet_id      = var.rendezvous.subnet_id
+  static_address = var.rendezvous.static_address
+  idle_minutes   = var.rendezvous.idle_minutes
+  limits         = var.rendezvous.limits
+  bucket         = { name = module.storage.bucket_name, arn = module.storage.bucket_arn, kms_key_arn = var.storage.kms_key_arn }
 }
 
 module "rendezvous" {
@@ -156,25 +159,22 @@ module "rendezvous" {
   permissions_boundary = var.permissions_boundary
 
   name               = "${local.name}-rendezvous"
-  description        = "Starts, watches and stops the host on which ranks find each other."
+  description        = "Starts and watches the host on which ranks find each other."
   package            = { zip = "${local.build_folder}/rendezvous.zip", handler = "rendezvous.handler.handler" }
   memory_mb          = 256
   timeout_seconds    = 30
   log_retention_days = var.operations.log_retention_days
 
   statements = local.own_host ? {
-    StartAndStopHost = {
-      actions   = ["ec2:StartInstances", "ec2:StopInstances"]
-      resources = [one(module.rendezvous_host[*].instance_arn)]
-    }
+    StartHost = { actions = ["ec2:StartInstances"], resources = [one(module.rendezvous_host[*].instance_arn)] }
     # It has no resource-level permissions: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
-    FindHost     = { actions = ["ec2:DescribeInstances"], resources = ["*"] }
-    SeeOtherRuns = { actions = ["states:ListExecutions"], resources = [local.state_machine_arn] }
+    FindHost = { actions = ["ec2:DescribeInstances"], resources = ["*"] }
   } : {}
 
   environment = merge(
-    { PORT = tostring(var.rendezvous.port), STATE_MACHINE_ARN = local.state_machine_arn },
-    local.own_host ? { INSTANCE_ID = one(module.rendezvous_host[*].instance_id) } : { ADDRESS = var.rendezvous.address },
+    { PORT = tostring(var.rendezvous.port) },
+    local.own_host ? { INSTANCE_ID = one(module.rendezvous_host[*].instance_id) } : {},
+    var.rendezvous.address == null ? {} : { ADDRESS = var.rendezvous.address },
   )
 }
 

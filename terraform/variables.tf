@@ -141,7 +141,7 @@ variable "inference" {
     The ranks.
 
     - architecture: Instruction set: arm64 costs 20 % less, x86_64 is what a plain laptop builds.
-    - memory_mb: Memory of a rank in MB; 1,769 MB buy one vCPU.
+    - memory_mb: Memory of a rank in MB; 1,769 MB buy one vCPU. New accounts get 3,008 MB at most.
     - timeout_seconds: Time limit of one rank.
     - max_concurrency: Ranks that may run at once; null asks Lambda for the account's quota. More ranks than that reduce over S3.
     - reserved_concurrency: Ranks that are guaranteed to run at once, and never exceeded; they are taken from the account's other functions. null: none are reserved.
@@ -151,7 +151,7 @@ variable "inference" {
   EOT
   type = object({
     architecture         = optional(string, "arm64")
-    memory_mb            = optional(number, 3538)
+    memory_mb            = optional(number, 3008)
     timeout_seconds      = optional(number, 900)
     max_concurrency      = optional(number)
     reserved_concurrency = optional(number)
@@ -196,6 +196,8 @@ variable "rendezvous" {
   description = <<-EOT
     The host on which ranks find each other.
 
+    - enabled: Whether ranks may meet on a host. Without one, the deployment has neither an EC2 instance nor a network, and metrics go through S3.
+    - subnet_id: Public subnet for the deployment's own host, in a zone that offers t4g.nano; null makes a network with one.
     - address: HOST:PORT of a rendezvous host that somebody else runs; null makes one of the deployment's own.
     - port: TCP port of the deployment's own host.
     - static_address: Whether the deployment's own host keeps its address (an Elastic IP, 0.005 USD per hour).
@@ -204,6 +206,8 @@ variable "rendezvous" {
     - limits: Limits of the relays of the deployment's own host. Relays at once (relays), of those with one address (relays_per_address). Bytes through one relay in one direction (relay_bytes), bytes through all relays in an hour (relay_bytes_per_hour). Seconds that a relay may carry nothing (relay_idle_seconds), seconds that bytes may wait for their reader (relay_stall_seconds).
   EOT
   type = object({
+    enabled        = optional(bool, true)
+    subnet_id      = optional(string)
     address        = optional(string)
     port           = optional(number, 10000)
     static_address = optional(bool, false)
@@ -219,6 +223,11 @@ variable "rendezvous" {
     }), {})
   })
   default = {}
+
+  validation {
+    condition     = var.rendezvous.subnet_id == null || can(regex("^subnet-[0-9a-f]+$", var.rendezvous.subnet_id))
+    error_message = "rendezvous.subnet_id must be the id of a subnet, such as subnet-0123456789abcdef0."
+  }
 
   validation {
     condition     = var.rendezvous.address == null || can(regex("^[A-Za-z0-9.-]+:[0-9]{1,5}$", var.rendezvous.address))

@@ -21,6 +21,7 @@ from cosmicai.cli.common import (
     tell_error,
 )
 from cosmicai.cli.paths import InFolder, OutFolder
+from cosmicai.cli.values import Choices, NameList
 
 if TYPE_CHECKING:
     from cosmicai.runs.download import Downloaded
@@ -30,6 +31,7 @@ app = typer.Typer()
 
 Json = dict[str, Any]
 _TOLD_RANKS = 10  # whose wrong fields are named
+_FORMATS = Choices(("csv", "parquet", "fits", "votable", "qp", "hats"))
 
 
 @app.command()
@@ -37,6 +39,15 @@ def results(
     name: RunName = None,
     out: Annotated[
         Path | None, typer.Option(parser=OutFolder(), help="Folder to write to; default: results/NAME.")
+    ] = None,
+    format_: Annotated[
+        NameList | None,
+        typer.Option(
+            "--format",
+            parser=_FORMATS,
+            metavar="NAME,…",
+            help="Also write one catalogue: csv, parquet, fits, votable, qp, hats.",
+        ),
     ] = None,
     team: Team = None,
     local: Local = False,
@@ -48,7 +59,7 @@ def results(
 ) -> None:
     """Downloads the results of a run and of no other, and adds the historic Results.json and inference.png.
 
-    Example: cosmicai results demo-20261122-101500 --out results/demo
+    Example: cosmicai results demo-20261122-101500 --out results/demo --format parquet,fits
     """
     from cosmicai.results.report import historic_of
     from cosmicai.runs import client as runs
@@ -77,7 +88,47 @@ def results(
             s3, payload["bucket"], prefix, execution["name"], folder, report, add_historic, overwrite
         )
     _tell_not_downloaded(payload["bucket"], downloaded.left_out)
+    catalogues = _catalogues(folder, format_) if format_ else []
     _tell_downloaded(folder, downloaded, infos, as_json)
+    if not as_json:
+        _tell_catalogues(catalogues)
+
+
+def _catalogues(folder: Path, formats: NameList) -> list[Path]:
+    from cosmicai.results.catalogue import Catalogue
+    from cosmicai.results.formats import write
+
+    return write(Catalogue.of(folder), list(formats), folder)
+
+
+def _tell_catalogues(paths: list[Path]) -> None:
+    for path in paths:
+        console.print(f"{path}")
+
+
+@app.command()
+def catalogue(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            parser=InFolder(what="a folder of results"), help="Results, downloaded or of `cosmicai infer`."
+        ),
+    ],
+    format_: Annotated[
+        NameList,
+        typer.Option(
+            "--format",
+            parser=_FORMATS,
+            metavar="NAME,…",
+            help="csv, parquet, fits, votable, qp, hats, or several.",
+        ),
+    ],
+) -> None:
+    """Writes the predictions of all ranks as one catalogue, a row per galaxy.
+
+    Example: cosmicai catalogue results/demo --format parquet,fits,qp
+    """
+    _tell_catalogues(_catalogues(folder, format_))
 
 
 def _tell_not_downloaded(bucket: str, left_out: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from cosmicai.deploy.providers import ProviderError, plugin_dir
 from cosmicai.deploy.target import Target, TargetError, explained, find
+from cosmicai.packaging.places import ROOT
 from inference.engine.cpu import KERNELS, instructions
 
 
@@ -39,6 +41,8 @@ def examine(
         yield _tool("AWS CLI", ["aws", "--version"], "install AWS CLI v2; `make deploy` needs it")
         told = "install Docker, or deploy with IMAGE=URI of an image that exists"
         yield _tool("Docker buildx", ["docker", "buildx", "version"], told)
+        if team is not None:
+            yield from _preflight(team, environment)
     try:
         target = find(team, local, profile, folder)
     except TargetError as error:
@@ -54,6 +58,16 @@ def _provider(environment: Mapping[str, str]) -> Check:
     except ProviderError as error:
         return Check("AWS provider", False, str(error))
     return Check("AWS provider", True, f"from {mirror}" if mirror else "from the public registry")
+
+
+def _preflight(team: str, environment: Mapping[str, str]) -> list[Check]:
+    """What would stop `make deploy` of this team."""
+    command = ["sh", str(ROOT / "scripts" / "preflight.sh"), team]
+    own = {**environment, "PYTHON": sys.executable}
+    done = subprocess.run(command, env=own, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        return [Check("settings", False, (done.stderr.strip().splitlines() or ["no reason was given"])[-1])]
+    return [Check(**finding) for finding in json.loads(done.stdout)]
 
 
 def _no_kernels() -> str:

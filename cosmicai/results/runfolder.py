@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,11 @@ from cosmicai.results.outputs import OutputError, exclusive, made, merge, new_fo
 from inference.contract.paths import PathError, below
 
 RECORD = ".cosmicai-run.json"
-_WRITTEN_AGAIN = ("report.html", "Results.json", "inference.png")  # by `cosmicai report`
+_WRITTEN_AGAIN = (
+    "report.html", "Results.json", "inference.png", "columns.csv",
+    *(f"catalogue.{kind}" for kind in ("csv", "parquet", "fits", "vot", "qp.hdf5", "hats")),
+)  # fmt: skip
+"""By `cosmicai report` and `cosmicai catalogue`, after the record; some of them are folders."""
 _OF_A_RUN = re.compile(
     r"(run|manifest|metrics|combined_data|summary|Results|(0|[1-9][0-9]*))\.json|report\.html|inference\.png|"
     r"predictions/(0|[1-9][0-9]*)\.npz|failures/(0|[1-9][0-9]*)\.json"
@@ -113,7 +118,10 @@ def _publish(scratch: Path, folder: Path, earlier: _Record, run_id: str) -> None
         )
     _Record(run_id, files | earlier.files, complete=False).write(folder)
     for name in earlier.files:
-        (folder / name).unlink(missing_ok=True)
+        if (folder / name).is_dir() and not (folder / name).is_symlink():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
     for place in sorted({(folder / name).parent for name in earlier.files} - {folder}, reverse=True):
         if place.is_dir() and not any(place.iterdir()):
             place.rmdir()

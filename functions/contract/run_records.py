@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from .dispatch import Children
-from .fields import Field, Json, Record
+from .fields import Field, Json, Record, RecordError, read_fields
 from .pricing import Cost
 
 
@@ -45,6 +45,16 @@ class Run(Record):
     def child_type(self) -> Children:
         """How Step Functions starts the ranks; runs of earlier versions do not say it, and it was Standard."""
         return "express" if (self.children or {}).get("type") == "express" else "standard"
+
+    @classmethod
+    def from_json(cls, content: Any) -> Self:
+        """Raises RecordError. A wrong optional field counts as missing: a script may have replaced it."""
+        values, faults = read_fields(cls, content)
+        optional = {one.name for one in cls.described() if not one.required}
+        told = [fault for name, fault in faults.items() if name not in optional]
+        if told:
+            raise RecordError("; ".join(told))
+        return cls(**values)
 
     @property
     def channel(self) -> str | None:

@@ -37,6 +37,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     deployed = Deployed(
         allow_scripts=os.environ.get("ALLOW_SCRIPTS") == "true",
         has_redis=bool(os.environ.get("REDIS_HOST")),
+        has_rendezvous=os.environ.get("RENDEZVOUS") != "false",
         concurrency=_concurrency,
         is_running=partial(_is_running, event["state_machine"]),
         memory_mb=int(os.environ.get("INFERENCE_MEMORY_MB", 0)),

@@ -27,13 +27,15 @@ _MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percent
 @dataclass(frozen=True)
 class Deployed:
     """What this deployment allows. concurrency: ranks that can run at once; is_running: whether an execution
-    runs, by its name; memory_mb: of the inference function, 0 where that is not known."""
+    runs, by its name; memory_mb: of the inference function, 0 where that is not known; has_rendezvous: whether
+    there is a host on which ranks find each other."""
 
     allow_scripts: bool
     has_redis: bool
     concurrency: Callable[[], int]
     is_running: Callable[[str], bool]
     memory_mb: int = 0
+    has_rendezvous: bool = True
 
 
 def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deployed) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     ranks: Sequence[int] = _missing(s3, run) if resume else range(run.world_size)
     # More than can run would be throttled, tried again, and start in any order.
     at_once = min(resolved.get("max_concurrency", run.world_size), deployed.concurrency())
-    collectives = _collectives(resolved["collectives"], run.world_size, resume, at_once)
+    collectives = _collectives(resolved["collectives"], run.world_size, resume, at_once, deployed)
     channel = collectives["channel"]
     executions = list(dict.fromkeys([*(run.executions or [run.run_id]), run_id]))
     run = replace(
@@ -156,7 +158,7 @@ def _check(payload: dict[str, Any], deployed: Deployed) -> None:
         raise PayloadError("; ".join(faults))
 
 
-def _collectives(asked: str, world_size: int, resume: bool, at_once: int) -> dict[str, Any]:
+def _collectives(asked: str, world_size: int, resume: bool, at_once: int, deployed: Deployed) -> dict[str, Any]:
     """The channel that the ranks use and, where it is another than the one asked for, why."""
     if resume and asked != "none":
         return {"channel": "none", "reason": "the ranks that are missing cannot reduce with those that ended"}
@@ -168,6 +170,8 @@ def _collectives(asked: str, world_size: int, resume: bool, at_once: int) -> dic
                 "channel": "s3",
                 "reason": f"{world_size} ranks, of which {at_once} can run at once: messages wait in S3",
             }
+    if asked == "direct" and not deployed.has_rendezvous:
+        return {"channel": "s3", "reason": "this deployment has no rendezvous host"}
     return {"channel": asked}
 
 

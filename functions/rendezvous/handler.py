@@ -1,8 +1,8 @@
-"""AWS Lambda's entry point of Rendezvous: starts, watches and stops the host on which ranks find each other.
+"""AWS Lambda's entry point of Rendezvous: starts and watches the host on which ranks find each other.
 
 The host is an EC2 instance of this deployment (INSTANCE_ID), or one that somebody else runs (ADDRESS), which is
-only watched. Several runs share it: it is stopped when no other execution of the state machine runs, and it
-stops by itself when nobody has come for a while, so that an execution that is aborted leaves nothing running.
+only watched. Several runs share it, and a run that follows soon finds it running: it stops by itself when no
+ranks have met for a while.
 """
 
 from __future__ import annotations
@@ -25,16 +25,13 @@ class NotHealthy(Exception):
 class Host:
     """instance_id: of the EC2 instance, None for a host of somebody else's at `address` (HOST:PORT)."""
 
-    def __init__(self, instance_id: str | None, address: str, port: int, state_machine: str) -> None:
+    def __init__(self, instance_id: str | None, address: str, port: int) -> None:
         self._instance, self._address, self._port = instance_id, address, port
-        self._state_machine = state_machine
 
     @classmethod
     def of_environment(cls) -> Host:
         given = os.environ
-        return cls(
-            given.get("INSTANCE_ID"), given.get("ADDRESS", ""), int(given["PORT"]), given["STATE_MACHINE_ARN"]
-        )
+        return cls(given.get("INSTANCE_ID"), given.get("ADDRESS", ""), int(given["PORT"]))
 
     def start(self) -> dict[str, Any]:
         """Idempotent: a host that runs keeps running. Raises ClientError while it is still stopping."""
@@ -46,23 +43,6 @@ class Host:
         """{"address": HOST:PORT, "health": the host's own counters}. Raises NotHealthy."""
         address = self._address or f"{self._public_address()}:{self._port}"
         return {"address": address, "health": health(address)}
-
-    def stop(self, execution: str) -> dict[str, Any]:
-        """Stops it unless another execution than this one runs."""
-        if self._instance is None:
-            return {"stopped": False, "reason": "it is not this deployment's"}
-        others = [arn for arn in self._running() if arn != execution]
-        if others:
-            return {"stopped": False, "reason": f"{len(others)} other executions run"}
-        boto3.client("ec2").stop_instances(InstanceIds=[self._instance])
-        return {"stopped": True}
-
-    def _running(self) -> list[str]:
-        client = boto3.client("stepfunctions")
-        found = client.list_executions(
-            stateMachineArn=self._state_machine, statusFilter="RUNNING", maxResults=100
-        )
-        return [item["executionArn"] for item in found["executions"]]
 
     def _public_address(self) -> str:
         found = boto3.client("ec2").describe_instances(InstanceIds=[self._instance])
@@ -89,16 +69,14 @@ def health(address: str) -> dict[str, Any]:
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """event: {"action": "start" | "status" | "stop", "execution": ARN of the execution that asks}."""
+    """event: {"action": "start" | "status", "execution": ARN of the execution that asks}."""
     host = Host.of_environment()
     match event["action"]:
         case "start":
             done = host.start()
         case "status":
             done = host.status()
-        case "stop":
-            done = host.stop(event["execution"])
         case other:
-            raise ValueError(f"action: {other!r} is none of start, status, stop")
+            raise ValueError(f"action: {other!r} is neither start nor status")
     print(json.dumps({"message": f"rendezvous {event['action']}", "execution": event["execution"], **done}))
     return done

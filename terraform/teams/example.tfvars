@@ -4,7 +4,7 @@ region = "us-east-1"
 
 inference = {
   architecture = "arm64"
-  memory_mb    = 3538
+  memory_mb    = 3008 # what new accounts get at most
 }
 
 image = {

@@ -16,6 +16,9 @@ mock_provider "aws" {
   mock_resource "aws_sns_topic" {
     defaults = { arn = "arn:aws:sns:us-east-1:123456789012:alarms" }
   }
+  mock_data "aws_ec2_instance_type_offerings" {
+    defaults = { locations = ["us-east-1d", "us-east-1b"] }
+  }
   mock_data "aws_ssm_parameter" {
     defaults = { insecure_value = "ami-0123456789abcdef0" }
   }
@@ -290,14 +293,13 @@ run "the_rendezvous_host_has_one_open_port_and_no_ssh" {
     source = "./modules/rendezvous"
   }
   variables {
-    name               = "host"
-    server             = "../functions/rendezvous/server.py"
-    port               = 10000
-    static_address     = true
-    idle_minutes       = 15
-    limits             = { relays = 256, relay_bytes = 4194304 }
-    bucket             = { name = "data", arn = "arn:aws:s3:::data" }
-    log_retention_days = 14
+    name           = "host"
+    server         = "../functions/rendezvous/server.py"
+    port           = 10000
+    static_address = true
+    idle_minutes   = 15
+    limits         = { relays = 256, relay_bytes = 4194304 }
+    bucket         = { name = "data", arn = "arn:aws:s3:::data" }
   }
   assert {
     condition = (
@@ -315,8 +317,32 @@ run "the_rendezvous_host_has_one_open_port_and_no_ssh" {
     error_message = "the disk must be encrypted, and a host that ends must only stop"
   }
   assert {
+    condition     = aws_subnet.this[0].availability_zone == "us-east-1b" && one(aws_instance.this.credit_specification).cpu_credits == "unlimited"
+    error_message = "a zone that offers the type, and no throttling"
+  }
+  assert {
     condition     = length(aws_eip.this) == 1
     error_message = "static_address must give an Elastic IP"
+  }
+}
+
+run "the_rendezvous_host_goes_where_it_is_told" {
+  module {
+    source = "./modules/rendezvous"
+  }
+  variables {
+    name           = "host"
+    server         = "../functions/rendezvous/server.py"
+    port           = 10000
+    static_address = false
+    idle_minutes   = 15
+    limits         = {}
+    subnet_id      = "subnet-0123456789abcdef0"
+    bucket         = { name = "data", arn = "arn:aws:s3:::data" }
+  }
+  assert {
+    condition     = aws_instance.this.subnet_id == "subnet-0123456789abcdef0" && length(aws_vpc.this) + length(aws_subnet.this) + length(aws_internet_gateway.this) == 0
+    error_message = "a subnet of the team's needs no network of the deployment's own"
   }
 }
 
@@ -326,14 +352,13 @@ run "a_server_too_large_for_user_data_is_refused" {
     source = "./modules/rendezvous"
   }
   variables {
-    name               = "host"
-    server             = "../functions/summarize/page/echarts.min.js"
-    port               = 10000
-    static_address     = false
-    idle_minutes       = 15
-    limits             = {}
-    bucket             = { name = "data", arn = "arn:aws:s3:::data" }
-    log_retention_days = 14
+    name           = "host"
+    server         = "../functions/summarize/page/echarts.min.js"
+    port           = 10000
+    static_address = false
+    idle_minutes   = 15
+    limits         = {}
+    bucket         = { name = "data", arn = "arn:aws:s3:::data" }
   }
   expect_failures = [aws_instance.this]
 }

@@ -69,3 +69,22 @@ run "a_budget_is_the_teams_own" {
     error_message = "alarm_email must be told"
   }
 }
+
+run "a_deployment_without_a_rendezvous_host_has_no_network" {
+  command = plan
+  variables {
+    rendezvous = { enabled = false }
+  }
+  assert {
+    condition     = length(module.rendezvous_host) == 0
+    error_message = "rendezvous.enabled = false must leave out the host and its network"
+  }
+}
+
+run "a_subnet_that_is_none_is_refused" {
+  command = plan
+  variables {
+    rendezvous = { subnet_id = "vpc-0123456789abcdef0" }
+  }
+  expect_failures = [var.rendezvous]
+}

@@ -75,6 +75,7 @@ def _run(tree: Path, *command: str, **environment: str) -> subprocess.CompletedP
         "PATH": f"{tree.parent / 'tools'}:{os.environ['PATH']}",
         "CALLS": str(tree.parent / "calls"),
         "CHECKPOINT_DISABLE": "1",
+        "PREFLIGHT": "skip",
         **environment,
     }
     return subprocess.run(
@@ -107,7 +108,7 @@ INJECTIONS = [
 
 @pytest.mark.parametrize("word", INJECTIONS)
 @pytest.mark.parametrize("manner", ["argument", "environment"])
-@pytest.mark.parametrize("target", ["deploy", "destroy"])
+@pytest.mark.parametrize("target", ["plan", "deploy", "destroy"])
 def test_a_team_is_not_executed(tree: Path, target: str, manner: str, word: str) -> None:
     """By make, by the recipe's shell or by the script; no tool of AWS is called."""
     arguments = [f"TEAM={word}"] if manner == "argument" else []
@@ -122,7 +123,7 @@ def test_a_team_is_not_executed(tree: Path, target: str, manner: str, word: str)
 @pytest.mark.parametrize("name", ["PYTHON", "SECONDS", "IMAGE", "APPROVE"])
 @pytest.mark.parametrize("word", INJECTIONS[:7])
 def test_no_other_variable_is_executed(tree: Path, name: str, word: str) -> None:
-    for target in ("package", "destroy", "deploy"):
+    for target in ("package", "plan", "destroy", "deploy"):
         _run(tree, "make", target, "TEAM=team3", f"{name}={word}")
     assert list(tree.rglob("PWNED")) == []
 
@@ -132,7 +133,7 @@ def test_no_other_variable_is_executed(tree: Path, name: str, word: str) -> None
     ["Team3", "3team", "t", "-team", "team-", "team_3", "team.3", "../team3", "a/b", "téam", "team 3",
      "team3\n", "team3\nteam4", "a" * 33, "team3\x1b[31m"],
 )  # fmt: skip
-@pytest.mark.parametrize("script", ["deploy.sh", "destroy.sh"])
+@pytest.mark.parametrize("script", ["plan.sh", "deploy.sh", "destroy.sh"])
 def test_names_are_those_that_terraform_takes(tree: Path, script: str, name: str) -> None:
     done = _run(tree, "sh", f"scripts/{script}", name)
     assert done.returncode == 1
@@ -165,6 +166,21 @@ def test_nothing_is_applied_or_destroyed_unasked(tree: Path) -> None:
     done = _run(tree, "sh", "scripts/destroy.sh", "team3", APPROVE="team3")
     assert done.returncode == 0, done.stderr
     assert b"terraform_data" not in _state(tree).read_bytes()
+
+
+def test_a_plan_changes_nothing(tree: Path) -> None:
+    """With the real Terraform, before a deployment and after it."""
+    python = sys._base_executable  # type: ignore[attr-defined]
+    done = _run(tree, "sh", "scripts/plan.sh", "team3", PYTHON=python)
+    assert done.returncode == 0, done.stderr
+    assert "1 to add, 0 to change, 0 to destroy" in done.stdout
+    assert not _state(tree).exists()
+    assert _run(tree, "sh", "scripts/deploy.sh", "team3", IMAGE="x/y:z", APPROVE="team3").returncode == 0
+    before = _state(tree).read_bytes()
+    done = _run(tree, "sh", "scripts/plan.sh", "team3", PYTHON=python)
+    assert "No changes" in done.stdout
+    assert _state(tree).read_bytes() == before
+    assert _calls(tree) == ""
 
 
 def test_another_teams_tfvars_are_neither_applied_nor_destroyed(tree: Path) -> None:

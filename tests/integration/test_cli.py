@@ -293,7 +293,7 @@ def test_credentials_and_networks_that_fail_are_explained(cli: Cli, tmp_path: Pa
 def test_the_doctor_finds_the_deployment(cli: Cli) -> None:
     checks = {check["name"]: check for check in json.loads(cli("doctor", "--local", "--json"))}
     assert checks["engine"]["told"] == f"by {instructions()}"
-    assert checks["inference function"]["told"] == "3538 MB, x86_64, 900 s"
+    assert checks["inference function"]["told"] == "3008 MB, x86_64, 900 s"
     assert all(check["holds"] for check in checks.values())
 
 

@@ -226,7 +226,6 @@ def test_the_deployments_own_host_is_started_and_stopped(
     history = cloud.stepfunctions.get_execution_history(executionArn=ran.execution["executionArn"])["events"]
     entered = [event.get("stateEnteredEventDetails", {}).get("name") for event in history]
     assert [name for name in entered if name and "Rendezvous" in name] == [
-        "NeedsRendezvous", "StartRendezvous", "AwaitRendezvous", "WithoutRendezvous", "UsedRendezvous",
-        "StopRendezvous",
+        "NeedsRendezvous", "StartRendezvous", "AwaitRendezvous", "WithoutRendezvous",
     ]  # fmt: skip
-    assert instance()["State"]["Name"] == "stopped"
+    assert instance()["State"]["Name"] == "running"  # the next run meets it; it stops by itself when idle

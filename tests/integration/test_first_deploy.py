@@ -20,7 +20,8 @@ from botocore.exceptions import ClientError
 
 from cosmicai.packaging.assembly import image_tag
 from cosmicai.packaging.places import ROOT
-from tests.replica import ACCOUNT, Replica, replica
+from tests.replica import ACCOUNT, DEPLOYER, Replica, environment, replica
+from tests.replica.calls import actions
 
 TEAM, BUCKET = "team3", "team3-cosmicai"
 REGISTRY = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
@@ -71,10 +72,9 @@ class Checkout:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    folder, base = tmp_path_factory.mktemp("deploy") / "tree", ["git", "-C", str(ROOT)]
-    for name in subprocess.run(
-        [*base, "ls-files"], capture_output=True, text=True, check=True
-    ).stdout.splitlines():
+    folder = tmp_path_factory.mktemp("deploy") / "tree"
+    held = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(held, capture_output=True, text=True, check=True).stdout.splitlines():
         if name.startswith(("terraform/", "statemachine/", "scripts/", "docker/", "functions/", "cosmicai/")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
@@ -114,6 +114,8 @@ def _expected_calls(mirror: list[str]) -> list[list[str]]:
     return [
         [*terraform, "init", "-input=false", "-lockfile=readonly", *mirror],
         [*terraform, "console", "-state=STATE", "-var-file=teams/team3.tfvars", "-var", "image_tag=none"],
+        [*terraform, "state", "list", "-state=STATE"],
+        [*terraform, "console", "-state=STATE", "-var-file=teams/team3.tfvars", "-var", "image_tag=none"],
         ["docker", "buildx", "version"],
         [*terraform, "apply", "-state=STATE", *apply, "-target=module.registry"],
         [*terraform, "output", "-state=STATE", "-raw", "repository_url"],
@@ -123,7 +125,7 @@ def _expected_calls(mirror: list[str]) -> list[list[str]]:
     ]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_from_the_example_to_a_deployment_and_back(checkout: Checkout) -> None:
     s3, tree = checkout.aws.client("s3"), checkout.folder
     printed, calls = checkout.make("deploy")
@@ -134,6 +136,8 @@ def test_from_the_example_to_a_deployment_and_back(checkout: Checkout) -> None:
         f"{REGISTRY}/{REPOSITORY}@"
     )
     assert f"s3://{BUCKET}/25MB/" in printed
+
+    _assert_policies_are_sound(checkout.aws)
 
     # A second deployment, with the state in S3: it moves there, and nothing is built or changed.
     s3.create_bucket(Bucket="states")
@@ -166,6 +170,7 @@ def test_from_the_example_to_a_deployment_and_back(checkout: Checkout) -> None:
     checkout.make("destroy")
     assert _refused(s3.head_bucket, Bucket=BUCKET) == "404"
     assert s3.head_bucket(Bucket="states")
+    _assert_the_deployer_may(actions(checkout.aws.recording, DEPLOYER))
 
 
 def _assert_nothing_else_is_left(aws: Replica) -> None:
@@ -180,3 +185,26 @@ def _assert_nothing_else_is_left(aws: Replica) -> None:
     instances = [one for group in ec2.describe_instances()["Reservations"] for one in group["Instances"]]
     assert {one["State"]["Name"] for one in instances} <= {"terminated"}
     assert all(vpc["IsDefault"] for vpc in ec2.describe_vpcs()["Vpcs"])
+
+
+def _assert_policies_are_sound(aws: Replica) -> None:
+    """Of all roles, by parliament."""
+    iam, parliament = aws.client("iam"), environment().with_name("parliament")
+    roles = [role["RoleName"] for role in iam.list_roles()["Roles"]]
+    assert len(roles) == 6
+    for role in roles:
+        (name,) = iam.list_role_policies(RoleName=role)["PolicyNames"]
+        document = json.dumps(iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"])
+        done = subprocess.run([parliament], input=document, capture_output=True, text=True)
+        assert done.returncode == 0, f"{role}: {done.stdout}"
+
+
+def _assert_the_deployer_may(needed: set[str]) -> None:
+    """terraform/policies allow what deploy and destroy have asked for, in policies that IAM takes."""
+    allowed: set[str] = set()
+    for path in (ROOT / "terraform" / "policies").glob("*.json"):
+        policy = json.loads(path.read_text())
+        assert len(json.dumps(policy, separators=(",", ":"))) <= 6144  # of a managed policy
+        allowed |= {action for statement in policy["Statement"] for action in statement["Action"]}
+    assert len(needed) > 80
+    assert needed <= allowed

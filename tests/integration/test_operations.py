@@ -90,7 +90,7 @@ def test_a_teams_state_lies_in_s3_with_a_lock(
     mirror = plugin_dir(os.environ)
     environment = {
         **os.environ, **aws.environment, "APPROVE": "shared", "AWS_ENDPOINT_URL_S3": aws.endpoint,
-        "PATH": f"{tools}:{os.environ['PATH']}", "IMAGE": "embedded/inference:latest",
+        "PATH": f"{tools}:{os.environ['PATH']}", "IMAGE": "embedded/inference:latest", "PREFLIGHT": "skip",
         **({"COSMICAI_TERRAFORM_PLUGIN_DIR": str(mirror)} if mirror else {}),
     }  # fmt: skip
 

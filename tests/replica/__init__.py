@@ -30,7 +30,7 @@ from cosmicai.packaging.places import ROOT
 _FOLDER = ROOT / ".cosmicai" / "moto"
 _REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 _START_SECONDS = 300  # on a busy machine
-ACCOUNT = "123456789012"
+ACCOUNT, DEPLOYER = "123456789012", "deployer"
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,11 @@ class Replica:
     endpoint: str
     environment: dict[str, str]
     """What a program needs to reach it, and this process' own variables without its account."""
+    recording: Path
+    """All requests, as moto's recorder writes them."""
 
     def client(self, service: str) -> Any:
+        """For the test itself, whose requests have another key."""
         keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
         return boto3.client(service, region_name="us-east-1", endpoint_url=self.endpoint, **keys)
 
@@ -51,24 +54,28 @@ def replica(log: Path) -> Iterator[Replica]:
     """An account without anything in it. log: the server's own."""
     port = free_port()
     # Whether an image function's image exists is looked up.
-    settings = {**os.environ, "MOTO_LAMBDA_STUB_ECR": "FALSE", "MOTO_ACCOUNT_ID": ACCOUNT}
-    command = [str(_python()), str(Path(__file__).with_name("server.py")), "-p", str(port)]
+    recording = log.with_name("recording")
+    settings = {
+        **os.environ, "MOTO_LAMBDA_STUB_ECR": "FALSE", "MOTO_ACCOUNT_ID": ACCOUNT,
+        "MOTO_ENABLE_RECORDING": "1", "MOTO_RECORDER_FILEPATH": str(recording),
+    }  # fmt: skip
+    command = [str(environment()), str(Path(__file__).with_name("server.py")), "-p", str(port)]
     with log.open("wb") as output:
         server = subprocess.Popen(command, env=settings, stdout=output, stderr=subprocess.STDOUT)
     try:
         endpoint = f"http://127.0.0.1:{port}"
         _await(endpoint, server, log)
         own = {
-            "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": DEPLOYER, "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_EC2_METADATA_DISABLED": "true", "CHECKPOINT_DISABLE": "1",
         }  # fmt: skip
-        yield Replica(endpoint, {**without_account(os.environ), **own})
+        yield Replica(endpoint, {**without_account(os.environ), **own}, recording)
     finally:
         server.terminate()
         server.wait()
 
 
-def _python() -> Path:
+def environment() -> Path:
     """The interpreter of the server's environment, which is installed first where it is missing."""
     python, marker = _FOLDER / "bin" / "python", _FOLDER / ".installed"
     wanted = sys.version + _REQUIREMENTS.read_text()

@@ -1,7 +1,8 @@
 """moto_server with the two calls that Terraform's provider makes and moto lacks.
 
 ValidateStateMachineDefinition is answered by the parser of the Amazon States Language with which moto itself
-runs state machines, ListStateMachineVersions from moto's record of the state machine.
+runs state machines; it knows all but Express children. ListStateMachineVersions is answered from moto's record
+of the state machine.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from moto.stepfunctions.responses import StepFunctionResponse
 
 def _validated(self: StepFunctionResponse) -> ActionResult:
     try:
-        AmazonStateLanguageParser.parse(self._get_param("definition"))
+        AmazonStateLanguageParser.parse(self._get_param("definition").replace('"EXPRESS"', '"STANDARD"'))
     except Exception as error:
         told = {"severity": "ERROR", "code": "SCHEMA_VALIDATION_FAILED", "message": str(error)}
         return ActionResult({"result": "FAIL", "diagnostics": [told], "truncated": False})

@@ -53,6 +53,7 @@ def _deploy(
         "PATH": str(tools),
         "CALLS": str(folder / "calls"),
         "VALUES": _VALUES,
+        "PREFLIGHT": "skip",
         **environment,
     }
     variables["PYTHON"] = sys._base_executable  # type: ignore[attr-defined]

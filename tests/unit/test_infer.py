@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,10 +42,37 @@ def test_a_folder_of_partitions(tmp_path: Path) -> None:
         with np.load(tmp_path / "predictions" / f"{rank}.npz") as arrays, torch.inference_mode():
             assert arrays["z_pred"] == pytest.approx(model(images, magnitudes).numpy(), abs=1e-5)
             assert np.array_equal(arrays["z_true"], redshift.numpy())
-    assert json.loads((tmp_path / "summary.json").read_text())["accuracy"]["count"] == 120
+            total = np.trapezoid(arrays["pdf"].astype(np.float64), arrays["z_grid"], axis=1)
+            assert total == pytest.approx(1, abs=2e-3)
+            assert (arrays["z_q160"] < arrays["z_median"]).all()
+            assert (arrays["z_median"] < arrays["z_q840"]).all()
+            assert ((arrays["pit"] >= 0) & (arrays["pit"] <= 1)).all()
+    accuracy = json.loads((tmp_path / "summary.json").read_text())["accuracy"]
+    assert accuracy["count"] == accuracy["probabilities"]["count"] == 120
+    assert accuracy["probabilities"]["coverage 68 %"] == pytest.approx(0.68, abs=0.13)  # 3 standard errors
+    assert accuracy["RAIL's measures"]["sigma_MAD"] == pytest.approx(0.03, abs=0.015)
+    assert "Calibration of p(z)" in (tmp_path / "report.html").read_text()
     results = json.loads((tmp_path / "Results.json").read_text())
     assert results["number of batches"] == 2 + 2 + 1
     assert (tmp_path / "inference.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_calibration_of_another_network_is_refused(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(BUNDLED_MODEL, model)
+    content = json.loads((model / "calibration.json").read_text())
+    (model / "calibration.json").write_text(json.dumps({**content, "network": "0" * 64}))
+    folder = dc2.partitions("validation", 120, 1, CACHE, seed=3)
+    done = _infer(folder, "--out", tmp_path / "out", "--model", model)
+    assert done.returncode == 1
+    assert "calibration.json was made for another network" in done.stderr
+    assert "run `cosmicai model calibrate`" in " ".join(done.stderr.split())
+    (model / "calibration.json").unlink()
+    done = _infer(folder, "--out", tmp_path / "out", "--model", model)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "out" / "predictions" / "0.npz") as arrays:
+        assert "pdf" not in arrays
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["accuracy"]["probabilities"] is None
 
 
 def test_without_redshifts_there_is_no_picture_and_no_accuracy(

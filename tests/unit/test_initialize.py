@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from inference.metrics import reduction
@@ -46,11 +48,17 @@ def _deployed(concurrency: int = 1000, has_redis: bool = False) -> Deployed:
 def test_the_channel_follows_what_can_run_at_once(
     asked: str, ranks: int, at_once: int, channel: str, reason: str | None
 ) -> None:
-    found = _collectives(asked, ranks, False, at_once)
+    found = _collectives(asked, ranks, False, at_once, _deployed())
     assert found["channel"] == channel
     assert (reason or "") in found.get("reason", "")
     assert ("reason" in found) == (reason is not None)
-    assert _collectives(asked, ranks, True, at_once)["channel"] == "none"
+    assert _collectives(asked, ranks, True, at_once, _deployed())["channel"] == "none"
+
+
+def test_without_a_rendezvous_host_nobody_waits_for_one() -> None:
+    without = replace(_deployed(), has_rendezvous=False)
+    found = _collectives("direct", 16, False, 1000, without)
+    assert found == {"channel": "s3", "reason": "this deployment has no rendezvous host"}
 
 
 def test_redis_needs_a_redis() -> None:

@@ -1,4 +1,4 @@
-"""The Lambda that starts, watches and stops the rendezvous host, beside real hosts."""
+"""The Lambda that starts and watches the rendezvous host, beside real hosts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import pytest
 import rendezvous.handler as rendezvous
 
 from .rendezvous import Host
-
-STATE_MACHINE = "arn:aws:states:us-east-1:123456789012:stateMachine:team3-cosmicai"
 
 
 def test_health_is_a_round_trip_of_the_protocol() -> None:
@@ -43,20 +41,16 @@ def test_what_answers_otherwise_is_not_healthy(answer: bytes) -> None:
 
 
 class _Account:
-    """What boto3 would reach: one instance, and the executions that run."""
+    """What boto3 would reach: one instance."""
 
-    def __init__(self, state: str, address: str | None, running: list[str]) -> None:
-        self.state, self.address, self.running = state, address, running
-        self.calls: list[str] = []
+    def __init__(self, state: str, address: str | None) -> None:
+        self.state, self.address = state, address
 
     def client(self, name: str) -> _Account:
         return self
 
     def start_instances(self, InstanceIds: list[str]) -> None:
-        self.calls.append("start")
-
-    def stop_instances(self, InstanceIds: list[str]) -> None:
-        self.calls.append("stop")
+        pass
 
     def describe_instances(self, InstanceIds: list[str]) -> dict[str, Any]:
         instance = {"State": {"Name": self.state}}
@@ -64,48 +58,35 @@ class _Account:
             instance["PublicIpAddress"] = self.address  # type: ignore[assignment]
         return {"Reservations": [{"Instances": [instance]}]}
 
-    def list_executions(self, **_: Any) -> dict[str, Any]:
-        return {"executions": [{"executionArn": arn} for arn in self.running]}
-
 
 def _asked(account: _Account, action: str, monkeypatch: pytest.MonkeyPatch, port: int = 10_000) -> Any:
     monkeypatch.setattr(rendezvous, "boto3", account)
-    for name, value in (("INSTANCE_ID", "i-1"), ("PORT", str(port)), ("STATE_MACHINE_ARN", STATE_MACHINE)):
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("INSTANCE_ID", "i-1")
+    monkeypatch.setenv("PORT", str(port))
     monkeypatch.delenv("ADDRESS", raising=False)
     return rendezvous.handler({"action": action, "execution": "mine"}, None)
 
 
 def test_an_instance_is_healthy_once_it_runs_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _asked(_Account("stopped", None, []), "start", monkeypatch) == {"started": True}
+    assert _asked(_Account("stopped", None), "start", monkeypatch) == {"started": True}
     with pytest.raises(rendezvous.NotHealthy, match="i-1 is pending, without a public address yet"):
-        _asked(_Account("pending", None, []), "status", monkeypatch)
+        _asked(_Account("pending", None), "status", monkeypatch)
     host = Host()
-    running = _Account("running", "127.0.0.1", [])
+    running = _Account("running", "127.0.0.1")
     assert _asked(running, "status", monkeypatch, host.port)["address"] == host.address
     host.stop()
     with pytest.raises(rendezvous.NotHealthy, match="does not answer"):
         _asked(running, "status", monkeypatch, host.port)
 
 
-def test_it_is_stopped_by_the_last_run_that_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = _Account("running", "127.0.0.1", ["mine", "another"])
-    assert _asked(shared, "stop", monkeypatch) == {"stopped": False, "reason": "1 other executions run"}
-    assert shared.calls == []
-    alone = _Account("running", "127.0.0.1", ["mine"])
-    assert _asked(alone, "stop", monkeypatch) == {"stopped": True}
-    assert alone.calls == ["stop"]
-
-
-def test_a_host_of_somebody_else_is_neither_started_nor_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_of_somebody_else_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host()
-    foreign = rendezvous.Host(None, host.address, 10_000, STATE_MACHINE)
+    foreign = rendezvous.Host(None, host.address, 10_000)
     assert foreign.start() == {"started": False}
     assert foreign.status()["address"] == host.address
-    assert foreign.stop("mine")["stopped"] is False
     host.stop()
 
 
 def test_an_unknown_action_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="action: 'restart' is none of start, status, stop"):
-        _asked(_Account("running", None, []), "restart", monkeypatch)
+    with pytest.raises(ValueError, match="action: 'restart' is neither start nor status"):
+        _asked(_Account("running", None), "restart", monkeypatch)

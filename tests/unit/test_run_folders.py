@@ -190,3 +190,14 @@ def test_a_cut_off_exchange_is_no_result_and_is_finished_by_the_next_call(
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     with exclusive(tmp_path), pytest.raises(OutputError, match="another process writes to"):
         _fill(tmp_path, "late", 2)
+
+
+def test_a_catalogue_goes_with_its_run(tmp_path: Path) -> None:
+    """`cosmicai catalogue` writes into the folder later; a catalogue of an earlier run must not stay beside."""
+    out = tmp_path / "out"
+    _fill(out, "early", 2)
+    (out / "catalogue.csv").write_text("of the run early")
+    (out / "catalogue.parquet").mkdir()
+    (out / "catalogue.parquet" / "0.parquet").write_text("of the run early")
+    _fill(out, "late", 2, overwrite=True)
+    assert _files(out) == _results("late", 2)

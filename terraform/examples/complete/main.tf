@@ -41,11 +41,15 @@ module "cosmicai" {
 
   rendezvous = {
     # address = "rendezvous.example.org:10000" # a host that another team runs, instead of an own one
+    enabled        = true
+    subnet_id      = "subnet-0123456789abcdef0" # a public one of the team's
     port           = 11000
     static_address = true
     idle_minutes   = 30
     wait_seconds   = 60
     limits         = { relays = 512, relays_per_address = 128 }
+    enabled        = true
+    subnet_id      = "subnet-0123456789abcdef0" # a public one of the team's
   }
 
   redis_host = "redis.example.org:6379"

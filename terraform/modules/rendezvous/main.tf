@@ -1,8 +1,11 @@
-# The host on which ranks behind NATs find each other: a stopped t4g.nano in a network of its own, started by the
-# runs that need it. No SSH: `aws ssm start-session` reaches it.
+# The host on which ranks behind NATs find each other: a t4g.nano in a network of its own or in a subnet of the team's.
+# Runs that need it start it, and it stops by itself. It keeps nothing: a newer image or another server replaces it.
+# No SSH: `aws ssm start-session` reaches it, and `aws ec2 get-console-output` shows its log.
 
 locals {
-  relay_key = ".cosmicai/relay-key" # where functions/inference/metrics/collectives.py looks for it
+  instance_type = "t4g.nano"
+  own_network   = var.subnet_id == null
+  relay_key     = ".cosmicai/relay-key" # where functions/inference/metrics/collectives.py looks for it
 
   # server.py and its units; EC2 takes 16 KB of user data, compressed by cloud-init's rules.
   user_data = base64gzip(templatefile("${path.module}/cloud-config.yaml", {
@@ -13,7 +16,6 @@ locals {
     region    = data.aws_region.current.name
     bucket    = var.bucket.name
     relay_key = local.relay_key
-    log_group = module.logs.name
   }))
 }
 
@@ -22,13 +24,6 @@ data "aws_ssm_parameter" "image" {
 }
 
 data "aws_region" "current" {}
-
-module "logs" {
-  source = "../logs"
-
-  name           = "/aws/ec2/${var.name}"
-  retention_days = var.log_retention_days
-}
 
 module "iam" {
   source = "../iam"
@@ -39,10 +34,6 @@ module "iam" {
   service = "ec2.amazonaws.com"
 
   statements = merge({
-    WriteLogs = {
-      actions   = ["logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"]
-      resources = ["${module.logs.arn}:*"]
-    }
     # What Session Manager needs; it has no resource-level permissions:
     # https://docs.aws.amazon.com/systems-manager/latest/userguide/getting-started-create-iam-instance-profile.html
     SessionManager = {
@@ -63,8 +54,32 @@ resource "aws_iam_instance_profile" "this" {
   role = module.iam.role_name
 }
 
+# Not every zone of a region offers the type.
+data "aws_ec2_instance_type_offerings" "zones" {
+  count         = local.own_network ? 1 : 0
+  location_type = "availability-zone"
+
+  filter {
+    name   = "instance-type"
+    values = [local.instance_type]
+  }
+
+  lifecycle {
+    postcondition {
+      condition     = length(self.locations) > 0
+      error_message = "No zone of the region ${data.aws_region.current.name} offers ${local.instance_type}: set rendezvous.address or rendezvous.enabled = false."
+    }
+  }
+}
+
+data "aws_subnet" "given" {
+  count = local.own_network ? 0 : 1
+  id    = var.subnet_id
+}
+
 resource "aws_vpc" "this" {
   #checkov:skip=CKV2_AWS_11:One host with one open port that logs its own clients' counts; flow logs would cost more than the host
+  count                = local.own_network ? 1 : 0
   cidr_block           = "10.0.0.0/28"
   enable_dns_hostnames = true
   tags                 = { Name = var.name }
@@ -72,39 +87,49 @@ resource "aws_vpc" "this" {
 
 # Nothing of ours uses the network's default group: it lets nothing in or out.
 resource "aws_default_security_group" "closed" {
-  vpc_id = aws_vpc.this.id
+  count  = local.own_network ? 1 : 0
+  vpc_id = aws_vpc.this[0].id
 }
 
 resource "aws_subnet" "this" {
-  vpc_id     = aws_vpc.this.id
-  cidr_block = aws_vpc.this.cidr_block
-  tags       = { Name = var.name }
+  count             = local.own_network ? 1 : 0
+  vpc_id            = aws_vpc.this[0].id
+  cidr_block        = aws_vpc.this[0].cidr_block
+  availability_zone = sort(data.aws_ec2_instance_type_offerings.zones[0].locations)[0]
+  tags              = { Name = var.name }
+
+  lifecycle {
+    ignore_changes = [availability_zone] # a zone that offers it too is no reason to move
+  }
 }
 
 resource "aws_internet_gateway" "this" {
-  vpc_id = aws_vpc.this.id
+  count  = local.own_network ? 1 : 0
+  vpc_id = aws_vpc.this[0].id
   tags   = { Name = var.name }
 }
 
 resource "aws_route_table" "this" {
-  vpc_id = aws_vpc.this.id
+  count  = local.own_network ? 1 : 0
+  vpc_id = aws_vpc.this[0].id
   tags   = { Name = var.name }
 
   route {
     cidr_block = "0.0.0.0/0"
-    gateway_id = aws_internet_gateway.this.id
+    gateway_id = aws_internet_gateway.this[0].id
   }
 }
 
 resource "aws_route_table_association" "this" {
-  subnet_id      = aws_subnet.this.id
-  route_table_id = aws_route_table.this.id
+  count          = local.own_network ? 1 : 0
+  subnet_id      = aws_subnet.this[0].id
+  route_table_id = aws_route_table.this[0].id
 }
 
 resource "aws_security_group" "this" {
   name        = var.name
   description = "Rendezvous host: one port in, HTTPS out."
-  vpc_id      = aws_vpc.this.id
+  vpc_id      = local.own_network ? aws_vpc.this[0].id : data.aws_subnet.given[0].vpc_id
 }
 
 # Lambda functions outside of a VPC have no addresses of their own: the port is open to all, and the server's
@@ -120,7 +145,7 @@ resource "aws_vpc_security_group_ingress_rule" "ranks" {
 
 resource "aws_vpc_security_group_egress_rule" "https" {
   security_group_id = aws_security_group.this.id
-  description       = "CloudWatch, S3, Session Manager and security updates."
+  description       = "S3 and Session Manager."
   cidr_ipv4         = "0.0.0.0/0"
   ip_protocol       = "tcp"
   from_port         = 443
@@ -131,8 +156,8 @@ resource "aws_instance" "this" {
   #checkov:skip=CKV_AWS_88:Ranks outside of a VPC reach it by its public address: that is what it is for
   #checkov:skip=CKV_AWS_126:It runs for minutes; its own log has its counters
   ami                                  = data.aws_ssm_parameter.image.insecure_value
-  instance_type                        = "t4g.nano"
-  subnet_id                            = aws_subnet.this.id
+  instance_type                        = local.instance_type
+  subnet_id                            = local.own_network ? aws_subnet.this[0].id : var.subnet_id
   vpc_security_group_ids               = [aws_security_group.this.id]
   iam_instance_profile                 = aws_iam_instance_profile.this.name
   associate_public_ip_address          = true
@@ -155,11 +180,11 @@ resource "aws_instance" "this" {
   }
 
   credit_specification {
-    cpu_credits = "standard"
+    cpu_credits = "unlimited" # a host out of credits would lose runs; an hour of full speed costs 0.08 USD
   }
 
   lifecycle {
-    ignore_changes = [ami, associate_public_ip_address] # newer images at the next change; a stopped host has no address
+    ignore_changes = [associate_public_ip_address] # a stopped host has none
 
     precondition {
       condition     = length(local.user_data) * 3 / 4 <= 16384

@@ -1,5 +1,5 @@
 variable "name" {
-  description = "Name of the host, its network, role and log group."
+  description = "Name of the host, its network and its role."
   type        = string
 }
 
@@ -11,6 +11,12 @@ variable "server" {
 variable "port" {
   description = "The one open TCP port."
   type        = number
+}
+
+variable "subnet_id" {
+  description = "Public subnet for the host, in a zone that offers its type; null makes a network with one."
+  type        = string
+  default     = null
 }
 
 variable "static_address" {
@@ -31,11 +37,6 @@ variable "bucket" {
 variable "limits" {
   description = "Limits of the host's relays by name, as options of server.py."
   type        = map(number)
-}
-
-variable "log_retention_days" {
-  description = "Days that the host's logs are kept."
-  type        = number
 }
 
 variable "permissions_boundary" {

@@ -1,0 +1,18 @@
+#!/bin/sh
+# Shows what make deploy would change; changes nothing, and builds no image.
+set -eu
+cd "$(dirname "$0")/.."
+team=${1:-}
+. scripts/team.sh
+[ -n "$team" ] || fail "which team? make plan TEAM=team3"
+check_team
+check_tfvars_exist
+. scripts/state.sh
+initialise
+values=$(value_of 'join(" ", concat([var.team], var.image.extra_packages))')
+read -r named packages <<EOF
+$values
+EOF
+check_team_of_tfvars "$named"
+tag=$("${PYTHON:-python3}" -m cosmicai.packaging tag --extra "$packages")
+with_state plan -input=false -lock=false -var-file="$vars" -var "image_tag=$tag"
