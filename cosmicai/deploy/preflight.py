@@ -130,7 +130,7 @@ def _concurrency(settings: Settings, ask: Ask) -> Finding:
         return Finding(name, False, f"{told}: {remedy}")
     reserved = settings.reserved_concurrency
     if reserved is not None and not settings.is_deployed and free - reserved < _LEAST_UNRESERVED:
-        told = f"inference.reserved_concurrency = {reserved}, but {_LEAST_UNRESERVED} of {free} must stay unreserved"
+        told = f"inference.reserved_concurrency = {reserved}, but {_LEAST_UNRESERVED} of {free} must stay free"
         most = max(0, free - _LEAST_UNRESERVED)
         return Finding(name, False, f"{told}: reserve {most} at most, or {_QUOTAS}, Lambda")
     asked = settings.max_concurrency
