@@ -111,7 +111,8 @@ def medians(runs: list[Json]) -> Json:
 def run_of(ranks: int) -> Json:
     """Seconds of communication and of all that is billed, over the ranks of a run on the embedded AWS."""
     from cosmicai.cli.common import CACHE
-    from cosmicai.data import dc2
+    from cosmicai.data import copying, dc2
+    from cosmicai.data.places import Bucket
     from cosmicai.deploy.terraform import Deployment, emulated_variables
     from cosmicai.emulator import Emulator
     from cosmicai.packaging.assembly import assemble
@@ -126,7 +127,7 @@ def run_of(ranks: int) -> Json:
             emulated_variables("bench", aws)
         )
         s3, machine = aws.client("s3"), aws.client("stepfunctions")
-        runs.upload_partitions(s3, partitions, outputs.bucket, "25MB", lambda done, total: None)
+        copying.copy(partitions, Bucket(s3, outputs.bucket, "25MB"))
         payload = {"bucket": outputs.bucket, "data_prefix": "25MB", "result_path": "results/bench"}
         arn = machine.start_execution(stateMachineArn=outputs.state_machine_arn, input=json.dumps(payload))
         ended = runs.follow(machine, s3, arn["executionArn"], payload, lambda done, total: None)

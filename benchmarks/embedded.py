@@ -16,6 +16,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from cosmicai.data import copying
+from cosmicai.data.places import Bucket
 from cosmicai.deploy.terraform import Deployment, Outputs, emulated_variables
 from cosmicai.emulator import Emulator
 from cosmicai.packaging.assembly import assemble
@@ -94,7 +96,7 @@ def main() -> None:
             s3 = aws.client("s3")
             for file in arguments.model.iterdir():
                 s3.upload_file(str(file), outputs.bucket, f"model/{file.name}")
-            runs.upload_partitions(s3, arguments.partitions, outputs.bucket, "data", lambda done, total: None)
+            copying.copy(arguments.partitions, Bucket(s3, outputs.bucket, "data"), overwrite=True)
             found[case] = figures(run(aws, outputs, case, fields))
             print(case, found[case], flush=True)
     arguments.out.write_text(json.dumps({"cores": os.cpu_count(), "medians": found}, indent=1) + "\n")

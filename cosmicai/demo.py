@@ -14,13 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cosmicai.data import dc2
+from cosmicai.data import copying, dc2
+from cosmicai.data.places import Bucket
 from cosmicai.deploy.terraform import Deployment, emulated_variables
 from cosmicai.emulator import Emulator
 from cosmicai.model import baselines
 from cosmicai.packaging.assembly import assemble
 from cosmicai.packaging.places import ROOT, BuildFolder
 from cosmicai.runs import client as runs
+from cosmicai.runs.download import download
 from summarize.contract.run_records import Summary
 from summarize.figures import seconds_text, usd_text
 
@@ -93,14 +95,15 @@ def _run(
         aws.publish_relay_key(outputs.bucket)
     s3, stepfunctions = (aws.client(name) for name in ("s3", "stepfunctions"))
     with steps.step("Uploading partitions") as task:
-        runs.upload_partitions(s3, partitions, outputs.bucket, payload["data_prefix"], steps.reporter(task))
+        place = Bucket(s3, outputs.bucket, payload["data_prefix"])
+        copying.copy(partitions, place, progress=steps.reporter(task))
     with steps.step("Running the ranks") as task:
         execution = stepfunctions.start_execution(
             stateMachineArn=outputs.state_machine_arn, name="demo", input=PAYLOAD.read_text()
         )["executionArn"]
         ended = runs.follow(stepfunctions, s3, execution, payload, steps.reporter(task))
     with steps.step("Downloading the results"):
-        runs.download(s3, outputs.bucket, payload["result_path"], results)
+        download(s3, outputs.bucket, payload["result_path"], "demo", results, overwrite=True)
     if not ended.succeeded:
         raise DemoError(f"the run ended as {ended.status}: {ended.error}: {ended.cause}")
     return Summary.from_json(json.loads((results / "summary.json").read_text()))

@@ -9,6 +9,8 @@ import typer.main
 from typer.cli import get_docs_for_click
 
 from cosmicai.packaging.places import ROOT
+from cosmicai.results.columns import COLUMNS
+from inference.probability.predictive import LEVELS, quantile_name
 from initialize.payload import schema
 from summarize.contract.event import RankEvent
 from summarize.contract.fields import Record
@@ -34,6 +36,7 @@ RESULTS = {
     "Precision": "1.48 median |Δz/(1+z) - its median|, exact where all predictions are at hand",
     "R2": "coefficient of determination",
 }
+_CALIBRATED = (*("z_mode", "z_mean", "z_median", "z_std"), *map(quantile_name, LEVELS), "z_conf", "pdf", "pit")
 PREDICTIONS = {
     "index": "place of the galaxy in the rank's data",
     "z_pred": "photometric redshift; NaN where none could be computed",
@@ -42,6 +45,8 @@ PREDICTIONS = {
     "files": "keys of the partitions, in their order",
     "rows": "galaxies of each",
     "run_id": "of the run",
+    **{name: f"{COLUMNS[name].description}; of a calibrated model" for name in _CALIBRATED},
+    "z_grid": "redshifts at which pdf is given",
 }
 
 

@@ -22,15 +22,23 @@ settings.load_profile("project")
 let_children_hear_ctrl_c()
 
 FAULTS = ROOT / "docs" / "faults.md"
+TESTS = Path(__file__).parent
 CACHE = ROOT / ".cosmicai" / "cache"
 
 
 @pytest.fixture(scope="session")
 def build() -> BuildFolder:
-    """The assembled functions and runtimes."""
+    """The assembled functions and runtimes, with the lean image."""
     folder = BuildFolder()
-    assemble(folder, ("lean", "torch"))
+    assemble(folder, ("lean",))
     return folder
+
+
+@pytest.fixture(scope="session")
+def torch_build(build: BuildFolder) -> BuildFolder:
+    """The same with the torch image too, which is some hundred megabytes larger."""
+    assemble(build, ("torch",))
+    return build
 
 
 @pytest.fixture(scope="session")
@@ -64,13 +72,25 @@ def fault_row(mark: pytest.Mark) -> str:
     return f"| {fault} | {injected} | {happens} | {lost} |"
 
 
+def marker_names(path: Path, fixtures: set[str]) -> list[str]:
+    """The markers of a test at a path below tests/ that asks for some fixtures."""
+    folder = [path.parts[0]] if path.parts[0] in ("unit", "browser") else []
+    emulator = ["emulator"] if fixtures & {"build", "torch_build"} else []
+    return [*folder, *emulator, *(["slow"] if "torch_build" in fixtures else [])]
+
+
 _seen: list[str] = []
 _skipped: list[str] = []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Faults go into the tests' reports, which reach the process that writes docs/faults.md."""
+    """Markers follow from where a test is and what it asks for.
+
+    Faults go into the tests' reports, which reach the process that writes docs/faults.md.
+    """
     for item in items:
+        for name in marker_names(item.path.relative_to(TESTS), set(getattr(item, "fixturenames", ()))):
+            item.add_marker(name)
         item.user_properties += [("fault", fault_row(mark)) for mark in item.iter_markers("fault")]
 
 

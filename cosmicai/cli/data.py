@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,7 +9,8 @@ import typer
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
-from cosmicai.cli.common import CACHE, Cache, Local, Profile, Team, console, deployment, tell_error
+from cosmicai.cli.common import console, tell_error
+from cosmicai.cli.data_copies import Overwrite, PartitionMb, dc2, tell_removed, upload
 from cosmicai.cli.data_options import (
     BadPixels,
     Bands,
@@ -35,64 +35,20 @@ from cosmicai.cli.data_options import (
     Source,
     ZeroPoint,
 )
-from cosmicai.cli.paths import (
-    PARTITIONS,
-    Destination,
-    OutFile,
-    OutFolder,
-    bucket_and_prefix,
-)
-from cosmicai.cli.values import Number, NumberList, Prefix, Refused, whole
+from cosmicai.cli.paths import Destination, OutFile, bucket_and_prefix
+from cosmicai.cli.values import NumberList, Refused
 from cosmicai.printable import printable
-from cosmicai.results.outputs import copy, filling, merge, new_file, new_folder, writing
+from cosmicai.results.outputs import new_file
 
 if TYPE_CHECKING:
-    from cosmicai.data.prepare import Target
     from cosmicai.data.reading import Fit, Reading
+    from cosmicai.data.sets import Place
     from cosmicai.data.summary import Summary
 
 app = typer.Typer(no_args_is_help=True, help="Making and looking at partitions.")
 
 
-PartitionMb = Annotated[
-    float,
-    typer.Option(parser=Number(0.02, 10_240), help="Size of a partition in MB; 25 MB hold 1,278 galaxies."),
-]
-_GALAXIES = {"training": 10_225, "validation": 20_449}
-
-
-@app.command("dc2")
-def data_dc2(
-    out: Annotated[Path, typer.Argument(parser=OutFolder(), help="Folder to write 1.pt, 2.pt, … to.")],
-    split: Annotated[
-        Literal["training", "validation"],
-        typer.Option(help="Which of the two catalogues: 10,225 or 20,449 galaxies."),
-    ] = "validation",
-    galaxies: Annotated[int, typer.Option(parser=whole(1, 20_449), help="Number of galaxies.")] = 5112,
-    partition_mb: PartitionMb = 25,
-    seed: Annotated[int, typer.Option(parser=whole(0, 2**32 - 1), help="Seed of shapes and noise.")] = 0,
-    cache: Cache = CACHE,
-) -> None:
-    """Renders galaxies of the DC2 catalogue as partitions, with true redshifts.
-
-    Example: cosmicai data dc2 partitions --split training --galaxies 10225
-    """
-    from cosmicai.data import dc2
-
-    if galaxies > _GALAXIES[split]:
-        raise Refused(galaxies, f"the {split} catalogue has {_GALAXIES[split]:,}", "--galaxies")
-    with Progress(console=console) as progress:
-        task = progress.add_task("Rendering", total=galaxies)
-
-        def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        with writing(cache):
-            folder = dc2.partitions(split, galaxies, partition_mb, cache, seed, report)
-    with new_folder(out) as scratch:
-        copy(folder, scratch)
-        merge(scratch, out)
-    console.print(f"{len(list(folder.glob('*.pt')))} partitions in {out}")
+app.command("dc2")(dc2)
 
 
 @app.command("prepare")
@@ -125,15 +81,18 @@ def data_prepare(
         Path | None,
         typer.Option(parser=OutFile(".png"), help="Contact sheet to write; default: stamps.png in the folder."),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Cuts a team's own data into partitions for a model; the same call finishes one that was cut off.
 
-    Nothing is guessed: what can be read in two ways is refused with the options that choose. It ends with a
-    summary and a contact sheet.
+    Nothing is guessed: what can be read in two ways is refused with the options that choose. The partitions
+    appear together at the end, followed by a summary and a contact sheet.
     Example: cosmicai data prepare galaxies.h5 --out s3://team3-cosmicai/25MB --magnitudes u,g,r,i,z
     """
     from cosmicai.data import layout, prepare
+    from cosmicai.data.places import SHEET
 
+    _check_apart(source, out)
     reading = _reading(
         (images, magnitudes, mask, ivar),
         (redshift, identifiers),
@@ -151,30 +110,35 @@ def data_prepare(
         catalogue,
     )
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress, _filled(out):
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task("Galaxies", total=None)
         done = prepare.prepare(
             source,
-            _target(out),
+            _place(out),
             partition_mb,
             reading,
             model or layout.BUNDLED,
             lambda galaxies, total: progress.update(task, completed=galaxies, total=total),
+            overwrite,
         )
     same = done.partitions - done.written
     console.print(
         f"{done.partitions} partitions of {done.galaxies:,} galaxies in {out}; {same} were there already"
     )
+    tell_removed(done.removed)
     _show(done.summary)
-    sheet = sheet or (None if out.startswith("s3://") else Path(out) / "stamps.png")
+    sheet = sheet or (None if out.startswith("s3://") else Path(out) / SHEET)
     if sheet is not None:
         with new_file(sheet) as scratch:
             done.summary.contact_sheet(scratch, source.name)
         console.print(f"stamps in {sheet}")
 
 
-def _filled(out: str) -> AbstractContextManager[None]:
-    return nullcontext() if out.startswith("s3://") else filling(Path(out))
+def _check_apart(source: Path, out: str) -> None:
+    """Raises Refused where the partitions would take the place of their source."""
+    place = source if source.is_dir() else source.parent if source.suffix == ".pt" else None
+    if place is not None and not out.startswith("s3://") and Path(out).resolve() == place.resolve():
+        raise Refused(out, "the source is in it; give another folder", "--out")
 
 
 def _reading(
@@ -269,8 +233,8 @@ def _show(summary: Summary) -> None:
         console.print(f"warning: {warning}", style="yellow")
 
 
-def _target(out: str) -> Target:
-    from cosmicai.data.prepare import Bucket, Folder
+def _place(out: str) -> Place:
+    from cosmicai.data.places import Bucket, Folder
 
     if not out.startswith("s3://"):
         return Folder(Path(out))
@@ -279,32 +243,7 @@ def _target(out: str) -> Target:
     return Bucket(boto3.client("s3"), *bucket_and_prefix(out))
 
 
-@app.command("upload")
-def data_upload(
-    folder: Annotated[Path, typer.Argument(parser=PARTITIONS, help="Folder with partitions 1.pt, 2.pt, …")],
-    prefix: Annotated[
-        str,
-        typer.Argument(parser=Prefix(), help="Folder in the deployment's bucket: the payload's data_prefix."),
-    ],
-    team: Team = None,
-    local: Local = False,
-    profile: Profile = None,
-) -> None:
-    """Uploads partitions to a deployment's bucket.
-
-    Example: cosmicai data upload partitions 25MB --local
-    """
-    from cosmicai.runs.client import upload_partitions
-
-    target = deployment(team, local, profile)
-    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("uploading", total=None)
-
-        def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        sent = upload_partitions(target.client("s3"), folder, target.bucket, prefix, report)
-    console.print(f"{sent / 1e6:,.1f} MB in s3://{target.bucket}/{prefix}/")
+app.command("upload")(upload)
 
 
 @app.command("inspect")

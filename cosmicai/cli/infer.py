@@ -49,11 +49,15 @@ def infer(
     model_folder: Annotated[
         Path | None, typer.Option("--model", parser=MODEL, help="Model folder; default: the bundled model.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Put the results in the place of those of an earlier call.")
+    ] = False,
 ) -> None:
     """Predicts redshifts on this machine with the code of a rank.
 
     Writes the files of a run, report.html among them, and the historic Results.json and inference.png.
-    Partitions that fail are named in the report; the exit status is then 3.
+    Partitions that fail are named in the report; the exit status is then 3. Other results in the folder are
+    refused unless --overwrite replaces them; a user's own files stay.
 
     Example: cosmicai infer partitions --out results/mine
     """
@@ -76,6 +80,8 @@ def infer(
             precision,
             report,
             max_bad_fraction,
+            overwrite,
+            lambda text: console.print(f"note: {text}"),
         )
     _tell(summary, out)
     failed = summary.failed_ranks

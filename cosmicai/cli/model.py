@@ -172,13 +172,15 @@ def _config(path: Path | None) -> astromae.Config:
 
 
 def partition_files(folders: list[Path]) -> list[Path]:
-    from inference.data.partition import PartitionError
-    from initialize.plan import natural
+    """The partitions in the folders, as a run takes them; what is not taken is said."""
+    from cosmicai.data.listing import partitions_in
 
-    files = [path for folder in folders for path in sorted(folder.glob("*.pt"), key=lambda p: natural(p.name))]
-    if not files:
-        raise PartitionError(f"{', '.join(map(str, folders))}: there is no .pt file")
-    return files
+    listings = {folder: partitions_in(folder) for folder in folders}
+    for folder, listing in listings.items():
+        note = listing.note(str(folder))
+        if note:
+            console.print(f"note: {note}")
+    return [folder / file.key for folder, listing in listings.items() for file in listing.files]
 
 
 @app.command("optimise")

@@ -102,7 +102,25 @@ class InFolder:
 
 
 MODEL = InFolder("config.json", "a model folder")
-PARTITIONS = InFolder("*.pt", "a folder of .pt files")
+
+
+@dataclass(frozen=True)
+class InPartitions:
+    """A folder with .pt files that a run would take, in it or below."""
+
+    def __call__(self, value: object) -> Path:
+        from cosmicai.data.listing import list_folder
+
+        what = "a folder of .pt files"
+        path = InFolder(what=what)(value)
+        listing = list_folder(path)
+        if not listing.files:
+            note = listing.note("it")
+            raise Refused(value, f"holds no .pt file; give {what}" + (f" ({note})" if note else ""))
+        return path
+
+
+PARTITIONS = InPartitions()
 
 
 @dataclass(frozen=True)

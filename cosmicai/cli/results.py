@@ -21,15 +21,17 @@ from cosmicai.cli.common import (
     tell_error,
 )
 from cosmicai.cli.paths import InFolder, OutFolder
+from cosmicai.cli.values import Choices, NameList
 
 if TYPE_CHECKING:
-    from cosmicai.runs.client import Downloaded
+    from cosmicai.runs.download import Downloaded
     from summarize.contract.rank_info import RankInfo
 
 app = typer.Typer()
 
 Json = dict[str, Any]
 _TOLD_RANKS = 10  # whose wrong fields are named
+_FORMATS = Choices(("csv", "parquet", "fits", "votable", "qp", "hats"))
 
 
 @app.command()
@@ -38,17 +40,30 @@ def results(
     out: Annotated[
         Path | None, typer.Option(parser=OutFolder(), help="Folder to write to; default: results/NAME.")
     ] = None,
+    format_: Annotated[
+        NameList | None,
+        typer.Option(
+            "--format",
+            parser=_FORMATS,
+            metavar="NAME,…",
+            help="Also write one catalogue: csv, parquet, fits, votable, qp, hats.",
+        ),
+    ] = None,
     team: Team = None,
     local: Local = False,
     profile: Profile = None,
     as_json: AsJson = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Put them in the place of the results of another run.")
+    ] = False,
 ) -> None:
-    """Downloads the results of a run, and adds the historic Results.json and inference.png.
+    """Downloads the results of a run and of no other, and adds the historic Results.json and inference.png.
 
-    Example: cosmicai results demo-20261122-101500 --out results/demo
+    Example: cosmicai results demo-20261122-101500 --out results/demo --format parquet,fits
     """
     from cosmicai.results.report import historic_of
     from cosmicai.runs import client as runs
+    from cosmicai.runs.download import download
     from inference.contract.paths import below
 
     target = deployment(team, local, profile)
@@ -69,12 +84,63 @@ def results(
 
         prefix = str(payload["result_path"]).rstrip("/")
         s3 = target.client("s3")
-        downloaded = runs.download(s3, payload["bucket"], prefix, folder, report, add_historic)
-    for key, reason in downloaded.left_out.items():
-        tell_error(f"left out: s3://{payload['bucket']}/{key}: {reason}")
-    if not downloaded.files:
-        raise runs.RunError(f"s3://{payload['bucket']}/{prefix}/ is empty: the run has left nothing")
+        downloaded = download(
+            s3, payload["bucket"], prefix, execution["name"], folder, report, add_historic, overwrite
+        )
+    _tell_not_downloaded(payload["bucket"], downloaded.left_out)
+    catalogues = _catalogues(folder, format_) if format_ else []
     _tell_downloaded(folder, downloaded, infos, as_json)
+    if not as_json:
+        _tell_catalogues(catalogues)
+
+
+def _catalogues(folder: Path, formats: NameList) -> list[Path]:
+    from cosmicai.results.catalogue import Catalogue
+    from cosmicai.results.formats import write
+
+    return write(Catalogue.of(folder), list(formats), folder)
+
+
+def _tell_catalogues(paths: list[Path]) -> None:
+    for path in paths:
+        console.print(f"{path}")
+
+
+@app.command()
+def catalogue(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            parser=InFolder(what="a folder of results"), help="Results, downloaded or of `cosmicai infer`."
+        ),
+    ],
+    format_: Annotated[
+        NameList,
+        typer.Option(
+            "--format",
+            parser=_FORMATS,
+            metavar="NAME,…",
+            help="csv, parquet, fits, votable, qp, hats, or several.",
+        ),
+    ],
+) -> None:
+    """Writes the predictions of all ranks as one catalogue, a row per galaxy.
+
+    Example: cosmicai catalogue results/demo --format parquet,fits,qp
+    """
+    _tell_catalogues(_catalogues(folder, format_))
+
+
+def _tell_not_downloaded(bucket: str, left_out: dict[str, str]) -> None:
+    from cosmicai.runs.download import OF_ANOTHER_RUN
+
+    others = [key for key, reason in left_out.items() if reason == OF_ANOTHER_RUN]
+    if others:
+        named = ", ".join(others[:_TOLD_RANKS]) + (", …" if len(others) > _TOLD_RANKS else "")
+        tell_error(f"left out, as they are of another run: {len(others)} objects: {named}", lines=False)
+    for key, reason in left_out.items():
+        if reason != OF_ANOTHER_RUN:
+            tell_error(f"left out: s3://{bucket}/{key}: {reason}")
 
 
 def _tell_downloaded(folder: Path, downloaded: Downloaded, infos: list[RankInfo] | None, as_json: bool) -> None:

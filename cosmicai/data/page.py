@@ -81,6 +81,24 @@ Beside the markers, a magnitude fainter than the model's limit becomes that limi
 beyond {BRIGHTEST:g} to {FAINTEST:g} is unusable: NaN. Where more than 5 percent of a band are, the source is
 refused with the likely reason, such as fluxes in the place of magnitudes.
 
+## One set in a folder
+
+All `.pt` files in a folder, or under a prefix, are one set of partitions: a run, `infer`, `model train` and
+`data upload` take those in folders below it too. They do not take hidden files, empty files and other endings
+(`.PT`, `.pth`, `.pt.gz`), and name them with a count.
+
+`data prepare`, `data dc2` and `data upload` write one set, and never leave a part of another beside it:
+
+- Where the same set is already, nothing is written. Where another set is, they stop before anything changes.
+  `--overwrite` puts the new set in its place. It removes only partitions that these commands wrote: `1.pt`,
+  `2.pt`, …, and objects in S3 with the metadata `sha256`. If a run would take any other file, the commands
+  stop.
+- The new set waits in the hidden folder `.partial` and is moved when it is complete. After a call that was
+  cut off, the old set is there, and the same call continues. If the move itself was cut off, the mark
+  `.partial/moving` stays: runs and all commands refuse the folder until the same call has finished it. Into
+  an empty prefix of a bucket the objects are written directly, with that mark beside them.
+- Two processes cannot write to one folder or prefix at once: the second stops.
+
 ## What looks wrong
 
 Both commands end with a summary: bands in order, size, pixel scale, units, identifiers, the range of magnitudes

@@ -1,18 +1,16 @@
 """From a team's own files to partitions 1.pt, 2.pt, … in a folder or in S3.
 
-What is there already with the same content is left alone, so that a call that was cut off is finished by
-the same call again.
+They appear together at the end. What is there already with the same content is left alone, so that a call that
+was cut off is finished by the same call again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,8 +19,9 @@ from torch.utils.data import TensorDataset
 from cosmicai.data import layout as layouts
 from cosmicai.data.galaxies import Block, Galaxies
 from cosmicai.data.layout import ModelLayout
-from cosmicai.data.photometry import Photometry
+from cosmicai.data.places import sha256
 from cosmicai.data.reading import Reading
+from cosmicai.data.sets import NewSet, Place, new_set
 from cosmicai.data.sources import opened_source
 from cosmicai.data.sources.base import SourceError
 from cosmicai.data.summary import Sample, Summary
@@ -37,106 +36,53 @@ _IN_FLIGHT = 2  # partitions being written at once; each is held about three tim
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` did."""
+    """What `prepare` did; removed: partitions of another set."""
 
     partitions: int
     galaxies: int
     written: int
+    removed: list[str]
     summary: Summary
-
-
-class Target(Protocol):
-    """Where partitions go."""
-
-    def digest(self, name: str) -> str | None:
-        """SHA-256 of what is there under a name, None where nothing is."""
-
-    def write(self, name: str, data: io.BytesIO, digest: str) -> None: ...
-
-    def describe(self, photometry: Photometry) -> None:
-        """Keeps what the numbers mean beside the partitions, where that is of use."""
-
-
-class Folder:
-    """Partitions as files; a file appears whole or not at all."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        path.mkdir(parents=True, exist_ok=True)
-
-    def digest(self, name: str) -> str | None:
-        file = self._path / name
-        if not file.exists():
-            return None
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-
-    def write(self, name: str, data: io.BytesIO, digest: str) -> None:
-        partial = self._path / f"{name}.partial"
-        partial.write_bytes(data.getbuffer())
-        partial.rename(self._path / name)
-
-    def describe(self, photometry: Photometry) -> None:
-        photometry.write(self._path)
-
-
-class Bucket:
-    """Partitions as objects under s3://bucket/prefix/, uploaded in parts, each with a checksum."""
-
-    def __init__(self, s3: Any, bucket: str, prefix: str) -> None:
-        self._s3, self._bucket, self._prefix = s3, bucket, prefix
-
-    def digest(self, name: str) -> str | None:
-        try:
-            head = self._s3.head_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}")
-        except self._s3.exceptions.ClientError as error:
-            if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
-                return None
-            raise SourceError(f"s3://{self._bucket}/{self._prefix}/: {error}") from error
-        return str(head["Metadata"].get("sha256", ""))
-
-    def write(self, name: str, data: io.BytesIO, digest: str) -> None:
-        extra = {"Metadata": {"sha256": digest}, "ChecksumAlgorithm": "SHA256"}
-        data.seek(0)
-        self._s3.upload_fileobj(data, self._bucket, f"{self._prefix}/{name}", ExtraArgs=extra)
-
-    def describe(self, photometry: Photometry) -> None:
-        """Nothing: networks are trained on folders, and a run takes partitions alone."""
 
 
 def prepare(
     source: Path,
-    target: Target,
+    place: Place,
     partition_mb: float,
     reading: Reading = Reading(),  # noqa: B008
     model: Path = layouts.BUNDLED,
     progress: Progress = lambda done, total: None,
+    overwrite: bool = False,
 ) -> Prepared:
     """Writes the partitions of one source; memory is bounded by a few partitions, whatever its size.
 
-    Raises SourceError that names file, place and fault, or LayoutError; partitions written before stay.
+    overwrite: in place of another set of partitions. Raises SourceError that names file, place and fault,
+    LayoutError, or SetError where the place holds another set; the place is then as before.
     """
     layout = layouts.read(model)
     with opened_source(source, reading, layout) as table:
         galaxies = Galaxies(table, reading, layout)
         sample = Sample(galaxies)
-        partitions, done, written = _write(galaxies, target, partition_mb, sample, progress)
-        if not done:
-            raise SourceError(f"{source}: holds no galaxy" + (" that is usable" if galaxies.dropped else ""))
-        target.describe(galaxies.photometry)
-        return Prepared(partitions, done, written, sample.summary())
+        size = rows_per_partition(partition_mb, layout)
+        names = {f"{number}.pt" for number in range(1, -(-galaxies.total // size) + 1)}
+        with new_set(place, overwrite, names.__contains__) as partitions:
+            number, done, written = _write(galaxies, partitions, size, sample, progress)
+            if not done:
+                raise SourceError(f"{source}: holds no galaxy" + (" that is usable" * bool(galaxies.dropped)))
+            place.describe(galaxies.photometry)
+            removed = partitions.finish()
+        return Prepared(number, done, written, removed, sample.summary())
 
 
 def _write(
-    galaxies: Galaxies, target: Target, partition_mb: float, sample: Sample, progress: Progress
+    galaxies: Galaxies, partitions: NewSet, size: int, sample: Sample, progress: Progress
 ) -> tuple[int, int, int]:
     """How many partitions and galaxies there are, and how many partitions were written."""
     number, done, written = 0, 0, 0
-    size = rows_per_partition(partition_mb, galaxies.layout)
     pending: dict[Future[bool], int] = {}
     with ThreadPoolExecutor(_IN_FLIGHT) as pool:
         for number, rows in enumerate(_partitions(galaxies, size, sample), 1):
-            pending[pool.submit(_store, target, f"{number}.pt", rows)] = len(rows)
+            pending[pool.submit(_store, partitions, f"{number}.pt", rows)] = len(rows)
             while len(pending) >= _IN_FLIGHT:
                 finished, _ = wait(pending, return_when=FIRST_COMPLETED)
                 written += sum(future.result() for future in finished)
@@ -158,15 +104,14 @@ def rows_per_partition(partition_mb: float, layout: ModelLayout) -> int:
     return rows
 
 
-def _store(target: Target, name: str, dataset: TensorDataset) -> bool:
-    """Writes a partition unless just it is there; says whether it wrote."""
+def _store(partitions: NewSet, name: str, dataset: TensorDataset) -> bool:
+    """Adds a partition; says whether it had to be written."""
     body = io.BytesIO()
     torch.save(dataset, body)
-    digest = hashlib.sha256(body.getbuffer()).hexdigest()
-    if target.digest(name) == digest:
-        return False
-    target.write(name, body, digest)
-    return True
+    body.seek(0)
+    digest = sha256(body)
+    body.seek(0)
+    return partitions.add(name, body, digest)
 
 
 def _partitions(galaxies: Galaxies, size: int, sample: Sample) -> Iterator[TensorDataset]:

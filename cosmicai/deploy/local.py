@@ -21,6 +21,7 @@ from cosmicai.emulator.localstack import is_healthy
 from cosmicai.packaging.assembly import assemble
 from cosmicai.packaging.packages import ExtraPackages
 from cosmicai.packaging.places import BuildFolder
+from cosmicai.processes import process_birth
 
 _UP_SECONDS, _DOWN_SECONDS, _ANSWER_SECONDS = 900, 60, 10
 _WATCH_SECONDS = 0.3  # between looks at whether LocalStack still runs
@@ -51,21 +52,6 @@ def running_state(folder: Path) -> dict[str, Any] | None:
         state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         return state if process_birth(state["pid"]) == state["birth"] else None
     except (FileNotFoundError, ValueError, KeyError):
-        return None
-
-
-def process_birth(pid: int) -> float | None:
-    """When a process was created: with its number, this is its identity. None where there is none,
-    or where it has ended and nobody has asked for its exit status yet.
-
-    On Linux in clock ticks since boot, which a correction of the clock does not change; elsewhere a time in s.
-    """
-    try:
-        if sys.platform == "linux":
-            state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            return None if state == "Z" else float(numbers[18])
-        return psutil.Process(pid).create_time()
-    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import secrets
@@ -10,7 +11,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
+LOCK = ".cosmicai.lock"
+"""There while a process writes to a folder that no other may write to meanwhile."""
 _REMEDIES = {
     errno.ENOSPC: "free some space, or write elsewhere",
     errno.EDQUOT: "free some space, or write elsewhere",
@@ -101,18 +105,38 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def filling(path: Path) -> Iterator[None]:
-    """A folder to which whole files are added, each as NAME.partial at first.
+def exclusive(folder: Path) -> Iterator[None]:
+    """Holds a folder that is there for this process. Raises OutputError while another process does.
 
-    After an error the complete ones stay, so that the same call can continue; nothing else stays.
+    A process that was killed no longer holds it.
     """
-    with writing(path), made(path.absolute()):
+    path = folder / LOCK
+    file = _flocked(path)
+    while file is None:  # whoever held it has removed the file that was locked
+        file = _flocked(path)
+    with file:
         try:
             yield
-        except BaseException:
-            for partial in path.glob("*.partial"):
-                partial.unlink(missing_ok=True)
-            raise
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _flocked(path: Path) -> TextIO | None:
+    """The locked file, unless by now it is no longer the one at the path. Raises OutputError."""
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+    except FileNotFoundError:
+        pass
+    except BlockingIOError as error:
+        file.close()
+        raise OutputError(
+            f"another process writes to {path.parent}: wait until it has ended, or write elsewhere"
+        ) from error
+    file.close()
+    return None
 
 
 @contextmanager
@@ -129,28 +153,6 @@ def made(folder: Path) -> Iterator[None]:
             except OSError:
                 break
         raise
-
-
-_OF_A_RUN = (
-    "run.json", "manifest.json", "metrics.json", "combined_data.json", "summary.json", "report.html",
-    "Results.json", "inference.png", "predictions", "failures",
-)  # fmt: skip
-
-
-def publish_run(scratch: Path, folder: Path) -> None:
-    """Moves the files of a run to their folder, where they replace those of an earlier run; others stay.
-
-    So the results of two runs are never mixed. Raises OutputError.
-    """
-    if (folder / "run.json").is_file():
-        earlier = [folder / name for name in _OF_A_RUN]
-        earlier += [path for path in folder.glob("*.json") if re.fullmatch(r"[0-9]+", path.stem)]
-        for path in earlier:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-    merge(scratch, folder)
 
 
 def copy(source: Path, target: Path) -> None:

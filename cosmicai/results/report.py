@@ -8,6 +8,7 @@ from typing import Any
 
 from cosmicai.results import historic
 from cosmicai.results.outputs import write_text
+from cosmicai.results.runfolder import check_complete
 from summarize.contract.fields import RecordError
 from summarize.contract.rank_info import RankInfo
 from summarize.contract.run_records import Summary
@@ -44,7 +45,8 @@ def historic_of(folder: Path) -> list[RankInfo] | None:
 
 
 def read(folder: Path) -> tuple[Summary, list[RankInfo]]:
-    """summary.json and combined_data.json. Raises ResultsError."""
+    """summary.json and combined_data.json. Raises ResultsError and OutputError."""
+    check_complete(folder)
     summary, infos = (_json(folder / f"{name}.json") for name in ("summary", "combined_data"))
     if not isinstance(summary, dict) or not isinstance(infos, list):
         raise ResultsError(f"{folder}: its summary.json and combined_data.json are not those of a run")

@@ -1,32 +1,17 @@
-"""Uploads partitions, finds and follows runs, and downloads their results; the same on AWS and embedded."""
+"""Finds and follows runs; the same on AWS and embedded."""
 
 from __future__ import annotations
 
-import errno
 import json
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from cosmicai.results.outputs import new_folder, publish_run
-from inference.contract.paths import PathError, below, is_marker
 
 if TYPE_CHECKING:
     from cosmicai.deploy.target import Target
 
 _POLL_SECONDS = 1.0
-_TRANSFERS = 8  # objects in flight
-_FILE_AND_FOLDER = "it would be a file and a folder at once; rename one of them"
-_UNFIT = {
-    errno.EEXIST: _FILE_AND_FOLDER,
-    errno.ENOTDIR: _FILE_AND_FOLDER,
-    errno.EISDIR: _FILE_AND_FOLDER,
-    errno.ENAMETOOLONG: "its name is too long for this file system; rename it",
-}
-"""Errors of the file system that come from an object's key, and their remedies."""
 
 Json = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -70,21 +55,6 @@ def execution_arn(target: Target, name: str | None) -> str:
     return str(latest[0]["executionArn"])
 
 
-def upload_partitions(s3: Any, folder: Path, bucket: str, prefix: str, progress: Progress) -> int:
-    """Uploads the folder's .pt files to s3://bucket/prefix/; returns their bytes."""
-    files = sorted(folder.glob("*.pt"))
-    total, sent = sum(file.stat().st_size for file in files), 0
-    with ThreadPoolExecutor(_TRANSFERS) as pool:
-        uploads = [
-            (file, pool.submit(s3.upload_file, str(file), bucket, f"{prefix}/{file.name}")) for file in files
-        ]
-        for file, upload in uploads:
-            upload.result()
-            sent += file.stat().st_size
-            progress(sent, total)
-    return total
-
-
 def follow(
     stepfunctions: Any,
     s3: Any,
@@ -116,60 +86,3 @@ def _ranks(s3: Any, payload: Json) -> tuple[int, int] | None:
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{folder}/", Delimiter="/")
     names = (item["Key"].rpartition("/")[2] for page in pages for item in page.get("Contents", []))
     return sum(name.removesuffix(".json").isdigit() for name in names), world_size
-
-
-@dataclass(frozen=True)
-class Downloaded:
-    """The files that were downloaded, and the reasons why objects were not, by their keys."""
-
-    files: list[Path]
-    left_out: dict[str, str]
-
-
-def download(
-    s3: Any,
-    bucket: str,
-    folder: str,
-    target: Path,
-    progress: Progress = lambda done, total: None,
-    finish: Callable[[Path], None] = lambda folder: None,
-) -> Downloaded:
-    """Downloads everything under s3://bucket/folder/ to `target`; progress in files.
-
-    The files appear together at the end, in place of those of an earlier run; finish: adds more before that.
-    Objects that stand for folders are skipped. Those whose keys lead outside `target` are left out. Raises
-    OutputError, and then nothing has changed.
-    """
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{folder}/")
-    keys = [item["Key"] for page in pages for item in page.get("Contents", []) if not is_marker(item["Key"])]
-
-    def fetch(key: str) -> Path | str:
-        try:
-            name = key.removeprefix(f"{folder}/")
-            below(target, name)  # whose bytes count, not those of the scratch folder
-            path = below(scratch, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            s3.download_file(bucket, key, str(path))
-        except PathError as error:
-            return str(error)
-        except OSError as error:
-            if error.errno not in _UNFIT:
-                raise
-            return _UNFIT[error.errno]
-        return path
-
-    files, left_out = list[Path](), dict[str, str]()
-    if not keys:
-        return Downloaded([], {})
-    with new_folder(target) as scratch:
-        with ThreadPoolExecutor(_TRANSFERS) as pool:
-            for done, (key, outcome) in enumerate(zip(keys, pool.map(fetch, keys), strict=True), 1):
-                if isinstance(outcome, Path):
-                    files.append(target / outcome.relative_to(scratch))
-                else:
-                    left_out[key] = outcome
-                progress(done, len(keys))
-        if files:
-            finish(scratch)
-            publish_run(scratch, target)
-    return Downloaded(files, left_out)

@@ -21,15 +21,17 @@ from typing import Any
 
 import boto3
 
+from cosmicai.data.listing import partitions_in
 from cosmicai.processes import pool
-from cosmicai.results.outputs import new_folder, publish_run, write_text
+from cosmicai.results.outputs import write_text
+from cosmicai.results.runfolder import run_folder
 from inference.contract.event import RankEvent
 from inference.data.partition import PartitionError
 from inference.data.storage import Folder, ObjectError, Storage
 from inference.data.torchfile import LocalFile, Source
 from inference.rank import Rank
 from inference.sandbox import Host, Sandbox
-from initialize.plan import PartitionFile, list_partitions, natural
+from initialize.plan import PartitionFile, list_partitions
 from summarize.contract.rank_info import RankInfo
 from summarize.contract.run_records import Run, Summary
 from summarize.report import report
@@ -97,30 +99,35 @@ def infer(
     precision: str = "auto",
     progress: Progress = lambda done, total: None,
     max_bad_fraction: float = 0.05,
+    overwrite: bool = False,
+    tell: Callable[[str], None] = lambda note: None,
 ) -> Summary:
     """Predicts redshifts for all partitions of `sources` (files, folders, s3://bucket/prefix).
 
-    Returns the summary. The results appear in `out` together at the end, in place of those of an earlier call.
-    A partition that cannot be computed is a failed rank of the summary, as is one of which more than
-    `max_bad_fraction` of the galaxies lack something. Raises InputError, InferenceError,
-    EngineError, ConfigError or OutputError, and then nothing has changed.
+    Returns the summary; tells which files it does not take. The results appear in `out` together at the end;
+    overwrite: in place of those of an earlier call. A partition that cannot be computed is a failed rank of the
+    summary, as is one of which more than `max_bad_fraction` of the galaxies lack something. Raises InputError,
+    InferenceError, EngineError, ConfigError, or OutputError where other results are there, and then nothing has
+    changed.
     """
-    files = [file for source in sources for file in _partitions(source)]
+    listings = {source: _partitions(source) for source in dict.fromkeys(sources)}
+    files = [file for source in sources for file in listings[source][0]]
     _check_each_once(files)
-    run = _run(files, out, batch_size)
+    notes = [note for _, note in listings.values() if note]
+    for note in notes:
+        tell(note)
+    run = _run(files, out, batch_size, notes)
     plain = [_event(run, rank, file, out, model) for rank, file in enumerate(files)]
     asked: Json = {"engine": engine, "precision": precision, "max_bad_fraction": max_bad_fraction}
     events = [replace(event, **asked) for event in plain]
-    with new_folder(out) as scratch:
+    with run_folder(out, run.run_id, overwrite) as scratch:
         failures = _computed(events, min(processes, len(events)), device, (str(out), str(scratch)), progress)
         if len(failures) == len(events):
             told = failures[0]["cause"]
             raise InferenceError(
                 told if len(events) == 1 else f"no partition could be computed; the first: {told}"
             )
-        content = _finish(scratch, run, failures)
-        publish_run(scratch, out)
-    return content
+        return _finish(scratch, run, failures)
 
 
 def _computed(
@@ -157,18 +164,26 @@ def _failure(rank: Future[None]) -> Json | None:
     return None
 
 
-def _partitions(source: str) -> list[tuple[str, PartitionFile]]:
-    """(bucket, file) of every partition of one source, in natural order."""
+_Listed = tuple[list[tuple[str, PartitionFile]], str | None]
+"""(bucket, file) of every partition of one source, in natural order; a sentence on what is not taken of it."""
+
+
+def _partitions(source: str) -> _Listed:
+    """What a run would take of a source. Raises PlanError, PartitionError and InputError."""
     if source.startswith("s3://"):
         bucket, _, prefix = source.removeprefix("s3://").partition("/")
-        return [(bucket, file) for file in list_partitions(boto3.client("s3"), bucket, prefix.strip("/")).files]
+        listing = list_partitions(boto3.client("s3"), bucket, prefix.strip("/"))
+        return [(bucket, file) for file in listing.files], listing.note(source)
     path = Path(source)
-    paths = sorted(path.glob("*.pt"), key=lambda p: natural(p.name)) if path.is_dir() else [path]
-    if not paths or not paths[0].is_file():
+    if path.is_dir():
+        listing = partitions_in(path)
+        files = [PartitionFile(str(path / file.key), file.size) for file in listing.files]
+        return [(LOCAL, file) for file in files], listing.note(source)
+    if not path.is_file():
         raise InputError(
-            f"{source}: there is no partition file; give .pt files, folders of them or s3://bucket/prefix"
+            f"{source}: there is no such file; give .pt files, folders of them or s3://bucket/prefix"
         )
-    return [(LOCAL, PartitionFile(str(p), p.stat().st_size)) for p in paths]
+    return [(LOCAL, PartitionFile(source, path.stat().st_size))], None
 
 
 def _check_each_once(files: list[tuple[str, PartitionFile]]) -> None:
@@ -182,7 +197,7 @@ def _check_each_once(files: list[tuple[str, PartitionFile]]) -> None:
         raise InputError(f"{twice[0]} is given {places[twice[0]]} times; give each partition once")
 
 
-def _run(files: list[tuple[str, PartitionFile]], out: Path, batch_size: int) -> Run:
+def _run(files: list[tuple[str, PartitionFile]], out: Path, batch_size: int, notes: list[str]) -> Run:
     return Run(
         run_id=f"local-{uuid.uuid4().hex[:12]}",
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -191,6 +206,7 @@ def _run(files: list[tuple[str, PartitionFile]], out: Path, batch_size: int) -> 
         data_map={str(rank): file.key for rank, (_, file) in enumerate(files)},
         files=len(files),
         bytes=sum(file.size for _, file in files),
+        notes=notes,
     )
 
 

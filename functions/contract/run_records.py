@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from .dispatch import Children
-from .fields import Field, Json, Record
+from .fields import Field, Json, Record, RecordError, read_fields
 from .pricing import Cost
 
 
@@ -33,6 +33,9 @@ class Run(Record):
     ] = None
     notes: Annotated[list[str] | None, Field("sentences about files that were not taken and idle ranks")] = None
     execution: Annotated[str | None, Field("the execution that runs it or has resumed it last")] = None
+    executions: Annotated[list[str] | None, Field("all executions that have run it, the first one first")] = (
+        None
+    )
     collectives: Annotated[Json | None, Field("the channel, and why another than the payload's")] = None
     children: Annotated[
         Json | None, Field("how Step Functions starts the ranks, express or standard, and why")
@@ -42,6 +45,16 @@ class Run(Record):
     def child_type(self) -> Children:
         """How Step Functions starts the ranks; runs of earlier versions do not say it, and it was Standard."""
         return "express" if (self.children or {}).get("type") == "express" else "standard"
+
+    @classmethod
+    def from_json(cls, content: Any) -> Self:
+        """Raises RecordError. A wrong optional field counts as missing: a script may have replaced it."""
+        values, faults = read_fields(cls, content)
+        optional = {one.name for one in cls.described() if not one.required}
+        told = [fault for name, fault in faults.items() if name not in optional]
+        if told:
+            raise RecordError("; ".join(told))
+        return cls(**values)
 
     @property
     def channel(self) -> str | None:

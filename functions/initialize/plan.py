@@ -15,6 +15,10 @@ from .contract.s3 import repeated
 from .payload import READY, cut
 
 _MOST_NAMES = 5  # of files, for each reason why they are not taken
+STAGE = ".partial"
+"""Folder in which a new set of partitions waits until it is complete, below the one that it is for."""
+MOVING = f"{STAGE}/moving"
+"""There while a set is being put in its place: what lies there is a part of one, for as long."""
 _OURS = (READY.strip("/"), "photometry.json", "stamps.png")  # beside the partitions, by our own commands
 
 
@@ -32,10 +36,14 @@ class PartitionFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies in a folder of partitions: what a run takes, in natural order, and the rest by the reason."""
+    """What lies in a folder of partitions: what a run takes, in natural order, and the rest by the reason.
+
+    is_part: whether the set is incomplete, because the command that writes it still runs or was cut off.
+    """
 
     files: list[PartitionFile]
     not_taken: dict[str, list[str]]
+    is_part: bool = False
 
     def note(self, place: str) -> str | None:
         """A sentence that counts and names what a run does not take of `place`; None if that is nothing."""
@@ -58,16 +66,26 @@ def partitions_among(found: Iterable[PartitionFile], start: int) -> Listing:
     """
     files: list[PartitionFile] = []
     not_taken: dict[str, list[str]] = {}
+    is_part = False
     for file in sorted(found, key=lambda file: natural(file.key)):
         name = file.key[start:]
         if name in _OURS or not name or name.endswith("/"):  # folders, as S3's console makes them
             continue
+        is_part |= name == MOVING
         reason = _why_not(name, file.size)
         if reason is None:
             files.append(file)
         else:
             not_taken.setdefault(reason, []).append(name)
-    return Listing(files, not_taken)
+    return Listing(files, not_taken, is_part)
+
+
+def part_of_a_set(place: str) -> str:
+    """The sentence that refuses a folder of which a listing says that it is_part."""
+    return (
+        f"{place} holds a part of a set of partitions: the command that writes it still runs, or was cut off; "
+        "wait until it has ended, or give the same command again, which finishes it"
+    )
 
 
 def _why_not(name: str, size: int) -> str | None:
@@ -86,7 +104,8 @@ def _named(names: list[str]) -> str:
 def list_partitions(s3: Any, bucket: str, prefix: str) -> Listing:
     """What lies under the prefix, however much it is.
 
-    Raises PlanError for a bucket that does not exist or may not be read, and for a prefix without partitions.
+    Raises PlanError for a bucket that does not exist or may not be read, and for a prefix without partitions or
+    with a part of a set.
     """
 
     def listed() -> list[PartitionFile]:
@@ -102,6 +121,8 @@ def list_partitions(s3: Any, bucket: str, prefix: str) -> Listing:
             "deployment may read"
         ) from error
     listing = partitions_among(found, len(prefix) + 1)
+    if listing.is_part:
+        raise PlanError(f"data_prefix: {part_of_a_set(f's3://{bucket}/{prefix}/')}")
     if not listing.files:
         note = listing.note("it")
         raise PlanError(

@@ -53,7 +53,14 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     at_once = min(resolved.get("max_concurrency", run.world_size), deployed.concurrency())
     collectives = _collectives(resolved["collectives"], run.world_size, resume, at_once, deployed)
     channel = collectives["channel"]
-    run = replace(run, execution=run_id, collectives=collectives, children=_children(run, deployed))
+    executions = list(dict.fromkeys([*(run.executions or [run.run_id]), run_id]))
+    run = replace(
+        run,
+        execution=run_id,
+        executions=executions,
+        collectives=collectives,
+        children=_children(run, deployed),
+    )
     _claim(s3, resolved, run, version)
     key = f".cosmicai/{run.run_id}/key"
     s3.put_object(Bucket=bucket, Key=key, Body=secrets.token_bytes(_KEY_BYTES))

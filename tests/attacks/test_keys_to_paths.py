@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import string
 from collections.abc import Callable
@@ -14,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosmicai.runs import client as runs
+from cosmicai.results.runfolder import RECORD
+from cosmicai.runs.download import download
 from inference import script
 from inference.contract.event import RankEvent
 from inference.contract.paths import PathError, below, is_marker, plain
@@ -88,7 +90,11 @@ class _S3:
         return self
 
     def paginate(self, Bucket: str, Prefix: str) -> list[Any]:
-        return [{"Contents": [{"Key": key} for key in self.keys if key.startswith(Prefix)]}]
+        keys = [key for key in self.keys if key.startswith(Prefix)]
+        return [{"Contents": [{"Key": key, "LastModified": datetime.now(UTC)} for key in keys]}]
+
+    def get_object(self, Bucket: str, Key: str) -> dict[str, Any]:
+        return {"Body": io.BytesIO(b'{"run_id": "r", "world_size": 1}')}
 
     def download_file(self, bucket: str, key: str, path: str) -> None:
         Path(path).write_bytes(key.encode(errors="replace"))
@@ -103,9 +109,10 @@ def test_results_are_written_below_their_folder_alone(tmp_path: Path) -> None:
     keys = ["run.json", "predictions/", "predictions/0.npz", "", "a", "a/b"]
     s3 = _S3([f"results/1/{key}" for key in [*keys, "../../outside", f"/{outside}", "x\\..\\y", "x\0y"]])
     target = tmp_path / "work" / "results"
-    found = runs.download(s3, "bucket", "results/1", target)
+    found = download(s3, "bucket", "results/1", "r", target)
     assert _tree(tmp_path) >= {"work/results/run.json", "work/results/predictions/0.npz"}
-    assert _tree(tmp_path) == {f"work/results/{path.relative_to(target)}" for path in found.files}
+    written = {f"work/results/{path.relative_to(target)}" for path in found.files}
+    assert _tree(tmp_path) == {*written, f"work/results/{RECORD}"}
     refused = {key.removeprefix("results/1/") for key in found.left_out}
     assert refused - {"a", "a/b"} == {"../../outside", f"/{outside}", "x\\..\\y", "x\0y"}
     assert len(refused & {"a", "a/b"}) == 1  # both cannot be: whichever comes second is named

@@ -19,6 +19,7 @@ import pytest
 from cosmicai.deploy import local
 from cosmicai.emulator.environment import direct, session, without_account
 from cosmicai.packaging.places import BuildFolder
+from cosmicai.processes import process_birth
 
 COSMICAI = str(Path(sys.executable).with_name("cosmicai"))
 
@@ -175,7 +176,7 @@ def test_one_that_lives_and_does_not_answer_is_told_and_not_replaced(
 ) -> None:
     monkeypatch.setattr(local, "_ANSWER_SECONDS", 0.3)
     with subprocess.Popen(["sleep", "600"]) as hung:
-        state = {"pid": hung.pid, "birth": local.process_birth(hung.pid), "endpoint": "http://127.0.0.1:1"}
+        state = {"pid": hung.pid, "birth": process_birth(hung.pid), "endpoint": "http://127.0.0.1:1"}
         folder.mkdir()
         (folder / "state.json").write_text(json.dumps(state))
         for ask in (local.status, lambda folder: local.up({}, folder)):
@@ -189,7 +190,7 @@ def test_one_that_lives_and_does_not_answer_is_told_and_not_replaced(
 def test_a_zombie_is_no_process(folder: Path) -> None:
     ended = subprocess.Popen(["true"])
     _until(lambda: psutil.Process(ended.pid).status() == psutil.STATUS_ZOMBIE)
-    assert local.process_birth(ended.pid) is None
+    assert process_birth(ended.pid) is None
     ended.wait()
 
 

@@ -155,7 +155,7 @@ def cloud(aws: Emulator) -> Cloud:
 
 
 @pytest.fixture(scope="session")
-def torch_cloud(aws: Emulator) -> Cloud:
+def torch_cloud(aws: Emulator, torch_build: BuildFolder) -> Cloud:
     """A second team in the same account, whose image carries torch and whose payloads may name scripts."""
     return deployed(aws, "torch", emulated_variables("torch", aws, "torch", inference={"allow_scripts": True}))
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from cosmicai.deploy.local import process_birth
+from cosmicai.processes import process_birth
 from inference.contract.accuracy import NMAD_ERROR
 from inference.engine.cpu import instructions
 from summarize.figures import seconds_text, usd_text

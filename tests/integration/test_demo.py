@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
 
 from cosmicai.data import dc2
 from cosmicai.model import baselines
 from cosmicai.packaging.places import BuildFolder
 from tests.conftest import CACHE
 
+pytestmark = pytest.mark.slow
 _COSMICAI = str(Path(sys.executable).with_name("cosmicai"))
 
 

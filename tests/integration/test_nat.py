@@ -30,6 +30,7 @@ print(json.dumps({"total": total.sum(), "relayed": sorted(channel.statistics.rel
 group.close()
 """
 
+pytestmark = pytest.mark.network
 needs_namespaces = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("iptables") or not shutil.which("ip"),
     reason="network namespaces need root on Linux, and the packages iproute2 and iptables",

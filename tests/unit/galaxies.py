@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cosmicai.data.prepare import Folder, Prepared, prepare
+from cosmicai.data.places import Folder
+from cosmicai.data.prepare import Prepared, prepare
 from cosmicai.data.reading import Reading
 from inference.data.partition import tensors_of
 

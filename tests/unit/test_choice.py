@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from cosmicai.data import bands, missing, units, values
 from cosmicai.data.missing import Missing, MissingError
-from cosmicai.data.prepare import Folder, prepare
+from cosmicai.data.places import Folder
+from cosmicai.data.prepare import prepare
 from cosmicai.data.reading import Columns, Reading
 from cosmicai.data.sources import SourceError
 

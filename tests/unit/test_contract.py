@@ -83,6 +83,11 @@ def test_what_is_no_record_is_refused(content: object) -> None:
         Run.from_json(content)
 
 
+@pytest.mark.parametrize("foreign", [7, {"a": 1}, "text", [None]])
+def test_notes_that_a_script_has_replaced_are_left_out(foreign: object) -> None:
+    assert Run.from_json({**RUN.to_json(), "notes": foreign, "collectives": "s3", "files": "many"}) == RUN
+
+
 def test_a_measure_is_null_where_the_reason_is_given() -> None:
     info = RankInfo(rank=0, run_id="r")
     assert info.to_json() == {"num_samples": None, "accuracy_state": None, "rank": 0, "run_id": "r"}

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from cosmicai.cli.following import _shown_in_lines, screen
-from cosmicai.runs.watch import Snapshot, _notes
+from cosmicai.runs.watch import Snapshot
 
 NOTES = ["2 files are not taken of s3://b/25MB/ (hidden: ._1.pt; empty: \x1b[2J.pt)"]
 
@@ -42,10 +42,3 @@ def test_the_screen_begins_with_the_notes() -> None:
         console.print(screen(_snapshot("RUNNING", 3, notes=NOTES)))
     assert shown.get().startswith("note: 2 files are not taken of s3://b/25MB/ (hidden: ._1.pt;")
     assert "\x1b[2J" not in shown.get()
-
-
-@pytest.mark.parametrize("foreign", [None, 7, {"a": 1}, "text"])
-def test_notes_that_a_script_has_replaced_are_left_out(foreign: object) -> None:
-    assert _notes({"notes": foreign}) == []
-    assert _notes({}) == []
-    assert _notes({"notes": [None] * 1000}) == ["None"] * 5

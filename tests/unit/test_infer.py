@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,10 +42,37 @@ def test_a_folder_of_partitions(tmp_path: Path) -> None:
         with np.load(tmp_path / "predictions" / f"{rank}.npz") as arrays, torch.inference_mode():
             assert arrays["z_pred"] == pytest.approx(model(images, magnitudes).numpy(), abs=1e-5)
             assert np.array_equal(arrays["z_true"], redshift.numpy())
-    assert json.loads((tmp_path / "summary.json").read_text())["accuracy"]["count"] == 120
+            total = np.trapezoid(arrays["pdf"].astype(np.float64), arrays["z_grid"], axis=1)
+            assert total == pytest.approx(1, abs=2e-3)
+            assert (arrays["z_q160"] < arrays["z_median"]).all()
+            assert (arrays["z_median"] < arrays["z_q840"]).all()
+            assert ((arrays["pit"] >= 0) & (arrays["pit"] <= 1)).all()
+    accuracy = json.loads((tmp_path / "summary.json").read_text())["accuracy"]
+    assert accuracy["count"] == accuracy["probabilities"]["count"] == 120
+    assert accuracy["probabilities"]["coverage 68 %"] == pytest.approx(0.68, abs=0.13)  # 3 standard errors
+    assert accuracy["RAIL's measures"]["sigma_MAD"] == pytest.approx(0.03, abs=0.015)
+    assert "Calibration of p(z)" in (tmp_path / "report.html").read_text()
     results = json.loads((tmp_path / "Results.json").read_text())
     assert results["number of batches"] == 2 + 2 + 1
     assert (tmp_path / "inference.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_calibration_of_another_network_is_refused(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(BUNDLED_MODEL, model)
+    content = json.loads((model / "calibration.json").read_text())
+    (model / "calibration.json").write_text(json.dumps({**content, "network": "0" * 64}))
+    folder = dc2.partitions("validation", 120, 1, CACHE, seed=3)
+    done = _infer(folder, "--out", tmp_path / "out", "--model", model)
+    assert done.returncode == 1
+    assert "calibration.json was made for another network" in done.stderr
+    assert "run `cosmicai model calibrate`" in " ".join(done.stderr.split())
+    (model / "calibration.json").unlink()
+    done = _infer(folder, "--out", tmp_path / "out", "--model", model)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "out" / "predictions" / "0.npz") as arrays:
+        assert "pdf" not in arrays
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["accuracy"]["probabilities"] is None
 
 
 def test_without_redshifts_there_is_no_picture_and_no_accuracy(
@@ -211,7 +239,7 @@ def test_a_partition_that_cannot_be_computed_is_a_failed_rank(
     assert "✗ Failed: 1 of 3 ranks left no result" in (out / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_second_call_replaces_the_results_of_the_first_and_nothing_else(
+def test_other_results_are_refused_or_replaced_and_nothing_else(
     tmp_path: Path, saved: Save, make_partition: Callable[..., TensorDataset]
 ) -> None:
     body, out = saved(make_partition(2)), tmp_path / "out"
@@ -219,13 +247,19 @@ def test_a_second_call_replaces_the_results_of_the_first_and_nothing_else(
     one = _partitions(tmp_path / "one", {"1.pt": body})
     assert _infer(many, "--out", out).returncode == 0
     (out / "notes.txt").write_text("mine")
-    assert _infer(one, "--out", out).returncode == 0
-    assert sorted(path.name for path in (out / "predictions").iterdir()) == ["0.npz"]
+    (out / "predictions" / "mine.csv").write_text("mine")
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    refused = _infer(one, "--out", out)
+    assert refused.returncode == 1
+    assert f"{out} holds the results of the run local-" in refused.stderr
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    assert _infer(one, "--out", out, "--overwrite").returncode == 0
+    assert sorted(path.name for path in (out / "predictions").iterdir()) == ["0.npz", "mine.csv"]
     assert sorted(path.name for path in out.glob("[0-9]*.json")) == ["0.json"]
     assert (out / "notes.txt").read_text() == "mine"
     before = {path: path.read_bytes() for path in out.rglob("*.*")}
     (one / "1.pt").write_bytes(b"junk")
-    assert _infer(one, "--out", out).returncode == 1
+    assert _infer(one, "--out", out, "--overwrite").returncode == 1
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
 
 
@@ -236,3 +270,20 @@ def test_a_partition_that_is_given_twice_is_refused(
     done = _infer(folder, folder / "1.pt", "--out", tmp_path / "out")
     assert done.returncode == 1
     assert done.stderr == f"error: {folder / '1.pt'} is given 2 times; give each partition once\n"
+
+
+def test_nested_partitions_are_taken_and_what_is_not_is_named(
+    tmp_path: Path, saved: Save, make_partition: Callable[..., TensorDataset]
+) -> None:
+    good, folder = saved(make_partition(2)), tmp_path / "in"
+    names = ["1.pt", "deep/er/2.pt", "deep/3.PT", "4.pth", "5.pt.gz", "._1.pt", ".trash/6.pt", "empty.pt"]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"" if name == "empty.pt" else good)
+    done = _infer(folder, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "4 redshifts" in done.stdout
+    (note,) = json.loads((tmp_path / "out" / "run.json").read_text())["notes"]
+    assert f"note: {note}" in done.stdout
+    told = ("6 files are not taken", "4.pth, 5.pt.gz, deep/3.PT", "empty: empty.pt", "hidden: ._1.pt, .trash")
+    assert [text for text in told if text not in note] == []

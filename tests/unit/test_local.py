@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cosmicai.deploy import local
+from cosmicai.processes import process_birth
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     state = {
         **local.DEFAULTS,
         "pid": os.getpid(),
-        "birth": local.process_birth(os.getpid()),
+        "birth": process_birth(os.getpid()),
         "endpoint": "http://127.0.0.1:1",
         "image_variant": "torch",
         "extra_packages": ["einops==0.8.1"],

@@ -166,7 +166,8 @@ def test_a_lock_holds_hashes_of_the_projects_versions(lock: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", ["lean", "torch"])
-def test_an_image_holds_what_its_locks_name(build: BuildFolder, variant: str) -> None:
+def test_an_image_holds_what_its_locks_name(request: pytest.FixtureRequest, variant: str) -> None:
+    build: BuildFolder = request.getfixturevalue("build" if variant == "lean" else "torch_build")
     installed = distributions(path=[str(build.image(variant))])
     names = {f"{one.name.lower().replace('_', '-')}=={one.version.partition('+')[0]}" for one in installed}
     assert names == _locked(places.LOCKS[variant])

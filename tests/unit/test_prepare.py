@@ -19,9 +19,11 @@ from astropy.io import fits
 from torch.utils.data import TensorDataset
 
 from cosmicai.data import photometry
-from cosmicai.data.prepare import Folder, prepare
+from cosmicai.data.places import Folder
+from cosmicai.data.prepare import prepare
 from cosmicai.data.reading import Columns, Reading
 from cosmicai.data.sources import SourceError
+from cosmicai.results.outputs import OutputError
 from inference.data.partition import read
 
 from .galaxies import BANDS, COUNT, Arrays, assert_same, prepared
@@ -100,14 +102,13 @@ def test_every_format_round_trips(name: str, galaxies: Arrays, tmp_path: Path) -
     assert_same(prepared(tmp_path / "out"), galaxies)
 
 
-def test_a_second_call_writes_only_what_is_missing_or_differs(galaxies: Arrays, tmp_path: Path) -> None:
+def test_a_second_call_writes_only_what_is_missing(galaxies: Arrays, tmp_path: Path) -> None:
     _hdf5(tmp_path / "a.h5", galaxies)
     out = tmp_path / "out"
     prepare(tmp_path / "a.h5", Folder(out), 1)
     assert prepare(tmp_path / "a.h5", Folder(out), 1).written == 0
     (out / "1.pt").unlink()
-    (out / "3.pt").write_bytes(b"something else")
-    assert prepare(tmp_path / "a.h5", Folder(out), 1).written == 2
+    assert prepare(tmp_path / "a.h5", Folder(out), 1).written == 1
     assert_same(prepared(out), galaxies)
 
 
@@ -239,22 +240,18 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
         prepare(tmp_path / "a.doc", Folder(tmp_path / "out"), 1)
 
 
-class _Full:
-    """A target whose disk is full."""
+class _Full(Folder):
+    """A folder whose disk is full."""
 
-    def digest(self, name: str) -> str | None:
-        return None
-
-    def write(self, name: str, data: object, digest: str) -> None:
+    def stage(self, name: str, body: object, digest: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", name)
-
-    def describe(self, photometry: object) -> None: ...
 
 
 def test_a_failure_of_writing_is_no_fault_of_the_source(galaxies: Arrays, tmp_path: Path) -> None:
     _hdf5(tmp_path / "a.h5", galaxies)
-    with pytest.raises(OSError, match="No space left"):
-        prepare(tmp_path / "a.h5", _Full(), 1)
+    with pytest.raises(OutputError, match=r"out cannot be written: No space left"):
+        prepare(tmp_path / "a.h5", _Full(tmp_path / "out"), 1)
+    assert not (tmp_path / "out").exists()
 
 
 _MEASURED = """
@@ -278,13 +275,14 @@ def test_memory_stays_bounded_and_a_killed_call_is_finished_by_the_next(tmp_path
     command = [sys.executable, "-c", _MEASURED, "data", "prepare", str(source), "--out", str(out)]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (out / "10.pt").exists():
+    while not (out / ".partial" / "10.pt").exists():
         assert time.monotonic() < deadline
         assert first.poll() is None
         time.sleep(0.01)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    there = len(list(out.glob("*.pt")))
+    assert not list(out.glob("*.pt"))
+    there = len(list(out.glob(".partial/*.pt")))
     assert there < 47
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,8 @@ import pytest
 
 from cosmicai.data import photometry
 from cosmicai.data.missing import Missing
-from cosmicai.data.prepare import Folder, prepare
+from cosmicai.data.places import Folder
+from cosmicai.data.prepare import prepare
 from cosmicai.data.reading import Columns, Reading
 from cosmicai.data.sources import SourceError
 from cosmicai.packaging.places import ROOT

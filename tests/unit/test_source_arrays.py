@@ -15,7 +15,8 @@ from pyarrow import parquet
 from torch.utils.data import TensorDataset
 
 from cosmicai.data import layout
-from cosmicai.data.prepare import Folder, prepare
+from cosmicai.data.places import Folder
+from cosmicai.data.prepare import prepare
 from cosmicai.data.reading import Columns, Reading
 from cosmicai.data.sources import SourceError, opened_source
 from cosmicai.packaging.places import ROOT

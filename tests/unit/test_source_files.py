@@ -15,7 +15,8 @@ from astropy.wcs import WCS
 from pyarrow import parquet
 
 from cosmicai.data import photometry
-from cosmicai.data.prepare import Folder, prepare
+from cosmicai.data.places import Folder
+from cosmicai.data.prepare import prepare
 from cosmicai.data.reading import Columns, Reading
 from cosmicai.data.sources import SourceError
 

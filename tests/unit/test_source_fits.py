@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from cosmicai.data.prepare import Folder, prepare
+from cosmicai.data.places import Folder
+from cosmicai.data.prepare import prepare
 from cosmicai.data.reading import Columns, Reading
 from cosmicai.data.sources import SourceError
 

@@ -44,6 +44,7 @@ def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
+@pytest.mark.slow
 def test_every_module_and_every_validation(initialised: Path) -> None:
     done = _terraform(initialised, "test")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -72,6 +72,7 @@ VALID = {
     "payload": "payload.json", "rank": "0", "sources": "in", "out": "new/out", "source": "source.npz",
     "prefix": "25MB", "partitions": "in", "checkpoint": "checkpoint.pt", "data upload folder": "in",
     "report folder": "results", "model optimise folder": "model", "model show folder": "model",
+    "model calibrate folder": "model", "calibration": "in",
 }  # fmt: skip
 """Values that required parameters take in the fixture's folder."""
 
@@ -329,7 +330,7 @@ FULL = {
 }
 """A command line for each place that is written to; OUT is on the full disk."""
 ELSEWHERE = {
-    "demo": "runs.download, as results",
+    "demo": "download(), as results",
     "results": "tests/integration/test_cli.py",
     "sweep": "tests/integration/test_cli.py",
     "local up": "writes to no place that is named",

@@ -119,11 +119,15 @@ def _file(path: Path, stack: ExitStack) -> Table:
     return replace(table, path=path)
 
 
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
 def _folder(
     path: Path, reading: Reading, layout: ModelLayout, catalogue: Table | None, stack: ExitStack
 ) -> Table:
     files = sorted(
-        (p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")),
+        (p for p in path.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(path))),
         key=lambda p: natural(str(p)),
     )
     by_kind = {

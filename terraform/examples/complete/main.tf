@@ -48,6 +48,8 @@ module "cosmicai" {
     idle_minutes   = 30
     wait_seconds   = 60
     limits         = { relays = 512, relays_per_address = 128 }
+    enabled        = true
+    subnet_id      = "subnet-0123456789abcdef0" # a public one of the team's
   }
 
   redis_host = "redis.example.org:6379"

@@ -1,0 +1,63 @@
+"""The columns of a catalogue: what each holds, its unit, and its UCD.
+
+UCDs are those of the IVOA's controlled vocabulary (UCD1+, https://www.ivoa.net/documents/UCD1+).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from inference.contract.flags import FLAGS
+from inference.contract.flags import name as flag_name
+from inference.probability.predictive import CONFIDENCE_RANGE, LEVELS, quantile_name
+
+
+@dataclass(frozen=True)
+class Column:
+    """unit: '' for a number without one; ucd: '' where no word of the vocabulary says it."""
+
+    description: str
+    unit: str = ""
+    ucd: str = ""
+
+
+_PHOTOMETRIC = "src.redshift.phot"
+_FLAGS = "; ".join(f"{int(flag)} {flag_name(flag)}: {text}" for flag, text in FLAGS.items())
+
+COLUMNS = {
+    "id": Column("identifier of the galaxy in its source", ucd="meta.id;meta.main"),
+    "ra": Column("right ascension", "deg", "pos.eq.ra;meta.main"),
+    "dec": Column("declination", "deg", "pos.eq.dec;meta.main"),
+    "file": Column("partition that holds the galaxy", ucd="meta.ref;meta.file"),
+    "row": Column("row of the galaxy in its partition, from 0", ucd="meta.record"),
+    "z_pred": Column("predicted redshift", ucd=_PHOTOMETRIC),
+    "z_true": Column("true redshift that the partition holds", ucd="src.redshift"),
+    "flags": Column(f"sum of what is wrong with the galaxy; 0 for nothing. {_FLAGS}", ucd="meta.code.qual"),
+    "z_mode": Column("redshift of the greatest density p(z)", ucd=_PHOTOMETRIC),
+    "z_mean": Column("mean of p(z)", ucd=f"{_PHOTOMETRIC};stat.mean"),
+    "z_median": Column("median of p(z)", ucd=f"{_PHOTOMETRIC};stat.median"),
+    "z_std": Column("standard deviation of p(z)", ucd=f"stat.stdev;{_PHOTOMETRIC}"),
+    **{
+        quantile_name(level): Column(f"quantile {100 * level:g} % of p(z)", ucd=f"{_PHOTOMETRIC};stat.interval")
+        for level in LEVELS
+    },
+    "z_conf": Column(
+        f"probability that the redshift is within {CONFIDENCE_RANGE:g} (1 + z_median) of z_median",
+        ucd=f"stat.probability;{_PHOTOMETRIC}",
+    ),
+    "pit": Column("probability that p(z) puts below z_true", ucd="stat.probability;src.redshift"),
+    "pdf": Column("density p(z) at each redshift of z_grid", ucd=f"stat.probability;{_PHOTOMETRIC}"),
+}
+"""By name, in the order in which a catalogue has them; other columns follow as they are."""
+
+GRID = Column("redshifts at which pdf is given", ucd=_PHOTOMETRIC)
+
+
+def described(name: str) -> Column:
+    return COLUMNS.get(name, Column(""))
+
+
+def ordered(names: set[str]) -> list[str]:
+    """Known names first."""
+    known = [name for name in COLUMNS if name in names]
+    return known + sorted(names - set(known))

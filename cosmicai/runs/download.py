@@ -1,0 +1,147 @@
+"""Downloads the results of one run: the objects that are its own, and no others under its path."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cosmicai.results.runfolder import run_folder
+from cosmicai.runs.client import RunError
+from inference.contract.paths import PathError, below, is_marker
+
+_TRANSFERS = 8  # objects in flight
+_CLOCKS = timedelta(seconds=5)  # by which those of S3 and Step Functions may differ
+_FILE_AND_FOLDER = "it would be a file and a folder at once; rename one of them"
+_UNFIT = {
+    errno.EEXIST: _FILE_AND_FOLDER,
+    errno.ENOTDIR: _FILE_AND_FOLDER,
+    errno.EISDIR: _FILE_AND_FOLDER,
+    errno.ENAMETOOLONG: "its name is too long for this file system; rename it",
+}
+"""Errors of the file system that come from an object's key, and their remedies."""
+OF_ANOTHER_RUN = "of another run"
+_OF_A_RANK = re.compile(r"(?:failures/)?(0|[1-9][0-9]{0,8})\.json|predictions/(0|[1-9][0-9]{0,8})\.npz")
+_WITH_A_RUN_ID = ("run.json", "metrics.json", "summary.json", "combined_data.json", "manifest.json")
+_NO_ID = object()
+
+Json = dict[str, Any]
+Progress = Callable[[int, int], None]
+"""Called with (done, total) objects."""
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """The files that were downloaded, and the reasons why objects were not, by their keys."""
+
+    files: list[Path]
+    left_out: dict[str, str]
+
+
+def download(
+    s3: Any,
+    bucket: str,
+    folder: str,
+    name: str,
+    target: Path,
+    progress: Progress = lambda done, total: None,
+    finish: Callable[[Path], None] = lambda folder: None,
+    overwrite: bool = False,
+) -> Downloaded:
+    """Downloads what the run has left under s3://bucket/folder/ to `target`; name: of its execution.
+
+    The files appear together at the end, in place of those of an earlier call, or of another run where
+    overwrite says so; finish: adds more before that. Objects that stand for folders are skipped. Those of other
+    runs, and those whose keys lead outside `target`, are left out. Raises RunError where another run has taken
+    the path or nothing is there, and OutputError, and then nothing has changed.
+    """
+    place = f"s3://{bucket}/{folder}/"
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{folder}/")
+    found = [item for page in pages for item in page.get("Contents", []) if not is_marker(item["Key"])]
+    times = {item["Key"].removeprefix(f"{folder}/"): item["LastModified"] for item in found}
+    if "run.json" not in times:
+        raise RunError(f"{place} holds no run.json: the run {name} has left nothing there")
+    run = _plan(s3, bucket, f"{folder}/run.json", place, name)
+
+    def fetch(name: str) -> str | None:
+        """Why an object is left out; None where it is in the scratch folder."""
+        try:
+            below(target, name)  # whose bytes count, not those of the scratch folder
+            path = below(scratch, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            s3.download_file(bucket, f"{folder}/{name}", str(path))
+        except PathError as error:
+            return str(error)
+        except OSError as error:
+            if error.errno not in _UNFIT:
+                raise
+            return _UNFIT[error.errno]
+        if not _is_of(run, name, path, times[name]):
+            path.unlink()
+            return OF_ANOTHER_RUN
+        return None
+
+    files, left_out = list[Path](), dict[str, str]()
+    with run_folder(target, str(run["run_id"]), overwrite) as scratch:
+        with ThreadPoolExecutor(_TRANSFERS) as pool:
+            for done, (name, reason) in enumerate(zip(times, pool.map(fetch, times), strict=True), 1):
+                if reason is None:
+                    files.append(target / name)
+                else:
+                    left_out[f"{folder}/{name}"] = reason
+                progress(done, len(times))
+        finish(scratch)
+    return Downloaded(files, left_out)
+
+
+def _plan(s3: Any, bucket: str, key: str, place: str, name: str) -> Json:
+    """run.json. Raises RunError unless it is that of the run."""
+    try:
+        run = json.load(s3.get_object(Bucket=bucket, Key=key)["Body"])
+        run["world_size"] = int(run["world_size"])
+        taken_by, started_as = run["run_id"], {run["run_id"], run.get("execution"), *run.get("executions", [])}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RunError(f"{place}run.json is not what a run writes: something has replaced it") from error
+    if name not in started_as:
+        raise RunError(
+            f"another run, {taken_by}, has taken the path of {name}, {place}: its results are no longer there; "
+            f"`cosmicai results {taken_by}` downloads those of {taken_by}"
+        )
+    return dict(run)
+
+
+def _is_of(run: Json, name: str, path: Path, modified: datetime) -> bool:
+    """Whether an object is the run's: by the run id in it, else because it is not older than the run."""
+    rank = _OF_A_RANK.fullmatch(name)
+    if rank is not None and int(rank[1] or rank[2]) >= run["world_size"]:
+        return False
+    if rank is not None or name in _WITH_A_RUN_ID:
+        found = _run_id(path)
+        if found is not _NO_ID:
+            return bool(found == run["run_id"])
+    try:
+        return modified >= datetime.fromisoformat(run["started"]) - _CLOCKS
+    except (KeyError, TypeError, ValueError):
+        return True
+
+
+def _run_id(path: Path) -> object:
+    """The run id in a result of a rank or of the whole run; _NO_ID where there is none."""
+    try:
+        if path.suffix == ".npz":
+            with np.load(path) as arrays:
+                return str(arrays["run_id"])
+        content = json.loads(path.read_bytes())
+        first = content[0] if isinstance(content, list) else content
+        return first["run_id"] if "run_id" in first else first["RUN_ID"]
+    except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, RecursionError, zipfile.BadZipFile):
+        return _NO_ID
