@@ -41,6 +41,9 @@ PREDICTIONS = {
     "z_true": "redshift, where the partition has it",
     "files": "keys of the partitions, in their order",
     "rows": "galaxies of each",
+    "id": "identifier, where the partition has it; data.md says which",
+    "ra": "degrees, where the partition has it",
+    "dec": "degrees, where the partition has it",
     "run_id": "of the run",
 }
 

@@ -35,6 +35,10 @@ Profile = Annotated[
     str | None,
     typer.Option(parser=values.Text("the name of a profile"), help="AWS profile; default: the environment's."),
 ]
+AsCsv = Annotated[
+    bool,
+    typer.Option("--csv", help="Write redshifts.csv as well: a row per galaxy with its id and flags."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 RunName = Annotated[
     str | None, typer.Argument(parser=values.RUN, help="Name or ARN of the run; default: the latest.")

@@ -22,6 +22,7 @@ from cosmicai.cli.data_options import (
     IdName,
     Images,
     Ivar,
+    Keep,
     Limits,
     MagnitudeNames,
     Mask,
@@ -106,6 +107,7 @@ def data_prepare(
     magnitudes: MagnitudeNames = None,
     redshift: RedshiftName = None,
     identifiers: IdName = None,
+    keep: Keep = None,
     catalogue: Catalogue = None,
     mask: Mask = None,
     ivar: Ivar = None,
@@ -135,7 +137,7 @@ def data_prepare(
     from cosmicai.data import layout, prepare
 
     reading = _reading(
-        (images, magnitudes, mask, ivar),
+        (images, magnitudes, mask, ivar, keep),
         (redshift, identifiers),
         _names(bands),
         fit,
@@ -178,7 +180,7 @@ def _filled(out: str) -> AbstractContextManager[None]:
 
 
 def _reading(
-    lists: tuple[str | None, str | None, str | None, str | None],
+    lists: tuple[str | None, str | None, str | None, str | None, str | None],
     single: tuple[str | None, str | None],
     bands: tuple[str, ...] | None,
     fit: Fit,
@@ -196,9 +198,9 @@ def _reading(
     from cosmicai.data.missing import parse_markers
     from cosmicai.data.reading import Columns, Reading
 
-    images, magnitudes, mask, ivar = map(_names, lists)
+    images, magnitudes, mask, ivar, keep = map(_names, lists)
     return Reading(
-        columns=Columns(images, magnitudes, single[0], mask, ivar, single[1]),
+        columns=Columns(images, magnitudes, single[0], mask, ivar, single[1], keep),
         bands=bands,
         fit=fit,
         pad=pad,
@@ -319,6 +321,7 @@ def data_inspect(
     magnitudes: MagnitudeNames = None,
     redshift: RedshiftName = None,
     identifiers: IdName = None,
+    keep: Keep = None,
     catalogue: Catalogue = None,
     mask: Mask = None,
     ivar: Ivar = None,
@@ -342,7 +345,7 @@ def data_inspect(
     from cosmicai.data.sources import SourceError
 
     reading = _reading(
-        (images, magnitudes, mask, ivar),
+        (images, magnitudes, mask, ivar, keep),
         (redshift, identifiers),
         _names(bands),
         fit,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.progress import Progress
 
-from cosmicai.cli.common import RUN_FAILED, console, tell_error
+from cosmicai.cli.common import RUN_FAILED, AsCsv, console, tell_error
 from cosmicai.cli.paths import MODEL, OutFolder, Source
 from cosmicai.cli.values import Number, whole
 from summarize.contract.flags import BAD, FLAGS, name
@@ -49,6 +49,7 @@ def infer(
     model_folder: Annotated[
         Path | None, typer.Option("--model", parser=MODEL, help="Model folder; default: the bundled model.")
     ] = None,
+    as_csv: AsCsv = False,
 ) -> None:
     """Predicts redshifts on this machine with the code of a rank.
 
@@ -77,6 +78,10 @@ def infer(
             report,
             max_bad_fraction,
         )
+    if as_csv:
+        from cosmicai.results import table
+
+        table.write(out, range(summary.world_size))
     _tell(summary, out)
     failed = summary.failed_ranks
     if failed:

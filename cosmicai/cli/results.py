@@ -10,6 +10,7 @@ import typer
 from rich.progress import Progress
 
 from cosmicai.cli.common import (
+    AsCsv,
     AsJson,
     Local,
     Profile,
@@ -42,11 +43,13 @@ def results(
     local: Local = False,
     profile: Profile = None,
     as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Downloads the results of a run, and adds the historic Results.json and inference.png.
 
     Example: cosmicai results demo-20261122-101500 --out results/demo
     """
+    from cosmicai.results import table
     from cosmicai.results.report import historic_of
     from cosmicai.runs import client as runs
     from inference.contract.paths import below
@@ -60,6 +63,8 @@ def results(
     def add_historic(scratch: Path) -> None:
         nonlocal infos
         infos = historic_of(scratch)
+        if as_csv and infos is not None:
+            table.write(scratch, [info.rank for info in infos])
 
     with Progress(console=console, disable=as_json) as progress:
         task = progress.add_task("downloading", total=None)

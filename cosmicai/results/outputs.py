@@ -133,7 +133,7 @@ def made(folder: Path) -> Iterator[None]:
 
 _OF_A_RUN = (
     "run.json", "manifest.json", "metrics.json", "combined_data.json", "summary.json", "report.html",
-    "Results.json", "inference.png", "predictions", "failures",
+    "Results.json", "inference.png", "redshifts.csv", "predictions", "failures",
 )  # fmt: skip
 
 
