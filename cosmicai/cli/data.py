@@ -22,6 +22,7 @@ from cosmicai.cli.data_options import (
     IdName,
     Images,
     Ivar,
+    Keep,
     Limits,
     MagnitudeNames,
     Mask,
@@ -62,6 +63,7 @@ def data_prepare(
     magnitudes: MagnitudeNames = None,
     redshift: RedshiftName = None,
     identifiers: IdName = None,
+    keep: Keep = None,
     catalogue: Catalogue = None,
     mask: Mask = None,
     ivar: Ivar = None,
@@ -94,7 +96,7 @@ def data_prepare(
 
     _check_apart(source, out)
     reading = _reading(
-        (images, magnitudes, mask, ivar),
+        (images, magnitudes, mask, ivar, keep),
         (redshift, identifiers),
         _names(bands),
         fit,
@@ -142,7 +144,7 @@ def _check_apart(source: Path, out: str) -> None:
 
 
 def _reading(
-    lists: tuple[str | None, str | None, str | None, str | None],
+    lists: tuple[str | None, str | None, str | None, str | None, str | None],
     single: tuple[str | None, str | None],
     bands: tuple[str, ...] | None,
     fit: Fit,
@@ -160,9 +162,9 @@ def _reading(
     from cosmicai.data.missing import parse_markers
     from cosmicai.data.reading import Columns, Reading
 
-    images, magnitudes, mask, ivar = map(_names, lists)
+    images, magnitudes, mask, ivar, keep = map(_names, lists)
     return Reading(
-        columns=Columns(images, magnitudes, single[0], mask, ivar, single[1]),
+        columns=Columns(images, magnitudes, single[0], mask, ivar, single[1], keep),
         bands=bands,
         fit=fit,
         pad=pad,
@@ -258,6 +260,7 @@ def data_inspect(
     magnitudes: MagnitudeNames = None,
     redshift: RedshiftName = None,
     identifiers: IdName = None,
+    keep: Keep = None,
     catalogue: Catalogue = None,
     mask: Mask = None,
     ivar: Ivar = None,
@@ -281,7 +284,7 @@ def data_inspect(
     from cosmicai.data.sources import SourceError
 
     reading = _reading(
-        (images, magnitudes, mask, ivar),
+        (images, magnitudes, mask, ivar, keep),
         (redshift, identifiers),
         _names(bands),
         fit,

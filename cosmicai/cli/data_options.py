@@ -48,7 +48,14 @@ MagnitudeNames = Annotated[
 RedshiftName = Annotated[
     str | None, typer.Option("--redshift", parser=_NAME, help="Name of the redshifts; none: leave them out.")
 ]
-IdName = Annotated[str | None, typer.Option("--id", parser=_NAME, help="Name of the identifiers.")]
+IdName = Annotated[
+    str | None,
+    typer.Option("--id", parser=_NAME, help="Name of the identifiers; none: row numbers are identifiers."),
+]
+Keep = Annotated[
+    str | None,
+    typer.Option(parser=_NAMES, help="Columns for the results, beside id, ra and dec; with commas, * for any."),
+]
 Mask = Annotated[str | None, typer.Option(parser=_NAMES, help="Planes of bad pixels: those that are not 0.")]
 Ivar = Annotated[str | None, typer.Option(parser=_NAMES, help="Inverse variances: pixels of 0 are bad.")]
 Catalogue = Annotated[

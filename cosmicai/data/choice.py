@@ -13,8 +13,9 @@ from fnmatch import fnmatchcase
 
 from cosmicai.data import bands as bandnames
 from cosmicai.data.layout import ModelLayout
+from cosmicai.data.objects import ObjectsError, column_name
 from cosmicai.data.reading import Columns, Reading
-from cosmicai.data.sources.base import Column, SourceError, Table, either, names
+from cosmicai.data.sources.base import DEC, RA, Column, SourceError, Table, either, names
 from cosmicai.data.units import zero_point_of
 
 IMAGES = (
@@ -60,7 +61,8 @@ _FLUX = re.compile(r"flux", re.IGNORECASE)
 class Choice:
     """images: one column with all channels, or one for each. magnitudes: one (N, M), or one for each band.
 
-    fluxes: the magnitude columns hold fluxes. notes: what was taken without being asked for.
+    fluxes: the magnitude columns hold fluxes. kept: by their names in partitions. notes: what was taken
+    without being asked for.
     """
 
     images: tuple[Column, ...]
@@ -72,6 +74,7 @@ class Choice:
     ids: Column | None = None
     ra: Column | None = None
     dec: Column | None = None
+    kept: tuple[tuple[str, Column], ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -82,8 +85,8 @@ def choose(table: Table, reading: Reading, layout: ModelLayout) -> Choice:
     images = _images(table, given, layout, reading.bands, notes)
     magnitudes, fluxes = _magnitudes(table, reading, layout, images, notes)
     redshift = _redshift(table, given.redshift, images, magnitudes, notes)
-    ids = table.find(given.ids, "--id") if given.ids else _one_of(table, IDS)
-    ra, dec = (_one_of(table, (name,)) for name in ("ra", "dec"))
+    ids = _identifier(table, given.ids, images)
+    ra, dec = (_one_of(table, usual) for usual in (RA, DEC))
     return Choice(
         images,
         magnitudes,
@@ -94,6 +97,7 @@ def choose(table: Table, reading: Reading, layout: ModelLayout) -> Choice:
         ids,
         ra,
         dec,
+        _kept(table, given.keep, (ids, ra, dec)),
         tuple(notes),
     )
 
@@ -323,14 +327,42 @@ def _bare_z(table: Table, magnitudes: tuple[Column, ...], notes: list[str]) -> C
     return _single(table, bare[0])
 
 
-def _single(table: Table, column: Column) -> Column:
+def _single(table: Table, column: Column, option: str = "--redshift") -> Column:
     """The column if it has one value a galaxy. Raises SourceError."""
     if column.shape in ((), (1,)):
         return column
     raise SourceError(
         f"{table.path}: {column.described} has {' × '.join(map(str, column.shape))} values a galaxy, perhaps "
-        f"with its error: give --redshift '{column.name}[0]' for the first"
+        f"with its error: give {option} '{column.name}[0]' for the first"
     )
+
+
+def _identifier(table: Table, given: str | None, images: tuple[Column, ...]) -> Column | None:
+    """The column of identifiers; None where rows are counted instead. Raises SourceError for several."""
+    if given is not None:
+        return None if given.lower() == "none" else _single(table, table.find(given, "--id"), "--id")
+    usual = [column for column in table.columns if column.name.lower() in IDS and column.shape in ((), (1,))]
+    usual = _beside(table, images, usual)
+    if len(usual) > 1:
+        raise SourceError(
+            f"{table.path}: identifiers could be {either(usual)}: give --id NAME, or --id none for row numbers"
+        )
+    return usual[0] if usual else None
+
+
+def _kept(
+    table: Table, given: tuple[str, ...] | None, others: tuple[Column | None, ...]
+) -> tuple[tuple[str, Column], ...]:
+    """(name in partitions, column) of what is to be kept besides. Raises SourceError."""
+    found: dict[str, Column] = {}
+    for column in _several(table, given, "--keep", images=False):
+        if column in others or column in found.values():
+            continue
+        try:
+            found[column_name(column.name, tuple(found))] = _single(table, column, "--keep")
+        except ObjectsError as error:
+            raise SourceError(f"{table.path}: --keep: {error}: keep one of them") from error
+    return tuple(found.items())
 
 
 def _one_of(table: Table, usual: Sequence[str]) -> Column | None:

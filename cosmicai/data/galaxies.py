@@ -15,10 +15,12 @@ from cosmicai.data.channels import Channels
 from cosmicai.data.choice import Choice, choose
 from cosmicai.data.layout import ModelLayout
 from cosmicai.data.missing import Counts, known_redshifts
+from cosmicai.data.objects import ObjectsError, kept
 from cosmicai.data.photometry import Photometry
 from cosmicai.data.reading import Reading
 from cosmicai.data.sources.base import Array, Column, SourceError, Table
 from cosmicai.data.units import unit_of
+from inference.data.objects import Objects
 
 Floats = NDArray[np.float32]
 
@@ -27,32 +29,25 @@ Floats = NDArray[np.float32]
 class Block:
     """Consecutive galaxies: images (n, C, S, S), magnitudes (n, M), redshift (n,), NaN for what is not known.
 
-    rows: their numbers in the source. ids, ra, dec: as the source has them.
+    rows: their numbers in the source. objects: `id`, ra and dec where they are known, and kept columns.
     """
 
     images: Floats
     magnitudes: Floats
     redshift: Floats | None
     rows: NDArray[np.int64]
-    ids: Array | None = None
-    ra: Array | None = None
-    dec: Array | None = None
+    objects: Objects
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, part: slice | Array) -> Block:
-        def of(array: Array | None) -> Array | None:
-            return None if array is None else array[part]
-
         return Block(
             self.images[part],
             self.magnitudes[part],
-            of(self.redshift),
+            None if self.redshift is None else self.redshift[part],
             self.rows[part],
-            of(self.ids),
-            of(self.ra),
-            of(self.dec),
+            {name: column[part] for name, column in self.objects.items()},
         )
 
 
@@ -114,7 +109,7 @@ class Galaxies:
         choice = self.choice
         first = choice.images[0]
         others = [*choice.images, *choice.magnitudes, choice.redshift, *choice.mask, *choice.ivar]
-        others += [choice.ids, choice.ra, choice.dec]
+        others += [choice.ids, choice.ra, choice.dec, *(column for _, column in choice.kept)]
         for column in others:
             if column is not None and column.rows != first.rows:
                 raise SourceError(
@@ -146,8 +141,7 @@ class Galaxies:
             self.magnitudes.read(start, stop),
             self._redshift(start, stop),
             np.arange(start, stop, dtype=np.int64),
-            self._identifiers(start, stop),
-            *(self._plain(column, start, stop) for column in (self.choice.ra, self.choice.dec)),
+            self._objects(start, stop),
         )
         return self._usable(block, good)
 
@@ -184,12 +178,28 @@ class Galaxies:
         except values.ValueFault as error:
             raise SourceError(f"{self.table.path}: {column.label}, rows from {start} on: {error}") from error
 
-    def _identifiers(self, start: int, stop: int) -> Array | None:
+    def _objects(self, start: int, stop: int) -> Objects:
+        """What goes into partitions beside the tensors; without identifiers the row numbers are those."""
+        found = {"id": self._identifiers(start, stop)}
+        for name, column in (("ra", self.choice.ra), ("dec", self.choice.dec)):
+            degrees = self._plain(column, start, stop)
+            if degrees is not None:
+                found[name] = degrees.reshape(-1)
+        for name, column in self.choice.kept:
+            try:
+                found[name] = kept(column.read(start, stop))
+            except ObjectsError as error:
+                raise SourceError(
+                    f"{self.table.path}: {column.label}, rows from {start} on: {error}: leave it out of --keep"
+                ) from error
+        return found
+
+    def _identifiers(self, start: int, stop: int) -> Array:
         column = self.choice.ids
         if column is None:
-            return None
+            return np.arange(start, stop, dtype=np.int64)
         try:
-            return values.identifiers(column.read(start, stop))
+            return values.identifiers(column.read(start, stop)).reshape(-1)
         except values.ValueFault as error:
             raise SourceError(
                 f"{self.table.path}: identifiers {column.label}, rows from {start} on: {error}: give another "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cosmicai.data.choice import IDS
 from cosmicai.data.missing import (
     BRIGHTEST,
     FAINTEST,
@@ -15,9 +16,11 @@ from cosmicai.data.missing import (
 from cosmicai.data.sources import KINDS
 from cosmicai.data.units import ZERO_POINTS
 from cosmicai.packaging.places import ROOT
+from inference.data.objects import RECORD
 
 PAGE = ROOT / "docs" / "data.md"
 
+_IDS = ", ".join(f"`{one}`" for one in IDS)
 _REDSHIFTS = ", ".join(f"{one:g}" for one in REDSHIFT_MARKERS)
 _INTRODUCTION = """\
 # Your data
@@ -66,8 +69,29 @@ NaN: such a galaxy gets a flag, and its redshift from what is left, or NaN
 The redshift is the column called `redshift`, `z_spec` or another of the usual names; two of them are refused.
 A column that is called `z` alone is taken last, and only where no column is called u, g, r, i or y. A column
 of values with errors, (N, 2), is named by `--redshift 'Z[0]'`. Redshifts that are not finite, at most -1 or
-one of {_REDSHIFTS} are unknown: NaN. Identifiers (`--id`, or `objectId`, `object_id`, `TARGETID`, …) stay
-whole numbers or text.
+one of {_REDSHIFTS} are unknown: NaN.
+
+Identifiers are the column called {_IDS}
+(in any case), or the one that `--id` names; where several could be meant, they are listed and refused. Without
+one, or with `--id none`, the row number in the source is the identifier. ra and dec (degrees) are found by
+their usual names, and `--keep` names more columns, such as `--keep 'EBV,FLAGS_*'`. All of them go into the
+partitions, and from there into every prediction and catalogue (`cosmicai catalogue`, `results --format`). Values
+stay exact: whole numbers of 64 bits, text as it is. A kept column of whole numbers with missing ones becomes
+text; a name that predictions have for something else gets `source_` in front.
+
+In a partition they are the entry `{RECORD}` of the .pt file, which is a zip: a structured numpy
+array with a row for each galaxy. `torch.load` does not look at it and gives the TensorDataset as before. numpy
+reads it:
+
+```python
+import io, zipfile
+import numpy as np
+
+with zipfile.ZipFile('partitions/1.pt') as file:
+    folder = file.namelist()[0].split('/')[0]
+    objects = np.load(io.BytesIO(file.read(f'{{folder}}/{RECORD}')))
+print(objects['id'], objects.dtype.names)
+```
 
 ## Missing magnitudes
 

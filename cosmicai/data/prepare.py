@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from cosmicai.data import layout as layouts
+from cosmicai.data import objects
 from cosmicai.data.galaxies import Block, Galaxies
 from cosmicai.data.layout import ModelLayout
 from cosmicai.data.places import sha256
@@ -25,6 +26,7 @@ from cosmicai.data.sets import NewSet, Place, new_set
 from cosmicai.data.sources import opened_source
 from cosmicai.data.sources.base import SourceError
 from cosmicai.data.summary import Sample, Summary
+from inference.data.objects import Objects
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) galaxies."""
@@ -81,8 +83,8 @@ def _write(
     number, done, written = 0, 0, 0
     pending: dict[Future[bool], int] = {}
     with ThreadPoolExecutor(_IN_FLIGHT) as pool:
-        for number, rows in enumerate(_partitions(galaxies, size, sample), 1):
-            pending[pool.submit(_store, partitions, f"{number}.pt", rows)] = len(rows)
+        for number, (rows, columns) in enumerate(_partitions(galaxies, size, sample), 1):
+            pending[pool.submit(_store, partitions, f"{number}.pt", rows, columns)] = len(rows)
             while len(pending) >= _IN_FLIGHT:
                 finished, _ = wait(pending, return_when=FIRST_COMPLETED)
                 written += sum(future.result() for future in finished)
@@ -104,18 +106,22 @@ def rows_per_partition(partition_mb: float, layout: ModelLayout) -> int:
     return rows
 
 
-def _store(partitions: NewSet, name: str, dataset: TensorDataset) -> bool:
+def _store(partitions: NewSet, name: str, dataset: TensorDataset, columns: Objects) -> bool:
     """Adds a partition; says whether it had to be written."""
     body = io.BytesIO()
     torch.save(dataset, body)
+    try:
+        objects.append(body, columns)
+    except objects.ObjectsError as error:
+        raise SourceError(f"{name}: {error}") from error
     body.seek(0)
     digest = sha256(body)
     body.seek(0)
     return partitions.add(name, body, digest)
 
 
-def _partitions(galaxies: Galaxies, size: int, sample: Sample) -> Iterator[TensorDataset]:
-    """TensorDatasets of exactly `size` galaxies, the last one of what is left."""
+def _partitions(galaxies: Galaxies, size: int, sample: Sample) -> Iterator[tuple[TensorDataset, Objects]]:
+    """TensorDatasets of exactly `size` galaxies with what stands beside them; the last one of what is left."""
     held: list[Block] = []
     count = 0
     for block in galaxies.blocks(max(1, min(size, _BLOCK_BYTES // galaxies.layout.sample_bytes))):
@@ -132,8 +138,9 @@ def _partitions(galaxies: Galaxies, size: int, sample: Sample) -> Iterator[Tenso
         yield _dataset(held)
 
 
-def _dataset(held: list[Block]) -> TensorDataset:
+def _dataset(held: list[Block]) -> tuple[TensorDataset, Objects]:
     columns = [[block.images for block in held], [block.magnitudes for block in held]]
     if held[0].redshift is not None:
         columns.append([block.redshift for block in held if block.redshift is not None])
-    return TensorDataset(*(torch.from_numpy(np.concatenate(column)) for column in columns))
+    dataset = TensorDataset(*(torch.from_numpy(np.concatenate(column)) for column in columns))
+    return dataset, objects.concatenated([block.objects for block in held])

@@ -19,7 +19,7 @@ class Columns:
 
     images: one name of images of all bands, or one for each band; * stands for anything. magnitudes: one
     column (N, M), or one for each band. redshift: "none" for none. mask: pixels that are not 0 are bad; ivar:
-    pixels that are 0 are.
+    pixels that are 0 are. ids: "none" for row numbers. keep: columns that go into the results.
     """
 
     images: tuple[str, ...] | None = None
@@ -28,6 +28,7 @@ class Columns:
     mask: tuple[str, ...] | None = None
     ivar: tuple[str, ...] | None = None
     ids: str | None = None
+    keep: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

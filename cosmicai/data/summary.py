@@ -92,8 +92,9 @@ class Sample:
             known = block.redshift[np.isfinite(block.redshift)]
             bounds = (float(known.min()), float(known.max())) if known.size else (np.inf, -np.inf)
             self._redshifts.append((known.size, *bounds))
-        if block.ids is not None and self._ids is None:
-            self._ids = str(block.ids[0]), "text" if block.ids.dtype.kind == "U" else str(block.ids.dtype)
+        if self._ids is None:
+            ids = block.objects["id"]
+            self._ids = str(ids[0]), "text" if ids.dtype.kind == "U" else str(ids.dtype)
         self._count += len(block)
 
     def _add_pixels(self, block: Block) -> None:
@@ -152,6 +153,7 @@ class Sample:
             ("magnitudes", ", ".join(column.described for column in choice.magnitudes)),
             ("redshift", self._redshift()),
             ("identifiers", self._identifiers()),
+            ("kept", ", ".join(self._kept())),
         ]
         if galaxies.bad_images:
             done = "set to 0" if galaxies.reading.bad_pixels == "zero" else "left as NaN"
@@ -201,6 +203,11 @@ class Sample:
         if column is None or self._ids is None:
             return "none: row numbers"
         return f"{column.label} ({self._ids[1]}), the first {self._ids[0]}"
+
+    def _kept(self) -> list[str]:
+        choice = self._galaxies.choice
+        positions = [column.label for column in (choice.ra, choice.dec) if column is not None]
+        return [*positions, *(column.label for _, column in choice.kept)] or ["nothing besides"]
 
     def _ranges(self) -> list[BandRange]:
         if self._histogram is None or self._outside is None:

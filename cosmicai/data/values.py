@@ -59,7 +59,10 @@ def identifiers(values: Array) -> Array:
         raise ValueFault(f"has no identifier in row {int(np.argmax(np.ma.getmaskarray(values)))}")
     plain = np.asarray(np.ma.getdata(values))
     if plain.dtype.kind == "S":
-        return np.char.decode(plain, "utf-8", "replace")
+        try:
+            return np.char.decode(plain, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueFault(f"holds bytes that are not UTF-8 ({error.reason})") from error
     if plain.dtype.kind == "f":
         whole = (
             np.isfinite(plain)

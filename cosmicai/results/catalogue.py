@@ -52,7 +52,7 @@ class Catalogue:
                 earlier = types.setdefault(name, kind)
                 if earlier[1] != kind[1]:
                     raise CatalogueError(f"{file}: {name} has another shape than in other ranks")
-                types[name] = np.promote_types(earlier[0], kind[0]), kind[1]
+                types[name] = _joint(earlier[0], kind[0]), kind[1]
             grids += [arrays["z_grid"]] if "z_grid" in arrays else []
             run_ids.add(str(arrays.get("run_id", "")))
         if any(not np.array_equal(grid, grids[0]) for grid in grids):
@@ -107,6 +107,12 @@ def _columns(arrays: dict[str, Array], file: Path) -> dict[str, Array]:
         columns["file"] = np.repeat(files, rows)
         columns["row"] = np.concatenate([*(np.arange(one) for one in rows), np.empty(0, np.int64)])
     return columns
+
+
+def _joint(first: np.dtype[Any], second: np.dtype[Any]) -> np.dtype[Any]:
+    """A type that holds the values of both exactly: text for whole numbers that numpy would make floats."""
+    joint = np.promote_types(first, second)
+    return np.dtype("U20") if joint.kind == "f" and {first.kind, second.kind} <= set("iu") else joint
 
 
 def _missing(count: int, kind: np.dtype[Any], shape: tuple[int, ...]) -> Array:

@@ -16,6 +16,7 @@ from .contract.field_measures import exact_field_measures
 from .contract.flags import BAD
 from .contract.limits import PHASES
 from .contract.rank_info import RankInfo
+from .data.objects import Objects, joined
 from .data.partition import Block, PartitionFile
 from .data.quality import Quality
 from .engine.interface import Floats
@@ -48,6 +49,7 @@ class Results:
     true: list[Floats] = field(default_factory=list)
     magnitudes: list[Floats] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
+    objects: list[Objects | None] = field(default_factory=list)  # of each partition
     data_bytes: int = 0
     image_bytes: int = 0  # of the largest block, which is what memory holds
     has_redshift: bool = False
@@ -60,6 +62,7 @@ class Results:
         if block.file is not self._file:
             self._file = block.file
             self.rows.append(block.file.count)
+            self.objects.append(block.file.objects)
         rows = block.rows
         self.magnitudes.append(rows.magnitudes)
         self.data_bytes += rows.images.nbytes + rows.magnitudes.nbytes
@@ -118,8 +121,8 @@ class Results:
         """predictions/{rank}.npz: z_pred (N,) in the order of the partitions and, where known, z_true (N,).
 
         flags (N,) are bits of contract.flags; a galaxy without a redshift has NaN. files and rows say which
-        partition each galaxy comes from. A calibrated model adds the arrays of Densities, each with a row per
-        galaxy but for z_grid.
+        partition each galaxy comes from. id, ra, dec and kept columns (N,) are those of the partitions, if they
+        have them. A calibrated model adds the arrays of Densities, each with a row per galaxy but for z_grid.
         """
         arrays: dict[str, Any] = {
             "index": np.arange(len(self.z_pred)),
@@ -133,6 +136,7 @@ class Results:
             arrays["z_true"] = self.z_true
         if self.probabilities is not None:
             arrays |= self.probabilities.arrays()
+        arrays |= joined(list(zip(self.objects, self.rows, strict=True)))
         body = io.BytesIO()
         np.savez(body, **arrays)
         return body.getvalue()

@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Read = Callable[[int, int], Array]
 
+RA = ("ra", "raj2000", "ra_deg", "alpha_j2000", "alphawin_j2000", "ra_icrs")
+DEC = ("dec", "dej2000", "dec_deg", "delta_j2000", "deltawin_j2000", "de_icrs")
+"""Usual names of positions in degrees."""
+
 _INDEXED = re.compile(r"^(.*)\[(\d+)\]$")
 _LISTED = 40  # names in a message
 

@@ -18,7 +18,7 @@ from astropy.wcs import WCS
 from cosmicai.data import bands as bandnames
 from cosmicai.data import fitting, values
 from cosmicai.data.sources import fitsfile
-from cosmicai.data.sources.base import Array, Column, SourceError, Table
+from cosmicai.data.sources.base import DEC, RA, Array, Column, SourceError, Table
 from cosmicai.data.sources.kinds import Kind
 from cosmicai.data.sources.skyheader import bands_of, celestial, pixel_scale, zero_point
 from cosmicai.data.sources.stampfiles import stem
@@ -31,8 +31,6 @@ KIND = Kind(
     "two frames of one band; a frame without celestial coordinates; a catalogue without ra and dec",
 )
 _MARGIN = 4  # pixels more than needed, for the edges of resampling
-_RA = ("ra", "raj2000", "ra_deg", "alpha_j2000", "alphawin_j2000", "ra_icrs")
-_DEC = ("dec", "dej2000", "dec_deg", "delta_j2000", "deltawin_j2000", "de_icrs")
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def _frame(file: Path, index: int, hdu: Any, world: WCS, scale: float) -> Frame:
 def are_frames(frames: Sequence[Frame], catalogue: Table) -> bool:
     """Whether each of several frames is of another band, and the catalogue has positions."""
     names = [frame.name for frame in frames]
-    return len(frames) > 0 and len(set(names)) == len(names) and _position(catalogue, _RA) is not None
+    return len(frames) > 0 and len(set(names)) == len(names) and _position(catalogue, RA) is not None
 
 
 def table(
@@ -89,7 +87,7 @@ def table(
 
     Raises SourceError.
     """
-    ra, dec = _position(catalogue, _RA), _position(catalogue, _DEC)
+    ra, dec = _position(catalogue, RA), _position(catalogue, DEC)
     if ra is None or dec is None:
         raise SourceError(
             f"{catalogue.path}: has no columns ra and dec, by which stamps are cut from the frames"

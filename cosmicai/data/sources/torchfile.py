@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cosmicai.data.sources.base import Array, Column, SourceError, Table
+from cosmicai.data.sources.base import Array, Column, SourceError, Table, array_column
 from cosmicai.data.sources.kinds import Kind
+from inference.data import objects
 from inference.data.pickled import Pairs, Record
 from inference.data.tensors import Tensor
 from inference.data.torchfile import Buffer, TorchFileError, describe
@@ -17,7 +18,7 @@ from inference.data.torchfile import Buffer, TorchFileError, describe
 KIND = Kind(
     "torch (`.pt`, `.pth`, also of before torch 1.6)",
     "a TensorDataset, list or tuple of two or three tensors (images, magnitudes, redshift), a dict of tensors "
-    "by their names; nothing in the file is executed",
+    "by their names; what `data prepare` has written beside the tensors; nothing in the file is executed",
     "modules and other pickled objects; TorchScript; more than three unnamed tensors",
 )
 _DATASET = "torch.utils.data.dataset.TensorDataset"
@@ -32,9 +33,10 @@ def read(path: Path, stack: ExitStack) -> Table:
     try:
         named = _named(path, describe(source, frozenset({_DATASET})))
         columns = tuple(_column(name, tensor, source, mapped) for name, tensor in named if tensor.shape)
+        beside = objects.read(source, columns[0].rows if columns else 0) or {}
     except TorchFileError as error:
         raise SourceError(f"{path}: {error}") from error
-    return Table(path, columns)
+    return Table(path, (*columns, *(array_column(name, array) for name, array in beside.items())))
 
 
 def _named(path: Path, content: object) -> list[tuple[str, Tensor]]:

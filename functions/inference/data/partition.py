@@ -12,6 +12,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from . import objects
+from .objects import Objects
 from .pickled import Record
 from .tensors import PLAIN_TENSORS
 from .torchfile import Array, Buffer, Source, Tensor, TorchFileError, describe
@@ -79,6 +81,7 @@ class PartitionFile:
     name: str
     count: int
     redshift: Floats | None
+    objects: Objects | None
     _source: Source
     _magnitudes: Floats
     _images: Tensor
@@ -96,9 +99,10 @@ class PartitionFile:
             magnitudes = _float32(tensors[1].read(source))
             redshift = _float32(tensors[2].read(source).reshape(count)) if len(tensors) == 3 else None
             whole = None if images.is_whole_piece else images.read(source)
+            columns = objects.read(source, count)
         except TorchFileError as error:
             raise PartitionError(f"{name}: {error}") from error
-        return cls(name, count, redshift, source, magnitudes, images, whole)
+        return cls(name, count, redshift, columns, source, magnitudes, images, whole)
 
     def fetch(self, start: int, stop: int) -> bytes | memoryview:
         """The stored bytes of some rows of the images; may be called by another thread."""

@@ -82,6 +82,17 @@ def is_legacy(source: Source) -> bool:
     return start[:1] == b"\x80" and bytes.fromhex("6cfc9c46f9206aa85019") in start
 
 
+def record(source: Source, name: str, most_bytes: int) -> bytes | None:
+    """The bytes of another entry of the zip than torch's own, by its name below the zip's folder.
+
+    None where there is none, as in every file of before torch 1.6. Raises TorchFileError.
+    """
+    if is_legacy(source):
+        return None
+    info = _entries(source).get(name)
+    return None if info is None else _content(source, info, most_bytes)
+
+
 # The zip
 
 
@@ -154,11 +165,11 @@ class _File(io.RawIOBase):
         return len(part)
 
 
-def _content(source: Source, info: zipfile.ZipInfo) -> bytes:
+def _content(source: Source, info: zipfile.ZipInfo, most_bytes: int = _PICKLE_LIMIT) -> bytes:
     """The checked bytes of a small entry."""
     piece = _piece(source, info)
-    if piece.size > _PICKLE_LIMIT:
-        raise TorchFileError(f"its {piece.name} has {piece.size} bytes, more than {_PICKLE_LIMIT}")
+    if piece.size > most_bytes:
+        raise TorchFileError(f"its {piece.name} has {piece.size} bytes, more than {most_bytes}")
     content = bytes(source.read(piece.start, piece.start + piece.size))
     piece.check(zlib.crc32(content))
     return content
