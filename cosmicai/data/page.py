@@ -75,9 +75,9 @@ Identifiers are the column called {_IDS}
 (in any case), or the one that `--id` names; where several could be meant, they are listed and refused. Without
 one, or with `--id none`, the row number in the source is the identifier. ra and dec (degrees) are found by
 their usual names, and `--keep` names more columns, such as `--keep 'EBV,FLAGS_*'`. All of them go into the
-partitions, and from there into every prediction and catalogue (`cosmicai catalogue`, `results --format`). Values
-stay exact: whole numbers of 64 bits, text as it is. A kept column of whole numbers with missing ones becomes
-text; a name that predictions have for something else gets `source_` in front.
+partitions, and from there into every prediction and catalogue (`cosmicai catalogue`, `results --format`).
+Values stay exact: whole numbers of 64 bits, text as it is. A kept column of whole numbers with missing ones
+becomes text; a name that predictions have for something else gets `source_` in front.
 
 In a partition they are the entry `{RECORD}` of the .pt file, which is a zip: a structured numpy
 array with a row for each galaxy. `torch.load` does not look at it and gives the TensorDataset as before. numpy

@@ -11,7 +11,7 @@ from typing import Any
 
 from cosmicai.results.outputs import new_file, write_text
 from summarize.figures import seconds_text, usd_text
-from summarize.report import escaped, page
+from summarize.markup import escaped, page
 
 Json = dict[str, Any]
 

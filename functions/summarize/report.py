@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from .contract.flags import BAD, FLAGS, name
@@ -15,6 +12,7 @@ from .contract.probabilities import INTERVALS
 from .contract.rank_info import RankInfo
 from .contract.run_records import Summary
 from .figures import seconds_text, usd_text
+from .markup import PAGE, chart, escaped, page, table
 from .report_data import (
     LAST_CELL,
     chart_data,
@@ -25,8 +23,6 @@ from .report_data import (
 
 Json = dict[str, Any]
 
-PAGE = Path(__file__).parent / "page"
-_TEXT, _BAD = ' class="text"', ' class="bad"'
 _LISTED = 2000  # ranks in the table, the slowest ones of a larger run
 
 # Published for AstroMAE on Lambda, 12.6 GB: ranks, seconds end to end, USD. The second price is what Lambda bills:
@@ -61,37 +57,6 @@ def report(summary: Summary, infos: list[RankInfo]) -> str:
     return page(title, _body(summary, infos), chart_data(summary, infos), PAGE / "report.html")
 
 
-def page(title: str, body: str, data: object, script: Path, style: str = "") -> str:
-    """A page whose script, which ends the HTML, draws the data; style: more than style.css has."""
-    return filled(
-        _read("begin.html") + script.read_text(encoding="utf-8"),
-        {
-            "@@TITLE@@": escaped(title),
-            "@@STYLE@@": _read("style.css") + style,
-            "@@BODY@@": body,
-            "@@DATA@@": embedded(data),
-            "@@ECHARTS@@": _read("echarts.min.js"),
-            "@@CHARTS@@": _read("charts.js"),
-        },
-    )
-
-
-def _read(name: str) -> str:
-    return (PAGE / name).read_text(encoding="utf-8")
-
-
-def filled(template: str, parts: dict[str, str]) -> str:
-    """A page with its parts in place of their marks, which must come in the order of the page.
-
-    What is put in is never searched for marks.
-    """
-    filled_parts = []
-    for mark, part in parts.items():
-        before, _, template = template.partition(mark)
-        filled_parts += [before, part]
-    return "".join([*filled_parts, template])
-
-
 def _body(summary: Summary, infos: list[RankInfo]) -> str:
     parts = [_head(summary), _tiles(summary, infos), _failed(summary), _left_out(summary), _flags(summary)]
     parts += [*_accuracy_charts(summary), *_probability_charts(summary), *_predicted_chart(summary)]
@@ -109,15 +74,15 @@ def _accuracy_charts(summary: Summary) -> list[str]:
     known = f"{count:,} galaxies whose true redshift is known; metrics from {source}."
     return [
         '<div class="pair">',
-        _chart("density", "Predicted against true redshift", f"{known}{edge}", "tall"),
-        _chart(
+        chart("density", "Predicted against true redshift", f"{known}{edge}", "tall"),
+        chart(
             "errors",
             "Distribution of the error",
             f"(z_pred − z_true) / (1 + z_true); 0 is exact. {outside}",
             "tall",
         ),
         "</div>",
-        _chart(
+        chart(
             "bins",
             "Accuracy by true redshift",
             "NMAD is the scatter, bias the mean error; both should be near 0.",
@@ -139,13 +104,11 @@ def _probability_charts(summary: Summary) -> list[str]:
     )
     return [
         '<div class="pair">',
-        _chart("pit", "Calibration of p(z): PIT", pit),
-        _chart("coverage", "Coverage by magnitude", f"{'; '.join(shares)}."),
+        chart("pit", "Calibration of p(z): PIT", pit),
+        chart("coverage", "Coverage by magnitude", f"{'; '.join(shares)}."),
         "</div>",
-        _chart(
-            "coverage-z", "Coverage by predicted redshift", "The dashed lines are what the intervals state."
-        ),
-        *([_chart("nz", "n(z)", "The mean of p(z) over all galaxies.")] if found["n(z)"] else []),
+        chart("coverage-z", "Coverage by predicted redshift", "The dashed lines are what the intervals state."),
+        *([chart("nz", "n(z)", "The mean of p(z) over all galaxies.")] if found["n(z)"] else []),
     ]
 
 
@@ -161,7 +124,7 @@ def _predicted_chart(summary: Summary) -> list[str]:
     beyond = ", ".join(f"{count:,} {where}" for count, where in ends if count)
     note = f"{histogram.count:,} galaxies. {truth}: this says nothing of accuracy."
     return [
-        _chart("predicted", "Predicted redshifts", note + (f" Not drawn: {beyond}." if beyond else "")),
+        chart("predicted", "Predicted redshifts", note + (f" Not drawn: {beyond}." if beyond else "")),
     ]
 
 
@@ -169,14 +132,14 @@ def _rank_charts(infos: list[RankInfo]) -> list[str]:
     if not infos:
         return []
     note = "A bar is a rank. A rank reads while it computes: download is only the time that it waited for data."
-    timeline = _chart("timeline", "What each rank did, and when", note, "tall")
+    timeline = chart("timeline", "What each rank did, and when", note, "tall")
     if len(infos) == 1:
         return [timeline]  # there is nothing to compare; the table has its speed and memory
     return [
         timeline,
         '<div class="pair">',
-        _chart("speed", "Speed of each rank", "Images per second of inference, without start-up and waiting."),
-        _chart("memory", "Peak memory of each rank", "MB of the whole process."),
+        chart("speed", "Speed of each rank", "Images per second of inference, without start-up and waiting."),
+        chart("memory", "Peak memory of each rank", "MB of the whole process."),
         "</div>",
     ]
 
@@ -248,29 +211,6 @@ def _measure(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _chart(name: str, title: str, note: str, kind: str = "") -> str:
-    return (
-        f'<section><h2>{escaped(title)}</h2><p class="note">{escaped(note)}</p>'
-        f'<div class="chart {kind}" id="{name}"></div></section>'
-    )
-
-
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], bad: bool = False) -> str:
-    """A section with a table whose first column holds numbers; cells are texts, which it escapes."""
-    head = "".join(
-        f'<th scope="col"{_TEXT if number else ""}>{escaped(column)}</th>'
-        for number, column in enumerate(columns)
-    )
-    body = "".join(
-        f"<tr><td>{escaped(first)}</td>{''.join(f'<td{_TEXT}>{escaped(cell)}</td>' for cell in rest)}</tr>"
-        for first, *rest in rows
-    )
-    return (
-        f'<section><h2{_BAD if bad else ""}>{escaped(title)}</h2><div class="scroll"><table><thead><tr>{head}</tr>'
-        f"</thead><tbody>{body}</tbody></table></div></section>"
-    )
-
-
 def _failed(summary: Summary) -> str:
     failed, missing = summary.failed_ranks, summary.missing_ranks
     if not failed and not missing:
@@ -278,7 +218,7 @@ def _failed(summary: Summary) -> str:
     rows = [(rank, record["error"], record["cause"]) for rank, record in failed.items()]
     rows += [(str(rank), "missing", "left neither a result nor an error") for rank in missing]
     ranks = "1 rank" if len(rows) == 1 else f"{len(rows):,} ranks"
-    return _table(f"{ranks} without a result", ("rank", "error", "cause"), rows, bad=True)
+    return table(f"{ranks} without a result", ("rank", "error", "cause"), rows, bad=True)
 
 
 def _flags(summary: Summary) -> str:
@@ -287,7 +227,7 @@ def _flags(summary: Summary) -> str:
     if not any(counts[flag] for flag in FLAGS if flag & BAD):
         return ""
     rows = [(f"{count:,}", name(flag), FLAGS[flag]) for flag, count in counts.items() if count]
-    return _table("Galaxies with flags", ("galaxies", "flag", "meaning"), rows)
+    return table("Galaxies with flags", ("galaxies", "flag", "meaning"), rows)
 
 
 def _left_out(summary: Summary) -> str:
@@ -296,7 +236,7 @@ def _left_out(summary: Summary) -> str:
     if not ranks:
         return ""
     rows = [(rank, "; ".join(faults)) for rank, faults in ranks[:_LISTED]]
-    return _table(f"Fields left out of {len(ranks):,} rank infos", ("rank", "field and reason"), rows)
+    return table(f"Fields left out of {len(ranks):,} rank infos", ("rank", "field and reason"), rows)
 
 
 def _cost(summary: Summary) -> str:
@@ -392,14 +332,3 @@ def _payload(summary: Summary, infos: list[RankInfo]) -> str:
     shown = {"payload": summary.payload, "ranks ran": [json.loads(text) for text in sorted(versions)[:20]]}
     body = escaped(json.dumps(shown, indent=1, ensure_ascii=False))
     return f"<section><h2>Payload and versions</h2><pre tabindex=0>{body}</pre></section>"
-
-
-def escaped(value: object) -> str:
-    """As text of HTML."""
-    return html.escape(str(value))
-
-
-def embedded(content: object) -> str:
-    """JSON that no string in it can end the script element of."""
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

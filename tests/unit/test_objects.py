@@ -21,7 +21,8 @@ from astropy.table import MaskedColumn, Table
 from torch.utils.data import TensorDataset
 
 from cosmicai.data import objects as writing
-from cosmicai.data.prepare import Folder, prepare
+from cosmicai.data.places import Folder
+from cosmicai.data.prepare import prepare
 from cosmicai.data.reading import Columns, Reading
 from cosmicai.data.sources import SourceError
 from cosmicai.packaging.places import ROOT
