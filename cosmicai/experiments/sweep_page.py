@@ -11,11 +11,16 @@ from typing import Any
 
 from cosmicai.results.outputs import new_file, write_text
 from summarize.figures import seconds_text, usd_text
-from summarize.report import PAGE, embedded, escaped, filled
+from summarize.report import escaped, page
 
 Json = dict[str, Any]
 
-_TEMPLATE = Path(__file__).with_name("sweep.html")
+_SCRIPT = Path(__file__).with_name("sweep.html")
+_STYLE = """.won { border-left: .4rem solid var(--good); }
+.won p { margin: .2rem 0; }
+tr.best td { font-weight: 600; }
+tr.best td:first-child::after { content: " ★"; color: var(--good); }
+"""
 _SAME_AMOUNT = 1.02
 _TWO_SIDED = 2.0  # standard errors: a smaller difference of two means may be chance
 
@@ -109,20 +114,10 @@ def write(out: Path, rows: list[Json], cases: list[Json]) -> Path:
         with new_file(out / f"by_{axis}.png") as scratch:
             _picture(scratch, rows, axis)
     charts = [_chart(rows, axis, measure) for axis in axes for measure in _MEASURES]
-    page = out / "sweep.html"
-    text = filled(
-        _TEMPLATE.read_text(encoding="utf-8"),
-        {
-            "@@TITLE@@": escaped(f"CosmicAI sweep of {len(rows)} runs"),
-            "@@STYLE@@": (PAGE / "style.css").read_text(encoding="utf-8"),
-            "@@BODY@@": _body(rows, cases, axes),
-            "@@DATA@@": embedded(charts),
-            "@@ECHARTS@@": (PAGE / "echarts.min.js").read_text(encoding="utf-8"),
-            "@@CHARTS@@": (PAGE / "charts.js").read_text(encoding="utf-8"),
-        },
-    )
-    write_text(page, text)
-    return page
+    file = out / "sweep.html"
+    title = f"CosmicAI sweep of {len(rows)} runs"
+    write_text(file, page(title, _body(rows, cases, axes), charts, _SCRIPT, _STYLE))
+    return file
 
 
 def _body(rows: list[Json], cases: list[Json], axes: list[str]) -> str:

@@ -57,17 +57,27 @@ _EXPLAINED = {
 
 def report(summary: Summary, infos: list[RankInfo]) -> str:
     """The page of a run from its summary.json and its rank infos."""
+    title = f"CosmicAI run {summary.run_id}"
+    return page(title, _body(summary, infos), chart_data(summary, infos), PAGE / "report.html")
+
+
+def page(title: str, body: str, data: object, script: Path, style: str = "") -> str:
+    """A page whose script, which ends the HTML, draws the data; style: more than style.css has."""
     return filled(
-        (PAGE / "report.html").read_text(encoding="utf-8"),
+        _read("begin.html") + script.read_text(encoding="utf-8"),
         {
-            "@@TITLE@@": escaped(f"CosmicAI run {summary.run_id}"),
-            "@@STYLE@@": (PAGE / "style.css").read_text(encoding="utf-8"),
-            "@@BODY@@": _body(summary, infos),
-            "@@DATA@@": embedded(chart_data(summary, infos)),
-            "@@ECHARTS@@": (PAGE / "echarts.min.js").read_text(encoding="utf-8"),
-            "@@CHARTS@@": (PAGE / "charts.js").read_text(encoding="utf-8"),
+            "@@TITLE@@": escaped(title),
+            "@@STYLE@@": _read("style.css") + style,
+            "@@BODY@@": body,
+            "@@DATA@@": embedded(data),
+            "@@ECHARTS@@": _read("echarts.min.js"),
+            "@@CHARTS@@": _read("charts.js"),
         },
     )
+
+
+def _read(name: str) -> str:
+    return (PAGE / name).read_text(encoding="utf-8")
 
 
 def filled(template: str, parts: dict[str, str]) -> str:

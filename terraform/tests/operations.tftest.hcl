@@ -4,6 +4,24 @@ mock_provider "aws" {
   mock_data "aws_iam_policy_document" {
     defaults = { json = "{}" }
   }
+  mock_data "aws_partition" {
+    defaults = { partition = "aws" }
+  }
+  mock_data "aws_region" {
+    defaults = { name = "us-east-1" }
+  }
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "123456789012" }
+  }
+  mock_data "aws_ec2_instance_type_offerings" {
+    defaults = { locations = ["us-east-1d", "us-east-1b"] }
+  }
+  mock_data "aws_ssm_parameter" {
+    defaults = { insecure_value = "ami-0123456789abcdef0" }
+  }
+  mock_resource "aws_sns_topic" {
+    defaults = { arn = "arn:aws:sns:us-east-1:123456789012:alarms" }
+  }
 }
 
 variables {
@@ -87,4 +105,23 @@ run "a_subnet_that_is_none_is_refused" {
     rendezvous = { subnet_id = "vpc-0123456789abcdef0" }
   }
   expect_failures = [var.rendezvous]
+}
+
+run "a_budget_that_nobody_is_told_of_is_refused" {
+  command = plan
+  variables {
+    operations = { monthly_budget_usd = 50 }
+  }
+  expect_failures = [var.operations]
+}
+
+run "a_budget_of_nothing_is_refused" {
+  command = plan
+  variables {
+    operations = {
+      alarm_email        = "operator@example.org"
+      monthly_budget_usd = 0
+    }
+  }
+  expect_failures = [var.operations]
 }

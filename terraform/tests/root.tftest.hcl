@@ -369,25 +369,6 @@ run "an_alias_for_a_key_is_refused" {
   expect_failures = [var.storage]
 }
 
-run "a_budget_that_nobody_is_told_of_is_refused" {
-  command = plan
-  variables {
-    operations = { monthly_budget_usd = 50 }
-  }
-  expect_failures = [var.operations]
-}
-
-run "a_budget_of_nothing_is_refused" {
-  command = plan
-  variables {
-    operations = {
-      alarm_email        = "operator@example.org"
-      monthly_budget_usd = 0
-    }
-  }
-  expect_failures = [var.operations]
-}
-
 run "reserving_nothing_is_refused" {
   command = plan
   variables {

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from cosmicai.data.places import Folder
 from cosmicai.data.prepare import Prepared, prepare
 from cosmicai.data.reading import Reading
+from cosmicai.data.sources import SourceError
 from inference.data.partition import tensors_of
 
 Arrays = dict[str, np.ndarray]
@@ -46,3 +48,9 @@ def assert_same(found: Arrays, expected: Arrays) -> None:
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         assert np.array_equal(found[name], array, equal_nan=True), name
+
+
+def refused(path: Path, match: str, reading: Reading = Reading()) -> None:  # noqa: B008
+    """`prepare` refuses a source, and the message matches."""
+    with pytest.raises(SourceError, match=match):
+        prepare(path, Folder(path.parent / "refused"), 1, reading)

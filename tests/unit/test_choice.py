@@ -11,12 +11,9 @@ from hypothesis import strategies as st
 
 from cosmicai.data import bands, missing, units, values
 from cosmicai.data.missing import Missing, MissingError
-from cosmicai.data.places import Folder
-from cosmicai.data.prepare import prepare
 from cosmicai.data.reading import Columns, Reading
-from cosmicai.data.sources import SourceError
 
-from .galaxies import BANDS, Arrays, galaxies, made
+from .galaxies import BANDS, Arrays, galaxies, made, refused
 
 COUNT = 60
 
@@ -29,11 +26,6 @@ def arrays() -> Arrays:
 def _npz(path: Path, **columns: object) -> Path:
     np.savez(path, **columns)
     return path
-
-
-def _refused(path: Path, match: str, reading: Reading = Reading()) -> None:  # noqa: B008
-    with pytest.raises(SourceError, match=match):
-        prepare(path, Folder(path.parent / "refused"), 1, reading)
 
 
 # Bands
@@ -88,7 +80,7 @@ def test_the_magnitude_z_is_no_redshift(arrays: Arrays, tmp_path: Path) -> None:
     assert "redshift" not in found
     assert np.array_equal(found["magnitudes"], arrays["magnitudes"])
     assert "magnitudes are u, g, r, i, z" in done.summary.notes
-    _refused(source, "z is a magnitude already: give another --redshift", Reading(Columns(redshift="z")))
+    refused(source, "z is a magnitude already: give another --redshift", Reading(Columns(redshift="z")))
 
 
 def test_a_bare_z_among_bands_is_left_alone(arrays: Arrays, tmp_path: Path) -> None:
@@ -110,9 +102,9 @@ def test_a_bare_z_is_taken_last_and_said(arrays: Arrays, tmp_path: Path) -> None
     assert np.array_equal(found["redshift"], arrays["redshift"] + 1)
 
 
-def test_a_redshift_that_is_a_magnitude_by_its_values_is_refused(arrays: Arrays, tmp_path: Path) -> None:
+def test_a_redshift_that_is_a_magnitude_by_its_values_isrefused(arrays: Arrays, tmp_path: Path) -> None:
     columns = {"images": arrays["images"], "mags": arrays["magnitudes"], "z": arrays["magnitudes"][:, 4]}
-    _refused(_npz(tmp_path / "a.npz", **columns), r"z has a median of 2\d\.\d+, which is not a redshift")
+    refused(_npz(tmp_path / "a.npz", **columns), r"z has a median of 2\d\.\d+, which is not a redshift")
 
 
 def test_photometric_redshifts_are_never_taken_for_true_ones(arrays: Arrays, tmp_path: Path) -> None:
@@ -136,7 +128,7 @@ def test_unknown_redshifts(arrays: Arrays, tmp_path: Path) -> None:
 # Magnitudes
 
 
-def test_two_sets_of_magnitudes_are_refused(arrays: Arrays, tmp_path: Path) -> None:
+def test_two_sets_of_magnitudes_arerefused(arrays: Arrays, tmp_path: Path) -> None:
     columns = {
         f"{kind}Mag_{band}": arrays["magnitudes"][:, n]
         for kind in ("psf", "model")
@@ -144,7 +136,7 @@ def test_two_sets_of_magnitudes_are_refused(arrays: Arrays, tmp_path: Path) -> N
     }
     columns |= {f"psfMagErr_{band}": np.ones(COUNT) for band in BANDS}
     source = _npz(tmp_path / "a.npz", images=arrays["images"], **columns)
-    _refused(source, r"magnitudes could be psfMag_u, .* or modelMag_u, .*: give --magnitudes NAMES")
+    refused(source, r"magnitudes could be psfMag_u, .* or modelMag_u, .*: give --magnitudes NAMES")
     reading = Reading(Columns(magnitudes=("modelMag_*",)))
     found, _ = made(source, tmp_path / "out", reading)
     assert np.array_equal(found["magnitudes"], arrays["magnitudes"])
@@ -200,7 +192,7 @@ def test_fluxes_have_markers_of_their_own(arrays: Arrays, tmp_path: Path) -> Non
     fluxes = 10 ** (-0.4 * (arrays["magnitudes"].astype(np.float64) - 22.5))
     fluxes[0, 1], fluxes[1, 1], fluxes[2, 1] = -0.3, 0.0, -9999
     source = _npz(tmp_path / "a.npz", images=arrays["images"], flux=fluxes)
-    _refused(source, r"no column for magnitudes, but fluxes: flux\. Give --flux-unit")
+    refused(source, r"no column for magnitudes, but fluxes: flux\. Give --flux-unit")
     found, done = made(source, tmp_path / "out", Reading(flux_zero_point=22.5))
     assert found["magnitudes"][0, 1] == np.float32(29.04)
     assert np.isnan(found["magnitudes"][1:3, 1]).all()
@@ -221,12 +213,12 @@ def test_what_is_no_magnitude_is_refused_with_the_likely_reason(
 ) -> None:
     wrong = magnitudes(arrays["magnitudes"].astype(np.float64))  # type: ignore[operator]
     source = _npz(tmp_path / "a.npz", images=arrays["images"], mags=wrong)
-    _refused(source, rf"\d+ of \d+ magnitudes in . are beyond any survey \(8 to 36\); .*{reason}")
+    refused(source, rf"\d+ of \d+ magnitudes in . are beyond any survey \(8 to 36\); .*{reason}")
 
 
-def test_magnitudes_taken_for_fluxes_are_refused(arrays: Arrays, tmp_path: Path) -> None:
+def test_magnitudes_taken_for_fluxes_arerefused(arrays: Arrays, tmp_path: Path) -> None:
     source = _npz(tmp_path / "a.npz", images=arrays["images"], mags=arrays["magnitudes"])
-    _refused(source, "look like magnitudes.*--pixel-unit", Reading(flux_zero_point=22.5))
+    refused(source, "look like magnitudes.*--pixel-unit", Reading(flux_zero_point=22.5))
 
 
 def test_one_odd_magnitude_costs_one_galaxy(arrays: Arrays, tmp_path: Path) -> None:
@@ -284,7 +276,7 @@ def test_identifiers_stay_exact(ids: np.ndarray) -> None:
     assert [str(one) for one in found] == [one.decode() if isinstance(one, bytes) else str(one) for one in ids]
 
 
-def test_identifiers_that_a_float_cannot_hold_are_refused() -> None:
+def test_identifiers_that_a_float_cannot_hold_arerefused() -> None:
     assert values.identifiers(np.array([1.0, 2.0])).tolist() == [1, 2]
     with pytest.raises(values.ValueFault, match="floating-point numbers do not hold it exactly"):
         values.identifiers(np.array([2.0**60]))

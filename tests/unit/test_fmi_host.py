@@ -7,6 +7,7 @@ import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 import fmi
 
@@ -33,18 +34,20 @@ def test_no_client_holds_up_another() -> None:
     assert host.stop() == 0
 
 
+def _paired(host: Host, number: int) -> bytes:
+    """What the host tells one of two clients that bring the same name."""
+    with host.connect() as connection:
+        connection.settimeout(20)
+        connection.sendall(b"pair-%d" % (number // 2))
+        return exactly(connection, 16)
+
+
 def test_two_thousand_clients_pair_at_once_and_names_leave_nothing_behind() -> None:
     host = Host()
     before = host.memory_kib()
 
-    def client(number: int) -> bytes:
-        with host.connect() as connection:
-            connection.settimeout(20)
-            connection.sendall(b"pair-%d" % (number // 2))
-            return exactly(connection, 16)
-
     with ThreadPoolExecutor(500) as pool:
-        answers = list(pool.map(client, range(2000)))
+        answers = list(pool.map(partial(_paired, host), range(2000)))
     assert all(len(answer) == 16 for answer in answers)
     for burst in range(20):  # 10,000 names whose partner never comes, and whose client goes
         connections = [host.connect() for _ in range(500)]
@@ -69,14 +72,8 @@ def test_two_thousand_pair_at_once_beside_idle_and_slow_ones() -> None:
     for connection in slow:  # one byte each, and never the rest
         connection.sendall(b"\x02")
 
-    def client(number: int) -> bytes:
-        with host.connect() as connection:
-            connection.settimeout(20)
-            connection.sendall(b"pair-%d" % (number // 2))
-            return exactly(connection, 16)
-
     with ThreadPoolExecutor(500) as pool:
-        assert all(len(answer) == 16 for answer in pool.map(client, range(2000)))
+        assert all(len(answer) == 16 for answer in pool.map(partial(_paired, host), range(2000)))
     for connection in (*idle, *slow):
         connection.close()
     assert host.stop() == 0

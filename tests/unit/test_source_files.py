@@ -15,12 +15,9 @@ from astropy.wcs import WCS
 from pyarrow import parquet
 
 from cosmicai.data import photometry
-from cosmicai.data.places import Folder
-from cosmicai.data.prepare import prepare
 from cosmicai.data.reading import Columns, Reading
-from cosmicai.data.sources import SourceError
 
-from .galaxies import BANDS, Arrays, assert_same, galaxies, made
+from .galaxies import BANDS, Arrays, assert_same, galaxies, made, refused
 
 COUNT = 11
 ORDER = "gzuir"
@@ -29,11 +26,6 @@ ORDER = "gzuir"
 @pytest.fixture(scope="module")
 def arrays() -> Arrays:
     return galaxies(COUNT)
-
-
-def _refused(path: Path, match: str, reading: Reading = Reading()) -> None:  # noqa: B008
-    with pytest.raises(SourceError, match=match):
-        prepare(path, Folder(path.parent / "refused"), 1, reading)
 
 
 def _names() -> list[str]:
@@ -74,16 +66,14 @@ def test_a_folder_of_cut_outs_with_all_in_their_headers(arrays: Arrays, tmp_path
 
 def test_cut_outs_are_matched_to_a_catalogue_by_name(arrays: Arrays, tmp_path: Path) -> None:
     names = _cubes(tmp_path / "cut", arrays)
-    _refused(tmp_path / "cut", "no column for magnitudes")
+    refused(tmp_path / "cut", "no column for magnitudes")
     _catalogue(arrays, name=names, number=np.arange(COUNT)).write(tmp_path / "cat.fits")
     found, done = made(tmp_path / "cut", tmp_path / "out", Reading(catalogue=tmp_path / "cat.fits"))
     assert_same(found, arrays)
     assert "files are matched by the catalogue's name" in done.summary.notes
     (tmp_path / "cut" / f"{names[3]}.fits").unlink()
     reading = Reading(catalogue=tmp_path / "cat.fits")
-    _refused(
-        tmp_path / "cut", rf"1 of 11 rows have no file in .*, the first is row 3, name {names[3]}", reading
-    )
+    refused(tmp_path / "cut", rf"1 of 11 rows have no file in .*, the first is row 3, name {names[3]}", reading)
 
 
 def test_cut_outs_with_an_hdu_for_each_band(arrays: Arrays, tmp_path: Path) -> None:
@@ -102,9 +92,7 @@ def test_a_cut_out_of_another_size_is_named(arrays: Arrays, tmp_path: Path) -> N
     names = _cubes(tmp_path / "cut", arrays, with_header=True)
     path = tmp_path / "cut" / f"{names[4]}.fits"
     fits.PrimaryHDU(np.zeros((5, 32, 31), np.float32)).writeto(path, overwrite=True)
-    _refused(
-        tmp_path / "cut", rf"{names[4]}\.fits: HDU 0 has an image of shape \(5, 32, 31\), .* \(5, 32, 32\)"
-    )
+    refused(tmp_path / "cut", rf"{names[4]}\.fits: HDU 0 has an image of shape \(5, 32, 31\), .* \(5, 32, 32\)")
 
 
 def test_a_folder_of_numpy_stamps_with_a_catalogue(arrays: Arrays, tmp_path: Path) -> None:
@@ -138,7 +126,7 @@ def test_a_table_of_paths(kind: str, arrays: Arrays, tmp_path: Path) -> None:
     assert_same(found, arrays)
     assert dict(done.summary.facts)["identifiers"].endswith(f"the first {2**60}")
     (tmp_path / "cut" / f"{names[2]}.fits").unlink()
-    _refused(path, rf"1 of 11 files are missing, the first in row 2: .*{names[2]}\.fits")
+    refused(path, rf"1 of 11 files are missing, the first in row 2: .*{names[2]}\.fits")
 
 
 def test_a_table_of_paths_with_a_file_for_each_band(arrays: Arrays, tmp_path: Path) -> None:
@@ -153,9 +141,9 @@ def test_a_table_of_paths_with_a_file_for_each_band(arrays: Arrays, tmp_path: Pa
     assert_same(made(tmp_path / "table.csv", tmp_path / "out", reading)[0], arrays)
 
 
-def test_two_columns_of_paths_are_refused(arrays: Arrays, tmp_path: Path) -> None:
+def test_two_columns_of_paths_arerefused(arrays: Arrays, tmp_path: Path) -> None:
     _catalogue(arrays, path=["a"] * COUNT, filename=["b"] * COUNT).write(tmp_path / "table.csv")
-    _refused(tmp_path / "table.csv", r"files could be those of path or filename: give --images NAME")
+    refused(tmp_path / "table.csv", r"files could be those of path or filename: give --images NAME")
 
 
 # Frames
@@ -263,11 +251,11 @@ def test_what_frames_lack_is_named(arrays: Arrays, tmp_path: Path) -> None:
     _catalogue(arrays, ra=ra, dec=dec).write(tmp_path / "cat.fits")
     reading = Reading(catalogue=tmp_path / "cat.fits")
     (tmp_path / "frames" / "frame7.fits").unlink()
-    _refused(tmp_path / "frames", r"there is no band r among", reading)
+    refused(tmp_path / "frames", r"there is no band r among", reading)
     table = _catalogue(arrays, ra=[f"{value:.3f} deg" for value in ra], dec=dec)
     table.write(tmp_path / "text.csv")
     fits.PrimaryHDU(np.zeros((9, 9)), world.to_header()).writeto(tmp_path / "frames" / "r.fits")
-    _refused(
+    refused(
         tmp_path / "frames",
         r"ra and dec, rows from 0 on: .*give degrees",
         Reading(catalogue=tmp_path / "text.csv"),
