@@ -72,7 +72,8 @@ VALID = {
     "payload": "payload.json", "rank": "0", "sources": "in", "out": "new/out", "source": "source.npz",
     "prefix": "25MB", "partitions": "in", "checkpoint": "checkpoint.pt", "data upload folder": "in",
     "report folder": "results", "model optimise folder": "model", "model show folder": "model",
-    "model calibrate folder": "model", "calibration": "in",
+    "model calibrate folder": "model", "calibration": "in", "format_": "csv",
+    "catalogue folder": "results",
 }  # fmt: skip
 """Values that required parameters take in the fixture's folder."""
 
@@ -99,7 +100,9 @@ def _cases() -> Iterator[Case]:
     for command, found in _commands().items():
         for parameter in found.params:
             options = [one for one in found.params if one.param_type_name == "option" and one.required]
-            others = [f"--{one.name}={_valid(command, one)}" for one in options if one is not parameter]
+            others = [
+                f"{max(one.opts, key=len)}={_valid(command, one)}" for one in options if one is not parameter
+            ]
             if parameter.param_type_name == "option":
                 arguments = [one for one in found.params if one.param_type_name == "argument" and one.required]
                 others += [_valid(command, one) for one in arguments]
@@ -184,6 +187,8 @@ def wrong_values(kind: Any) -> list[str]:
         case paths.InFolder():
             empty = ["empty"] if kind.holds else []
             return [*_NO_PATH, "missing", "payload.json", _BELOW_FILE, CONTROL, LONG, "a\0b", *empty]
+        case paths.InPartitions():
+            return [*_NO_PATH, "missing", "payload.json", "empty", _BELOW_FILE, CONTROL, LONG, "a\0b"]
         case paths.InPath() | paths.ModelOrConfig():
             return [*_NO_PATH, "missing", _BELOW_FILE, CONTROL, LONG, "a\0b"]
         case paths.Source():
