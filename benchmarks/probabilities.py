@@ -70,10 +70,8 @@ def ours(calibrating: Predicted, judging: Predicted) -> tuple[Json, Doubles]:
 def rails(training: dc2.Catalogue, judging: dc2.Catalogue) -> dict[str, Doubles]:
     """Densities (N, 301) of RAIL's estimators."""
     warnings.simplefilter("ignore")
-    from rail.core.stage import RailStage
     from rail.estimation.algos import flexzboost, k_nearneigh
 
-    RailStage.data_store.__class__.allow_overwrite = True
     limits = {name: dc2.LIMITING_MAGNITUDE[name[4]] for name in BANDS}
     common = {"hdf5_groupname": "", "bands": BANDS, "ref_band": BANDS[3], "mag_limits": limits,
               "zmin": 0.0, "zmax": 3.0, "nzbins": 301, "nondetect_val": np.nan}  # fmt: skip
@@ -89,13 +87,11 @@ def rails(training: dc2.Catalogue, judging: dc2.Catalogue) -> dict[str, Doubles]
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, (informer, estimator, more)) in enumerate(kinds.items()):
-            model = f"{folder}/{number}.pkl"
-            options = {**common, **more, "model": model}
-            informer.make_stage(name=f"inform{number}", **options).inform(_table(training))
-            made = estimator.make_stage(
-                name=f"estimate{number}", output=f"{folder}/{number}.hdf5", **options
-            ).estimate(_table(judging))
-            found[name] = np.asarray(made().pdf(GRID))
+            options = {**common, **more, "model": f"{folder}/{number}.pkl"}
+            trained = informer.make_stage(name=f"inform{number}", **options).inform(_table(training))
+            options |= {"model": trained, "output": f"{folder}/{number}.hdf5"}
+            made = estimator.make_stage(name=f"estimate{number}", **options).estimate(_table(judging))
+            found[name] = np.asarray(made.read().pdf(GRID))
     return found
 
 
