@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from botocore.exceptions import HTTPClientError, IncompleteReadError
@@ -47,3 +47,20 @@ def put_json(s3: Any, bucket: str, key: str, content: object) -> None:
     """Writes the content as JSON. Raises botocore's ClientError."""
     body = json.dumps(content, indent=1).encode()
     s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
+
+
+def put_if(s3: Any, bucket: str, key: str, body: bytes, condition: Mapping[str, str]) -> None:
+    """Writes JSON under a condition of HTTP, such as {"If-None-Match": "*"}. Raises botocore's ClientError.
+
+    The header is set by hand: boto3 has arguments for both conditions since 1.35.69, and Lambda's own may be
+    older.
+    """
+
+    def add(params: dict[str, Any], **_: Any) -> None:
+        params["headers"].update(condition)
+
+    s3.meta.events.register("before-call.s3.PutObject", add)
+    try:
+        s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
+    finally:
+        s3.meta.events.unregister("before-call.s3.PutObject", add)

@@ -13,7 +13,7 @@ from .contract import dispatch
 from .contract.limits import FANOUT
 from .contract.rank_info import is_result, parse
 from .contract.run_records import Run
-from .contract.s3 import put_json, read
+from .contract.s3 import put_if, put_json, read
 from .contract.untrusted import UntrustedError
 from .payload import PayloadError, resolve
 from .plan import data_map, deal, list_partitions, rank_events
@@ -112,9 +112,9 @@ def _claim(s3: Any, payload: dict[str, Any], run: Run, version: str | None) -> N
     """Writes run.json unless another execution has done so meanwhile: of two at once, one continues."""
     body = json.dumps(run.to_json(), indent=1).encode()
     key = f"{payload['result_path']}/run.json"
-    condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+    condition = {"If-None-Match": "*"} if version is None else {"If-Match": version}
     try:
-        s3.put_object(Bucket=payload["bucket"], Key=key, Body=body, ContentType="application/json", **condition)
+        put_if(s3, payload["bucket"], key, body, condition)
     except s3.exceptions.ClientError as error:
         if error.response["Error"]["Code"] not in ("PreconditionFailed", "ConditionalRequestConflict"):
             raise

@@ -279,7 +279,7 @@ run "the_state_machine_may_invoke_its_functions_alone" {
     }
   }
   assert {
-    condition     = jsondecode(aws_sfn_state_machine.this.definition).States.Ranks.ItemProcessor.States.Infer.Parameters.FunctionName == "arn:aws:lambda:us-east-1:123456789012:function:r"
+    condition     = jsondecode(aws_sfn_state_machine.this.definition).States.StandardRanks.ItemProcessor.States.StandardInfer.Parameters.FunctionName == "arn:aws:lambda:us-east-1:123456789012:function:r"
     error_message = "the ranks must invoke the inference function"
   }
   assert {

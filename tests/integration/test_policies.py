@@ -26,7 +26,11 @@ _ACTIONS = {
     "start_instances": "ec2:StartInstances",
     "describe_instances": "ec2:DescribeInstances",
 }
-_CONTRACT = {"read": "get_object", "put_json": "put_object"}  # functions of contract/s3.py, and what they call
+_CONTRACT = {
+    "read": "get_object",
+    "put_json": "put_object",
+    "put_if": "put_object",
+}  # functions of contract/s3.py, and what they call
 _LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
 
 
