@@ -57,7 +57,12 @@ addresses() {
 
 # Prints the value of a text expression over the variables of the tfvars, as Terraform itself reads them.
 value_of() { # EXPRESSION
-  value=$(echo "$1" | tr '\n' ' ' | with_state console -var-file="$vars" -var image_tag=none | sed -n 's/^"\(.*\)"$/\1/p')
+  answer=$(echo "$1" | tr '\n' ' ' | with_state console -var-file="$vars" -var image_tag=none)
+  # Terraform only warns of these, and their values would be lost.
+  unknown=$(echo "$answer" | sed -n 's/.*declare a variable named "\([^"]*\)".*/\1/p' | sort -u | tr '\n' ' ')
+  [ -z "$unknown" ] ||
+    fail "terraform/$vars sets what is no variable of this version: ${unknown% }; terraform/README.md lists them, in groups"
+  value=$(echo "$answer" | sed -n 's/^"\(.*\)"$/\1/p')
   [ -n "$value" ] || fail "terraform console could not read terraform/$vars; its message is above"
   echo "$value"
 }

@@ -210,6 +210,20 @@ def test_the_team_is_the_one_that_terraform_applies(tree: Path, variable: str) -
     assert b"team4" not in _state(tree).read_bytes()
 
 
+def test_a_variable_of_an_earlier_version_stops_the_deployment(tree: Path) -> None:
+    """Terraform only warns of it, and would apply without its value."""
+    tfvars = tree / "terraform" / "teams" / "team3.tfvars"
+    tfvars.write_text(
+        tfvars.read_text() + 'kms_key_arn = "arn:aws:kms:us-east-1:1:key/a"\nalarm_email = "a@b.c"\n'
+    )
+    done = _run(tree, "make", "deploy", "TEAM=team3", "APPROVE=team3")
+    assert done.returncode != 0
+    assert (
+        "is no variable of this version: alarm_email kms_key_arn; terraform/README.md lists them" in done.stderr
+    )
+    assert not _state(tree).exists()
+
+
 def test_destroy_without_the_tfvars_says_what_is_missing(tree: Path) -> None:
     _state(tree).parent.mkdir(parents=True)
     _state(tree).write_text("{}")
