@@ -87,10 +87,10 @@ reads it:
 import io, zipfile
 import numpy as np
 
-with zipfile.ZipFile('partitions/1.pt') as file:
-    folder = file.namelist()[0].split('/')[0]
-    objects = np.load(io.BytesIO(file.read(f'{{folder}}/{RECORD}')))
-print(objects['id'], objects.dtype.names)
+with zipfile.ZipFile("partitions/1.pt") as file:
+    folder = file.namelist()[0].split("/")[0]
+    objects = np.load(io.BytesIO(file.read(f"{{folder}}/{RECORD}")))
+print(objects["id"], objects.dtype.names)
 ```
 
 ## Missing magnitudes

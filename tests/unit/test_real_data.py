@@ -44,9 +44,9 @@ def test_sdss_stamps_become_the_models_by_scale_and_zero_point(tmp_path: Path) -
 def test_another_zero_point_is_noticed(tmp_path: Path) -> None:
     """The magnitudes say that the pixels are nanomaggies."""
     reading = Reading(pixel_scale=0.396)
-    warnings = made(SDSS, tmp_path, reading)[1].summary.warnings
+    warnings = made(SDSS, tmp_path / "wrong", reading)[1].summary.warnings
     assert any("zero point 22 or so" in text and "not 27" in text for text in warnings), warnings
-    right = made(SDSS, tmp_path, TO_MODEL)[1].summary.warnings
+    right = made(SDSS, tmp_path / "right", TO_MODEL)[1].summary.warnings
     assert not any("zero point" in text or "order" in text for text in right)
 
 
