@@ -7,6 +7,7 @@ pushes an image's manifest where docker would push an image.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -187,6 +188,11 @@ def _assert_nothing_else_is_left(aws: Replica) -> None:
     assert all(vpc["IsDefault"] for vpc in ec2.describe_vpcs()["Vpcs"])
 
 
+_KNOWN = re.compile(r"No resources match .*states:DescribeExecution.*:express:")
+"""parliament's list has DescribeExecution for Express executions alone; AWS's has Standard ones too
+(https://docs.aws.amazon.com/service-authorization/latest/reference/list_awsstepfunctions.html)."""
+
+
 def _assert_policies_are_sound(aws: Replica) -> None:
     """Of all roles, by parliament."""
     iam, parliament = aws.client("iam"), environment().with_name("parliament")
@@ -196,7 +202,8 @@ def _assert_policies_are_sound(aws: Replica) -> None:
         (name,) = iam.list_role_policies(RoleName=role)["PolicyNames"]
         document = json.dumps(iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"])
         done = subprocess.run([parliament], input=document, capture_output=True, text=True)
-        assert done.returncode == 0, f"{role}: {done.stdout}"
+        findings = [line for line in done.stdout.splitlines() if not _KNOWN.search(line)]
+        assert not findings, f"{role}: {done.stdout}"
 
 
 def _assert_the_deployer_may(needed: set[str]) -> None:

@@ -101,7 +101,9 @@ def test_the_numbers_are_those_of_the_density(found: Densities) -> None:
     columns = [*found.z_quantiles.T, found.z_median]
     for level, quantile in zip((*LEVELS, 0.5), columns, strict=True):
         by_sum = [np.interp(level, row, edges) for row in cumulative[:500]]
-        assert quantile[:500] == pytest.approx(by_sum, abs=step)
+        assert quantile[:500] == pytest.approx(
+            by_sum, abs=2 * step
+        )  # a density near 0 leaves a quantile a step of play
     for row in range(0, 500, 50):
         reach = 0.15 * (1 + found.z_median[row])
         ends = np.interp(found.z_median[row] + np.array([-reach, reach]), edges, cumulative[row])
