@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from .channel import Deadline, Statistics
+from .channel import Deadline, Received, Statistics
 from .connection import Bare, Sealed, Stream
 from .errors import PeerLost, PeerTimeout
 from .handshake import Handshake, Pair
@@ -61,7 +61,6 @@ class Direct:
             _check_plain_name(comm_name, size)
         self.rank, self.size = rank, size
         self.statistics, self.durable = Statistics(), False
-        self.both_may_send = secret is not None  # a plain pair is named after its first sender
         self._name, self._host, self._port, self._secret = comm_name, host, port, secret
         self._relay_key = relay_key
         self._last_was_relayed = False  # the pair that met last could not punch through in time
@@ -75,16 +74,13 @@ class Direct:
         self._connected(peer, sender, deadline)
 
     def send(self, peer: int, data: bytes | memoryview, purpose: Purpose, deadline: Deadline) -> None:
-        connection, start = self._connected(peer, self.rank, deadline), time.perf_counter()
-        view = memoryview(data)
-        connection.send(view, purpose, deadline)
-        self.statistics.sent(peer, len(view), time.perf_counter() - start)
+        self._connected(peer, self.rank, deadline).send(data, purpose, deadline)
 
-    def recv(self, peer: int, length: int | None, purpose: Purpose, deadline: Deadline) -> bytearray:
-        connection, start = self._connected(peer, peer, deadline), time.perf_counter()
-        data = connection.recv(purpose, length, deadline)
-        self.statistics.received(peer, len(data), time.perf_counter() - start)
-        return data
+    def recv(self, peer: int, length: int | None, purpose: Purpose, deadline: Deadline) -> Received:
+        return self._connected(peer, peer, deadline).recv(purpose, length, deadline)
+
+    def exchange(self, peer: int, data: bytes | memoryview, purpose: Purpose, deadline: Deadline) -> Received:
+        return self._connected(peer, max(peer, self.rank), deadline).exchange(data, purpose, deadline)
 
     def unread(self) -> list[str]:
         with self._lock:
@@ -116,7 +112,12 @@ class Direct:
         start = time.perf_counter()
         try:
             met, keys = self._meet(peer, sender, deadline)
-            made = Bare(met, self.rank, peer) if keys is None else Sealed(met, self.rank, peer, keys)
+            traffic = self.statistics.of(peer)
+            made: Stream
+            if keys is None:
+                made = Bare(met, self.rank, peer, traffic)
+            else:
+                made = Sealed(met, self.rank, peer, keys, traffic)
         except OSError as error:
             raise PeerLost(f"{self._us} no connection to rank {peer} can be made here: {error}") from error
         finally:

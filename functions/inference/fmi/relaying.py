@@ -71,23 +71,23 @@ class Relayed(socket.socket):
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         data = bytearray(bufsize)
-        return bytes(data[: self.recv_into(data)])
+        return bytes(data[: self.recv_into(data, 0, flags)])
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         if self._early:
             return self._take_early(memoryview(buffer))
         if not self._left:
-            self._next_frame()
+            self._next_frame(flags)
         if self._peer_left:
             return 0
-        count = super().recv_into(memoryview(buffer)[: self._left])
+        count = super().recv_into(memoryview(buffer)[: self._left], 0, flags)
         if not count:
             raise self._broken()
         self._left -= count
         return count
 
     def send(self, data: Any, flags: int = 0, /) -> int:
-        return self.sendmsg((data,))
+        return self.sendmsg((data,), (), flags)
 
     def sendmsg(self, buffers: Iterable[Any], *more: Any) -> int:
         try:
@@ -98,22 +98,22 @@ class Relayed(socket.socket):
             self._look_for_end()
             raise
 
-    def _next_frame(self) -> None:
+    def _next_frame(self, flags: int) -> None:
         """Receives a frame's head, in several calls if it must. RelayRefused where the host ends the relay."""
-        length = self._received(_LENGTH)
+        length = self._received(_LENGTH, flags)
         self._left = int.from_bytes(length, "big")
         if self._left:
             self._head.clear()
             return
-        code, value = _END.unpack(self._received(_LENGTH + _END.size)[_LENGTH:])
+        code, value = _END.unpack(self._received(_LENGTH + _END.size, flags)[_LENGTH:])
         if code != End.LEFT:
             raise RelayRefused(f"{self._who} {_told(code, value)}")
         self._peer_left = True
 
-    def _received(self, length: int) -> bytes:
+    def _received(self, length: int, flags: int) -> bytes:
         """That many bytes of the head, once they are there."""
         while len(self._head) < length:
-            piece = super().recv(length - len(self._head))
+            piece = super().recv(length - len(self._head), flags)
             if not piece:
                 raise self._broken()
             self._head += piece
