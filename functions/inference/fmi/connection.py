@@ -22,7 +22,7 @@ _SENT_AHEAD = 4 * PIECE  # bytes that the kernel takes although the peer does no
 _KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
 _LOOKS = 8  # at a socket before this process sleeps: a message of a peer that runs comes within some µs
 _SHORT_WAIT = 0.05  # seconds that one receiving call may sleep; longer waits have calls of their own
-_SMALL = 1 << 12  # bytes of a body that go to the kernel in one buffer with head and tag
+_SMALL = 1 << 14  # bytes of a body that go to the kernel in one buffer with head and tag
 _NOW = int(socket.MSG_DONTWAIT)
 _LONGEST_REASON = 400  # characters of what a refusal says
 
