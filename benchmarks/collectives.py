@@ -1,8 +1,9 @@
 """FMI's direct channel on loopback: benchmarks/collectives.py OUT.json [--ranks 2 4 8] [--before CHECKOUT]
 
 Every rank is a process of its own, the rendezvous host another one. Time from nothing to the end of the first
-allreduce, and medians of rank 0's latency of each operation, compared with an optimised build of FMI's C++
-library on two cores of the same kind and, in turns, with another checkout of this repository.
+allreduce, and medians of rank 0's latency of each operation. In turns with them, on the same cores: the same
+operations by plain sockets in C++ (collectives.cpp), and another checkout of this repository. The table also
+has figures of FMI's own C++ library, which were measured on another machine.
 Then a run of 16 ranks with partitions of 25 MB on the embedded AWS: communication, as a share of billed time.
 """
 
@@ -14,7 +15,10 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +27,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS, SET_UPS = 200, 5
 OPERATIONS = ("barrier", "allreduce 1", "reduce 1", "allreduce 1000", "reduce 1000")
-# seconds, then µs of the first four OPERATIONS; medians of an optimised C++ FMI on two EPYC (Zen 3) cores
-CPP: dict[int, tuple[float, ...]] = {
+FMI_MACHINE = "FMI's C++ library, two EPYC (Zen 3) cores"
+FMI: dict[int, tuple[float, ...]] = {  # seconds, then µs of the first four OPERATIONS; medians, optimised build
     2: (0.101, 18, 18, 14, 27),
     4: (0.202, 61, 56, 22, 77),
     8: (0.304, 151, 150, 128, 184),
@@ -39,7 +43,8 @@ def rank(number: int, size: int, name: str, port: int) -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     began = time.perf_counter()
-    group = fmi.Group(fmi.Direct(number, size, name, "127.0.0.1", port, b"benchmark"), 60)
+    channel = fmi.Direct(number, size, name, "127.0.0.1", port, b"benchmark")
+    group = fmi.Group(channel, 60)
     group.allreduce(np.ones(1), np.add)
     measured: Json = {"set-up (s)": time.perf_counter() - began}
     for operation in OPERATIONS:
@@ -57,22 +62,25 @@ def rank(number: int, size: int, name: str, port: int) -> None:
             times.append(time.perf_counter() - before)
         measured[f"{operation} (µs)"] = statistics.median(times) * 1e6
     if size == 2:
-        measured["send 64 MiB (ms)"] = _large(group) * 1e3
+        large, numbers = np.ones(8 << 20), [0.5] * (1 << 20)
+        lists = fmi.types(fmi.datatypes.double_list, len(numbers))
+        communicator = fmi.Communicator.over(channel, 60)
+        work = [lambda: group.send(large, 1), lambda: group.recv(large, 0)]
+        measured["send 64 MiB (ms)"] = _large(group, work[number]) * 1e3
+        work = [lambda: communicator.send(numbers, 1, lists), lambda: communicator.recv(0, lists)]
+        measured["send a list of 8 MiB (ms)"] = _large(group, work[number]) * 1e3
     group.barrier()
     group.close()
     print(json.dumps(measured), flush=True)
 
 
-def _large(group: Any) -> float:
-    """Seconds for 64 MiB to the other rank and an answer; the median of 5."""
-    values, times = np.ones(8 << 20), []
+def _large(group: Any, work: Callable[[], Any]) -> float:
+    """Seconds for one large message to the other rank and an answer; the median of 5."""
+    times = []
     for _ in range(5):
         group.barrier()
         before = time.perf_counter()
-        if group.rank == 0:
-            group.send(values, 1)
-        else:
-            group.recv(values, 0)
+        work()
         group.barrier()
         times.append(time.perf_counter() - before)
     return statistics.median(times)
@@ -102,6 +110,21 @@ def measure(size: int, port: int, checkout: Path) -> Json:
         process.stdin.flush()
     results = [json.loads(process.communicate(timeout=120)[0]) for process in ranks]
     return {**results[0], "set-up (s)": max(result["set-up (s)"] for result in results)}
+
+
+def measure_sockets(size: int, program: Path) -> Json:
+    """The same by plain sockets in C++, which have no set-up to speak of."""
+    done = subprocess.run([str(program), str(size)], capture_output=True, text=True, check=True, timeout=120)
+    measured: Json = json.loads(done.stdout)
+    return measured
+
+
+def compiled(folder: Path) -> Path:
+    """collectives.cpp as a program."""
+    program = folder / "collectives"
+    source, options = Path(__file__).with_suffix(".cpp"), ("-std=c++20", "-O3", "-o", str(program))
+    subprocess.run([sys.executable, "-m", "ziglang", "c++", str(source), *options], check=True)
+    return program
 
 
 def medians(runs: list[Json]) -> Json:
@@ -147,20 +170,54 @@ def run_of(ranks: int) -> Json:
     }
 
 
-def table(measured: dict[int, Json], before: dict[int, Json]) -> str:
-    """Markdown; in brackets multiples of C++ FMI's time and, after a stroke, of the other checkout's."""
-    columns = ["set-up, s", *(f"{operation}, µs" for operation in OPERATIONS), "send 64 MiB, ms"]
-    lines = ["| ranks | " + " | ".join(columns) + " |", "| ---: |" + " ---: |" * len(columns)]
-    for size, values in measured.items():
-        cells = []
-        for place, (key, value) in enumerate(values.items()):
-            ratios = [f"{value / CPP[size][place]:.2f}"] if place < len(CPP.get(size, ())) else []
-            ratios += [f"{value / before[size][key]:.2f} of before"] if size in before else []
-            cells.append(f"{value:.3f}" if place == 0 else f"{value:,.0f}")
-            cells[-1] += f" ({', '.join(ratios)})" if ratios else ""
-        cells += [""] * (len(columns) - len(cells))
-        lines.append(f"| {size} | " + " | ".join(cells) + " |")
+def table(measured: dict[str, dict[int, Json]]) -> str:
+    """Markdown, a row for each number of ranks and each of those that were measured, the first being ours.
+
+    In brackets: multiples of the time of the plain sockets.
+    """
+    columns = ["set-up, s", *(f"{operation}, µs" for operation in OPERATIONS)]
+    columns += ["send 64 MiB, ms", "send a list of 8 MiB, ms"]
+    ours, sockets = measured["ours"], measured["sockets"]
+    lines = ["| ranks | | " + " | ".join(columns) + " |", "| ---: | --- |" + " ---: |" * len(columns)]
+    for size, values in ours.items():
+        for who, sizes in measured.items():
+            cells = []
+            for key in values:
+                value, plain = sizes[size].get(key), sockets[size].get(key)
+                digits = 3 if key.startswith("set-up") else 0
+                cells.append("" if value is None else f"{value:,.{digits}f}")
+                cells[-1] += f" ({value / plain:.2f})" if value and plain and who != "sockets" else ""
+            lines.append(f"| {size} | {who} | " + " | ".join(cells + [""] * (len(columns) - len(cells))) + " |")
+        if size in FMI:
+            seconds, *micro = FMI[size]
+            cells = [f"{seconds:.3f}", *map(str, micro)]
+            lines.append(
+                f"| {size} | {FMI_MACHINE} | " + " | ".join(cells + [""] * (len(columns) - len(cells))) + " |"
+            )
     return "\n".join(lines)
+
+
+def in_turns(sizes: list[int], before: Path | None) -> dict[str, dict[int, Json]]:
+    """Medians by who was measured and the number of ranks."""
+    server = [sys.executable, str(ROOT / "functions" / "rendezvous" / "server.py"), "--host", "127.0.0.1"]
+    with ExitStack() as stack:
+        program = compiled(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        host = stack.enter_context(
+            subprocess.Popen([*server, "--port", "0"], stdout=subprocess.PIPE, text=True)
+        )
+        stack.callback(host.terminate)
+        assert host.stdout is not None  # noqa: S101
+        port = next(line["port"] for line in map(json.loads, host.stdout) if "port" in line)
+        who: dict[str, Callable[[int], Json]] = {"ours": lambda size: measure(size, port, ROOT)}
+        if before is not None:
+            who["before"] = lambda size: measure(size, port, before)
+        who["sockets"] = lambda size: measure_sockets(size, program)
+        measured: dict[str, dict[int, Json]] = {name: {} for name in who}
+        for size in sizes:
+            turns = [{name: one(size) for name, one in who.items()} for _ in range(SET_UPS)]
+            for name in who:
+                measured[name][size] = medians([turn[name] for turn in turns])
+    return measured
 
 
 def main() -> None:
@@ -170,25 +227,12 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="another checkout, measured in turns with this one")
     parser.add_argument("--no-run", action="store_true", help="leave out the run on the embedded AWS")
     arguments = parser.parse_args()
-    checkouts = [ROOT, *([arguments.before] if arguments.before else [])]
-    server = [sys.executable, str(ROOT / "functions" / "rendezvous" / "server.py"), "--host", "127.0.0.1"]
-    measured: list[dict[int, Json]] = [{} for _ in checkouts]
-    with subprocess.Popen([*server, "--port", "0"], stdout=subprocess.PIPE, text=True) as host:
-        assert host.stdout is not None  # noqa: S101
-        try:
-            port = next(line["port"] for line in map(json.loads, host.stdout) if "port" in line)
-            for size in arguments.ranks:
-                turns = [[measure(size, port, checkout) for checkout in checkouts] for _ in range(SET_UPS)]
-                for place, results in enumerate(measured):
-                    results[size] = medians([turn[place] for turn in turns])
-        finally:
-            host.terminate()
-    before = measured[1] if arguments.before else {}
-    content: Json = {"cores": os.cpu_count(), "ranks": measured[0], "before": before}
+    measured = in_turns(arguments.ranks, arguments.before)
+    content: Json = {"cores": os.cpu_count(), **measured}
     if not arguments.no_run:
         content["run"] = run_of(16)
     arguments.out.write_text(json.dumps(content, indent=1) + "\n")
-    print(table(measured[0], before))
+    print(table(measured))
     print(json.dumps(content.get("run", {})))
 
 

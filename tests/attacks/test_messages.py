@@ -25,7 +25,7 @@ from fmi.handshake import Handshake, Pair
 from fmi.messages import HEAD, PIECE, TAG, Purpose, Seal, opened
 from fmi.punching import Greeting
 
-from tests.unit.fmi_ranks import exactly, together
+from tests.unit.fmi_ranks import exactly, greeted, together
 from tests.unit.rendezvous import Host
 
 SECRET = b"of this run"
@@ -46,7 +46,7 @@ class Proxied(fmi.Direct):
         if self._given.fileno() < 0:
             raise fmi.PeerLost("the proxy makes one connection alone")
         pair = Pair(SECRET, self._name, self.rank, peer, self.size)
-        return Greeting(self._given, Handshake(pair), deadline).finish("the peer")
+        return greeted(Greeting(self._given, Handshake(pair), deadline))
 
 
 def linked() -> tuple[socket.socket, socket.socket]:
@@ -213,7 +213,7 @@ def test_a_message_sent_back_to_its_sender_is_refused() -> None:
 
     def mirror() -> None:
         shake = Handshake(Pair(SECRET, "run", 1, 0, 2))  # an honest handshake, then an echo
-        Greeting(theirs, shake, fmi.Deadline(5)).finish("rank 0")
+        greeted(Greeting(theirs, shake, fmi.Deadline(5)))
         theirs.setblocking(True)
         with suppress(OSError):
             while data := theirs.recv(4096):

@@ -7,7 +7,7 @@ import struct
 from contextlib import suppress
 from functools import cache
 
-from inference.fmi.channel import Deadline
+from inference.fmi.channel import Deadline, Traffic
 from inference.fmi.connection import Sealed
 from inference.fmi.errors import FmiError
 from inference.fmi.handshake import Handshake, Keys, Pair
@@ -45,7 +45,7 @@ def taken(stream: bytes) -> int:
     with reader, writer:
         _write(writer, stream)
         writer.shutdown(socket.SHUT_WR)
-        peer = Sealed(reader, 1, 0, Keys(_KEYS.receiving, _KEYS.sending))
+        peer = Sealed(reader, 1, 0, Keys(_KEYS.receiving, _KEYS.sending), Traffic())
         with suppress(FmiError):
             for number, body in enumerate(_BODIES):
                 length = len(body) if number % 2 else None
@@ -91,7 +91,7 @@ def seeds() -> list[bytes]:
 def _stream() -> bytes:
     reader, writer = _linked()
     with reader, writer:
-        sender = Sealed(writer, 0, 1, _KEYS)
+        sender = Sealed(writer, 0, 1, _KEYS, Traffic())
         for body in _BODIES:
             sender.send(memoryview(body), _PURPOSE, Deadline(5.0))
         writer.shutdown(socket.SHUT_WR)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fmi
+from fmi.punching import Greeting, Met
 
 
 def together(channels: list[Any], work: Callable[[fmi.Group], Any], seconds: float = 20.0) -> list[Any]:
@@ -35,3 +37,15 @@ def exactly(connection: socket.socket, length: int) -> bytes:
     while len(data) < length and (piece := connection.recv(length - len(data))):
         data += piece
     return data
+
+
+def greeted(greeting: Greeting) -> Met:
+    """Waits for its end."""
+    while greeting.until.left():
+        greeting.advance()
+        if greeting.ended:
+            return greeting.socket, greeting.keys
+        poll = select.poll()
+        poll.register(greeting.socket, greeting.events)
+        poll.poll(greeting.until.left() * 1000)
+    raise fmi.PeerTimeout(f"nobody greeted in {greeting.until.seconds:g} s")

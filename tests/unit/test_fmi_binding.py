@@ -177,6 +177,8 @@ def test_the_four_functions_agree_with_numpy(size: int, count: int, operation: f
         (ints(0), [], []),
         (doubles(2), [1, 0.5], [1.0, 0.5]),
         (doubles(2), np.array([1, 2]), [1.0, 2.0]),
+        (doubles(2), np.array([1.5, 2], ">f4"), [1.5, 2.0]),
+        (ints(2), np.array([7, 2**31 - 1], np.uint64), [7, 2**31 - 1]),
         (fmi.types(fmi.datatypes.int, 5), 1, 1),  # the count of a single number has no meaning
     ],
 )
@@ -216,6 +218,8 @@ def test_what_may_be_given(kind: fmi.types, value: Any, sent: Any) -> None:
         (ints(2), None, TypeError, r"None is no list"),
         (ints(2), {1, 2}, TypeError, r"\{1, 2\} is no list"),
         (ints(2), [1, 2.0], TypeError, r"2\.0 \(float\) is no number of the type int_list of 2"),
+        (ints(2), np.array([1, 2**31]), OverflowError, r"2147483648 does not fit"),
+        (doubles(2), np.array([True, False]), TypeError, r"True \(bool\) is no number"),
         (ints(2), np.array([1.0, 2.0]), TypeError, r"1\.0 \(float\) is no number"),
         (ints(2), [-(2**31), 2**31], OverflowError, r"value: 2147483648 does not fit"),
         (ints(2), [1, None], TypeError, r"None \(NoneType\)"),

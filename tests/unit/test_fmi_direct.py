@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import fmi
+import fmi.punching
 import numpy as np
 import pytest
 
@@ -88,15 +89,95 @@ def test_a_foreign_client_of_fmis_wire_pairs_with_ours(host: Host) -> None:
         group.close()
 
 
+def _no_punch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmi.punching._dialled", lambda own, address: None)
+
+
+def _ranks(host: Host, name: str, size: int) -> list[fmi.Direct]:
+    return [fmi.Direct(rank, size, name, "127.0.0.1", host.port, b"s", host.relay_key) for rank in range(size)]
+
+
 def test_behind_closed_networks_a_pair_meets_in_the_relay(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fmi.direct.PUNCH_SECONDS", 0.3)
-    monkeypatch.setattr("fmi.punching._dialled", lambda port, address: None)
-    channels = [
-        fmi.Direct(rank, 2, "closed-", "127.0.0.1", host.port, b"s", host.relay_key) for rank in range(2)
-    ]
+    """Beside the punch, which here goes on for longer than the operation may take."""
+    monkeypatch.setattr("fmi.direct.PUNCH_SECONDS", 3600)
+    _no_punch(monkeypatch)
+    channels = _ranks(host, "closed-", 2)
     done = together(channels, lambda group: group.allreduce(np.ones(100_000), np.add).sum())
     assert done == [200_000.0] * 2
     assert [channel.statistics.relayed for channel in channels] == [{1}, {0}]
+
+
+def test_a_rank_that_was_relayed_asks_for_the_next_relay_at_once(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rank's second pair would have a head start of an hour."""
+    monkeypatch.setattr("fmi.direct.PUNCH_SECONDS", 3600)
+    monkeypatch.setattr("fmi.direct.HEAD_START", 0.1)
+    _no_punch(monkeypatch)
+    channels, met = _ranks(host, "again-", 4), threading.Barrier(4)
+
+    def work(group: fmi.Group) -> float:
+        ours = np.ones(1)
+        mine = group.recv(ours, group.rank - 1) if group.rank % 2 else ours
+        if group.rank % 2 == 0:
+            group.send(mine, group.rank + 1)
+        if met.wait(20) == 0:
+            monkeypatch.setattr("fmi.direct.HEAD_START", 3600)
+        met.wait(20)
+        return float(group.allreduce(mine, np.add)[0])
+
+    assert together(channels, work) == [4.0] * 4
+    assert [channel.statistics.relayed for channel in channels] == [{1, 2}, {0, 3}, {0, 3}, {1, 2}]
+
+
+def test_a_punch_that_succeeds_is_taken_although_the_last_pair_was_relayed(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 waits in the relay at once, rank 2 has not come there when the punch succeeds."""
+    channels = _ranks(host, "better-", 3)
+    monkeypatch.setattr("fmi.direct.HEAD_START", 0.1)
+    with monkeypatch.context() as closed:
+        _no_punch(closed)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda rank: channels[rank].connect(1 - rank, 0, fmi.Deadline(20)), range(2)))
+    monkeypatch.setattr("fmi.direct.HEAD_START", 3600)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda rank: channels[rank].connect(2 - rank, 0, fmi.Deadline(20)), (0, 2)))
+    assert [channel.statistics.relayed for channel in channels] == [{1}, {0}, set()]
+    for channel in channels:
+        channel.close()
+
+
+def test_a_relay_that_is_refused_does_not_end_the_punch(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmi.direct.HEAD_START", 0.1)
+    dialled, refused = fmi.punching._dialled, threading.Barrier(2)
+    open_now = threading.Event()
+
+    def key() -> bytes:
+        refused.wait(20)
+        open_now.set()
+        raise fmi.RelayRefused("there is no key")
+
+    monkeypatch.setattr("fmi.punching._dialled", lambda *way: dialled(*way) if open_now.is_set() else None)
+    channels = [fmi.Direct(rank, 2, "refused-", "127.0.0.1", host.port, b"s", key) for rank in range(2)]
+    assert together(channels, lambda group: group.barrier()) == [None, None]
+    assert [channel.statistics.relayed for channel in channels] == [set(), set()]
+
+
+def test_a_port_that_refuses_is_dialled_again_with_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    dialled, dials = fmi.punching._dialled, []
+
+    def counted(own: Any, address: Any) -> Any:
+        dials.append(address)
+        return dialled(own, address)
+
+    monkeypatch.setattr("fmi.punching._dialled", counted)
+    with fmi.punching.bound(("127.0.0.1", 0)) as unused, fmi.punching.bound(("127.0.0.1", 0)) as listener:
+        listener.listen(1)
+        punch = fmi.punching.Punch(listener, listener.getsockname(), unused.getsockname(), None, lambda: False)
+        with pytest.raises(fmi.punching.NotThrough):
+            punch.through(fmi.Deadline(0.5))
+    assert 1 < len(dials) < 20
 
 
 def test_a_partner_that_died_while_it_was_paired_is_waited_for_again(
@@ -105,9 +186,7 @@ def test_a_partner_that_died_while_it_was_paired_is_waited_for_again(
     """The one that is left is on its way to the relay when the other, started again, asks to be paired."""
     monkeypatch.setattr("fmi.direct.PUNCH_SECONDS", 0.3)
     monkeypatch.setattr("fmi.direct.RELAY_SECONDS", 0.5)
-    channels = [
-        fmi.Direct(rank, 2, "ghost-", "127.0.0.1", host.port, b"s", host.relay_key) for rank in range(2)
-    ]
+    channels = _ranks(host, "ghost-", 2)
     ghost = fmi.Direct(1, 2, "ghost-", "127.0.0.1", host.port, b"s", host.relay_key)
 
     def dies(*_: Any) -> Any:

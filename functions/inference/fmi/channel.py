@@ -24,49 +24,82 @@ class Deadline:
         return max(0.0, self._end - time.monotonic())
 
 
-@dataclass
-class Statistics:
-    """Seconds and bytes of this rank's communication, and with whom; threads may add to it at once."""
+@dataclass(slots=True)
+class Traffic:
+    """Of this rank with one peer; a single thread at a time adds to it."""
 
-    setup_seconds: float = 0.0
-    waiting_seconds: float = 0.0
-    sending_seconds: float = 0.0
+    messages: int = 0
     sent_bytes: int = 0
     received_bytes: int = 0
-    partners: set[int] = field(default_factory=set)
+    sending_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+
+    def sent(self, length: int, seconds: float) -> None:
+        self.messages += 1
+        self.sent_bytes += length
+        self.sending_seconds += seconds
+
+    def received(self, length: int, seconds: float) -> None:
+        self.messages += 1
+        self.received_bytes += length
+        self.waiting_seconds += seconds
+
+
+@dataclass
+class Statistics:
+    """Seconds and bytes of this rank's communication, and with whom."""
+
+    setup_seconds: float = 0.0
     relayed: set[int] = field(default_factory=set)
+    _peers: dict[int, Traffic] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def connected(self, seconds: float) -> None:
         with self._lock:
             self.setup_seconds += seconds
 
-    def sent(self, peer: int, length: int, seconds: float) -> None:
-        with self._lock:
-            self.partners.add(peer)
-            self.sent_bytes += length
-            self.sending_seconds += seconds
+    def of(self, peer: int) -> Traffic:
+        """What the messages to and from a peer are added to."""
+        return self._peers.setdefault(peer, Traffic())
 
-    def received(self, peer: int, length: int, seconds: float) -> None:
-        with self._lock:
-            self.partners.add(peer)
-            self.received_bytes += length
-            self.waiting_seconds += seconds
+    @property
+    def partners(self) -> set[int]:
+        return {peer for peer, traffic in self._all() if traffic.messages}
+
+    @property
+    def sent_bytes(self) -> int:
+        return sum(traffic.sent_bytes for _, traffic in self._all())
+
+    @property
+    def received_bytes(self) -> int:
+        return sum(traffic.received_bytes for _, traffic in self._all())
+
+    @property
+    def sending_seconds(self) -> float:
+        return sum(traffic.sending_seconds for _, traffic in self._all())
+
+    @property
+    def waiting_seconds(self) -> float:
+        return sum(traffic.waiting_seconds for _, traffic in self._all())
+
+    def _all(self) -> list[tuple[int, Traffic]]:
+        return list(self._peers.items())
+
+
+Received = bytearray | memoryview  # the receiver's own, to be written to as it likes
 
 
 class Channel(Protocol):
     """Messages between this rank and each other one, in order, whole or not at all.
 
     Several threads may use it at once, each with peers of its own. durable: what was sent is kept until it is
-    fetched, whatever becomes of its sender. both_may_send: whether the two ranks of a pair may send to each
-    other at once; on FMI's own wire they would not find each other.
+    fetched, whatever becomes of its sender.
     """
 
     rank: int
     size: int
     statistics: Statistics
     durable: bool
-    both_may_send: bool
 
     def connect(self, peer: int, sender: int, deadline: Deadline) -> None:
         """Does what can be done before the pair's first message, which `sender` of the two sends."""
@@ -74,11 +107,16 @@ class Channel(Protocol):
     def send(self, peer: int, data: bytes | memoryview, purpose: Purpose, deadline: Deadline) -> None:
         """Raises PeerTimeout, PeerLost, PeerRefused; MessageMismatch where the peer refused an earlier one."""
 
-    def recv(self, peer: int, length: int | None, purpose: Purpose, deadline: Deadline) -> bytearray:
+    def recv(self, peer: int, length: int | None, purpose: Purpose, deadline: Deadline) -> Received:
         """The next message of `peer`, of `length` bytes or, with None, of any.
 
         Raises MessageMismatch too, where it has another purpose or length; FMI's own wire does not tell the
         purpose.
+        """
+
+    def exchange(self, peer: int, data: bytes | memoryview, purpose: Purpose, deadline: Deadline) -> Received:
+        """Sends to a peer that does the same, and gives its message, of the same length; both at once as far as
+        the channel can. Raises what send and recv do.
         """
 
     def unread(self) -> list[str]:
@@ -113,15 +151,18 @@ class MemoryChannel:
     _queues: dict[tuple[int, int], queue.Queue[_Message]]
     statistics: Statistics = field(default_factory=Statistics)
     durable: bool = True
-    both_may_send: bool = True
 
     def connect(self, peer: int, sender: int, deadline: Deadline) -> None: ...
 
     def send(self, peer: int, data: bytes | memoryview, purpose: Purpose, deadline: Deadline) -> None:
         self._queues[self.rank, peer].put((purpose, bytes(data)))
-        self.statistics.sent(peer, len(data), 0.0)
+        self.statistics.of(peer).sent(len(data), 0.0)
 
-    def recv(self, peer: int, length: int | None, purpose: Purpose, deadline: Deadline) -> bytearray:
+    def exchange(self, peer: int, data: bytes | memoryview, purpose: Purpose, deadline: Deadline) -> Received:
+        self.send(peer, data, purpose, deadline)
+        return self.recv(peer, len(data), purpose, deadline)
+
+    def recv(self, peer: int, length: int | None, purpose: Purpose, deadline: Deadline) -> Received:
         waiting, start = self._queues[peer, self.rank], time.perf_counter()
         try:
             message = waiting.get(timeout=deadline.left())
@@ -132,7 +173,7 @@ class MemoryChannel:
             raise PeerLost(f"rank {self.rank}: rank {peer} has left")
         theirs, data = message
         Expected(purpose, self.rank, peer, length).check(theirs.head(len(data)))
-        self.statistics.received(peer, len(data), time.perf_counter() - start)
+        self.statistics.of(peer).received(len(data), time.perf_counter() - start)
         return bytearray(data)
 
     def unread(self) -> list[str]:

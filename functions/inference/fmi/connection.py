@@ -5,63 +5,101 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 
-from .channel import Deadline
+import numpy as np
+
+from .channel import Deadline, Received, Traffic
 from .errors import FmiError, MessageMismatch, PeerLost, PeerTimeout
 from .handshake import Keys
 from .messages import HEAD, LENGTH, OPERATION, PIECE, REFUSAL, TAG, Bytes, Expected, Purpose, Seal, opened
 
 _BLOCK = 1 << 20  # bytes of a bare message that are given to the kernel at once
+_SENT_AHEAD = 4 * PIECE  # bytes that the kernel takes although the peer does not read
 _KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
-_LOOKS = 20  # at a socket before this process sleeps: a message of a peer that runs comes within some µs
+_LOOKS = 8  # at a socket before this process sleeps: a message of a peer that runs comes within some µs
+_SHORT_WAIT = 0.05  # seconds that one receiving call may sleep; longer waits have calls of their own
+_SMALL = 1 << 14  # bytes of a body that go to the kernel in one buffer with head and tag
+_NOW = int(socket.MSG_DONTWAIT)
 _LONGEST_REASON = 400  # characters of what a refusal says
 
 
 class Stream:
-    """Bytes to and from `peer`. Any error closes it: a part of a message would shift all that follows."""
+    """Bytes to and from `peer`. Any error closes it: a part of a message would shift all that follows.
 
-    def __init__(self, connection: socket.socket, rank: int, peer: int) -> None:
-        connection.setblocking(False)
+    traffic: what the messages are added to.
+    """
+
+    def __init__(self, connection: socket.socket, rank: int, peer: int, traffic: Traffic) -> None:
+        connection.setblocking(True)
+        wait = struct.pack("ll", 0, int(_SHORT_WAIT * 1e6))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SENT_AHEAD)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # NATs forget what is silent
         for option, value in _KEEPALIVE.items():
             if hasattr(socket, option):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-        self._socket, self._rank, self._peer = connection, rank, peer
+        self._socket, self._rank, self._peer, self._traffic = connection, rank, peer, traffic
         self._readable, self._writable = select.poll(), select.poll()  # know no highest descriptor
         self._readable.register(connection, select.POLLIN)
         self._writable.register(connection, select.POLLOUT)
+        self.closed = False
 
-    def send(self, data: memoryview, purpose: Purpose, deadline: Deadline) -> None:
+    def send(self, data: Bytes, purpose: Purpose, deadline: Deadline) -> None:
         """Raises PeerTimeout, PeerLost or, where the peer has refused an earlier message, MessageMismatch."""
+        start = time.perf_counter()
         try:
             self._send(data, purpose, deadline)
-        except OSError as error:
-            raise self._broken(error) from error
-        except BaseException:
-            self.close()
-            raise
+        except BaseException as error:
+            self._fail(error)
+        self._traffic.sent(len(data), time.perf_counter() - start)
 
-    def recv(self, purpose: Purpose, length: int | None, deadline: Deadline) -> bytearray:
+    def recv(self, purpose: Purpose, length: int | None, deadline: Deadline) -> Received:
         """The next message; length None: whatever it has. Raises PeerTimeout, PeerLost, MessageMismatch."""
+        start = time.perf_counter()
         try:
-            return self._recv(purpose, length, deadline)
-        except OSError as error:
-            raise self._broken(error) from error
-        except BaseException:
-            self.close()
+            data = self._recv(purpose, length, deadline)
+        except BaseException as error:
+            self._fail(error)
             raise
+        self._traffic.received(len(data), time.perf_counter() - start)
+        return data
 
-    def _send(self, data: memoryview, purpose: Purpose, deadline: Deadline) -> None:
+    def exchange(self, data: Bytes, purpose: Purpose, deadline: Deadline) -> Received:
+        """Sends, and receives a message of the same length from the peer, which does the same."""
+        start = time.perf_counter()
+        try:
+            received = self._exchange(data, purpose, deadline)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self._traffic.sent(len(data), 0.0)
+        self._traffic.received(len(received), time.perf_counter() - start)
+        return received
+
+    def _send(self, data: Bytes, purpose: Purpose, deadline: Deadline) -> None:
         raise NotImplementedError
 
-    def _recv(self, purpose: Purpose, length: int | None, deadline: Deadline) -> bytearray:
+    def _recv(self, purpose: Purpose, length: int | None, deadline: Deadline) -> Received:
+        raise NotImplementedError
+
+    def _exchange(self, data: Bytes, purpose: Purpose, deadline: Deadline) -> Received:
         raise NotImplementedError
 
     def unread(self) -> str | None:
         """A message that has come and that nobody has taken, in words; None where there is none."""
         return None
+
+    def _fail(self, error: BaseException) -> None:
+        """Closes the connection and raises the error as its user is to see it."""
+        if isinstance(error, OSError):
+            raise self._broken(error) from error
+        self.close()
+        raise error
 
     def _broken(self, error: OSError) -> FmiError:
         self.close()
@@ -69,44 +107,52 @@ class Stream:
 
     def _push(self, parts: tuple[Bytes, ...], before: int, total: int, deadline: Deadline) -> None:
         """Sends the parts; before, total: bytes of the message that were sent earlier, and that it has."""
-        length, sent = sum(map(len, parts)), self._taken(parts)
-        if sent == length:
-            return
-        rest = memoryview(b"".join(parts))
+        sent, length = self._taken(parts), len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         while sent < length:
             if not deadline.left():
                 taken = f"{min(before + sent, total)} of {total} bytes in {deadline.seconds:g} s"
                 raise PeerTimeout(f"rank {self._rank}: rank {self._peer} took {taken}")
             self._writable.poll(deadline.left() * 1000)
-            sent += self._taken((rest[sent:],))
+            sent += self._taken(_without(parts, sent))
 
     def _taken(self, parts: tuple[Bytes, ...]) -> int:
         """Bytes that the kernel took at once."""
         try:
-            return self._socket.sendmsg(parts)
+            if len(parts) == 1:
+                return self._socket.send(parts[0], _NOW)
+            return self._socket.sendmsg(parts, (), _NOW)
         except (BlockingIOError, InterruptedError):
             return 0
 
     def _read(self, into: memoryview, least: int, deadline: Deadline) -> int:
-        """Reads `least` bytes or more, as many as are there, into the buffer; returns how many."""
-        got, looks = 0, _LOOKS
-        while got < least:
+        """Reads `least` bytes or more, as many as are there, into the buffer; returns how many.
+
+        It first looks at the socket some times, then sleeps in the receiving call itself, then polls.
+        """
+        got, waits, flags = 0, 0, _NOW
+        while True:
             try:
-                count = self._socket.recv_into(into[got:] if got else into)
+                count = self._socket.recv_into(into[got:] if got else into, 0, flags)
             except (BlockingIOError, InterruptedError):
-                if looks:
-                    looks -= 1
-                    os.sched_yield()
-                    continue
-                self._readable.poll(deadline.left() * 1000)
+                waits += 1
             else:
                 if not count:
                     raise PeerLost(f"rank {self._rank}: rank {self._peer} left after {got} of {least} bytes")
                 got += count
-            if got < least and not deadline.left():
+                if got >= least:
+                    return got
+                waits = min(waits, _LOOKS)
+            if waits < _LOOKS:
+                if waits:
+                    os.sched_yield()
+                continue
+            left = deadline.left()
+            if not left:
                 came = f"{got} of {least} bytes from rank {self._peer}"
                 raise PeerTimeout(f"rank {self._rank}: {came} in {deadline.seconds:g} s")
-        return got
+            flags = 0 if waits == _LOOKS and left > _SHORT_WAIT else _NOW
+            if flags:
+                self._readable.poll(left * 1000)
 
     def wake(self) -> None:
         """Ends what another thread is waiting for here, with PeerLost."""
@@ -114,82 +160,171 @@ class Stream:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        self.closed = True
         self._socket.close()
 
-    @property
-    def closed(self) -> bool:
-        return self._socket.fileno() < 0
+
+def _without(parts: tuple[Bytes, ...], sent: int) -> tuple[Bytes, ...]:
+    """What is left of the parts once so many bytes were sent."""
+    left: list[Bytes] = []
+    for part in parts:
+        if sent < len(part):
+            left.append(memoryview(part)[sent:])
+        sent = max(sent - len(part), 0)
+    return tuple(left)
+
+
+def _room(length: int) -> memoryview:
+    """Memory of its own that nobody has filled with zeros."""
+    return np.empty(length, np.uint8).data
 
 
 class Bare(Stream):
     """FMI's own wire: the bytes of a message and nothing else."""
 
-    def _send(self, data: memoryview, purpose: Purpose, deadline: Deadline) -> None:
-        for start in range(0, len(data), _BLOCK):
-            self._push((data[start : start + _BLOCK],), start, len(data), deadline)
+    def _send(self, data: Bytes, purpose: Purpose, deadline: Deadline) -> None:
+        view = memoryview(data)
+        for start in range(0, len(view), _BLOCK):
+            self._push((view[start : start + _BLOCK],), start, len(view), deadline)
 
-    def _recv(self, purpose: Purpose, length: int | None, deadline: Deadline) -> bytearray:
+    def _recv(self, purpose: Purpose, length: int | None, deadline: Deadline) -> Received:
         if length is None:
             raise ValueError("on FMI's own wire, a message's length must be known")
-        data = bytearray(length)
-        self._read(memoryview(data), length, deadline)
+        data = _room(length)
+        if length:
+            self._read(data, length, deadline)
         return data
+
+    def _exchange(self, data: Bytes, purpose: Purpose, deadline: Deadline) -> Received:
+        """The higher rank sends first: the other one does not take its message before, as FMI's ranks do."""
+        if self._rank > self._peer:
+            self._send(data, purpose, deadline)
+            return self._recv(purpose, len(data), deadline)
+        received = self._recv(purpose, len(data), deadline)
+        self._send(data, purpose, deadline)
+        return received
 
 
 class Sealed(Stream):
     """Messages as the module `messages` describes them: nothing is believed that the peer has not sealed."""
 
-    def __init__(self, connection: socket.socket, rank: int, peer: int, keys: Keys) -> None:
-        super().__init__(connection, rank, peer)
+    def __init__(self, connection: socket.socket, rank: int, peer: int, keys: Keys, traffic: Traffic) -> None:
+        super().__init__(connection, rank, peer, traffic)
         self._sending, self._receiving = Seal(keys.sending), Seal(keys.receiving)
         self._bytes = bytearray(HEAD + PIECE + TAG)
         self._buffer = memoryview(self._bytes)
         self._start = self._end = 0  # of what was received and not looked at
 
-    def _send(self, data: memoryview, purpose: Purpose, deadline: Deadline) -> None:
-        head, total = purpose.head(len(data)), len(data)
-        piece = data if total <= PIECE else data[:PIECE]
-        self._push((head, piece, self._sending.tag(head, piece)), 0, total, deadline)
-        for start in range(PIECE, total, PIECE):
-            piece = data[start : start + PIECE]
-            self._push((piece, self._sending.tag(b"", piece)), start, total, deadline)
+    def _send(self, data: Bytes, purpose: Purpose, deadline: Deadline) -> None:
+        total = len(data)
+        if total > _SMALL:
+            for start, parts in self._outgoing(data, purpose):
+                self._push(parts, start, total, deadline)
+            return
+        head = purpose.head(total)
+        self._push((b"".join((head, data, self._sending.tag(head, data))),), 0, total, deadline)
 
-    def _recv(self, purpose: Purpose, length: int | None, deadline: Deadline) -> bytearray:
-        head, data = self._first(deadline)
+    def _recv(self, purpose: Purpose, length: int | None, deadline: Deadline) -> Received:
+        if length is not None and length <= _SMALL:
+            body = self._small(purpose.head(length), length, deadline)
+            if body is not None:
+                return body
+        received: Received = bytearray()
+        for received in self._incoming(purpose, length, deadline):  # noqa: B007 - the last one is whole
+            pass
+        return received
+
+    def _exchange(self, data: Bytes, purpose: Purpose, deadline: Deadline) -> Received:
+        """Piece by piece, so that the kernel takes each although the peer does not read at this moment."""
+        if len(data) <= _SMALL:
+            self._send(data, purpose, deadline)
+            return self._recv(purpose, len(data), deadline)
+        received: Received = bytearray()
+        incoming = self._incoming(purpose, len(data), deadline)
+        for start, parts in self._outgoing(data, purpose):
+            self._push(parts, start, len(data), deadline)
+            received = next(incoming)
+        return received
+
+    def _outgoing(self, data: Bytes, purpose: Purpose) -> Iterator[tuple[int, tuple[Bytes, ...]]]:
+        """The message's pieces, sealed, with the place of each."""
+        total, head = len(data), purpose.head(len(data))
+        view = memoryview(data)
+        piece = view[:PIECE]
+        yield 0, (head, piece, self._sending.tag(head, piece))
+        for start in range(PIECE, total, PIECE):
+            piece = view[start : start + PIECE]
+            yield start, (piece, self._sending.tag(b"", piece))
+
+    def _incoming(self, purpose: Purpose, length: int | None, deadline: Deadline) -> Iterator[Received]:
+        """The next message, after each piece: the same memory each time, whole at the end.
+
+        All pieces but the first are received where they are to stay. So the tag of each stands for a moment
+        where the next piece follows.
+        """
+        head, first = self._first(deadline)
         if length is None or head != purpose.head(length):
             try:
                 length = Expected(purpose, self._rank, self._peer, length).check(head)
             except MessageMismatch as error:
                 self._refuse(str(error))
                 raise
-        while len(data) < length:
-            data += self._piece(min(PIECE, length - len(data)), deadline)
-        return data
+        if length <= PIECE:
+            yield first
+            return
+        room = _room(length + TAG)
+        room[:PIECE] = first
+        yield room[:length]
+        for start in range(PIECE, length, PIECE):
+            end = min(start + PIECE, length)
+            self._receive(room[start : end + TAG], deadline)
+            self._prove(b"", room[start:end], room[end : end + TAG])
+            yield room[:length]
+
+    def _small(self, expected: bytes, length: int, deadline: Deadline) -> bytearray | None:
+        """The next message, where it came whole and as expected; else None, and nothing is taken."""
+        if self._end - self._start < HEAD:
+            self._fill(HEAD, deadline)
+        data, begin = self._bytes, self._start + HEAD
+        end = begin + length
+        if end + TAG > self._end or data[begin - HEAD : begin] != expected:
+            return None
+        body = data[begin:end]
+        self._prove(expected, body, data[end : end + TAG])
+        self._start = end + TAG
+        return body
 
     def _first(self, deadline: Deadline) -> tuple[bytearray, bytearray]:
         """The head and the first piece of the next message. MessageMismatch where it is a refusal."""
         if self._end - self._start < HEAD:
             self._fill(HEAD, deadline)
         head = self._bytes[self._start : self._start + HEAD]
-        body = self._piece(min(int.from_bytes(head[:LENGTH], "little"), PIECE), deadline, head)
+        length = min(int.from_bytes(head[:LENGTH], "little"), PIECE)
+        if self._end - self._start < HEAD + length + TAG:
+            self._fill(HEAD + length + TAG, deadline)
+        begin = self._start + HEAD
+        end = begin + length
+        body = self._bytes[begin:end]
+        self._prove(head, body, self._bytes[end : end + TAG])
+        self._start = end + TAG
         if head[OPERATION] == REFUSAL:
             reason = body.decode(errors="replace")[:_LONGEST_REASON]
             raise MessageMismatch(f"rank {self._rank}: rank {self._peer} refused: {reason}")
         return head, body
 
-    def _piece(self, length: int, deadline: Deadline, head: bytes | bytearray = b"") -> bytearray:
-        """The body of the next piece, proven."""
-        end = self._start + len(head) + length + TAG
-        if self._end < end:
-            self._fill(end - self._start, deadline)
-            end = self._start + len(head) + length + TAG  # the bytes may have been moved
-        body = self._bytes[end - TAG - length : end - TAG]
-        if not self._receiving.proves(self._bytes[end - TAG : end], head, body):
+    def _prove(self, head: Bytes, body: Bytes, tag: Bytes) -> None:
+        if not self._receiving.proves(tag, head, body):
             raise MessageMismatch(
                 f"rank {self._rank}: a message was not sent by rank {self._peer}, or was changed on the way"
             )
-        self._start = end
-        return body
+
+    def _receive(self, into: memoryview, deadline: Deadline) -> None:
+        """Fills it, at first with what was received already."""
+        ahead = min(self._end - self._start, len(into))
+        into[:ahead] = self._buffer[self._start : self._start + ahead]
+        self._start += ahead
+        if ahead < len(into):
+            self._read(into[ahead:], len(into) - ahead, deadline)
 
     def _fill(self, least: int, deadline: Deadline) -> None:
         """Waits until `least` bytes are in the buffer, and takes more where they are there."""

@@ -3,7 +3,8 @@
 Without a secret it speaks FMI's and TCPunch's wire exactly, and can meet their ranks. With one, which only the
 ranks of a run know, pairing names cannot be guessed, both sides prove that they know it before anything is
 believed, and messages are sealed. A pair that cannot punch through meets in a relay on the host, if it has the
-host's relay key.
+host's relay key. A rank that had to be relayed once asks for the relay beside its next punches at once, until
+one of them succeeds.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from .channel import Deadline, Statistics
+from .channel import Deadline, Received, Statistics
 from .connection import Bare, Sealed, Stream
-from .errors import PeerLost, PeerTimeout, RelayRefused
+from .errors import PeerLost, PeerTimeout
 from .handshake import Handshake, Pair
 from .messages import Purpose
-from .punching import Greeting, Met, NotThrough, Punch, bound
-from .relaying import Relayed
+from .punching import Address, Alternative, Greeting, Met, NotThrough, Punch, bound
+from .relaying import Admission, Relayed
 
 PORT = 10_000
 NAME_LIMIT = 100  # bytes; the host takes no more, and FMI cuts longer names silently
-PUNCH_SECONDS = 4.0  # then the pair meets in the relay, or tries again
+PUNCH_SECONDS = 4.0  # then a pair that has no relay tries to be paired again
+HEAD_START = 0.5  # seconds that a rank's first punch has before the pair asks for the relay beside it
 RELAY_SECONDS = 6.0  # for the partner to come there; then the two try to be paired again
 
 _ANY = ("", 0)  # until the connection to the host says which interface leads to it
@@ -59,9 +61,9 @@ class Direct:
             _check_plain_name(comm_name, size)
         self.rank, self.size = rank, size
         self.statistics, self.durable = Statistics(), False
-        self.both_may_send = secret is not None  # a plain pair is named after its first sender
         self._name, self._host, self._port, self._secret = comm_name, host, port, secret
         self._relay_key = relay_key
+        self._last_was_relayed = False  # the pair that met last could not punch through in time
         self._connections: dict[int, Stream] = {}
         self._meeting: set[socket.socket] = set()  # connections to the host, and those that are greeting
         self._lock = threading.Lock()
@@ -72,16 +74,13 @@ class Direct:
         self._connected(peer, sender, deadline)
 
     def send(self, peer: int, data: bytes | memoryview, purpose: Purpose, deadline: Deadline) -> None:
-        connection, start = self._connected(peer, self.rank, deadline), time.perf_counter()
-        view = memoryview(data)
-        connection.send(view, purpose, deadline)
-        self.statistics.sent(peer, len(view), time.perf_counter() - start)
+        self._connected(peer, self.rank, deadline).send(data, purpose, deadline)
 
-    def recv(self, peer: int, length: int | None, purpose: Purpose, deadline: Deadline) -> bytearray:
-        connection, start = self._connected(peer, peer, deadline), time.perf_counter()
-        data = connection.recv(purpose, length, deadline)
-        self.statistics.received(peer, len(data), time.perf_counter() - start)
-        return data
+    def recv(self, peer: int, length: int | None, purpose: Purpose, deadline: Deadline) -> Received:
+        return self._connected(peer, peer, deadline).recv(purpose, length, deadline)
+
+    def exchange(self, peer: int, data: bytes | memoryview, purpose: Purpose, deadline: Deadline) -> Received:
+        return self._connected(peer, max(peer, self.rank), deadline).exchange(data, purpose, deadline)
 
     def unread(self) -> list[str]:
         with self._lock:
@@ -113,7 +112,12 @@ class Direct:
         start = time.perf_counter()
         try:
             met, keys = self._meet(peer, sender, deadline)
-            made = Bare(met, self.rank, peer) if keys is None else Sealed(met, self.rank, peer, keys)
+            traffic = self.statistics.of(peer)
+            made: Stream
+            if keys is None:
+                made = Bare(met, self.rank, peer, traffic)
+            else:
+                made = Sealed(met, self.rank, peer, keys, traffic)
         except OSError as error:
             raise PeerLost(f"{self._us} no connection to rank {peer} can be made here: {error}") from error
         finally:
@@ -126,28 +130,26 @@ class Direct:
         return made
 
     def _meet(self, peer: int, sender: int, deadline: Deadline) -> Met:
+        """Through the host, again and again: a partner that died in an attempt, or whose host did, asks to be
+        paired anew when it is back.
+        """
         plain, name = self._plain_name(peer, sender), self._pair_name(peer)
         wrong = ""  # what else is to be said where time runs out
         while True:
             try:
-                return self._punch(peer, plain if name is None else _PAIR + name, deadline)
+                met = self._punch(peer, plain if name is None else _PAIR + name, deadline)
             except NotThrough as failed:
-                wrong = wrong if failed.stranger is None else f"; {failed.stranger}"
+                wrong = wrong if failed.reason is None else f"; {failed.reason}"
             except PeerTimeout as late:
                 raise PeerTimeout(f"{late}{wrong}") from late
-            # The partner may not know of the attempt that failed, where it died in it or the host did: it then
-            # waits to be paired, not in the relay. So nobody waits there for long.
-            if name is not None and self._relay_key is not None and deadline.left():
-                try:
-                    until = Deadline(min(RELAY_SECONDS, deadline.left()))
-                    return self._relayed(peer, _RELAY + name, self._relay_key(), until)
-                except PeerTimeout:
-                    pass
-                except (PeerLost, RelayRefused) as error:
-                    if self._closed:
-                        raise
-                    wrong = f"; {error}"
-            if name is None or not deadline.left():
+            else:
+                self._last_was_relayed = isinstance(met[0], Relayed)
+                if self._last_was_relayed:
+                    self.statistics.relayed.add(peer)
+                return met
+            if self._closed:
+                raise PeerLost(f"{self._us} this channel was closed")
+            if not deadline.left():
                 raise PeerTimeout(f"{self._us} no way through to rank {peer} in {deadline.seconds:g} s{wrong}")
 
     def _pair_name(self, peer: int) -> bytes | None:
@@ -168,8 +170,8 @@ class Direct:
         return f"{self._name}{sender}_{receiver}".encode()
 
     def _punch(self, peer: int, name: bytes, deadline: Deadline) -> Met:
-        """deadline: for the partner to come to the host; after that PUNCH_SECONDS at most to get through."""
-        with self._asked(name, peer, deadline, _ADDRESS.size) as host:  # our own address, which is not needed
+        """deadline: for the partner to come to the host; after that there are seconds at most to meet it."""
+        with self._ask(name, peer, deadline) as host, self._watched(host):
             own = host.getsockname()
             with bound(own) as listener:
                 listener.listen(64)
@@ -177,27 +179,21 @@ class Direct:
                 address = (socket.inet_ntoa(theirs[0]), int(theirs[1]))
                 seconds = deadline.left() if self._secret is None else min(PUNCH_SECONDS, deadline.left())
                 begin = None if self._secret is None else lambda: self._handshake(peer)
-                punch = Punch(listener, own, address, begin, lambda: self._closed)
+                relay = self._relay(peer, host.getpeername(), deadline)
+                punch = Punch(listener, own, address, begin, lambda: self._closed, relay)
                 return punch.through(Deadline(seconds))
 
-    def _relayed(self, peer: int, request: bytes, key: bytes, deadline: Deadline) -> Met:
-        who = f"{self._us} relay to rank {peer}:"
-        with self._asked(request, peer, deadline) as host:
-            relayed = Relayed(host, who)
-            try:
-                relayed.admitted(request, key, deadline)
-                met = Greeting(relayed, self._handshake(peer), deadline).finish(who)
-            except BaseException:
-                relayed.close()
-                raise
-        self.statistics.relayed.add(peer)
-        return met
+    def _relay(self, peer: int, host: Address, deadline: Deadline) -> Alternative | None:
+        name, relay_key = self._pair_name(peer), self._relay_key
+        if name is None or relay_key is None:
+            return None
 
-    @contextmanager
-    def _asked(self, name: bytes, peer: int, deadline: Deadline, answer: int = 0) -> Iterator[socket.socket]:
-        host = self._ask(name, peer, deadline, answer)
-        with host, self._watched(host):
-            yield host
+        def begin() -> Greeting:
+            key, until = relay_key(), Deadline(min(RELAY_SECONDS, deadline.left()))
+            who = f"{self._us} relay to rank {peer}:"
+            return Admission(host, _RELAY + name, key, self._handshake(peer), until, who)
+
+        return Alternative(begin, Deadline(0.0 if self._last_was_relayed else HEAD_START))
 
     @contextmanager
     def _watched(self, meeting: socket.socket) -> Iterator[None]:
@@ -212,8 +208,8 @@ class Direct:
             with self._lock:
                 self._meeting.discard(meeting)
 
-    def _ask(self, name: bytes, peer: int, deadline: Deadline, answer: int) -> socket.socket:
-        """A connection to the host, with the name sent in one segment and `answer` bytes received at once.
+    def _ask(self, name: bytes, peer: int, deadline: Deadline) -> socket.socket:
+        """A connection to the host, with the name sent in one segment, and our own address received.
 
         Tried again while there is time: the host may be full or not there yet, or the name may have been lost.
         """
@@ -228,7 +224,7 @@ class Direct:
                 host.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 host.sendall(name)
                 with self._watched(host):
-                    self._take(host, answer, peer, deadline)
+                    self._take(host, _ADDRESS.size, peer, deadline)
                 return host
             except socket.gaierror as error:
                 host.close()

@@ -7,20 +7,20 @@ raises PeerTimeout wherever it then stands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .channel import Channel, Deadline
+from .channel import Channel, Deadline, Received
 from .errors import FmiError, MessageMismatch
 from .messages import OPERATIONS, Purpose
 
 Array = NDArray[Any]
 _CODES = {name: code for code, name in enumerate(OPERATIONS)} | {"recv": OPERATIONS.index("send")}
-_BUFFERED = 1 << 14  # bytes that a connection takes although its reader does not read
+_SMALL = 1 << 14  # bytes of an array that are sooner copied than shown to the channel
+_ONE = np.ones(1, np.uint8)  # what ranks send in a barrier
 Combine = Callable[[Array, Array], Array]
 
 
@@ -138,24 +138,28 @@ class Group:
             if ordered:
                 done = self.reduce(mine, op, 0, True)
                 return self.bcast(mine if done is None else done, 0)
-            power = 1 << (self.size.bit_length() - 1)
-            if self.rank >= power:
-                self._send(self.rank - power, mine, deadline)
-                return self._recv(self.rank - power, mine, deadline)
-            if self.rank + power < self.size:
-                mine = _same(op(mine, self._recv(self.rank + power, mine, deadline)), mine)
-            distance = 1
-            while distance < power:
-                mine = _same(op(mine, self._exchange(self.rank ^ distance, mine, deadline)), mine)
-                distance *= 2
-            if self.rank + power < self.size:
-                self._send(self.rank + power, mine, deadline)
-            return mine
+            return self._doubled(mine, op, deadline)
+
+    def _doubled(self, mine: Array, op: Combine, deadline: Deadline) -> Array:
+        """All ranks' arrays combined, in as few steps as can be."""
+        rank, power = self.rank, 1 << (self.size.bit_length() - 1)
+        if rank >= power:
+            self._send(rank - power, mine, deadline)
+            return self._recv(rank - power, mine, deadline)
+        if rank + power < self.size:
+            mine = _same(op(mine, self._recv(rank + power, mine, deadline)), mine)
+        distance = 1
+        while distance < power:
+            mine = _same(op(mine, self._exchange(rank ^ distance, mine, deadline)), mine)
+            distance *= 2
+        if rank + power < self.size:
+            self._send(rank + power, mine, deadline)
+        return mine
 
     def barrier(self, seconds: float | None = None) -> None:
         """Returns when every rank has called it."""
-        with self._operation("barrier", seconds):
-            self.allreduce(np.ones(1, np.uint8), lambda a, b: a)
+        with self._operation("barrier", seconds) as deadline:
+            self._doubled(_ONE, lambda mine, theirs: mine, deadline)
 
     def scan(self, sendobj: Array, op: Combine, ordered: bool = False, seconds: float | None = None) -> Array:
         """The arrays of ranks 0 to this one combined (inclusive)."""
@@ -182,44 +186,23 @@ class Group:
                     mine = _same(op(mine, self._recv(rank - (1 << (i - 1)), mine, deadline)), mine)
             return mine
 
-    @contextmanager
-    def _operation(self, name: str, seconds: float | None, root: int = 0) -> Iterator[Deadline]:
-        """Names the operation in its messages and errors. A part of another has the other's name and time."""
-        if self._current is not None:
-            yield self._current
-            return
+    def _operation(self, name: str, seconds: float | None, root: int = 0) -> _Operation:
+        """Names the operation in its messages and errors."""
         if not 0 <= root < self.size:
             raise ValueError(f"root: {root} is not in a group of {self.size}; give 0 to {self.size - 1}")
-        self._current = Deadline(self._seconds if seconds is None else seconds)
-        self._part = name, root
-        try:
-            yield self._current
-        except FmiError as error:
-            self._failed = True
-            error.args = (f"in {name}: {error}",)
-            raise
-        finally:
-            self._current = None
+        return _Operation(self, name, self._seconds if seconds is None else seconds, root)
 
     def _exchange(self, peer: int, mine: Array, deadline: Deadline) -> Array:
-        """Both send at once what the kernel's buffers hold; else the higher rank sends first, so that two never
-        wait for each other with full buffers.
-        """
-        at_once = self._channel.both_may_send and mine.nbytes <= _BUFFERED
-        if at_once or self.rank > peer:
-            self._send(peer, mine, deadline)
-            return self._recv(peer, mine, deadline)
-        theirs = self._recv(peer, mine, deadline)
-        self._send(peer, mine, deadline)
-        return theirs
+        """What the peer has, which gets what this rank has."""
+        received = self._channel.exchange(peer, _bytes_of(mine), self._purpose(mine), deadline)
+        return _array_of(received, mine)
 
     def _send(self, peer: int, array: Array, deadline: Deadline) -> None:
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-        self._channel.send(peer, data, self._purpose(array), deadline)
+        self._channel.send(peer, _bytes_of(array), self._purpose(array), deadline)
 
     def _recv(self, peer: int, like: Array, deadline: Deadline) -> Array:
         received = self._channel.recv(peer, like.nbytes, self._purpose(like), deadline)
-        return np.frombuffer(received, like.dtype).reshape(like.shape)
+        return _array_of(received, like)
 
     def _purpose(self, array: Array) -> Purpose:
         """What messages of the current operation with such values are for."""
@@ -248,6 +231,43 @@ class Group:
         return [1 << i for i in range((self.size - 1).bit_length())]
 
 
+class _Operation:
+    """An operation that is going on; one that is a part of another has the other's name and time."""
+
+    __slots__ = ("_group", "_outer", "_part", "_seconds")
+
+    def __init__(self, group: Group, name: str, seconds: float, root: int) -> None:
+        self._group, self._part, self._seconds = group, (name, root), seconds
+
+    def __enter__(self) -> Deadline:
+        group = self._group
+        self._outer = group._current
+        if self._outer is not None:
+            return self._outer
+        group._current = deadline = Deadline(self._seconds)
+        group._part = self._part
+        return deadline
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._outer is not None:
+            return
+        self._group._current = None
+        if isinstance(error, FmiError):
+            self._group._failed = True
+            error.args = (f"in {self._part[0]}: {error}",)
+
+
+def _bytes_of(array: Array) -> bytes | memoryview:
+    if array.nbytes <= _SMALL:
+        return array.tobytes()
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _array_of(received: Received, like: Array) -> Array:
+    array = np.frombuffer(received, like.dtype)
+    return array if like.ndim == 1 else array.reshape(like.shape)
+
+
 def _folded(rows: Array, op: Combine) -> Array:
     result = rows[0].copy()
     for row in rows[1:]:
@@ -257,6 +277,8 @@ def _folded(rows: Array, op: Combine) -> Array:
 
 def _same(result: Any, like: Array) -> Array:
     """A combine function's result in the type and shape that peers expect."""
+    if type(result) is np.ndarray and result.dtype is like.dtype and result.shape == like.shape:
+        return result
     array = np.asarray(result)
     if array.shape != like.shape:
         raise ValueError(f"the function gave shape {array.shape} for arrays of shape {like.shape}")

@@ -1,7 +1,9 @@
 """Hole punching: both ranks of a pair listen on, and connect from, the address that the host saw.
 
 Whoever connects first may be a stranger. So all connections greet side by side, and only one whose rank
-knows the run's secret ends the search: a stranger costs neither time nor the operation.
+knows the run's secret ends the search: a stranger costs neither time nor the operation. A relay greets beside
+them, so that a pair that cannot punch through loses no time either. The lower rank of the pair confirms one
+connection, which both then take.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ import select
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 from .channel import Deadline
-from .errors import FmiError, PeerLost, PeerTimeout
+from .errors import FmiError, PeerLost, RelayRefused
 from .handshake import Handshake, Keys, Stranger
 
 Address = tuple[str, int]
@@ -23,15 +26,15 @@ _GREETING_SECONDS = (
 )
 _GREETINGS = 32  # at once; of more, the oldest is given up
 _CLOSED_SECONDS = 0.2  # between looks at whether the channel was closed
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1  # seconds between attempts to connect
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1  # seconds between attempts to connect
 
 
 class NotThrough(FmiError):
-    """No connection stood in time; `stranger`: who came instead, None where nobody did."""
+    """No connection stood in time; `reason`: why there is no relay, or who came instead, as far as is known."""
 
-    def __init__(self, stranger: Stranger | None = None) -> None:
+    def __init__(self, reason: Exception | None = None) -> None:
         super().__init__("no connection stood in time")
-        self.stranger = stranger
+        self.reason = reason
 
 
 class Greeting:
@@ -71,17 +74,13 @@ class Greeting:
             except (BlockingIOError, InterruptedError):
                 return
 
-    def finish(self, who: str) -> Met:
-        """Waits for its end. who: in errors."""
-        poll = select.poll()
-        while True:
-            self.advance()
-            if self.ended:
-                return self.socket, self.keys
-            if not self.until.left():
-                raise PeerTimeout(f"{who} did not greet in {self.until.seconds:g} s")
-            poll.register(self.socket, self.events)
-            poll.poll(self.until.left() * 1000)
+
+@dataclass(frozen=True)
+class Alternative:
+    """A relay beside the punch: `begin` asks for it once the head start has passed."""
+
+    begin: Callable[[], Greeting]
+    head_start: Deadline
 
 
 def bound(own: Address) -> socket.socket:
@@ -101,7 +100,7 @@ class Punch:
     """The search for one connection to a peer at `address`, by a `listener` on the `own` address.
 
     begin: makes a handshake; None for FMI's own wire, on which connections from the peer's IP address alone are
-    taken. closed: whether to give up.
+    taken. closed: whether to give up. relay: None where there is none.
     """
 
     def __init__(
@@ -111,74 +110,102 @@ class Punch:
         address: Address,
         begin: Callable[[], Handshake] | None,
         closed: Callable[[], bool],
+        relay: Alternative | None = None,
     ) -> None:
         listener.setblocking(False)
         self._listener, self._own, self._address = listener, own, address
         self._begin, self._closed = begin, closed
+        self._relay = relay  # until it was asked for
+        self._relaying: Greeting | None = None
         self._dialing: socket.socket | None = None
         self._dialed: Greeting | None = None
-        self._pause = _FIRST_PAUSE
-        self._greetings: list[Greeting] = []
-        self._stranger: Stranger | None = None
+        self._pause, self._paused = _FIRST_PAUSE, Deadline(0)  # before it dials again
+        self._greetings: list[Greeting] = []  # the relay's is among them
+        self._reason: Exception | None = None
 
     def through(self, until: Deadline) -> Met:
-        """The connection. Raises NotThrough, and PeerRefused for a peer that disagrees."""
+        """The connection; `until`: for the punch, a relay that was asked for has a deadline of its own.
+
+        Raises NotThrough, and PeerRefused for a peer that disagrees.
+        """
         try:
-            while until.left() and not self._closed():
-                if self._dialing is None and self._dialed not in self._greetings:
-                    self._dialing = _dialled(self._own, self._address)
-                self._wait(until)
-                self._accept(until)
-                self._look_at_dialed(until)
-                for greeting in list(self._greetings):
+            while not self._closed() and (until.left() or self._relay or self._relaying in self._greetings):
+                self._dial()
+                self._ask_relay(until)
+                self._wait()
+                self._accept()
+                self._look_at_dialed()
+                for greeting in sorted(self._greetings, key=lambda each: each is self._relaying):
                     if self._greeted(greeting):
                         self._greetings.remove(greeting)
                         return greeting.socket, greeting.keys
-            raise NotThrough(self._stranger)
+            raise NotThrough(self._reason)
         finally:
             for greeting in self._greetings:
                 greeting.socket.close()
             if self._dialing is not None:
                 self._dialing.close()
 
-    def _wait(self, until: Deadline) -> None:
+    def _dial(self) -> None:
+        """Where no connection is on its way or greets. A refusal comes at once, so it pauses between two."""
+        if self._dialing is not None or self._dialed in self._greetings or self._paused.left():
+            return
+        self._dialing = _dialled(self._own, self._address)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._paused = Deadline(self._pause)
+
+    def _ask_relay(self, until: Deadline) -> None:
+        """Once, when the punch has had its head start."""
+        relay = self._relay
+        if relay is None or (relay.head_start.left() and until.left()):
+            return
+        self._relay = None
+        try:
+            self._relaying = relay.begin()
+        except (OSError, RelayRefused) as error:
+            self._reason = error
+        else:
+            self._greetings.append(self._relaying)
+
+    def _wait(self) -> None:
         poll = select.poll()  # knows no highest descriptor, as select() does
         poll.register(self._listener, select.POLLIN)
         if self._dialing is not None:
             poll.register(self._dialing, select.POLLOUT)
         for greeting in self._greetings:
             poll.register(greeting.socket, greeting.events)
-        seconds = self._pause if self._dialing is None else _CLOSED_SECONDS
-        poll.poll(min(seconds, until.left()) * 1000)
+        seconds = _CLOSED_SECONDS
+        if self._dialing is None and self._dialed not in self._greetings:
+            seconds = min(seconds, self._paused.left())
+        if self._relay is not None:
+            seconds = min(seconds, self._relay.head_start.left())
+        poll.poll(seconds * 1000)
 
-    def _accept(self, until: Deadline) -> None:
+    def _accept(self) -> None:
         with suppress(OSError):  # nobody, or one that is gone again
             accepted, source = self._listener.accept()
             if self._begin is None and source[0] != self._address[0]:
                 accepted.close()
                 return
-            self._greet(accepted, until)
+            self._greet(accepted)
 
-    def _look_at_dialed(self, until: Deadline) -> None:
+    def _look_at_dialed(self) -> None:
         """Greets on the dialled connection once it stands; tries again where it failed."""
-        dialing, poll = self._dialing, select.poll()
-        if dialing is None:
-            return
-        poll.register(dialing, select.POLLOUT)
-        if not poll.poll(0):
+        dialing = self._dialing
+        if dialing is None or not writable(dialing):
             return
         self._dialing = None
         if dialing.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
-            self._dialed = self._greet(dialing, until)
+            self._dialed = self._greet(dialing)
         else:
             dialing.close()
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
-    def _greet(self, connection: socket.socket, until: Deadline) -> Greeting:
-        if len(self._greetings) >= _GREETINGS:
-            self._greetings.pop(0).socket.close()
+    def _greet(self, connection: socket.socket) -> Greeting:
+        strangers = [greeting for greeting in self._greetings if greeting is not self._relaying]
+        if len(strangers) >= _GREETINGS:
+            self._drop(strangers[0])
         handshake = None if self._begin is None else self._begin()
-        greeting = Greeting(connection, handshake, Deadline(min(_GREETING_SECONDS, until.left())))
+        greeting = Greeting(connection, handshake, Deadline(_GREETING_SECONDS))
         self._greetings.append(greeting)
         return greeting
 
@@ -188,13 +215,24 @@ class Punch:
             greeting.advance()
             if greeting.ended or greeting.until.left():
                 return greeting.ended
-        except Stranger as stranger:
-            self._stranger = stranger
-        except (OSError, PeerLost):  # the half of a connection that the partner gave up
-            pass
+        except (Stranger, RelayRefused) as error:
+            self._reason = error
+        except (OSError, PeerLost) as error:  # the half of a connection that the partner gave up
+            if greeting is self._relaying:
+                self._reason = error
+        self._drop(greeting)
+        return False
+
+    def _drop(self, greeting: Greeting) -> None:
         self._greetings.remove(greeting)
         greeting.socket.close()
-        return False
+
+
+def writable(connection: socket.socket) -> bool:
+    """Whether it takes bytes, or has failed."""
+    poll = select.poll()
+    poll.register(connection, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def _dialled(own: Address, address: Address) -> socket.socket | None:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import enum
 import hmac
+import select
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from typing import Any
 
 from .channel import Deadline
-from .errors import PeerLost, PeerTimeout, RelayRefused
+from .errors import PeerLost, RelayRefused
+from .handshake import Handshake
+from .punching import Address, Greeting, writable
 
 _CHALLENGE = 16  # bytes
 _LENGTH = 2  # bytes of a frame's head
@@ -52,50 +55,39 @@ _LIMITS = {
 
 
 class Relayed(socket.socket):
-    """A connection to the host on which a relay was asked for, used as one to the peer. who: in errors.
+    """A connection to the host on which a relay is asked for, used as one to the peer. who: in errors.
 
     Receiving gives the peer's bytes, b"" after the peer has closed, and RelayRefused where the host ends the
     relay. So does sending.
     """
 
-    def __init__(self, host: socket.socket, who: str) -> None:
-        super().__init__(fileno=socket.dup(host.fileno()))
+    def __init__(self, who: str) -> None:
+        super().__init__(socket.AF_INET, socket.SOCK_STREAM)
         self._who = who
         self._head = bytearray()  # of the next frame, as far as it has come
         self._left = 0  # bytes of the current frame
         self._peer_left = False
         self._early = bytearray()  # of the peer, received while sending
 
-    def admitted(self, request: bytes, key: bytes, deadline: Deadline) -> None:
-        """Proves to the host that this rank knows its key, and waits for the peer.
-
-        request: what was sent to the host. Raises RelayRefused, PeerTimeout, PeerLost.
-        """
-        challenge = self._exactly(_CHALLENGE, deadline)
-        self.sendall(hmac.digest(key, request + challenge, "sha256"))
-        if self._exactly(len(_BEGUN), deadline) != _BEGUN:
-            raise RelayRefused(f"{self._who} the rendezvous host speaks another version of this protocol")
-        self.setblocking(False)
-
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         data = bytearray(bufsize)
-        return bytes(data[: self.recv_into(data)])
+        return bytes(data[: self.recv_into(data, 0, flags)])
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         if self._early:
             return self._take_early(memoryview(buffer))
         if not self._left:
-            self._next_frame()
+            self._next_frame(flags)
         if self._peer_left:
             return 0
-        count = super().recv_into(memoryview(buffer)[: self._left])
+        count = super().recv_into(memoryview(buffer)[: self._left], 0, flags)
         if not count:
             raise self._broken()
         self._left -= count
         return count
 
     def send(self, data: Any, flags: int = 0, /) -> int:
-        return self.sendmsg((data,))
+        return self.sendmsg((data,), (), flags)
 
     def sendmsg(self, buffers: Iterable[Any], *more: Any) -> int:
         try:
@@ -106,37 +98,22 @@ class Relayed(socket.socket):
             self._look_for_end()
             raise
 
-    def _exactly(self, length: int, deadline: Deadline) -> bytes:
-        data = b""
-        while len(data) < length:
-            self.settimeout(max(deadline.left(), 1e-3))
-            try:
-                piece = self.recv(length - len(data))
-            except TimeoutError:
-                raise PeerTimeout(f"{self._who} nobody came in {deadline.seconds:g} s") from None
-            except OSError as error:
-                raise PeerLost(f"{self._who} the rendezvous host broke off: {error}") from error
-            if not piece:
-                raise PeerLost(f"{self._who} the peer left before it began")
-            data += piece
-        return data
-
-    def _next_frame(self) -> None:
+    def _next_frame(self, flags: int) -> None:
         """Receives a frame's head, in several calls if it must. RelayRefused where the host ends the relay."""
-        length = self._received(_LENGTH)
+        length = self._received(_LENGTH, flags)
         self._left = int.from_bytes(length, "big")
         if self._left:
             self._head.clear()
             return
-        code, value = _END.unpack(self._received(_LENGTH + _END.size)[_LENGTH:])
+        code, value = _END.unpack(self._received(_LENGTH + _END.size, flags)[_LENGTH:])
         if code != End.LEFT:
             raise RelayRefused(f"{self._who} {_told(code, value)}")
         self._peer_left = True
 
-    def _received(self, length: int) -> bytes:
+    def _received(self, length: int, flags: int) -> bytes:
         """That many bytes of the head, once they are there."""
         while len(self._head) < length:
-            piece = super().recv(length - len(self._head))
+            piece = super().recv(length - len(self._head), flags)
             if not piece:
                 raise self._broken()
             self._head += piece
@@ -167,6 +144,61 @@ class Relayed(socket.socket):
             f"{self._who} the rendezvous host ended it without a word: it is full or was stopped, or this rank "
             "has asked again, or did not take what was sent to it"
         )
+
+
+class Admission(Greeting):
+    """A greeting through the relay of the host at `address`.
+
+    Before the two ranks greet, it proves to the host that this rank knows its key, and waits for the peer.
+    request: what the host is asked. Its `advance` raises RelayRefused, too.
+    """
+
+    def __init__(
+        self, address: Address, request: bytes, key: bytes, handshake: Handshake, until: Deadline, who: str
+    ) -> None:
+        super().__init__(Relayed(who), handshake, until)
+        self._who = who
+        self._steps = self._admitted(request, key)
+        self._waits_for = select.POLLOUT  # 0 once the peer is there
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.connect_ex(address)  # its failure shows when the request is sent
+
+    @property
+    def ended(self) -> bool:
+        return not self._waits_for and super().ended
+
+    @property
+    def events(self) -> int:
+        return self._waits_for or super().events
+
+    def advance(self) -> None:
+        if self._waits_for:
+            self._waits_for = next(self._steps, 0)
+        if not self._waits_for:
+            super().advance()
+
+    def _admitted(self, request: bytes, key: bytes) -> Generator[int, None, None]:
+        """Yields what poll() is to look for before it goes on."""
+        while not writable(self.socket):
+            yield select.POLLOUT
+        self.socket.sendall(request)
+        challenge = yield from self._exactly(_CHALLENGE)
+        self.socket.sendall(hmac.digest(key, request + challenge, "sha256"))
+        if (yield from self._exactly(len(_BEGUN))) != _BEGUN:
+            raise RelayRefused(f"{self._who} the rendezvous host speaks another version of this protocol")
+
+    def _exactly(self, length: int) -> Generator[int, None, bytes]:
+        data = b""
+        while len(data) < length:
+            try:
+                piece = self.socket.recv(length - len(data))
+            except (BlockingIOError, InterruptedError):
+                yield select.POLLIN
+                continue
+            if not piece:
+                raise PeerLost(f"{self._who} the peer left before it began")
+            data += piece
+        return data
 
 
 def _told(code: int, value: int) -> str:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from .channel import Deadline, Statistics
+from .channel import Deadline, Received, Statistics
 from .errors import MessageMismatch, PeerLost, PeerTimeout
 from .messages import HEAD, TAG, Expected, Purpose, Seal
 
@@ -31,7 +31,7 @@ class _Stored(ABC):
         self._name, self._secret = name, secret
         self._sent: Counter[int] = Counter()
         self._received: Counter[int] = Counter()
-        self.durable = self.both_may_send = True
+        self.durable = True
         self._closed = False
 
     def connect(self, peer: int, sender: int, deadline: Deadline) -> None:  # noqa: B027
@@ -42,19 +42,23 @@ class _Stored(ABC):
         content = purpose.head(len(data)) + bytes(data)
         self._put(f"{self._name}/{entry}", content + self._seal(entry, content))
         self._sent[peer] += 1
-        self.statistics.sent(peer, len(data), time.perf_counter() - start)
+        self.statistics.of(peer).sent(len(data), time.perf_counter() - start)
 
-    def recv(self, peer: int, length: int | None, purpose: Purpose, deadline: Deadline) -> bytearray:
+    def recv(self, peer: int, length: int | None, purpose: Purpose, deadline: Deadline) -> Received:
         start, entry = time.perf_counter(), f"{peer}_{self.rank}_{self._received[peer]}"
         stored = self._take(f"{self._name}/{entry}", deadline)
         if stored is None:
             raise PeerTimeout(f"rank {self.rank}: nothing from rank {peer} in {deadline.seconds:g} s")
         self._received[peer] += 1
         content = self._proven(entry, stored, peer)
-        self.statistics.received(peer, len(content) - HEAD, time.perf_counter() - start)
+        self.statistics.of(peer).received(len(content) - HEAD, time.perf_counter() - start)
         if Expected(purpose, self.rank, peer, length).check(content) != len(content) - HEAD:
             raise MessageMismatch(f"rank {self.rank}: the message {entry} of rank {peer} is not whole")
         return bytearray(memoryview(content)[HEAD:])
+
+    def exchange(self, peer: int, data: bytes | memoryview, purpose: Purpose, deadline: Deadline) -> Received:
+        self.send(peer, data, purpose, deadline)
+        return self.recv(peer, len(data), purpose, deadline)
 
     def _seal(self, entry: str, content: bytes) -> bytes:
         if self._secret is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from numbers import Integral, Real
+from operator import countOf
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,8 @@ class types:
         if not self.is_list:
             return self.numbers([value], "value")
         if isinstance(value, np.ndarray) and value.ndim == 1:
+            if len(value) == self.length and self._holds(value):
+                return value.astype(self.dtype)
             value = value.tolist()
         if not isinstance(value, list | tuple):
             raise TypeError(f"value: {reprlib.repr(value)} is no list, but the type says {self}; give a list")
@@ -110,11 +113,11 @@ class types:
 
     def numbers(self, values: Sequence[Any], name: str) -> NDArray[Any]:
         """These numbers as an array; `name` says in errors what they are."""
-        kinds = {int} if self._whole else {int, float}
-        if not set(map(type, values)) <= kinds:  # the fast way for what is usual
+        usual = int if self._whole else float
+        if countOf(map(type, values), usual) != len(values) and not set(map(type, values)) <= {int, usual}:
             values = [self._number(value, name) for value in values]
         try:
-            return np.array(values, self.dtype)
+            return np.fromiter(values, self.dtype, len(values))
         except OverflowError:
             beyond = next(value for value in values if not self._fits(value))
             remedy = "use a double" if self._whole else "scale it down"
@@ -122,6 +125,14 @@ class types:
             raise OverflowError(
                 f"{name}: {reprlib.repr(beyond)} does not fit into the {bits} bits of {self.dtype}; {remedy}"
             ) from None
+
+    def _holds(self, array: NDArray[Any]) -> bool:
+        """Whether this type holds each number of the array, of a type of numpy's, as it is."""
+        if not self._whole:
+            return array.dtype.kind in "iu" or array.dtype in (np.float16, np.float32, np.float64)
+        return array.dtype.kind in "iu" and (
+            not len(array) or (self._fits(int(array.min())) and self._fits(int(array.max())))
+        )
 
     def _fits(self, value: int | float) -> bool:
         return -(2**31) <= value < 2**31 if self._whole else abs(value) <= sys.float_info.max

@@ -67,35 +67,27 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
   count  = var.abort_uploads_after_days + var.expire_keys_after_days == 0 ? 0 : 1
   bucket = aws_s3_bucket.this.id
 
-  dynamic "rule" {
-    for_each = var.abort_uploads_after_days == 0 ? [] : [var.abort_uploads_after_days]
+  rule {
+    id     = "abort-broken-uploads"
+    status = var.abort_uploads_after_days == 0 ? "Disabled" : "Enabled"
 
-    content {
-      id     = "abort-broken-uploads"
-      status = "Enabled"
+    filter {}
 
-      filter {}
-
-      abort_incomplete_multipart_upload {
-        days_after_initiation = rule.value
-      }
+    abort_incomplete_multipart_upload {
+      days_after_initiation = max(1, var.abort_uploads_after_days)
     }
   }
 
-  dynamic "rule" {
-    for_each = var.expire_keys_after_days == 0 ? [] : [var.expire_keys_after_days]
+  rule {
+    id     = "expire-keys-and-messages-of-runs-that-were-ended"
+    status = var.expire_keys_after_days == 0 ? "Disabled" : "Enabled"
 
-    content {
-      id     = "expire-keys-and-messages-of-runs-that-were-ended"
-      status = "Enabled"
+    filter {
+      prefix = ".cosmicai/"
+    }
 
-      filter {
-        prefix = ".cosmicai/"
-      }
-
-      expiration {
-        days = rule.value
-      }
+    expiration {
+      days = max(1, var.expire_keys_after_days)
     }
   }
 }
