@@ -239,7 +239,7 @@ def test_a_misspelt_name_in_a_group_stops_the_deployment(tree: Path, script: str
     )
     done = _run(tree, "sh", f"scripts/{script}.sh", "team3", APPROVE="team3")
     assert done.returncode != 0
-    told = "version: inference.memroy_mb rendezvous.limits.pairs storage.delete_result_on_destroy; terraform/README"
+    told = "version: inference.memroy_mb rendezvous.limits.pairs storage.delete_result_on_destroy; "
     assert told in done.stderr
     assert not _state(tree).exists()
 
