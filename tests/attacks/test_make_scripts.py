@@ -230,7 +230,7 @@ def test_a_misspelt_name_in_a_group_stops_the_deployment(tree: Path, script: str
     tfvars = tree / "terraform" / "teams" / "team3.tfvars"
     tfvars.write_text(
         tfvars.read_text() + 'inference = { architecture = "x86_64", memroy_mb = 4096 }\n'
-        'storage = { delete_result_on_destroy = true }\n'
+        "storage = { delete_result_on_destroy = true }\n"
         'rendezvous = { limits = { pairs = 3 } }\ntags = { owner = "me" }\n'
     )
     (tree / "terraform" / "more.tf").write_text(
