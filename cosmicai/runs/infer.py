@@ -25,9 +25,10 @@ from cosmicai.data.listing import partitions_in
 from cosmicai.processes import pool
 from cosmicai.results.outputs import write_text
 from cosmicai.results.runfolder import run_folder
+from inference import process
 from inference.contract.event import RankEvent
 from inference.data.partition import PartitionError
-from inference.data.storage import Folder, ObjectError, Storage
+from inference.data.storage import Folder, LocalFolder, ObjectError, Storage
 from inference.data.torchfile import LocalFile, Source
 from inference.rank import Rank
 from inference.sandbox import Host, Sandbox
@@ -68,7 +69,7 @@ class FileStorage(Storage):
             raise ObjectError(f"{key} could not be read: {error.strerror}") from error
 
     def folder(self, bucket: str, prefix: str, cache: Path) -> Folder:
-        return LocalFolder(self, LOCAL, prefix, {path.name: "" for path in Path(prefix).iterdir()}, cache)
+        return LocalFolder.of(self, Path(prefix))
 
     def write(self, bucket: str, key: str, body: bytes, content_type: str) -> None:
         path = Path(key)
@@ -76,16 +77,6 @@ class FileStorage(Storage):
             path = Path(self._moved[1]) / path.relative_to(self._moved[0])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(body)
-
-
-class LocalFolder(Folder):
-    """A folder that is on this machine already."""
-
-    def fetch(self, names: Sequence[str]) -> Path:
-        missing = sorted(set(names) - set(self.etags))
-        if missing:
-            raise ObjectError(f"{self.prefix} holds no {', '.join(missing)}")
-        return Path(self.prefix)
 
 
 def infer(
@@ -232,8 +223,7 @@ def _infer_one(event: RankEvent, threads: int, device: str, moved: Moved) -> Non
 @cache
 def _sandbox(threads: int, device: str, moved: Moved | None = None) -> Sandbox:
     """One per process, so that the network is loaded once."""
-    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**2
-    host = Host(memory_mb, threads, Path(), device)
+    host = Host(process.machine_memory(), threads, Path(), device)
     return Sandbox(lambda: FileStorage(boto3.client("s3", region_name="us-east-1"), moved), host)
 
 
