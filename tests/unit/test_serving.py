@@ -272,4 +272,4 @@ def test_an_unknown_command_of_the_container_is_refused(build: BuildFolder) -> N
     command = [str(build.python / "bin" / "python"), "-m", "inference"]
     done = subprocess.run(command, cwd=build.image("lean"), capture_output=True, text=True)
     assert done.returncode == 1
-    assert "error: give serve, or the name of a handler" in done.stderr
+    assert "error: give serve, rank, or the name of a handler" in done.stderr
