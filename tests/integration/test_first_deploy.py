@@ -28,7 +28,7 @@ TEAM, BUCKET = "team3", "team3-cosmicai"
 REGISTRY = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
 REPOSITORY = "team3-cosmicai-inference"
 IMAGE = f"{REGISTRY}/{REPOSITORY}:{image_tag()}-arm64-lean"
-STATE = f".cosmicai/terraform/{TEAM}.tfstate"
+STATE, ANY = f".cosmicai/terraform/{TEAM}.tfstate", f".cosmicai/terraform/{TEAM}/any"
 
 _RECORD = """#!{python}
 import json, os, sys
@@ -115,6 +115,8 @@ def _expected_calls(mirror: list[str]) -> list[list[str]]:
     return [
         [*terraform, "init", "-input=false", "-lockfile=readonly", *mirror],
         [*terraform, "console", "-state=STATE", "-var-file=teams/team3.tfvars", "-var", "image_tag=none"],
+        [*terraform, "console", "-state=STATE", "-var-file=teams/team3.tfvars", "-var", "image_tag=none"],
+        ["terraform", "-chdir=ANY", "console", "-var-file=TFVARS"],
         [*terraform, "state", "list", "-state=STATE"],
         [*terraform, "console", "-state=STATE", "-var-file=teams/team3.tfvars", "-var", "image_tag=none"],
         ["docker", "buildx", "version"],
@@ -130,7 +132,9 @@ def _expected_calls(mirror: list[str]) -> list[list[str]]:
 def test_from_the_example_to_a_deployment_and_back(checkout: Checkout) -> None:
     s3, tree = checkout.aws.client("s3"), checkout.folder
     printed, calls = checkout.make("deploy")
-    calls = [[word.replace(f"-state={tree / STATE}", "-state=STATE") for word in call] for call in calls]
+    paths = {f"-state={tree / STATE}": "-state=STATE", f"-chdir={tree / ANY}": "-chdir=ANY"}
+    paths[f"-var-file={tree / 'terraform' / 'teams' / TEAM}.tfvars"] = "-var-file=TFVARS"
+    calls = [[paths.get(word, word) for word in call] for call in calls]
     assert calls == _expected_calls([word for word in calls[0] if word.startswith("-plugin-dir=")])
     code = checkout.aws.client("lambda").get_function(FunctionName=REPOSITORY)["Code"]
     assert code["ImageUri"].startswith(IMAGE) or code["ResolvedImageUri"].startswith(
