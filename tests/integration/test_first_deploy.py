@@ -156,7 +156,7 @@ def test_from_the_example_to_a_deployment_and_back(checkout: Checkout) -> None:
     assert "0 added, 0 changed, 0 destroyed" in printed
     assert ["buildx", "build"] not in [call[1:3] for call in calls]
     moved = json.load(s3.get_object(Bucket="states", Key="team3.tfstate")["Body"])
-    assert _resources(moved) == _resources(before)  # with a new lineage, which `state push` gives an empty place
+    assert _resources(moved) == _resources(before)  # and a new lineage, since the place was empty
     assert not (tree / STATE).exists()
 
     # Without a word about results, those that there are stay, and are protected as before.

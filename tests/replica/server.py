@@ -2,8 +2,8 @@
 
 ValidateStateMachineDefinition is answered by the parser of the Amazon States Language with which moto itself
 runs state machines; it knows all but Express children. ListStateMachineVersions is answered from moto's record
-of the state machine. Of an instance's CPU credits moto says "standard" whatever it was started with; here they are
-those it was started with.
+of the state machine. Of an instance's CPU credits moto says "standard" whatever it was started with; here they
+are those it was started with.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ class Densities:
     """What the probabilities of N galaxies are, as arrays; `redshifts` (R,) is the grid of `pdf` (N, R).
 
     pdf: the mean density in a cell of one step around each point of the grid, so that the trapezoidal rule
-    gives 1; in half precision, to 1 in 2,000. z_mode: the point with the highest. z_confidence: the probability within CONFIDENCE_RANGE (1 + z)
-    of the median.
+    gives 1; in half precision, to 1 in 2,000. z_mode: the point with the highest. z_confidence: the probability
+    within CONFIDENCE_RANGE (1 + z) of the median.
     """
 
     redshifts: Doubles
@@ -104,7 +104,9 @@ def densities(
     for part in _chunks(calibration, np.where(known, z_pred, 0.0).astype(np.float32), magnitudes):
         rows = slice(start, start + len(part.base))
         for name, values in _densities(calibration, part, None if redshift is None else redshift[rows]).items():
-            if name not in columns:  # as many as there will be: parts that are joined at the end take twice as much
+            if (
+                name not in columns
+            ):  # as many as there will be: parts that are joined at the end take twice as much
                 columns[name] = np.empty((len(z_pred), *values.shape[1:]), values.dtype)
             columns[name][rows] = values
         start = rows.stop
