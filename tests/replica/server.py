@@ -4,9 +4,9 @@ ValidateStateMachineDefinition is answered by the parser of the Amazon States La
 runs state machines; it knows all but Express children. ListStateMachineVersions is answered from moto's record
 of the state machine. Of an instance's CPU credits moto says "standard" whatever it was started with; here they
 are those it was started with. It applies a bucket's denials without their conditions; here those of plain HTTP
-are left out, as AWS is reached by TLS. Its recorder may write two requests into each other. AWS Batch has a role
-of its own, which moto wants to be named. moto's state machines do not translate the arguments of AWS Batch,
-which Step Functions writes in its own way.
+are left out, as AWS is reached by TLS. Its recorder may write two requests into each other. AWS Batch has a
+role of its own, which moto wants to be named. moto's state machines do not translate the arguments that
+Step Functions writes in its own way for AWS Batch.
 """
 
 from __future__ import annotations
