@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import objects
+from .missing import finite_rows
 from .objects import Objects
 from .pickled import Record
 from .tensors import PLAIN_TENSORS
@@ -237,10 +238,7 @@ def _float32(array: Array) -> Floats:
 
 
 def _check_finite(array: Floats, what: str, name: str) -> None:
-    with np.errstate(invalid="ignore", over="ignore"):
-        if np.isfinite(array.sum(dtype=np.float64)):
-            return
-    bad = np.flatnonzero(~np.isfinite(array).all(tuple(range(1, array.ndim))))
+    bad = np.flatnonzero(~finite_rows(array))
     if len(bad):
         raise PartitionError(
             f"{name}: {what} of {len(bad)} of {len(array)} galaxies hold NaN or infinity, the first in row "
