@@ -279,7 +279,7 @@ def test_the_rules_come_from_the_models_folder(tmp_path: Path) -> None:
         "[]",
         '{"trained on": 3, "hidden_magnitudes": "x"}',
         '{"trained on": {"redshift": [1e999]}}',
-        '{"recipe": [1], "photometry": {"magnitude_limits": [[1]]}, "hidden_magnitudes": [1]}',
+        '{"recipe": [1], "photometry": {"magnitude_limits": [28, 28]}, "hidden_magnitudes": [1]}',
         '{"recipe": {"images_weight": "1", "without_images": 1}, "hidden_magnitudes": [1]}',
     ):
         (tmp_path / "card.json").write_text(text)

@@ -59,16 +59,20 @@ class Partition:
         return (self.rows(start, start + size) for start in range(0, len(self), size))
 
 
-def read(data: bytes | memoryview, name: str, layout: Layout = Layout()) -> Partition:
+def read(
+    data: bytes | memoryview, name: str, layout: Layout = Layout(), *, only_finite: bool = True
+) -> Partition:
     """The whole TensorDataset in `data`; its images are views where they are stored as float32.
 
     Raises PartitionError, which names `name` and the fault: not a .pt file, cut short, damaged, a pickle that
-    asks for anything but tensors, the wrong number or shape of tensors, or values that are not finite.
+    asks for anything but tensors, the wrong number or shape of tensors, or, with `only_finite`, values that are
+    not finite.
     """
     file = PartitionFile.open(Buffer(data), name, layout)
     partition = file.block(0, file.count)
-    _check_finite(partition.magnitudes, "magnitudes", name)
-    _check_finite(partition.images, "images", name)
+    if only_finite:
+        _check_finite(partition.magnitudes, "magnitudes", name)
+        _check_finite(partition.images, "images", name)
     return partition
 
 

@@ -18,6 +18,7 @@ Floats = NDArray[np.float32]
 Range = tuple[Floats, Floats]
 
 CARD_FILES = ("config.json", "card.json")
+_BANDS = 5  # of a config that does not say
 _MAGNITUDES = "magnitudes, 0.1 and 99.9 percent"
 _NOT_FINITE = {marker: kind for marker, kind in MAGNITUDE_MARKERS.items() if not np.isfinite(marker)}
 
@@ -45,17 +46,18 @@ class Rules:
         """Of a model folder; what its config.json and card.json do not say is not known."""
         config, card = (_content(folder / file) for file in CARD_FILES)
         trained, recipe = _part(card, "trained on"), _part(card, "recipe")
-        limits = _numbers(_part(card, "photometry").get("magnitude_limits"), 1)
-        pair, redshift = _numbers(trained.get(_MAGNITUDES), 2), _numbers(trained.get("redshift"), 1)
-        magnitudes = None if pair is None or len(pair) != 2 else (pair[0], pair[1])
+        bands = config.get("magnitudes", _BANDS)
+        limits = _numbers(_part(card, "photometry").get("magnitude_limits"), bands)
+        pair, redshift = _numbers(trained.get(_MAGNITUDES), 2, bands), _numbers(trained.get("redshift"), 2)
+        magnitudes = None if pair is None else (pair[0], pair[1])
         without_images = recipe.get("without_images") is True
         by_images = _weight(recipe, "images_weight") > 0 and not without_images
         return cls(
-            _numbers(config.get("hidden_magnitudes"), 1) if by_images else None,
+            _numbers(config.get("hidden_magnitudes"), bands) if by_images else None,
             without_images or _weight(recipe, "magnitudes_weight") > 0,
             limits,
             magnitudes,
-            None if redshift is None or len(redshift) != 2 else (float(redshift[0]), float(redshift[1])),
+            None if redshift is None else (float(redshift[0]), float(redshift[1])),
             _in_ab(limits, magnitudes),
         )
 
@@ -114,9 +116,10 @@ def _weight(recipe: Mapping[str, Any], name: str) -> float:
     return float(weight) if isinstance(weight, int | float) else 0.0
 
 
-def _numbers(value: Any, dimensions: int) -> Floats | None:
+def _numbers(value: Any, *shape: int) -> Floats | None:
+    """An array of that shape; None for anything else."""
     try:
         array = np.array(value, np.float32)
     except (TypeError, ValueError, OverflowError):
         return None
-    return array if array.ndim == dimensions and np.isfinite(array).all() else None
+    return array if array.shape == shape and np.isfinite(array).all() else None
