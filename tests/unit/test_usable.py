@@ -139,6 +139,69 @@ def test_train_and_optimise_say_what_they_leave_out(arrays: Arrays, tmp_path: Pa
     assert "4 of 40 galaxies are left out" in told
 
 
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """The folder of a small network."""
+    config = astromae.Config(width=16, depth=1, heads=2, parallel_groups=0, head_width=8)
+    astromae.save(astromae.AstroMAE(config).eval(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def _calibrate(model: Path, *folders: Path, status: int = 1) -> str:
+    """What `model calibrate` says of galaxies that do not suffice; the model folder is as before."""
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    options = [word for folder in folders for word in ("--calibration", folder)]
+    told = _model("calibrate", model, *options, status=status)
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+    return told
+
+
+def test_calibrate_takes_the_files_that_a_run_takes_and_names_the_others(
+    model: Path, tmp_path: Path, saved: Saved
+) -> None:
+    folder = tmp_path / "in"
+    whole = some_galaxies(COUNT)
+    for name, rows in (("1.pt", 3), ("10.pt", 4), ("below/2.pt", 5), ("below/it/3.pt", 6)):
+        _write(folder / name, {key: array[:rows] for key, array in whole.items()}, saved)
+    _write(tmp_path / "other" / "1.pt", {key: array[:20] for key, array in whole.items()}, saved)
+    body = (folder / "1.pt").read_bytes()
+    strange = ("4.PT", "5.pth", "6.pt.gz", "._1.pt", ".hidden/7.pt", "notes.txt")
+    for name in strange:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(body)
+    (folder / "below" / "8.pt").write_bytes(b"")
+    (folder / "photometry.json").write_text("{}")  # as `data prepare` writes it
+    told = _calibrate(model, folder, tmp_path / "other")
+    assert f"{3 + 4 + 5 + 6 + 20} galaxies with a known redshift are too few" in told
+    assert f"7 files are not taken of {folder}" in told
+    for name in ("4.PT", "5.pth", "6.pt.gz", "._1.pt", ".hidden", "notes.txt", "below/8.pt"):
+        assert name in told
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "message"),
+    [
+        ({"1.pt": b"no partition"}, 1, "in/1.pt: "),
+        ({"below/1.pt": b"no partition"}, 1, "in/below/1.pt: "),
+        (
+            {"1.pt": b""},
+            2,
+            "holds no .pt file; give a folder of .pt files (1 file is not taken of it (empty: 1.pt))",
+        ),
+        ({"1.npz": b"PK"}, 2, "1 file is not taken of it (does not end in .pt: 1.npz)"),
+        ({"1.pt": b"any", ".partial/moving": b""}, 1, "part of a set"),
+    ],
+)
+def test_calibrate_refuses_a_folder_that_holds_something_else(
+    model: Path, tmp_path: Path, files: dict[str, bytes], status: int, message: str
+) -> None:
+    for name, content in files.items():
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    assert message in _calibrate(model, tmp_path / "in", status=status)
+
+
 def _model(*words: object, status: int = 0) -> str:
     done = subprocess.run(
         [str(Path(sys.executable).with_name("cosmicai")), "model", *map(str, words)],
