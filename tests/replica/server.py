@@ -1,13 +1,23 @@
-"""moto_server with the two calls that Terraform's provider makes and moto lacks.
+"""moto_server with what Terraform's provider asks for and moto lacks.
 
 ValidateStateMachineDefinition is answered by the parser of the Amazon States Language with which moto itself
 runs state machines; it knows all but Express children. ListStateMachineVersions is answered from moto's record
-of the state machine.
+of the state machine. Of an instance's CPU credits moto says "standard" whatever it was started with; here they
+are those it was started with. It applies a bucket's denials without their conditions; here those of plain HTTP
+are left out, as AWS is reached by TLS. Its recorder may write two requests into each other.
 """
 
 from __future__ import annotations
 
+import json
+import threading
+from typing import Any
+
 from moto.core.responses import ActionResult
+from moto.ec2.responses.instances import InstanceResponse
+from moto.iam.access_control import IAMPolicy, PermissionResult
+from moto.moto_api._internal.recorder.models import Recorder
+from moto.s3.models import FakeBucket
 from moto.server import main
 from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
 from moto.stepfunctions.responses import StepFunctionResponse
@@ -31,6 +41,44 @@ def _versions(self: StepFunctionResponse) -> ActionResult:
     return ActionResult({"stateMachineVersions": versions})
 
 
+_CREDITS: dict[str, str] = {}  # by instance
+_run = InstanceResponse.run_instances
+
+
+def _run_instances(self: InstanceResponse) -> ActionResult:
+    started = _run(self)
+    for instance in started.result.instances:
+        _CREDITS[instance.id] = self._get_param("CreditSpecification.CpuCredits", "standard")
+    return started
+
+
+def _credits(self: InstanceResponse) -> ActionResult:
+    asked = [{"InstanceId": one, "CpuCredits": _CREDITS[one]} for one in self._get_param("InstanceIds", [])]
+    return ActionResult({"InstanceCreditSpecifications": asked})
+
+
+def _permission(self: FakeBucket, action: str, resource: str) -> Any:
+    if self.policy is None:
+        return PermissionResult.NEUTRAL
+    policy = json.loads(self.policy)
+    plain_http = {"Bool": {"aws:SecureTransport": "false"}}
+    policy["Statement"] = [one for one in policy["Statement"] if one.get("Condition") != plain_http]
+    return IAMPolicy(json.dumps(policy)).is_action_permitted(action, resource)
+
+
+_recording = threading.Lock()
+_record = Recorder._record_request
+
+
+def _recorded_alone(self: Recorder, *request: Any) -> None:
+    with _recording:
+        _record(self, *request)
+
+
+Recorder._record_request = _recorded_alone
+FakeBucket.get_permission = _permission
+InstanceResponse.run_instances = _run_instances
+InstanceResponse.describe_instance_credit_specifications = _credits
 StepFunctionResponse.validate_state_machine_definition = _validated
 StepFunctionResponse.list_state_machine_versions = _versions
 
