@@ -45,7 +45,10 @@ def model_calibrate(
         def report(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        made = calibrate_folder(scratch, partition_files(calibration), command, seed, report)
+        def tell(note: str) -> None:
+            progress.console.print(f"note: {note}")
+
+        made = calibrate_folder(scratch, partition_files(calibration), command, seed, report, tell)
         merge(scratch, folder)
     console.print(
         f"{folder}: densities fitted to {made.fitted:,} galaxies, and calibrated by {made.calibrated:,} others"

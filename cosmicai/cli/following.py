@@ -86,6 +86,8 @@ def _shown_in_lines(watcher: Watcher, quiet: bool, pause: float) -> Snapshot:
 
 
 def _line(found: Snapshot) -> str:
+    if found.taken_by is not None:
+        return f"{seconds_text(found.seconds):>9}  {found.status}, {found.taken_text}"
     parts = [found.state or found.status]
     if found.ranks is not None:
         parts += [ranks_text(found), f"images: {found.images_text}", usd_text(found.usd_so_far)]
@@ -114,6 +116,10 @@ def time_text(found: Snapshot) -> str:
 def screen(found: Snapshot) -> Group:
     """All of a snapshot; a spinner turns while the run lasts."""
     table = Table(show_header=False, box=None)
+    if found.taken_by is not None:
+        table.add_row("run", f"{found.name}: {found.status.lower()}")
+        table.add_row("time", time_text(found))
+        return Group(Text(printable(f"note: {found.taken_text}", _SHOWN_NOTE), style="yellow"), table)
     rate = f", {found.images_per_second:,.0f} images/s" if found.images_per_second else ""
     rows = {
         "run": f"{found.name}: {found.status.lower()}" + (f", in {found.state}" if found.state else ""),
@@ -151,6 +157,9 @@ def _share(found: Snapshot) -> str:
 def _print_end(found: Snapshot) -> None:
     from summarize.contract.images import ENGINE
 
+    if found.status == "SUCCEEDED" and found.taken_by is not None:
+        console.print(f"succeeded, but {found.taken_text}")
+        return
     if found.status == "SUCCEEDED":
         engine = set(found.images_from) <= {ENGINE}
         did = f"{found.images_text} redshifts" if engine else f"images: {found.images_text}"

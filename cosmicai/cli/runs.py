@@ -222,12 +222,17 @@ def resume(
 
     Example: cosmicai resume demo-20261122-101500
     """
+    from cosmicai.runs.watch import Watcher
+
     target = deployment(team, local, profile)
     execution = target.client("stepfunctions").describe_execution(executionArn=runs.execution_arn(target, name))
     if execution["status"] == "RUNNING":
         raise runs.RunError(
             f"{execution['name']} is still running: wait for it, or stop it with `cosmicai stop`"
         )
+    found = Watcher(target, execution["executionArn"]).look()
+    if found.taken_by is not None:
+        raise runs.RunError(f"{found.taken_text}; start it again with another result_path")
     content = {**json.loads(execution["input"]), "resume": True}
     base = execution["name"].partition("-resumed-")[0]
     arn = start(target, content, _new_name(base, "-resumed"))

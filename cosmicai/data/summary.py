@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cosmicai.data import checks
 from cosmicai.data.galaxies import Block, Galaxies
-from cosmicai.data.missing import Missing
+from inference.contract.missing import Missing
 
 SHEET = 8  # stamps along each side of a contact sheet
 _SAMPLED = 2048  # galaxies whose pixels are looked at

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cosmicai.model.usable import UNKNOWN_REDSHIFT, Tally, partitions, usable
 from inference.contract.accuracy import exact_nmad
-from inference.data.partition import read
+from inference.data.rules import Rules
 from inference.engine.choice import GRAPHS, network_digest, read_graphs
 from inference.engine.interface import Floats
 from inference.engine.loading import load
@@ -59,6 +61,7 @@ class Predicted:
     z_pred: Floats
     magnitudes: Floats
     redshift: Floats
+    tally: Tally = field(default_factory=Tally)
 
     def __len__(self) -> int:
         return len(self.redshift)
@@ -78,23 +81,25 @@ class Predicted:
 
 
 def predicted(folder: Path, files: Sequence[Path], threads: int = 1) -> Predicted:
-    """By the float32 engine, without galaxies of unknown redshift. Raises CalibratingError for too few."""
+    """By the float32 engine, without galaxies that lack something. Raises CalibratingError for too few."""
     engine = load(folder, "auto", "float32", threads)
-    parts = []
-    for file in files:
-        part = read(file.read_bytes(), str(file), engine.layout)
-        if part.redshift is None:
-            continue
-        z_pred = np.concatenate(list(engine.predict(part.batches(engine.batch(256)))))
-        usable = np.isfinite(part.redshift) & (part.redshift >= 0) & np.isfinite(z_pred) & (z_pred > -1)
-        parts.append(Predicted(z_pred, part.magnitudes, part.redshift).at(np.flatnonzero(usable)))
-    if sum(map(len, parts)) < FEWEST_GALAXIES:
+    parts, tally = [], Tally()
+    for part in usable(partitions(files, engine.layout), Rules.of_folder(folder), tally):
+        z_pred = np.concatenate([*engine.predict(part.batches(engine.batch(256))), np.empty(0, np.float32)])
+        redshift = np.empty(0, np.float32) if part.redshift is None else part.redshift
+        within, finite = redshift >= 0, np.isfinite(z_pred) & (z_pred > -1)
+        tally.left_out[UNKNOWN_REDSHIFT] += int((~within).sum())
+        tally.left_out["without a prediction above -1"] += int((within & ~finite).sum())
+        parts.append(Predicted(z_pred, part.magnitudes, redshift).at(np.flatnonzero(within & finite)))
+    tally.left_out += Counter()  # reasons that no galaxy has
+    if tally.used < FEWEST_GALAXIES:
         raise CalibratingError(
-            f"calibration: {sum(map(len, parts)):,} galaxies with a known redshift are too few; give "
-            f"{FEWEST_GALAXIES:,} or more"
+            f"calibration: {tally.used:,} galaxies with a known redshift are too few; give "
+            f"{FEWEST_GALAXIES:,} or more" + "".join(f"; {note}" for note in tally.notes())
         )
     columns = ([getattr(part, name) for part in parts] for name in ("z_pred", "magnitudes", "redshift"))
-    return Predicted(*(np.concatenate(column) for column in columns))
+    z_pred, magnitudes, redshift = map(np.concatenate, columns)
+    return Predicted(z_pred, magnitudes, redshift, tally)
 
 
 def calibrate_folder(
@@ -103,14 +108,18 @@ def calibrate_folder(
     command: str,
     seed: int = 0,
     progress: Progress = lambda done, total: None,
+    tell: Callable[[str], None] = lambda note: None,
 ) -> Calibration:
     """Writes calibration.json of a model folder, and says so in its card.
 
-    Raises CalibratingError for too few galaxies, and for those that the card says it was trained on.
+    tell: is called with what was left out. Raises CalibratingError for too few galaxies, and for those that the
+    card says it was trained on.
     """
     card_path = folder / "card.json"
     card: Json = json.loads(card_path.read_text(encoding="utf-8")) if card_path.exists() else {}
     galaxies = predicted(folder, files)
+    for note in galaxies.tally.notes():
+        tell(note)
     if galaxies.digest == card.get("trained on", {}).get("sha256 of magnitudes and redshifts"):
         raise CalibratingError(
             "calibration: these are the galaxies that the network was trained on, whose redshifts it knows too "
@@ -125,6 +134,7 @@ def calibrate_folder(
     card["calibration"] = {
         "commands": [command],
         "galaxies": len(galaxies),
+        "left out": dict(galaxies.tally.left_out),
         "sha256 of magnitudes and redshifts": galaxies.digest,
         "fitted": calibration.fitted,
         "calibrated": calibration.calibrated,

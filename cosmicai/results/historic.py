@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmicai.results.outputs import new_file, write_text
-from cosmicai.results.plots import known_redshifts, predicted_against_true
+from cosmicai.results.plots import predicted_against_true
 from inference.contract.accuracy import NMAD_FACTOR
+from inference.data.missing import known_redshifts
 from summarize.contract.images import counted, is_exact
 from summarize.contract.rank_info import RankInfo
 from summarize.contract.run_records import Summary

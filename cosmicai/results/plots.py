@@ -12,12 +12,9 @@ from numpy.typing import NDArray
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from inference.data.missing import known_redshifts
+
 _BINS = 120
-
-
-def known_redshifts(true: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """inference.contract.accuracy.is_known of each (N,)."""
-    return np.isfinite(true) & (true > -1)
 
 
 def predicted_against_true(

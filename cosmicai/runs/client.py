@@ -55,6 +55,11 @@ def execution_arn(target: Target, name: str | None) -> str:
     return str(latest[0]["executionArn"])
 
 
+def taken(by: str, name: str, place: str) -> str:
+    """What is said of a run whose result path another run has taken since; place: that path."""
+    return f"another run, {by}, has taken the path of {name}, {place}: its results are no longer there"
+
+
 def follow(
     stepfunctions: Any,
     s3: Any,

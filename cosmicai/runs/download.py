@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cosmicai.results.runfolder import run_folder
-from cosmicai.runs.client import RunError
+from cosmicai.runs.client import RunError, taken
 from inference.contract.paths import PathError, below, is_marker
 
 _TRANSFERS = 8  # objects in flight
@@ -118,8 +118,7 @@ def _plan(s3: Any, bucket: str, key: str, place: str, name: str) -> Json:
         raise RunError(f"{place}run.json is not what a run writes: something has replaced it") from error
     if name not in started_as:
         raise RunError(
-            f"another run, {taken_by}, has taken the path of {name}, {place}: its results are no longer there; "
-            f"`cosmicai results {taken_by}` downloads those of {taken_by}"
+            f"{taken(taken_by, name, place)}; `cosmicai results {taken_by}` downloads those of {taken_by}"
         )
     return dict(run)
 

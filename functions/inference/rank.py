@@ -125,8 +125,7 @@ class Rank:
                     block = next(blocks, None)
                 if block is None:
                     return
-                results.add(block)
-                yield from results.quality.usable(block.rows).batches(batch)
+                yield from results.add(block).batches(batch)
 
         results.predicted += engine.predict(batches())
         waited = seconds["download"] - before

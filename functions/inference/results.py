@@ -17,7 +17,7 @@ from .contract.flags import BAD
 from .contract.limits import PHASES
 from .contract.rank_info import RankInfo
 from .data.objects import Objects, joined
-from .data.partition import Block, PartitionFile
+from .data.partition import Block, Partition, PartitionFile
 from .data.quality import Quality
 from .engine.interface import Floats
 from .probability import scores
@@ -47,7 +47,6 @@ class Results:
     quality: Quality = field(default_factory=Quality)
     predicted: list[Floats] = field(default_factory=list)
     true: list[Floats] = field(default_factory=list)
-    magnitudes: list[Floats] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     objects: list[Objects | None] = field(default_factory=list)  # of each partition
     data_bytes: int = 0
@@ -56,20 +55,22 @@ class Results:
     cpu_seconds: float = 0.0
     probabilities: Densities | None = None  # of a calibrated model
     _file: PartitionFile | None = None
+    _bands: int = 0
 
-    def add(self, block: Block) -> None:
-        """The rows that are about to be computed."""
+    def add(self, block: Block) -> Partition:
+        """Notes rows that are about to be computed, and gives them as the network takes them."""
         if block.file is not self._file:
             self._file = block.file
             self.rows.append(block.file.count)
             self.objects.append(block.file.objects)
         rows = block.rows
-        self.magnitudes.append(rows.magnitudes)
+        self._bands = rows.magnitudes.shape[1]
         self.data_bytes += rows.images.nbytes + rows.magnitudes.nbytes
         self.image_bytes = max(self.image_bytes, rows.images.nbytes)
         self.has_redshift |= rows.redshift is not None
         unknown = np.full(len(rows), np.nan, np.float32)
         self.true.append(unknown if rows.redshift is None else rows.redshift)
+        return self.quality.usable(rows)
 
     def batches(self, size: int) -> int:
         """How many batches of the asked-for size they are; the engine cuts them as it likes."""
@@ -95,14 +96,14 @@ class Results:
 
     @property
     def reference_magnitude(self) -> Floats:
-        columns = (rows[:, min(REFERENCE_BAND, rows.shape[1] - 1)] for rows in self.magnitudes)
-        return np.concatenate([*columns, np.empty(0, np.float32)])
+        bands = max(self._bands, 1)
+        return self.quality.magnitudes(bands)[:, min(REFERENCE_BAND, bands - 1)]
 
     def find_probabilities(self, calibration: Calibration) -> None:
         """Those of all galaxies but of those that lack something, which are not among what calibrated."""
         lacking = (self.quality.flags & np.uint16(BAD)) != 0
         z_pred = np.where(lacking, np.float32(np.nan), self.z_pred)
-        magnitudes = np.concatenate([*self.magnitudes, np.empty((0, calibration.magnitudes), np.float32)])
+        magnitudes = self.quality.magnitudes(calibration.magnitudes)
         true = self.z_true if self.has_redshift else None
         self.probabilities = densities(calibration, z_pred, magnitudes, true)
 

@@ -14,7 +14,7 @@ from . import process
 from .contract.event import RankEvent
 from .contract.limits import MB_PER_VCPU
 from .data.partition import READS_AHEAD
-from .data.quality import CARD_FILES, Rules
+from .data.rules import CARD_FILES, Rules
 from .data.storage import Storage
 from .engine.choice import GRAPHS, Choice, choose, network_digest, read_graphs, verify
 from .engine.interface import Engine, EngineError

@@ -19,7 +19,18 @@ from inference.contract.accuracy import Metrics, exact_nmad, is_known
 from inference.engine import astromae
 from inference.metrics.reduction import Share
 
-STRANGE = [-1.0, -99.0, -1e30, float("inf"), float("-inf"), float("nan"), -1.0000001]
+STRANGE = [
+    -1.0,
+    -99.0,
+    -1e30,
+    float("inf"),
+    float("-inf"),
+    float("nan"),
+    -1.0000001,
+    99.0,
+    float(np.float32(99.9)),
+    9999.0,
+]
 KNOWN = [0.5, 1.0, 0.0, -0.5, 3.0]
 
 
