@@ -1,13 +1,18 @@
-"""moto_server with the two calls that Terraform's provider makes and moto lacks.
+"""moto_server with the two calls that Terraform's provider makes and moto lacks, and CodeBuild's builds.
 
 ValidateStateMachineDefinition is answered by the parser of the Amazon States Language with which moto itself
 runs state machines; it knows all but Express children. ListStateMachineVersions is answered from moto's record
-of the state machine.
+of the state machine. moto denies whatever a statement with a condition denies, so a bucket that denies plain
+HTTP would take no object: here requests count as encrypted.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import builds
 from moto.core.responses import ActionResult
+from moto.iam.access_control import IAMPolicyStatement, PermissionResult
 from moto.server import main
 from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
 from moto.stepfunctions.responses import StepFunctionResponse
@@ -22,6 +27,15 @@ def _validated(self: StepFunctionResponse) -> ActionResult:
     return ActionResult({"result": "OK", "diagnostics": [], "truncated": False})
 
 
+_moto_permits = IAMPolicyStatement.is_action_permitted
+
+
+def _permits(self: IAMPolicyStatement, *asked: Any, **more: Any) -> PermissionResult:
+    if self._statement.get("Condition") == {"Bool": {"aws:SecureTransport": "false"}}:
+        return PermissionResult.NEUTRAL
+    return _moto_permits(self, *asked, **more)
+
+
 def _versions(self: StepFunctionResponse) -> ActionResult:
     machine = self.stepfunction_backend.describe_state_machine(self._get_param("stateMachineArn"))
     versions = [
@@ -33,6 +47,9 @@ def _versions(self: StepFunctionResponse) -> ActionResult:
 
 StepFunctionResponse.validate_state_machine_definition = _validated
 StepFunctionResponse.list_state_machine_versions = _versions
+
+IAMPolicyStatement.is_action_permitted = _permits
+builds.install()
 
 if __name__ == "__main__":
     main()
