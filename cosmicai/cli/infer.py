@@ -9,11 +9,12 @@ import typer
 from rich.progress import Progress
 
 from cosmicai.cli.common import RUN_FAILED, console, tell_error
-from cosmicai.cli.paths import MODEL, OutFolder, Source
-from cosmicai.cli.values import Number, whole
+from cosmicai.cli.paths import MODEL, InFolder, OutFolder, Source
+from cosmicai.cli.values import Number, ShareOf, whole
 from summarize.contract.flags import BAD, FLAGS, name
 
 if TYPE_CHECKING:
+    from cosmicai.runs.shares import Share
     from summarize.contract.run_records import Summary
 
 app = typer.Typer()
@@ -52,16 +53,24 @@ def infer(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Put the results in the place of those of an earlier call.")
     ] = False,
+    share: Annotated[
+        Any,
+        typer.Option(
+            parser=ShareOf(), metavar="I/N", help="Compute share I of N, counted from 0; then `cosmicai merge`."
+        ),
+    ] = None,
 ) -> None:
     """Predicts redshifts on this machine with the code of a rank.
 
     Writes the files of a run, report.html among them, and the historic Results.json and inference.png.
     Partitions that fail are named in the report; the exit status is then 3. Other results in the folder are
-    refused unless --overwrite replaces them; a user's own files stay.
+    refused unless --overwrite replaces them; a user's own files stay. With --share, several calls on a cluster
+    share the partitions, and each writes below OUT/shares.
 
     Example: cosmicai infer partitions --out results/mine
     """
     from cosmicai.runs import infer as local
+    from cosmicai.runs.shares import EmptyShareError
 
     with Progress(console=console) as progress:
         task = progress.add_task("Partitions", total=None)
@@ -69,21 +78,53 @@ def infer(
         def report(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        summary = local.infer(
-            sources,
-            out,
-            batch_size,
-            processes,
-            model_folder,
-            device,
-            engine,
-            precision,
-            report,
-            max_bad_fraction,
-            overwrite,
-            lambda text: console.print(f"note: {text}"),
-        )
+        try:
+            summary = local.infer(
+                sources,
+                out,
+                batch_size,
+                processes,
+                model_folder,
+                device,
+                engine,
+                precision,
+                report,
+                max_bad_fraction,
+                overwrite,
+                lambda text: console.print(f"note: {text}"),
+                share,
+            )
+        except EmptyShareError as error:
+            console.print(f"nothing to do: {error}")
+            return
+    _tell(summary, out, share)
+    _fail_with_ranks(summary)
+
+
+@app.command()
+def merge(
+    out: Annotated[
+        Path, typer.Argument(parser=InFolder(), help="The folder that all shares were computed into.")
+    ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Put the results in the place of those of another run.")
+    ] = False,
+) -> None:
+    """Puts the shares of `infer --share` together, as if one call had computed all partitions.
+
+    The shares stay below OUT/shares; delete them when you do not want them any more.
+
+    Example: cosmicai merge results/mine
+    """
+    from cosmicai.runs.merging import merge as merge_shares
+
+    summary = merge_shares(out, overwrite)
     _tell(summary, out)
+    _fail_with_ranks(summary)
+
+
+def _fail_with_ranks(summary: Summary) -> None:
+    """Exits with RUN_FAILED where partitions failed."""
     failed = summary.failed_ranks
     if failed:
         for rank, record in list(failed.items())[:_TOLD]:
@@ -92,7 +133,15 @@ def infer(
         raise typer.Exit(RUN_FAILED)
 
 
-def _tell(summary: Summary, out: Path) -> None:
+def _tell(summary: Summary, out: Path, share: Share | None = None) -> None:
+    if share is not None:
+        console.print(
+            f"share {share}: {summary.num_samples or 0:,} redshifts in {share.folder(out)}; "
+            f"`cosmicai merge {out}` puts all shares together"
+        )
+        return
+    if not summary.finished_ranks:
+        return  # of a merge where each partition failed
     rate = summary.spread["sample_persec"]["p50"]
     console.print(f"{summary.num_samples:,} redshifts in {out}, {rate:,.0f} images/s per process")
     flags = {flag: count for flag, count in (summary.flags or {}).items() if count}

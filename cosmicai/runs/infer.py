@@ -25,10 +25,14 @@ from cosmicai.data.listing import partitions_in
 from cosmicai.processes import pool
 from cosmicai.results.outputs import write_text
 from cosmicai.results.runfolder import run_folder
+from cosmicai.runs.shares import Share, run_id
+from inference import process
 from inference.contract.event import RankEvent
 from inference.data.partition import PartitionError
-from inference.data.storage import Folder, ObjectError, Storage
+from inference.data.storage import Folder, LocalFolder, ObjectError, Storage
 from inference.data.torchfile import LocalFile, Source
+from inference.engine.choice import network_digest, read_graphs
+from inference.engine.loading import BUNDLED_MODEL
 from inference.rank import Rank
 from inference.sandbox import Host, Sandbox
 from initialize.plan import PartitionFile, list_partitions
@@ -68,7 +72,7 @@ class FileStorage(Storage):
             raise ObjectError(f"{key} could not be read: {error.strerror}") from error
 
     def folder(self, bucket: str, prefix: str, cache: Path) -> Folder:
-        return LocalFolder(self, LOCAL, prefix, {path.name: "" for path in Path(prefix).iterdir()}, cache)
+        return LocalFolder.of(self, Path(prefix))
 
     def write(self, bucket: str, key: str, body: bytes, content_type: str) -> None:
         path = Path(key)
@@ -76,16 +80,6 @@ class FileStorage(Storage):
             path = Path(self._moved[1]) / path.relative_to(self._moved[0])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(body)
-
-
-class LocalFolder(Folder):
-    """A folder that is on this machine already."""
-
-    def fetch(self, names: Sequence[str]) -> Path:
-        missing = sorted(set(names) - set(self.etags))
-        if missing:
-            raise ObjectError(f"{self.prefix} holds no {', '.join(missing)}")
-        return Path(self.prefix)
 
 
 def infer(
@@ -101,14 +95,15 @@ def infer(
     max_bad_fraction: float = 0.05,
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda note: None,
+    share: Share | None = None,
 ) -> Summary:
     """Predicts redshifts for all partitions of `sources` (files, folders, s3://bucket/prefix).
 
     Returns the summary; tells which files it does not take. The results appear in `out` together at the end;
     overwrite: in place of those of an earlier call. A partition that cannot be computed is a failed rank of the
-    summary, as is one of which more than `max_bad_fraction` of the galaxies lack something. Raises InputError,
-    InferenceError, EngineError, ConfigError, or OutputError where other results are there, and then nothing has
-    changed.
+    summary, as is one of which more than `max_bad_fraction` of the galaxies lack something. share: computes
+    these of the partitions alone, for merging.py. Raises InputError, InferenceError, EngineError, ConfigError,
+    EmptyShareError, or OutputError where other results are there, and then nothing has changed.
     """
     listings = {source: _partitions(source) for source in dict.fromkeys(sources)}
     files = [file for source in sources for file in listings[source][0]]
@@ -117,17 +112,22 @@ def infer(
     for note in notes:
         tell(note)
     run = _run(files, out, batch_size, notes)
-    plain = [_event(run, rank, file, out, model) for rank, file in enumerate(files)]
     asked: Json = {"engine": engine, "precision": precision, "max_bad_fraction": max_bad_fraction}
-    events = [replace(event, **asked) for event in plain]
-    with run_folder(out, run.run_id, overwrite) as scratch:
+    ranks, place = list(range(len(files))), out
+    if share is not None:
+        ranks, place = share.ranks([file.size for _, file in files]), share.folder(out)
+        run = replace(run, run_id=_id_of_shares(run, files, share, {**asked, "device": device}, model))
+    events = [replace(_event(run, rank, files[rank], out, model), **asked) for rank in ranks]
+    with run_folder(place, run.run_id, overwrite) as scratch:
         failures = _computed(events, min(processes, len(events)), device, (str(out), str(scratch)), progress)
+        if share is not None:
+            return _finish_share(scratch, run, ranks, failures)
         if len(failures) == len(events):
             told = failures[0]["cause"]
             raise InferenceError(
                 told if len(events) == 1 else f"no partition could be computed; the first: {told}"
             )
-        return _finish(scratch, run, failures)
+        return finish(scratch, run, ranks, failures)
 
 
 def _computed(
@@ -232,20 +232,33 @@ def _infer_one(event: RankEvent, threads: int, device: str, moved: Moved) -> Non
 @cache
 def _sandbox(threads: int, device: str, moved: Moved | None = None) -> Sandbox:
     """One per process, so that the network is loaded once."""
-    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**2
-    host = Host(memory_mb, threads, Path(), device)
+    host = Host(process.machine_memory(), threads, Path(), device)
     return Sandbox(lambda: FileStorage(boto3.client("s3", region_name="us-east-1"), moved), host)
 
 
-def _finish(folder: Path, run: Run, failures: dict[int, Json]) -> Summary:
+def _id_of_shares(
+    run: Run, files: list[tuple[str, PartitionFile]], share: Share, asked: Json, model: Path | None
+) -> str:
+    """By all that the results follow from, so that shares of different data or options are never merged."""
+    folder = BUNDLED_MODEL if model is None else model
+    listed = [(bucket, file.key, file.size) for bucket, file in files]
+    network = network_digest(folder, read_graphs(folder))
+    return run_id([listed, run.payload, share.of, asked, network, None if model is None else str(model)])
+
+
+def _finish_share(folder: Path, run: Run, ranks: list[int], failures: dict[int, Json]) -> Summary:
+    """Writes what `merge` needs; returns the summary, in which the ranks of other shares are missing."""
+    _write_failures(folder, run, failures)
+    _write(folder / "run.json", run.to_json())
+    return summary(run, _infos(folder, [rank for rank in ranks if rank not in failures]), failures)
+
+
+def finish(folder: Path, run: Run, ranks: list[int], failures: dict[int, Json]) -> Summary:
     """Writes everything that concerns the whole run; returns the summary."""
     from cosmicai.results import historic  # and matplotlib, which no process of the pool needs
 
-    for rank, record in failures.items():
-        _write(folder / "failures" / f"{rank}.json", {"rank": rank, "run_id": run.run_id, **record})
-    ranks = (rank for rank in range(run.world_size) if rank not in failures)
-    bodies = ((folder / f"{rank}.json").read_text(encoding="utf-8") for rank in ranks)
-    infos = [RankInfo.from_json(json.loads(body)) for body in bodies]
+    _write_failures(folder, run, failures)
+    infos = _infos(folder, [rank for rank in ranks if rank not in failures])
     # What Lambda would bill for the memory of this machine says nothing.
     content = replace(summary(run, infos, failures), cost=None)
     _write(folder / "run.json", run.to_json())
@@ -254,6 +267,16 @@ def _finish(folder: Path, run: Run, failures: dict[int, Json]) -> Summary:
     write_text(folder / "report.html", report(content, infos))
     historic.write(folder, content, infos)
     return content
+
+
+def _write_failures(folder: Path, run: Run, failures: dict[int, Json]) -> None:
+    for rank, record in failures.items():
+        _write(folder / "failures" / f"{rank}.json", {"rank": rank, "run_id": run.run_id, **record})
+
+
+def _infos(folder: Path, ranks: list[int]) -> list[RankInfo]:
+    bodies = ((folder / f"{rank}.json").read_text(encoding="utf-8") for rank in ranks)
+    return [RankInfo.from_json(json.loads(body)) for body in bodies]
 
 
 def _write(path: Path, content: object) -> None:
