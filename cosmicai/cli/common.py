@@ -15,14 +15,14 @@ from rich.text import Text
 
 from cosmicai.cli import values
 from cosmicai.cli.paths import OutFolder
-from cosmicai.packaging.places import ROOT
+from cosmicai.packaging.places import STATE
 from cosmicai.printable import printable
 
 if TYPE_CHECKING:
     from cosmicai.deploy.target import Target
 
 RUN_FAILED = 3  # exit status of a command that followed a run which failed
-CACHE = ROOT / ".cosmicai" / "cache"
+CACHE = STATE / "cache"
 Cache = Annotated[
     Path, typer.Option(parser=OutFolder(), help="Folder that keeps the catalogue and rendered galaxies.")
 ]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmicai.packaging.extras import needed
 from cosmicai.results.catalogue import Catalogue, CatalogueError
 from cosmicai.results.columns import GRID, described
 from cosmicai.results.outputs import new_file, new_folder
@@ -180,7 +181,7 @@ def write_qp(catalogue: Catalogue, folder: Path) -> Path:
 
     Galaxies without p(z) are left out.
     """
-    qp = _needed("qp", "formats")
+    qp = needed("qp")
     if catalogue.grid is None:
         raise CatalogueError("qp: the run's model has no p(z); run `cosmicai model calibrate` on it")
     columns = catalogue.whole()
@@ -207,7 +208,7 @@ def write_hats(catalogue: Catalogue, folder: Path) -> Path:
             f"hats: the predictions have no {' and '.join(missing)}, which HATS is ordered by; the partitions "
             "hold none"
         )
-    lsdb = _needed("lsdb", "hats")
+    lsdb = needed("lsdb")
     import pandas as pd
 
     columns = {name: list(array) if array.ndim > 1 else array for name, array in catalogue.whole().items()}
@@ -221,18 +222,6 @@ def write_hats(catalogue: Catalogue, folder: Path) -> Path:
             shutil.rmtree(path)
         scratch.rename(path)
     return path
-
-
-def _needed(package: str, extra: str) -> Any:
-    """An optional package. Raises CatalogueError, which says how to install it."""
-    import importlib
-
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise CatalogueError(
-            f"{package} is not installed, which this format needs: pip install 'cosmicai[{extra}]'"
-        ) from error
 
 
 FORMATS: dict[str, Callable[[Catalogue, Path], Path]] = {

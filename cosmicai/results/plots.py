@@ -15,17 +15,10 @@ from matplotlib import pyplot as plt
 _BINS = 120
 
 
-def known_redshifts(true: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """inference.contract.accuracy.is_known of each (N,)."""
-    return np.isfinite(true) & (true > -1)
-
-
 def predicted_against_true(
     predicted: NDArray[np.floating], true: NDArray[np.floating], accuracy: dict[str, Any], path: Path
 ) -> None:
-    """A PNG of z_pred (N,) against z (N,): density by colour, the diagonal dashed, the outlier lines dotted."""
-    known = known_redshifts(true)
-    predicted, true = predicted[known], true[known]
+    """A PNG of z_pred (N,) against known z (N,): density by colour, the diagonal and the outlier lines."""
     top = float(np.ceil(10 * max(np.quantile(predicted, 0.999), true.max())) / 10)
     figure, axes = plt.subplots(figsize=(6, 5.4), layout="constrained")
     *_, image = axes.hist2d(true, predicted, bins=_BINS, range=[[0, top], [0, top]], cmin=1, cmap="viridis")
