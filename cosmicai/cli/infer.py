@@ -14,7 +14,7 @@ from cosmicai.cli.values import Number, whole
 from summarize.contract.flags import BAD, FLAGS, name
 
 if TYPE_CHECKING:
-    from summarize.contract.run_records import Summary
+    from cosmicai.results.run_results import Results
 
 app = typer.Typer()
 
@@ -69,7 +69,7 @@ def infer(
         def report(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        summary = local.infer(
+        found = local.infer(
             sources,
             out,
             batch_size,
@@ -83,7 +83,8 @@ def infer(
             overwrite,
             lambda text: console.print(f"note: {text}"),
         )
-    _tell(summary, out)
+    summary = found.summary
+    _tell(found)
     failed = summary.failed_ranks
     if failed:
         for rank, record in list(failed.items())[:_TOLD]:
@@ -92,9 +93,10 @@ def infer(
         raise typer.Exit(RUN_FAILED)
 
 
-def _tell(summary: Summary, out: Path) -> None:
+def _tell(found: Results) -> None:
+    summary = found.summary
     rate = summary.spread["sample_persec"]["p50"]
-    console.print(f"{summary.num_samples:,} redshifts in {out}, {rate:,.0f} images/s per process")
+    console.print(f"{summary.num_samples:,} redshifts in {found.folder}, {rate:,.0f} images/s per process")
     flags = {flag: count for flag, count in (summary.flags or {}).items() if count}
     if any(name(flag) in flags for flag in FLAGS if flag & BAD):
         counts = ", ".join(f"{flag} {count:,}" for flag, count in flags.items())
@@ -108,4 +110,4 @@ def _tell(summary: Summary, out: Path) -> None:
         }
         known = {name: summary.accuracy[key] for name, key in measures.items()}
         console.print(", ".join(f"{name} {value:.4f}" for name, value in known.items() if value is not None))
-    console.print(f"open {out / 'report.html'}")
+    console.print(f"open {found.report}")

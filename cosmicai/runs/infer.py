@@ -24,6 +24,7 @@ import boto3
 from cosmicai.data.listing import partitions_in
 from cosmicai.processes import pool
 from cosmicai.results.outputs import write_text
+from cosmicai.results.run_results import Results
 from cosmicai.results.runfolder import run_folder
 from inference.contract.event import RankEvent
 from inference.data.partition import PartitionError
@@ -33,10 +34,12 @@ from inference.rank import Rank
 from inference.sandbox import Host, Sandbox
 from initialize.plan import PartitionFile, list_partitions
 from summarize.contract.rank_info import RankInfo
-from summarize.contract.run_records import Run, Summary
+from summarize.contract.run_records import Run
 from summarize.report import report
 from summarize.summary import summary
 
+MOST_GALAXIES, MOST_PROCESSES = 65_536, 1024  # of a batch; at once
+DEVICES, ENGINES, PRECISIONS = ("cpu", "cuda"), ("auto", "onnxruntime", "torch"), ("auto", "float32", "int8")
 LOCAL = ""  # stands for the file system where S3 has the name of a bucket
 Json = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -89,11 +92,11 @@ class LocalFolder(Folder):
 
 
 def infer(
-    sources: Sequence[str],
-    out: Path,
-    batch_size: int,
-    processes: int,
-    model: Path | None = None,
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path = "results/local",
+    batch_size: int = 256,
+    processes: int = 1,
+    model: str | Path | None = None,
     device: str = "cpu",
     engine: str = "auto",
     precision: str = "auto",
@@ -101,17 +104,26 @@ def infer(
     max_bad_fraction: float = 0.05,
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda note: None,
-) -> Summary:
-    """Predicts redshifts for all partitions of `sources` (files, folders, s3://bucket/prefix).
+) -> Results:
+    """Predicts redshifts on this machine with the code of a rank, for one or more sources of partitions.
 
-    Returns the summary; tells which files it does not take. The results appear in `out` together at the end;
-    overwrite: in place of those of an earlier call. A partition that cannot be computed is a failed rank of the
-    summary, as is one of which more than `max_bad_fraction` of the galaxies lack something. Raises InputError,
-    InferenceError, EngineError, ConfigError, or OutputError where other results are there, and then nothing has
-    changed.
+    sources: .pt files, folders of them, s3://bucket/prefix. A partition has images (N, 5, 32, 32) and
+    magnitudes (N, 5), or what the model's config says, and may have redshifts (N,). out: folder for the files of a run,
+    which appear together at the end; overwrite: in place of those of an earlier call. batch_size: galaxies.
+    processes: partitions at once, which share the cores. model: its folder; by default the bundled model.
+    device: cpu or cuda. engine: auto, onnxruntime or torch. precision: auto, float32 or int8. progress: called
+    with the partitions that are done, and all. tell: called with each note, such as files that are not taken.
+
+    A partition that cannot be computed is a failed rank of the results' summary, as is one of which more than
+    `max_bad_fraction` of the galaxies lack something. Raises InputError for a source or an option that is not
+    allowed, InferenceError if no partition could be computed, EngineError, ConfigError, and OutputError if
+    other results are there; then nothing has changed.
     """
-    listings = {source: _partitions(source) for source in dict.fromkeys(sources)}
-    files = [file for source in sources for file in listings[source][0]]
+    _check_options(batch_size, processes, max_bad_fraction, device, engine, precision)
+    out, model = Path(out), None if model is None else Path(model)
+    places = [str(one) for one in ([sources] if isinstance(sources, str | Path) else sources)]
+    listings = {place: _partitions(place) for place in dict.fromkeys(places)}
+    files = [file for place in places for file in listings[place][0]]
     _check_each_once(files)
     notes = [note for _, note in listings.values() if note]
     for note in notes:
@@ -127,7 +139,29 @@ def infer(
             raise InferenceError(
                 told if len(events) == 1 else f"no partition could be computed; the first: {told}"
             )
-        return _finish(scratch, run, failures)
+        _finish(scratch, run, failures)
+    return Results(out)
+
+
+def _check_options(
+    batch_size: int, processes: int, max_bad_fraction: float, device: str, engine: str, precision: str
+) -> None:
+    """Raises InputError, which names the option and what it takes."""
+    for name, number, most in (
+        ("batch_size", batch_size, MOST_GALAXIES),
+        ("processes", processes, MOST_PROCESSES),
+    ):
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= most:
+            raise InputError(f"{name}: {number!r}: give a whole number from 1 to {most:,}")
+    if not 0 <= max_bad_fraction <= 1:
+        raise InputError(f"max_bad_fraction: {max_bad_fraction!r}: give a number from 0 to 1")
+    for name, value, allowed in (
+        ("device", device, DEVICES),
+        ("engine", engine, ENGINES),
+        ("precision", precision, PRECISIONS),
+    ):
+        if value not in allowed:
+            raise InputError(f"{name}: {value!r}: give {', '.join(allowed[:-1])} or {allowed[-1]}")
 
 
 def _computed(
@@ -237,8 +271,8 @@ def _sandbox(threads: int, device: str, moved: Moved | None = None) -> Sandbox:
     return Sandbox(lambda: FileStorage(boto3.client("s3", region_name="us-east-1"), moved), host)
 
 
-def _finish(folder: Path, run: Run, failures: dict[int, Json]) -> Summary:
-    """Writes everything that concerns the whole run; returns the summary."""
+def _finish(folder: Path, run: Run, failures: dict[int, Json]) -> None:
+    """Writes everything that concerns the whole run."""
     from cosmicai.results import historic  # and matplotlib, which no process of the pool needs
 
     for rank, record in failures.items():
@@ -253,7 +287,6 @@ def _finish(folder: Path, run: Run, failures: dict[int, Json]) -> Summary:
     _write(folder / "summary.json", content.to_json())
     write_text(folder / "report.html", report(content, infos))
     historic.write(folder, content, infos)
-    return content
 
 
 def _write(path: Path, content: object) -> None:
