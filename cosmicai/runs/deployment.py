@@ -129,10 +129,11 @@ class Run:
         Also of a run that has failed or still runs: what there is. Raises RunError if another run has taken its
         path, and OutputError; then nothing has changed.
         """
-        payload = json.loads(self._execution()["input"])
-        folder = below(Path("results"), self.name) if out is None else Path(out)
+        execution = self._execution()
+        payload, name = json.loads(execution["input"]), str(execution["name"])
+        folder = below(Path("results"), name) if out is None else Path(out)
         place = payload["bucket"], str(payload["result_path"]).rstrip("/")
-        return fetched(self.deployment.target.client("s3"), *place, self.name, folder, overwrite, progress)
+        return fetched(self.deployment.target.client("s3"), *place, name, folder, overwrite, progress)
 
     def resume(self) -> Run:
         """Starts a run of the ranks that have no result. Raises RunError while this one still runs."""

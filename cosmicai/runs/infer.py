@@ -108,9 +108,9 @@ def infer(
     """Predicts redshifts on this machine with the code of a rank, for one or more sources of partitions.
 
     sources: .pt files, folders of them, s3://bucket/prefix. A partition has images (N, 5, 32, 32) and
-    magnitudes (N, 5), or what the model's config says, and may have redshifts (N,). out: folder for the files of a run,
-    which appear together at the end; overwrite: in place of those of an earlier call. batch_size: galaxies.
-    processes: partitions at once, which share the cores. model: its folder; by default the bundled model.
+    magnitudes (N, 5), or what the model's config says, and may have redshifts (N,). out: folder for the files
+    of a run, which appear together at the end; overwrite: in place of those of an earlier call. batch_size:
+    galaxies. processes: partitions at once, which share the cores. model: its folder, or the bundled model.
     device: cpu or cuda. engine: auto, onnxruntime or torch. precision: auto, float32 or int8. progress: called
     with the partitions that are done, and all. tell: called with each note, such as files that are not taken.
 
