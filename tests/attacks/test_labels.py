@@ -61,8 +61,9 @@ def test_a_partition_with_strange_labels_is_inferred(tmp_path: Path, model_folde
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         summary = infer([str(tmp_path / "1.pt")], tmp_path / "out", 4, 1, model_folder).summary
-    assert summary["num_samples"] == count
-    assert summary["accuracy"]["count"] == len(KNOWN)
+    assert summary.num_samples == count
+    assert summary.accuracy is not None
+    assert summary.accuracy["count"] == len(KNOWN)
     written = np.load(tmp_path / "out" / "predictions" / "0.npz")
     assert np.array_equal(written["z_true"], labels.numpy(), equal_nan=True)  # as it was given
     measured = json.loads((tmp_path / "out" / historic.RESULTS).read_text())
