@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
+import tomllib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,9 @@ from astropy import units
 from torch.utils.data import TensorDataset
 
 import cosmicai
+from cosmicai import errors
 from cosmicai.data import objects
+from cosmicai.packaging.places import ROOT
 from cosmicai.results.catalogue import CatalogueError
 from cosmicai.results.report import ResultsError
 from cosmicai.runs.infer import InputError
@@ -155,5 +159,11 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
 
 def test_every_public_name_is_there_and_documented() -> None:
     assert set(cosmicai.__all__) <= set(dir(cosmicai))
+    page = (ROOT / "docs" / "python.md").read_text()
     for name in set(cosmicai.__all__) - {"__version__"}:
         assert getattr(cosmicai, name).__doc__, name
+        assert re.search(rf"`(cosmicai\.)?{name}\b", page), f"{name} is not in docs/python.md"
+    for name in errors.__all__:
+        assert re.search(rf"\b{name}\b", page), f"{name} is not in docs/python.md"
+    for extra in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]:
+        assert extra in ("docs", "test") or f"| {extra} |" in page
