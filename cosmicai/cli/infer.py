@@ -10,7 +10,8 @@ from rich.progress import Progress
 
 from cosmicai.cli.common import RUN_FAILED, console, tell_error
 from cosmicai.cli.paths import MODEL, OutFolder, Source
-from cosmicai.cli.values import Number, whole
+from cosmicai.cli.values import Choices, NameList, Number, whole
+from summarize.contract.event import DEFAULT_OUTPUTS, OUTPUTS
 from summarize.contract.flags import BAD, FLAGS, name
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ def infer(
     model_folder: Annotated[
         Path | None, typer.Option("--model", parser=MODEL, help="Model folder; default: the bundled model.")
     ] = None,
+    outputs: Annotated[
+        NameList,
+        typer.Option(
+            parser=Choices(OUTPUTS), metavar="NAME,…", help="What to write of every galaxy: pdf, embedding."
+        ),
+    ] = NameList(DEFAULT_OUTPUTS),  # noqa: B008
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Put the results in the place of those of an earlier call.")
     ] = False,
@@ -82,6 +89,7 @@ def infer(
             max_bad_fraction,
             overwrite,
             lambda text: console.print(f"note: {text}"),
+            outputs,
         )
     summary = found.summary
     _tell(found)

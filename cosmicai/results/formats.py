@@ -27,7 +27,7 @@ def write(catalogue: Catalogue, formats: list[str], folder: Path) -> list[Path]:
 
 
 def write_csv(catalogue: Catalogue, folder: Path) -> Path:
-    """catalogue.csv without the column pdf, and columns.csv, which describes the columns."""
+    """catalogue.csv without the columns pdf and embedding, and columns.csv, which describes the columns."""
     names = [name for name in catalogue.names if not catalogue.types[name][1]]
     path = folder / "catalogue.csv"
     with new_file(folder / "columns.csv") as scratch, scratch.open("w", newline="", encoding="utf-8") as file:

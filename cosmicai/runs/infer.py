@@ -26,7 +26,7 @@ from cosmicai.processes import pool
 from cosmicai.results.outputs import write_text
 from cosmicai.results.run_results import Results
 from cosmicai.results.runfolder import run_folder
-from inference.contract.event import RankEvent
+from inference.contract.event import DEFAULT_OUTPUTS, OUTPUTS, RankEvent
 from inference.data.partition import PartitionError
 from inference.data.storage import Folder, ObjectError, Storage
 from inference.data.torchfile import LocalFile, Source
@@ -104,6 +104,7 @@ def infer(
     max_bad_fraction: float = 0.05,
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda note: None,
+    outputs: Sequence[str] = DEFAULT_OUTPUTS,
 ) -> Results:
     """Predicts redshifts on this machine with the code of a rank, for one or more sources of partitions.
 
@@ -113,6 +114,7 @@ def infer(
     galaxies. processes: partitions at once, which share the cores. model: its folder, or the bundled model.
     device: cpu or cuda. engine: auto, onnxruntime or torch. precision: auto, float32 or int8. progress: called
     with the partitions that are done, and all. tell: called with each note, such as files that are not taken.
+    outputs: what is written of every galaxy: redshift (always), pdf, embedding.
 
     A partition that cannot be computed is a failed rank of the results' summary, as is one of which more than
     `max_bad_fraction` of the galaxies lack something. Raises InputError for a source or an option that is not
@@ -120,6 +122,8 @@ def infer(
     other results are there; then nothing has changed.
     """
     _check_options(batch_size, processes, max_bad_fraction, device, engine, precision)
+    if isinstance(outputs, str) or not set(outputs) <= set(OUTPUTS):
+        raise InputError(f"outputs: {outputs!r}: give a list of {', '.join(OUTPUTS)}")
     out, model = Path(out), None if model is None else Path(model)
     places = [str(one) for one in ([sources] if isinstance(sources, str | Path) else sources)]
     listings = {place: _partitions(place) for place in dict.fromkeys(places)}
@@ -130,7 +134,12 @@ def infer(
         tell(note)
     run = _run(files, out, batch_size, notes)
     plain = [_event(run, rank, file, out, model) for rank, file in enumerate(files)]
-    asked: Json = {"engine": engine, "precision": precision, "max_bad_fraction": max_bad_fraction}
+    asked: Json = {
+        "engine": engine,
+        "precision": precision,
+        "max_bad_fraction": max_bad_fraction,
+        "outputs": tuple(name for name in OUTPUTS if name in outputs or name == OUTPUTS[0]),
+    }
     events = [replace(event, **asked) for event in plain]
     with run_folder(out, run.run_id, overwrite) as scratch:
         failures = _computed(events, min(processes, len(events)), device, (str(out), str(scratch)), progress)

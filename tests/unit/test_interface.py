@@ -25,6 +25,13 @@ from cosmicai.packaging.places import ROOT
 from cosmicai.results.catalogue import CatalogueError
 from cosmicai.results.report import ResultsError
 from cosmicai.runs.infer import InputError
+from inference.engine import astromae
+from inference.engine.loading import BUNDLED_MODEL
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import pandas as pd
+    import qp
 
 IDS = 2**62 + np.arange(1, 8)
 _SCRIPT = """
@@ -122,6 +129,8 @@ def test_a_catalogue_is_written_beside_the_results(results: cosmicai.Results) ->
         ({"max_bad_fraction": float("nan")}, "max_bad_fraction: nan: give a number from 0 to 1"),
         ({"device": "tpu"}, "device: 'tpu': give cpu or cuda"),
         ({"engine": "tensorflow"}, "engine: 'tensorflow': give auto, onnxruntime or torch"),
+        ({"outputs": ["redshift", "pdfs"]}, "outputs: ['redshift', 'pdfs']: give a list of redshift, pdf"),
+        ({"outputs": "pdf"}, "outputs: 'pdf': give a list"),
         ({"precision": "int4"}, "precision: 'int4': give auto, float32 or int8"),
     ],
 )
@@ -132,6 +141,38 @@ def test_an_option_that_is_not_allowed_is_named(
         cosmicai.infer(partition, tmp_path / "out", **options)
     assert told in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
+def test_embeddings_are_written_where_they_are_asked_for(partition: Path, tmp_path: Path, engine: str) -> None:
+    options: dict[str, Any] = {"max_bad_fraction": 0.5, "engine": engine, "precision": "float32"}
+    found = cosmicai.infer(partition, tmp_path / "out", 3, outputs=["embedding"], **options)
+    table = found.to_astropy()
+    assert "pdf" not in table.colnames
+    assert np.isfinite(table["z_median"][:-1]).all()
+    dataset = torch.load(partition, weights_only=False)
+    network = astromae.load(BUNDLED_MODEL)
+    with torch.inference_mode():
+        images = torch.asinh(dataset.tensors[0] / network.softening)
+        expected = network.encoder.embedding(images).numpy()
+    assert table["embedding"].dtype == np.float32
+    assert np.asarray(table["embedding"]) == pytest.approx(expected, abs=5e-3)  # in half precision
+    frame = pd.read_parquet(*found.write("parquet"))
+    assert np.array_equal(np.stack(frame["embedding"]), table["embedding"])
+    (qp_file,) = cosmicai.infer(
+        partition, tmp_path / "both", outputs=("redshift", "pdf", "embedding"), **options
+    ).write("qp")
+    assert qp.read(str(qp_file)).ancil["embedding"].shape == (6, expected.shape[1])
+
+
+def test_an_image_that_cannot_be_used_has_no_embedding(tmp_path: Path, partition: Path) -> None:
+    dataset = torch.load(partition, weights_only=False)
+    dataset.tensors[0][1, 0, 0, 0] = float("nan")
+    dataset.tensors[0][2] = 0
+    torch.save(dataset, tmp_path / "1.pt")
+    found = cosmicai.infer(tmp_path / "1.pt", tmp_path / "out", outputs=["embedding"], max_bad_fraction=1)
+    known = np.isfinite(np.asarray(found.to_astropy()["embedding"])).all(axis=1)
+    assert known.tolist() == [True, False, False, True, True, True, True]
 
 
 def test_a_script_needs_no_guard(partition: Path, tmp_path: Path) -> None:
