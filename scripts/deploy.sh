@@ -21,6 +21,7 @@ read -r named architecture variant packages <<EOF
 $values
 EOF
 check_team_of_tfvars "$named"
+check_names_in_groups
 if [ "${PREFLIGHT:-}" != skip ]; then
   settings=$(settings)
   printf '%s' "$settings" | "${PYTHON:-python3}" cosmicai/deploy/preflight.py

@@ -14,5 +14,6 @@ read -r named packages <<EOF
 $values
 EOF
 check_team_of_tfvars "$named"
+check_names_in_groups
 tag=$("${PYTHON:-python3}" -m cosmicai.packaging tag --extra "$packages")
 with_state plan -input=false -lock=false -var-file="$vars" -var "image_tag=$tag"

@@ -67,6 +67,27 @@ value_of() { # EXPRESSION
   echo "$value"
 }
 
+# Terraform drops names in a group, such as `inference = { memroy_mb = 4096 }`, without a word. So the tfvars are read a
+# second time, by variables that take anything, and the names compared.
+check_names_in_groups() {
+  names=$(cat terraform/*.tf | sed -n 's/^variable "\([^"]*\)".*/\1/p')
+  any="$TF_DATA_DIR/any"
+  mkdir -p "$any"
+  groups=""
+  : > "$any/main.tf"
+  for name in $names; do
+    printf 'variable "%s" {\n  type    = any\n  default = null\n}\n' "$name" >> "$any/main.tf"
+    groups="$groups $name = try(concat(keys(var.$name),
+      flatten([for key, value in var.$name : try(formatlist(\"\${key}.%s\", keys(value)), [])])), []),"
+  done
+  known=$(value_of "base64encode(jsonencode({$groups }))")
+  unknown=$(echo "join(\" \", flatten([for group, names in {$groups } :
+    formatlist(\"\${group}.%s\", setsubtract(names, jsondecode(base64decode(\"$known\"))[group]))]))" | tr '\n' ' ' |
+    TF_DATA_DIR="$any" terraform -chdir="$any" console -var-file="$PWD/terraform/$vars")
+  [ "$unknown" = '""' ] ||
+    fail "terraform/$vars sets what is no variable of this version: $(echo "$unknown" | tr -d '"'); terraform/README.md lists them, in groups"
+}
+
 # What cosmicai/deploy/preflight.py asks the account about, as JSON.
 settings() {
   is_deployed=false

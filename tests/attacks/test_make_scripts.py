@@ -216,11 +216,31 @@ def test_a_variable_of_an_earlier_version_stops_the_deployment(tree: Path) -> No
     tfvars.write_text(
         tfvars.read_text() + 'kms_key_arn = "arn:aws:kms:us-east-1:1:key/a"\nalarm_email = "a@b.c"\n'
     )
-    done = _run(tree, "make", "deploy", "TEAM=team3", "APPROVE=team3")
+    done = _run(tree, "sh", "scripts/deploy.sh", "team3", APPROVE="team3")
     assert done.returncode != 0
     assert (
         "is no variable of this version: alarm_email kms_key_arn; terraform/README.md lists them" in done.stderr
     )
+    assert not _state(tree).exists()
+
+
+@pytest.mark.parametrize("script", ["deploy", "plan"])
+def test_a_misspelt_name_in_a_group_stops_the_deployment(tree: Path, script: str) -> None:
+    """Terraform would drop it without a word."""
+    tfvars = tree / "terraform" / "teams" / "team3.tfvars"
+    tfvars.write_text(
+        tfvars.read_text() + 'inference = { architecture = "x86_64", memroy_mb = 4096 }\n'
+        "storage = { delete_result_on_destroy = true }\n"
+        'rendezvous = { limits = { pairs = 3 } }\ntags = { owner = "me" }\n'
+    )
+    (tree / "terraform" / "more.tf").write_text(
+        'variable "tags" { default = {} }\nvariable "rendezvous" {\n  type = object({ limits = '
+        "optional(object({ relays = optional(number, 9) }), {}) })\n  default = {}\n}\n"
+    )
+    done = _run(tree, "sh", f"scripts/{script}.sh", "team3", APPROVE="team3")
+    assert done.returncode != 0
+    told = "version: inference.memroy_mb rendezvous.limits.pairs storage.delete_result_on_destroy; "
+    assert told in done.stderr
     assert not _state(tree).exists()
 
 
