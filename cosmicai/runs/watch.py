@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -78,6 +79,14 @@ class Snapshot:
         """The number of images, and how those of a script's ranks were counted."""
         return images_text(self.images, self.images_from)
 
+    @property
+    def fault(self) -> str:
+        """How a run ended that did not succeed: status, error, cause."""
+        cause = self.cause
+        with suppress(ValueError, AttributeError):  # Lambda's JSON, whose message is what matters
+            cause = json.loads(cause).get("errorMessage", cause)
+        return ": ".join(str(part) for part in (self.status.lower(), self.error, cause) if part)
+
     def to_json(self) -> Json:
         return asdict(self)
 
@@ -119,6 +128,15 @@ class Watcher:
             self._count(found, bucket, folder, execution["startDate"])
             self._total(found, bucket, folder, execution["startDate"])
         return found
+
+    def states(self, pause: float = POLL_SECONDS) -> Iterator[Snapshot]:
+        """One look after another, `pause` seconds apart, until the run has ended."""
+        while True:
+            found = self.look()
+            yield found
+            if found.ended:
+                return
+            time.sleep(pause)
 
     def _read_run(self, execution: Json, bucket: str, folder: str) -> None:
         """run.json of this very execution, or of the run that it resumes; else which run has taken its place.
