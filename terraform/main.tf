@@ -9,6 +9,19 @@ locals {
   own_host = var.rendezvous.enabled && var.rendezvous.address == null
   # Written out because the state machine's own role must name it.
   state_machine_arn = "arn:${data.aws_partition.current.partition}:states:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}:stateMachine:${local.name}"
+  # What a rank may do, on Lambda and on AWS Batch.
+  rank_statements = merge(local.key_use, {
+    ReadPartitions       = { actions = ["s3:GetObject"], resources = [for arn in local.readable : "${arn}/*"] }
+    ListModelsAndScripts = { actions = ["s3:ListBucket"], resources = [module.storage.bucket_arn] }
+    WriteResults = {
+      actions = ["s3:PutObject"]
+      resources = [
+        for path in ["*.json", "*/predictions/*.npz", ".cosmicai/*/messages/*"] : "${module.storage.bucket_arn}/${path}"
+      ]
+    }
+    }, length(var.storage.data_bucket_kms_key_arns) == 0 ? {} : {
+    DecryptPartitions = { actions = ["kms:Decrypt"], resources = var.storage.data_bucket_kms_key_arns }
+  })
   # No more ranks than are reserved can run at once.
   concurrency = [for ranks in [var.inference.max_concurrency, var.inference.reserved_concurrency] : ranks if ranks != null]
   image_uri   = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}-${var.inference.architecture}-${var.image.variant}" : var.image_uri
@@ -33,6 +46,20 @@ module "registry" {
   count  = local.own_image ? 1 : 0
 
   name = "${local.name}-inference"
+}
+
+module "image_builder" {
+  source = "./modules/image_builder"
+  count  = local.own_image && var.image_builder == "codebuild" ? 1 : 0
+
+  permissions_boundary = var.permissions_boundary
+
+  name               = "${local.name}-image-builder"
+  architecture       = var.inference.architecture
+  bucket_arn         = module.storage.bucket_arn
+  kms_key_arn        = var.storage.kms_key_arn
+  repository_arn     = one(module.registry[*].repository_arn)
+  log_retention_days = var.operations.log_retention_days
 }
 
 module "initialize" {
@@ -70,6 +97,7 @@ module "initialize" {
     { ALLOW_SCRIPTS = tostring(var.inference.allow_scripts), INFERENCE_MEMORY_MB = tostring(var.inference.memory_mb) },
     length(local.concurrency) == 0 ? {} : { MAX_CONCURRENCY = tostring(min(local.concurrency...)) },
     var.rendezvous.enabled ? {} : { RENDEZVOUS = "false" },
+    var.batch == null ? {} : { BATCH = "true" },
     var.redis_host == null ? {} : { REDIS_HOST = var.redis_host },
   )
 }
@@ -90,20 +118,29 @@ module "inference" {
 
   log_retention_days = var.operations.log_retention_days
 
-  statements = merge(local.key_use, {
-    ReadPartitions       = { actions = ["s3:GetObject"], resources = [for arn in local.readable : "${arn}/*"] }
-    ListModelsAndScripts = { actions = ["s3:ListBucket"], resources = [module.storage.bucket_arn] }
-    WriteResults = {
-      actions = ["s3:PutObject"]
-      resources = [
-        for path in ["*.json", "*/predictions/*.npz", ".cosmicai/*/messages/*"] : "${module.storage.bucket_arn}/${path}"
-      ]
-    }
-    }, length(var.storage.data_bucket_kms_key_arns) == 0 ? {} : {
-    DecryptPartitions = { actions = ["kms:Decrypt"], resources = var.storage.data_bucket_kms_key_arns }
-  })
+  statements = local.rank_statements
 
   environment = var.redis_host == null ? {} : { REDIS_HOST = var.redis_host }
+}
+
+module "batch" {
+  source = "./modules/batch"
+  count  = var.batch == null ? 0 : 1
+
+  permissions_boundary = var.permissions_boundary
+
+  name               = "${local.name}-batch"
+  image_uri          = local.image_uri
+  architecture       = var.inference.architecture
+  subnet_ids         = var.batch.subnet_ids
+  public             = var.batch.public
+  vcpus              = var.batch.vcpus
+  memory_mb          = var.batch.memory_mb
+  max_vcpus          = var.batch.max_vcpus
+  spot               = var.batch.spot
+  timeout_seconds    = var.batch.timeout_seconds
+  log_retention_days = var.operations.log_retention_days
+  statements         = local.rank_statements
 }
 
 resource "aws_lambda_invocation" "warm_up" {
@@ -192,6 +229,11 @@ module "state_machine" {
   statements         = local.key_use
 
   rendezvous_wait_seconds = var.rendezvous.wait_seconds
+
+  batch = var.batch == null ? null : {
+    queue_arn      = one(module.batch[*].queue_arn)
+    definition_arn = one(module.batch[*].definition_arn)
+  }
 
   function_arns = {
     initialize = module.initialize.arn

@@ -136,6 +136,17 @@ variable "image_tag" {
   }
 }
 
+variable "image_builder" {
+  description = "What `make deploy` builds the image with: docker on the deployer's machine, or codebuild, an AWS CodeBuild project of the deployment, for which no Docker is needed. BUILD=codebuild sets it for one call of make."
+  type        = string
+  default     = "docker"
+
+  validation {
+    condition     = contains(["docker", "codebuild"], var.image_builder)
+    error_message = "image_builder must be docker or codebuild."
+  }
+}
+
 variable "inference" {
   description = <<-EOT
     The ranks.
@@ -252,6 +263,53 @@ variable "rendezvous" {
   validation {
     condition     = alltrue([for limit in values(var.rendezvous.limits) : limit >= 1 && floor(limit) == limit])
     error_message = "rendezvous.limits must be whole numbers from 1."
+  }
+}
+
+variable "batch" {
+  description = <<-EOT
+    AWS Batch for runs with `"backend": "batch"`, whose ranks may take more than 15 minutes or 10 GB; null: none. It costs nothing while no rank runs.
+
+    - subnet_ids: Subnets where the ranks run. They must reach S3, the image's registry and CloudWatch's logs.
+    - public: Whether ranks get a public address, which they need in a public subnet; false where the subnets have a NAT gateway, or endpoints for the three services.
+    - vcpus: vCPUs of a rank: 1, 2, 4, 8 or 16.
+    - memory_mb: Memory of a rank in MB, as Fargate has it for the vCPUs: 2 to 8 GB for 1, 4 to 16 for 2, 8 to 30 for 4, 16 to 60 in steps of 4 for 8, 32 to 120 in steps of 8 for 16.
+    - max_vcpus: vCPUs of all ranks that may run at once.
+    - spot: Whether ranks run on Fargate Spot, which costs up to 70 % less and may take a rank's machine back; it is then tried again.
+    - timeout_seconds: Time limit of one rank.
+  EOT
+  type = object({
+    subnet_ids      = list(string)
+    public          = optional(bool, true)
+    vcpus           = optional(number, 4)
+    memory_mb       = optional(number, 16384)
+    max_vcpus       = optional(number, 256)
+    spot            = optional(bool, true)
+    timeout_seconds = optional(number, 14400)
+  })
+  default = null
+
+  validation {
+    condition     = var.batch == null || try(length(var.batch.subnet_ids) >= 1 && alltrue([for id in var.batch.subnet_ids : can(regex("^subnet-[0-9a-f]+$", id))]), false)
+    error_message = "batch.subnet_ids must be one or more ids of subnets, such as subnet-0123456789abcdef0."
+  }
+
+  validation {
+    condition = var.batch == null || try(contains(
+      { 1 = range(2, 9), 2 = range(4, 17), 4 = range(8, 31), 8 = range(16, 61, 4), 16 = range(32, 121, 8) }[var.batch.vcpus],
+      var.batch.memory_mb / 1024
+    ), false)
+    error_message = "batch.vcpus and batch.memory_mb must be a size of Fargate's, such as 4 and 16384: 2 to 8 GB for 1 vCPU, 4 to 16 for 2, 8 to 30 for 4, 16 to 60 in steps of 4 for 8, 32 to 120 in steps of 8 for 16."
+  }
+
+  validation {
+    condition     = var.batch == null || try(var.batch.max_vcpus >= var.batch.vcpus && floor(var.batch.max_vcpus) == var.batch.max_vcpus, false)
+    error_message = "batch.max_vcpus must be a whole number, and enough for one rank."
+  }
+
+  validation {
+    condition     = var.batch == null || try(var.batch.timeout_seconds >= 60 && floor(var.batch.timeout_seconds) == var.batch.timeout_seconds, false)
+    error_message = "batch.timeout_seconds must be a whole number from 60 (AWS Batch's least)."
   }
 }
 

@@ -47,6 +47,7 @@ COLUMNS = {
     ),
     "pit": Column("probability that p(z) puts below z_true", ucd="stat.probability;src.redshift"),
     "pdf": Column("density p(z) at each redshift of z_grid", ucd=f"stat.probability;{_PHOTOMETRIC}"),
+    "embedding": Column("numbers by which the network's encoder describes the image"),
 }
 """By name, in the order in which a catalogue has them; other columns follow as they are."""
 

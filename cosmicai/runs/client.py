@@ -35,6 +35,14 @@ class Ended:
         return self.status == "SUCCEEDED"
 
 
+def start(target: Target, payload: Json, name: str) -> str:
+    """Starts an execution; returns its ARN."""
+    started = target.client("stepfunctions").start_execution(
+        stateMachineArn=target.state_machine_arn, name=name, input=json.dumps(payload)
+    )
+    return str(started["executionArn"])
+
+
 def executions(target: Target, limit: int) -> list[Json]:
     """The latest executions as Step Functions lists them, the newest first."""
     pages = target.client("stepfunctions").get_paginator("list_executions")

@@ -65,9 +65,7 @@ def download(
     the path or nothing is there, and OutputError, and then nothing has changed.
     """
     place = f"s3://{bucket}/{folder}/"
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{folder}/")
-    found = [item for page in pages for item in page.get("Contents", []) if not is_marker(item["Key"])]
-    times = {item["Key"].removeprefix(f"{folder}/"): item["LastModified"] for item in found}
+    times = _written(s3, bucket, f"{folder}/")
     if "run.json" not in times:
         raise RunError(f"{place} holds no run.json: the run {name} has left nothing there")
     run = _plan(s3, bucket, f"{folder}/run.json", place, name)
@@ -101,6 +99,13 @@ def download(
                 progress(done, len(times))
         finish(scratch)
     return Downloaded(files, left_out)
+
+
+def _written(s3: Any, bucket: str, prefix: str) -> dict[str, datetime]:
+    """When each object below a prefix was written, by its name there."""
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    objects = [item for page in pages for item in page.get("Contents", []) if not is_marker(item["Key"])]
+    return {item["Key"].removeprefix(prefix): item["LastModified"] for item in objects}
 
 
 def _plan(s3: Any, bucket: str, key: str, place: str, name: str) -> Json:

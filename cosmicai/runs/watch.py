@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -57,7 +58,7 @@ class Snapshot:
     images_from: dict[str, int] = field(default_factory=dict)  # ranks by the field they were counted by
     images_per_second: float | None = 0.0
     gigabytes_read: float = 0.0
-    usd_so_far: float = 0.0
+    usd_so_far: float | None = 0.0  # None on AWS Batch
     notes: list[str] = field(default_factory=list)  # of Initialize: files that are not taken, idle ranks
     taken_by: str | None = None
     errors: dict[int, str] = field(default_factory=dict)
@@ -77,6 +78,14 @@ class Snapshot:
     def images_text(self) -> str:
         """The number of images, and how those of a script's ranks were counted."""
         return images_text(self.images, self.images_from)
+
+    @property
+    def fault(self) -> str:
+        """How a run ended that did not succeed: status, error, cause."""
+        cause = self.cause
+        with suppress(ValueError, AttributeError):  # Lambda's JSON, whose message is what matters
+            cause = json.loads(cause).get("errorMessage", cause)
+        return ": ".join(str(part) for part in (self.status.lower(), self.error, cause) if part)
 
     def to_json(self) -> Json:
         return asdict(self)
@@ -120,6 +129,15 @@ class Watcher:
             self._total(found, bucket, folder, execution["startDate"])
         return found
 
+    def states(self, pause: float = POLL_SECONDS) -> Iterator[Snapshot]:
+        """One look after another, `pause` seconds apart, until the run has ended."""
+        while True:
+            found = self.look()
+            yield found
+            if found.ended:
+                return
+            time.sleep(pause)
+
     def _read_run(self, execution: Json, bucket: str, folder: str) -> None:
         """run.json of this very execution, or of the run that it resumes; else which run has taken its place.
 
@@ -151,7 +169,8 @@ class Watcher:
         host = found.seconds if self._run.channel == "direct" else 0.0
         sizes = self._run.bytes_per_rank or []
         found.gigabytes_read = sum(sizes[rank] for rank in self._results if rank < len(sizes)) / 1e9
-        found.usd_so_far = cost(infos, host, self._run.child_type).total
+        on_lambda = not self._run.on_batch
+        found.usd_so_far = cost(infos, host, self._run.child_type).total if on_lambda else None
         found.errors = {rank: _message(record) for rank, record in sorted(failures.items())}
         found.running, found.pending = self._map_counts() if not found.ended else (0, 0)
 

@@ -95,7 +95,7 @@ class Rank:
             with self._clock.phase("init"):
                 model = self._sandbox.model(event, self._storage)
             results.quality.rules = model.rules
-            self._predict(model.engine)
+            self._predict(model)
             results.complete()
             results.quality.check(event.max_bad_fraction, self._name(event.data_paths[0]))
             if model.calibration is not None:
@@ -104,16 +104,17 @@ class Rank:
             if event.save_predictions:
                 with self._clock.phase("upload"):
                     key = f"{event.result_path}/predictions/{event.rank}.npz"
-                    body = results.predictions(event.data_paths, event.run_id)
+                    body = results.predictions(event.data_paths, event.run_id, event.outputs)
                     self._storage.write(event.bucket, key, body, "application/octet-stream")
         except Exception:
             reduction.finish(Share([], 0, None))  # so that nobody waits for this rank
             raise
         return model
 
-    def _predict(self, engine: Engine) -> None:
+    def _predict(self, model: Model) -> None:
         """Reading and computing overlap: `download` is what the rank waited for bytes."""
-        event, seconds, results = self._event, self._clock.seconds, self._results
+        event, seconds, results, engine = self._event, self._clock.seconds, self._results, model.engine
+        embedding = "embedding" in event.outputs
         openers = [partial(self._open, key, engine.layout) for key in event.data_paths]
         batch = engine.batch(event.batch_size)
         cpu, before, began = time.process_time(), seconds["download"], time.perf_counter()
@@ -127,7 +128,8 @@ class Rank:
                     return
                 yield from results.add(block).batches(batch)
 
-        results.predicted += engine.predict(batches())
+        for output in engine.outputs(batches(), embedding):
+            results.keep(output)
         waited = seconds["download"] - before
         seconds["inference"] += time.perf_counter() - began - waited
         results.cpu_seconds += time.process_time() - cpu

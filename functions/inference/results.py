@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from .contract.accuracy import Metrics, Predicted, exact_nmad
+from .contract.event import DEFAULT_OUTPUTS
 from .contract.field_measures import exact_field_measures
-from .contract.flags import BAD
+from .contract.flags import BAD, Flag
 from .contract.limits import PHASES
 from .contract.rank_info import RankInfo
 from .data.objects import Objects, joined
 from .data.partition import Block, Partition, PartitionFile
 from .data.quality import Quality
-from .engine.interface import Floats
+from .engine.interface import Floats, Output
 from .probability import scores
 from .probability.calibration import REFERENCE_BAND, Calibration
 from .probability.predictive import Densities, densities
@@ -46,6 +47,7 @@ class Results:
 
     quality: Quality = field(default_factory=Quality)
     predicted: list[Floats] = field(default_factory=list)
+    embeddings: list[Floats] = field(default_factory=list)  # if the engine was asked for them
     true: list[Floats] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     objects: list[Objects | None] = field(default_factory=list)  # of each partition
@@ -71,6 +73,21 @@ class Results:
         unknown = np.full(len(rows), np.nan, np.float32)
         self.true.append(unknown if rows.redshift is None else rows.redshift)
         return self.quality.usable(rows)
+
+    def keep(self, output: Output) -> None:
+        """What the engine has computed for the next rows."""
+        self.predicted.append(output.redshift)
+        if output.embedding is not None:
+            self.embeddings.append(output.embedding)
+
+    @property
+    def embedding(self) -> Floats | None:
+        """(N, D), NaN for galaxies without a usable image; None where none were computed."""
+        if not self.embeddings:
+            return None
+        embedding = np.concatenate(self.embeddings)
+        embedding[(self.quality.flags & np.uint16(Flag.IMAGE | Flag.BLANK)) != 0] = np.nan
+        return embedding
 
     def batches(self, size: int) -> int:
         """How many batches of the asked-for size they are; the engine cuts them as it likes."""
@@ -118,12 +135,13 @@ class Results:
             metrics.probabilities = scores.state(self.probabilities, *columns)
         return metrics
 
-    def predictions(self, paths: Sequence[str], run_id: str) -> bytes:
+    def predictions(self, paths: Sequence[str], run_id: str, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> bytes:
         """predictions/{rank}.npz: z_pred (N,) in the order of the partitions and, where known, z_true (N,).
 
         flags (N,) are bits of contract.flags; a galaxy without a redshift has NaN. files and rows say which
         partition each galaxy comes from. id, ra, dec and kept columns (N,) are those of the partitions, if they
-        have them. A calibrated model adds the arrays of Densities, each with a row per galaxy but for z_grid.
+        have them. A calibrated model adds the arrays of Densities, each with a row per galaxy but for z_grid;
+        outputs without pdf leave out pdf and z_grid. embedding (N, D) is in half precision.
         """
         arrays: dict[str, Any] = {
             "index": np.arange(len(self.z_pred)),
@@ -137,6 +155,11 @@ class Results:
             arrays["z_true"] = self.z_true
         if self.probabilities is not None:
             arrays |= self.probabilities.arrays()
+            if "pdf" not in outputs:
+                del arrays["pdf"], arrays["z_grid"]
+        embedding = self.embedding
+        if embedding is not None and "embedding" in outputs:
+            arrays["embedding"] = embedding.astype(np.float16)
         arrays |= joined(list(zip(self.objects, self.rows, strict=True)))
         body = io.BytesIO()
         np.savez(body, **arrays)

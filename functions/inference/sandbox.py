@@ -42,6 +42,11 @@ class Host:
         vcpus = max(1, round(memory_mb / MB_PER_VCPU))
         return cls(memory_mb, min(vcpus, os.cpu_count() or 1), scratch, redis=redis)
 
+    @classmethod
+    def of_machine(cls, scratch: Path, device: str) -> Host:
+        """All of this machine that the process may use."""
+        return cls(process.machine_memory(), len(os.sched_getaffinity(0)), scratch, device)
+
 
 @dataclass(frozen=True)
 class Model:

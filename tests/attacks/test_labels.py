@@ -71,7 +71,7 @@ def test_a_partition_with_strange_labels_is_inferred(tmp_path: Path, model_folde
     torch.save(TensorDataset(images, magnitudes, labels), tmp_path / "1.pt")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        summary = infer([str(tmp_path / "1.pt")], tmp_path / "out", 4, 1, model_folder)
+        summary = infer([str(tmp_path / "1.pt")], tmp_path / "out", 4, 1, model_folder).summary
     assert summary.num_samples == count
     assert summary.accuracy is not None
     assert summary.accuracy["count"] == len(KNOWN)
