@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cosmicai.model import novelty
 from inference.contract.accuracy import exact_nmad
 from inference.data.partition import read
 from inference.engine.choice import GRAPHS, network_digest, read_graphs
@@ -59,6 +60,7 @@ class Predicted:
     z_pred: Floats
     magnitudes: Floats
     redshift: Floats
+    embedding: Floats | None = None  # (N, D)
 
     def __len__(self) -> int:
         return len(self.redshift)
@@ -69,7 +71,8 @@ class Predicted:
         return hashlib.sha256(self.magnitudes.tobytes() + self.redshift.tobytes()).hexdigest()
 
     def at(self, rows: NDArray[np.integer]) -> Predicted:
-        return Predicted(self.z_pred[rows], self.magnitudes[rows], self.redshift[rows])
+        embedding = None if self.embedding is None else self.embedding[rows]
+        return Predicted(self.z_pred[rows], self.magnitudes[rows], self.redshift[rows], embedding)
 
     @property
     def residuals(self) -> Doubles:
@@ -80,20 +83,29 @@ class Predicted:
 def predicted(folder: Path, files: Sequence[Path], threads: int = 1) -> Predicted:
     """By the float32 engine, without galaxies of unknown redshift. Raises CalibratingError for too few."""
     engine = load(folder, "auto", "float32", threads)
+    if not engine.embedding_width:
+        raise CalibratingError(
+            f"calibration: an earlier version has written the graphs of {folder}; run `cosmicai model "
+            "optimise` on it first"
+        )
     parts = []
     for file in files:
         part = read(file.read_bytes(), str(file), engine.layout)
         if part.redshift is None:
             continue
-        z_pred = np.concatenate(list(engine.predict(part.batches(engine.batch(256)))))
+        outputs = list(engine.outputs(part.batches(engine.batch(256)), embedding=True))
+        z_pred = np.concatenate([one.redshift for one in outputs])
+        embedding = np.concatenate([one.embedding for one in outputs if one.embedding is not None])
         usable = np.isfinite(part.redshift) & (part.redshift >= 0) & np.isfinite(z_pred) & (z_pred > -1)
-        parts.append(Predicted(z_pred, part.magnitudes, part.redshift).at(np.flatnonzero(usable)))
+        found = Predicted(z_pred, part.magnitudes, part.redshift, embedding)
+        parts.append(found.at(np.flatnonzero(usable)))
     if sum(map(len, parts)) < FEWEST_GALAXIES:
         raise CalibratingError(
             f"calibration: {sum(map(len, parts)):,} galaxies with a known redshift are too few; give "
             f"{FEWEST_GALAXIES:,} or more"
         )
-    columns = ([getattr(part, name) for part in parts] for name in ("z_pred", "magnitudes", "redshift"))
+    names = ("z_pred", "magnitudes", "redshift", "embedding")
+    columns = ([getattr(part, name) for part in parts] for name in names)
     return Predicted(*(np.concatenate(column) for column in columns))
 
 
@@ -104,7 +116,7 @@ def calibrate_folder(
     seed: int = 0,
     progress: Progress = lambda done, total: None,
 ) -> Calibration:
-    """Writes calibration.json of a model folder, and says so in its card.
+    """Writes calibration.json and novelty.json of a model folder, and says so in its card.
 
     Raises CalibratingError for too few galaxies, and for those that the card says it was trained on.
     """
@@ -120,6 +132,10 @@ def calibrate_folder(
     network = str(network_digest(folder, None))
     calibration = calibrate(network, galaxies, seed, progress)
     calibration.write(folder)
+    assert galaxies.embedding is not None  # noqa: S101 - for the type checker
+    fits = _fitting(galaxies, seed)
+    known = novelty.learn(network, galaxies.embedding, galaxies.magnitudes, fits, seed)
+    known.write(folder)
     if graphs is not None:
         (folder / GRAPHS).write_text(json.dumps({**graphs, "network": network}, indent=1) + "\n")
     card["calibration"] = {
@@ -129,6 +145,7 @@ def calibrate_folder(
         "fitted": calibration.fitted,
         "calibrated": calibration.calibrated,
         "a quantile's coverage exceeds its level by at most": 1.0 / (calibration.calibrated + 1),
+        "galaxies whose scores give p-values": len(known.scores),
         "redshifts of p(z)": [0.0, calibration.redshift_to, calibration.redshift_step],
     }
     card_path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
@@ -168,11 +185,15 @@ def calibrate(
     return Calibration(**{**vars(fitted), "base": base, "level": level})
 
 
-def _halves(galaxies: Predicted, seed: int) -> tuple[Predicted, Predicted]:
-    """Renderings of one galaxy, which have the same redshift, stay in one half."""
+def _fitting(galaxies: Predicted, seed: int) -> NDArray[np.bool_]:
+    """The half that fits. Renderings of one galaxy, which have the same redshift, stay in one half."""
     _, galaxy = np.unique(galaxies.redshift, return_inverse=True)
     order = np.random.default_rng(seed).permutation(int(galaxy.max()) + 1)
-    fits = np.isin(galaxy, order[: len(order) // 2])
+    return np.isin(galaxy, order[: len(order) // 2])
+
+
+def _halves(galaxies: Predicted, seed: int) -> tuple[Predicted, Predicted]:
+    fits = _fitting(galaxies, seed)
     return galaxies.at(np.flatnonzero(fits)), galaxies.at(np.flatnonzero(~fits))
 
 

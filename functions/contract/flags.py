@@ -14,6 +14,7 @@ class Flag(IntFlag):
     NO_REDSHIFT = 8
     FAINT_OR_BRIGHT = 16
     FAR_OR_NEAR = 32
+    UNFAMILIAR = 64
 
 
 FLAGS = {
@@ -23,6 +24,8 @@ FLAGS = {
     Flag.NO_REDSHIFT: "nothing was left to compute a redshift from, or it was not finite: z_pred is NaN",
     Flag.FAINT_OR_BRIGHT: "a magnitude lies outside those of 99.8 % of the network's training galaxies",
     Flag.FAR_OR_NEAR: "z_pred lies outside the redshifts of the network's training galaxies",
+    Flag.UNFAMILIAR: "image and magnitudes together are less likely than those of 99.9 % of the galaxies that "
+    "calibrated the network",
 }
 
 BAD = Flag.IMAGE | Flag.BLANK | Flag.MAGNITUDES | Flag.NO_REDSHIFT
