@@ -5,7 +5,7 @@ BIN := .venv/bin
 # A worker for each core, four at most: each may run an embedded AWS of its own.
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 # Users' words reach the recipes in the environment, as they are: neither make nor the shell executes them.
-WORDS := PYTHON TEAM IMAGE APPROVE PREFLIGHT SECONDS
+WORDS := PYTHON TEAM IMAGE BUILD APPROVE PREFLIGHT SECONDS
 $(foreach word,$(WORDS),$(if $(value $(word)),$(eval override $(word) := $$(value $(word)))$(eval export $(word))))
 .PHONY: environment demo test unit check docs prose audit fuzz package plan deploy destroy smoke clean
 
@@ -42,7 +42,7 @@ package:  ## the zips that Terraform deploys
 plan: package  ## make plan TEAM=team3: what deploy would change
 	@sh scripts/plan.sh "$$TEAM"
 
-deploy: package  ## make deploy TEAM=team3: image, zips and infrastructure into the team's AWS account
+deploy: package  ## make deploy TEAM=team3: image, zips and infrastructure into the team's AWS account; BUILD=codebuild: without Docker
 	@sh scripts/deploy.sh "$$TEAM"
 
 destroy:  ## make destroy TEAM=team3; asks, but for APPROVE=team3

@@ -7,14 +7,15 @@ cd "$(dirname "$0")/.."
 known=$(ls .cosmicai/terraform 2>/dev/null | sed -n 's/\.tfstate$//p; s/\.outputs\.json$//p' | tr '\n' ' ')
 [ -n "$team" ] || fail "which team? make destroy TEAM=team3 (deployed from here: $known)"
 check_team
+check_build
 [ -f ".cosmicai/terraform/$team.tfstate" ] || [ -f "terraform/teams/$team.s3.tfbackend" ] ||
   fail "$team is not deployed from here: make destroy TEAM=… (deployed from here: $known)"
 check_tfvars_exist
 . scripts/state.sh
-with_values() { # COMMAND [OPTIONS]
+carry_out() { # COMMAND [OPTIONS]
   command=$1
   shift
-  with_state "$command" $(without_question) -var-file="$vars" -var image_tag=none "$@"
+  with_values "$command" $(without_question) -var image_tag=none "$@"
 }
 initialise
 values=$(value_of 'join(" ", [var.team, var.region, tostring(var.storage.delete_results_on_destroy)])')
@@ -45,13 +46,13 @@ if is_there module.storage.aws_s3_bucket.this; then
     for part in $others; do
       [ "$part" = module.storage ] || set -- "$@" "-target=$part"
     done
-    [ $# -eq 0 ] || with_values destroy "$@"
+    [ $# -eq 0 ] || carry_out destroy "$@"
     echo "kept: the bucket $bucket, which holds objects, with its encryption, its policy and its public access block."
     echo "To delete it too: set storage = { delete_results_on_destroy = true } in terraform/$vars, and make destroy TEAM=$team again."
     exit 0
   fi
   # Terraform goes by the permission to delete objects that its state holds, not by that in the tfvars.
-  with_values apply -target=module.storage
+  carry_out apply -target=module.storage
 fi
-with_values destroy
+carry_out destroy
 rm -f "$states/$team.outputs.json"

@@ -6,6 +6,7 @@ team=${1:-}
 . scripts/team.sh
 [ -n "$team" ] || fail "which team? make plan TEAM=team3"
 check_team
+check_build
 check_tfvars_exist
 . scripts/state.sh
 initialise
@@ -16,4 +17,4 @@ EOF
 check_team_of_tfvars "$named"
 check_names_in_groups
 tag=$("${PYTHON:-python3}" -m cosmicai.packaging tag --extra "$packages")
-with_state plan -input=false -lock=false -var-file="$vars" -var "image_tag=$tag"
+with_values plan -input=false -lock=false -var "image_tag=$tag"

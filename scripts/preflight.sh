@@ -5,8 +5,9 @@ cd "$(dirname "$0")/.."
 team=${1:-}
 . scripts/team.sh
 check_team
+check_build
 check_tfvars_exist
 . scripts/state.sh
 initialise >&2
 settings=$(settings)
-printf '%s' "$settings" | "${PYTHON:-python3}" cosmicai/deploy/preflight.py --json
+printf '%s' "$settings" | "${PYTHON:-python3}" -m cosmicai.deploy.preflight --json

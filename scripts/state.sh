@@ -46,6 +46,13 @@ with_state() { # COMMAND [OPTIONS]; the command may have two words
   terraform -chdir="$root" $command "$@"
 }
 
+# The team's values, and BUILD over those in the tfvars.
+with_values() { # COMMAND [OPTIONS]
+  command=$1
+  shift
+  with_state "$command" "-var-file=$vars" ${BUILD:+-var "image_builder=$BUILD"} "$@"
+}
+
 # Of all that is deployed.
 addresses() {
   listed=$(with_state "state list" 2>&1) || case "$listed" in
@@ -57,7 +64,7 @@ addresses() {
 
 # Prints the value of a text expression over the variables of the tfvars, as Terraform itself reads them.
 value_of() { # EXPRESSION
-  answer=$(echo "$1" | tr '\n' ' ' | with_state console -var-file="$vars" -var image_tag=none)
+  answer=$(echo "$1" | tr '\n' ' ' | with_values console -var image_tag=none)
   # Terraform only warns of these, and their values would be lost.
   unknown=$(echo "$answer" | sed -n 's/.*declare a variable named "\([^"]*\)".*/\1/p' | sort -u | tr '\n' ' ')
   [ -z "$unknown" ] ||

@@ -16,6 +16,14 @@ check_team() {
     fail "APPROVE names another team than TEAM=$team: nothing was done"
 }
 
+# What the image is built with, where that is not left to the tfvars.
+check_build() {
+  case "${BUILD:-docker}" in
+    docker | codebuild) ;;
+    *) fail "BUILD is neither docker nor codebuild: leave it out, or give BUILD=codebuild to build the image on AWS" ;;
+  esac
+}
+
 check_tfvars_exist() {
   vars="teams/$team.tfvars"
   [ -f "terraform/$vars" ] || fail "terraform/$vars is missing: copy terraform/teams/example.tfvars and edit it"

@@ -48,6 +48,20 @@ module "registry" {
   name = "${local.name}-inference"
 }
 
+module "image_builder" {
+  source = "./modules/image_builder"
+  count  = local.own_image && var.image_builder == "codebuild" ? 1 : 0
+
+  permissions_boundary = var.permissions_boundary
+
+  name               = "${local.name}-image-builder"
+  architecture       = var.inference.architecture
+  bucket_arn         = module.storage.bucket_arn
+  kms_key_arn        = var.storage.kms_key_arn
+  repository_arn     = one(module.registry[*].repository_arn)
+  log_retention_days = var.operations.log_retention_days
+}
+
 module "initialize" {
   source = "./modules/function"
 

@@ -136,6 +136,17 @@ variable "image_tag" {
   }
 }
 
+variable "image_builder" {
+  description = "What `make deploy` builds the image with: docker on the deployer's machine, or codebuild, an AWS CodeBuild project of the deployment, for which no Docker is needed. BUILD=codebuild sets it for one call of make."
+  type        = string
+  default     = "docker"
+
+  validation {
+    condition     = contains(["docker", "codebuild"], var.image_builder)
+    error_message = "image_builder must be docker or codebuild."
+  }
+}
+
 variable "inference" {
   description = <<-EOT
     The ranks.

@@ -10,11 +10,12 @@ from rich.progress import Progress
 
 from cosmicai.cli.common import RUN_FAILED, console, tell_error
 from cosmicai.cli.paths import MODEL, InFolder, OutFolder, Source
-from cosmicai.cli.values import Number, ShareOf, whole
+from cosmicai.cli.values import Choices, NameList, Number, ShareOf, whole
+from summarize.contract.event import DEFAULT_OUTPUTS, OUTPUTS
 from summarize.contract.flags import BAD, FLAGS, name
 
 if TYPE_CHECKING:
-    from cosmicai.runs.shares import Share
+    from cosmicai.results.run_results import Results
     from summarize.contract.run_records import Summary
 
 app = typer.Typer()
@@ -50,6 +51,12 @@ def infer(
     model_folder: Annotated[
         Path | None, typer.Option("--model", parser=MODEL, help="Model folder; default: the bundled model.")
     ] = None,
+    outputs: Annotated[
+        NameList,
+        typer.Option(
+            parser=Choices(OUTPUTS), metavar="NAME,…", help="What to write of every galaxy: pdf, embedding."
+        ),
+    ] = NameList(DEFAULT_OUTPUTS),  # noqa: B008
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Put the results in the place of those of an earlier call.")
     ] = False,
@@ -79,7 +86,7 @@ def infer(
             progress.update(task, completed=done, total=total)
 
         try:
-            summary = local.infer(
+            found = local.infer(
                 sources,
                 out,
                 batch_size,
@@ -92,13 +99,20 @@ def infer(
                 max_bad_fraction,
                 overwrite,
                 lambda text: console.print(f"note: {text}"),
+                outputs,
                 share,
             )
         except EmptyShareError as error:
             console.print(f"nothing to do: {error}")
             return
-    _tell(summary, out, share)
-    _fail_with_ranks(summary)
+    if share is None:
+        _tell(found)
+    else:
+        console.print(
+            f"share {share}: {found.summary.num_samples or 0:,} redshifts in {found.folder}; "
+            f"`cosmicai merge {out}` puts all shares together"
+        )
+    _fail_with_ranks(found.summary)
 
 
 @app.command()
@@ -118,9 +132,9 @@ def merge(
     """
     from cosmicai.runs.merging import merge as merge_shares
 
-    summary = merge_shares(out, overwrite)
-    _tell(summary, out)
-    _fail_with_ranks(summary)
+    found = merge_shares(out, overwrite)
+    _tell(found)
+    _fail_with_ranks(found.summary)
 
 
 def _fail_with_ranks(summary: Summary) -> None:
@@ -133,17 +147,12 @@ def _fail_with_ranks(summary: Summary) -> None:
         raise typer.Exit(RUN_FAILED)
 
 
-def _tell(summary: Summary, out: Path, share: Share | None = None) -> None:
-    if share is not None:
-        console.print(
-            f"share {share}: {summary.num_samples or 0:,} redshifts in {share.folder(out)}; "
-            f"`cosmicai merge {out}` puts all shares together"
-        )
-        return
+def _tell(found: Results) -> None:
+    summary = found.summary
     if not summary.finished_ranks:
         return  # of a merge where each partition failed
     rate = summary.spread["sample_persec"]["p50"]
-    console.print(f"{summary.num_samples:,} redshifts in {out}, {rate:,.0f} images/s per process")
+    console.print(f"{summary.num_samples:,} redshifts in {found.folder}, {rate:,.0f} images/s per process")
     flags = {flag: count for flag, count in (summary.flags or {}).items() if count}
     if any(name(flag) in flags for flag in FLAGS if flag & BAD):
         counts = ", ".join(f"{flag} {count:,}" for flag, count in flags.items())
@@ -157,4 +166,4 @@ def _tell(summary: Summary, out: Path, share: Share | None = None) -> None:
         }
         known = {name: summary.accuracy[key] for name, key in measures.items()}
         console.print(", ".join(f"{name} {value:.4f}" for name, value in known.items() if value is not None))
-    console.print(f"open {out / 'report.html'}")
+    console.print(f"open {found.report}")

@@ -1,6 +1,6 @@
 """What would stop a deployment half-way: asked of the account before anything is made, with a remedy each.
 
-Standard library and the aws command line, as scripts/deploy.sh: `python cosmicai/deploy/preflight.py` reads the
+Standard library and the aws command line, as scripts/deploy.sh: `python -m cosmicai.deploy.preflight` reads the
 settings as JSON from its standard input, prints what does not hold, and ends with status 1 if there is any.
 With --json it prints all findings.
 """
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from cosmicai.deploy.commandline import Ask, AskError, by_command_line
 
 HOST_TYPE = "t4g.nano"  # as terraform/modules/rendezvous/main.tf has it
 _LEAST_UNRESERVED = 100  # https://docs.aws.amazon.com/lambda/latest/dg/configuration-concurrency.html
@@ -21,13 +22,6 @@ _NEW_ACCOUNT = 100  # ranks at once; accounts begin with 10 or 50, others have 1
 _NEW_ACCOUNT_MB = 3008  # https://docs.aws.amazon.com/lambda/latest/dg/troubleshooting-deployment.html
 _VPC_QUOTA = "L-F678F1CE"
 _QUOTAS = "ask for more in the console under Service Quotas"
-
-Ask = Callable[..., Any]
-"""Arguments of the aws command line to its answer. Raises AskError."""
-
-
-class AskError(RuntimeError):
-    """AWS refused to answer, or could not be reached; the message is the command line's own."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +50,6 @@ class Finding:
     name: str
     holds: bool
     told: str
-
-
-def by_command_line(region: str, environment: Mapping[str, str]) -> Ask:
-    def ask(*arguments: str) -> Any:
-        command = ["aws", "--region", region, "--output", "json", "--cli-connect-timeout", "10", *arguments]
-        done = subprocess.run(
-            command,
-            env={**environment, "AWS_PAGER": ""},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise AskError(" ".join((done.stderr or done.stdout).split()))
-        return json.loads(done.stdout or "{}")
-
-    return ask
 
 
 def examine(settings: Settings, ask: Ask) -> Iterator[Finding]:

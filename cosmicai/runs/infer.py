@@ -24,10 +24,11 @@ import boto3
 from cosmicai.data.listing import partitions_in
 from cosmicai.processes import pool
 from cosmicai.results.outputs import write_text
+from cosmicai.results.run_results import Results
 from cosmicai.results.runfolder import run_folder
 from cosmicai.runs.shares import Share, run_id
 from inference import process
-from inference.contract.event import RankEvent
+from inference.contract.event import DEFAULT_OUTPUTS, OUTPUTS, RankEvent
 from inference.data.partition import PartitionError
 from inference.data.storage import Folder, LocalFolder, ObjectError, Storage
 from inference.data.torchfile import LocalFile, Source
@@ -41,6 +42,8 @@ from summarize.contract.run_records import Run, Summary
 from summarize.report import report
 from summarize.summary import summary
 
+MOST_GALAXIES, MOST_PROCESSES = 65_536, 1024  # of a batch; at once
+DEVICES, ENGINES, PRECISIONS = ("cpu", "cuda"), ("auto", "onnxruntime", "torch"), ("auto", "float32", "int8")
 LOCAL = ""  # stands for the file system where S3 has the name of a bucket
 Json = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -83,11 +86,11 @@ class FileStorage(Storage):
 
 
 def infer(
-    sources: Sequence[str],
-    out: Path,
-    batch_size: int,
-    processes: int,
-    model: Path | None = None,
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path = "results/local",
+    batch_size: int = 256,
+    processes: int = 1,
+    model: str | Path | None = None,
     device: str = "cpu",
     engine: str = "auto",
     precision: str = "auto",
@@ -95,24 +98,43 @@ def infer(
     max_bad_fraction: float = 0.05,
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda note: None,
+    outputs: Sequence[str] = DEFAULT_OUTPUTS,
     share: Share | None = None,
-) -> Summary:
-    """Predicts redshifts for all partitions of `sources` (files, folders, s3://bucket/prefix).
+) -> Results:
+    """Predicts redshifts on this machine with the code of a rank, for one or more sources of partitions.
 
-    Returns the summary; tells which files it does not take. The results appear in `out` together at the end;
-    overwrite: in place of those of an earlier call. A partition that cannot be computed is a failed rank of the
-    summary, as is one of which more than `max_bad_fraction` of the galaxies lack something. share: computes
-    these of the partitions alone, for merging.py. Raises InputError, InferenceError, EngineError, ConfigError,
-    EmptyShareError, or OutputError where other results are there, and then nothing has changed.
+    sources: .pt files, folders of them, s3://bucket/prefix. A partition has images (N, 5, 32, 32) and
+    magnitudes (N, 5), or what the model's config says, and may have redshifts (N,). out: folder for the files
+    of a run, which appear together at the end; overwrite: in place of those of an earlier call. batch_size:
+    galaxies. processes: partitions at once, which share the cores. model: its folder, or the bundled model.
+    device: cpu or cuda. engine: auto, onnxruntime or torch. precision: auto, float32 or int8. progress: called
+    with the partitions that are done, and all. tell: called with each note, such as files that are not taken.
+    outputs: what is written of every galaxy: redshift (always), pdf, embedding. share: computes these of the
+    partitions alone, into a folder below `out`, for merging.py.
+
+    A partition that cannot be computed is a failed rank of the results' summary, as is one of which more than
+    `max_bad_fraction` of the galaxies lack something. Raises InputError for a source or an option that is not
+    allowed, InferenceError if no partition could be computed, EngineError, ConfigError, EmptyShareError, and
+    OutputError if other results are there; then nothing has changed.
     """
-    listings = {source: _partitions(source) for source in dict.fromkeys(sources)}
-    files = [file for source in sources for file in listings[source][0]]
+    _check_options(batch_size, processes, max_bad_fraction, device, engine, precision)
+    if isinstance(outputs, str) or not set(outputs) <= set(OUTPUTS):
+        raise InputError(f"outputs: {outputs!r}: give a list of {', '.join(OUTPUTS)}")
+    out, model = Path(out), None if model is None else Path(model)
+    places = [str(one) for one in ([sources] if isinstance(sources, str | Path) else sources)]
+    listings = {place: _partitions(place) for place in dict.fromkeys(places)}
+    files = [file for place in places for file in listings[place][0]]
     _check_each_once(files)
     notes = [note for _, note in listings.values() if note]
     for note in notes:
         tell(note)
     run = _run(files, out, batch_size, notes)
-    asked: Json = {"engine": engine, "precision": precision, "max_bad_fraction": max_bad_fraction}
+    asked: Json = {
+        "engine": engine,
+        "precision": precision,
+        "max_bad_fraction": max_bad_fraction,
+        "outputs": tuple(name for name in OUTPUTS if name in outputs or name == OUTPUTS[0]),
+    }
     ranks, place = list(range(len(files))), out
     if share is not None:
         ranks, place = share.ranks([file.size for _, file in files]), share.folder(out)
@@ -121,13 +143,36 @@ def infer(
     with run_folder(place, run.run_id, overwrite) as scratch:
         failures = _computed(events, min(processes, len(events)), device, (str(out), str(scratch)), progress)
         if share is not None:
-            return _finish_share(scratch, run, ranks, failures)
+            _finish_share(scratch, run, ranks, failures)
+            return Results(place)
         if len(failures) == len(events):
             told = failures[0]["cause"]
             raise InferenceError(
                 told if len(events) == 1 else f"no partition could be computed; the first: {told}"
             )
-        return finish(scratch, run, ranks, failures)
+        finish(scratch, run, ranks, failures)
+    return Results(place)
+
+
+def _check_options(
+    batch_size: int, processes: int, max_bad_fraction: float, device: str, engine: str, precision: str
+) -> None:
+    """Raises InputError, which names the option and what it takes."""
+    for name, number, most in (
+        ("batch_size", batch_size, MOST_GALAXIES),
+        ("processes", processes, MOST_PROCESSES),
+    ):
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= most:
+            raise InputError(f"{name}: {number!r}: give a whole number from 1 to {most:,}")
+    if not 0 <= max_bad_fraction <= 1:
+        raise InputError(f"max_bad_fraction: {max_bad_fraction!r}: give a number from 0 to 1")
+    for name, value, allowed in (
+        ("device", device, DEVICES),
+        ("engine", engine, ENGINES),
+        ("precision", precision, PRECISIONS),
+    ):
+        if value not in allowed:
+            raise InputError(f"{name}: {value!r}: give {', '.join(allowed[:-1])} or {allowed[-1]}")
 
 
 def _computed(
@@ -246,27 +291,30 @@ def _id_of_shares(
     return run_id([listed, run.payload, share.of, asked, network, None if model is None else str(model)])
 
 
-def _finish_share(folder: Path, run: Run, ranks: list[int], failures: dict[int, Json]) -> Summary:
-    """Writes what `merge` needs; returns the summary, in which the ranks of other shares are missing."""
+def _finish_share(folder: Path, run: Run, ranks: list[int], failures: dict[int, Json]) -> None:
+    """Writes what `merge` needs, and a summary, in which the ranks of other shares are missing."""
     _write_failures(folder, run, failures)
-    _write(folder / "run.json", run.to_json())
-    return summary(run, _infos(folder, [rank for rank in ranks if rank not in failures]), failures)
+    infos = _infos(folder, [rank for rank in ranks if rank not in failures])
+    _write_records(folder, run, summary(run, infos, failures), infos)
 
 
-def finish(folder: Path, run: Run, ranks: list[int], failures: dict[int, Json]) -> Summary:
-    """Writes everything that concerns the whole run; returns the summary."""
+def finish(folder: Path, run: Run, ranks: list[int], failures: dict[int, Json]) -> None:
+    """Writes everything that concerns the whole run."""
     from cosmicai.results import historic  # and matplotlib, which no process of the pool needs
 
     _write_failures(folder, run, failures)
     infos = _infos(folder, [rank for rank in ranks if rank not in failures])
     # What Lambda would bill for the memory of this machine says nothing.
     content = replace(summary(run, infos, failures), cost=None)
+    _write_records(folder, run, content, infos)
+    write_text(folder / "report.html", report(content, infos))
+    historic.write(folder, content, infos)
+
+
+def _write_records(folder: Path, run: Run, content: Summary, infos: list[RankInfo]) -> None:
     _write(folder / "run.json", run.to_json())
     _write(folder / "combined_data.json", [info.to_json() for info in infos])
     _write(folder / "summary.json", content.to_json())
-    write_text(folder / "report.html", report(content, infos))
-    historic.write(folder, content, infos)
-    return content
 
 
 def _write_failures(folder: Path, run: Run, failures: dict[int, Json]) -> None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cosmicai.results.run_results import Results
 from cosmicai.results.runfolder import check_complete, run_folder
 from cosmicai.runs.infer import finish
 from cosmicai.runs.shares import FOLDER, Share
-from summarize.contract.run_records import Run, Summary
+from summarize.contract.run_records import Run
 
 _RANK = re.compile(r"(0|[1-9][0-9]*)\.json")
 _SHOWN = 5  # shares or partitions that a message names
@@ -34,7 +35,7 @@ class _Done:
     failures: dict[int, dict[str, Any]]
 
 
-def merge(out: Path, overwrite: bool = False) -> Summary:
+def merge(out: Path, overwrite: bool = False) -> Results:
     """The results of all shares in `out`, as one call of `infer` without shares writes them.
 
     The shares stay. Raises MergeError, or OutputError where other results are there; then nothing has changed.
@@ -48,7 +49,8 @@ def merge(out: Path, overwrite: bool = False) -> Summary:
                 if path.is_file() and (_RANK.fullmatch(name.name) or name.suffix == ".npz"):
                     _place(path, scratch / name)
         failures = {rank: record for share in shares for rank, record in share.failures.items()}
-        return finish(scratch, run, sorted(done - failures.keys()), failures)
+        finish(scratch, run, sorted(done - failures.keys()), failures)
+    return Results(out)
 
 
 def _shares(out: Path) -> list[_Done]:

@@ -47,6 +47,10 @@ class Run(Record):
         """How Step Functions starts the ranks; runs of earlier versions do not say it, and it was Standard."""
         return "express" if (self.children or {}).get("type") == "express" else "standard"
 
+    def was_run_by(self, execution: str) -> bool:
+        """Whether an execution, by its name, has planned or resumed this run."""
+        return execution in {self.run_id, self.execution, *(self.executions or [])}
+
     @property
     def on_batch(self) -> bool:
         """Whether AWS Batch runs the ranks, not Lambda."""

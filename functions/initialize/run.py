@@ -16,7 +16,7 @@ from .contract.rank_info import is_result, parse
 from .contract.run_records import Run
 from .contract.s3 import put_if, put_json, read
 from .contract.untrusted import UntrustedError
-from .payload import PayloadError, resolve
+from .payload import PayloadError, defaults, resolve
 from .plan import data_map, deal, list_partitions, rank_events
 
 SCHEMA_VERSION = 1
@@ -256,10 +256,11 @@ def _resumed(run: Run | None, payload: dict[str, Any]) -> Run:
             f"resume: there is no run at s3://{payload['bucket']}/{payload['result_path']}; "
             "start it without resume"
         )
+    before = {**defaults(), **run.payload}  # an earlier version did not know every field
     changed = [
         name
-        for name in {**payload, **run.payload}
-        if name not in _MAY_CHANGE_ON_RESUME and payload.get(name) != run.payload.get(name)
+        for name in {**payload, **before}
+        if name not in _MAY_CHANGE_ON_RESUME and payload.get(name) != before.get(name)
     ]
     if changed:
         raise PayloadError(

@@ -12,6 +12,8 @@ image = {
   # extra_packages = ["timm==0.4.12"] # what scripts of your own import beside torch
 }
 
+# image_builder = "codebuild" # builds the image on AWS: the deployer needs no Docker
+
 operations = {
   log_retention_days = 30
 }

@@ -31,6 +31,7 @@ variable "storage" {
 variable "image_tag" { default = null }
 variable "region" { default = "us-east-1" }
 variable "image_uri" { default = null }
+variable "image_builder" { default = "docker" }
 resource "terraform_data" "it" { input = var.team }
 output "repository_url" { value = "1.dkr.ecr.us-east-1.amazonaws.com/team3" }
 """
@@ -120,7 +121,7 @@ def test_a_team_is_not_executed(tree: Path, target: str, manner: str, word: str)
     assert not (tree / ".cosmicai").exists()
 
 
-@pytest.mark.parametrize("name", ["PYTHON", "SECONDS", "IMAGE", "APPROVE"])
+@pytest.mark.parametrize("name", ["PYTHON", "SECONDS", "IMAGE", "BUILD", "APPROVE"])
 @pytest.mark.parametrize("word", INJECTIONS[:7])
 def test_no_other_variable_is_executed(tree: Path, name: str, word: str) -> None:
     for target in ("package", "plan", "destroy", "deploy"):

@@ -7,88 +7,39 @@ pushes an image's manifest where docker would push an image.
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
 from cosmicai.packaging.assembly import image_tag
-from cosmicai.packaging.places import ROOT
-from tests.replica import ACCOUNT, DEPLOYER, Replica, environment, replica
+from tests.replica import DEPLOYER, Replica, replica
 from tests.replica.calls import actions
+from tests.replica.checkout import (
+    BUCKET,
+    DOCKER,
+    IMAGE,
+    REGISTRY,
+    REPOSITORY,
+    STATE,
+    TEAM,
+    TERRAFORM,
+    Checkout,
+    copy_project,
+    stand_in,
+)
+from tests.replica.policies import assert_policies_are_sound, assert_the_deployer_may
 
-TEAM, BUCKET = "team3", "team3-cosmicai"
-REGISTRY = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
-REPOSITORY = "team3-cosmicai-inference"
-IMAGE = f"{REGISTRY}/{REPOSITORY}:{image_tag()}-arm64-lean"
-STATE, ANY = f".cosmicai/terraform/{TEAM}.tfstate", f".cosmicai/terraform/{TEAM}/any"
-
-_RECORD = """#!{python}
-import json, os, sys
-with open(os.environ["CALLS"], "a") as calls:
-    print(json.dumps(["{name}", *sys.argv[1:]]), file=calls)
-"""
-_DOCKER = """
-import boto3
-if sys.argv[1] == "login":
-    assert sys.stdin.read()
-if sys.argv[1:3] == ["buildx", "build"]:
-    repository, tag = sys.argv[sys.argv.index("-t") + 1].split("/")[1].split(":")
-    kind = "application/vnd.docker.distribution.manifest.v2+json"
-    config = {"size": 2, "digest": "sha256:" + "0" * 64}
-    manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "layers": [], "config": config})
-    boto3.client("ecr", "us-east-1").put_image(repositoryName=repository, imageTag=tag, imageManifest=manifest)
-"""
-_TERRAFORM = '\nos.execv("{terraform}", ["terraform", *sys.argv[1:]])\n'
-
-
-@dataclass(frozen=True)
-class Checkout:
-    """A fresh copy of what git holds, with the tfvars of a team."""
-
-    folder: Path
-    aws: Replica
-
-    def make(self, target: str) -> tuple[str, list[list[str]]]:
-        """What a target prints, and the calls of docker and terraform, which all succeed."""
-        calls = self.folder.parent / "calls"
-        calls.write_text("")
-        tools = self.folder.parent / "tools"
-        environment = {
-            **self.aws.environment, "CALLS": str(calls), "APPROVE": TEAM,
-            "PATH": f"{tools}:{Path(sys.executable).parent}:{self.aws.environment['PATH']}",
-        }  # fmt: skip
-        command = ["make", target, f"TEAM={TEAM}", f"PYTHON={sys.executable}"]
-        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-        return done.stdout, [json.loads(line) for line in calls.read_text().splitlines()]
+ANY = f".cosmicai/terraform/{TEAM}/any"
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     folder = tmp_path_factory.mktemp("deploy") / "tree"
-    held = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(held, capture_output=True, text=True, check=True).stdout.splitlines():
-        if name.startswith(("terraform/", "statemachine/", "scripts/", "docker/", "functions/", "cosmicai/")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
-    shutil.copy(ROOT / "Makefile", folder)
-    example = (folder / "terraform" / "teams" / "example.tfvars").read_text()
-    assert example.count('"example"') == 1
-    (folder / "terraform" / "teams" / f"{TEAM}.tfvars").write_text(example.replace('"example"', f'"{TEAM}"'))
-    tools = folder.parent / "tools"
-    tools.mkdir()
-    for name, then in (("docker", _DOCKER), ("terraform", _TERRAFORM)):
-        content = _RECORD.format(python=sys.executable, name=name) + then
-        (tools / name).write_text(content.replace("{terraform}", str(shutil.which("terraform"))))
-        (tools / name).chmod(0o755)
+    copy_project(folder)
+    stand_in(folder.parent / "tools", "docker", DOCKER)
+    stand_in(folder.parent / "tools", "terraform", TERRAFORM)
     with replica(folder.parent / "log") as aws:
         yield Checkout(folder, aws)
 
@@ -142,7 +93,7 @@ def test_from_the_example_to_a_deployment_and_back(checkout: Checkout) -> None:
     )
     assert f"s3://{BUCKET}/25MB/" in printed
 
-    _assert_policies_are_sound(checkout.aws)
+    assert_policies_are_sound(checkout.aws, roles=6)
 
     # A second deployment, with the state in S3: it moves there, and nothing is built or changed.
     s3.create_bucket(Bucket="states")
@@ -175,7 +126,9 @@ def test_from_the_example_to_a_deployment_and_back(checkout: Checkout) -> None:
     checkout.make("destroy")
     assert _refused(s3.head_bucket, Bucket=BUCKET) == "404"
     assert s3.head_bucket(Bucket="states")
-    _assert_the_deployer_may(actions(checkout.aws.recording, DEPLOYER))
+    needed = actions(checkout.aws.recording, DEPLOYER)
+    assert len(needed) > 80
+    assert_the_deployer_may(needed)
 
 
 def _resources(state: dict[str, Any]) -> set[tuple[str, str, str]]:
@@ -194,32 +147,3 @@ def _assert_nothing_else_is_left(aws: Replica) -> None:
     instances = [one for group in ec2.describe_instances()["Reservations"] for one in group["Instances"]]
     assert {one["State"]["Name"] for one in instances} <= {"terminated"}
     assert all(vpc["IsDefault"] for vpc in ec2.describe_vpcs()["Vpcs"])
-
-
-_KNOWN = re.compile(r"No resources match .*states:DescribeExecution.*:express:")
-"""parliament's list has DescribeExecution for Express executions alone; AWS's has Standard ones too
-(https://docs.aws.amazon.com/service-authorization/latest/reference/list_awsstepfunctions.html)."""
-
-
-def _assert_policies_are_sound(aws: Replica) -> None:
-    """Of all roles, by parliament."""
-    iam, parliament = aws.client("iam"), environment().with_name("parliament")
-    roles = [role["RoleName"] for role in iam.list_roles()["Roles"]]
-    assert len(roles) == 6
-    for role in roles:
-        (name,) = iam.list_role_policies(RoleName=role)["PolicyNames"]
-        document = json.dumps(iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"])
-        done = subprocess.run([parliament], input=document, capture_output=True, text=True)
-        findings = [line for line in done.stdout.splitlines() if not _KNOWN.search(line)]
-        assert not findings, f"{role}: {done.stdout}"
-
-
-def _assert_the_deployer_may(needed: set[str]) -> None:
-    """terraform/policies allow what deploy and destroy have asked for, in policies that IAM takes."""
-    allowed: set[str] = set()
-    for path in (ROOT / "terraform" / "policies").glob("*.json"):
-        policy = json.loads(path.read_text())
-        assert len(json.dumps(policy, separators=(",", ":"))) <= 6144  # of a managed policy
-        allowed |= {action for statement in policy["Statement"] for action in statement["Action"]}
-    assert len(needed) > 80
-    assert needed <= allowed

@@ -31,6 +31,7 @@ variable "storage" {
 }
 variable "image_tag" { default = null }
 variable "image_uri" { default = null }
+variable "image_builder" { default = "docker" }
 resource "terraform_data" "it" { input = var.team }
 output "kept" { value = terraform_data.it.id }
 """

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from cosmicai.deploy import preflight
-from cosmicai.deploy.preflight import AskError, Finding, Settings, examine
+from cosmicai.deploy.commandline import AskError
+from cosmicai.deploy.preflight import Finding, Settings, examine
 from tests.replica import Replica, replica
 
 SETTINGS = Settings(team="team3", region="us-east-1", memory_mb=3008, bucket="team3-cosmicai", has_host=True)
@@ -108,7 +108,7 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
 def _asked(aws: Replica, settings: Settings, **environment: str) -> list[Finding]:
     own = {**aws.environment, "AWS_MAX_ATTEMPTS": "1", **environment}
     own["PATH"] = f"{Path(sys.executable).parent}:{own['PATH']}"
-    command = [sys.executable, preflight.__file__, "--json"]
+    command = [sys.executable, "-m", "cosmicai.deploy.preflight", "--json"]
     given = json.dumps({name: value for name, value in vars(settings).items() if value is not None})
     done = subprocess.run(command, input=given, env=own, capture_output=True, text=True, check=True)
     return [Finding(**finding) for finding in json.loads(done.stdout)]

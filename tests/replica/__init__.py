@@ -50,20 +50,21 @@ class Replica:
 
 
 @contextmanager
-def replica(log: Path) -> Iterator[Replica]:
-    """An account without anything in it. log: the server's own."""
+def replica(log: Path, **builds: str) -> Iterator[Replica]:
+    """An account without anything in it. log: the server's own. builds: variables of CodeBuild's machines."""
     port = free_port()
+    endpoint = f"http://127.0.0.1:{port}"
     # Whether an image function's image exists is looked up.
     recording = log.with_name("recording")
     settings = {
         **os.environ, "MOTO_LAMBDA_STUB_ECR": "FALSE", "MOTO_ACCOUNT_ID": ACCOUNT,
         "MOTO_ENABLE_RECORDING": "1", "MOTO_RECORDER_FILEPATH": str(recording),
+        "REPLICA_ENDPOINT": endpoint, "REPLICA_BUILDS": json.dumps(builds),
     }  # fmt: skip
     command = [str(environment()), str(Path(__file__).with_name("server.py")), "-p", str(port)]
     with log.open("wb") as output:
         server = subprocess.Popen(command, env=settings, stdout=output, stderr=subprocess.STDOUT)
     try:
-        endpoint = f"http://127.0.0.1:{port}"
         _await(endpoint, server, log)
         own = {
             "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": DEPLOYER, "AWS_SECRET_ACCESS_KEY": "secret",

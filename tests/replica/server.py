@@ -1,4 +1,4 @@
-"""moto_server with what Terraform's provider asks for and moto lacks.
+"""moto_server with what Terraform's provider asks for and moto lacks, and CodeBuild's builds.
 
 ValidateStateMachineDefinition is answered by the parser of the Amazon States Language with which moto itself
 runs state machines; it knows all but Express children. ListStateMachineVersions is answered from moto's record
@@ -16,6 +16,7 @@ import threading
 from typing import Any
 
 import botocore.session
+import builds
 from botocore.exceptions import ParamValidationError
 from botocore.validate import ParamValidator
 from moto.batch.models import BatchBackend
@@ -134,6 +135,8 @@ InstanceResponse.run_instances = _run_instances
 InstanceResponse.describe_instance_credit_specifications = _credits
 StepFunctionResponse.validate_state_machine_definition = _validated
 StepFunctionResponse.list_state_machine_versions = _versions
+
+builds.install()
 
 if __name__ == "__main__":
     main()

@@ -18,12 +18,15 @@ from cosmicai.packaging.assembly import image_tag
 from cosmicai.packaging.packages import ExtraPackages
 from cosmicai.packaging.places import ROOT
 
-_TOOLS = ("sh", "sed", "cut", "cat", "dirname", "mkdir", "basename", "ln", "expr")
+_TOOLS = ("sh", "sed", "cat", "dirname", "mkdir", "basename", "ln", "expr", "tr", "sort")
 _RECORD = 'echo "$(basename "$0")" "$@" >> "$CALLS"; exit ${FAIL:-0}'
-_CONSOLE = 'case "$*" in *" console "*) cat >> "$CALLS"; echo "\\"$VALUES\\"";; *) :;; esac; '
+_NAMES = (
+    'case "$*" in */any" console "*) echo "\\"\\""; exit;; esac; '  # names in groups that no variable has: none
+)
+_CONSOLE = _NAMES + 'case "$*" in *" console "*) cat >> "$CALLS"; echo "\\"$VALUES\\"";; *) :;; esac; '
 _FOUND = '[ -z "$NO_IMAGE" ] || [ "$2" != describe-images ] || { echo "$NO_IMAGE" >&2; FAIL=1; }; '
 _NO_IMAGE = "An error occurred (ImageNotFoundException) when calling the DescribeImages operation"
-_VALUES = "team3 arm64 lean"  # team, architecture, variant, extra_packages
+_VALUES = "team3 us-east-1 docker arm64 lean"  # team, region, builder, architecture, variant, extra_packages
 
 
 def _deploy(
@@ -41,6 +44,7 @@ def _deploy(
     teams = tree / "terraform" / "teams"
     teams.mkdir(parents=True)
     shutil.copyfile(ROOT / "terraform" / "teams" / "example.tfvars", teams / "team3.tfvars")
+    shutil.copyfile(ROOT / "terraform" / "variables.tf", tree / "terraform" / "variables.tf")
     tools.mkdir()
     for name in _TOOLS:
         (tools / name).symlink_to(str(shutil.which(name)))
@@ -67,7 +71,7 @@ def _deploy(
         ((), (), "error: which team? make deploy TEAM=team3"),
         (("team9",), (), "error: terraform/teams/team9.tfvars is missing: copy terraform/teams/example.tfvars"),
         (("team3",), ("aws",), "error: the aws command line is missing"),
-        (("team3",), ("docker",), "error: docker buildx is missing: install Docker, or pass an image"),
+        (("team3",), ("docker",), "error: docker buildx is missing: install Docker, build the image on AWS"),
     ],
 )
 def test_what_is_missing_is_one_line(
@@ -120,9 +124,36 @@ def test_an_image_that_is_pushed_already_is_not_built_again(tmp_path: Path) -> N
     assert calls.rstrip().endswith(f"-var image_tag={image_tag()}")
 
 
+def test_an_image_that_is_built_on_aws_needs_no_docker(tmp_path: Path) -> None:
+    """Its builder is applied with the registry, and BUILD stands over the tfvars in every call."""
+    done = _deploy(
+        tmp_path, "team3", without=("docker",), BUILD="codebuild", VALUES="team3 us-east-1 codebuild arm64 lean"
+    )
+    assert done.returncode == 0, done.stderr
+    calls = (tmp_path / "calls").read_text()
+    targets = "-target=module.registry -target=module.storage -target=module.image_builder"
+    values = "-var-file=teams/team3.tfvars -var image_builder=codebuild"
+    assert f"{values} -var image_tag={image_tag()} {targets}\n" in calls
+    assert calls.endswith(f"{values} -var image_tag={image_tag()}\n")
+    assert calls.count(values) == calls.count("-var-file=teams/team3.tfvars")
+
+
+@pytest.mark.parametrize("script", ["deploy.sh", "plan.sh", "destroy.sh"])
+def test_an_unknown_way_to_build_is_refused(tmp_path: Path, script: str) -> None:
+    command = ["sh", str(ROOT / "scripts" / script), "team3"]
+    done = subprocess.run(command, env={**os.environ, "BUILD": "kaniko"}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: BUILD is neither docker nor codebuild: leave it out, or give")
+
+
 def test_extra_packages_go_into_the_image_and_its_tag(tmp_path: Path) -> None:
     packages = ("timm==0.4.12 --no-deps", "pillow==13.0.0")
-    done = _deploy(tmp_path, "team3", VALUES=f"team3 x86_64 torch {' '.join(packages)}", NO_IMAGE=_NO_IMAGE)
+    done = _deploy(
+        tmp_path,
+        "team3",
+        VALUES=f"team3 us-east-1 docker x86_64 torch {' '.join(packages)}",
+        NO_IMAGE=_NO_IMAGE,
+    )
     assert done.returncode == 0, done.stderr
     calls = (tmp_path / "calls").read_text()
     tag = image_tag(ExtraPackages(packages))
@@ -142,7 +173,7 @@ def test_an_image_that_cannot_be_looked_for_is_not_taken_for_missing(tmp_path: P
 
 
 def test_extra_packages_that_are_none_stop_it_before_anything_is_made(tmp_path: Path) -> None:
-    done = _deploy(tmp_path, "team3", VALUES="team3 arm64 torch timm")
+    done = _deploy(tmp_path, "team3", VALUES="team3 us-east-1 docker arm64 torch timm")
     assert done.returncode == 1
     assert "extra_packages: 'timm' is not allowed: give a package of PyPI and one version" in done.stderr
     assert "apply" not in (tmp_path / "calls").read_text()
@@ -151,7 +182,7 @@ def test_extra_packages_that_are_none_stop_it_before_anything_is_made(tmp_path: 
 def test_terraform_itself_reads_the_tfvars(tmp_path: Path) -> None:
     """deploy.sh's own expression, with the real terraform on the real variables and a list of several lines."""
     script = (ROOT / "scripts" / "deploy.sh").read_text()
-    (expression,) = re.findall(r"value_of '(join\(.*\))'", script)
+    expression = re.findall(r"value_of '(join\(.*\))'", script)[0]
     variables = tmp_path / "team.tfvars"
     variables.write_text(
         'team = "team3"\nimage = { extra_packages = [\n'
@@ -165,4 +196,6 @@ def test_terraform_itself_reads_the_tfvars(tmp_path: Path) -> None:
     subprocess.run(initialise, env=environment, capture_output=True, check=True)
     ask = [*start, "console", f"-state={tmp_path}/none", f"-var-file={variables}", "-var", "image_tag=none"]
     done = subprocess.run(ask, env=environment, input=expression, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == '"team3 arm64 lean timm==0.4.12 six==1.17.0 --no-deps"'
+    assert (
+        done.stdout.splitlines()[-1] == '"team3 us-east-1 docker arm64 lean timm==0.4.12 six==1.17.0 --no-deps"'
+    )

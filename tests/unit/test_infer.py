@@ -92,7 +92,7 @@ import torch
 from cosmicai.runs.infer import infer
 torch.set_num_threads(2)
 torch.ones(1_000_000).double()  # starts torch's threads
-print(infer([sys.argv[1]], Path(sys.argv[2]), 8, 1, engine="torch").num_samples)
+print(infer([sys.argv[1]], Path(sys.argv[2]), 8, 1, engine="torch").summary.num_samples)
 """
 
 

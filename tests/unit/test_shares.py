@@ -163,8 +163,8 @@ def test_a_folder_without_shares(tmp_path: Path) -> None:
 
 def test_nothing_that_could_be_computed(tmp_path: Path) -> None:
     (tmp_path / "1.pt").write_bytes(b"junk")
-    summary = infer([str(tmp_path / "1.pt")], tmp_path / "out", 8, 1, share=Share(0, 1))
-    assert list(summary.failed_ranks) == ["0"]
+    found = infer([str(tmp_path / "1.pt")], tmp_path / "out", 8, 1, share=Share(0, 1))
+    assert list(found.summary.failed_ranks) == ["0"]
     with pytest.raises(MergeError, match=r"no partition could be computed; the first: .*is cut short"):
         merge(tmp_path / "out")
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.missing import known_redshifts
 from ..engine.interface import Floats
 from .calibration import Calibration, Doubles, Layer
 
@@ -217,15 +218,10 @@ def _densities(
     arrays: dict[str, NDArray[Any]] = {name: values.astype(np.float32) for name, values in found.items()}
     arrays["pdf"] = pdf.astype(np.float16)
     if redshift is not None:
-        true = np.where(is_known(redshift), redshift, np.nan).astype(np.float64)
+        true = np.where(known_redshifts(redshift), redshift, np.nan).astype(np.float64)
         below = part.at(np.nan_to_num(true)[:, None])[:, 0]
         arrays["pit"] = np.where(np.isnan(true), np.nan, below)
     return arrays
-
-
-def is_known(redshift: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """contract.accuracy.is_known of each (N,)."""
-    return np.isfinite(redshift) & (redshift > -1)
 
 
 def _interpolated(wanted: Doubles, known: NDArray[np.floating], values: NDArray[np.floating]) -> Doubles:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract.probabilities import INTERVALS, STACK_UNIT, Probabilities, Scored, Stack
+from ..data.missing import known_redshifts
 from .calibration import Doubles
-from .predictive import LEVELS, Densities, is_known
+from .predictive import LEVELS, Densities
 
 _CHUNK = 512  # galaxies
 
@@ -22,7 +23,7 @@ def state(
 ) -> Probabilities:
     """What Summarize adds up of galaxies (N,); magnitude: the reference one."""
     with_density = np.isfinite(found.z_median)
-    rows = np.flatnonzero(with_density & is_known(z_true))
+    rows = np.flatnonzero(with_density & known_redshifts(z_true))
     sums = np.zeros(len(found.redshifts), np.int64)
     for some in _chunks(np.flatnonzero(with_density)):
         sums += np.rint(found.pdf[some].astype(np.float64) / STACK_UNIT).astype(np.int64).sum(axis=0)

@@ -1,0 +1,170 @@
+"""Builds the inference image in the deployment's AWS CodeBuild project, and shows the build's log.
+
+Standard library and the aws command line, as scripts/deploy.sh, which calls it where there is no Docker:
+`python -m cosmicai.deploy.codebuild --help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cosmicai.deploy.commandline import Ask, AskError, by_command_line
+from cosmicai.deploy.context import write_context
+from cosmicai.printable import printable
+
+_CONTEXTS = ".cosmicai/build"  # in the bucket, as terraform/modules/image_builder allows its role
+_PAUSE_SECONDS = 3.0
+_QUOTA = (
+    "the account may run no build of this kind: ask for one in the console under Service Quotas, AWS "
+    "CodeBuild, Concurrently running builds for ARM/Small (arm64) or Linux/Small (x86_64), or use Docker"
+)
+
+
+class BuildError(RuntimeError):
+    """The image was not built; the message is the build's own, and says where its log is."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to build. image: URI that it is pushed to. packages: extra packages with blanks between."""
+
+    project: str
+    bucket: str
+    image: str
+    architecture: str
+    variant: str
+    packages: str
+
+    def variables(self, context: str) -> dict[str, str]:
+        """Of the buildspec. context: URI of the build context in S3."""
+        platform = "linux/arm64" if self.architecture == "arm64" else "linux/amd64"
+        return {
+            "CONTEXT": context, "IMAGE": self.image, "PLATFORM": platform, "VARIANT": self.variant,
+            "EXTRA_PACKAGES": self.packages,
+        }  # fmt: skip
+
+
+def build(
+    order: Order, root: Path, ask: Ask, say: Callable[[str], object], pause: float = _PAUSE_SECONDS
+) -> None:
+    """Uploads the context of the project's root, builds, says each line of the log, and deletes the context.
+
+    A build that is interrupted here is stopped there. Raises BuildError, and AskError for what AWS refuses.
+    """
+    key = f"{_CONTEXTS}/{uuid.uuid4()}.tar.gz"
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder, "context.tar.gz")
+        with archive.open("wb") as file:
+            write_context(root, file)
+        say(f"uploads the build context, {archive.stat().st_size / 1e6:.1f} MB, to s3://{order.bucket}/{key}")
+        ask("s3api", "put-object", "--bucket", order.bucket, "--key", key, "--body", str(archive))
+    try:
+        _run(order, f"s3://{order.bucket}/{key}", ask, say, pause)
+    finally:
+        ask("s3api", "delete-object", "--bucket", order.bucket, "--key", key)
+
+
+def _run(order: Order, context: str, ask: Ask, say: Callable[[str], object], pause: float) -> None:
+    variables = [
+        {"name": name, "value": value, "type": "PLAINTEXT"} for name, value in order.variables(context).items()
+    ]
+    start = ["codebuild", "start-build", "--project-name", order.project]
+    try:
+        started = ask(*start, "--environment-variables-override", json.dumps(variables))["build"]
+    except AskError as error:
+        raise BuildError(f"{error}: {_QUOTA}") if "AccountLimitExceeded" in str(error) else error from None
+    say(f"building {order.image} in {started['id']}; Ctrl-C stops it")
+    try:
+        ended = _followed(started["id"], ask, say, pause)
+    except BaseException:
+        ask("codebuild", "stop-build", "--id", started["id"])
+        raise
+    if ended["buildStatus"] != "SUCCEEDED":
+        raise BuildError(_reason(ended))
+
+
+def _followed(build_id: str, ask: Ask, say: Callable[[str], object], pause: float) -> dict[str, Any]:
+    """The build when it has ended, after all lines of its log were said."""
+    log = _Log(ask)
+    while True:
+        now: dict[str, Any] = ask("codebuild", "batch-get-builds", "--ids", build_id)["builds"][0]
+        has_ended = now["buildStatus"] != "IN_PROGRESS"
+        if has_ended:
+            time.sleep(pause)  # the last lines come later than the end
+        for line in log.news(now.get("logs", {})):
+            say(printable(line.rstrip("\r\n")))
+        if has_ended:
+            return now
+        time.sleep(pause)
+
+
+class _Log:
+    """A build's log, of which each line is told once."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask, self._token = ask, ""
+
+    def news(self, log: dict[str, str]) -> Iterator[str]:
+        """What was added since the last call. log: the build's record of where it lies."""
+        if not log.get("streamName"):
+            return  # the build still waits for a machine
+        query = ["logs", "get-log-events", "--log-group-name", log["groupName"]]
+        query += ["--log-stream-name", log["streamName"], "--start-from-head"]
+        at_end = False
+        while not at_end:
+            try:
+                page = self._ask(*query, *(["--next-token", self._token] if self._token else []))
+            except AskError as error:
+                if "ResourceNotFoundException" in str(error):
+                    return  # nothing was written yet
+                raise
+            at_end = page["nextForwardToken"] == self._token
+            self._token = page["nextForwardToken"]
+            yield from (event["message"] for event in page["events"])
+
+
+def _reason(ended: dict[str, Any]) -> str:
+    """In the words of the first phase that failed."""
+    log = ended.get("logs", {})
+    where = f"the log is above, and in CloudWatch: {log.get('groupName')}, {log.get('streamName')}"
+    failed = (one for one in ended.get("phases", []) if one.get("phaseStatus") not in (None, "SUCCEEDED"))
+    told = [
+        f"phase {phase['phaseType']}: {context['message']}"
+        for phase in failed
+        for context in phase.get("contexts", [])
+        if context.get("message")
+    ]
+    words = printable(told[0]) if told else f"it ended as {ended['buildStatus']}"
+    return f"the image was not built in {ended['id']}: {words}; {where}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    for name in ("region", "project", "bucket", "image", "architecture", "variant"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--packages", default="", help="extra packages of the image, with blanks between")
+    values = vars(parser.parse_args())
+    ask = by_command_line(values.pop("region"), os.environ)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a CI system that cancels: as Ctrl-C
+    root = Path(__file__).resolve().parents[2]
+    try:
+        build(Order(**values), root, ask, lambda line: print(line, flush=True))
+    except (AskError, BuildError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted: the build was stopped")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A fresh copy of what git holds, from which make deploys a team into the replica.
+
+Terraform, its provider and the aws command line are real. A stand-in for docker records its arguments, and
+pushes an image's manifest where docker would push an image.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cosmicai.packaging.assembly import image_tag
+from cosmicai.packaging.places import ROOT
+from tests.replica import ACCOUNT, Replica
+
+TEAM, BUCKET = "team3", "team3-cosmicai"
+REGISTRY = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
+REPOSITORY = "team3-cosmicai-inference"
+IMAGE = f"{REGISTRY}/{REPOSITORY}:{image_tag()}-arm64-lean"
+STATE = f".cosmicai/terraform/{TEAM}.tfstate"
+
+_RECORD = """#!{python}
+import json, os, sys
+with open(os.environ["CALLS"], "a") as calls:
+    print(json.dumps(["{name}", *sys.argv[1:]]), file=calls)
+"""
+DOCKER = """
+import boto3
+if sys.argv[1] == "login":
+    assert sys.stdin.read()
+if sys.argv[1:3] == ["buildx", "build"]:
+    repository, tag = sys.argv[sys.argv.index("-t") + 1].split("/")[1].split(":")
+    kind = "application/vnd.docker.distribution.manifest.v2+json"
+    config = {"size": 2, "digest": "sha256:" + "0" * 64}
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "layers": [], "config": config})
+    boto3.client("ecr", "us-east-1").put_image(repositoryName=repository, imageTag=tag, imageManifest=manifest)
+"""
+TERRAFORM = '\nos.execv("{terraform}", ["terraform", *sys.argv[1:]])\n'
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A fresh copy of what git holds, with the tfvars of a team."""
+
+    folder: Path
+    aws: Replica
+
+    def make(self, target: str, *variables: str) -> tuple[str, list[list[str]]]:
+        """What a target prints, and the calls of docker and terraform, which all succeed."""
+        done, calls = self.run(target, *variables)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+        return done.stdout, calls
+
+    def run(self, target: str, *variables: str) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
+        """Calls make, and reads the calls of docker and terraform."""
+        calls = self.folder.parent / "calls"
+        calls.write_text("")
+        tools = self.folder.parent / "tools"
+        environment = {
+            **self.aws.environment, "CALLS": str(calls), "APPROVE": TEAM,
+            "PATH": f"{tools}:{Path(sys.executable).parent}:{self.aws.environment['PATH']}",
+        }  # fmt: skip
+        command = ["make", target, f"TEAM={TEAM}", f"PYTHON={sys.executable}", *variables]
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+        return done, [json.loads(line) for line in calls.read_text().splitlines()]
+
+
+def copy_project(folder: Path) -> None:
+    """Copies the project there, with the tfvars of a team: the example's, but for the name."""
+    held = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(held, capture_output=True, text=True, check=True).stdout.splitlines():
+        if name.startswith(("terraform/", "statemachine/", "scripts/", "docker/", "functions/", "cosmicai/")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
+    for name in ("Makefile", ".dockerignore"):
+        shutil.copy(ROOT / name, folder)
+    example = (folder / "terraform" / "teams" / "example.tfvars").read_text()
+    assert example.count('"example"') == 1
+    (folder / "terraform" / "teams" / f"{TEAM}.tfvars").write_text(example.replace('"example"', f'"{TEAM}"'))
+
+
+def stand_in(tools: Path, name: str, then: str) -> None:
+    """A program that records its arguments, and goes on with some lines of Python."""
+    tools.mkdir(exist_ok=True)
+    content = _RECORD.format(python=sys.executable, name=name) + then
+    (tools / name).write_text(content.replace("{terraform}", str(shutil.which("terraform"))))
+    (tools / name).chmod(0o755)
