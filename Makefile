@@ -7,7 +7,7 @@ PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 # Users' words reach the recipes in the environment, as they are: neither make nor the shell executes them.
 WORDS := PYTHON TEAM IMAGE BUILD APPROVE PREFLIGHT SECONDS
 $(foreach word,$(WORDS),$(if $(value $(word)),$(eval override $(word) := $$(value $(word)))$(eval export $(word))))
-.PHONY: environment demo test unit check docs prose audit fuzz package plan deploy destroy clean
+.PHONY: environment demo test unit check docs prose audit fuzz package plan deploy destroy smoke clean
 
 environment:
 	@sh scripts/environment.sh
@@ -47,6 +47,9 @@ deploy: package  ## make deploy TEAM=team3: image, zips and infrastructure into 
 
 destroy:  ## make destroy TEAM=team3; asks, but for APPROVE=team3
 	@sh scripts/destroy.sh "$$TEAM"
+
+smoke: environment package  ## make smoke TEAM=smoke: deploys, runs, checks the redshifts, destroys; under a dollar
+	@PATH="$$PWD/$(BIN):$$PATH" sh scripts/smoke.sh "$$TEAM"
 
 clean:  ## what can be made again; never Terraform's state
 	@sh scripts/clean.sh

@@ -1,14 +1,16 @@
-"""`cosmicai data prepare` of a large source beside a plain sequential copy of the same bytes, in one run.
+"""`cosmicai data prepare` of a large source, beside a plain copy of its bytes and an earlier commit.
 
-    .venv/bin/python benchmarks/data_prepare.py [--gb 4]
+    .venv/bin/python benchmarks/data_prepare.py [--gb 4] [--before COMMIT]
 
-Prints seconds, their ratio and the peak resident memory; writes benchmarks/data_prepare.json.
+The source is written piece by piece, so that its size is not limited by memory. Prints seconds, their ratios
+and the peak resident memory; writes benchmarks/data_prepare.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -32,12 +34,22 @@ try:
 finally:
     print(re.search(r"VmHWM:.*", open("/proc/self/status").read())[0], file=sys.stderr)
 """
+_IMAGE = (5, 32, 32)
+_ROWS = 2048  # drawn at once
 
 
 def generate(path: Path, gigabytes: float) -> int:
+    """A partition as torch writes it; its images are mapped from a file, not held in memory."""
     rows = int(gigabytes * 1e9 / SAMPLE_BYTES)
-    images = torch.from_numpy(np.random.default_rng(0).standard_normal((rows, 5, 32, 32), np.float32))
-    torch.save(TensorDataset(images, torch.full((rows, 5), 21.0), torch.ones(rows)), path)
+    values = path.with_suffix(".values")
+    images = np.memmap(values, np.float32, "w+", shape=(rows, *_IMAGE))
+    random = np.random.default_rng(0)
+    for start in range(0, rows, _ROWS):
+        part = images[start : start + _ROWS]
+        part[:] = random.standard_normal(part.shape, np.float32)
+    torch.save(TensorDataset(torch.from_numpy(images), torch.full((rows, 5), 21.0), torch.ones(rows)), path)
+    del images
+    values.unlink()
     return path.stat().st_size
 
 
@@ -48,35 +60,62 @@ def copy(source: Path, target: Path) -> float:
     return time.perf_counter() - start
 
 
-def prepare(source: Path, out: Path) -> tuple[float, float]:
-    """(seconds, peak resident MB)."""
-    start = time.perf_counter()
+def prepare(source: Path, out: Path, code: Path = ROOT) -> tuple[float, float]:
+    """(seconds, peak resident MB) of the command line in a checkout."""
+    paths = os.pathsep.join([str(code), str(code / "functions")])
     command = [sys.executable, "-c", _CHILD, "data", "prepare", str(source), "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    start = time.perf_counter()
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=code, env={**os.environ, "PYTHONPATH": paths}
+    )
     seconds = time.perf_counter() - start
+    if done.returncode:
+        raise SystemExit(f"data prepare in {code} failed:\n{done.stderr[-2000:]}")
     found = re.search(r"VmHWM:\s+(\d+)", done.stderr)
     return seconds, int(found[1]) / 1024 if found else float("nan")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--gb", type=float, default=4.0)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=ROOT) as name:
-        folder = Path(name)
-        size = generate(folder / "source.pt", arguments.gb)
-        plain = copy(folder / "source.pt", folder / "copy.pt")
-        (folder / "copy.pt").unlink()
-        first, peak = prepare(folder / "source.pt", folder / "out")
-        again, _ = prepare(folder / "source.pt", folder / "out")
-    result = {
-        "source (GB)": size / 1e9,
+def checkout(commit: str, folder: Path) -> Path:
+    """The files of a commit, in a new folder."""
+    folder.mkdir()
+    archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=True).stdout
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
+    return folder
+
+
+def measured(folder: Path, gigabytes: float, before: str | None) -> dict[str, float]:
+    source, out = folder / "source.pt", folder / "out"
+    result = {"source (GB)": generate(source, gigabytes) / 1e9}
+    plain = copy(source, folder / "copy.pt")
+    (folder / "copy.pt").unlink()
+    earlier = {}
+    if before is not None:
+        seconds, memory = prepare(source, folder / "out-before", checkout(before, folder / "before"))
+        shutil.rmtree(folder / "out-before")
+        earlier = {"before (seconds)": seconds, "before, peak resident memory (MB)": memory}
+    first, peak = prepare(source, out)
+    again, _ = prepare(source, out)
+    result |= {
         "plain copy (seconds)": plain,
         "prepare (seconds)": first,
         "prepare, all there already (seconds)": again,
         "prepare / plain copy": first / plain,
         "peak resident memory (MB)": peak,
+        **earlier,
     }
+    if earlier:
+        result["prepare / before"] = first / earlier["before (seconds)"]
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--gb", type=float, default=4.0, help="size of the source")
+    parser.add_argument("--before", metavar="COMMIT", help="an earlier commit to compare with")
+    parser.add_argument("--folder", type=Path, help="where the files are written; default: the repository")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder or ROOT) as name:
+        result = measured(Path(name), arguments.gb, arguments.before)
     (ROOT / "benchmarks" / "data_prepare.json").write_text(json.dumps(result, indent=2) + "\n")
     for key, value in result.items():
         print(f"{key:<40} {value:10.2f}")

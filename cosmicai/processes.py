@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import psutil
 
 
 def pool(processes: int) -> ProcessPoolExecutor:
-    """A pool whose processes share nothing with this one.
+    """A pool whose processes share nothing with this one, and run functions of modules alone.
 
     A process that is forked after torch has used its threads waits for them for ever when it uses torch
-    itself: they are not there.
+    itself: they are not there. A spawned one would run the user's script again, which may have no
+    `if __name__ == "__main__"` and would then start processes in turn: it is not told of the script.
     """
-    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(processes, _Context())
+
+
+class _Process(SpawnProcess):
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        """Starts the process as though this one had no script (multiprocessing.spawn.get_preparation_data)."""
+        with _STARTING:
+            script = sys.modules["__main__"]
+            sys.modules["__main__"] = ModuleType("__main__")
+            try:
+                return SpawnProcess._Popen(process_obj)
+            finally:
+                sys.modules["__main__"] = script
+
+
+class _Context(SpawnContext):
+    Process = _Process
+
+
+_STARTING = threading.Lock()
 
 
 def process_birth(pid: int) -> float | None:

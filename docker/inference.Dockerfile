@@ -28,5 +28,6 @@ FROM ${BASE}
 # Ordered by change: packages seldom, the model and the code often.
 COPY --from=packages /task ${LAMBDA_TASK_ROOT}
 COPY --from=packages /code ${LAMBDA_TASK_ROOT}
-ENTRYPOINT ["python", "-m", "awslambdaric"]
+# With a handler's name it waits for Lambda, with `rank` it is a job of AWS Batch, with `serve` it answers SageMaker.
+ENTRYPOINT ["python", "-m", "inference"]
 CMD ["inference.handler.handler"]

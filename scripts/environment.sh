@@ -24,7 +24,7 @@ if command -v flock >/dev/null 2>&1; then
   flock 9
 fi
 
-wanted=$("$PYTHON" --version; cat pyproject.toml requirements.lock; pwd)
+wanted=$("$PYTHON" --version; cat pyproject.toml setup.py requirements.lock; pwd)
 wanted=$(printf '%s' "$wanted" | cksum)
 kernels() { .venv/bin/python -m cosmicai.packaging kernels; } # at once when they are compiled already
 [ -f .venv/.installed ] && [ "$(cat .venv/.installed)" = "$wanted" ] && kernels && exit 0
@@ -33,7 +33,7 @@ echo "Installing the development environment into .venv (once, some minutes)…"
 rm -rf .venv
 "$PYTHON" -m venv .venv
 if ! .venv/bin/pip install --quiet --disable-pip-version-check --constraint requirements.lock \
-  --editable '.[emulator,test,docs]' 2>.venv/pip.log; then
+  --editable '.[test,docs]' 2>.venv/pip.log; then
   cat .venv/pip.log >&2
   fail "pip could not install the pinned packages; its message is above"
 fi

@@ -90,7 +90,7 @@ check_names_in_groups() {
   known=$(value_of "base64encode(jsonencode({$groups }))")
   unknown=$(echo "join(\" \", flatten([for group, names in {$groups } :
     formatlist(\"\${group}.%s\", setsubtract(names, jsondecode(base64decode(\"$known\"))[group]))]))" | tr '\n' ' ' |
-    terraform -chdir="$any" console -var-file="$PWD/terraform/$vars")
+    TF_DATA_DIR="$any" terraform -chdir="$any" console -var-file="$PWD/terraform/$vars")
   [ "$unknown" = '""' ] ||
     fail "terraform/$vars sets what is no variable of this version: $(echo "$unknown" | tr -d '"'); terraform/README.md lists them, in groups"
 }

@@ -9,6 +9,19 @@ locals {
   own_host = var.rendezvous.enabled && var.rendezvous.address == null
   # Written out because the state machine's own role must name it.
   state_machine_arn = "arn:${data.aws_partition.current.partition}:states:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}:stateMachine:${local.name}"
+  # What a rank may do, on Lambda and on AWS Batch.
+  rank_statements = merge(local.key_use, {
+    ReadPartitions       = { actions = ["s3:GetObject"], resources = [for arn in local.readable : "${arn}/*"] }
+    ListModelsAndScripts = { actions = ["s3:ListBucket"], resources = [module.storage.bucket_arn] }
+    WriteResults = {
+      actions = ["s3:PutObject"]
+      resources = [
+        for path in ["*.json", "*/predictions/*.npz", ".cosmicai/*/messages/*"] : "${module.storage.bucket_arn}/${path}"
+      ]
+    }
+    }, length(var.storage.data_bucket_kms_key_arns) == 0 ? {} : {
+    DecryptPartitions = { actions = ["kms:Decrypt"], resources = var.storage.data_bucket_kms_key_arns }
+  })
   # No more ranks than are reserved can run at once.
   concurrency = [for ranks in [var.inference.max_concurrency, var.inference.reserved_concurrency] : ranks if ranks != null]
   image_uri   = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}-${var.inference.architecture}-${var.image.variant}" : var.image_uri
@@ -84,8 +97,19 @@ module "initialize" {
     { ALLOW_SCRIPTS = tostring(var.inference.allow_scripts), INFERENCE_MEMORY_MB = tostring(var.inference.memory_mb) },
     length(local.concurrency) == 0 ? {} : { MAX_CONCURRENCY = tostring(min(local.concurrency...)) },
     var.rendezvous.enabled ? {} : { RENDEZVOUS = "false" },
+    var.batch == null ? {} : { BATCH = "true" },
     var.redis_host == null ? {} : { REDIS_HOST = var.redis_host },
   )
+}
+
+module "network" {
+  source = "./modules/network"
+  count  = var.network == null ? 0 : 1
+
+  name            = "${local.name}-ranks"
+  subnet_ids      = var.network.subnet_ids
+  route_table_ids = var.network.route_table_ids
+  redis_port      = var.redis_host == null ? null : tonumber(try(split(":", var.redis_host)[1], 6379))
 }
 
 module "inference" {
@@ -104,20 +128,34 @@ module "inference" {
 
   log_retention_days = var.operations.log_retention_days
 
-  statements = merge(local.key_use, {
-    ReadPartitions       = { actions = ["s3:GetObject"], resources = [for arn in local.readable : "${arn}/*"] }
-    ListModelsAndScripts = { actions = ["s3:ListBucket"], resources = [module.storage.bucket_arn] }
-    WriteResults = {
-      actions = ["s3:PutObject"]
-      resources = [
-        for path in ["*.json", "*/predictions/*.npz", ".cosmicai/*/messages/*"] : "${module.storage.bucket_arn}/${path}"
-      ]
-    }
-    }, length(var.storage.data_bucket_kms_key_arns) == 0 ? {} : {
-    DecryptPartitions = { actions = ["kms:Decrypt"], resources = var.storage.data_bucket_kms_key_arns }
-  })
+  statements = local.rank_statements
+
+  network = var.network == null ? null : {
+    subnet_ids         = var.network.subnet_ids
+    security_group_ids = module.network[*].security_group_id
+  }
 
   environment = var.redis_host == null ? {} : { REDIS_HOST = var.redis_host }
+}
+
+module "batch" {
+  source = "./modules/batch"
+  count  = var.batch == null ? 0 : 1
+
+  permissions_boundary = var.permissions_boundary
+
+  name               = "${local.name}-batch"
+  image_uri          = local.image_uri
+  architecture       = var.inference.architecture
+  subnet_ids         = var.batch.subnet_ids
+  public             = var.batch.public
+  vcpus              = var.batch.vcpus
+  memory_mb          = var.batch.memory_mb
+  max_vcpus          = var.batch.max_vcpus
+  spot               = var.batch.spot
+  timeout_seconds    = var.batch.timeout_seconds
+  log_retention_days = var.operations.log_retention_days
+  statements         = local.rank_statements
 }
 
 resource "aws_lambda_invocation" "warm_up" {
@@ -206,6 +244,11 @@ module "state_machine" {
   statements         = local.key_use
 
   rendezvous_wait_seconds = var.rendezvous.wait_seconds
+
+  batch = var.batch == null ? null : {
+    queue_arn      = one(module.batch[*].queue_arn)
+    definition_arn = one(module.batch[*].definition_arn)
+  }
 
   function_arns = {
     initialize = module.initialize.arn

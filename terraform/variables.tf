@@ -266,6 +266,82 @@ variable "rendezvous" {
   }
 }
 
+variable "batch" {
+  description = <<-EOT
+    AWS Batch for runs with `"backend": "batch"`, whose ranks may take more than 15 minutes or 10 GB; null: none. It costs nothing while no rank runs.
+
+    - subnet_ids: Subnets where the ranks run. They must reach S3, the image's registry and CloudWatch's logs.
+    - public: Whether ranks get a public address, which they need in a public subnet; false where the subnets have a NAT gateway, or endpoints for the three services.
+    - vcpus: vCPUs of a rank: 1, 2, 4, 8 or 16.
+    - memory_mb: Memory of a rank in MB, as Fargate has it for the vCPUs: 2 to 8 GB for 1, 4 to 16 for 2, 8 to 30 for 4, 16 to 60 in steps of 4 for 8, 32 to 120 in steps of 8 for 16.
+    - max_vcpus: vCPUs of all ranks that may run at once.
+    - spot: Whether ranks run on Fargate Spot, which costs up to 70 % less and may take a rank's machine back; it is then tried again.
+    - timeout_seconds: Time limit of one rank.
+  EOT
+  type = object({
+    subnet_ids      = list(string)
+    public          = optional(bool, true)
+    vcpus           = optional(number, 4)
+    memory_mb       = optional(number, 16384)
+    max_vcpus       = optional(number, 256)
+    spot            = optional(bool, true)
+    timeout_seconds = optional(number, 14400)
+  })
+  default = null
+
+  validation {
+    condition     = var.batch == null || try(length(var.batch.subnet_ids) >= 1 && alltrue([for id in var.batch.subnet_ids : can(regex("^subnet-[0-9a-f]+$", id))]), false)
+    error_message = "batch.subnet_ids must be one or more ids of subnets, such as subnet-0123456789abcdef0."
+  }
+
+  validation {
+    condition = var.batch == null || try(contains(
+      { 1 = range(2, 9), 2 = range(4, 17), 4 = range(8, 31), 8 = range(16, 61, 4), 16 = range(32, 121, 8) }[var.batch.vcpus],
+      var.batch.memory_mb / 1024
+    ), false)
+    error_message = "batch.vcpus and batch.memory_mb must be a size of Fargate's, such as 4 and 16384: 2 to 8 GB for 1 vCPU, 4 to 16 for 2, 8 to 30 for 4, 16 to 60 in steps of 4 for 8, 32 to 120 in steps of 8 for 16."
+  }
+
+  validation {
+    condition     = var.batch == null || try(var.batch.max_vcpus >= var.batch.vcpus && floor(var.batch.max_vcpus) == var.batch.max_vcpus, false)
+    error_message = "batch.max_vcpus must be a whole number, and enough for one rank."
+  }
+
+  validation {
+    condition     = var.batch == null || try(var.batch.timeout_seconds >= 60 && floor(var.batch.timeout_seconds) == var.batch.timeout_seconds, false)
+    error_message = "batch.timeout_seconds must be a whole number from 60 (AWS Batch's least)."
+  }
+}
+
+variable "network" {
+  description = <<-EOT
+    Private subnets of the team's for the ranks on Lambda; null: they run outside of any VPC. Ranks there reach S3 in their own region and, in the same VPC, redis_host, and nothing else: no NAT gateway, no public address. They reduce their metrics over S3.
+
+    - subnet_ids: The private subnets, all of one VPC.
+    - route_table_ids: Route tables of these subnets, which get a gateway endpoint for S3 (it costs nothing); empty where they have one.
+  EOT
+  type = object({
+    subnet_ids      = list(string)
+    route_table_ids = optional(list(string), [])
+  })
+  default = null
+
+  validation {
+    condition     = var.network == null || try(length(var.network.subnet_ids) >= 1 && alltrue([for id in var.network.subnet_ids : can(regex("^subnet-[0-9a-f]+$", id))]), false)
+    error_message = "network.subnet_ids must be one or more ids of subnets, such as subnet-0123456789abcdef0."
+  }
+
+  validation {
+    condition     = var.network == null || try(alltrue([for id in var.network.route_table_ids : can(regex("^rtb-[0-9a-f]+$", id))]), false)
+    error_message = "network.route_table_ids must be ids of route tables, such as rtb-0123456789abcdef0."
+  }
+
+  validation {
+    condition     = var.network == null || !var.rendezvous.enabled
+    error_message = "network puts the ranks where they have no way to the Internet, so they can neither reach a rendezvous host nor each other directly: set rendezvous = { enabled = false }, and their metrics go through S3."
+  }
+}
+
 variable "redis_host" {
   description = "HOST or HOST:PORT of a Redis without a password that the ranks reach; null: payloads may not ask for it."
   type        = string

@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
+import cosmicai
 from cosmicai.cli import calibrate, data, failing, infer, local, model, plan, results, runs, sweep
-from cosmicai.cli.common import CACHE, Cache, console
+from cosmicai.cli.common import CACHE, Cache, console, tell
 from cosmicai.cli.paths import OutFolder
-from cosmicai.packaging.places import ROOT
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(runs.app)
 app.add_typer(results.app)
 app.add_typer(plan.app)
@@ -28,12 +28,27 @@ model.app.command("calibrate")(calibrate.model_calibrate)
 app.add_typer(model.app, name="model")
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        tell(f"cosmicai {cosmicai.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """The command line `cosmicai`."""
+
+
 @app.command()
 def demo(
     cache: Cache = CACHE,
-    results: Annotated[Path, typer.Option(parser=OutFolder(), help="Folder for the results.")] = ROOT
-    / "results"
-    / "demo",
+    results: Annotated[Path, typer.Option(parser=OutFolder(), help="Folder for the results.")] = Path(
+        "results/demo"
+    ),
 ) -> None:
     """Runs the main job end to end on an embedded AWS: render, deploy, upload, run, show.
 

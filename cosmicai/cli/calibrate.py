@@ -30,7 +30,8 @@ def model_calibrate(
     """Writes calibration.json, by which ranks give p(z), its mean, median, mode and quantiles.
 
     Any network will do; it is not trained again. Half of the galaxies fit the densities and the other half
-    calibrates them: a quantile then has the coverage that it states, for galaxies drawn as these were.
+    calibrates them: a quantile then has the coverage that it states, for galaxies drawn as these were. By
+    novelty.json, which is written too, ranks flag galaxies unlike these.
 
     Example: cosmicai model calibrate models/mine --calibration partitions
     """
@@ -45,7 +46,10 @@ def model_calibrate(
         def report(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        made = calibrate_folder(scratch, partition_files(calibration), command, seed, report)
+        def tell(note: str) -> None:
+            progress.console.print(f"note: {note}")
+
+        made = calibrate_folder(scratch, partition_files(calibration), command, seed, report, tell)
         merge(scratch, folder)
     console.print(
         f"{folder}: densities fitted to {made.fitted:,} galaxies, and calibrated by {made.calibrated:,} others"

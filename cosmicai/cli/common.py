@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,14 +14,14 @@ from rich.text import Text
 
 from cosmicai.cli import values
 from cosmicai.cli.paths import OutFolder
-from cosmicai.packaging.places import ROOT
+from cosmicai.packaging.places import STATE
 from cosmicai.printable import printable
 
 if TYPE_CHECKING:
-    from cosmicai.deploy.target import Target
+    from cosmicai.runs.deployment import Deployment
 
 RUN_FAILED = 3  # exit status of a command that followed a run which failed
-CACHE = ROOT / ".cosmicai" / "cache"
+CACHE = STATE / "cache"
 Cache = Annotated[
     Path, typer.Option(parser=OutFolder(), help="Folder that keeps the catalogue and rendered galaxies.")
 ]
@@ -101,11 +100,11 @@ def _plain(cell: RenderableType) -> str:
 console = _InertConsole()
 
 
-def deployment(team: str | None, local: bool, profile: str | None) -> Target:
+def deployment(team: str | None, local: bool, profile: str | None) -> Deployment:
     """The deployment that the options name. Raises TargetError."""
-    from cosmicai.deploy.target import find, local_folder
+    from cosmicai.runs.deployment import Deployment
 
-    return find(team, local, profile, local_folder(os.environ))
+    return Deployment(team, local=local, profile=profile)
 
 
 def tell(text: str, lines: bool = True) -> None:

@@ -81,7 +81,7 @@ def upload(
     from cosmicai.data import copying
     from cosmicai.data.places import Bucket
 
-    target = deployment(team, local, profile)
+    target = deployment(team, local, profile).target
     place = Bucket(target.client("s3"), target.bucket, prefix)
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("uploading", total=None)

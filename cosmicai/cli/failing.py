@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from cosmicai.cli.common import tell_error
+from cosmicai.packaging.extras import remedy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +72,8 @@ def _message(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        return remedy(error.name)
     if isinstance(error, MemoryError):
         return "out of memory: give smaller partitions or batches, or fewer processes"
     return explained(error)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import time
-from contextlib import suppress
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -19,7 +17,7 @@ from cosmicai.printable import printable
 from summarize.figures import seconds_text, usd_text
 
 if TYPE_CHECKING:
-    from cosmicai.deploy.target import Target
+    from cosmicai.runs.deployment import Run
     from cosmicai.runs.watch import Snapshot, Watcher
 
 _SHOWN_ERRORS = 5
@@ -27,17 +25,14 @@ _SHOWN_CHARACTERS = 300  # of each
 _SHOWN_NOTE = 1000  # characters
 
 
-def follow(target: Target, arn: str, as_json: bool = False) -> None:
+def follow(run: Run, as_json: bool = False) -> None:
     """Shows a run until it ends; exits with RUN_FAILED if it did not succeed."""
-    from cosmicai.runs.watch import Watcher
-
-    watcher = Watcher(target, arn)
     try:
-        last = _shown(watcher, as_json)
+        last = _shown(run.watcher, as_json)
     except KeyboardInterrupt as error:
-        name = arn.rpartition(":")[2]
         tell_error(
-            f"\nthe run continues; come back with `cosmicai watch {name}`, stop it with `cosmicai stop {name}`"
+            f"\nthe run continues; come back with `cosmicai watch {run.name}`, stop it with "
+            f"`cosmicai stop {run.name}`"
         )
         raise typer.Exit(130) from error
     if as_json:
@@ -49,26 +44,22 @@ def follow(target: Target, arn: str, as_json: bool = False) -> None:
 
 
 def _shown(watcher: Watcher, quiet: bool) -> Snapshot:
-    from cosmicai.runs.watch import POLL_SECONDS
-
+    states = watcher.states()
     if quiet or not console.is_terminal:
-        return _shown_in_lines(watcher, quiet, POLL_SECONDS)
-    found = watcher.look()
+        return _shown_in_lines(states, quiet)
+    found = next(states)
     with Live(screen(found), console=console, refresh_per_second=8) as live:  # the spinner turns between looks
-        while not found.ended:
-            time.sleep(POLL_SECONDS)
-            found = watcher.look()
+        for found in states:
             live.update(screen(found))
     return found
 
 
-def _shown_in_lines(watcher: Watcher, quiet: bool, pause: float) -> Snapshot:
+def _shown_in_lines(states: Iterator[Snapshot], quiet: bool) -> Snapshot:
     """For logs: a line whenever something has changed."""
     before: tuple[object, ...] = ()
     told: set[int] = set()
     noted = quiet
-    while True:
-        found = watcher.look()
+    for found in states:
         now = (found.state, found.done, found.failed)
         if not noted and found.ranks is not None:
             noted = True
@@ -80,16 +71,21 @@ def _shown_in_lines(watcher: Watcher, quiet: bool, pause: float) -> Snapshot:
             for rank in found.errors.keys() - told:
                 tell(f"rank {rank}: {found.errors[rank]}", lines=False)
         before, told = now, told | found.errors.keys()
-        if found.ended:
-            return found
-        time.sleep(pause)
+    return found
 
 
 def _line(found: Snapshot) -> str:
+    if found.taken_by is not None:
+        return f"{seconds_text(found.seconds):>9}  {found.status}, {found.taken_text}"
     parts = [found.state or found.status]
     if found.ranks is not None:
-        parts += [ranks_text(found), f"images: {found.images_text}", usd_text(found.usd_so_far)]
+        parts += [ranks_text(found), f"images: {found.images_text}", _cost_text(found)]
     return f"{seconds_text(found.seconds):>9}  {', '.join(parts)}"
+
+
+def _cost_text(found: Snapshot, prices: str = "") -> str:
+    usd = found.usd_so_far
+    return "AWS Batch bills the ranks" if usd is None else f"{usd_text(usd)}{prices}"
 
 
 def ranks_text(found: Snapshot) -> str:
@@ -114,13 +110,17 @@ def time_text(found: Snapshot) -> str:
 def screen(found: Snapshot) -> Group:
     """All of a snapshot; a spinner turns while the run lasts."""
     table = Table(show_header=False, box=None)
+    if found.taken_by is not None:
+        table.add_row("run", f"{found.name}: {found.status.lower()}")
+        table.add_row("time", time_text(found))
+        return Group(Text(printable(f"note: {found.taken_text}", _SHOWN_NOTE), style="yellow"), table)
     rate = f", {found.images_per_second:,.0f} images/s" if found.images_per_second else ""
     rows = {
         "run": f"{found.name}: {found.status.lower()}" + (f", in {found.state}" if found.state else ""),
         "time": time_text(found),
         "ranks": ranks_text(found),
         "images": f"{found.images_text}{rate}, {found.gigabytes_read:.2f} GB read",
-        "cost" if found.ended else "cost so far": f"{usd_text(found.usd_so_far)} at list prices",
+        "cost" if found.ended else "cost so far": _cost_text(found, " at list prices"),
     }
     for name, value in rows.items():
         table.add_row(name, value)
@@ -151,18 +151,18 @@ def _share(found: Snapshot) -> str:
 def _print_end(found: Snapshot) -> None:
     from summarize.contract.images import ENGINE
 
+    if found.status == "SUCCEEDED" and found.taken_by is not None:
+        console.print(f"succeeded, but {found.taken_text}")
+        return
     if found.status == "SUCCEEDED":
         engine = set(found.images_from) <= {ENGINE}
         did = f"{found.images_text} redshifts" if engine else f"images: {found.images_text}"
         took = seconds_text(found.seconds if found.wall_seconds is None else found.wall_seconds)
         console.print(
-            Text.assemble(("succeeded", "green"), f": {printable(did)} in {took}, {usd_text(found.usd_so_far)}")
+            Text.assemble(("succeeded", "green"), f": {printable(did)} in {took}, {_cost_text(found)}")
         )
         console.print(f"download the results with `cosmicai results {found.name}`; they are in {found.result}")
         return
-    cause = found.cause
-    with suppress(ValueError, AttributeError):  # Lambda's JSON, whose message is what matters
-        cause = json.loads(cause).get("errorMessage", cause)
-    tell_error(": ".join(str(part) for part in (found.status.lower(), found.error, cause) if part))
+    tell_error(found.fault)
     if found.failed or (found.ranks or 0) > found.done:
         tell_error(f"what was computed is kept; `cosmicai resume {found.name}` runs only the missing ranks")

@@ -9,11 +9,13 @@ import typer
 from rich.progress import Progress
 
 from cosmicai.cli.common import RUN_FAILED, console, tell_error
-from cosmicai.cli.paths import MODEL, OutFolder, Source
-from cosmicai.cli.values import Number, whole
+from cosmicai.cli.paths import MODEL, InFolder, OutFolder, Source
+from cosmicai.cli.values import Choices, NameList, Number, ShareOf, whole
+from summarize.contract.event import DEFAULT_OUTPUTS, OUTPUTS
 from summarize.contract.flags import BAD, FLAGS, name
 
 if TYPE_CHECKING:
+    from cosmicai.results.run_results import Results
     from summarize.contract.run_records import Summary
 
 app = typer.Typer()
@@ -49,19 +51,33 @@ def infer(
     model_folder: Annotated[
         Path | None, typer.Option("--model", parser=MODEL, help="Model folder; default: the bundled model.")
     ] = None,
+    outputs: Annotated[
+        NameList,
+        typer.Option(
+            parser=Choices(OUTPUTS), metavar="NAME,…", help="What to write of every galaxy: pdf, embedding."
+        ),
+    ] = NameList(DEFAULT_OUTPUTS),  # noqa: B008
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Put the results in the place of those of an earlier call.")
     ] = False,
+    share: Annotated[
+        Any,
+        typer.Option(
+            parser=ShareOf(), metavar="I/N", help="Compute share I of N, counted from 0; then `cosmicai merge`."
+        ),
+    ] = None,
 ) -> None:
     """Predicts redshifts on this machine with the code of a rank.
 
     Writes the files of a run, report.html among them, and the historic Results.json and inference.png.
     Partitions that fail are named in the report; the exit status is then 3. Other results in the folder are
-    refused unless --overwrite replaces them; a user's own files stay.
+    refused unless --overwrite replaces them; a user's own files stay. With --share, several calls on a cluster
+    share the partitions, and each writes below OUT/shares.
 
     Example: cosmicai infer partitions --out results/mine
     """
     from cosmicai.runs import infer as local
+    from cosmicai.runs.shares import EmptyShareError
 
     with Progress(console=console) as progress:
         task = progress.add_task("Partitions", total=None)
@@ -69,21 +85,60 @@ def infer(
         def report(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        summary = local.infer(
-            sources,
-            out,
-            batch_size,
-            processes,
-            model_folder,
-            device,
-            engine,
-            precision,
-            report,
-            max_bad_fraction,
-            overwrite,
-            lambda text: console.print(f"note: {text}"),
+        try:
+            found = local.infer(
+                sources,
+                out,
+                batch_size,
+                processes,
+                model_folder,
+                device,
+                engine,
+                precision,
+                report,
+                max_bad_fraction,
+                overwrite,
+                lambda text: console.print(f"note: {text}"),
+                outputs,
+                share,
+            )
+        except EmptyShareError as error:
+            console.print(f"nothing to do: {error}")
+            return
+    if share is None:
+        _tell(found)
+    else:
+        console.print(
+            f"share {share}: {found.summary.num_samples or 0:,} redshifts in {found.folder}; "
+            f"`cosmicai merge {out}` puts all shares together"
         )
-    _tell(summary, out)
+    _fail_with_ranks(found.summary)
+
+
+@app.command()
+def merge(
+    out: Annotated[
+        Path, typer.Argument(parser=InFolder(), help="The folder that all shares were computed into.")
+    ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Put the results in the place of those of another run.")
+    ] = False,
+) -> None:
+    """Puts the shares of `infer --share` together, as if one call had computed all partitions.
+
+    The shares stay below OUT/shares; delete them when you do not want them any more.
+
+    Example: cosmicai merge results/mine
+    """
+    from cosmicai.runs.merging import merge as merge_shares
+
+    found = merge_shares(out, overwrite)
+    _tell(found)
+    _fail_with_ranks(found.summary)
+
+
+def _fail_with_ranks(summary: Summary) -> None:
+    """Exits with RUN_FAILED where partitions failed."""
     failed = summary.failed_ranks
     if failed:
         for rank, record in list(failed.items())[:_TOLD]:
@@ -92,9 +147,12 @@ def infer(
         raise typer.Exit(RUN_FAILED)
 
 
-def _tell(summary: Summary, out: Path) -> None:
+def _tell(found: Results) -> None:
+    summary = found.summary
+    if not summary.finished_ranks:
+        return  # of a merge where each partition failed
     rate = summary.spread["sample_persec"]["p50"]
-    console.print(f"{summary.num_samples:,} redshifts in {out}, {rate:,.0f} images/s per process")
+    console.print(f"{summary.num_samples:,} redshifts in {found.folder}, {rate:,.0f} images/s per process")
     flags = {flag: count for flag, count in (summary.flags or {}).items() if count}
     if any(name(flag) in flags for flag in FLAGS if flag & BAD):
         counts = ", ".join(f"{flag} {count:,}" for flag, count in flags.items())
@@ -108,4 +166,4 @@ def _tell(summary: Summary, out: Path) -> None:
         }
         known = {name: summary.accuracy[key] for name, key in measures.items()}
         console.print(", ".join(f"{name} {value:.4f}" for name, value in known.items() if value is not None))
-    console.print(f"open {out / 'report.html'}")
+    console.print(f"open {found.report}")

@@ -21,6 +21,7 @@ from cosmicai.results.outputs import copy, made, merge, new_folder, writing
 
 if TYPE_CHECKING:
     from cosmicai.model.optimise import Report
+    from cosmicai.model.usable import Tally
     from inference.engine import astromae
 
 app = typer.Typer(no_args_is_help=True, help="Training, importing and optimising networks.")
@@ -108,8 +109,10 @@ def model_train(
     from cosmicai.model.card import write_card
     from cosmicai.model.galaxies import read_galaxies
     from cosmicai.model.optimise import optimise
+    from cosmicai.model.usable import Needs
     from inference.engine import astromae
     from inference.probability.calibration import CALIBRATION
+    from inference.probability.novelty import NOVELTY
 
     if start is not None and (config is not None or encoder is not None):
         raise typer.BadParameter("--from brings its config and its encoder; leave out --config and --encoder")
@@ -122,7 +125,9 @@ def model_train(
             f"not known, as the card will say: {names} (--bands, --zero-point, --pixel-scale, --flux-unit)"
         )
     wanted = _config(config) if start is None else astromae.Config.read(start / "config.json")
-    galaxies = read_galaxies(partition_files(partitions), wanted)
+    needs = Needs(images=not without_images)
+    galaxies = read_galaxies(partition_files(partitions), wanted, photometry.magnitude_limits, needs)
+    _tell_left_out(galaxies.tally)
     recipe = Recipe(
         seed=seed,
         epochs=epochs,
@@ -150,13 +155,19 @@ def model_train(
             network, history = training.train(wanted, galaxies, recipe, report, encoder, resume, start)
     command = shlex.join(["cosmicai", *sys.argv[1:]])
     with new_folder(out) as scratch:
-        (out / CALIBRATION).unlink(missing_ok=True)  # of another network
+        for name in (CALIBRATION, NOVELTY):  # of another network
+            (out / name).unlink(missing_ok=True)
         astromae.save(network, scratch)
         optimise(scratch)
         write_card(scratch, recipe, galaxies, history, [command], photometry)
         merge(scratch, out)
     resume.unlink(missing_ok=True)
     console.print(f"model folder {out}: {astromae.parameter_count(network):,} parameters")
+
+
+def _tell_left_out(tally: Tally) -> None:
+    for note in tally.notes():
+        console.print(f"note: {note}")
 
 
 def _config(path: Path | None) -> astromae.Config:
@@ -226,10 +237,10 @@ def model_optimise(
 
 def _optimised(folder: Path, calibration: list[Path]) -> Report | None:
     """Writes the graphs of a model folder; the report of int8 if there are galaxies to calibrate it by."""
-    import numpy as np
-
     from cosmicai.model.optimise import optimise
-    from inference.data.partition import Partition, read
+    from cosmicai.model.usable import Needs, Tally, partitions, together, usable
+    from inference.data.partition import PartitionError
+    from inference.data.rules import Rules
     from inference.engine.choice import choose, read_graphs
     from inference.engine.loading import start
 
@@ -237,13 +248,12 @@ def _optimised(folder: Path, calibration: list[Path]) -> Report | None:
     if calibration:
         optimise(folder)
         layout = start(folder, choose(read_graphs(folder), "onnxruntime", "float32"), threads=1).layout
-        parts = [read(path.read_bytes(), str(path), layout) for path in partition_files(calibration)]
-        known = all(part.redshift is not None for part in parts)
-        galaxies = Partition(
-            np.concatenate([part.images for part in parts]),
-            np.concatenate([part.magnitudes for part in parts]),
-            np.concatenate([part.redshift for part in parts if part.redshift is not None]) if known else None,
-        )
+        tally, files = Tally(), partition_files(calibration)
+        parts = usable(partitions(files, layout), Rules.of_folder(folder), tally, Needs(redshift=False))
+        galaxies = together(list(parts))
+        _tell_left_out(tally)
+        if not tally.used:
+            raise PartitionError("calibration: no galaxy has an image and magnitudes that can be used")
     return optimise(folder, galaxies)
 
 
@@ -265,10 +275,13 @@ def model_pretrain(
     """
     from cosmicai.model import pretraining
     from cosmicai.model.galaxies import read_galaxies
+    from cosmicai.model.usable import Needs
     from inference.engine import astromae
 
     wanted = _config(config)
-    galaxies = read_galaxies(partition_files(partitions), wanted)
+    needs = Needs(magnitudes=False, redshift=False)
+    galaxies = read_galaxies(partition_files(partitions), wanted, needs=needs)
+    _tell_left_out(galaxies.tally)
     recipe = Recipe(seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import Progress
@@ -24,12 +23,11 @@ from cosmicai.cli.paths import InFolder, OutFolder
 from cosmicai.cli.values import Choices, NameList
 
 if TYPE_CHECKING:
-    from cosmicai.runs.download import Downloaded
+    from cosmicai.results.run_results import Results
     from summarize.contract.rank_info import RankInfo
 
 app = typer.Typer()
 
-Json = dict[str, Any]
 _TOLD_RANKS = 10  # whose wrong fields are named
 _FORMATS = Choices(("csv", "parquet", "fits", "votable", "qp", "hats"))
 
@@ -61,44 +59,19 @@ def results(
 
     Example: cosmicai results demo-20261122-101500 --out results/demo --format parquet,fits
     """
-    from cosmicai.results.report import historic_of
-    from cosmicai.runs import client as runs
-    from cosmicai.runs.download import download
-    from inference.contract.paths import below
-
-    target = deployment(team, local, profile)
-    execution = target.client("stepfunctions").describe_execution(executionArn=runs.execution_arn(target, name))
-    payload = json.loads(execution["input"])
-    folder = out or below(Path("results"), execution["name"])
-    infos: list[RankInfo] | None = None
-
-    def add_historic(scratch: Path) -> None:
-        nonlocal infos
-        infos = historic_of(scratch)
-
+    run = deployment(team, local, profile).find(name)
     with Progress(console=console, disable=as_json) as progress:
         task = progress.add_task("downloading", total=None)
 
         def report(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        prefix = str(payload["result_path"]).rstrip("/")
-        s3 = target.client("s3")
-        downloaded = download(
-            s3, payload["bucket"], prefix, execution["name"], folder, report, add_historic, overwrite
-        )
-    _tell_not_downloaded(payload["bucket"], downloaded.left_out)
-    catalogues = _catalogues(folder, format_) if format_ else []
-    _tell_downloaded(folder, downloaded, infos, as_json)
+        found = run.results(out, overwrite, report)
+    _tell_not_downloaded(found)
+    catalogues = found.write(*format_) if format_ else []
+    _tell_downloaded(found, as_json)
     if not as_json:
         _tell_catalogues(catalogues)
-
-
-def _catalogues(folder: Path, formats: NameList) -> list[Path]:
-    from cosmicai.results.catalogue import Catalogue
-    from cosmicai.results.formats import write
-
-    return write(Catalogue.of(folder), list(formats), folder)
 
 
 def _tell_catalogues(paths: list[Path]) -> None:
@@ -128,35 +101,37 @@ def catalogue(
 
     Example: cosmicai catalogue results/demo --format parquet,fits,qp
     """
-    _tell_catalogues(_catalogues(folder, format_))
+    from cosmicai.runs.loading import load_results
+
+    _tell_catalogues(load_results(folder).write(*format_))
 
 
-def _tell_not_downloaded(bucket: str, left_out: dict[str, str]) -> None:
+def _tell_not_downloaded(found: Results) -> None:
     from cosmicai.runs.download import OF_ANOTHER_RUN
 
-    others = [key for key, reason in left_out.items() if reason == OF_ANOTHER_RUN]
+    others = [address for address, reason in found.left_out.items() if reason == OF_ANOTHER_RUN]
     if others:
         named = ", ".join(others[:_TOLD_RANKS]) + (", …" if len(others) > _TOLD_RANKS else "")
         tell_error(f"left out, as they are of another run: {len(others)} objects: {named}", lines=False)
-    for key, reason in left_out.items():
+    for address, reason in found.left_out.items():
         if reason != OF_ANOTHER_RUN:
-            tell_error(f"left out: s3://{bucket}/{key}: {reason}")
+            tell_error(f"left out: {address}: {reason}")
 
 
-def _tell_downloaded(folder: Path, downloaded: Downloaded, infos: list[RankInfo] | None, as_json: bool) -> None:
+def _tell_downloaded(found: Results, as_json: bool) -> None:
     from summarize.contract.images import counted, images_text
 
-    images, sources = counted(infos or [])
-    files = len(downloaded.files)
+    files = len(found.files)
+    images, sources = counted(found.ranks if found.is_finished else [])
     if as_json:
-        known = {"images": images, "images_from": sources} if infos is not None else {}
-        print_json({"folder": str(folder), "files": files, "left_out": downloaded.left_out, **known})
-    elif infos is None:
-        console.print(f"{files} files in {folder}; the run has no summary.json: it did not finish")
+        known = {"images": images, "images_from": sources} if found.is_finished else {}
+        print_json({"folder": str(found.folder), "files": files, "left_out": found.left_out, **known})
+    elif not found.is_finished:
+        console.print(f"{files} files in {found.folder}; the run has no summary.json: it did not finish")
     else:
-        console.print(f"{files} files in {folder}; open {folder / 'report.html'}")
+        console.print(f"{files} files in {found.folder}; open {found.report}")
         console.print(f"images: {images_text(images, sources)}")
-        _tell_left_out(infos)
+        _tell_left_out(found.ranks)
 
 
 def _tell_left_out(infos: list[RankInfo]) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -28,14 +26,11 @@ from cosmicai.cli.following import follow, screen
 from cosmicai.cli.paths import JsonFile
 from cosmicai.cli.values import NEW_RUN, PAIR, RUN, whole
 from cosmicai.printable import printable
-from cosmicai.runs import client as runs
 
 if TYPE_CHECKING:
-    from cosmicai.deploy.target import Target
+    from cosmicai.runs.deployment import Run
 
 app = typer.Typer()
-
-Json = dict[str, Any]
 
 
 @app.command()
@@ -65,48 +60,20 @@ def run(
 
     Example: cosmicai run payloads/demo.json --team team3 --set batch_size=512 --set file_limit=4
     """
-    target = deployment(team, local, profile)
-    content = _payload(payload, set_ or [], target)
-    arn = start(target, content, name or _new_name(payload.stem))
+    changes = dict(change.partition("=")[::2] for change in set_ or [])
+    fields = {field: {"true": True, "false": False}.get(value, value) for field, value in changes.items()}
+    started = deployment(team, local, profile).run(payload, name, fields)
     if detach:
-        _print_started(arn, as_json)
+        _print_started(started, as_json)
         return
-    follow(target, arn, as_json)
+    follow(started, as_json)
 
 
-def _payload(file: Path, changes: list[str], target: Target) -> Json:
-    """The file's payload with the changes; its bucket is the deployment's by default. Raises PayloadError."""
-    from initialize.payload import resolve
-
-    content: Json = json.loads(file.read_text(encoding="utf-8"))
-    for change in changes:
-        field, _, value = change.partition("=")
-        content[field] = {"true": True, "false": False}.get(value, value)
-    content.setdefault("bucket", target.bucket)
-    resolve(content)  # every fault at once, before anything is started
-    return content
-
-
-def _new_name(stem: str, kind: str = "") -> str:
-    """A name for a run: of what it is made from, and the time."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem) or "run"
-    return f"{plain[:55]}{kind}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-
-
-def start(target: Target, content: Json, name: str) -> str:
-    """Starts an execution; returns its ARN."""
-    started = target.client("stepfunctions").start_execution(
-        stateMachineArn=target.state_machine_arn, name=name, input=json.dumps(content)
-    )
-    return str(started["executionArn"])
-
-
-def _print_started(arn: str, as_json: bool) -> None:
-    name = arn.rpartition(":")[2]
+def _print_started(run: Run, as_json: bool) -> None:
     if as_json:
-        print_json({"name": name, "arn": arn})
+        print_json({"name": run.name, "arn": run.arn})
     else:
-        console.print(f"{name} is running; follow it with `cosmicai watch {name}`")
+        console.print(f"{run.name} is running; follow it with `cosmicai watch {run.name}`")
 
 
 @app.command()
@@ -121,8 +88,7 @@ def watch(
 
     Example: cosmicai watch demo-20261122-101500
     """
-    target = deployment(team, local, profile)
-    follow(target, runs.execution_arn(target, name), as_json)
+    follow(deployment(team, local, profile).find(name), as_json)
 
 
 @app.command()
@@ -137,10 +103,7 @@ def status(
 
     Example: cosmicai status --json
     """
-    from cosmicai.runs.watch import Watcher
-
-    target = deployment(team, local, profile)
-    found = Watcher(target, runs.execution_arn(target, name)).look()
+    found = deployment(team, local, profile).find(name).state()
     if as_json:
         print_json(found.to_json())
     else:
@@ -168,7 +131,7 @@ def list_runs(
             if found.get("stopDate")
             else None,
         }
-        for found in runs.executions(deployment(team, local, profile), limit)
+        for found in deployment(team, local, profile).runs(limit)
     ]
     if as_json:
         print_json(rows)
@@ -196,16 +159,7 @@ def logs(
 
     Example: cosmicai logs 12 --run demo-20261122-101500
     """
-    from cosmicai.runs.logs import of_rank
-
-    target = deployment(team, local, profile)
-    execution = target.client("stepfunctions").describe_execution(executionArn=runs.execution_arn(target, name))
-    lines = of_rank(target, execution, rank)
-    if not lines:
-        raise runs.RunError(
-            f"there is no log of rank {rank} of {execution['name']}: it has not started, or the log has expired"
-        )
-    for line in lines:
+    for line in deployment(team, local, profile).find(name).log(rank):
         tell(line, lines=False)
 
 
@@ -222,19 +176,11 @@ def resume(
 
     Example: cosmicai resume demo-20261122-101500
     """
-    target = deployment(team, local, profile)
-    execution = target.client("stepfunctions").describe_execution(executionArn=runs.execution_arn(target, name))
-    if execution["status"] == "RUNNING":
-        raise runs.RunError(
-            f"{execution['name']} is still running: wait for it, or stop it with `cosmicai stop`"
-        )
-    content = {**json.loads(execution["input"]), "resume": True}
-    base = execution["name"].partition("-resumed-")[0]
-    arn = start(target, content, _new_name(base, "-resumed"))
+    resumed = deployment(team, local, profile).find(name).resume()
     if detach:
-        _print_started(arn, as_json)
+        _print_started(resumed, as_json)
         return
-    follow(target, arn, as_json)
+    follow(resumed, as_json)
 
 
 @app.command()
@@ -243,13 +189,9 @@ def stop(name: RunName = None, team: Team = None, local: Local = False, profile:
 
     Example: cosmicai stop demo-20261122-101500
     """
-    target = deployment(team, local, profile)
-    arn = runs.execution_arn(target, name)
-    client = target.client("stepfunctions")
-    if client.describe_execution(executionArn=arn)["status"] != "RUNNING":
-        raise runs.RunError(f"{arn.rpartition(':')[2]} has ended already")
-    client.stop_execution(executionArn=arn, error="Stopped", cause="by `cosmicai stop`")
-    console.print(f"{arn.rpartition(':')[2]} is stopped; its rendezvous host stops by itself when idle")
+    run = deployment(team, local, profile).find(name)
+    run.stop()
+    console.print(f"{run.name} is stopped; its rendezvous host stops by itself when idle")
 
 
 @app.command()

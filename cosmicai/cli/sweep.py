@@ -69,7 +69,7 @@ def sweep(
 
     amounts: tuple[float | None, ...] = (None,) if data_gb is None else tuple(data_gb)
     grid = experiment.Grid(tuple(map(int, batch_sizes)), tuple(partitions_mb), amounts, repeat, prefix)
-    target = deployment(team, local, profile)
+    target = deployment(team, local, profile).target
     columns = (
         SpinnerColumn("line"),
         TextColumn("{task.description}", markup=False),

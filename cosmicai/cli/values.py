@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cosmicai.printable import printable
+
+if TYPE_CHECKING:
+    from cosmicai.runs.shares import Share
 
 _SHOWN = 80  # characters of a value in a message
 _LONGEST_NUMBER = 40  # characters
@@ -75,6 +78,24 @@ class Number:
 def whole(least: int, most: int) -> Number:
     """A whole number from `least` to `most`."""
     return Number(least, most, whole=True)
+
+
+@dataclass(frozen=True)
+class ShareOf:
+    """I/N: share I, counted from 0, of N."""
+
+    def __call__(self, value: object) -> Share:
+        from cosmicai.runs.shares import Share
+        from initialize.contract.limits import MOST_RANKS
+
+        number, _, of = str(value).partition("/")
+        try:
+            share = Share(whole(0, MOST_RANKS)(number), whole(1, MOST_RANKS)(of))
+        except Refused as error:
+            raise Refused(value, "give I/N: share I, counted from 0, of N, such as 0/16") from error
+        if share.number >= share.of:
+            raise Refused(value, f"shares are counted from 0: give 0/{share.of} to {share.of - 1}/{share.of}")
+        return share
 
 
 class NumberList(tuple[float, ...]):

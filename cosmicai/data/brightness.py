@@ -12,17 +12,11 @@ from cosmicai.data import units, values
 from cosmicai.data.channels import Channels
 from cosmicai.data.choice import Choice
 from cosmicai.data.layout import ModelLayout
-from cosmicai.data.missing import (
-    BRIGHTEST,
-    FAINTEST,
-    FLUX_MARKERS,
-    MAGNITUDE_MARKERS,
-    Counts,
-    Missing,
-    magnitude_kinds,
-)
+from cosmicai.data.missing import Counts
 from cosmicai.data.reading import Reading
 from cosmicai.data.sources.base import Column, SourceError
+from inference.contract.missing import BRIGHTEST, FAINTEST, FLUX_MARKERS, MAGNITUDE_MARKERS, Missing
+from inference.data.missing import Hit, beyond, marked, settled
 
 Doubles = NDArray[np.float64]
 # Of a band's values that are no magnitudes of any survey: with more of them the column is another thing.
@@ -52,7 +46,9 @@ class Magnitudes:
         self.order = self._order(channels)
         self.names = layout.bands or channels.bands or tuple(f"magnitude {i}" for i in range(len(self.order)))
         self.limits = self._limits()
-        self._markers = {**(FLUX_MARKERS if self.fluxes else MAGNITUDE_MARKERS), **reading.missing}
+        table = FLUX_MARKERS if self.fluxes else MAGNITUDE_MARKERS
+        # What the user says comes first; of two NaN, which are never equal, the first one counts.
+        self._markers = {**reading.missing, **{m: k for m, k in table.items() if m not in reading.missing}}
         self._zero_points = self._flux_zero_points()
         self._implausible = np.zeros(len(self.order), np.int64)
         self._known = np.zeros(len(self.order), np.int64)
@@ -166,32 +162,27 @@ class Magnitudes:
 
     def _band(self, band: int, found: Doubles, masked: NDArray[np.bool_]) -> Doubles:
         name, limit = self.names[band], np.nan if self.limits is None else self.limits[band]
-        hits = magnitude_kinds(found, self._markers)
-        result = found.copy()
+        hits = marked(found, self._markers)
+        result = found
         if self._zero_points is not None:
             negative = (found < 0) & np.isfinite(found)
-            for _, _, where in hits:
-                negative &= ~where
+            for hit in hits:
+                negative &= ~hit.where
             result = units.magnitudes(found, self._zero_points[band])
-            hits.append(("a flux below 0", Missing.NOT_DETECTED, negative))
+            hits.append(Hit("a flux below 0", Missing.NOT_DETECTED, negative))
         known = np.ones(len(found), bool)
         for marker, kind, where in hits:
             known &= ~where
-            result[where] = limit if kind is Missing.NOT_DETECTED else np.nan
             blank = where & masked
             self._counts.add(name, marker, kind, int(where.sum() - blank.sum()))
             self._counts.add(name, "masked or blank", kind, int(blank.sum()))
-        with np.errstate(invalid="ignore"):
-            odd = known & ((result > FAINTEST) | (result < BRIGHTEST))
-            faint = known & ~odd & (result > limit)
+        odd, faint = beyond(result, hits, limit)
         self._known[band] += int(known.sum())
-        self._implausible[band] += int(odd.sum())
-        self._counts.add(name, f"outside {BRIGHTEST:g} to {FAINTEST:g} mag", Missing.UNUSABLE, int(odd.sum()))
-        self._counts.add(name, "fainter than the limit", Missing.NOT_DETECTED, int(faint.sum()))
-        result[odd] = np.nan
-        result[faint] = limit
+        self._implausible[band] += int(odd.where.sum())
+        for hit in (odd, faint):
+            self._counts.add(name, hit.marker, hit.kind, int(hit.where.sum()))
         self._note_range(band, found[known])
-        return result
+        return settled(result, [*hits, odd, faint], limit)
 
     def _note_range(self, band: int, found: Doubles) -> None:
         if found.size:

@@ -3,7 +3,8 @@
 The catalogue (Korytov et al. 2019, ApJS 245, 26) ships in the PyPI package pz-rail-base (MIT): a training
 and a validation file without a galaxy in common, with ugrizy magnitudes, their errors and the true
 redshift. Partitions are what users of AstroMAE have: `1.pt, 2.pt, …`, each a torch TensorDataset of
-images (N, 5, 32, 32), magnitudes (N, 5) and redshifts (N,), all float32.
+images (N, 5, 32, 32), magnitudes (N, 5) and redshifts (N,), all float32, and beside it the catalogue's
+identifiers, int64.
 
 The catalogue's magnitudes serve as the galaxies' true ones. A galaxy's stamp and its magnitudes in a
 partition are two independent observations of them, each with the errors of the catalogue: the catalogue has
@@ -13,6 +14,7 @@ no stamps, and stamps whose noise were that of its magnitudes could tell no more
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -31,9 +33,10 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from cosmicai.data import morphology, stamps
+from cosmicai.data import morphology, objects, stamps
 from cosmicai.data.photometry import Photometry
 from cosmicai.processes import pool
+from inference.data.objects import Objects
 
 Floats = NDArray[np.float32]
 Split = Literal["training", "validation"]
@@ -216,7 +219,7 @@ def partitions(
 
 
 def _code_version() -> str:
-    sources = [Path(module) for module in (__file__, stamps.__file__, morphology.__file__)]
+    sources = [Path(module) for module in (__file__, stamps.__file__, morphology.__file__, objects.__file__)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
@@ -246,7 +249,8 @@ def _render_partitions(folder: Path, catalogue: Catalogue, size: int, seed: int,
             start = number * size
             number += 1
             rows = observed(catalogue[start : start + size], seed)
-            write_partition(folder / f"{number}.pt", images[:size], rows.magnitudes, rows.redshift)
+            columns = {"id": rows.identifiers}
+            write_partition(folder / f"{number}.pt", images[:size], rows.magnitudes, rows.redshift, columns)
             buffered, pending = [images[size:]], len(images) - len(rows)
 
 
@@ -262,10 +266,19 @@ def _render_chunk(rows: Catalogue, seed: int) -> Floats:
     return np.stack([stamps.render(int(i), m, e, d, float(z), seed) for i, m, e, d, z in columns])
 
 
-def write_partition(path: Path, images: Floats, magnitudes: Floats, redshift: Floats | None) -> None:
-    """One partition file as torch writes it; without redshifts the TensorDataset has two tensors."""
+def write_partition(
+    path: Path, images: Floats, magnitudes: Floats, redshift: Floats | None, columns: Objects | None = None
+) -> None:
+    """One partition file as torch writes it; without redshifts the TensorDataset has two tensors.
+
+    columns: what stands beside the tensors, with `id` among them.
+    """
     import torch
     from torch.utils.data import TensorDataset
 
     arrays = [images, magnitudes] + ([] if redshift is None else [redshift])
-    torch.save(TensorDataset(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)), path)
+    body = io.BytesIO()
+    torch.save(TensorDataset(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)), body)
+    if columns is not None:
+        objects.append(body, columns)
+    path.write_bytes(body.getbuffer())

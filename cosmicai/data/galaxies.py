@@ -20,6 +20,7 @@ from cosmicai.data.photometry import Photometry
 from cosmicai.data.reading import Reading
 from cosmicai.data.sources.base import Array, Column, SourceError, Table
 from cosmicai.data.units import unit_of
+from inference.data.missing import finite_rows
 from inference.data.objects import Objects
 
 Floats = NDArray[np.float32]
@@ -127,9 +128,7 @@ class Galaxies:
         if (self.factors != 1).any():
             images = images * self.factors
         images = np.ascontiguousarray(images, np.float32)
-        good = np.isfinite(images.sum((1, 2, 3), dtype=np.float64))
-        if not good.all():
-            good = np.isfinite(images).all((1, 2, 3))  # a sum of large values can overflow
+        good = finite_rows(images)
         if self.first_bad is None and not good.all():
             self.first_bad = start + int(np.argmin(good))
         self.bad_images += int((~good).sum())

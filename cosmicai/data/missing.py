@@ -1,56 +1,22 @@
-"""Values that are no measurements: one table of the markers that surveys use, and what each becomes.
-
-Not detected: the survey looked and saw nothing, so the band gets the model's limiting magnitude, as in
-training.
-Not observed: nothing is known, so the value is NaN, and the galaxy is flagged where redshifts are computed.
-"""
+"""What a source does not hold: counts of missing values, the user's own markers, unknown redshifts."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.contract.missing import LEAST_REDSHIFT, Missing
+from inference.data.missing import known_redshifts as known
+
 Floats = NDArray[np.float64]
-FAINTEST, BRIGHTEST = (
-    36.0,
-    8.0,
-)  # AB magnitudes of galaxies: the deepest JWST fields end at 32, M31 alone is at 4
-
-
-class Missing(StrEnum):
-    """Why there is no value."""
-
-    NOT_DETECTED = "not detected"
-    NOT_OBSERVED = "not observed"
-    UNUSABLE = "unusable"
 
 
 class MissingError(ValueError):
     """A marker is not one that can be told; the message names it."""
-
-
-# Of magnitudes. 99 and -99: BPZ (Benitez 2000, ApJ 536, 571) and SExtractor; -9999: SDSS; NaN and masked:
-# either, so the one that claims less; +inf: a flux of zero; 0 and -1: columns that were never filled.
-MAGNITUDE_MARKERS: dict[float, Missing] = {
-    **dict.fromkeys((99.0, 99.9, 99.99, 99.999, 999.0, np.inf), Missing.NOT_DETECTED),
-    **dict.fromkeys((-99.0, -99.9, -999.0, -9999.0, -99999.0, 9999.0, -9.0, -1.0, 0.0), Missing.NOT_OBSERVED),
-    np.nan: Missing.NOT_OBSERVED,
-    -np.inf: Missing.UNUSABLE,
-}
-# Of fluxes, where a negative value is a measurement without a detection, and exactly 0 one without an exposure.
-FLUX_MARKERS: dict[float, Missing] = {
-    **dict.fromkeys((-99.0, -999.0, -9999.0, -99999.0, 0.0), Missing.NOT_OBSERVED),
-    np.nan: Missing.NOT_OBSERVED,
-    np.inf: Missing.UNUSABLE,
-    -np.inf: Missing.UNUSABLE,
-}
-REDSHIFT_MARKERS = (99.0, 99.9, 99.99, 999.0, 9999.0)  # and whatever is not finite or at most -1
-LEAST_REDSHIFT = -1.0  # a redshift of -1 is an infinite blueshift, -9 and -9999 are markers
 
 
 @dataclass
@@ -85,33 +51,17 @@ def parse_markers(texts: Sequence[str]) -> dict[float, Missing]:
     return markers
 
 
-def magnitude_kinds(
-    values: Floats, markers: Mapping[float, Missing]
-) -> list[tuple[str, Missing, NDArray[np.bool_]]]:
-    """(marker, kind, where) for all values that are no measurements, each in one of them.
-
-    Text and float32 round a marker, so that one within a millionth of it is meant.
-    """
-    left = np.ones(values.shape, bool)
-    hits = []
-    for marker, kind in markers.items():
-        with np.errstate(invalid="ignore"):
-            same = np.isnan(values) if np.isnan(marker) else values == marker
-            if np.isfinite(marker):
-                same |= np.abs(values - marker) <= 1e-6 * abs(marker)
-        hits.append((f"{marker:g}", kind, same & left))
-        left &= ~same
-    return [(marker, kind, where) for marker, kind, where in hits if where.any()]
-
-
 def known_redshifts(values: Floats, column: str, counts: Counts) -> Floats:
     """Redshifts with NaN for all that are unknown, which are counted."""
-    with np.errstate(invalid="ignore"):
-        marked = np.isin(values, REDSHIFT_MARKERS) | np.isin(
-            values.astype(np.float32), np.array(REDSHIFT_MARKERS, np.float32)
-        )
-        low = values <= LEAST_REDSHIFT
     absent = ~np.isfinite(values)
-    for marker, where in (("not finite or masked", absent), ("-1 or less", low), ("99, 999, …", marked)):
+    with np.errstate(invalid="ignore"):
+        low = ~absent & (values <= LEAST_REDSHIFT)
+    unknown = ~known(values)
+    reasons = (
+        ("not finite or masked", absent),
+        ("-1 or less", low),
+        ("99, 999, …", unknown & ~absent & ~low),
+    )
+    for marker, where in reasons:
         counts.add(column, marker, "unknown", int(where.sum()))
-    return np.where(absent | low | marked, np.nan, values)
+    return np.where(unknown, np.nan, values)

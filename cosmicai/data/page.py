@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cosmicai.data.choice import IDS
-from cosmicai.data.missing import (
+from cosmicai.data.sources import KINDS
+from cosmicai.data.units import ZERO_POINTS
+from cosmicai.packaging.places import ROOT
+from inference.contract.missing import (
     BRIGHTEST,
     FAINTEST,
     FLUX_MARKERS,
@@ -13,9 +16,6 @@ from cosmicai.data.missing import (
     REDSHIFT_MARKERS,
     Missing,
 )
-from cosmicai.data.sources import KINDS
-from cosmicai.data.units import ZERO_POINTS
-from cosmicai.packaging.places import ROOT
 from inference.data.objects import RECORD
 
 PAGE = ROOT / "docs" / "data.md"
@@ -97,7 +97,8 @@ print(objects["id"], objects.dtype.names)
 
 Text that is blank, `null`, `none` or `--` is missing like NaN. Not detected: the survey looked and saw
 nothing, so the value is the model's limiting magnitude, or that of `--limits`. Not observed: nothing is known,
-so the value is NaN. The summary counts each marker by band. `--missing VALUE=not-detected` or
+so the value is NaN. The summary counts each marker by band. Training and the ranks of a run go by the same
+table. `--missing VALUE=not-detected` or
 `VALUE=not-observed` adds a marker or changes one, for example `--missing nan=not-detected`.
 """
 _AFTER = f"""\

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from cosmicai.data.missing import Missing
+from inference.contract.missing import Missing
 
 Fit = Literal["scale", "crop", "resize"]
 BadPixels = Literal["keep", "zero"]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cosmicai.data import checks
 from cosmicai.data.galaxies import Block, Galaxies
-from cosmicai.data.missing import Missing
+from inference.contract.missing import Missing
 
 SHEET = 8  # stamps along each side of a contact sheet
 _SAMPLED = 2048  # galaxies whose pixels are looked at
@@ -276,9 +276,10 @@ def contact_sheet(
 ) -> None:
     """See Summary.contact_sheet."""
     from astropy.visualization import make_lupton_rgb
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(SHEET, SHEET, figsize=(8, 8.6), layout="constrained")
+    figure = Figure(figsize=(8, 8.6), layout="constrained")
+    axes = figure.subplots(SHEET, SHEET)
     for place in axes.flat:
         place.axis("off")
     channels = stamps.shape[1]
@@ -291,4 +292,3 @@ def contact_sheet(
             place.set_title(f"z {redshifts[index]:.2f}", fontsize=7, pad=2)
     figure.suptitle(f"{title}: the first {len(stamps)} galaxies")
     figure.savefig(path, dpi=120)
-    plt.close(figure)

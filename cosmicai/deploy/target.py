@@ -23,9 +23,12 @@ from botocore.exceptions import (
 )
 
 from cosmicai.emulator.environment import direct, session
-from cosmicai.packaging.places import ROOT
+from cosmicai.packaging.places import IS_INSTALLED, STATE
 
-STATES = ROOT / ".cosmicai" / "terraform"  # where `make deploy` keeps them
+STATES = STATE / "terraform"  # where `make deploy` keeps them
+_DEPLOY = "run `make deploy TEAM=…`" + (
+    " in a checkout and set COSMICAI_HOME to that folder" if IS_INSTALLED else ""
+)
 _KEPT = (".tfstate", ".outputs.json")  # the state itself, or its outputs where the state is in S3
 
 
@@ -34,8 +37,8 @@ class TargetError(RuntimeError):
 
 
 def local_folder(environment: Mapping[str, str]) -> Path:
-    """Where the embedded AWS that runs keeps its state: COSMICAI_LOCAL, or a folder of this checkout."""
-    return Path(environment.get("COSMICAI_LOCAL") or ROOT / ".cosmicai" / "local")
+    """Where the embedded AWS that runs keeps its state: COSMICAI_LOCAL, or a folder of STATE."""
+    return Path(environment.get("COSMICAI_LOCAL") or STATE / "local")
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def find(team: str | None, local: bool, profile: str | None, folder: Path) -> Ta
             known = ", ".join([*(f"--team {name}" for name in deployed), *(["--local"] if running else [])])
             raise TargetError(
                 f"there are several deployments: give {known}" if known else
-                "nothing is deployed from here: run `make deploy TEAM=…` for AWS, or `cosmicai local up`"
+                f"nothing is deployed from here: {_DEPLOY} for AWS, or `cosmicai local up`"
             )  # fmt: skip
         if running:
             return _local(folder)
@@ -90,7 +93,7 @@ def find(team: str | None, local: bool, profile: str | None, folder: Path) -> Ta
     if team not in deployed:
         raise TargetError(
             f"team {team} is not deployed from here ({STATES} has {', '.join(deployed) or 'no state'}): "
-            f"run `make deploy TEAM={team}`, or give --local"
+            f"{_DEPLOY.replace('…', team)}, or give --local"
         )
     outputs = _outputs(kept[team])
     session = boto3.Session(profile_name=profile) if profile else boto3.Session()

@@ -99,4 +99,5 @@ def _function(version: FunctionVersion, environment: dict[str, str]) -> Function
         environment=environment,
         memory_mb=config.memory_size,
         timeout_seconds=config.timeout,
+        module="awslambdaric" if config.code else "inference",  # the image's entry point
     )

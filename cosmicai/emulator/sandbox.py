@@ -1,6 +1,6 @@
 """Lambda's execution environments as processes: the Runtime API, limits, reports and reuse.
 
-A sandbox is one `python -m awslambdaric HANDLER` over a task folder, which asks a loopback server for
+A sandbox is one `python -m MODULE HANDLER` over a task folder, which asks a loopback server for
 invocations (https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html). A pool keeps idle sandboxes for
 warm starts and lets further invocations queue at its concurrency limit.
 """
@@ -51,6 +51,7 @@ class Function:
     environment: dict[str, str]
     memory_mb: int
     timeout_seconds: int
+    module: str = "awslambdaric"  # that Python runs with the handler's name
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Sandbox:
         python = str(place.python / "bin" / "python")
         with self._log_path.open("wb") as log:
             return subprocess.Popen(
-                [*place.enter, python, "-m", "awslambdaric", self.function.handler],
+                [*place.enter, python, "-m", self.function.module, self.function.handler],
                 cwd=self.function.task_folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,

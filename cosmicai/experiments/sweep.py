@@ -16,6 +16,7 @@ from typing import Any
 from cosmicai.deploy.target import Target
 from cosmicai.experiments import sweep_page
 from cosmicai.results.outputs import made, write_text
+from cosmicai.runs import client
 from initialize.plan import PlanError, list_partitions
 from summarize.contract.run_records import Summary
 
@@ -155,9 +156,7 @@ def _run(stepfunctions: Any, target: Target, case: Case, payload: Json) -> None:
     arn = _running(stepfunctions, target, case)
     if arn is None:
         name = f"sweep-{case.result_path}-{time.time_ns() // 10**6}".replace("/", "-")
-        arn = stepfunctions.start_execution(
-            stateMachineArn=target.state_machine_arn, name=name[-80:].lstrip("-"), input=json.dumps(payload)
-        )["executionArn"]
+        arn = client.start(target, payload, name[-80:].lstrip("-"))
     while True:
         found = stepfunctions.describe_execution(executionArn=arn)
         if found["status"] == "SUCCEEDED":

@@ -228,12 +228,10 @@ _UNITS = {"batch_size": "", "partition_mb": " MB", "data_gb": " GB"}
 
 def _picture(path: Path, rows: list[Json], axis: str) -> None:
     """The four measures by one axis, as PNG."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, places = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    places = figure.subplots(2, 2)
     for place, measure in zip(places.flat, _MEASURES, strict=True):
         for name, group in _lines(rows, axis):
             _draw(place, group, axis, measure.column, name)
@@ -242,7 +240,6 @@ def _picture(path: Path, rows: list[Json], axis: str) -> None:
         place.grid(alpha=0.3)
     places.flat[0].legend(fontsize="small")
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def _draw(place: Any, rows: list[Json], axis: str, column: str, name: str) -> None:

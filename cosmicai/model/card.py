@@ -32,6 +32,8 @@ def write_card(
         "photometry": asdict(photometry),
         "trained on": {
             "galaxies": len(galaxies),
+            "left out": dict(galaxies.tally.left_out),
+            "not detected in a band": galaxies.tally.not_detected,
             "sha256 of magnitudes and redshifts": digest(galaxies),
             "redshift": [round(float(galaxies.redshift.min()), 4), round(float(galaxies.redshift.max()), 4)],
             "magnitudes, 0.1 and 99.9 percent": [[round(float(v), 3) for v in row] for row in quantiles],

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from inference.data import partition
+from cosmicai.model.usable import Needs, Tally, partitions, rules_by, together, usable
+from inference.data.partition import Layout, PartitionError
 from inference.engine import astromae
 
 
 @dataclass(frozen=True)
 class Galaxies:
-    """Tensors in memory: images (N, 5, 32, 32), magnitudes (N, 5), redshift (N,)."""
+    """Tensors in memory: images (N, 5, 32, 32), magnitudes (N, 5), redshift (N,); what was left out of them."""
 
     images: Tensor
     magnitudes: Tensor
     redshift: Tensor
+    tally: Tally = field(default_factory=Tally)
 
     def __len__(self) -> int:
         return len(self.redshift)
@@ -33,19 +35,39 @@ class Galaxies:
         return Galaxies(self.images.to(device), self.magnitudes.to(device), self.redshift.to(device))
 
 
-def read_galaxies(files: Sequence[Path], config: astromae.Config = astromae.Config()) -> Galaxies:  # noqa: B008
-    """All galaxies of the partitions, which have the config's bands and size. Raises PartitionError, also for a
-    file without redshifts."""
-    layout = partition.Layout(config.channels, config.image_size, config.magnitudes)
-    parts = [partition.read(file.read_bytes(), file.name, layout) for file in files]
+FEWEST_GALAXIES = 10  # to train on: one of them is held out
+
+
+def read_galaxies(
+    files: Sequence[Path],
+    config: astromae.Config = astromae.Config(),  # noqa: B008
+    limits: Sequence[float] | None = None,
+    needs: Needs = Needs(),  # noqa: B008
+) -> Galaxies:
+    """The galaxies of the partitions that have what is needed, by the rules of the ranks.
+
+    limits: magnitudes of galaxies that are not detected. Raises PartitionError for other bands or sizes
+    than the config's, for a file without redshifts that are needed, and where too few galaxies are left.
+    """
+    if limits is not None and len(limits) != config.magnitudes:
+        raise PartitionError(
+            f"photometry.json has {len(limits)} magnitude_limits, the network takes {config.magnitudes} "
+            "magnitudes"
+        )
+    parts = list(partitions(files, Layout(config.channels, config.image_size, config.magnitudes)))
     without = [file.name for file, part in zip(files, parts, strict=True) if part.redshift is None]
-    if without:
-        raise partition.PartitionError(f"{', '.join(without)}: no redshifts, which training needs")
-    return Galaxies(
-        torch.from_numpy(np.concatenate([part.images for part in parts])),
-        torch.from_numpy(np.concatenate([part.magnitudes for part in parts])),
-        torch.from_numpy(np.concatenate([part.redshift for part in parts if part.redshift is not None])),
-    )
+    if without and needs.redshift:
+        raise PartitionError(f"{', '.join(without)}: no redshifts, which training needs")
+    tally, rules = Tally(), rules_by(parts, None if limits is None else np.array(limits, np.float32))
+    found = together(list(usable(parts, rules, tally, needs)))
+    if tally.used < FEWEST_GALAXIES:
+        raise PartitionError(
+            f"{tally.used:,} galaxies to train on, {FEWEST_GALAXIES} are the fewest"
+            + "".join(f"; {note}" for note in tally.notes())
+        )
+    redshift = np.empty(0, np.float32) if found.redshift is None else found.redshift
+    tensors = torch.from_numpy(found.images), torch.from_numpy(found.magnitudes), torch.from_numpy(redshift)
+    return Galaxies(*tensors, tally)
 
 
 def split(galaxies: Galaxies, fraction: float) -> tuple[Galaxies, Galaxies]:

@@ -21,12 +21,12 @@ from cosmicai.model import rewrites
 from cosmicai.model.nodes import Activation, Graph, Quantiser
 from cosmicai.model.rewrites import doubles
 from inference.engine import astromae
+from inference.engine.interface import EMBEDDING, REDSHIFT
 
 Ranges = Mapping[str, tuple[float, float]]
 """Smallest and largest value that enters a Linear layer of the encoder's blocks, by `range_name`."""
 
 INPUTS = ("images", "magnitudes")
-OUTPUT = "redshift"
 _OPSETS = {"": 21, "com.microsoft": 1, "cosmicai": 1}
 _IR_VERSION = 10
 
@@ -40,7 +40,7 @@ def range_name(block: int, layer: str) -> str:
 
 
 def build(model: astromae.AstroMAE, ranges: Ranges | None = None) -> onnx.ModelProto:
-    """The graph of images (N, C, S, S) and magnitudes (N, M) to redshift (N,), float32, any N.
+    """The graph of images (N, C, S, S) and magnitudes (N, M) to redshift (N,) and embedding (N, D): float32.
 
     ranges: given, the Linear layers of the encoder's blocks multiply in int8, with weights of 7 bits so that
     AVX2's 16-bit sums cannot overflow, and activations scaled by the ranges: a galaxy's redshift does not
@@ -63,14 +63,17 @@ def build(model: astromae.AstroMAE, ranges: Ranges | None = None) -> onnx.ModelP
     first, *others = rewrites.stack(model.fusion)
     fusion = [rewrites.merged([last for _, last in branches], first), *others]
     redshift = g.linear(*g.stack(hidden, fusion, config.fusion.activation))
-    g.op("Reshape", redshift, g.integers(-1), output=OUTPUT)
+    g.op("Reshape", redshift, g.integers(-1), output=REDSHIFT)
     shape: list[str | int | None] = ["N", config.channels, config.image_size, config.image_size]
     inputs = [
         helper.make_tensor_value_info(INPUTS[0], TensorProto.FLOAT, shape),
         helper.make_tensor_value_info(INPUTS[1], TensorProto.FLOAT, ["N", config.magnitudes]),
     ]
-    output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N"])
-    graph = helper.make_graph(g.nodes, "astromae", inputs, [output], g.weights)
+    outputs = [
+        helper.make_tensor_value_info(REDSHIFT, TensorProto.FLOAT, ["N"]),
+        helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["N", config.width]),
+    ]
+    graph = helper.make_graph(g.nodes, "astromae", inputs, outputs, g.weights)
     opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()]
     return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="cosmicai")
 
@@ -83,7 +86,7 @@ def _softened(g: Graph, model: astromae.AstroMAE) -> str:
 
 
 def _encoded(g: Graph, model: astromae.AstroMAE, images: str, ranges: Ranges) -> str:
-    """The normalised mean of the patch tokens, (N, D)."""
+    """The normalised mean of the patch tokens, (N, D), which is the graph's embedding."""
     encoder, config = model.encoder, model.config
     x = _tokens(g, model, images)  # (N · (T + 1), D)
     blocks = [
@@ -93,7 +96,7 @@ def _encoded(g: Graph, model: astromae.AstroMAE, images: str, ranges: Ranges) ->
     normalised = blocks[0].entered(x)
     for block, following in pairwise(blocks):
         x, normalised = block.forward(x, normalised, following)
-    return g.normalised(blocks[-1].pooled(x, normalised), encoder.norm)
+    return g.normalised(blocks[-1].pooled(x, normalised), encoder.norm, EMBEDDING)
 
 
 def _tokens(g: Graph, model: astromae.AstroMAE, images: str) -> str:

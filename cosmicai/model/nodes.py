@@ -75,9 +75,9 @@ class Graph:
     def linear(self, x: str, layer: Affine) -> str:
         return self.op("Gemm", x, self.floats(layer.weight), self.floats(layer.bias))
 
-    def normalised(self, x: str, norm: Any) -> str:
+    def normalised(self, x: str, norm: Any, output: str | None = None) -> str:
         scale, bias = self.floats(doubles(norm.weight)), self.floats(doubles(norm.bias))
-        return self.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=norm.eps)
+        return self.op("LayerNormalization", x, scale, bias, output=output, axis=-1, epsilon=norm.eps)
 
     def convolution(self, x: str, layer: Convolution, groups: int = 1) -> str:
         pads = [layer.kernel.shape[2] // 2] * 4

@@ -92,6 +92,8 @@ def train(
             _write_state(resume, {**trainer.state(), "key": key})
     model = trainer.result()
     take_out_bias(model, validation, recipe)
+    if recipe.without_images:
+        ignore_images(model)
     return model, trainer.history
 
 
@@ -137,6 +139,18 @@ def take_out_bias(model: astromae.AstroMAE, held_out: Galaxies, recipe: Recipe) 
         raise TypeError("the fusion ends with a Linear layer")
     last.weight *= 1.0 - shift
     last.bias.mul_(1.0 - shift).sub_(shift)
+
+
+@torch.no_grad()
+def ignore_images(model: astromae.AstroMAE) -> None:
+    """Makes a network that was trained with blank images alone give the redshifts of those for every image."""
+    config, first = model.config, model.fusion[0]
+    if not isinstance(first, nn.Linear):
+        raise TypeError("the fusion begins with a Linear layer")
+    blank = model.image_features(torch.zeros(1, config.channels, config.image_size, config.image_size))[0]
+    weights = first.weight[:, : len(blank)]
+    first.bias.add_(weights @ blank)
+    weights.zero_()
 
 
 class ResumeError(ValueError):

@@ -29,7 +29,7 @@ class _Machine:
     instructions: dict[str, str]
 
 
-_MACHINES = {  # by what Python calls them; glibc 2.28 is the oldest that onnxruntime itself takes
+MACHINES = {  # by what Python calls them; glibc 2.28 is the oldest that onnxruntime itself takes
     "x86_64": _Machine(
         "x86_64-linux-gnu.2.28", "x86_64_v2", {"avx2": "x86_64_v3", "avx512": "x86_64_v4-prefer_256_bit"}
     ),
@@ -41,7 +41,7 @@ _MACHINES = {  # by what Python calls them; glibc 2.28 is the oldest that onnxru
 def compile_kernels(machine: str = platform.machine()) -> Path | None:
     """The engine's kernels as a library for a machine, compiled by PyPI's zig unless they are already; None for
     a machine that they are not made for, where torch has to do."""
-    library, marker, made_for = KERNELS / f"{machine}.so", KERNELS / f".{machine}", _MACHINES.get(machine)
+    library, marker, made_for = KERNELS / f"{machine}.so", KERNELS / f".{machine}", MACHINES.get(machine)
     if made_for is None:
         return None
     sources = sorted(path for path in KERNELS.iterdir() if path.suffix in SOURCES)

@@ -1,13 +1,20 @@
-"""Where sources and what is built from them lie. Standard library alone."""
+"""Where sources are, and what is built from them. Standard library alone."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cosmicai.packaging.packages import NO_EXTRAS, ExtraPackages
 
-ROOT = Path(__file__).resolve().parents[2]
+_PACKAGE = Path(__file__).resolve().parents[1]
+IS_INSTALLED = (_PACKAGE / "functions").is_dir()
+"""Whether this is a wheel's copy, which carries functions/, statemachine/, terraform/ and payloads/ itself."""
+ROOT = _PACKAGE if IS_INSTALLED else _PACKAGE.parent
+HOME = Path(os.environ.get("COSMICAI_HOME") or Path.home()) if IS_INSTALLED else ROOT
+"""Where .cosmicai/ keeps the state of deployments and what is built: the checkout, or the user's home."""
+STATE = HOME / ".cosmicai"
 FUNCTIONS = ROOT / "functions"
 SCHEMA = ROOT / "statemachine" / "payload.schema.json"
 ZIP_CONTENT: dict[str, tuple[Path, ...]] = {"initialize": (SCHEMA,), "rendezvous": (), "summarize": ()}
@@ -29,7 +36,7 @@ IMAGE_NAMES = {"lean": "inference", "torch": "inference-torch"}
 class BuildFolder:
     """Where everything that can be made again from the sources lies."""
 
-    root: Path = ROOT / "build"
+    root: Path = STATE / "build" if IS_INSTALLED else ROOT / "build"
 
     @property
     def images(self) -> Path:

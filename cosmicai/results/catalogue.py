@@ -18,6 +18,8 @@ Array = NDArray[Any]
 
 _PER_RUN = ("index", "files", "rows", "run_id", "z_grid")  # arrays that are no columns
 
+_IN_HALF_PRECISION = {"pdf", "embedding"}  # which most formats do not have
+
 
 class CatalogueError(RuntimeError):
     """A folder holds no predictions that a catalogue can be made of; the message says what to do."""
@@ -94,14 +96,14 @@ def _arrays(file: Path) -> dict[str, Array]:
 
 
 def _columns(arrays: dict[str, Array], file: Path) -> dict[str, Array]:
-    """Every array with a row per galaxy, p(z) in single precision, and the galaxies' places."""
+    """Every array with a row per galaxy, in single precision or better, and the galaxies' places."""
     count = len(arrays["z_pred"])
     columns = {name: array for name, array in arrays.items() if name not in _PER_RUN}
     wrong = [name for name, array in columns.items() if array.ndim == 0 or len(array) != count]
     if wrong:
         raise CatalogueError(f"{file}: {', '.join(wrong)} has not a row for each of the {count} galaxies")
-    if "pdf" in columns:
-        columns["pdf"] = columns["pdf"].astype(np.float32)
+    for name in _IN_HALF_PRECISION & columns.keys():
+        columns[name] = columns[name].astype(np.float32)
     files, rows = arrays.get("files"), arrays.get("rows")
     if files is not None and rows is not None and rows.sum() == count and len(files) == len(rows):
         columns["file"] = np.repeat(files, rows)

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmicai.packaging.extras import needed
 from cosmicai.results.catalogue import Catalogue, CatalogueError
 from cosmicai.results.columns import GRID, described
 from cosmicai.results.outputs import new_file, new_folder
+from cosmicai.results.tables import astropy_table, pandas_frame, qp_ensemble
 
 Array = NDArray[Any]
 
@@ -25,7 +27,7 @@ def write(catalogue: Catalogue, formats: list[str], folder: Path) -> list[Path]:
 
 
 def write_csv(catalogue: Catalogue, folder: Path) -> Path:
-    """catalogue.csv without the column pdf, and columns.csv, which describes the columns."""
+    """catalogue.csv without the columns pdf and embedding, and columns.csv, which describes the columns."""
     names = [name for name in catalogue.names if not catalogue.types[name][1]]
     path = folder / "catalogue.csv"
     with new_file(folder / "columns.csv") as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
@@ -50,9 +52,7 @@ def _texts(column: Array) -> list[Any]:
 
 def write_parquet(catalogue: Catalogue, folder: Path) -> Path:
     """catalogue.parquet, a dataset with a file per rank; pdf is a list of fixed length."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
+    pa, parquet = needed("pyarrow"), needed("pyarrow.parquet")
     path, schema = folder / "catalogue.parquet", _schema(catalogue)
     with new_folder(path) as scratch:
         for number, table in enumerate(catalogue.tables()):
@@ -90,8 +90,7 @@ def _arrow(column: Array, type_: Any) -> Any:
 
 def write_fits(catalogue: Catalogue, folder: Path) -> Path:
     """catalogue.fits: a binary table with TUCDn and TCOMMn, and a second table with the grid of pdf."""
-    from astropy.io import fits
-
+    fits = needed("astropy.io.fits")
     hdus = [fits.PrimaryHDU(), _fits_table("CATALOGUE", catalogue.whole())]
     if catalogue.grid is not None:
         hdus.append(_fits_table("Z_GRID", {"z_grid": catalogue.grid}))
@@ -103,8 +102,7 @@ def write_fits(catalogue: Catalogue, folder: Path) -> Path:
 
 
 def _fits_table(name: str, columns: dict[str, Array]) -> Any:
-    from astropy.io import fits
-
+    fits = needed("astropy.io.fits")
     made = []
     for key, array in columns.items():
         text = np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
@@ -153,15 +151,13 @@ _SIGNED = {"u2": "i4", "u4": "i8"}  # VOTable has no whole numbers without a sig
 
 def write_votable(catalogue: Catalogue, folder: Path) -> Path:
     """catalogue.vot, in VOTable's binary serialisation, with unit, UCD and description of each field."""
-    from astropy.io.votable import from_table
-    from astropy.table import Column, Table
-
-    table = Table()
-    for name, array in catalogue.whole().items():
-        column = described(name)
-        wider = _SIGNED.get(f"{array.dtype.kind}{array.dtype.itemsize}")
-        values = array if wider is None else array.astype(wider)
-        table[name] = Column(values, unit=column.unit or None, description=column.description or None)
+    from_table = needed("astropy.io.votable").from_table
+    table = astropy_table(catalogue)
+    for name in table.colnames:
+        wider = _SIGNED.get(f"{table[name].dtype.kind}{table[name].dtype.itemsize}")
+        if wider is not None:
+            table[name] = table[name].astype(wider)
+    table.meta.clear()  # told in the description; `meta` of another kind would become INFO elements
     votable = from_table(table)
     first = votable.get_first_table()
     for field in first.fields:
@@ -180,19 +176,7 @@ def write_qp(catalogue: Catalogue, folder: Path) -> Path:
 
     Galaxies without p(z) are left out.
     """
-    qp = _needed("qp", "formats")
-    if catalogue.grid is None:
-        raise CatalogueError("qp: the run's model has no p(z); run `cosmicai model calibrate` on it")
-    columns = catalogue.whole()
-    pdf = columns.pop("pdf")
-    known = np.isfinite(pdf).all(axis=1)
-    if not known.any():
-        raise CatalogueError("qp: no galaxy has a p(z)")
-    ancillary = {
-        name: np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
-        for name, array in ((name, array[known]) for name, array in columns.items())
-    }
-    ensemble = qp.Ensemble(qp.interp, data={"xvals": catalogue.grid, "yvals": pdf[known]}, ancil=ancillary)
+    ensemble = qp_ensemble(catalogue)
     path = folder / "catalogue.qp.hdf5"
     with new_file(path) as scratch:
         ensemble.write_to(str(scratch))
@@ -207,32 +191,17 @@ def write_hats(catalogue: Catalogue, folder: Path) -> Path:
             f"hats: the predictions have no {' and '.join(missing)}, which HATS is ordered by; the partitions "
             "hold none"
         )
-    lsdb = _needed("lsdb", "hats")
-    import pandas as pd
-
-    columns = {name: list(array) if array.ndim > 1 else array for name, array in catalogue.whole().items()}
+    lsdb = needed("lsdb")
     path = folder / "catalogue.hats"
     with new_folder(path) as scratch:
         made = lsdb.from_dataframe(
-            pd.DataFrame(columns), ra_column="ra", dec_column="dec", catalog_name="catalogue"
+            pandas_frame(catalogue), ra_column="ra", dec_column="dec", catalog_name="catalogue"
         )
         made.to_hats(scratch, overwrite=True)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         scratch.rename(path)
     return path
-
-
-def _needed(package: str, extra: str) -> Any:
-    """An optional package. Raises CatalogueError, which says how to install it."""
-    import importlib
-
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise CatalogueError(
-            f"{package} is not installed, which this format needs: pip install 'cosmicai[{extra}]'"
-        ) from error
 
 
 FORMATS: dict[str, Callable[[Catalogue, Path], Path]] = {

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmicai.results.outputs import new_file, write_text
-from cosmicai.results.plots import known_redshifts, predicted_against_true
 from inference.contract.accuracy import NMAD_FACTOR
+from inference.data.missing import known_redshifts
 from summarize.contract.images import counted, is_exact
 from summarize.contract.rank_info import RankInfo
 from summarize.contract.run_records import Summary
@@ -46,11 +46,23 @@ def write(folder: Path, summary: Summary, infos: Sequence[RankInfo]) -> None:
     known = [pair for pair in pairs if pair is not None and known_redshifts(pair[1]).any()]
     if known and accuracy is not None:
         predicted, true = (np.concatenate(columns) for columns in zip(*known, strict=True))
-        with new_file(folder / "inference.png") as scratch:
-            predicted_against_true(predicted, true, accuracy, scratch)
+        _draw(predicted, true, accuracy, folder / "inference.png")
         if np.count_nonzero(known_redshifts(true)) == accuracy["count"]:
             accuracy = {**accuracy, "precision (NMAD)": nmad(predicted, true)}
     write_text(folder / RESULTS, json.dumps(results(infos, accuracy), indent=1))
+
+
+def _draw(predicted: Redshifts, true: Redshifts, accuracy: Json, path: Path) -> None:
+    """The picture, where matplotlib is installed."""
+    try:
+        from cosmicai.results.plots import predicted_against_true
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        return
+    known = known_redshifts(true)
+    with new_file(path) as scratch:
+        predicted_against_true(predicted[known], true[known], accuracy, scratch)
 
 
 def nmad(predicted: Redshifts, true: Redshifts) -> float:

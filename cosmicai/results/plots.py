@@ -5,29 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure  # not pyplot, whose backend is the caller's
 from numpy.typing import NDArray
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
 _BINS = 120
-
-
-def known_redshifts(true: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """inference.contract.accuracy.is_known of each (N,)."""
-    return np.isfinite(true) & (true > -1)
 
 
 def predicted_against_true(
     predicted: NDArray[np.floating], true: NDArray[np.floating], accuracy: dict[str, Any], path: Path
 ) -> None:
-    """A PNG of z_pred (N,) against z (N,): density by colour, the diagonal dashed, the outlier lines dotted."""
-    known = known_redshifts(true)
-    predicted, true = predicted[known], true[known]
+    """A PNG of z_pred (N,) against known z (N,): density by colour, the diagonal and the outlier lines."""
     top = float(np.ceil(10 * max(np.quantile(predicted, 0.999), true.max())) / 10)
-    figure, axes = plt.subplots(figsize=(6, 5.4), layout="constrained")
+    figure = Figure(figsize=(6, 5.4), layout="constrained")
+    axes = figure.subplots()
     *_, image = axes.hist2d(true, predicted, bins=_BINS, range=[[0, top], [0, top]], cmin=1, cmap="viridis")
     line = np.array([0.0, top])
     axes.plot(line, line, "k--", lw=1)
@@ -41,4 +32,3 @@ def predicted_against_true(
     )
     figure.colorbar(image, ax=axes, label="galaxies")
     figure.savefig(path, dpi=150)
-    plt.close(figure)

@@ -35,6 +35,14 @@ class Ended:
         return self.status == "SUCCEEDED"
 
 
+def start(target: Target, payload: Json, name: str) -> str:
+    """Starts an execution; returns its ARN."""
+    started = target.client("stepfunctions").start_execution(
+        stateMachineArn=target.state_machine_arn, name=name, input=json.dumps(payload)
+    )
+    return str(started["executionArn"])
+
+
 def executions(target: Target, limit: int) -> list[Json]:
     """The latest executions as Step Functions lists them, the newest first."""
     pages = target.client("stepfunctions").get_paginator("list_executions")
@@ -53,6 +61,11 @@ def execution_arn(target: Target, name: str | None) -> str:
     if not latest:
         raise RunError("there is no run yet: start one with `cosmicai run payloads/demo.json`")
     return str(latest[0]["executionArn"])
+
+
+def taken(by: str, name: str, place: str) -> str:
+    """What is said of a run whose result path another run has taken since; place: that path."""
+    return f"another run, {by}, has taken the path of {name}, {place}: its results are no longer there"
 
 
 def follow(

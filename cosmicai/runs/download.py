@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cosmicai.results.runfolder import run_folder
-from cosmicai.runs.client import RunError
+from cosmicai.runs.client import RunError, taken
 from inference.contract.paths import PathError, below, is_marker
 
 _TRANSFERS = 8  # objects in flight
@@ -65,9 +65,7 @@ def download(
     the path or nothing is there, and OutputError, and then nothing has changed.
     """
     place = f"s3://{bucket}/{folder}/"
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{folder}/")
-    found = [item for page in pages for item in page.get("Contents", []) if not is_marker(item["Key"])]
-    times = {item["Key"].removeprefix(f"{folder}/"): item["LastModified"] for item in found}
+    times = _written(s3, bucket, f"{folder}/")
     if "run.json" not in times:
         raise RunError(f"{place} holds no run.json: the run {name} has left nothing there")
     run = _plan(s3, bucket, f"{folder}/run.json", place, name)
@@ -103,6 +101,13 @@ def download(
     return Downloaded(files, left_out)
 
 
+def _written(s3: Any, bucket: str, prefix: str) -> dict[str, datetime]:
+    """When each object below a prefix was written, by its name there."""
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    objects = [item for page in pages for item in page.get("Contents", []) if not is_marker(item["Key"])]
+    return {item["Key"].removeprefix(prefix): item["LastModified"] for item in objects}
+
+
 def _plan(s3: Any, bucket: str, key: str, place: str, name: str) -> Json:
     """run.json. Raises RunError unless it is that of the run."""
     try:
@@ -113,8 +118,7 @@ def _plan(s3: Any, bucket: str, key: str, place: str, name: str) -> Json:
         raise RunError(f"{place}run.json is not what a run writes: something has replaced it") from error
     if name not in started_as:
         raise RunError(
-            f"another run, {taken_by}, has taken the path of {name}, {place}: its results are no longer there; "
-            f"`cosmicai results {taken_by}` downloads those of {taken_by}"
+            f"{taken(taken_by, name, place)}; `cosmicai results {taken_by}` downloads those of {taken_by}"
         )
     return dict(run)
 

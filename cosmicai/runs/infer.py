@@ -24,11 +24,16 @@ import boto3
 from cosmicai.data.listing import partitions_in
 from cosmicai.processes import pool
 from cosmicai.results.outputs import write_text
+from cosmicai.results.run_results import Results
 from cosmicai.results.runfolder import run_folder
-from inference.contract.event import RankEvent
+from cosmicai.runs.shares import Share, run_id
+from inference import process
+from inference.contract.event import DEFAULT_OUTPUTS, OUTPUTS, RankEvent
 from inference.data.partition import PartitionError
-from inference.data.storage import Folder, ObjectError, Storage
+from inference.data.storage import Folder, LocalFolder, ObjectError, Storage
 from inference.data.torchfile import LocalFile, Source
+from inference.engine.choice import network_digest, read_graphs
+from inference.engine.loading import BUNDLED_MODEL
 from inference.rank import Rank
 from inference.sandbox import Host, Sandbox
 from initialize.plan import PartitionFile, list_partitions
@@ -37,6 +42,8 @@ from summarize.contract.run_records import Run, Summary
 from summarize.report import report
 from summarize.summary import summary
 
+MOST_GALAXIES, MOST_PROCESSES = 65_536, 1024  # of a batch; at once
+DEVICES, ENGINES, PRECISIONS = ("cpu", "cuda"), ("auto", "onnxruntime", "torch"), ("auto", "float32", "int8")
 LOCAL = ""  # stands for the file system where S3 has the name of a bucket
 Json = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -68,7 +75,7 @@ class FileStorage(Storage):
             raise ObjectError(f"{key} could not be read: {error.strerror}") from error
 
     def folder(self, bucket: str, prefix: str, cache: Path) -> Folder:
-        return LocalFolder(self, LOCAL, prefix, {path.name: "" for path in Path(prefix).iterdir()}, cache)
+        return LocalFolder.of(self, Path(prefix))
 
     def write(self, bucket: str, key: str, body: bytes, content_type: str) -> None:
         path = Path(key)
@@ -78,22 +85,12 @@ class FileStorage(Storage):
         path.write_bytes(body)
 
 
-class LocalFolder(Folder):
-    """A folder that is on this machine already."""
-
-    def fetch(self, names: Sequence[str]) -> Path:
-        missing = sorted(set(names) - set(self.etags))
-        if missing:
-            raise ObjectError(f"{self.prefix} holds no {', '.join(missing)}")
-        return Path(self.prefix)
-
-
 def infer(
-    sources: Sequence[str],
-    out: Path,
-    batch_size: int,
-    processes: int,
-    model: Path | None = None,
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path = "results/local",
+    batch_size: int = 256,
+    processes: int = 1,
+    model: str | Path | None = None,
     device: str = "cpu",
     engine: str = "auto",
     precision: str = "auto",
@@ -101,33 +98,81 @@ def infer(
     max_bad_fraction: float = 0.05,
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda note: None,
-) -> Summary:
-    """Predicts redshifts for all partitions of `sources` (files, folders, s3://bucket/prefix).
+    outputs: Sequence[str] = DEFAULT_OUTPUTS,
+    share: Share | None = None,
+) -> Results:
+    """Predicts redshifts on this machine with the code of a rank, for one or more sources of partitions.
 
-    Returns the summary; tells which files it does not take. The results appear in `out` together at the end;
-    overwrite: in place of those of an earlier call. A partition that cannot be computed is a failed rank of the
-    summary, as is one of which more than `max_bad_fraction` of the galaxies lack something. Raises InputError,
-    InferenceError, EngineError, ConfigError, or OutputError where other results are there, and then nothing has
-    changed.
+    sources: .pt files, folders of them, s3://bucket/prefix. A partition has images (N, 5, 32, 32) and
+    magnitudes (N, 5), or what the model's config says, and may have redshifts (N,). out: folder for the files
+    of a run, which appear together at the end; overwrite: in place of those of an earlier call. batch_size:
+    galaxies. processes: partitions at once, which share the cores. model: its folder, or the bundled model.
+    device: cpu or cuda. engine: auto, onnxruntime or torch. precision: auto, float32 or int8. progress: called
+    with the partitions that are done, and all. tell: called with each note, such as files that are not taken.
+    outputs: what is written of every galaxy: redshift (always), pdf, embedding. share: computes these of the
+    partitions alone, into a folder below `out`, for merging.py.
+
+    A partition that cannot be computed is a failed rank of the results' summary, as is one of which more than
+    `max_bad_fraction` of the galaxies lack something. Raises InputError for a source or an option that is not
+    allowed, InferenceError if no partition could be computed, EngineError, ConfigError, EmptyShareError, and
+    OutputError if other results are there; then nothing has changed.
     """
-    listings = {source: _partitions(source) for source in dict.fromkeys(sources)}
-    files = [file for source in sources for file in listings[source][0]]
+    _check_options(batch_size, processes, max_bad_fraction, device, engine, precision)
+    if isinstance(outputs, str) or not set(outputs) <= set(OUTPUTS):
+        raise InputError(f"outputs: {outputs!r}: give a list of {', '.join(OUTPUTS)}")
+    out, model = Path(out), None if model is None else Path(model)
+    places = [str(one) for one in ([sources] if isinstance(sources, str | Path) else sources)]
+    listings = {place: _partitions(place) for place in dict.fromkeys(places)}
+    files = [file for place in places for file in listings[place][0]]
     _check_each_once(files)
     notes = [note for _, note in listings.values() if note]
     for note in notes:
         tell(note)
     run = _run(files, out, batch_size, notes)
-    plain = [_event(run, rank, file, out, model) for rank, file in enumerate(files)]
-    asked: Json = {"engine": engine, "precision": precision, "max_bad_fraction": max_bad_fraction}
-    events = [replace(event, **asked) for event in plain]
-    with run_folder(out, run.run_id, overwrite) as scratch:
+    asked: Json = {
+        "engine": engine,
+        "precision": precision,
+        "max_bad_fraction": max_bad_fraction,
+        "outputs": tuple(name for name in OUTPUTS if name in outputs or name == OUTPUTS[0]),
+    }
+    ranks, place = list(range(len(files))), out
+    if share is not None:
+        ranks, place = share.ranks([file.size for _, file in files]), share.folder(out)
+        run = replace(run, run_id=_id_of_shares(run, files, share, {**asked, "device": device}, model))
+    events = [replace(_event(run, rank, files[rank], out, model), **asked) for rank in ranks]
+    with run_folder(place, run.run_id, overwrite) as scratch:
         failures = _computed(events, min(processes, len(events)), device, (str(out), str(scratch)), progress)
+        if share is not None:
+            _finish_share(scratch, run, ranks, failures)
+            return Results(place)
         if len(failures) == len(events):
             told = failures[0]["cause"]
             raise InferenceError(
                 told if len(events) == 1 else f"no partition could be computed; the first: {told}"
             )
-        return _finish(scratch, run, failures)
+        finish(scratch, run, ranks, failures)
+    return Results(place)
+
+
+def _check_options(
+    batch_size: int, processes: int, max_bad_fraction: float, device: str, engine: str, precision: str
+) -> None:
+    """Raises InputError, which names the option and what it takes."""
+    for name, number, most in (
+        ("batch_size", batch_size, MOST_GALAXIES),
+        ("processes", processes, MOST_PROCESSES),
+    ):
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= most:
+            raise InputError(f"{name}: {number!r}: give a whole number from 1 to {most:,}")
+    if not 0 <= max_bad_fraction <= 1:
+        raise InputError(f"max_bad_fraction: {max_bad_fraction!r}: give a number from 0 to 1")
+    for name, value, allowed in (
+        ("device", device, DEVICES),
+        ("engine", engine, ENGINES),
+        ("precision", precision, PRECISIONS),
+    ):
+        if value not in allowed:
+            raise InputError(f"{name}: {value!r}: give {', '.join(allowed[:-1])} or {allowed[-1]}")
 
 
 def _computed(
@@ -232,28 +277,54 @@ def _infer_one(event: RankEvent, threads: int, device: str, moved: Moved) -> Non
 @cache
 def _sandbox(threads: int, device: str, moved: Moved | None = None) -> Sandbox:
     """One per process, so that the network is loaded once."""
-    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**2
-    host = Host(memory_mb, threads, Path(), device)
+    host = Host(process.machine_memory(), threads, Path(), device)
     return Sandbox(lambda: FileStorage(boto3.client("s3", region_name="us-east-1"), moved), host)
 
 
-def _finish(folder: Path, run: Run, failures: dict[int, Json]) -> Summary:
-    """Writes everything that concerns the whole run; returns the summary."""
+def _id_of_shares(
+    run: Run, files: list[tuple[str, PartitionFile]], share: Share, asked: Json, model: Path | None
+) -> str:
+    """By all that the results follow from, so that shares of different data or options are never merged."""
+    folder = BUNDLED_MODEL if model is None else model
+    listed = [(bucket, file.key, file.size) for bucket, file in files]
+    network = network_digest(folder, read_graphs(folder))
+    return run_id([listed, run.payload, share.of, asked, network, None if model is None else str(model)])
+
+
+def _finish_share(folder: Path, run: Run, ranks: list[int], failures: dict[int, Json]) -> None:
+    """Writes what `merge` needs, and a summary, in which the ranks of other shares are missing."""
+    _write_failures(folder, run, failures)
+    infos = _infos(folder, [rank for rank in ranks if rank not in failures])
+    _write_records(folder, run, summary(run, infos, failures), infos)
+
+
+def finish(folder: Path, run: Run, ranks: list[int], failures: dict[int, Json]) -> None:
+    """Writes everything that concerns the whole run."""
     from cosmicai.results import historic  # and matplotlib, which no process of the pool needs
 
-    for rank, record in failures.items():
-        _write(folder / "failures" / f"{rank}.json", {"rank": rank, "run_id": run.run_id, **record})
-    ranks = (rank for rank in range(run.world_size) if rank not in failures)
-    bodies = ((folder / f"{rank}.json").read_text(encoding="utf-8") for rank in ranks)
-    infos = [RankInfo.from_json(json.loads(body)) for body in bodies]
+    _write_failures(folder, run, failures)
+    infos = _infos(folder, [rank for rank in ranks if rank not in failures])
     # What Lambda would bill for the memory of this machine says nothing.
     content = replace(summary(run, infos, failures), cost=None)
+    _write_records(folder, run, content, infos)
+    write_text(folder / "report.html", report(content, infos))
+    historic.write(folder, content, infos)
+
+
+def _write_records(folder: Path, run: Run, content: Summary, infos: list[RankInfo]) -> None:
     _write(folder / "run.json", run.to_json())
     _write(folder / "combined_data.json", [info.to_json() for info in infos])
     _write(folder / "summary.json", content.to_json())
-    write_text(folder / "report.html", report(content, infos))
-    historic.write(folder, content, infos)
-    return content
+
+
+def _write_failures(folder: Path, run: Run, failures: dict[int, Json]) -> None:
+    for rank, record in failures.items():
+        _write(folder / "failures" / f"{rank}.json", {"rank": rank, "run_id": run.run_id, **record})
+
+
+def _infos(folder: Path, ranks: list[int]) -> list[RankInfo]:
+    bodies = ((folder / f"{rank}.json").read_text(encoding="utf-8") for rank in ranks)
+    return [RankInfo.from_json(json.loads(body)) for body in bodies]
 
 
 def _write(path: Path, content: object) -> None:

@@ -7,6 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 from cosmicai.deploy.target import Target
+from cosmicai.runs.client import RunError, taken
+from summarize.contract.run_records import Run
 
 Json = dict[str, Any]
 
@@ -28,12 +30,19 @@ def of_rank(target: Target, execution: Json, rank: int) -> list[str]:
 
 
 def _run_id(target: Target, execution: Json) -> str:
-    """The execution's name, but that of the run where it resumes one."""
+    """The execution's name, but that of the run where it resumes one, by the result path.
+
+    Raises RunError where another run has taken that.
+    """
     payload = json.loads(execution["input"])
     if not payload.get("resume"):
         return str(execution["name"])
-    key = f"{str(payload['result_path']).rstrip('/')}/run.json"
-    return str(json.load(target.client("s3").get_object(Bucket=payload["bucket"], Key=key)["Body"])["run_id"])
+    name, bucket, folder = execution["name"], payload["bucket"], str(payload["result_path"]).rstrip("/")
+    body = target.client("s3").get_object(Bucket=bucket, Key=f"{folder}/run.json")["Body"]
+    run = Run.from_json(json.load(body))
+    if not run.was_run_by(name):
+        raise RunError(taken(run.run_id, name, f"s3://{bucket}/{folder}"))
+    return run.run_id
 
 
 def _starts(message: str, run_id: str, rank: int) -> bool:

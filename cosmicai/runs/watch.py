@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cosmicai.deploy.target import Target
+from cosmicai.runs.client import taken
 from summarize.contract.images import counted, images_text, is_exact
 from summarize.contract.pricing import cost
 from summarize.contract.rank_info import MOST_BYTES, RankInfo, is_result, parse
@@ -32,6 +34,8 @@ Json = dict[str, Any]
 @dataclass
 class Snapshot:
     """A run at one moment; counts of ranks are None until they are planned.
+
+    taken_by: the run that has taken the result path since; nothing of this one can then be counted.
 
     seconds: of this execution. wall_seconds: from the run's start to its last rank's end, as in summary.json
     and report.html; None until there is a summary. usd_so_far: of the ranks that have finished and the
@@ -54,8 +58,9 @@ class Snapshot:
     images_from: dict[str, int] = field(default_factory=dict)  # ranks by the field they were counted by
     images_per_second: float | None = 0.0
     gigabytes_read: float = 0.0
-    usd_so_far: float = 0.0
+    usd_so_far: float | None = 0.0  # None on AWS Batch
     notes: list[str] = field(default_factory=list)  # of Initialize: files that are not taken, idle ranks
+    taken_by: str | None = None
     errors: dict[int, str] = field(default_factory=dict)
     error: str = ""
     cause: str = ""
@@ -65,9 +70,22 @@ class Snapshot:
         return self.status != "RUNNING"
 
     @property
+    def taken_text(self) -> str:
+        """That another run has taken the path; '' where none has."""
+        return "" if self.taken_by is None else taken(self.taken_by, self.name, self.result)
+
+    @property
     def images_text(self) -> str:
         """The number of images, and how those of a script's ranks were counted."""
         return images_text(self.images, self.images_from)
+
+    @property
+    def fault(self) -> str:
+        """How a run ended that did not succeed: status, error, cause."""
+        cause = self.cause
+        with suppress(ValueError, AttributeError):  # Lambda's JSON, whose message is what matters
+            cause = json.loads(cause).get("errorMessage", cause)
+        return ": ".join(str(part) for part in (self.status.lower(), self.error, cause) if part)
 
     def to_json(self) -> Json:
         return asdict(self)
@@ -80,6 +98,7 @@ class Watcher:
         self._arn = execution_arn
         self._stepfunctions, self._s3 = target.client("stepfunctions"), target.client("s3")
         self._run: Run | None = None
+        self._taken_by: str | None = None
         self._results: dict[int, Json] = {}
         self._failures: dict[int, Json] = {}
         self._summary: Summary | None = None
@@ -103,23 +122,38 @@ class Watcher:
             cause=execution.get("cause", ""),
         )
         self._read_run(execution, bucket, folder)
+        found.taken_by = self._taken_by
         if self._run is not None:
             found.notes = (self._run.notes or [])[:_MOST_NOTES]
             self._count(found, bucket, folder, execution["startDate"])
             self._total(found, bucket, folder, execution["startDate"])
         return found
 
+    def states(self, pause: float = POLL_SECONDS) -> Iterator[Snapshot]:
+        """One look after another, `pause` seconds apart, until the run has ended."""
+        while True:
+            found = self.look()
+            yield found
+            if found.ended:
+                return
+            time.sleep(pause)
+
     def _read_run(self, execution: Json, bucket: str, folder: str) -> None:
-        """run.json of this very execution, or of the one that it resumes."""
+        """run.json of this very execution, or of the run that it resumes; else which run has taken its place.
+
+        A run keeps its path as long as it runs, so that only one that has ended can have lost it.
+        """
         if self._run is not None or not bucket or not folder:
             return
         try:
-            body = self._s3.get_object(Bucket=bucket, Key=f"{folder}/run.json")["Body"]
-            run = Run.from_json(json.load(body))
+            answer = self._s3.get_object(Bucket=bucket, Key=f"{folder}/run.json")
+            run = Run.from_json(json.load(answer["Body"]))
         except (self._s3.exceptions.NoSuchKey, self._s3.exceptions.NoSuchBucket, ValueError, RecursionError):
             return
-        if run.run_id == execution["name"] or self.payload.get("resume"):
+        if run.was_run_by(execution["name"]):
             self._run = run
+        elif execution["status"] != "RUNNING" and answer["LastModified"] >= _second(execution["startDate"]):
+            self._taken_by = run.run_id
 
     def _count(self, found: Snapshot, bucket: str, folder: str, began: datetime) -> None:
         assert self._run is not None  # noqa: S101 - for the type checker
@@ -135,7 +169,8 @@ class Watcher:
         host = found.seconds if self._run.channel == "direct" else 0.0
         sizes = self._run.bytes_per_rank or []
         found.gigabytes_read = sum(sizes[rank] for rank in self._results if rank < len(sizes)) / 1e9
-        found.usd_so_far = cost(infos, host, self._run.child_type).total
+        on_lambda = not self._run.on_batch
+        found.usd_so_far = cost(infos, host, self._run.child_type).total if on_lambda else None
         found.errors = {rank: _message(record) for rank, record in sorted(failures.items())}
         found.running, found.pending = self._map_counts() if not found.ended else (0, 0)
 

@@ -21,6 +21,7 @@ from statistics import median
 from typing import Any
 
 from .field_measures import DEFINITIONS, field_measures
+from .missing import is_known
 from .packing import MOST_GALAXIES, packed, required, unpacked, whole
 from .probabilities import MAGNITUDE_EDGES, REDSHIFT_EDGES, Probabilities
 
@@ -39,12 +40,6 @@ PREDICTED_RANGE = (-1.0, 20.0)  # what lies outside counts in the first or the l
 
 _LAST_BIN = round(RANGE / BIN_WIDTH)
 _LARGEST_SUM = 10**120  # in UNITs: of 2**53 galaxies with float32 redshifts
-
-
-def is_known(redshift: float) -> bool:
-    """Whether a true redshift can be measured against: finite and above -1, where 1 + z divides. Catalogues
-    write -1, -99 or infinity for galaxies without one."""
-    return -1.0 < redshift < math.inf
 
 
 _SUMS = ("count", "absolute", "squared", "scaled", "true", "true_squared", "outliers")

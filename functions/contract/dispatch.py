@@ -24,7 +24,7 @@ EXPRESS_SECONDS = 300
 ATTEMPT_SECONDS = 240
 """After which the state machine gives an Express child's call up, so that its failure is still recorded."""
 
-_ATTEMPTS = 3  # of a rank whose sandbox dies, as statemachine/cosmicai.asl.json has it
+_ATTEMPTS = 2  # of a rank whose sandbox dies, as statemachine/cosmicai.asl.json has it
 _RESERVE_SECONDS = 30.0  # for the waits between attempts, and for the record of a failure
 _START_SECONDS = 10.0  # the longest init phase of a Lambda
 _BYTES_PER_SECOND = 50e6  # two thirds of a Lambda's sustained network

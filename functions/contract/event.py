@@ -7,6 +7,10 @@ from typing import Annotated, Any, Self
 
 from .fields import Field, Keys, Record, RecordError
 
+OUTPUTS = ("redshift", "pdf", "embedding")
+"""What a rank may write of every galaxy. redshift, with flags and quantiles, is always written."""
+DEFAULT_OUTPUTS = ("redshift", "pdf")
+
 
 class EventError(ValueError):
     """An event lacks a field or holds one that Initialize would not have written."""
@@ -38,6 +42,9 @@ class RankEvent(Record):
     max_bad_fraction: Annotated[
         float, Field("the share of the galaxies that may lack something", "MAX_BAD_FRACTION")
     ] = 0.05
+    outputs: Annotated[
+        Keys, Field("what is written of every galaxy: `redshift`, `pdf`, `embedding`", "OUTPUTS")
+    ] = DEFAULT_OUTPUTS
     rank: Annotated[int, Field("the number of the rank, from 0", "RANK")]
     data_paths: Annotated[Keys, Field("the key of its partition, or a list of keys", "DATA_PATH")]
     rendezvous: Annotated[

@@ -14,19 +14,27 @@ class Flag(IntFlag):
     NO_REDSHIFT = 8
     FAINT_OR_BRIGHT = 16
     FAR_OR_NEAR = 32
+    NOT_DETECTED = 64
+    UNFAMILIAR = 128
 
 
 FLAGS = {
     Flag.IMAGE: "the image holds NaN or infinite pixels and was not used",
     Flag.BLANK: "all pixels of the image are zero",
-    Flag.MAGNITUDES: "a magnitude is NaN or infinite, and none of them was used",
-    Flag.NO_REDSHIFT: "nothing was left to compute a redshift from, or it was not finite: z_pred is NaN",
+    Flag.MAGNITUDES: "a magnitude is not known (NaN, a marker such as -99 or 0), and none of them was used",
+    Flag.NO_REDSHIFT: "what the network needs is missing, or the redshift was not finite: z_pred is NaN",
     Flag.FAINT_OR_BRIGHT: "a magnitude lies outside those of 99.8 % of the network's training galaxies",
     Flag.FAR_OR_NEAR: "z_pred lies outside the redshifts of the network's training galaxies",
+    Flag.NOT_DETECTED: "not detected in a band (99, inf, fainter than the limit): the model's limit was used",
+    Flag.UNFAMILIAR: "image and magnitudes together are less likely than those of 99.9 % of the galaxies that "
+    "calibrated the network",
 }
 
 BAD = Flag.IMAGE | Flag.BLANK | Flag.MAGNITUDES | Flag.NO_REDSHIFT
 """With one of these a galaxy lacks something; `max_bad_fraction` of the payload limits how many may."""
+
+FEW_BAD = 5
+"""So many never fail a rank, unless they are more than half of it or `max_bad_fraction` is 0."""
 
 
 def name(flag: Flag) -> str:

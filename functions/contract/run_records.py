@@ -38,13 +38,23 @@ class Run(Record):
     )
     collectives: Annotated[Json | None, Field("the channel, and why another than the payload's")] = None
     children: Annotated[
-        Json | None, Field("how Step Functions starts the ranks, express or standard, and why")
+        Json | None,
+        Field("how Step Functions starts the ranks on Lambda, express or standard, and why"),
     ] = None
 
     @property
     def child_type(self) -> Children:
         """How Step Functions starts the ranks; runs of earlier versions do not say it, and it was Standard."""
         return "express" if (self.children or {}).get("type") == "express" else "standard"
+
+    def was_run_by(self, execution: str) -> bool:
+        """Whether an execution, by its name, has planned or resumed this run."""
+        return execution in {self.run_id, self.execution, *(self.executions or [])}
+
+    @property
+    def on_batch(self) -> bool:
+        """Whether AWS Batch runs the ranks, not Lambda."""
+        return bool(self.payload.get("backend") == "batch")
 
     @classmethod
     def from_json(cls, content: Any) -> Self:
@@ -137,9 +147,9 @@ class Summary(Record):
         Json | None,
         Field("how Step Functions started the ranks, express or standard, and why", null=True),
     ] = None
-    cost: Annotated[Cost | None, Field("GB-seconds and USD at list prices; null on one machine", null=True)] = (
-        None
-    )
+    cost: Annotated[
+        Cost | None, Field("GB-seconds and USD at list prices; null on one machine and on AWS Batch", null=True)
+    ] = None
 
     @property
     def began(self) -> float:

@@ -9,6 +9,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+_MIB = 1024 * 1024
+
 
 def versions() -> dict[str, str]:
     """Of Python and of the libraries that computed."""
@@ -26,6 +28,14 @@ def peak_memory() -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS, where it is in bytes
+
+
+def machine_memory() -> int:
+    """Megabytes that this machine, or the container that the process runs in, gives."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # no control group, or "max": no limit
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return memory // _MIB
 
 
 def age() -> float:

@@ -10,19 +10,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .contract.accuracy import Metrics, Predicted, exact_nmad
+from .contract.event import DEFAULT_OUTPUTS
 from .contract.field_measures import exact_field_measures
-from .contract.flags import BAD
+from .contract.flags import BAD, Flag
 from .contract.limits import PHASES
 from .contract.rank_info import RankInfo
 from .data.objects import Objects, joined
-from .data.partition import Block, PartitionFile
+from .data.partition import Block, Partition, PartitionFile
 from .data.quality import Quality
-from .engine.interface import Floats
+from .engine.interface import Floats, Output
 from .probability import scores
 from .probability.calibration import REFERENCE_BAND, Calibration
+from .probability.novelty import RARE, Novelty
 from .probability.predictive import Densities, densities
+
+HalfFloats = NDArray[np.float16]
 
 
 @dataclass
@@ -46,8 +51,11 @@ class Results:
 
     quality: Quality = field(default_factory=Quality)
     predicted: list[Floats] = field(default_factory=list)
+    keeps_embedding: bool = False
+    embeddings: list[HalfFloats] = field(default_factory=list)
+    novelty: Novelty | None = None  # of the model
+    scores: list[Floats] = field(default_factory=list)  # by it
     true: list[Floats] = field(default_factory=list)
-    magnitudes: list[Floats] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     objects: list[Objects | None] = field(default_factory=list)  # of each partition
     data_bytes: int = 0
@@ -56,20 +64,54 @@ class Results:
     cpu_seconds: float = 0.0
     probabilities: Densities | None = None  # of a calibrated model
     _file: PartitionFile | None = None
+    _bands: int = 0
 
-    def add(self, block: Block) -> None:
-        """The rows that are about to be computed."""
+    def add(self, block: Block) -> Partition:
+        """Notes rows that are about to be computed, and gives them as the network takes them."""
         if block.file is not self._file:
             self._file = block.file
             self.rows.append(block.file.count)
             self.objects.append(block.file.objects)
         rows = block.rows
-        self.magnitudes.append(rows.magnitudes)
+        self._bands = rows.magnitudes.shape[1]
         self.data_bytes += rows.images.nbytes + rows.magnitudes.nbytes
         self.image_bytes = max(self.image_bytes, rows.images.nbytes)
         self.has_redshift |= rows.redshift is not None
         unknown = np.full(len(rows), np.nan, np.float32)
         self.true.append(unknown if rows.redshift is None else rows.redshift)
+        return self.quality.usable(rows)
+
+    def keep(self, output: Output, magnitudes: Floats) -> None:
+        """What the engine has computed for the next rows, whose magnitudes were these."""
+        self.predicted.append(output.redshift)
+        if output.embedding is None:
+            return
+        if self.keeps_embedding:
+            self.embeddings.append(output.embedding.astype(np.float16))
+        if self.novelty is not None:
+            self.scores.append(self.novelty.score(output.embedding, magnitudes))
+
+    def described(self) -> dict[str, NDArray[np.floating]]:
+        """Arrays with a row per galaxy: its embedding, in half precision, and how unlikely it is.
+
+        NaN for galaxies without a usable image, and the latter also for those that lack something else.
+        """
+        found: dict[str, NDArray[np.floating]] = {}
+        if self.keeps_embedding and self.embeddings:
+            embedding = np.concatenate(self.embeddings)
+            embedding[(self.quality.flags & np.uint16(Flag.IMAGE | Flag.BLANK)) != 0] = np.nan
+            found["embedding"] = embedding
+        score, p_value = self._unlikely()
+        if score is not None and p_value is not None:
+            found |= {"ood_score": score, "ood_p": p_value}
+        return found
+
+    def _unlikely(self) -> tuple[Floats | None, Floats | None]:
+        if self.novelty is None:
+            return None, None
+        score = np.concatenate([*self.scores, np.empty(0, np.float32)])
+        score[(self.quality.flags & np.uint16(BAD)) != 0] = np.nan
+        return score, self.novelty.p_value(score)
 
     def batches(self, size: int) -> int:
         """How many batches of the asked-for size they are; the engine cuts them as it likes."""
@@ -78,6 +120,9 @@ class Results:
     def complete(self) -> None:
         """When all is computed: galaxies that have no redshift get NaN."""
         self.predicted = [self.quality.redshifts(self.z_pred)]
+        _, p_value = self._unlikely()
+        if p_value is not None:
+            self.quality.note(Flag.UNFAMILIAR, p_value < RARE)
 
     @property
     def z_pred(self) -> Floats:
@@ -95,14 +140,14 @@ class Results:
 
     @property
     def reference_magnitude(self) -> Floats:
-        columns = (rows[:, min(REFERENCE_BAND, rows.shape[1] - 1)] for rows in self.magnitudes)
-        return np.concatenate([*columns, np.empty(0, np.float32)])
+        bands = max(self._bands, 1)
+        return self.quality.magnitudes(bands)[:, min(REFERENCE_BAND, bands - 1)]
 
     def find_probabilities(self, calibration: Calibration) -> None:
         """Those of all galaxies but of those that lack something, which are not among what calibrated."""
         lacking = (self.quality.flags & np.uint16(BAD)) != 0
         z_pred = np.where(lacking, np.float32(np.nan), self.z_pred)
-        magnitudes = np.concatenate([*self.magnitudes, np.empty((0, calibration.magnitudes), np.float32)])
+        magnitudes = self.quality.magnitudes(calibration.magnitudes)
         true = self.z_true if self.has_redshift else None
         self.probabilities = densities(calibration, z_pred, magnitudes, true)
 
@@ -117,12 +162,13 @@ class Results:
             metrics.probabilities = scores.state(self.probabilities, *columns)
         return metrics
 
-    def predictions(self, paths: Sequence[str], run_id: str) -> bytes:
+    def predictions(self, paths: Sequence[str], run_id: str, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> bytes:
         """predictions/{rank}.npz: z_pred (N,) in the order of the partitions and, where known, z_true (N,).
 
         flags (N,) are bits of contract.flags; a galaxy without a redshift has NaN. files and rows say which
         partition each galaxy comes from. id, ra, dec and kept columns (N,) are those of the partitions, if they
-        have them. A calibrated model adds the arrays of Densities, each with a row per galaxy but for z_grid.
+        have them. A calibrated model adds the arrays of Densities, each with a row per galaxy but for z_grid;
+        outputs without pdf leave out pdf and z_grid. See `described` for the others.
         """
         arrays: dict[str, Any] = {
             "index": np.arange(len(self.z_pred)),
@@ -136,6 +182,9 @@ class Results:
             arrays["z_true"] = self.z_true
         if self.probabilities is not None:
             arrays |= self.probabilities.arrays()
+            if "pdf" not in outputs:
+                del arrays["pdf"], arrays["z_grid"]
+        arrays |= self.described()
         arrays |= joined(list(zip(self.objects, self.rows, strict=True)))
         body = io.BytesIO()
         np.savez(body, **arrays)

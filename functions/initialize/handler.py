@@ -40,9 +40,19 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         has_rendezvous=os.environ.get("RENDEZVOUS") != "false",
         concurrency=_concurrency,
         is_running=partial(_is_running, event["state_machine"]),
+        has_batch=os.environ.get("BATCH") == "true",
         memory_mb=int(os.environ.get("INFERENCE_MEMORY_MB", 0)),
     )
     planned = start(_s3, event["payload"], event["run_id"], event["started"], deployed)
-    told = ("run_id", "result_path", "world_size", "max_concurrency", "collectives", "children", "notes")
+    told = (
+        "run_id",
+        "result_path",
+        "world_size",
+        "max_concurrency",
+        "collectives",
+        "children",
+        "backend",
+        "notes",
+    )
     print(json.dumps({"message": "run planned", **{name: planned[name] for name in told}}))
     return planned

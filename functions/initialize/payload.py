@@ -1,9 +1,9 @@
 """The payload against payload.schema.json: every fault at once, before anything is started.
 
-Of JSON Schema this knows what that file uses: type, enum, pattern, minimum, maximum, default, required,
-dependentRequired, additionalProperties; a field of type integer or number that may also be a string is turned
-into the number. A schema counts characters and S3 bytes of UTF-8: x-most-bytes, of a key's 1,024
-(https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html), leaves room for what is added to it.
+Of JSON Schema this knows what that file uses: type, enum, items, uniqueItems, pattern, minimum, maximum,
+default, required, dependentRequired, additionalProperties; a field of type integer or number that may also be a
+string is turned into the number. A schema counts characters and S3 bytes of UTF-8: x-most-bytes, of a key's
+1,024 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html), leaves room for what is added.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ def schema() -> dict[str, Any]:
     return loaded
 
 
+def defaults() -> dict[str, Any]:
+    """The fields that a payload may leave out and that have a value all the same."""
+    return {name: rule["default"] for name, rule in schema()["properties"].items() if "default" in rule}
+
+
 def resolve(payload: object) -> dict[str, Any]:
     """The payload with numbers as numbers, folders without a closing slash, and every default filled in.
 
@@ -66,7 +71,7 @@ def resolve(payload: object) -> dict[str, Any]:
         for needed in others
         if name in payload and needed not in payload
     ]
-    resolved = {name: rule["default"] for name, rule in properties.items() if "default" in rule}
+    resolved = defaults()
     for name, rule in properties.items():
         if name in payload:
             try:
@@ -103,6 +108,8 @@ def _value(value: object, rule: dict[str, Any]) -> object:
     if "enum" in rule:
         return _accept(value, value in rule["enum"])
     types = rule["type"] if isinstance(rule["type"], list) else [rule["type"]]
+    if "array" in types:
+        return _chosen(value, rule)
     if isinstance(value, str):
         single_line = "\n" not in value  # Python's $ matches before a closing line break
         _accept(value, "string" in types and single_line and re.search(rule["pattern"], value) is not None)
@@ -119,6 +126,16 @@ def _value(value: object, rule: dict[str, Any]) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool):
         _accept(value, rule.get("minimum", value) <= value <= rule.get("maximum", value))
     return value
+
+
+def _chosen(value: object, rule: dict[str, Any]) -> list[str]:
+    """Some of a few texts, each once, in the order of the schema; the first of them is always meant."""
+    names = value.split(",") if isinstance(value, str) else value
+    known: list[str] = rule["items"]["enum"]
+    _accept(value, isinstance(names, list) and all(isinstance(name, str) and name in known for name in names))
+    chosen = list(names) if isinstance(names, list) else []
+    _accept(value, len(set(chosen)) == len(chosen))
+    return [name for name in known if name in chosen or name == known[0]]
 
 
 def _accept(value: object, holds: bool) -> object:

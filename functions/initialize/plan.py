@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .contract.event import RankEvent
+from .contract.event import DEFAULT_OUTPUTS, RankEvent
 from .contract.limits import MOST_RANKS
 from .contract.run_records import Run
 from .contract.s3 import repeated
@@ -186,6 +186,7 @@ def rank_events(run: Run, ranks: Iterable[int]) -> list[RankEvent]:
             collectives=channel,
             save_predictions=payload["save_predictions"],
             max_bad_fraction=payload["max_bad_fraction"],
+            outputs=tuple(payload.get("outputs", DEFAULT_OUTPUTS)),
             rank=rank,
             data_paths=(keys,) if isinstance(keys, str) else tuple(keys),
         )

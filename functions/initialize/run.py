@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,20 +16,31 @@ from .contract.rank_info import is_result, parse
 from .contract.run_records import Run
 from .contract.s3 import put_if, put_json, read
 from .contract.untrusted import UntrustedError
-from .payload import PayloadError, resolve
+from .payload import PayloadError, defaults, resolve
 from .plan import data_map, deal, list_partitions, rank_events
 
 SCHEMA_VERSION = 1
 _KEY_BYTES = 32
 _READERS = 32  # parallel GETs when a run is resumed
-_MAY_CHANGE_ON_RESUME = ("resume", "max_concurrency", "tolerated_failure_percentage", "max_bad_fraction")
+_NOT_ON_BATCH = {
+    "channel": "none",
+    "reason": "ranks on AWS Batch start minutes apart, and would be billed while they wait for each other",
+}
+_JOB_NAME = 128  # characters (https://docs.aws.amazon.com/batch/latest/APIReference/API_SubmitJob.html)
+_MAY_CHANGE_ON_RESUME = (
+    "resume",
+    "max_concurrency",
+    "tolerated_failure_percentage",
+    "max_bad_fraction",
+    "backend",
+)
 
 
 @dataclass(frozen=True)
 class Deployed:
     """What this deployment allows. concurrency: ranks that can run at once; is_running: whether an execution
     runs, by its name; memory_mb: of the inference function, 0 where that is not known; has_rendezvous: whether
-    there is a host on which ranks find each other."""
+    there is a host on which ranks find each other; has_batch: whether ranks may be jobs of AWS Batch."""
 
     allow_scripts: bool
     has_redis: bool
@@ -36,6 +48,7 @@ class Deployed:
     is_running: Callable[[str], bool]
     memory_mb: int = 0
     has_rendezvous: bool = True
+    has_batch: bool = False
 
 
 def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deployed) -> dict[str, Any]:
@@ -50,8 +63,12 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     run = _resumed(earlier, resolved) if resume else _planned(s3, resolved, run_id, started)
     ranks: Sequence[int] = _missing(s3, run) if resume else range(run.world_size)
     # More than can run would be throttled, tried again, and start in any order.
-    at_once = min(resolved.get("max_concurrency", run.world_size), deployed.concurrency())
-    collectives = _collectives(resolved["collectives"], run.world_size, resume, at_once, deployed)
+    most = run.world_size if run.on_batch else deployed.concurrency()
+    at_once = min(resolved.get("max_concurrency", run.world_size), most)
+    if run.on_batch:
+        collectives = _NOT_ON_BATCH
+    else:
+        collectives = _collectives(resolved["collectives"], run.world_size, resume, at_once, deployed)
     channel = collectives["channel"]
     executions = list(dict.fromkeys([*(run.executions or [run.run_id]), run_id]))
     run = replace(
@@ -59,12 +76,13 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
         execution=run_id,
         executions=executions,
         collectives=collectives,
-        children=_children(run, deployed),
+        children=None if run.on_batch else _children(run, deployed),
     )
     _claim(s3, resolved, run, version)
     key = f".cosmicai/{run.run_id}/key"
     s3.put_object(Bucket=bucket, Key=key, Body=secrets.token_bytes(_KEY_BYTES))
-    events = rank_events(run, _in_order(ranks, channel))
+    # The job with the index i of an array computes the event i.
+    events = rank_events(run, ranks if run.on_batch else _in_order(ranks, channel))
     put_json(s3, bucket, f"{folder}/manifest.json", [event.to_json() for event in events])
     if "script" in resolved and not resume:  # such scripts read it there
         put_json(s3, bucket, "payload.json", _for_scripts(resolved, run))
@@ -78,6 +96,9 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
         "tolerated_failure_percentage": resolved["tolerated_failure_percentage"],
         "collectives": channel,
         "children": run.child_type,
+        "backend": "batch" if run.on_batch else "lambda",
+        "jobs": len(events),
+        "job_name": re.sub("[^A-Za-z0-9_-]", "-", f"rank-{run_id}")[:_JOB_NAME],
         "not_taken": run.not_taken or {},
         "notes": run.notes or [],
         "rendezvous": {"RENDEZVOUS": None},
@@ -154,6 +175,11 @@ def _check(payload: dict[str, Any], deployed: Deployed) -> None:
             "collectives: redis needs a Redis that the ranks reach; set redis_host in the team's tfvars and "
             "deploy again, or give direct, s3 or none"
         )
+    if payload.get("backend") == "batch" and not deployed.has_batch:
+        faults.append(
+            "backend: this deployment has no AWS Batch; set batch = { subnet_ids = […] } in the team's "
+            "tfvars and deploy again, or leave backend out"
+        )
     if faults:
         raise PayloadError("; ".join(faults))
 
@@ -187,7 +213,11 @@ def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str) -> Run
     listing = list_partitions(s3, bucket, prefix)
     files = listing.files[: payload.get("file_limit")]
     hands = deal(files, payload.get("world_size", len(files)))
-    notes = [listing.note(f"s3://{bucket}/{prefix}/"), _idle(payload.get("world_size", 0), len(files))]
+    notes = [
+        listing.note(f"s3://{bucket}/{prefix}/"),
+        _idle(payload.get("world_size", 0), len(files)),
+        _unbounded(payload),
+    ]
     return Run(
         schema_version=SCHEMA_VERSION,
         run_id=run_id,
@@ -209,6 +239,12 @@ def _idle(asked: int, files: int) -> str | None:
     return f"world_size is {asked}, but there are only {files} partition files: {files} ranks run"
 
 
+def _unbounded(payload: dict[str, Any]) -> str | None:
+    if payload.get("backend") != "batch" or "max_concurrency" not in payload:
+        return None
+    return "max_concurrency has no effect on AWS Batch: batch.max_vcpus of the tfvars bounds the ranks at once"
+
+
 def _for_scripts(payload: dict[str, Any], run: Run) -> dict[str, Any]:
     """payload.json, with as many ranks as there are: scripts wait for all others."""
     return {**payload, "world_size": run.world_size, "data_map": run.data_map}
@@ -220,16 +256,19 @@ def _resumed(run: Run | None, payload: dict[str, Any]) -> Run:
             f"resume: there is no run at s3://{payload['bucket']}/{payload['result_path']}; "
             "start it without resume"
         )
+    before = {**defaults(), **run.payload}  # an earlier version did not know every field
     changed = [
         name
-        for name in {**payload, **run.payload}
-        if name not in _MAY_CHANGE_ON_RESUME and payload.get(name) != run.payload.get(name)
+        for name in {**payload, **before}
+        if name not in _MAY_CHANGE_ON_RESUME and payload.get(name) != before.get(name)
     ]
     if changed:
         raise PayloadError(
             f"resume: {', '.join(sorted(changed))} differ from the run to resume; give its payload unchanged"
         )
-    return replace(run, payload={**run.payload, "max_bad_fraction": payload["max_bad_fraction"]})
+    now: dict[str, Any] = {name: payload[name] for name in ("max_bad_fraction", "backend") if name in payload}
+    before = {name: value for name, value in run.payload.items() if name != "backend"}
+    return replace(run, payload={**before, **now})
 
 
 def _missing(s3: Any, run: Run) -> list[int]:

@@ -150,7 +150,9 @@ def _head(summary: Summary) -> str:
     facts = [str(summary.payload.get("data_prefix", "")), f"started {started}"]
     if wall is not None:
         facts.append(f"{seconds_text(wall)} from start to the last rank's end")
-    if summary.cost is None:
+    if summary.payload.get("backend") == "batch":
+        facts.append("on AWS Batch")
+    elif summary.cost is None:
         facts.append("on one machine, by cosmicai infer")
     return (
         f"<header><h1>Run {escaped(summary.run_id)}</h1>{_badge(summary)}"

@@ -60,7 +60,8 @@ def summary(run: Run, infos: list[RankInfo], failures: dict[int, Json], reduced:
         wall_seconds=_wall_seconds(run, infos),
         collectives=run.collectives,
         children=run.children,
-        cost=cost(infos, _host_seconds(run, infos) or 0.0, run.child_type),
+        # Prices of Fargate Spot change from day to day, and so do the instances that Batch takes.
+        cost=None if run.on_batch else cost(infos, _host_seconds(run, infos) or 0.0, run.child_type),
     )
 
 

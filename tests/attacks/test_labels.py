@@ -19,7 +19,18 @@ from inference.contract.accuracy import Metrics, exact_nmad, is_known
 from inference.engine import astromae
 from inference.metrics.reduction import Share
 
-STRANGE = [-1.0, -99.0, -1e30, float("inf"), float("-inf"), float("nan"), -1.0000001]
+STRANGE = [
+    -1.0,
+    -99.0,
+    -1e30,
+    float("inf"),
+    float("-inf"),
+    float("nan"),
+    -1.0000001,
+    99.0,
+    float(np.float32(99.9)),
+    9999.0,
+]
 KNOWN = [0.5, 1.0, 0.0, -0.5, 3.0]
 
 
@@ -60,9 +71,10 @@ def test_a_partition_with_strange_labels_is_inferred(tmp_path: Path, model_folde
     torch.save(TensorDataset(images, magnitudes, labels), tmp_path / "1.pt")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        summary = infer([str(tmp_path / "1.pt")], tmp_path / "out", 4, 1, model_folder)
-    assert summary["num_samples"] == count
-    assert summary["accuracy"]["count"] == len(KNOWN)
+        summary = infer([str(tmp_path / "1.pt")], tmp_path / "out", 4, 1, model_folder).summary
+    assert summary.num_samples == count
+    assert summary.accuracy is not None
+    assert summary.accuracy["count"] == len(KNOWN)
     written = np.load(tmp_path / "out" / "predictions" / "0.npz")
     assert np.array_equal(written["z_true"], labels.numpy(), equal_nan=True)  # as it was given
     measured = json.loads((tmp_path / "out" / historic.RESULTS).read_text())

@@ -204,13 +204,13 @@ def test_a_thousand_ranks_and_700_000_redshifts_stay_under_3_mb(opened: Open) ->
 
 def test_without_redshifts_and_without_ranks_it_still_opens(opened: Open) -> None:
     found, infos = made(3)
-    unknown = [{**info, "accuracy_state": None} for info in infos]
-    page = opened(({**found, "accuracy": None, "accuracy_state": None}, unknown))
+    unknown = [replace(info, accuracy_state=None) for info in infos]
+    page = opened((replace(found, accuracy=None, accuracy_state=None), unknown))
     assert [chart.get_attribute("id") for chart in page.locator(".chart").all()] == [
         "predicted", "timeline", "speed", "memory",
     ]  # fmt: skip
-    old = [{name: value for name, value in info.items() if name != "predicted_redshifts"} for info in unknown]
-    before = {**found, "accuracy": None, "accuracy_state": None, "predicted_redshifts": None}
+    old = [replace(info, predicted_redshifts=None) for info in unknown]
+    before = replace(found, accuracy=None, accuracy_state=None, predicted_redshifts=None)
     assert opened((before, old)).locator(".chart").count() == 3
     nothing = made(2, failed=2)
     assert opened(nothing).locator(".chart").count() == 0

@@ -57,7 +57,7 @@ def test_nothing_is_left_of_an_interrupted_demo(build: BuildFolder, tmp_path: Pa
     )
     deadline = time.monotonic() + 120
     while not any(
-        "awslambdaric" in " ".join(_command_line(p)) for p in psutil.Process(demo.pid).children(True)
+        "-m inference" in " ".join(_command_line(p)) for p in psutil.Process(demo.pid).children(True)
     ):
         assert time.monotonic() < deadline
         assert demo.poll() is None

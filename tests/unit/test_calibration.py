@@ -89,7 +89,7 @@ def test_the_numbers_are_those_of_the_density(found: Densities) -> None:
     """Integrated on the grid by the trapezoidal rule, to the width of its cells."""
     grid, pdf = found.redshifts, found.pdf.astype(np.float64)
     step = grid[1]
-    assert np.trapezoid(pdf, grid, axis=1) == pytest.approx(1, abs=1e-5)
+    assert np.trapezoid(pdf, grid, axis=1) == pytest.approx(1, abs=5e-4)  # in half precision
     mean = np.trapezoid(pdf * grid, grid, axis=1)
     assert found.z_mean == pytest.approx(mean, abs=step / 5)
     spread = np.sqrt(np.trapezoid(pdf * (grid - mean[:, None]) ** 2, grid, axis=1))

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cosmicai.data import bands, missing, units, values
-from cosmicai.data.missing import Missing, MissingError
+from cosmicai.data.missing import MissingError
 from cosmicai.data.reading import Columns, Reading
+from inference.contract.missing import FLUX_MARKERS, MAGNITUDE_MARKERS, Missing
 
 from .galaxies import BANDS, Arrays, galaxies, made, refused
 
@@ -285,5 +286,5 @@ def test_identifiers_that_a_float_cannot_hold_arerefused() -> None:
 
 
 def test_the_kinds_of_missing_values_are_three() -> None:
-    kinds = set(missing.MAGNITUDE_MARKERS.values()) | set(missing.FLUX_MARKERS.values())
+    kinds = set(MAGNITUDE_MARKERS.values()) | set(FLUX_MARKERS.values())
     assert kinds == set(Missing)

@@ -54,7 +54,7 @@ def test_an_event_has_the_historic_names_in_their_order() -> None:
     assert list(EVENT.to_json()) == [
         "S3_BUCKET", "S3_OBJECT_TYPE", "S3_OBJECT_NAME", "SCRIPT", "WORLD_SIZE", "DATA_BUCKET", "DATA_PREFIX",
         "RESULT_PATH", "BATCH_SIZE", "RUN_ID", "MODEL", "ENGINE", "PRECISION", "COLLECTIVES",
-        "SAVE_PREDICTIONS", "MAX_BAD_FRACTION", "RANK", "DATA_PATH",
+        "SAVE_PREDICTIONS", "MAX_BAD_FRACTION", "OUTPUTS", "RANK", "DATA_PATH",
     ]  # fmt: skip
     assert EVENT.to_json()["DATA_PATH"] == ["25MB/2.pt", "25MB/3.pt"]
     assert replace(EVENT, data_paths=("1.pt",)).to_json()["DATA_PATH"] == "1.pt"

@@ -9,6 +9,10 @@ import pytest
 import torch
 
 from cosmicai.data import dc2, photometry, stamps
+from cosmicai.runs.infer import infer
+from inference.data.objects import joined
+from inference.data.partition import Layout, PartitionFile
+from inference.data.torchfile import Buffer
 from tests.conftest import CACHE
 
 
@@ -109,6 +113,24 @@ def test_partitions_have_the_published_size_and_layout(tmp_path: Path) -> None:
     assert [tuple(tensor.shape) for tensor in first.tensors] == [(51, 5, 32, 32), (51, 5), (51,)]
     assert {tensor.dtype for tensor in first.tensors} == {torch.float32}
     assert len(last) == 120 - 2 * 51
+
+
+def test_partitions_name_their_galaxies_exactly(tmp_path: Path) -> None:
+    """By the catalogue's identifiers, from the file to the prediction and the catalogue of a run."""
+    folder = dc2.partitions("validation", 120, 1, CACHE, seed=3)
+    expected = dc2.load("validation", CACHE).identifiers[:120]
+    files = [folder / name for name in ("1.pt", "2.pt", "3.pt")]
+    held = [PartitionFile.open(Buffer(file.read_bytes()), file.name, Layout()).objects for file in files]
+    columns = joined([(objects, len(objects["id"])) for objects in held if objects is not None])
+    assert list(columns) == ["id"]
+    assert columns["id"].dtype == np.int64
+    assert np.array_equal(columns["id"], expected)
+    infer([str(folder)], tmp_path / "out", 64, 3)
+    for rank, part in enumerate(held):
+        with np.load(tmp_path / "out" / "predictions" / f"{rank}.npz") as predictions:
+            assert part is not None
+            assert np.array_equal(predictions["id"], part["id"])
+            assert predictions["id"].dtype == np.int64
 
 
 def test_the_same_call_gives_the_same_bytes(tmp_path: Path) -> None:

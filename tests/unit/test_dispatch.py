@@ -22,9 +22,9 @@ MB = 1 << 20
         (25, 3538, 517, "express"),
         (100, 3538, 130, "express"),
         (25, 1769, 517, "express"),
-        (25, 256, 517, "standard"),
+        (25, 128, 517, "standard"),
         (500, 3538, 26, "standard"),
-        (100, 1024, 130, "standard"),
+        (100, 512, 130, "standard"),
         (4000, 10_240, 4, "standard"),
     ],
 )
@@ -39,7 +39,7 @@ def test_what_is_express_ends_in_time_however_often_it_is_tried() -> None:
     for megabytes in range(1, 2000, 7):
         for memory in (128, 1024, 1769, 3538, 10_240):
             if children(megabytes * MB, memory, 10_000, script=False)[0] == "express":
-                assert 3 * attempt_seconds(megabytes * MB, memory) < EXPRESS_SECONDS
+                assert 2 * attempt_seconds(megabytes * MB, memory) < EXPRESS_SECONDS
                 assert attempt_seconds(megabytes * MB, memory) < dispatch.ATTEMPT_SECONDS
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from rich.console import Console
 
@@ -13,21 +11,13 @@ from cosmicai.runs.watch import Snapshot
 NOTES = ["2 files are not taken of s3://b/25MB/ (hidden: ._1.pt; empty: \x1b[2J.pt)"]
 
 
-class _Watcher:
-    """Snapshots as a watcher takes them, one after the other."""
-
-    def __init__(self, *snapshots: Snapshot) -> None:
-        self.look: Any = iter(snapshots).__next__
-
-
 def _snapshot(status: str, ranks: int | None = None, done: int = 0, notes: list[str] | None = None) -> Snapshot:
     return Snapshot("run-1", status, "Ranks", "now", 1.0, "s3://b/r", ranks=ranks, done=done, notes=notes or [])
 
 
 def test_the_first_lines_say_what_a_run_does_not_take(capsys: pytest.CaptureFixture[str]) -> None:
     planned = [_snapshot("RUNNING", 3, done, NOTES) for done in (0, 1)]
-    watcher: Any = _Watcher(_snapshot("RUNNING"), *planned, _snapshot("SUCCEEDED", 3, 3, NOTES))
-    _shown_in_lines(watcher, quiet=False, pause=0)
+    _shown_in_lines(iter([_snapshot("RUNNING"), *planned, _snapshot("SUCCEEDED", 3, 3, NOTES)]), quiet=False)
     lines = capsys.readouterr().out.splitlines()
     assert [number for number, line in enumerate(lines) if line.startswith("note: 2 files are not taken")] == [
         1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,8 +27,8 @@ from inference.engine import astromae
 from inference.engine import choice as choosing
 from inference.engine.choice import choose, read_graphs
 from inference.engine.config import ACTIVATIONS as KNOWN_ACTIVATIONS
-from inference.engine.config import PARAMETRIC
-from inference.engine.interface import EngineError
+from inference.engine.config import PARAMETRIC, Config
+from inference.engine.interface import Engine, EngineError
 from inference.engine.loading import BUNDLED_MODEL, load
 
 from .test_astromae import SMALL, randomised
@@ -191,6 +194,16 @@ def _holds_for_every_batch(model: astromae.AstroMAE, folder: Path) -> None:
     for batch in (1, 8, 11, 19):
         redshifts = np.concatenate(list(fast.predict(galaxies.batches(batch))))
         assert (np.abs(redshifts - expected) / np.maximum(1, np.abs(expected))).max() < 1e-5
+    embeddings = [
+        _embeddings(engine, galaxies) for engine in (fast, load(folder, "torch", "float32", threads=1))
+    ]
+    assert embeddings[0].shape == (19, fast.embedding_width) == (19, model.config.width)
+    assert np.abs(embeddings[0] - embeddings[1]).max() < 1e-4 * np.abs(embeddings[1]).max()
+
+
+def _embeddings(engine: Engine, galaxies: Partition) -> NDArray[np.float32]:
+    found = [one.embedding for one in engine.outputs(galaxies.batches(8), embedding=True)]
+    return np.concatenate([one for one in found if one is not None])
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=_name)
@@ -404,6 +417,27 @@ def test_weights_are_for_onnxruntime_the_bits_that_graphs_json_names(tmp_path: P
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(EngineError, match=r"model\.onnx\.weights is not the file that graphs.json"):
         choosing.verify(tmp_path, choice)
+
+
+def test_embeddings_of_a_batch_without_galaxies() -> None:
+    for name in ("onnxruntime", "torch"):
+        engine = load(BUNDLED_MODEL, name, "float32", threads=1)
+        (none,) = engine.outputs([_galaxies(3, Config.read(BUNDLED_MODEL / "config.json")).rows(0, 0)], True)
+        assert none.embedding is not None
+        assert (none.redshift.shape, none.embedding.shape) == ((0,), (0, engine.embedding_width))
+
+
+def test_a_graph_of_before_gives_no_embedding(tmp_path: Path) -> None:
+    shutil.copytree(BUNDLED_MODEL, tmp_path, dirs_exist_ok=True)
+    graph_file = tmp_path / "model.onnx"
+    graph = onnx.load(graph_file, load_external_data=False)
+    del graph.graph.output[1]
+    graph_file.write_bytes(graph.SerializeToString())
+    engine = load(tmp_path, "onnxruntime", "float32", threads=1)
+    galaxies = _galaxies(3, Config.read(tmp_path / "config.json"))
+    assert len(next(engine.predict([galaxies]))) == 3
+    with pytest.raises(EngineError, match="gives no embedding; run `cosmicai model optimise`"):
+        list(engine.outputs([galaxies], embedding=True))
 
 
 def test_the_bundled_models_int8_was_admitted_on_dc2() -> None:

@@ -92,7 +92,7 @@ import torch
 from cosmicai.runs.infer import infer
 torch.set_num_threads(2)
 torch.ones(1_000_000).double()  # starts torch's threads
-print(infer([sys.argv[1]], Path(sys.argv[2]), 8, 1, engine="torch").num_samples)
+print(infer([sys.argv[1]], Path(sys.argv[2]), 8, 1, engine="torch").summary.num_samples)
 """
 
 
@@ -208,7 +208,7 @@ def test_the_report_is_that_of_a_run_without_a_cost(
     assert done.returncode == 0, done.stderr
     assert f"open {out / 'report.html'}" in done.stdout
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "✓ Succeeded: all 1 ranks finished" in page
+    assert "✓ Succeeded<" in page
     assert 'id="predicted"' in page
     assert "<h2>Cost</h2>" not in page
     found = json.loads((out / "summary.json").read_text())

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cosmicai.packaging.places import ROOT
+from initialize.contract.event import DEFAULT_OUTPUTS, OUTPUTS
 from initialize.payload import PayloadError, resolve, schema
 
 MINIMAL = {"bucket": "team3-cosmicai", "result_path": "results/1", "data_prefix": "25MB"}
@@ -79,6 +80,37 @@ def test_a_refused_value_is_shown(field: str, value: object) -> None:
     assert str(error.value).startswith(f"{field}: {json.dumps(value)} is not allowed; give ")
 
 
+@pytest.mark.parametrize(
+    ("given", "resolved"),
+    [
+        (["embedding"], ["redshift", "embedding"]),
+        (["embedding", "pdf", "redshift"], ["redshift", "pdf", "embedding"]),
+        ("redshift", ["redshift"]),
+        ("pdf,embedding", ["redshift", "pdf", "embedding"]),
+        ([], ["redshift"]),
+    ],
+)
+def test_outputs_are_a_list_or_a_text(given: object, resolved: list[str]) -> None:
+    payload = {**MINIMAL, "outputs": given}
+    assert resolve(payload)["outputs"] == resolved
+    jsonschema.validate(payload, schema())
+    assert resolve(MINIMAL)["outputs"] == list(DEFAULT_OUTPUTS)
+    assert schema()["properties"]["outputs"]["items"]["enum"] == list(OUTPUTS)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "pdf,pdf", "pdf, embedding", "pdf\n", ["pdfs"], ["pdf", "pdf"], [["pdf"]], {"pdf": 1}, 3, None],
+)
+def test_other_outputs_are_refused(given: object) -> None:
+    payload = {**MINIMAL, "outputs": given}
+    with pytest.raises(
+        PayloadError, match=r"outputs: .* is not allowed; give a list of redshift, pdf, embedding"
+    ):
+        resolve(payload)
+    assert given == "pdf\n" or not jsonschema.Draft202012Validator(schema()).is_valid(payload)
+
+
 @pytest.mark.parametrize("payload", [None, [], "text", 3])
 def test_a_payload_must_be_an_object(payload: object) -> None:
     with pytest.raises(PayloadError, match="is not a JSON object"):
@@ -93,7 +125,14 @@ def test_the_shipped_payloads_satisfy_the_schema(name: str) -> None:
 
 
 _VALUES = st.one_of(
-    st.none(), st.booleans(), st.integers(-5, 20000), st.floats(-5, 200), st.text(max_size=8), st.just("12")
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 20000),
+    st.floats(-5, 200),
+    st.text(max_size=8),
+    st.just("12"),
+    st.sampled_from(["pdf", "pdf,pdf", "embedding,redshift"]),
+    st.lists(st.sampled_from(["redshift", "pdf", "embedding", "pdfs"]), max_size=4),
 )
 
 

@@ -10,6 +10,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from initialize.payload import PayloadError
 from initialize.plan import PlanError
 from initialize.run import Deployed, start
 
@@ -112,3 +113,16 @@ def test_a_run_names_all_executions_that_have_run_it(s3: Any) -> None:
     run = _read(s3, "r/run.json")
     assert (run["run_id"], run["execution"]) == ("run-1", "run-3")
     assert run["executions"] == ["run-1", "run-2", "run-3"]
+
+
+def test_a_run_of_an_earlier_version_is_resumed(s3: Any) -> None:
+    """Which did not know a field that has a default now."""
+    _put(s3, "25MB/1.pt")
+    _start(s3, PAYLOAD)
+    run = _read(s3, "r/run.json")
+    del run["payload"]["outputs"]
+    _put(s3, "r/run.json", body=json.dumps(run).encode())
+    start(s3, {**PAYLOAD, "resume": True}, "run-2", "2026-11-22T00:00:00Z", DEPLOYED)
+    changed = {**PAYLOAD, "resume": True, "outputs": ["embedding"]}
+    with pytest.raises(PayloadError, match="outputs differ"):
+        start(s3, changed, "run-3", "2026-11-22T00:00:00Z", DEPLOYED)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from cosmicai.data import photometry
-from cosmicai.data.missing import Missing
 from cosmicai.data.places import Folder
 from cosmicai.data.prepare import prepare
 from cosmicai.data.reading import Columns, Reading
 from cosmicai.data.sources import SourceError
 from cosmicai.packaging.places import ROOT
+from inference.contract.missing import Missing
 
 from .galaxies import made, prepared
 

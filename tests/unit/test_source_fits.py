@@ -235,7 +235,7 @@ def test_tscal_tzero_and_tnull_of_a_table(arrays: Arrays, tmp_path: Path) -> Non
 
 
 def _not_detected() -> object:
-    from cosmicai.data.missing import Missing
+    from inference.contract.missing import Missing
 
     return Missing.NOT_DETECTED
 

@@ -200,7 +200,7 @@ from inference.process import peak_memory
 from inference.rank import Rank
 files = [(LOCAL, PartitionFile(sys.argv[1], 1))]
 out = Path(sys.argv[2])
-Rank(_event(_run(files, out, 256), 0, files[0], out, None), _sandbox(2, "cpu")).run()
+Rank(_event(_run(files, out, 256, []), 0, files[0], out, None), _sandbox(2, "cpu")).run()
 print(peak_memory() // 2**20)
 """
 
@@ -209,7 +209,7 @@ def test_memory_does_not_grow_with_the_partition(tmp_path: Path) -> None:
     """Peak resident memory of a rank, in MiB: 25 MB and 500 MB."""
     peaks = []
     for count in (1278, 25_560):
-        tensors = [torch.zeros(count, 5, 32, 32), torch.full((count, 5), 23.0), torch.ones(count)]
+        tensors = [torch.rand(count, 5, 32, 32), torch.full((count, 5), 23.0), torch.ones(count)]
         torch.save(TensorDataset(*tensors), tmp_path / "1.pt")
         command = [sys.executable, "-c", _PEAK, str(tmp_path / "1.pt"), str(tmp_path / "out")]
         done = subprocess.run(command, capture_output=True, text=True, check=True)

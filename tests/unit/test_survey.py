@@ -37,9 +37,15 @@ def _cosmicai(*words: object, status: int = 0) -> str:
     return " ".join((done.stdout + done.stderr).split())
 
 
-def _redshifts(folder: Path) -> np.ndarray:
+def _predictions(folder: Path) -> Arrays:
     with np.load(folder / "predictions" / "0.npz") as predictions:
-        return predictions["z_pred"][np.argsort(predictions["index"])]
+        return dict(predictions)
+
+
+def _redshifts(folder: Path) -> np.ndarray:
+    found = _predictions(folder)
+    assert np.array_equal(found["index"], np.arange(len(found["z_pred"])))
+    return found["z_pred"]
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +119,10 @@ def test_a_survey_like_file_gives_the_redshifts_of_the_plain_arrays(survey: Arra
         found[name] = _redshifts(tmp_path / f"{name}-out")
     assert np.abs(found["survey"] - found["plain"]).max() < 1e-6
     assert np.std(found["plain"]) > 0.1
+    predictions = _predictions(tmp_path / "survey-out")
+    assert predictions["id"].dtype == np.int64
+    assert np.array_equal(predictions["id"], np.arange(COUNT) + 2**60)
+    assert np.flatnonzero(np.isnan(predictions["z_true"])).tolist() == [5]
 
 
 def test_sdss_stamps_prepare_and_infer(tmp_path: Path) -> None:
@@ -127,6 +137,8 @@ def test_sdss_stamps_prepare_and_infer(tmp_path: Path) -> None:
     redshifts = _redshifts(tmp_path / "out")
     assert redshifts.shape == (20,)
     assert np.isfinite(redshifts).all()
+    with np.load(SDSS) as source:
+        assert np.array_equal(_predictions(tmp_path / "out")["id"], source["object_id"])
 
 
 def test_legacy_stamps_are_refused_for_the_bundled_model(tmp_path: Path) -> None:
@@ -162,11 +174,16 @@ def test_legacy_stamps_train_a_network_of_their_bands(tmp_path: Path) -> None:
     redshifts = _redshifts(tmp_path / "out")
     assert redshifts.shape == (10,)
     assert np.isfinite(redshifts).all()
-    with (
-        np.load(tmp_path / "out" / "predictions" / "0.npz") as predictions,
-        np.load(tmp_path / "test.npz") as test,
-    ):
+    predictions = _predictions(tmp_path / "out")
+    _cosmicai("catalogue", tmp_path / "out", "--format", "fits")
+    with np.load(tmp_path / "test.npz") as test, fits.open(tmp_path / "out" / "catalogue.fits") as hdus:
         assert np.array_equal(predictions["z_true"], test["redshift"])
+        assert list(hdus[1].data["id"]) == list(test["object_id"])
+        for name in ("ra", "dec"):
+            assert np.array_equal(hdus[1].data[name], test[name])
+        for name, column in (("id", "object_id"), ("ra", "ra"), ("dec", "dec")):
+            assert np.array_equal(predictions[name], test[column])
+        assert np.array_equal(hdus[1].data["z_pred"], redshifts)
 
 
 def test_inspect_shows_a_file_that_prepare_would_refuse(tmp_path: Path) -> None:

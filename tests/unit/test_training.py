@@ -111,6 +111,11 @@ def test_a_network_of_magnitudes_alone_never_sees_an_image(galaxies: Galaxies) -
     for name in ("magnitude_branch", "fusion"):
         pairs = zip(getattr(first, name).parameters(), getattr(second, name).parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
+    some = galaxies.at(torch.arange(20))
+    with torch.inference_mode():  # nor does a rank that has images
+        by_blank = first(torch.zeros_like(some.images), some.magnitudes)
+        assert torch.equal(first(some.images, some.magnitudes), by_blank)
+    assert float(by_blank.std()) > 0
 
 
 def test_mixed_precision_learns_as_float32_does(galaxies: Galaxies) -> None:

@@ -169,6 +169,9 @@ _NO_PATH = ("", " ")
 _BELOW_FILE = "payload.json/x"
 
 
+_NO_BUCKET = ["s3://", "s3://bucket", "s3://b/x"]
+
+
 def wrong_values(kind: Any) -> list[str]:
     """Values that a kind must refuse."""
     match kind:
@@ -192,49 +195,15 @@ def wrong_values(kind: Any) -> list[str]:
         case paths.InPath() | paths.ModelOrConfig():
             return [*_NO_PATH, "missing", _BELOW_FILE, CONTROL, LONG, "a\0b"]
         case paths.Source():
-            return [
-                *_NO_PATH,
-                "missing",
-                "empty",
-                _BELOW_FILE,
-                CONTROL,
-                LONG,
-                "s3://",
-                "s3://b/x",
-                "s3://bucket",
-            ]
+            return [*_NO_PATH, "missing", "empty", _BELOW_FILE, CONTROL, LONG, *_NO_BUCKET]
         case paths.OutFile():
-            return [
-                *_NO_PATH,
-                "in",
-                "missing/x.png",
-                f"{_BELOW_FILE}.png",
-                "x",
-                CONTROL,
-                LONG,
-                f"{ROOT_CANNOT}.png",
-            ]
+            unfit = [f"{path}.png" for path in (_BELOW_FILE, ROOT_CANNOT)]
+            return [*_NO_PATH, "in", "missing/x.png", "x", CONTROL, LONG, *unfit]
         case paths.OutFolder():
-            return [
-                *_NO_PATH,
-                "payload.json",
-                _BELOW_FILE,
-                CONTROL,
-                LONG,
-                ROOT_CANNOT,
-                *(["in"] if kind.new else []),
-            ]
+            taken = ["in"] if kind.new else []
+            return [*_NO_PATH, "payload.json", _BELOW_FILE, CONTROL, LONG, ROOT_CANNOT, *taken]
         case paths.Destination():
-            return [
-                *_NO_PATH,
-                "payload.json",
-                _BELOW_FILE,
-                CONTROL,
-                ROOT_CANNOT,
-                "s3://",
-                "s3://bucket",
-                "s3://b/x",
-            ]
+            return [*_NO_PATH, "payload.json", _BELOW_FILE, CONTROL, ROOT_CANNOT, *_NO_BUCKET]
         case tuple():
             return ["nope", "", CONTROL]
         case _ if kind is bool:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import objects
+from .missing import finite_rows
 from .objects import Objects
 from .pickled import Record
 from .tensors import PLAIN_TENSORS
@@ -58,16 +59,20 @@ class Partition:
         return (self.rows(start, start + size) for start in range(0, len(self), size))
 
 
-def read(data: bytes | memoryview, name: str, layout: Layout = Layout()) -> Partition:
+def read(
+    data: bytes | memoryview, name: str, layout: Layout = Layout(), *, only_finite: bool = True
+) -> Partition:
     """The whole TensorDataset in `data`; its images are views where they are stored as float32.
 
     Raises PartitionError, which names `name` and the fault: not a .pt file, cut short, damaged, a pickle that
-    asks for anything but tensors, the wrong number or shape of tensors, or values that are not finite.
+    asks for anything but tensors, the wrong number or shape of tensors, or, with `only_finite`, values that are
+    not finite.
     """
     file = PartitionFile.open(Buffer(data), name, layout)
     partition = file.block(0, file.count)
-    _check_finite(partition.magnitudes, "magnitudes", name)
-    _check_finite(partition.images, "images", name)
+    if only_finite:
+        _check_finite(partition.magnitudes, "magnitudes", name)
+        _check_finite(partition.images, "images", name)
     return partition
 
 
@@ -237,10 +242,7 @@ def _float32(array: Array) -> Floats:
 
 
 def _check_finite(array: Floats, what: str, name: str) -> None:
-    with np.errstate(invalid="ignore", over="ignore"):
-        if np.isfinite(array.sum(dtype=np.float64)):
-            return
-    bad = np.flatnonzero(~np.isfinite(array).all(tuple(range(1, array.ndim))))
+    bad = np.flatnonzero(~finite_rows(array))
     if len(bad):
         raise PartitionError(
             f"{name}: {what} of {len(bad)} of {len(array)} galaxies hold NaN or infinity, the first in row "

@@ -2,104 +2,74 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract.flags import BAD, FLAGS, Flag, name
+from ..contract.flags import BAD, FEW_BAD, FLAGS, Flag, name
+from .missing import blank_rows, finite_rows, row_sums
 from .partition import Partition, PartitionError
+from .rules import Rules
 
 Floats = NDArray[np.float32]
 Bits = NDArray[np.uint16]
-Range = tuple[Floats, Floats]
-
-CARD_FILES = ("config.json", "card.json")
-_MAGNITUDES = "magnitudes, 0.1 and 99.9 percent"
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a network does about galaxies that lack something, and what it was trained on.
-
-    hidden_magnitudes (M,): stand for magnitudes that cannot be used, as zeros do for such an image. None: the
-    network was not trained without one of its inputs, and such galaxies get no redshift. magnitudes and
-    redshift: least and greatest of the training; None where the model's card does not say them.
-    """
-
-    hidden_magnitudes: Floats | None = None
-    magnitudes: Range | None = None
-    redshift: tuple[float, float] | None = None
-
-    @classmethod
-    def of_folder(cls, folder: Path) -> Rules:
-        """Of a model folder; what its config.json and card.json do not say is not known."""
-        config, card = (_content(folder / file) for file in CARD_FILES)
-        hidden, trained = config.get("hidden_magnitudes"), card.get("trained on")
-        trained = trained if isinstance(trained, Mapping) else {}
-        pair, redshift = _numbers(trained.get(_MAGNITUDES), 2), _numbers(trained.get("redshift"), 1)
-        return cls(
-            _numbers(hidden, 1),
-            None if pair is None or len(pair) != 2 else (pair[0], pair[1]),
-            None if redshift is None or len(redshift) != 2 else (float(redshift[0]), float(redshift[1])),
-        )
-
-
-def _content(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _numbers(value: Any, dimensions: int) -> Floats | None:
-    try:
-        array = np.array(value, np.float32)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return array if array.ndim == dimensions and np.isfinite(array).all() else None
 
 
 @dataclass
 class Quality:
-    """The flags of a rank's galaxies, in their order."""
+    """The flags of a rank's galaxies, in their order, and their magnitudes as they are known."""
 
-    rules: Rules = Rules()
+    rules: Rules = field(default_factory=Rules)
     _flags: list[Bits] = field(default_factory=list)
+    _magnitudes: list[Floats] = field(default_factory=list)
 
     @property
     def flags(self) -> Bits:
         return np.concatenate([*self._flags, np.empty(0, np.uint16)])
 
+    def magnitudes(self, bands: int) -> Floats:
+        """(N, bands): the model's limit where a galaxy was not detected, NaN where nothing is known."""
+        return np.concatenate([*self._magnitudes, np.empty((0, bands), np.float32)])
+
     def usable(self, rows: Partition) -> Partition:
-        """The rows as the network gets them: without a value that is not finite. Notes their flags."""
+        """The rows as the network gets them: measurements, limits and what stands for the rest. Notes their
+        flags."""
         flags = np.zeros(len(rows), np.uint16)
-        images, magnitudes = rows.images, rows.magnitudes
-        bad_images, bad_magnitudes = _not_finite(images), _not_finite(magnitudes)
+        images, (magnitudes, undetected) = rows.images, self.rules.cleaned(rows.magnitudes)
+        sums = row_sums(images)
+        bad_images, bad_magnitudes = ~finite_rows(images, sums), ~finite_rows(magnitudes)
+        blank = blank_rows(images, sums)
+        self._magnitudes.append(magnitudes)
         flags[bad_images] |= np.uint16(Flag.IMAGE)
-        flags[~images.any((1, 2, 3))] |= np.uint16(Flag.BLANK)
+        flags[blank] |= np.uint16(Flag.BLANK)
         flags[bad_magnitudes] |= np.uint16(Flag.MAGNITUDES)
-        hidden = self.rules.hidden_magnitudes
-        if bad_images.any():
-            images = np.where(bad_images[:, None, None, None], np.float32(0), images)
-        if bad_magnitudes.any():
-            instead = np.zeros(magnitudes.shape[1], np.float32) if hidden is None else hidden
-            magnitudes = np.where(bad_magnitudes[:, None], instead, magnitudes)
-        without = bad_images | bad_magnitudes if hidden is None else bad_images & bad_magnitudes
-        flags[without | (bad_magnitudes & ((flags & np.uint16(Flag.BLANK)) != 0))] |= np.uint16(
-            Flag.NO_REDSHIFT
-        )
+        flags[undetected] |= np.uint16(Flag.NOT_DETECTED)
+        flags[self._without(bad_images, blank, bad_magnitudes)] |= np.uint16(Flag.NO_REDSHIFT)
         if self.rules.magnitudes is not None:
             low, high = self.rules.magnitudes
             outside = ((magnitudes < low) | (magnitudes > high)).any(1)
             flags[outside & ~bad_magnitudes] |= np.uint16(Flag.FAINT_OR_BRIGHT)
         self._flags.append(flags)
+        if bad_images.any():
+            images = np.where(bad_images[:, None, None, None], np.float32(0), images)
+        if bad_magnitudes.any():
+            hidden = self.rules.hidden_magnitudes
+            instead = np.zeros(magnitudes.shape[1], np.float32) if hidden is None else hidden
+            magnitudes = np.where(bad_magnitudes[:, None], instead, magnitudes)
         return replace(rows, images=images, magnitudes=magnitudes)
+
+    def _without(
+        self,
+        bad_images: NDArray[np.bool_],
+        blank: NDArray[np.bool_],
+        bad_magnitudes: NDArray[np.bool_],
+    ) -> NDArray[np.bool_]:
+        """Galaxies that lack what this network needs."""
+        without = (bad_images | blank) & bad_magnitudes
+        if not self.rules.hides_images:
+            without |= bad_images | blank
+        return without | bad_magnitudes if self.rules.hidden_magnitudes is None else without
 
     def redshifts(self, predicted: Floats) -> Floats:
         """The network's redshifts (N,) of all galaxies, NaN for those that have none. Completes the flags."""
@@ -114,16 +84,25 @@ class Quality:
         self._flags = [flags]
         return predicted
 
+    def note(self, flag: Flag, rows: NDArray[np.bool_]) -> None:
+        """Adds a flag to some of all galaxies, once all are computed."""
+        self._flags = [np.where(rows, self.flags | np.uint16(flag), self.flags)]
+
     def counts(self) -> dict[str, int]:
         """Galaxies by flag, all of FLAGS."""
         flags = self.flags
         return {name(flag): int(np.count_nonzero(flags & np.uint16(flag))) for flag in FLAGS}
 
     def check(self, most: float, where: str) -> None:
-        """Raises PartitionError where more than a share `most` of the galaxies lacks something."""
+        """Raises PartitionError where more than a share `most` of the galaxies lacks something.
+
+        FEW_BAD of them are no reason, however small the rank is, unless they are more than half of it; with a
+        share of 0 any is.
+        """
         flags = self.flags
-        bad = int(np.count_nonzero(flags & np.uint16(BAD)))
-        if bad <= most * len(flags):
+        bad, count = int(np.count_nonzero(flags & np.uint16(BAD))), len(flags)
+        few = most > 0 and bad <= FEW_BAD and 2 * bad <= count
+        if bad <= most * count or few:
             return
         told = "; ".join(
             f"{count:,}: {FLAGS[flag]}"
@@ -134,11 +113,3 @@ class Quality:
             f"{where}: {bad:,} of {len(flags):,} galaxies lack something ({told}), and max_bad_fraction "
             f"{most:g} allows fewer; repair the data, or give a higher max_bad_fraction"
         )
-
-
-def _not_finite(array: Floats) -> NDArray[np.bool_]:
-    """Which rows hold NaN or infinity."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        if np.isfinite(array.sum(dtype=np.float64)):
-            return np.zeros(len(array), bool)
-    return np.logical_not(np.asarray(np.isfinite(array).reshape(len(array), -1).all(1)))

@@ -191,6 +191,20 @@ class Folder:
         path.write_bytes(self.storage.read(self.bucket, f"{self.prefix}/{name}"))
 
 
+class LocalFolder(Folder):
+    """A folder that is on this machine already."""
+
+    @classmethod
+    def of(cls, storage: Storage, folder: Path) -> LocalFolder:
+        return cls(storage, "", str(folder), {path.name: "" for path in folder.iterdir()}, folder)
+
+    def fetch(self, names: Sequence[str]) -> Path:
+        missing = sorted(set(names) - set(self.etags))
+        if missing:
+            raise ObjectError(f"{self.prefix} holds no {', '.join(missing)}")
+        return Path(self.prefix)
+
+
 def _receive(stream: Any, body: bytearray) -> Exception | None:
     """Appends what comes; returns what broke it off."""
     try:

@@ -110,8 +110,11 @@ class Encoder(nn.Module):
         self.head = nn.Linear(width, config.head_width)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.blocks_of(self.tokens(images))
-        return self.head(self.norm(x[:, 1:].mean(1)))
+        return self.head(self.embedding(images))
+
+    def embedding(self, images: Tensor) -> Tensor:
+        """The normalised mean of the patch tokens, (B, D)."""
+        return self.norm(self.blocks_of(self.tokens(images))[:, 1:].mean(1))
 
     def tokens(self, images: Tensor) -> Tensor:
         """Patch tokens with their positions, (B, T, D)."""
@@ -226,14 +229,23 @@ class AstroMAE(nn.Module):
         self.fusion = stack(sum(branch.widths[-1] for branch in branches), config.fusion)
 
     def forward(self, images: Tensor, magnitudes: Tensor) -> Tensor:
-        return self.fused(self.image_features(images), self.magnitude_branch(magnitudes))
+        return self.redshift_and_embedding(images, magnitudes)[0]
+
+    def redshift_and_embedding(self, images: Tensor, magnitudes: Tensor) -> tuple[Tensor, Tensor]:
+        """Redshifts (B,), and the encoder's description of the images (B, D)."""
+        features, embedding = self._features(images)
+        return self.fused(features, self.magnitude_branch(magnitudes)), embedding
 
     def image_features(self, images: Tensor) -> Tensor:
         """What the encoder's and the Inception branch make of images, side by side."""
+        return self._features(images)[0]
+
+    def _features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if self.softening is not None:
             images = torch.asinh(images / self.softening)
-        encoded = self.encoder_branch(self.encoder(images))
-        return torch.cat([encoded, self.inception_branch(self.inception(images))], 1)
+        embedding = self.encoder.embedding(images)
+        encoded = self.encoder_branch(self.encoder.head(embedding))
+        return torch.cat([encoded, self.inception_branch(self.inception(images))], 1), embedding
 
     def fused(self, image_features: Tensor, magnitude_features: Tensor) -> Tensor:
         return self.fusion(torch.cat([image_features, magnitude_features], 1)).squeeze(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,14 +12,27 @@ from numpy.typing import NDArray
 from ..data.partition import Layout, Partition
 
 Floats = NDArray[np.float32]
+REDSHIFT, EMBEDDING = "redshift", "embedding"  # what a graph gives, by name
 
 
 class EngineError(ValueError):
     """The asked-for engine or precision does not exist here."""
 
 
+@dataclass(frozen=True)
+class Output:
+    """Of a batch: redshifts (B,), and where asked for embeddings (B, D)."""
+
+    redshift: Floats
+    embedding: Floats | None = None
+
+
 class Engine(Protocol):
-    """A loaded network. `layout` is what it takes; the other fields go into the rank info."""
+    """A loaded network. `layout` is what it takes; the other fields go into the rank info.
+
+    embedding_width: D, the numbers by which the encoder describes an image, the mean of its patch tokens after
+    the last normalisation; 0 where the graph does not give them.
+    """
 
     name: str
     instructions: str
@@ -26,9 +40,13 @@ class Engine(Protocol):
     device: str
     layout: Layout
     model_bytes: int
+    embedding_width: int
 
     def batch(self, asked: int) -> int:
         """How many galaxies `predict` wants at once, where the user asked for `asked`."""
 
     def predict(self, batches: Iterable[Partition]) -> Iterator[Floats]:
         """Redshifts (B,) of each batch in turn; a galaxy's never depends on the others of its batch."""
+
+    def outputs(self, batches: Iterable[Partition], embedding: bool) -> Iterator[Output]:
+        """The same, with embeddings where they are asked for. Raises EngineError where there are none."""

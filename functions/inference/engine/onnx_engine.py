@@ -13,7 +13,7 @@ import onnxruntime
 from ..data.partition import Layout, Partition
 from .choice import Choice
 from .cpu import KERNELS, instructions
-from .interface import Floats
+from .interface import EMBEDDING, REDSHIFT, EngineError, Floats, Output
 
 MICRO_BATCH = 64  # galaxies at most: more are no faster, and their activations need more memory
 
@@ -37,6 +37,8 @@ class OnnxEngine:
         graph = next(file for file in files if file.suffix == ".onnx")
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         images, magnitudes = (given.shape for given in self._session.get_inputs())
+        widths = {given.name: given.shape[-1] for given in self._session.get_outputs()}
+        self.embedding_width = int(widths.get(EMBEDDING, 0))
         self.layout = Layout(images[1], images[2], magnitudes[1])
         self.model_bytes = sum(file.stat().st_size for file in files)
         self._threads = threads
@@ -47,18 +49,26 @@ class OnnxEngine:
         return -(-asked // -(-asked // MICRO_BATCH))
 
     def predict(self, batches: Iterable[Partition]) -> Iterator[Floats]:
+        return (one.redshift for one in self.outputs(batches, embedding=False))
+
+    def outputs(self, batches: Iterable[Partition], embedding: bool) -> Iterator[Output]:
         """A few batches are taken ahead of the one whose redshifts are next."""
-        running: deque[Future[Floats]] = deque()
+        if embedding and not self.embedding_width:
+            raise EngineError(
+                "outputs: the model's graph gives no embedding; run `cosmicai model optimise` on the model and "
+                "upload it again, or leave embedding out"
+            )
+        running: deque[Future[Output]] = deque()
         for batch in batches:
-            running.append(self._pool.submit(self._run, batch))
+            running.append(self._pool.submit(self._run, batch, embedding))
             if len(running) > 2 * self._threads:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
 
-    def _run(self, batch: Partition) -> Floats:
+    def _run(self, batch: Partition, embedding: bool) -> Output:
         if not len(batch):
-            return np.empty(0, np.float32)
+            none = np.empty((0, self.embedding_width), np.float32)
+            return Output(np.empty(0, np.float32), none if embedding else None)
         feed = {"images": batch.images, "magnitudes": batch.magnitudes}
-        redshifts: Floats = self._session.run(None, feed)[0]
-        return redshifts
+        return Output(*self._session.run([REDSHIFT, EMBEDDING] if embedding else [REDSHIFT], feed))

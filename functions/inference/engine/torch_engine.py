@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data.partition import Layout, Partition
 from . import astromae
-from .interface import EngineError, Floats
+from .interface import EngineError, Floats, Output
 
 CPU_BATCH = 128
 
@@ -28,26 +28,30 @@ class TorchEngine:
         self._model = astromae.load(folder).to(device)
         config = self._model.config
         self.layout = Layout(config.channels, config.image_size, config.magnitudes)
+        self.embedding_width = config.width
         self.model_bytes = sum(tensor.nbytes for tensor in self._model.state_dict().values())
 
     def batch(self, asked: int) -> int:
         """A GPU takes all at once; a CPU's caches hold no more than this."""
         return asked if self.device == "cuda" else min(asked, CPU_BATCH)
 
-    @torch.inference_mode()
     def predict(self, batches: Iterable[Partition]) -> Iterator[Floats]:
+        return (one.redshift for one in self.outputs(batches, embedding=False))
+
+    @torch.inference_mode()
+    def outputs(self, batches: Iterable[Partition], embedding: bool) -> Iterator[Output]:
         """On CUDA a batch is copied to the device while the one before it is computed."""
         copies = torch.cuda.Stream() if self.device == "cuda" else None
-        computing: Tensor | None = None
+        computing: tuple[Tensor, Tensor] | None = None
         for batch in batches:
             images, magnitudes = self._staged(batch, copies)
             if computing is not None:
-                yield computing.cpu().numpy()
+                yield _output(computing, embedding)
             if copies is not None:
                 torch.cuda.current_stream().wait_stream(copies)
-            computing = self._model(images, magnitudes)
+            computing = self._model.redshift_and_embedding(images, magnitudes)
         if computing is not None:
-            yield computing.cpu().numpy()
+            yield _output(computing, embedding)
 
     def _staged(self, batch: Partition, copies: torch.cuda.Stream | None) -> tuple[Tensor, Tensor]:
         """The batch's tensors on the device; on CUDA from pinned memory, without waiting for them."""
@@ -59,3 +63,8 @@ class TorchEngine:
         for tensor in on_device:
             tensor.record_stream(torch.cuda.current_stream())
         return on_device[0], on_device[1]
+
+
+def _output(computed: tuple[Tensor, Tensor], embedding: bool) -> Output:
+    redshift, described = computed
+    return Output(redshift.cpu().numpy(), described.cpu().numpy() if embedding else None)

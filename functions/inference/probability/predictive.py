@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.missing import known_redshifts
 from ..engine.interface import Floats
 from .calibration import Calibration, Doubles, Layer
 
@@ -38,12 +39,12 @@ class Densities:
     """What the probabilities of N galaxies are, as arrays; `redshifts` (R,) is the grid of `pdf` (N, R).
 
     pdf: the mean density in a cell of one step around each point of the grid, so that the trapezoidal rule
-    gives 1. z_mode: the point with the highest. z_confidence: the probability within CONFIDENCE_RANGE (1 + z)
-    of the median.
+    gives 1; in half precision, to 1 in 2,000. z_mode: the point with the highest. z_confidence: the probability
+    within CONFIDENCE_RANGE (1 + z) of the median.
     """
 
     redshifts: Doubles
-    pdf: Floats
+    pdf: NDArray[np.float16]
     z_mode: Floats
     z_mean: Floats
     z_std: Floats
@@ -53,7 +54,7 @@ class Densities:
     pit: Doubles | None = None  # the probability below the true redshift, NaN where that is unknown
 
     def arrays(self) -> dict[str, NDArray[np.floating]]:
-        """As predictions/{rank}.npz holds them; p(z) in half precision, to 1 in 2,000."""
+        """As predictions/{rank}.npz holds them."""
         quantiles = zip(LEVELS, self.z_quantiles.T, strict=True)
         return {
             "z_mode": self.z_mode,
@@ -63,7 +64,7 @@ class Densities:
             **{quantile_name(level): values for level, values in quantiles},
             "z_conf": self.z_confidence,
             "z_grid": self.redshifts,
-            "pdf": self.pdf.astype(np.float16),
+            "pdf": self.pdf,
             **({} if self.pit is None else {"pit": self.pit.astype(np.float32)}),
         }
 
@@ -99,15 +100,20 @@ def densities(
 
     A redshift z_pred that is not finite has no probabilities: all are NaN.
     """
-    known, rows, parts = np.isfinite(z_pred), 0, []
+    known, start = np.isfinite(z_pred), 0
+    columns: dict[str, NDArray[Any]] = {}
     for part in _chunks(calibration, np.where(known, z_pred, 0.0).astype(np.float32), magnitudes):
-        true = None if redshift is None else redshift[rows : rows + len(part.base)]
-        parts.append(_densities(calibration, part, true))
-        rows += len(part.base)
-    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    for column in found.values():
+        rows = slice(start, start + len(part.base))
+        for name, values in _densities(calibration, part, None if redshift is None else redshift[rows]).items():
+            if (
+                name not in columns
+            ):  # as many as there will be: parts that are joined at the end take twice as much
+                columns[name] = np.empty((len(z_pred), *values.shape[1:]), values.dtype)
+            columns[name][rows] = values
+        start = rows.stop
+    for column in columns.values():
         column[~known] = np.nan
-    return Densities(calibration.redshifts, **found)
+    return Densities(calibration.redshifts, **columns)
 
 
 def pit(
@@ -202,7 +208,6 @@ def _densities(
     reach = CONFIDENCE_RANGE * (1.0 + median)
     within = part.at(np.stack([median - reach, median + reach], axis=1))
     found = {
-        "pdf": pdf,
         "z_mode": grid[pdf.argmax(axis=1)],
         "z_mean": mean,
         "z_std": np.sqrt(variance),
@@ -211,16 +216,12 @@ def _densities(
         "z_confidence": within[:, 1] - within[:, 0],
     }
     arrays: dict[str, NDArray[Any]] = {name: values.astype(np.float32) for name, values in found.items()}
+    arrays["pdf"] = pdf.astype(np.float16)
     if redshift is not None:
-        true = np.where(is_known(redshift), redshift, np.nan).astype(np.float64)
+        true = np.where(known_redshifts(redshift), redshift, np.nan).astype(np.float64)
         below = part.at(np.nan_to_num(true)[:, None])[:, 0]
         arrays["pit"] = np.where(np.isnan(true), np.nan, below)
     return arrays
-
-
-def is_known(redshift: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """contract.accuracy.is_known of each (N,)."""
-    return np.isfinite(redshift) & (redshift > -1)
 
 
 def _interpolated(wanted: Doubles, known: NDArray[np.floating], values: NDArray[np.floating]) -> Doubles:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ..contract.probabilities import INTERVALS, STACK_UNIT, Probabilities, Scored, Stack
+from ..data.missing import known_redshifts
 from .calibration import Doubles
-from .predictive import LEVELS, Densities, is_known
+from .predictive import LEVELS, Densities
+
+_CHUNK = 512  # galaxies
 
 
 def state(
@@ -18,8 +23,10 @@ def state(
 ) -> Probabilities:
     """What Summarize adds up of galaxies (N,); magnitude: the reference one."""
     with_density = np.isfinite(found.z_median)
-    rows = np.flatnonzero(with_density & is_known(z_true))
-    sums = np.rint(found.pdf[with_density].astype(np.float64) / STACK_UNIT).astype(np.int64).sum(axis=0)
+    rows = np.flatnonzero(with_density & known_redshifts(z_true))
+    sums = np.zeros(len(found.redshifts), np.int64)
+    for some in _chunks(np.flatnonzero(with_density)):
+        sums += np.rint(found.pdf[some].astype(np.float64) / STACK_UNIT).astype(np.int64).sum(axis=0)
     step = float(found.redshifts[1])
     return Probabilities.of(
         Stack(step, sums.tolist()),
@@ -32,18 +39,28 @@ def state(
 
 def scored(found: Densities, z_true: NDArray[np.floating], rows: NDArray[np.integer]) -> Scored:
     """The scores of some rows, whose true redshifts are known."""
-    true, pdf = z_true[rows].astype(np.float64), found.pdf[rows].astype(np.float64)
+    true = z_true[rows].astype(np.float64)
+    losses = []
+    for some in _chunks(np.arange(len(rows))):
+        pdf = found.pdf[rows[some]].astype(np.float64)
+        losses.append([loss(found.redshifts, pdf, true[some]) for loss in (cde_loss, crps, brier)])
+    cde, ranked, squared = np.concatenate([np.empty((3, 0)), *losses], axis=1).tolist()
     columns = {level: found.z_quantiles[rows, place] for place, level in enumerate(LEVELS)}
     pit = np.full(len(z_true), np.nan) if found.pit is None else found.pit
     return Scored(
         pit=pit[rows].tolist(),
-        cde=cde_loss(found.redshifts, pdf, true).tolist(),
-        crps=crps(found.redshifts, pdf, true).tolist(),
-        brier=brier(found.redshifts, pdf, true).tolist(),
+        cde=cde,
+        crps=ranked,
+        brier=squared,
         within=[
             ((columns[low] <= true) & (true <= columns[high])).tolist() for low, high in INTERVALS.values()
         ],
     )
+
+
+def _chunks(rows: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
+    """So many rows that their densities in full precision take a few MB."""
+    return (rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK))
 
 
 def cde_loss(redshifts: Doubles, pdf: Doubles, true: Doubles) -> Doubles:

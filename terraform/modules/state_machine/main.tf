@@ -13,7 +13,7 @@ module "iam" {
   name    = "${var.name}-state-machine"
   service = "states.amazonaws.com"
 
-  statements = merge(var.statements, {
+  statements = merge(var.statements, local.batch_statements, {
     InvokeFunctions = {
       actions   = ["lambda:InvokeFunction"]
       resources = values(var.function_arns)
@@ -49,6 +49,30 @@ module "iam" {
 
 data "aws_partition" "current" {}
 
+locals {
+  # https://docs.aws.amazon.com/step-functions/latest/dg/connect-batch.html
+  batch_statements = var.batch == null ? {} : {
+    SubmitJobs = {
+      actions   = ["batch:SubmitJob"]
+      resources = [var.batch.queue_arn, var.batch.definition_arn]
+    }
+    # It has no resource-level permissions: https://docs.aws.amazon.com/service-authorization/latest/reference/list_awsbatch.html
+    FollowJobs = {
+      actions   = ["batch:DescribeJobs"]
+      resources = ["*"]
+    }
+    StopJobs = {
+      actions   = ["batch:TerminateJob"]
+      resources = ["${local.in_batch}:job/*"]
+    }
+    HearOfJobs = {
+      actions   = ["events:PutTargets", "events:PutRule", "events:DescribeRule"]
+      resources = ["${replace(local.in_batch, ":batch:", ":events:")}:rule/StepFunctionsGetEventsForBatchJobsRule"]
+    }
+  }
+  in_batch = var.batch == null ? "" : split(":job-queue/", var.batch.queue_arn)[0] # arn:aws:batch:REGION:ACCOUNT
+}
+
 resource "aws_sfn_state_machine" "this" {
   #checkov:skip=CKV_AWS_284:X-Ray is off, see the functions
   #checkov:skip=CKV_AWS_285:Errors are logged; Step Functions itself keeps the history for 90 days
@@ -63,6 +87,7 @@ resource "aws_sfn_state_machine" "this" {
     rendezvous_arn = var.function_arns.rendezvous
     summarize_arn  = var.function_arns.summarize
     retry_seconds  = var.retry_seconds
+    batch          = var.batch
 
     express_attempt_seconds = 240 # ATTEMPT_SECONDS of functions/contract/dispatch.py
 

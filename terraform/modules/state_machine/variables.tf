@@ -38,6 +38,12 @@ variable "rendezvous_wait_seconds" {
   type        = number
 }
 
+variable "batch" {
+  description = "Job queue and job definition of the ranks on AWS Batch; null: none."
+  type        = object({ queue_arn = string, definition_arn = string })
+  default     = null
+}
+
 variable "permissions_boundary" {
   description = "ARN of the policy that bounds the role; null: none."
   type        = string

@@ -1,0 +1,117 @@
+"""AWS Batch's entry point of the inference container: a job is one rank, as an invocation is on Lambda."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import boto3
+from botocore.config import Config
+
+from .contract.event import RankEvent
+from .data.storage import ObjectError, Storage
+from .rank import Rank
+from .sandbox import Host, Sandbox
+
+FAILED = 1
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the job definition has such a job tried again
+_MANIFEST, _INDEX = "MANIFEST", "AWS_BATCH_JOB_ARRAY_INDEX"
+
+
+class JobError(ValueError):
+    """A variable of the job is missing or wrong; the message names it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Which rank a job is, and what its container was given.
+
+    manifest: bucket and key of manifest.json. index: of the rank's event in it; 0 where the job is no array.
+    memory_mb, vcpus: None for all that the machine has.
+    """
+
+    manifest: tuple[str, str]
+    index: int
+    memory_mb: int | None = None
+    vcpus: int | None = None
+    device: str = "cpu"
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Self:
+        """Raises JobError."""
+        place = environment.get(_MANIFEST, "")
+        bucket, _, key = place.removeprefix("s3://").partition("/")
+        if not place.startswith("s3://") or not bucket or not key:
+            raise JobError(f"{_MANIFEST} is {place!r}; give s3://BUCKET/RESULT_PATH/manifest.json")
+        return cls(
+            (bucket, key),
+            _number(environment, _INDEX) or 0,
+            _number(environment, "MEMORY_MB"),
+            _number(environment, "VCPUS"),
+            environment.get("DEVICE", "cpu"),
+        )
+
+    @property
+    def host(self) -> Host:
+        machine = Host.of_machine(Path(tempfile.gettempdir()), self.device)
+        threads = min(self.vcpus or machine.threads, machine.threads)
+        return Host(self.memory_mb or machine.memory_mb, threads, machine.scratch, machine.device)
+
+    def event(self, storage: Storage) -> RankEvent:
+        """Raises ObjectError, JobError or EventError."""
+        bucket, key = self.manifest
+        events = json.loads(storage.read(bucket, key))
+        if not self.index < len(events):
+            raise JobError(f"{_INDEX} is {self.index}, but s3://{bucket}/{key} has {len(events)} ranks")
+        return RankEvent.from_json(events[self.index])
+
+
+def _number(environment: Mapping[str, str], name: str) -> int | None:
+    text = environment.get(name)
+    if text is not None and not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise JobError(f"{name} is {text!r}, which is not a whole number")
+    return None if text is None else int(text)
+
+
+def run(environment: Mapping[str, str]) -> int:
+    """Runs the rank; returns the exit status. A rank that fails leaves a record, as the state machine does."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))  # Spot takes the machine back
+    client: Any = boto3.client(
+        "s3",
+        config=Config(
+            max_pool_connections=16, read_timeout=30, retries={"total_max_attempts": 5, "mode": "standard"}
+        ),
+    )
+    storage = Storage(client)
+    try:
+        job = Job.of(environment)
+        event = job.event(storage)
+    except (JobError, ObjectError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return TRY_AGAIN if isinstance(error, ObjectError) else FAILED
+    _tell("rank starts", {"rank": event.rank, "run_id": event.run_id})
+    try:
+        written = Rank(event, Sandbox(lambda: Storage(client), job.host)).run()
+    except Exception as error:
+        record = {
+            "rank": event.rank,
+            "run_id": event.run_id,
+            "error": type(error).__name__,
+            "cause": str(error),
+        }
+        _tell("rank failed", record)
+        storage.write_json(event.bucket, f"{event.result_path}/failures/{event.rank}.json", record)
+        return TRY_AGAIN if isinstance(error, ObjectError) else FAILED
+    _tell("rank done", written)
+    return 0
+
+
+def _tell(message: str, content: Mapping[str, Any]) -> None:
+    print(json.dumps({"message": message, **content}), flush=True)

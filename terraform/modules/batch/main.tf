@@ -1,0 +1,160 @@
+# Ranks beyond Lambda's limits: an array job of AWS Batch on Fargate, one job per rank, from the same image.
+
+locals {
+  # arn:…:repository/NAME of an image in ECR; a public registry needs no permission.
+  in_ecr     = try(regex("^([0-9]{12})\\.dkr\\.ecr\\.([a-z0-9-]+)\\.amazonaws\\.com[a-z.]*/([^:@]+)", var.image_uri), null)
+  repository = local.in_ecr == null ? null : "arn:${data.aws_partition.current.partition}:ecr:${local.in_ecr[1]}:${local.in_ecr[0]}:repository/${local.in_ecr[2]}"
+}
+
+data "aws_partition" "current" {}
+data "aws_region" "current" {}
+
+data "aws_subnet" "first" {
+  id = var.subnet_ids[0]
+}
+
+module "logs" {
+  source = "../logs"
+
+  name           = "/aws/batch/${var.name}"
+  retention_days = var.log_retention_days
+}
+
+# What the rank itself may do, as on Lambda.
+module "rank_iam" {
+  source = "../iam"
+
+  permissions_boundary = var.permissions_boundary
+
+  name       = "${var.name}-rank"
+  service    = "ecs-tasks.amazonaws.com"
+  statements = var.statements
+}
+
+# What Fargate needs to start it.
+module "start_iam" {
+  source = "../iam"
+
+  permissions_boundary = var.permissions_boundary
+
+  name    = "${var.name}-start"
+  service = "ecs-tasks.amazonaws.com"
+
+  statements = merge({
+    WriteLogs = {
+      actions   = ["logs:CreateLogStream", "logs:PutLogEvents"]
+      resources = ["${module.logs.arn}:*"]
+    }
+    }, local.in_ecr == null ? {} : {
+    # It has no resource-level permissions: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonelasticcontainerregistry.html
+    LogInToRegistry = { actions = ["ecr:GetAuthorizationToken"], resources = ["*"] }
+    PullImage = {
+      actions   = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+      resources = [local.repository]
+    }
+  })
+}
+
+resource "aws_security_group" "this" {
+  name        = var.name
+  description = "Ranks on AWS Batch: nobody reaches them"
+  vpc_id      = data.aws_subnet.first.vpc_id
+}
+
+resource "aws_vpc_security_group_egress_rule" "https" {
+  security_group_id = aws_security_group.this.id
+  description       = "S3, the registry and CloudWatch's logs"
+  ip_protocol       = "tcp"
+  from_port         = 443
+  to_port           = 443
+  cidr_ipv4         = "0.0.0.0/0"
+}
+
+# AWS Batch uses its service-linked role, which it makes in an account that has none.
+resource "aws_batch_compute_environment" "this" {
+  compute_environment_name = var.name
+  type                     = "MANAGED"
+
+  compute_resources {
+    type               = var.spot ? "FARGATE_SPOT" : "FARGATE"
+    max_vcpus          = var.max_vcpus
+    subnets            = var.subnet_ids
+    security_group_ids = [aws_security_group.this.id]
+  }
+}
+
+resource "aws_batch_job_queue" "this" {
+  name     = var.name
+  state    = "ENABLED"
+  priority = 1
+
+  compute_environment_order {
+    order               = 1
+    compute_environment = aws_batch_compute_environment.this.arn
+  }
+}
+
+resource "aws_batch_job_definition" "this" {
+  #checkov:skip=CKV_AWS_210:No container property makes it privileged, and Fargate admits none
+  name                  = var.name
+  type                  = "container"
+  platform_capabilities = ["FARGATE"]
+  propagate_tags        = true
+
+  container_properties = jsonencode({
+    image            = var.image_uri
+    command          = ["rank"]
+    jobRoleArn       = module.rank_iam.role_arn
+    executionRoleArn = module.start_iam.role_arn
+
+    resourceRequirements = [
+      { type = "VCPU", value = tostring(var.vcpus) },
+      { type = "MEMORY", value = tostring(var.memory_mb) },
+    ]
+    environment = [
+      { name = "AWS_DEFAULT_REGION", value = data.aws_region.current.name },
+      { name = "MEMORY_MB", value = tostring(var.memory_mb) },
+      { name = "VCPUS", value = tostring(var.vcpus) },
+    ]
+    runtimePlatform = {
+      cpuArchitecture       = upper(var.architecture)
+      operatingSystemFamily = "LINUX"
+    }
+    networkConfiguration = { assignPublicIp = var.public ? "ENABLED" : "DISABLED" }
+    logConfiguration = {
+      logDriver = "awslogs"
+      options   = { awslogs-group = module.logs.name, awslogs-region = data.aws_region.current.name, awslogs-stream-prefix = "rank" }
+    }
+  })
+
+  timeout {
+    attempt_duration_seconds = var.timeout_seconds
+  }
+
+  # As on Lambda: what was the service's fault is tried again. A lack of time or memory would only come again, and be
+  # billed again. The first that matches counts.
+  retry_strategy {
+    attempts = 3
+
+    evaluate_on_exit {
+      action           = "RETRY"
+      on_status_reason = "Your Spot Task was interrupted*"
+    }
+    evaluate_on_exit {
+      action    = "RETRY"
+      on_reason = "CannotPullContainerError*"
+    }
+    evaluate_on_exit {
+      action    = "RETRY"
+      on_reason = "ResourceInitializationError*"
+    }
+    evaluate_on_exit {
+      action       = "RETRY"
+      on_exit_code = "75" # TRY_AGAIN of functions/inference/job.py
+    }
+    evaluate_on_exit {
+      action    = "EXIT"
+      on_reason = "*"
+    }
+  }
+}

@@ -1,0 +1,65 @@
+variable "name" {
+  description = "Name of the compute environment, the queue and the job definition; roles, log group and security group carry it."
+  type        = string
+}
+
+variable "image_uri" {
+  description = "URI of the inference image."
+  type        = string
+}
+
+variable "architecture" {
+  description = "Instruction set of the image: arm64 or x86_64."
+  type        = string
+}
+
+variable "subnet_ids" {
+  description = "Subnets where the ranks run, all of one VPC."
+  type        = list(string)
+}
+
+variable "public" {
+  description = "Whether ranks get a public address."
+  type        = bool
+}
+
+variable "vcpus" {
+  description = "vCPUs of a rank."
+  type        = number
+}
+
+variable "memory_mb" {
+  description = "Memory of a rank in MB."
+  type        = number
+}
+
+variable "max_vcpus" {
+  description = "vCPUs of all ranks that may run at once."
+  type        = number
+}
+
+variable "spot" {
+  description = "Whether ranks run on Fargate Spot."
+  type        = bool
+}
+
+variable "timeout_seconds" {
+  description = "Time limit of one rank."
+  type        = number
+}
+
+variable "log_retention_days" {
+  description = "Days that the ranks' logs are kept."
+  type        = number
+}
+
+variable "statements" {
+  description = "What a rank may do, by statement name."
+  type        = map(object({ actions = list(string), resources = list(string) }))
+}
+
+variable "permissions_boundary" {
+  description = "ARN of the policy that bounds the roles; null: none."
+  type        = string
+  default     = null
+}

@@ -1,0 +1,263 @@
+# Ranks on AWS Batch, in the root module, against a mock provider. Run `make package` first.
+
+mock_provider "aws" {
+  mock_data "aws_iam_policy_document" {
+    defaults = { json = "{}" }
+  }
+  mock_data "aws_partition" {
+    defaults = { partition = "aws" }
+  }
+  mock_data "aws_region" {
+    defaults = { name = "us-east-1" }
+  }
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "123456789012" }
+  }
+  mock_data "aws_subnet" {
+    defaults = { vpc_id = "vpc-0123456789abcdef0" }
+  }
+  mock_data "aws_ssm_parameter" {
+    defaults = { insecure_value = "ami-0123456789abcdef0" }
+  }
+  mock_data "aws_ec2_instance_type_offerings" {
+    defaults = { locations = ["us-east-1d", "us-east-1b"] }
+  }
+  mock_resource "aws_s3_bucket" {
+    defaults = { arn = "arn:aws:s3:::team3-cosmicai" }
+  }
+  mock_resource "aws_iam_role" {
+    defaults = { arn = "arn:aws:iam::123456789012:role/mock" }
+  }
+  mock_resource "aws_lambda_function" {
+    defaults = { arn = "arn:aws:lambda:us-east-1:123456789012:function:mock" }
+  }
+  mock_resource "aws_cloudwatch_log_group" {
+    defaults = { arn = "arn:aws:logs:us-east-1:123456789012:log-group:mock" }
+  }
+  mock_resource "aws_ecr_repository" {
+    defaults = { repository_url = "123456789012.dkr.ecr.us-east-1.amazonaws.com/team3-cosmicai-inference" }
+  }
+  mock_resource "aws_sfn_state_machine" {
+    defaults = { arn = "arn:aws:states:us-east-1:123456789012:stateMachine:team3-cosmicai" }
+  }
+  mock_resource "aws_instance" {
+    defaults = { id = "i-0123456789abcdef0", arn = "arn:aws:ec2:us-east-1:123456789012:instance/i-0123456789abcdef0" }
+  }
+  mock_resource "aws_batch_compute_environment" {
+    defaults = { arn = "arn:aws:batch:us-east-1:123456789012:compute-environment/team3-cosmicai-batch" }
+  }
+  mock_resource "aws_batch_job_queue" {
+    defaults = { arn = "arn:aws:batch:us-east-1:123456789012:job-queue/team3-cosmicai-batch" }
+  }
+  mock_resource "aws_batch_job_definition" {
+    defaults = { arn = "arn:aws:batch:us-east-1:123456789012:job-definition/team3-cosmicai-batch:1" }
+  }
+}
+
+variables {
+  team      = "team3"
+  image_tag = "abc123"
+}
+
+run "without_batch_there_is_none" {
+  assert {
+    condition     = length(module.batch) == 0
+    error_message = "batch = null must make nothing"
+  }
+}
+
+run "a_team_gets_batch_under_its_name" {
+  variables {
+    batch = { subnet_ids = ["subnet-0123456789abcdef0"] }
+  }
+  assert {
+    condition     = endswith(module.batch[0].queue_arn, "/team3-cosmicai-batch")
+    error_message = "the queue must carry the team's name"
+  }
+}
+
+run "without_batch_the_state_machine_does_not_know_it" {
+  module {
+    source = "./modules/state_machine"
+  }
+  variables {
+    name = "machine"
+    arn  = "arn:aws:states:us-east-1:123456789012:stateMachine:machine"
+
+    rendezvous_wait_seconds = 60
+    definition              = "../statemachine/cosmicai.asl.json"
+    bucket_arn              = "arn:aws:s3:::data"
+    retry_seconds           = 2
+    log_retention_days      = 14
+    function_arns           = { initialize = "i", inference = "r", rendezvous = "m", summarize = "s" }
+  }
+  assert {
+    condition     = !strcontains(aws_sfn_state_machine.this.definition, "submitJob")
+    error_message = "without AWS Batch the state machine must not submit jobs"
+  }
+}
+
+run "the_state_machine_submits_to_the_teams_queue_alone" {
+  module {
+    source = "./modules/state_machine"
+  }
+  variables {
+    name = "machine"
+    arn  = "arn:aws:states:us-east-1:123456789012:stateMachine:machine"
+
+    rendezvous_wait_seconds = 60
+    definition              = "../statemachine/cosmicai.asl.json"
+    bucket_arn              = "arn:aws:s3:::data"
+    retry_seconds           = 2
+    log_retention_days      = 14
+    function_arns           = { initialize = "i", inference = "r", rendezvous = "m", summarize = "s" }
+    batch = {
+      queue_arn      = "arn:aws:batch:us-east-1:123456789012:job-queue/q"
+      definition_arn = "arn:aws:batch:us-east-1:123456789012:job-definition/d:7"
+    }
+  }
+  assert {
+    condition = alltrue([for state in ["BatchJob", "BatchArray"] :
+      jsondecode(aws_sfn_state_machine.this.definition).States[state].Parameters.JobQueue == var.batch.queue_arn &&
+      jsondecode(aws_sfn_state_machine.this.definition).States[state].Parameters.JobDefinition == var.batch.definition_arn
+    ])
+    error_message = "both kinds of job must go to the queue"
+  }
+  assert {
+    condition     = local.batch_statements.SubmitJobs.resources == tolist([var.batch.queue_arn, var.batch.definition_arn])
+    error_message = "the role must submit to this queue alone"
+  }
+  assert {
+    condition = (
+      one(local.batch_statements.StopJobs.resources) == "arn:aws:batch:us-east-1:123456789012:job/*" &&
+      one(local.batch_statements.HearOfJobs.resources) == "arn:aws:events:us-east-1:123456789012:rule/StepFunctionsGetEventsForBatchJobsRule"
+    )
+    error_message = "the role must hear of jobs by Step Functions' own rule, and stop them in this account alone"
+  }
+}
+
+run "a_rank_is_the_image_with_the_command_rank" {
+  module {
+    source = "./modules/batch"
+  }
+  variables {
+    name               = "team3-cosmicai-batch"
+    image_uri          = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team3-cosmicai-inference:abc123-arm64-lean"
+    architecture       = "arm64"
+    subnet_ids         = ["subnet-0123456789abcdef0"]
+    public             = false
+    vcpus              = 8
+    memory_mb          = 32768
+    max_vcpus          = 64
+    spot               = true
+    timeout_seconds    = 7200
+    log_retention_days = 30
+    statements         = { ReadPartitions = { actions = ["s3:GetObject"], resources = ["arn:aws:s3:::team3-cosmicai/*"] } }
+  }
+  assert {
+    condition = (
+      jsondecode(aws_batch_job_definition.this.container_properties).command == ["rank"] &&
+      jsondecode(aws_batch_job_definition.this.container_properties).image == var.image_uri &&
+      jsondecode(aws_batch_job_definition.this.container_properties).runtimePlatform.cpuArchitecture == "ARM64" &&
+      jsondecode(aws_batch_job_definition.this.container_properties).networkConfiguration.assignPublicIp == "DISABLED"
+    )
+    error_message = "a job must start the image with the command rank, on its architecture, without a public address"
+  }
+  assert {
+    condition = alltrue([for name, value in { VCPUS = "8", MEMORY_MB = "32768" } :
+      contains(jsondecode(aws_batch_job_definition.this.container_properties).environment, { name = name, value = value })
+    ])
+    error_message = "a rank must be told its vCPUs and its memory"
+  }
+  assert {
+    condition     = local.repository == "arn:aws:ecr:eu-west-1:123456789012:repository/team3-cosmicai-inference"
+    error_message = "the image is pulled from its own repository alone"
+  }
+  assert {
+    condition     = one(aws_batch_compute_environment.this.compute_resources).type == "FARGATE_SPOT" && one(aws_batch_compute_environment.this.compute_resources).max_vcpus == 64
+    error_message = "spot must choose Fargate Spot"
+  }
+  assert {
+    condition     = aws_vpc_security_group_egress_rule.https.to_port == 443
+    error_message = "a rank must reach others by HTTPS alone"
+  }
+  assert {
+    condition = (
+      one(aws_batch_job_definition.this.retry_strategy).attempts == 3 &&
+      [for rule in one(aws_batch_job_definition.this.retry_strategy).evaluate_on_exit : rule.action][4] == "EXIT"
+    )
+    error_message = "what is not the service's fault must not be tried again"
+  }
+}
+
+run "an_image_of_a_public_registry_needs_no_permission" {
+  module {
+    source = "./modules/batch"
+  }
+  variables {
+    name               = "team3-cosmicai-batch"
+    image_uri          = "public.ecr.aws/somebody/inference:1"
+    architecture       = "x86_64"
+    subnet_ids         = ["subnet-0123456789abcdef0"]
+    public             = true
+    vcpus              = 4
+    memory_mb          = 16384
+    max_vcpus          = 64
+    spot               = false
+    timeout_seconds    = 7200
+    log_retention_days = 30
+    statements         = {}
+  }
+  assert {
+    condition     = local.repository == null && one(aws_batch_compute_environment.this.compute_resources).type == "FARGATE"
+    error_message = "a public registry needs no role to pull from, and spot = false takes plain Fargate"
+  }
+}
+
+run "subnets_are_needed" {
+  command = plan
+  variables {
+    batch = { subnet_ids = [] }
+  }
+  expect_failures = [var.batch]
+}
+
+run "subnets_are_ids" {
+  command = plan
+  variables {
+    batch = { subnet_ids = ["10.0.0.0/24"] }
+  }
+  expect_failures = [var.batch]
+}
+
+run "a_size_that_fargate_does_not_have" {
+  command = plan
+  variables {
+    batch = { subnet_ids = ["subnet-0123456789abcdef0"], vcpus = 4, memory_mb = 65536 }
+  }
+  expect_failures = [var.batch]
+}
+
+run "vcpus_that_fargate_does_not_have" {
+  command = plan
+  variables {
+    batch = { subnet_ids = ["subnet-0123456789abcdef0"], vcpus = 6 }
+  }
+  expect_failures = [var.batch]
+}
+
+run "fewer_vcpus_than_a_rank_needs" {
+  command = plan
+  variables {
+    batch = { subnet_ids = ["subnet-0123456789abcdef0"], max_vcpus = 2 }
+  }
+  expect_failures = [var.batch]
+}
+
+run "less_time_than_batch_gives" {
+  command = plan
+  variables {
+    batch = { subnet_ids = ["subnet-0123456789abcdef0"], timeout_seconds = 30 }
+  }
+  expect_failures = [var.batch]
+}

@@ -1,0 +1,145 @@
+"""The module for AWS Batch and the state machine's branch, against an AWS that we did not write.
+
+moto takes what AWS Batch takes (known security groups and subnets, a queue that exists), and ends jobs at once.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from cosmicai.packaging.places import ROOT
+from tests.replica import ACCOUNT, DEPLOYER, Replica, environment, replica
+from tests.replica.calls import actions
+from tests.replica.terraform import Root, assert_allowed
+
+Json = dict[str, Any]
+NAME = "team3-cosmicai-batch"
+IMAGE = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/team3-cosmicai-inference:1"
+SUBMIT = "arn:aws:states:::batch:submitJob.sync"
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The replica with the module's resources in it."""
+
+    aws: Replica
+    subnets: list[str]
+    root: Root
+
+
+@pytest.fixture(scope="module")
+def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applied]:
+    folder = tmp_path_factory.mktemp("batch")
+    with replica(folder / "log") as aws:
+        settings = {"batch": {"use_docker": False}, "stepfunctions": {"execute_state_machine": True}}
+        asked = urllib.request.Request(f"{aws.endpoint}/moto-api/config", json.dumps(settings).encode())  # noqa: S310
+        urllib.request.urlopen(asked).close()  # noqa: S310
+        subnets = aws.client("ec2").describe_subnets()["Subnets"]  # of the account's default VPC
+        chosen = sorted(subnet["SubnetId"] for subnet in subnets)[:2]
+        variables = {"team": "team3", "image_uri": IMAGE, "batch": {"subnet_ids": chosen, "vcpus": 8}}
+        root = Root(aws, folder, variables)
+        root.run("apply", "module.batch")
+        yield Applied(aws, chosen, root)
+
+
+def test_what_is_made_is_what_a_rank_needs(applied: Applied) -> None:
+    batch = applied.aws.client("batch")
+    (environment,) = batch.describe_compute_environments()["computeEnvironments"]
+    resources = environment["computeResources"]
+    assert (resources["type"], sorted(resources["subnets"])) == ("FARGATE_SPOT", applied.subnets)
+    (queue,) = batch.describe_job_queues(jobQueues=[NAME])["jobQueues"]
+    assert queue["computeEnvironmentOrder"][0]["computeEnvironment"] == environment["computeEnvironmentArn"]
+    (definition,) = batch.describe_job_definitions(jobDefinitionName=NAME)["jobDefinitions"]
+    container = definition["containerProperties"]
+    assert (container["image"], container["command"]) == (IMAGE, ["rank"])
+    assert {"type": "VCPU", "value": "8"} in container["resourceRequirements"]
+    (group,) = applied.aws.client("ec2").describe_security_groups(GroupNames=[NAME])["SecurityGroups"]
+    assert group["IpPermissions"] == []
+
+
+def test_the_roles_of_a_rank_and_of_its_start_are_apart(applied: Applied) -> None:
+    iam = applied.aws.client("iam")
+    allowed = {}
+    parliament = environment().with_name("parliament")
+    for part in ("rank", "start"):
+        policy = iam.get_role_policy(RoleName=f"{NAME}-{part}", PolicyName=f"{NAME}-{part}")["PolicyDocument"]
+        listed = (statement["Action"] for statement in policy["Statement"])
+        done = subprocess.run([parliament], input=json.dumps(policy), capture_output=True, text=True)
+        assert done.stdout == "", done.stdout
+        allowed[part] = {action for one in listed for action in ([one] if isinstance(one, str) else one)}
+    assert allowed["rank"] == {"s3:GetObject", "s3:ListBucket", "s3:PutObject"}
+    assert allowed["start"] == {
+        "logs:CreateLogStream", "logs:PutLogEvents", "ecr:GetAuthorizationToken",
+        "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer",
+    }  # fmt: skip
+
+
+def _machine(applied: Applied) -> str:
+    """The state machine from where it chooses among the ways to run ranks, to where it summarises them."""
+    render = ["sh", str(ROOT / "scripts" / "state_machine.sh")]
+    states = json.loads(subprocess.run(render, capture_output=True, check=True).stdout)["States"]
+    batch = applied.aws.client("batch")
+    queue = batch.describe_job_queues(jobQueues=[NAME])["jobQueues"][0]["jobQueueArn"]
+    definition = batch.describe_job_definitions(jobDefinitionName=NAME)["jobDefinitions"][0]["jobDefinitionArn"]
+    own = {name: states[name] for name in ("Ranks", "BatchRanks", "BatchJob", "BatchArray")}
+    own["Ranks"] = {**own["Ranks"], "Choices": own["Ranks"]["Choices"][:1], "Default": "Summarize"}
+    for name in ("BatchJob", "BatchArray"):
+        assert own[name]["Resource"] == SUBMIT
+        own[name]["Parameters"] |= {"JobQueue": queue, "JobDefinition": definition}
+    return json.dumps({"StartAt": "Ranks", "States": {**own, "Summarize": {"Type": "Succeed"}}})
+
+
+@pytest.fixture(scope="module")
+def machine(applied: Applied) -> str:
+    role = applied.aws.client("iam").get_role(RoleName=f"{NAME}-rank")["Role"]["Arn"]  # any: moto asks for one
+    arn: str = applied.aws.client("stepfunctions").create_state_machine(
+        name="ranks", definition=_machine(applied), roleArn=role
+    )["stateMachineArn"]
+    return arn
+
+
+@pytest.mark.parametrize("jobs", [0, 1, 3])
+def test_the_state_machine_runs_one_job_for_each_rank(applied: Applied, machine: str, jobs: int) -> None:
+    """One rank is a job without an array, none is no job."""
+    stepfunctions, batch = applied.aws.client("stepfunctions"), applied.aws.client("batch")
+    told = {
+        "backend": "batch",
+        "jobs": jobs,
+        "job_name": f"rank-run-{jobs}",
+        "bucket": "b",
+        "manifest": "r/manifest.json",
+    }
+    execution = stepfunctions.start_execution(
+        stateMachineArn=machine, name=f"run-{jobs}", input=json.dumps(told)
+    )["executionArn"]
+    deadline = time.monotonic() + 120
+    while (ended := stepfunctions.describe_execution(executionArn=execution))["status"] == "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert ended["status"] == "SUCCEEDED", ended
+    assert json.loads(ended["output"]) == told  # no failure, and what Summarize needs
+    listed = batch.list_jobs(jobQueue=NAME, jobStatus="SUCCEEDED")["jobSummaryList"]
+    found = [job for job in listed if job["jobName"] == f"rank-run-{jobs}"]
+    if not jobs:
+        assert found == []
+        return
+    job = batch.describe_jobs(jobs=[one["jobId"] for one in found if ":" not in one["jobId"]])["jobs"][0]
+    assert {"name": "MANIFEST", "value": "s3://b/r/manifest.json"} in job["container"]["environment"]
+    assert job.get("arrayProperties", {}).get("size") == (None if jobs == 1 else jobs)
+
+
+def test_nothing_is_left_and_the_deployers_policy_was_enough(applied: Applied) -> None:
+    """The last test: the module is destroyed."""
+    applied.root.run("destroy", "module.batch")
+    assert_allowed(actions(applied.aws.recording, DEPLOYER), "deployer", "deployer-batch")
+    batch = applied.aws.client("batch")
+    assert batch.describe_job_queues(jobQueues=[NAME])["jobQueues"] == []
+    assert batch.describe_compute_environments()["computeEnvironments"] == []
