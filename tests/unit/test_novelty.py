@@ -120,7 +120,7 @@ def test_what_is_wrong_with_all_galaxies_shows(
 
 def test_galaxies_that_lack_something_have_no_p_value(galaxies: Arrays, found: Callable[..., Any]) -> None:
     images, magnitudes = galaxies[0][:5].copy(), galaxies[1][:5].copy()
-    images[1, 0, 0, 0], magnitudes[2, 3], images[3] = np.nan, np.inf, 0
+    images[1, 0, 0, 0], magnitudes[2, 3], images[3] = np.nan, np.nan, 0
     arrays = found(images, magnitudes)
     assert np.isnan(arrays["ood_p"]).tolist() == np.isnan(arrays["ood_score"]).tolist()
     assert np.isnan(arrays["ood_p"]).tolist() == [False, True, True, True, False]
