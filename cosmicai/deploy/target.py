@@ -59,6 +59,11 @@ class Target:
     def inference_function(self) -> str:
         return f"{self.state_machine_arn.rpartition(':')[2]}-inference"
 
+    @property
+    def batch_logs(self) -> str:
+        """The log group of ranks on AWS Batch, as terraform/modules/batch names it."""
+        return f"/aws/batch/{self.state_machine_arn.rpartition(':')[2]}-batch"
+
     def client(self, service: str) -> Any:
         options = {"max_pool_connections": 32, "retries": {"mode": "standard", "total_max_attempts": 4}}
         config = direct(**options) if self.endpoint else Config(**options)

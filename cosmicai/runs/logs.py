@@ -16,7 +16,9 @@ Json = dict[str, Any]
 def of_rank(target: Target, execution: Json, rank: int) -> list[str]:
     """The lines of every attempt of a rank, in their order; [] where there is none."""
     client, run_id = target.client("logs"), _run_id(target, execution)
-    group = f"/aws/lambda/{target.inference_function}"
+    on_batch = json.loads(execution["input"]).get("backend") == "batch"
+    group = target.batch_logs if on_batch else f"/aws/lambda/{target.inference_function}"
+    attempt = _job if on_batch else _invocation
     since = int(execution["startDate"].timestamp() * 1000) - 60_000
     pages = client.get_paginator("filter_log_events").paginate(
         logGroupName=group, startTime=since, filterPattern='"rank starts"'
@@ -25,7 +27,7 @@ def of_rank(target: Target, execution: Json, rank: int) -> list[str]:
     for page in pages:
         for event in page["events"]:
             if _starts(event["message"], run_id, rank):
-                lines += _invocation(client, group, event)
+                lines += attempt(client, group, event)
     return lines
 
 
@@ -52,6 +54,14 @@ def _starts(message: str, run_id: str, rank: int) -> bool:
             if json.loads(line) == wanted:
                 return True
     return False
+
+
+def _job(client: Any, group: str, event: Json) -> list[str]:
+    """The stream of the event, which an attempt of a job has for itself."""
+    pages = client.get_paginator("filter_log_events").paginate(
+        logGroupName=group, logStreamNames=[event["logStreamName"]]
+    )
+    return [line for page in pages for found in page["events"] for line in found["message"].splitlines()]
 
 
 def _invocation(client: Any, group: str, event: Json) -> list[str]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from cosmicai.deploy.target import Target
 from cosmicai.packaging.places import ROOT
+from cosmicai.runs.logs import of_rank
 from inference.job import FAILED, Job, JobError
 from initialize.payload import PayloadError
 from initialize.run import Deployed, start
@@ -123,6 +126,36 @@ def test_the_containers_command_without_its_variables_ends_with_a_sentence(tmp_p
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == FAILED
     assert done.stderr == "error: MANIFEST is ''; give s3://BUCKET/RESULT_PATH/manifest.json\n"
+
+
+def test_the_log_of_a_rank_is_that_of_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt has a stream; the streams of other ranks and of other runs are left out."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    arn = "arn:aws:states:us-east-1:123456789012:stateMachine:team3-cosmicai"
+    with mock_aws():
+        session = boto3.Session("a", "b", region_name="us-east-1")
+        target = Target("team3", BUCKET, arn, session)
+        logs, group = session.client("logs"), "/aws/batch/team3-cosmicai-batch"
+        logs.create_log_group(logGroupName=group)
+        now = datetime.now(UTC)
+        for stream, rank, run_id in (
+            ("a", 1, "run-1"),
+            ("b", 1, "run-1"),
+            ("c", 2, "run-1"),
+            ("d", 1, "run-0"),
+        ):
+            logs.create_log_stream(logGroupName=group, logStreamName=f"rank/default/{stream}")
+            starts = json.dumps({"message": "rank starts", "rank": rank, "run_id": run_id})
+            told = [
+                {"timestamp": int(now.timestamp() * 1000) + n, "message": message}
+                for n, message in enumerate((starts, f"from {stream}"))
+            ]
+            logs.put_log_events(logGroupName=group, logStreamName=f"rank/default/{stream}", logEvents=told)
+        execution = {"name": "run-1", "startDate": now, "input": json.dumps(PAYLOAD)}
+        lines = of_rank(target, execution, 1)
+    assert [line for line in lines if line.startswith("from")] == ["from a", "from b"]
+    assert len(lines) == 4
 
 
 @pytest.fixture(scope="module")

@@ -83,9 +83,10 @@ def port(build: BuildFolder) -> Iterator[int]:
 def partition(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rendered galaxies of a real catalogue, with identifiers that no float holds."""
     path = tmp_path_factory.mktemp("partition") / "1.pt"
-    body = io.BytesIO((dc2.partitions("validation", 120, 1, CACHE, seed=3) / "1.pt").read_bytes())
-    rows = len(torch.load(body, weights_only=False))
-    objects.append(body, {"id": np.arange(rows)[::-1] + 2**62 + 1})
+    galaxies = torch.load(dc2.partitions("validation", 120, 1, CACHE, seed=3) / "1.pt", weights_only=False)
+    body = io.BytesIO()
+    torch.save(galaxies, body)
+    objects.append(body, {"id": np.arange(len(galaxies))[::-1] + 2**62 + 1})
     path.write_bytes(body.getvalue())
     return path
 
