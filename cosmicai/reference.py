@@ -50,6 +50,7 @@ PREDICTIONS = {
     "run_id": "of the run",
     **{name: f"{COLUMNS[name].description}; of a calibrated model" for name in _CALIBRATED},
     "z_grid": "redshifts at which pdf is given",
+    **{name: f"{COLUMNS[name].description}; of a calibrated model" for name in ("ood_score", "ood_p")},
     "embedding": f"{COLUMNS['embedding'].description}, where `outputs` asks for it",
 }
 

@@ -102,6 +102,16 @@ module "initialize" {
   )
 }
 
+module "network" {
+  source = "./modules/network"
+  count  = var.network == null ? 0 : 1
+
+  name            = "${local.name}-ranks"
+  subnet_ids      = var.network.subnet_ids
+  route_table_ids = var.network.route_table_ids
+  redis_port      = var.redis_host == null ? null : tonumber(try(split(":", var.redis_host)[1], 6379))
+}
+
 module "inference" {
   source = "./modules/function"
 
@@ -119,6 +129,11 @@ module "inference" {
   log_retention_days = var.operations.log_retention_days
 
   statements = local.rank_statements
+
+  network = var.network == null ? null : {
+    subnet_ids         = var.network.subnet_ids
+    security_group_ids = module.network[*].security_group_id
+  }
 
   environment = var.redis_host == null ? {} : { REDIS_HOST = var.redis_host }
 }

@@ -313,6 +313,35 @@ variable "batch" {
   }
 }
 
+variable "network" {
+  description = <<-EOT
+    Private subnets of the team's for the ranks on Lambda; null: they run outside of any VPC. Ranks there reach S3 in their own region and, in the same VPC, redis_host, and nothing else: no NAT gateway, no public address. They reduce their metrics over S3.
+
+    - subnet_ids: The private subnets, all of one VPC.
+    - route_table_ids: Route tables of these subnets, which get a gateway endpoint for S3 (it costs nothing); empty where they have one.
+  EOT
+  type = object({
+    subnet_ids      = list(string)
+    route_table_ids = optional(list(string), [])
+  })
+  default = null
+
+  validation {
+    condition     = var.network == null || try(length(var.network.subnet_ids) >= 1 && alltrue([for id in var.network.subnet_ids : can(regex("^subnet-[0-9a-f]+$", id))]), false)
+    error_message = "network.subnet_ids must be one or more ids of subnets, such as subnet-0123456789abcdef0."
+  }
+
+  validation {
+    condition     = var.network == null || try(alltrue([for id in var.network.route_table_ids : can(regex("^rtb-[0-9a-f]+$", id))]), false)
+    error_message = "network.route_table_ids must be ids of route tables, such as rtb-0123456789abcdef0."
+  }
+
+  validation {
+    condition     = var.network == null || !var.rendezvous.enabled
+    error_message = "network puts the ranks where they have no way to the Internet, so they can neither reach a rendezvous host nor each other directly: set rendezvous = { enabled = false }, and their metrics go through S3."
+  }
+}
+
 variable "redis_host" {
   description = "HOST or HOST:PORT of a Redis without a password that the ranks reach; null: payloads may not ask for it."
   type        = string

@@ -30,7 +30,8 @@ def model_calibrate(
     """Writes calibration.json, by which ranks give p(z), its mean, median, mode and quantiles.
 
     Any network will do; it is not trained again. Half of the galaxies fit the densities and the other half
-    calibrates them: a quantile then has the coverage that it states, for galaxies drawn as these were.
+    calibrates them: a quantile then has the coverage that it states, for galaxies drawn as these were. By
+    novelty.json, which is written too, ranks flag galaxies unlike these.
 
     Example: cosmicai model calibrate models/mine --calibration partitions
     """

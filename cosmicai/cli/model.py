@@ -112,6 +112,7 @@ def model_train(
     from cosmicai.model.usable import Needs
     from inference.engine import astromae
     from inference.probability.calibration import CALIBRATION
+    from inference.probability.novelty import NOVELTY
 
     if start is not None and (config is not None or encoder is not None):
         raise typer.BadParameter("--from brings its config and its encoder; leave out --config and --encoder")
@@ -154,7 +155,8 @@ def model_train(
             network, history = training.train(wanted, galaxies, recipe, report, encoder, resume, start)
     command = shlex.join(["cosmicai", *sys.argv[1:]])
     with new_folder(out) as scratch:
-        (out / CALIBRATION).unlink(missing_ok=True)  # of another network
+        for name in (CALIBRATION, NOVELTY):  # of another network
+            (out / name).unlink(missing_ok=True)
         astromae.save(network, scratch)
         optimise(scratch)
         write_card(scratch, recipe, galaxies, history, [command], photometry)

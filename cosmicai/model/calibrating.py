@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cosmicai.model import novelty
 from cosmicai.model.usable import UNKNOWN_REDSHIFT, Tally, partitions, usable
 from inference.contract.accuracy import exact_nmad
 from inference.data.rules import Rules
@@ -61,6 +62,7 @@ class Predicted:
     z_pred: Floats
     magnitudes: Floats
     redshift: Floats
+    embedding: Floats | None = None  # (N, D)
     tally: Tally = field(default_factory=Tally)
 
     def __len__(self) -> int:
@@ -72,7 +74,8 @@ class Predicted:
         return hashlib.sha256(self.magnitudes.tobytes() + self.redshift.tobytes()).hexdigest()
 
     def at(self, rows: NDArray[np.integer]) -> Predicted:
-        return Predicted(self.z_pred[rows], self.magnitudes[rows], self.redshift[rows])
+        embedding = None if self.embedding is None else self.embedding[rows]
+        return Predicted(self.z_pred[rows], self.magnitudes[rows], self.redshift[rows], embedding)
 
     @property
     def residuals(self) -> Doubles:
@@ -83,23 +86,34 @@ class Predicted:
 def predicted(folder: Path, files: Sequence[Path], threads: int = 1) -> Predicted:
     """By the float32 engine, without galaxies that lack something. Raises CalibratingError for too few."""
     engine = load(folder, "auto", "float32", threads)
+    if not engine.embedding_width:
+        raise CalibratingError(
+            f"calibration: an earlier version has written the graphs of {folder}; run `cosmicai model "
+            "optimise` on it first"
+        )
     parts, tally = [], Tally()
     for part in usable(partitions(files, engine.layout), Rules.of_folder(folder), tally):
-        z_pred = np.concatenate([*engine.predict(part.batches(engine.batch(256))), np.empty(0, np.float32)])
+        outputs = list(engine.outputs(part.batches(engine.batch(256)), embedding=True))
+        z_pred = np.concatenate([*(one.redshift for one in outputs), np.empty(0, np.float32)])
+        nothing = np.empty((0, engine.embedding_width), np.float32)
+        embedding = np.concatenate([*(one.embedding for one in outputs if one.embedding is not None), nothing])
         redshift = np.empty(0, np.float32) if part.redshift is None else part.redshift
         within, finite = redshift >= 0, np.isfinite(z_pred) & (z_pred > -1)
         tally.left_out[UNKNOWN_REDSHIFT] += int((~within).sum())
         tally.left_out["without a prediction above -1"] += int((within & ~finite).sum())
-        parts.append(Predicted(z_pred, part.magnitudes, redshift).at(np.flatnonzero(within & finite)))
+        found = Predicted(z_pred, part.magnitudes, redshift, embedding)
+        parts.append(found.at(np.flatnonzero(within & finite)))
     tally.left_out += Counter()  # reasons that no galaxy has
     if tally.used < FEWEST_GALAXIES:
         raise CalibratingError(
             f"calibration: {tally.used:,} galaxies with a known redshift are too few; give "
             f"{FEWEST_GALAXIES:,} or more" + "".join(f"; {note}" for note in tally.notes())
         )
-    columns = ([getattr(part, name) for part in parts] for name in ("z_pred", "magnitudes", "redshift"))
-    z_pred, magnitudes, redshift = map(np.concatenate, columns)
-    return Predicted(z_pred, magnitudes, redshift, tally)
+    names = ("z_pred", "magnitudes", "redshift", "embedding")
+    z_pred, magnitudes, redshift, embedding = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in names
+    )
+    return Predicted(z_pred, magnitudes, redshift, embedding, tally)
 
 
 def calibrate_folder(
@@ -110,7 +124,7 @@ def calibrate_folder(
     progress: Progress = lambda done, total: None,
     tell: Callable[[str], None] = lambda note: None,
 ) -> Calibration:
-    """Writes calibration.json of a model folder, and says so in its card.
+    """Writes calibration.json and novelty.json of a model folder, and says so in its card.
 
     tell: is called with what was left out. Raises CalibratingError for too few galaxies, and for those that the
     card says it was trained on.
@@ -129,6 +143,10 @@ def calibrate_folder(
     network = str(network_digest(folder, None))
     calibration = calibrate(network, galaxies, seed, progress)
     calibration.write(folder)
+    assert galaxies.embedding is not None  # noqa: S101 - for the type checker
+    fits = _fitting(galaxies, seed)
+    known = novelty.learn(network, galaxies.embedding, galaxies.magnitudes, fits, seed)
+    known.write(folder)
     if graphs is not None:
         (folder / GRAPHS).write_text(json.dumps({**graphs, "network": network}, indent=1) + "\n")
     card["calibration"] = {
@@ -139,6 +157,7 @@ def calibrate_folder(
         "fitted": calibration.fitted,
         "calibrated": calibration.calibrated,
         "a quantile's coverage exceeds its level by at most": 1.0 / (calibration.calibrated + 1),
+        "galaxies whose scores give p-values": len(known.scores),
         "redshifts of p(z)": [0.0, calibration.redshift_to, calibration.redshift_step],
     }
     card_path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
@@ -178,11 +197,15 @@ def calibrate(
     return Calibration(**{**vars(fitted), "base": base, "level": level})
 
 
-def _halves(galaxies: Predicted, seed: int) -> tuple[Predicted, Predicted]:
-    """Renderings of one galaxy, which have the same redshift, stay in one half."""
+def _fitting(galaxies: Predicted, seed: int) -> NDArray[np.bool_]:
+    """The half that fits. Renderings of one galaxy, which have the same redshift, stay in one half."""
     _, galaxy = np.unique(galaxies.redshift, return_inverse=True)
     order = np.random.default_rng(seed).permutation(int(galaxy.max()) + 1)
-    fits = np.isin(galaxy, order[: len(order) // 2])
+    return np.isin(galaxy, order[: len(order) // 2])
+
+
+def _halves(galaxies: Predicted, seed: int) -> tuple[Predicted, Predicted]:
+    fits = _fitting(galaxies, seed)
     return galaxies.at(np.flatnonzero(fits)), galaxies.at(np.flatnonzero(~fits))
 
 

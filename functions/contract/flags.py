@@ -15,6 +15,7 @@ class Flag(IntFlag):
     FAINT_OR_BRIGHT = 16
     FAR_OR_NEAR = 32
     NOT_DETECTED = 64
+    UNFAMILIAR = 128
 
 
 FLAGS = {
@@ -25,6 +26,8 @@ FLAGS = {
     Flag.FAINT_OR_BRIGHT: "a magnitude lies outside those of 99.8 % of the network's training galaxies",
     Flag.FAR_OR_NEAR: "z_pred lies outside the redshifts of the network's training galaxies",
     Flag.NOT_DETECTED: "not detected in a band (99, inf, fainter than the limit): the model's limit was used",
+    Flag.UNFAMILIAR: "image and magnitudes together are less likely than those of 99.9 % of the galaxies that "
+    "calibrated the network",
 }
 
 BAD = Flag.IMAGE | Flag.BLANK | Flag.MAGNITUDES | Flag.NO_REDSHIFT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import platform
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,7 @@ from . import process, script
 from .contract.event import RankEvent
 from .contract.rank_info import RankInfo
 from .data.partition import Layout, Partition, PartitionFile, stream
-from .engine.interface import Engine
+from .engine.interface import Engine, Floats
 from .metrics import collectives
 from .metrics.reduction import Reduction, Share
 from .results import Clock, Results
@@ -114,7 +115,10 @@ class Rank:
     def _predict(self, model: Model) -> None:
         """Reading and computing overlap: `download` is what the rank waited for bytes."""
         event, seconds, results, engine = self._event, self._clock.seconds, self._results, model.engine
-        embedding = "embedding" in event.outputs
+        results.novelty = model.novelty
+        results.keeps_embedding = "embedding" in event.outputs
+        described = results.keeps_embedding or model.novelty is not None
+        waiting: deque[Floats] = deque()  # magnitudes of the batches that the engine has been given
         openers = [partial(self._open, key, engine.layout) for key in event.data_paths]
         batch = engine.batch(event.batch_size)
         cpu, before, began = time.process_time(), seconds["download"], time.perf_counter()
@@ -126,10 +130,12 @@ class Rank:
                     block = next(blocks, None)
                 if block is None:
                     return
-                yield from results.add(block).batches(batch)
+                for part in results.add(block).batches(batch):
+                    waiting.append(part.magnitudes)
+                    yield part
 
-        for output in engine.outputs(batches(), embedding):
-            results.keep(output)
+        for output in engine.outputs(batches(), described):
+            results.keep(output, waiting.popleft())
         waited = seconds["download"] - before
         seconds["inference"] += time.perf_counter() - began - waited
         results.cpu_seconds += time.process_time() - cpu

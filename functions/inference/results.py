@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .contract.accuracy import Metrics, Predicted, exact_nmad
 from .contract.event import DEFAULT_OUTPUTS
@@ -23,7 +24,10 @@ from .data.quality import Quality
 from .engine.interface import Floats, Output
 from .probability import scores
 from .probability.calibration import REFERENCE_BAND, Calibration
+from .probability.novelty import RARE, Novelty
 from .probability.predictive import Densities, densities
+
+HalfFloats = NDArray[np.float16]
 
 
 @dataclass
@@ -47,7 +51,10 @@ class Results:
 
     quality: Quality = field(default_factory=Quality)
     predicted: list[Floats] = field(default_factory=list)
-    embeddings: list[Floats] = field(default_factory=list)  # if the engine was asked for them
+    keeps_embedding: bool = False
+    embeddings: list[HalfFloats] = field(default_factory=list)
+    novelty: Novelty | None = None  # of the model
+    scores: list[Floats] = field(default_factory=list)  # by it
     true: list[Floats] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     objects: list[Objects | None] = field(default_factory=list)  # of each partition
@@ -74,20 +81,37 @@ class Results:
         self.true.append(unknown if rows.redshift is None else rows.redshift)
         return self.quality.usable(rows)
 
-    def keep(self, output: Output) -> None:
-        """What the engine has computed for the next rows."""
+    def keep(self, output: Output, magnitudes: Floats) -> None:
+        """What the engine has computed for the next rows, whose magnitudes were these."""
         self.predicted.append(output.redshift)
-        if output.embedding is not None:
-            self.embeddings.append(output.embedding)
+        if output.embedding is None:
+            return
+        if self.keeps_embedding:
+            self.embeddings.append(output.embedding.astype(np.float16))
+        if self.novelty is not None:
+            self.scores.append(self.novelty.score(output.embedding, magnitudes))
 
-    @property
-    def embedding(self) -> Floats | None:
-        """(N, D), NaN for galaxies without a usable image; None where none were computed."""
-        if not self.embeddings:
-            return None
-        embedding = np.concatenate(self.embeddings)
-        embedding[(self.quality.flags & np.uint16(Flag.IMAGE | Flag.BLANK)) != 0] = np.nan
-        return embedding
+    def described(self) -> dict[str, NDArray[np.floating]]:
+        """Arrays with a row per galaxy: its embedding, in half precision, and how unlikely it is.
+
+        NaN for galaxies without a usable image, and the latter also for those that lack something else.
+        """
+        found: dict[str, NDArray[np.floating]] = {}
+        if self.keeps_embedding and self.embeddings:
+            embedding = np.concatenate(self.embeddings)
+            embedding[(self.quality.flags & np.uint16(Flag.IMAGE | Flag.BLANK)) != 0] = np.nan
+            found["embedding"] = embedding
+        score, p_value = self._unlikely()
+        if score is not None and p_value is not None:
+            found |= {"ood_score": score, "ood_p": p_value}
+        return found
+
+    def _unlikely(self) -> tuple[Floats | None, Floats | None]:
+        if self.novelty is None:
+            return None, None
+        score = np.concatenate([*self.scores, np.empty(0, np.float32)])
+        score[(self.quality.flags & np.uint16(BAD)) != 0] = np.nan
+        return score, self.novelty.p_value(score)
 
     def batches(self, size: int) -> int:
         """How many batches of the asked-for size they are; the engine cuts them as it likes."""
@@ -96,6 +120,9 @@ class Results:
     def complete(self) -> None:
         """When all is computed: galaxies that have no redshift get NaN."""
         self.predicted = [self.quality.redshifts(self.z_pred)]
+        _, p_value = self._unlikely()
+        if p_value is not None:
+            self.quality.note(Flag.UNFAMILIAR, p_value < RARE)
 
     @property
     def z_pred(self) -> Floats:
@@ -141,7 +168,7 @@ class Results:
         flags (N,) are bits of contract.flags; a galaxy without a redshift has NaN. files and rows say which
         partition each galaxy comes from. id, ra, dec and kept columns (N,) are those of the partitions, if they
         have them. A calibrated model adds the arrays of Densities, each with a row per galaxy but for z_grid;
-        outputs without pdf leave out pdf and z_grid. embedding (N, D) is in half precision.
+        outputs without pdf leave out pdf and z_grid. See `described` for the others.
         """
         arrays: dict[str, Any] = {
             "index": np.arange(len(self.z_pred)),
@@ -157,9 +184,7 @@ class Results:
             arrays |= self.probabilities.arrays()
             if "pdf" not in outputs:
                 del arrays["pdf"], arrays["z_grid"]
-        embedding = self.embedding
-        if embedding is not None and "embedding" in outputs:
-            arrays["embedding"] = embedding.astype(np.float16)
+        arrays |= self.described()
         arrays |= joined(list(zip(self.objects, self.rows, strict=True)))
         body = io.BytesIO()
         np.savez(body, **arrays)

@@ -20,6 +20,7 @@ from .engine.choice import GRAPHS, Choice, choose, network_digest, read_graphs, 
 from .engine.interface import Engine, EngineError
 from .engine.loading import BUNDLED_MODEL, start
 from .probability.calibration import CALIBRATION, Calibration
+from .probability.novelty import NOVELTY, Novelty
 from .script import Scripts
 
 
@@ -50,12 +51,13 @@ class Host:
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model folder; calibration: None where the folder has none."""
+    """A loaded model folder; calibration, novelty: None where the folder has none."""
 
     engine: Engine
     choice: Choice
     rules: Rules
     calibration: Calibration | None
+    novelty: Novelty | None
 
 
 class Sandbox:
@@ -88,7 +90,7 @@ class Sandbox:
         files = storage.folder(event.bucket, event.model, self.host.scratch / "models")
         graphs = read_graphs(files.fetch([GRAPHS])) if GRAPHS in files.etags else None
         choice = self._choose(event, graphs)
-        told = [file for file in (*CARD_FILES, CALIBRATION) if file in files.etags]
+        told = [file for file in (*CARD_FILES, CALIBRATION, NOVELTY) if file in files.etags]
         folder = files.fetch(list(dict.fromkeys([*choice.files, *told, *([GRAPHS] if graphs else [])])))
         if (folder, choice) not in self._models:
             verify(folder, choice)
@@ -100,8 +102,13 @@ class Sandbox:
     def _start(self, folder: Path, choice: Choice) -> Model:
         if (folder, choice) not in self._models:
             engine = start(folder, choice, self.host.threads, self.host.device)
+            network, magnitudes = network_digest(folder, read_graphs(folder)), engine.layout.magnitudes
             calibration = Calibration.read(folder) if (folder / CALIBRATION).exists() else None
             if calibration is not None:
-                calibration.check(network_digest(folder, read_graphs(folder)), engine.layout.magnitudes)
-            self._models = {(folder, choice): Model(engine, choice, Rules.of_folder(folder), calibration)}
+                calibration.check(network, magnitudes)
+            novelty = Novelty.read(folder) if (folder / NOVELTY).exists() else None
+            if novelty is not None:
+                novelty.check(network, engine.embedding_width, magnitudes)
+            rules = Rules.of_folder(folder)
+            self._models = {(folder, choice): Model(engine, choice, rules, calibration, novelty)}
         return self._models[folder, choice]

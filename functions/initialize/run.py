@@ -22,6 +22,10 @@ from .plan import data_map, deal, list_partitions, rank_events
 SCHEMA_VERSION = 1
 _KEY_BYTES = 32
 _READERS = 32  # parallel GETs when a run is resumed
+_NOT_ON_BATCH = {
+    "channel": "none",
+    "reason": "ranks on AWS Batch start minutes apart, and would be billed while they wait for each other",
+}
 _JOB_NAME = 128  # characters (https://docs.aws.amazon.com/batch/latest/APIReference/API_SubmitJob.html)
 _MAY_CHANGE_ON_RESUME = (
     "resume",
@@ -61,7 +65,10 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     # More than can run would be throttled, tried again, and start in any order.
     most = run.world_size if run.on_batch else deployed.concurrency()
     at_once = min(resolved.get("max_concurrency", run.world_size), most)
-    collectives = _collectives(run, resolved, at_once, deployed)
+    if run.on_batch:
+        collectives = _NOT_ON_BATCH
+    else:
+        collectives = _collectives(resolved["collectives"], run.world_size, resume, at_once, deployed)
     channel = collectives["channel"]
     executions = list(dict.fromkeys([*(run.executions or [run.run_id]), run_id]))
     run = replace(
@@ -177,13 +184,9 @@ def _check(payload: dict[str, Any], deployed: Deployed) -> None:
         raise PayloadError("; ".join(faults))
 
 
-def _collectives(run: Run, payload: dict[str, Any], at_once: int, deployed: Deployed) -> dict[str, Any]:
+def _collectives(asked: str, world_size: int, resume: bool, at_once: int, deployed: Deployed) -> dict[str, Any]:
     """The channel that the ranks use and, where it is another than the one asked for, why."""
-    asked, world_size = payload["collectives"], run.world_size
-    if run.on_batch and asked != "none":
-        reason = "ranks on AWS Batch start minutes apart, and would be billed while they wait for each other"
-        return {"channel": "none", "reason": reason}
-    if payload["resume"] and asked != "none":
+    if resume and asked != "none":
         return {"channel": "none", "reason": "the ranks that are missing cannot reduce with those that ended"}
     if asked in ("direct", "redis"):
         if world_size == 1:

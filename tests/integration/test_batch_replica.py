@@ -11,15 +11,14 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cosmicai.deploy.providers import plugin_dir
 from cosmicai.packaging.places import ROOT
 from tests.replica import ACCOUNT, DEPLOYER, Replica, environment, replica
 from tests.replica.calls import actions
+from tests.replica.terraform import Root, assert_allowed
 
 Json = dict[str, Any]
 NAME = "team3-cosmicai-batch"
@@ -33,29 +32,7 @@ class Applied:
 
     aws: Replica
     subnets: list[str]
-    folder: Path
-
-    def terraform(self, *command: str) -> str:
-        environment = {
-            **self.aws.environment, "TF_DATA_DIR": str(self.folder / "data"), "AWS_DEFAULT_REGION": "us-east-1",
-        }  # fmt: skip
-        done = subprocess.run(
-            ["terraform", f"-chdir={ROOT / 'terraform'}", *command],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-        return done.stdout
-
-    def changed(self, command: str) -> str:
-        """Applies or destroys the module alone."""
-        values = self.folder / "values.tfvars.json"
-        values.write_text(
-            json.dumps({"team": "team3", "image_uri": IMAGE, "batch": {"subnet_ids": self.subnets, "vcpus": 8}})
-        )
-        options = ["-auto-approve", "-input=false", f"-var-file={values}", f"-state={self.folder / 'state'}"]
-        return self.terraform(command, "-target=module.batch", *options)
+    root: Root
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +43,11 @@ def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applied]:
         asked = urllib.request.Request(f"{aws.endpoint}/moto-api/config", json.dumps(settings).encode())  # noqa: S310
         urllib.request.urlopen(asked).close()  # noqa: S310
         subnets = aws.client("ec2").describe_subnets()["Subnets"]  # of the account's default VPC
-        state = Applied(aws, sorted(subnet["SubnetId"] for subnet in subnets)[:2], folder)
-        mirror = plugin_dir({**aws.environment})
-        state.terraform(
-            "init",
-            "-input=false",
-            "-lockfile=readonly",
-            "-backend=false",
-            *([f"-plugin-dir={mirror}"] if mirror else []),
-        )
-        state.changed("apply")
-        yield state
+        chosen = sorted(subnet["SubnetId"] for subnet in subnets)[:2]
+        variables = {"team": "team3", "image_uri": IMAGE, "batch": {"subnet_ids": chosen, "vcpus": 8}}
+        root = Root(aws, folder, variables)
+        root.run("apply", "module.batch")
+        yield Applied(aws, chosen, root)
 
 
 def test_what_is_made_is_what_a_rank_needs(applied: Applied) -> None:
@@ -167,11 +138,8 @@ def test_the_state_machine_runs_one_job_for_each_rank(applied: Applied, machine:
 
 def test_nothing_is_left_and_the_deployers_policy_was_enough(applied: Applied) -> None:
     """The last test: the module is destroyed."""
-    applied.changed("destroy")
-    policies = (ROOT / "terraform" / "policies" / f"{name}.json" for name in ("deployer", "deployer-batch"))
-    statements = [one for path in policies for one in json.loads(path.read_text())["Statement"]]
-    allowed = {one.lower() for each in statements for one in each["Action"]}  # IAM ignores case
-    assert {one.lower() for one in actions(applied.aws.recording, DEPLOYER)} <= allowed
+    applied.root.run("destroy", "module.batch")
+    assert_allowed(actions(applied.aws.recording, DEPLOYER), "deployer", "deployer-batch")
     batch = applied.aws.client("batch")
     assert batch.describe_job_queues(jobQueues=[NAME])["jobQueues"] == []
     assert batch.describe_compute_environments()["computeEnvironments"] == []

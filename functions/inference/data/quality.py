@@ -84,6 +84,10 @@ class Quality:
         self._flags = [flags]
         return predicted
 
+    def note(self, flag: Flag, rows: NDArray[np.bool_]) -> None:
+        """Adds a flag to some of all galaxies, once all are computed."""
+        self._flags = [np.where(rows, self.flags | np.uint16(flag), self.flags)]
+
     def counts(self) -> dict[str, int]:
         """Galaxies by flag, all of FLAGS."""
         flags = self.flags

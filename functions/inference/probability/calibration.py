@@ -128,29 +128,29 @@ class Calibration:
     @classmethod
     def from_json(cls, content: Any) -> Calibration:
         """Raises ValueError for whatever `to_json` has not made."""
-        if _at(content, "format") != FORMAT:
+        if at(content, "format") != FORMAT:
             raise ValueError(f"format is not {FORMAT}")
-        bands = _whole(content, "magnitudes", 0, _MOST_WIDTH)
+        bands = whole(content, "magnitudes", 0, _MOST_WIDTH)
         count = 1 + bands
-        members = _at(content, "members")
+        members = at(content, "members")
         if not isinstance(members, list) or not 1 <= len(members) <= _MOST_MEMBERS:
             raise ValueError(f"members is not a list of 1 to {_MOST_MEMBERS}")
         residuals = _rising(content, "residuals")
-        calibrator, galaxies = _at(content, "calibrator"), _at(content, "galaxies")
+        calibrator, galaxies = at(content, "calibrator"), at(content, "galaxies")
         base, level = _rising(calibrator, "base", (0, 1)), _rising(calibrator, "level", (0, 1))
         if len(base) != len(level) or [base[0], base[-1], level[0], level[-1]] != [0, 1, 0, 1]:
             raise ValueError("calibrator does not map 0 to 0 and 1 to 1")
-        redshifts = _at(content, "redshifts")
+        redshifts = at(content, "redshifts")
         stop, step = (_positive(redshifts, name) for name in ("to", "step"))
         if not 2 <= stop / step <= _MOST_REDSHIFTS:
             raise ValueError(f"redshifts are not 2 to {_MOST_REDSHIFTS}")
         return cls(
-            network=str(_at(content, "network")),
-            fitted=_whole(galaxies, "fitted", 1, 2**53),
-            calibrated=_whole(galaxies, "calibrated", 1, 2**53),
+            network=str(at(content, "network")),
+            fitted=whole(galaxies, "fitted", 1, 2**53),
+            calibrated=whole(galaxies, "calibrated", 1, 2**53),
             magnitudes=bands,
-            centre=_numbers(_at(content, "features"), "centre", count).astype(np.float32),
-            scale=_scale(_at(content, "features"), count),
+            centre=_numbers(at(content, "features"), "centre", count).astype(np.float32),
+            scale=_scale(at(content, "features"), count),
             unit=_positive(content, "unit"),
             residuals=residuals,
             members=tuple(_member(member, count) for member in members),
@@ -175,14 +175,14 @@ def _member(content: Any, inputs: int) -> tuple[Layer, ...]:
         raise ValueError(f"a member has not 1 to {_MOST_LAYERS} layers")
     layers = []
     for one in content:
-        shape = _at(one, "shape")
+        shape = at(one, "shape")
         if not isinstance(shape, list) or len(shape) != 2 or shape[1] != inputs:
             raise ValueError(f"a layer does not take {inputs} values")
-        outputs = _whole({"shape": shape[0]}, "shape", 1, _MOST_WIDTH)
+        outputs = whole({"shape": shape[0]}, "shape", 1, _MOST_WIDTH)
         layers.append(
             Layer(
-                _unpacked(one, "weights", outputs * inputs).reshape(outputs, inputs),
-                _unpacked(one, "biases", outputs),
+                unpacked(one, "weights", outputs * inputs).reshape(outputs, inputs),
+                unpacked(one, "biases", outputs),
             )
         )
         inputs = outputs
@@ -198,8 +198,8 @@ def _packed(layer: Layer) -> Json:
     return {"shape": list(layer.weights.shape), "weights": weights, "biases": biases}
 
 
-def _unpacked(content: Any, name: str, count: int) -> Floats:
-    text = _at(content, name)
+def unpacked(content: Any, name: str, count: int) -> Floats:
+    text = at(content, name)
     if not isinstance(text, str):
         raise ValueError(f"{name} is not base64")
     content = base64.b64decode(text, validate=True)  # its error is a ValueError
@@ -209,28 +209,28 @@ def _unpacked(content: Any, name: str, count: int) -> Floats:
     return values.astype(np.float32)
 
 
-def _at(content: Any, name: str) -> Any:
+def at(content: Any, name: str) -> Any:
     if not isinstance(content, dict) or name not in content:
         raise ValueError(f"{name} is missing")
     return content[name]
 
 
-def _whole(content: Any, name: str, least: int, most: int) -> int:
-    value = _at(content, name)
+def whole(content: Any, name: str, least: int, most: int) -> int:
+    value = at(content, name)
     if type(value) is not int or not least <= value <= most:
         raise ValueError(f"{name} is not a whole number from {least} to {most}")
     return value
 
 
 def _positive(content: Any, name: str) -> float:
-    value = _at(content, name)
+    value = at(content, name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
         raise ValueError(f"{name} is not a positive number within bounds")
     return float(value)
 
 
 def _numbers(content: Any, name: str, count: int | None = None) -> Doubles:
-    values = _at(content, name)
+    values = at(content, name)
     if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
         raise ValueError(f"{name} is not a list of numbers")
     if (count is not None and len(values) != count) or not all(

@@ -15,7 +15,17 @@ module "iam" {
   name    = var.name
   service = "lambda.amazonaws.com"
 
-  statements = merge(var.statements, {
+  statements = merge(var.statements, var.network == null ? {} : {
+    # As Lambda asks for it before it makes a function in a VPC:
+    # https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html
+    UseNetwork = {
+      actions = [
+        "ec2:CreateNetworkInterface", "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets", "ec2:DeleteNetworkInterface",
+        "ec2:AssignPrivateIpAddresses", "ec2:UnassignPrivateIpAddresses",
+      ]
+      resources = ["*"]
+    }
+    }, {
     WriteLogs = {
       actions   = ["logs:CreateLogStream", "logs:PutLogEvents"]
       resources = ["${module.logs.arn}:*"]
@@ -27,7 +37,7 @@ resource "aws_lambda_function" "this" {
   #checkov:skip=CKV_AWS_50:X-Ray is off: a run's ranks time their phases themselves, and a trace of each would cost more than it says
   #checkov:skip=CKV_AWS_115:Reserved concurrency would take from the account's other functions; max_concurrency bounds a run
   #checkov:skip=CKV_AWS_116:Step Functions invokes synchronously and handles every failure
-  #checkov:skip=CKV_AWS_117:In a VPC ranks could not reach each other or S3 without a NAT gateway, which costs 33 USD a month idle
+  #checkov:skip=CKV_AWS_117:In a VPC ranks can meet through S3 alone; a team that wants it has var.network
   #checkov:skip=CKV_AWS_173:The variables hold names and switches, no secret; Lambda encrypts them with its own key
   #checkov:skip=CKV_AWS_272:Code comes from the team's own zips, by hash, and from its own registry
   function_name = var.name
@@ -51,6 +61,15 @@ resource "aws_lambda_function" "this" {
 
     content {
       variables = environment.value
+    }
+  }
+
+  dynamic "vpc_config" {
+    for_each = var.network == null ? [] : [var.network]
+
+    content {
+      subnet_ids         = vpc_config.value.subnet_ids
+      security_group_ids = vpc_config.value.security_group_ids
     }
   }
 

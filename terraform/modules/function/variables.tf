@@ -61,3 +61,9 @@ variable "reserved_concurrency" {
   type        = number
   default     = null
 }
+
+variable "network" {
+  description = "Subnets and security groups of a VPC in which the function runs; null: outside of any."
+  type        = object({ subnet_ids = list(string), security_group_ids = list(string) })
+  default     = null
+}
