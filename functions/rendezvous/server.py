@@ -52,6 +52,7 @@ _READ_AHEAD = 1 << 12  # bytes that asyncio holds of what was not read, about
 _KERNEL_BUFFER = (
     1 << 14
 )  # bytes asked of the kernel for each direction of a relay's socket; Linux takes twice that
+_CANCEL_SECONDS = 0.1  # for a task to end before it is cancelled again
 LINGER_SECONDS = 2.0  # for a client to read why its relay has ended
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
 _GONE = (OSError, EOFError, asyncio.TimeoutError)  # before Python 3.11 TimeoutError was another class
@@ -389,10 +390,19 @@ class _Way:
 
 
 async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
-    """Ends the tasks and takes what they have ended with, which asyncio would otherwise log."""
+    """Ends the tasks and takes what they have ended with, which asyncio would otherwise log.
+
+    Again and again: before Python 3.12, wait_for loses a cancellation that comes together with its result
+    (https://github.com/python/cpython/issues/81839), and its task would go on.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=_CANCEL_SECONDS)
     for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        if not task.cancelled():
+            task.exception()
 
 
 async def _drained(reader: asyncio.StreamReader) -> None:

@@ -204,6 +204,7 @@ def _clients() -> list[bytes]:
         b"\x01", b"name", b"name\xff\xfename", b"\x02Lpair\xff\xfe\x02Hpair", b"n" * 100,
         b"\x03Lr\xff\xfdhello\xff\xfe\x03Hr\xff\xfdworld!", b"\x02Lp\xff\xfe\x02Lp\xff\xfe\x02Hp",
         b"\x03Xr", b"\x03Lr\xff\xfd" + b"p" * 32,
+        b"\x03Lr\xff\xfdh\xff\xfe\x03Hr\xff\xfdworld!",  # leaves while bytes come: a relay stayed for ever
     ]  # fmt: skip
 
 
