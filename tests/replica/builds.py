@@ -32,6 +32,7 @@ _moto_checks_source, _moto_start_build = (
     codebuild._validate_required_params_source,
     codebuild.CodeBuildResponse.start_build,
 )
+_moto_delete_project = CodeBuildBackend.delete_project
 
 
 def install() -> None:
@@ -40,6 +41,7 @@ def install() -> None:
     codebuild.CodeBuildResponse.start_build = _start_build
     CodeBuildBackend.batch_get_builds = lambda self, ids: [_found(self, one) for one in ids]
     CodeBuildBackend.stop_build = _stop_build
+    CodeBuildBackend.delete_project = _delete_project
 
 
 def _source(source: dict[str, Any]) -> None:
@@ -48,6 +50,11 @@ def _source(source: dict[str, Any]) -> None:
         _moto_checks_source(source)
     elif source.get("location") or not source.get("buildspec"):
         raise codebuild.InvalidInputException("NO_SOURCE has no location, and a buildspec")
+
+
+def _delete_project(self: CodeBuildBackend, project_name: str) -> None:
+    """By its ARN too, as Terraform's provider names it; moto would delete nothing without a word."""
+    _moto_delete_project(self, project_name.rpartition("/")[2])
 
 
 def _found(backend: CodeBuildBackend, build_id: str) -> dict[str, Any]:
