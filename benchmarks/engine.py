@@ -264,8 +264,8 @@ def _costs(cases: Json) -> list[str]:
     gigabyte_seconds = [s * 2 * MB_PER_VCPU / 1024 for s in seconds]
     dollars = [g * GB_SECOND["x86_64"] for g in gigabyte_seconds]
     return [
-        _row("GB-seconds a million images, x86, 2 vCPU", gigabyte_seconds, False),
-        _row("dollars a million images", dollars, False),
+        _row("GB-seconds per million images, x86, 2 vCPU", gigabyte_seconds, False),
+        _row("dollars per million images", dollars, False),
     ]
 
 

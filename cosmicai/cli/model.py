@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +19,7 @@ from cosmicai.model.recipe import Recipe
 from cosmicai.results.outputs import copy, made, merge, new_folder, writing
 
 if TYPE_CHECKING:
+    from cosmicai.data.photometry import Photometry
     from cosmicai.model.optimise import Report
     from cosmicai.model.usable import Tally
     from inference.engine import astromae
@@ -106,24 +106,18 @@ def model_train(
     """
     from cosmicai.data.photometry import Photometry, common
     from cosmicai.model import training
+    from cosmicai.model.calibrating import drop_calibration
     from cosmicai.model.card import write_card
     from cosmicai.model.galaxies import read_galaxies
     from cosmicai.model.optimise import optimise
     from cosmicai.model.usable import Needs
     from inference.engine import astromae
-    from inference.probability.calibration import CALIBRATION
-    from inference.probability.novelty import NOVELTY
 
     if start is not None and (config is not None or encoder is not None):
         raise typer.BadParameter("--from brings its config and its encoder; leave out --config and --encoder")
     stated = Photometry(tuple(bands) if bands else None, zero_point, pixel_scale, flux_unit)
-    photometry = common(partitions)
-    photometry = replace(photometry, **{k: v for k, v in asdict(stated).items() if v is not None})
-    if photometry.unknown:
-        names = ", ".join(name.replace("_", " ") for name in photometry.unknown)
-        console.print(
-            f"not known, as the card will say: {names} (--bands, --zero-point, --pixel-scale, --flux-unit)"
-        )
+    photometry = common(partitions).corrected(stated)
+    _tell_unknown(photometry)
     wanted = _config(config) if start is None else astromae.Config.read(start / "config.json")
     needs = Needs(images=not without_images)
     galaxies = read_galaxies(partition_files(partitions), wanted, photometry.magnitude_limits, needs)
@@ -141,9 +135,8 @@ def model_train(
         mixed_precision=mixed_precision,
     )
     resume = out.with_name(f"{out.name}.resume.pt")
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console
-    ) as progress:
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task("training", total=epochs)
 
         def report(epoch: training.Epoch) -> None:
@@ -155,14 +148,20 @@ def model_train(
             network, history = training.train(wanted, galaxies, recipe, report, encoder, resume, start)
     command = shlex.join(["cosmicai", *sys.argv[1:]])
     with new_folder(out) as scratch:
-        for name in (CALIBRATION, NOVELTY):  # of another network
-            (out / name).unlink(missing_ok=True)
+        drop_calibration(out)
         astromae.save(network, scratch)
         optimise(scratch)
         write_card(scratch, recipe, galaxies, history, [command], photometry)
         merge(scratch, out)
     resume.unlink(missing_ok=True)
     console.print(f"model folder {out}: {astromae.parameter_count(network):,} parameters")
+
+
+def _tell_unknown(photometry: Photometry) -> None:
+    if photometry.unknown:
+        names = ", ".join(name.replace("_", " ") for name in photometry.unknown)
+        told = f"not known, as the card will say: {names}"
+        console.print(f"{told} (--bands, --zero-point, --pixel-scale, --flux-unit)")
 
 
 def _tell_left_out(tally: Tally) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,10 @@ class Photometry:
     @property
     def unknown(self) -> list[str]:
         return [name for name, value in asdict(self).items() if value is None]
+
+    def corrected(self, stated: Photometry) -> Photometry:
+        """With the values that are stated in place of its own."""
+        return replace(self, **{name: value for name, value in asdict(stated).items() if value is not None})
 
     def write(self, folder: Path) -> None:
         (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")

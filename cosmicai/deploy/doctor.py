@@ -39,7 +39,7 @@ def examine(
     yield _provider(environment)
     if not local:
         yield _tool("AWS CLI", ["aws", "--version"], "install AWS CLI v2; `make deploy` needs it")
-        told = "install Docker, or deploy with IMAGE=URI of an image that exists"
+        told = "install Docker, or deploy with BUILD=codebuild, or with IMAGE=URI of an image that exists"
         yield _tool("Docker buildx", ["docker", "buildx", "version"], told)
         if team is not None:
             yield from _preflight(team, environment)

@@ -27,7 +27,8 @@ from inference.data.rules import Rules
 from inference.engine.choice import GRAPHS, network_digest, read_graphs
 from inference.engine.interface import Floats
 from inference.engine.loading import load
-from inference.probability.calibration import Calibration, Layer, features
+from inference.probability.calibration import CALIBRATION, Calibration, Layer, features
+from inference.probability.novelty import NOVELTY
 from inference.probability.predictive import WIDTHS, pit
 
 FEWEST_GALAXIES = 1000  # to calibrate with: half of them fit, and the outer levels need the others
@@ -114,6 +115,12 @@ def predicted(folder: Path, files: Sequence[Path], threads: int = 1) -> Predicte
         np.concatenate([getattr(part, name) for part in parts]) for name in names
     )
     return Predicted(z_pred, magnitudes, redshift, embedding, tally)
+
+
+def drop_calibration(folder: Path) -> None:
+    """What another network was calibrated with is wrong for the one that takes its place."""
+    for name in (CALIBRATION, NOVELTY):
+        (folder / name).unlink(missing_ok=True)
 
 
 def calibrate_folder(

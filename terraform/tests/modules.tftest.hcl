@@ -241,6 +241,51 @@ run "a_function_is_either_zip_or_image" {
   expect_failures = [var.package]
 }
 
+run "the_image_is_built_on_its_own_architecture" {
+  module {
+    source = "./modules/image_builder"
+  }
+  variables {
+    name               = "team3-cosmicai-image-builder"
+    architecture       = "arm64"
+    bucket_arn         = "arn:aws:s3:::data"
+    repository_arn     = "arn:aws:ecr:us-east-1:123456789012:repository/images"
+    kms_key_arn        = "arn:aws:kms:us-east-1:123456789012:key/1"
+    log_retention_days = 7
+  }
+  assert {
+    condition = (
+      one(aws_codebuild_project.this.environment).type == "ARM_CONTAINER" &&
+      strcontains(one(aws_codebuild_project.this.environment).image, "aarch64")
+    )
+    error_message = "arm64 must be built on arm64"
+  }
+  assert {
+    condition     = strcontains(one(aws_codebuild_project.this.source).buildspec, "docker/inference.Dockerfile")
+    error_message = "the same Dockerfile must be built"
+  }
+}
+
+run "an_x86_image_is_built_on_x86" {
+  module {
+    source = "./modules/image_builder"
+  }
+  variables {
+    name               = "team3-cosmicai-image-builder"
+    architecture       = "x86_64"
+    bucket_arn         = "arn:aws:s3:::data"
+    repository_arn     = "arn:aws:ecr:us-east-1:123456789012:repository/images"
+    log_retention_days = 7
+  }
+  assert {
+    condition = (
+      one(aws_codebuild_project.this.environment).type == "LINUX_CONTAINER" &&
+      strcontains(one(aws_codebuild_project.this.environment).image, "x86_64")
+    )
+    error_message = "x86_64 must be built on x86_64"
+  }
+}
+
 run "the_registry_scans_and_never_overwrites" {
   module {
     source = "./modules/registry"

@@ -119,13 +119,31 @@ run "extra_packages_need_an_image_that_is_built_here" {
   expect_failures = [var.image]
 }
 
+run "an_unknown_image_builder_is_refused" {
+  command = plan
+  variables {
+    image_builder = "kaniko"
+  }
+  expect_failures = [var.image_builder]
+}
+
+run "an_image_may_be_built_on_aws" {
+  variables {
+    image_builder = "codebuild"
+  }
+  assert {
+    condition     = module.image_builder[0].project_name == "team3-cosmicai-image-builder"
+    error_message = "image_builder must make a project"
+  }
+}
+
 run "an_image_from_elsewhere_needs_no_repository" {
   variables {
     image_tag = null
     image_uri = "123456789012.dkr.ecr.us-east-1.amazonaws.com/shared/inference:v1"
   }
   assert {
-    condition     = output.repository_url == null && length(module.registry) == 0
+    condition     = output.repository_url == null && length(module.registry) == 0 && length(module.image_builder) == 0
     error_message = "image_uri must replace the repository"
   }
 }

@@ -113,11 +113,6 @@ def test_an_image_is_built_on_aws_and_deployed(checkout: Checkout) -> None:
     assert_policies_are_sound(checkout.aws, roles=7)
     _assert_the_role_is_just_enough(checkout)
 
-    # Nothing is built or changed a second time.
-    printed, _ = checkout.make("deploy", "BUILD=codebuild")
-    assert "0 added, 0 changed, 0 destroyed" in printed
-    assert "building" not in printed
-
     checkout.make("destroy")
     assert checkout.aws.client("codebuild").list_projects()["projects"] == []
     assert checkout.aws.client("logs").describe_log_groups()["logGroups"] == []
@@ -128,10 +123,12 @@ def test_an_image_is_built_on_aws_and_deployed(checkout: Checkout) -> None:
 def _assert_the_role_is_just_enough(checkout: Checkout) -> None:
     iam = checkout.aws.client("iam")
     document = iam.get_role_policy(RoleName=BUILDER, PolicyName=BUILDER)["PolicyDocument"]
-    allowed = {action for one in document["Statement"] for action in one["Action"]}
-    used = actions(checkout.aws.recording, "builder")
+    listed = (one["Action"] for one in document["Statement"])
+    allowed = {action for one in listed for action in ([one] if isinstance(one, str) else one)}
+    # The stand-in pushes no layers: https://docs.aws.amazon.com/AmazonECR/latest/userguide/image-push-iam.html
     layers = {"BatchCheckLayerAvailability", "BatchGetImage", "CompleteLayerUpload", "InitiateLayerUpload"}
-    assert used | {f"ecr:{action}" for action in (*layers, "UploadLayerPart")} == allowed
+    unused = {f"ecr:{action}" for action in (*layers, "UploadLayerPart")}
+    assert actions(checkout.aws.recording, "builder") | unused == allowed
     resources = {one["Sid"]: one["Resource"] for one in document["Statement"]}
     assert resources["ReadContext"] == f"arn:aws:s3:::{BUCKET}/.cosmicai/build/*"
     assert resources["PushImage"].endswith(f":repository/{REPOSITORY}")

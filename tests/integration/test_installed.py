@@ -99,6 +99,7 @@ def test_a_wheel_is_one_package_with_its_files(wheel: Path, installed: Installed
         metadata = archive.read(f"cosmicai-{__version__}.dist-info/METADATA").decode()
     for name in (
         "functions/inference/models/dc2-small/calibration.json",
+        "functions/inference/models/dc2-small/novelty.json",
         *(f"functions/inference/engine/kernels/{machine}.so" for machine in MACHINES),
         "functions/summarize/page/echarts.min.js",
         "functions/rendezvous/server.py",

@@ -16,6 +16,7 @@ from cosmicai.emulator.environment import credentials
 from cosmicai.processes import process_birth
 from cosmicai.runs.client import RunError
 from cosmicai.runs.watch import Snapshot
+from inference.contract.flags import Flag
 from initialize.payload import PayloadError
 
 from .conftest import Cloud, no_ranks
@@ -51,7 +52,9 @@ def test_from_a_payload_to_tables(
     assert deployment.bucket == cloud.bucket
     cloud.put_all(prefix, partitions(3, rows=20))
     seen: list[Snapshot] = []
-    run = deployment.run(_payload(prefix), changes={"batch_size": 8}).wait(240, seen.append)
+    run = deployment.run(_payload(prefix), changes={"batch_size": 8, "outputs": "embedding"}).wait(
+        240, seen.append
+    )
     assert (seen[-1].status, seen[-1].done, seen[-1].images) == ("SUCCEEDED", 3, 60)
     assert run.state().ended
     assert deployment.find(run.name) == run
@@ -64,6 +67,10 @@ def test_from_a_payload_to_tables(
     assert results.summary.payload["batch_size"] == 8
     table = results.to_astropy()
     assert len(table) == len(results.to_pandas()) == 60
+    assert table["embedding"].shape == (60, 96)
+    assert "pdf" not in table.colnames
+    assert np.isfinite(table["ood_p"]).all()  # of the bundled network, which every rank has
+    assert set(np.asarray(table["flags"])[table["ood_p"] < 0.001] & Flag.UNFAMILIAR) <= {Flag.UNFAMILIAR}
     again = cosmicai.load_results(f"s3://{cloud.bucket}/results/{prefix}/", tmp_path / "again")
     assert np.array_equal(again.to_astropy()["z_pred"], table["z_pred"])
     assert again.summary == results.summary

@@ -74,33 +74,38 @@ def _stop_build(self: CodeBuildBackend, build_id: str) -> dict[str, Any]:
 
 
 def _carry_out(build: dict[str, Any], project: dict[str, Any], variables: dict[str, str]) -> None:
-    environment = project["environment"]
-    assert _ARCHITECTURES[environment["type"]] in environment["image"]
-    own = {**os.environ, **json.loads(os.environ["REPLICA_BUILDS"]), **variables}
-    own |= {"AWS_ACCESS_KEY_ID": BUILDER, "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
-    own |= {"AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": os.environ["REPLICA_ENDPOINT"]}
-    build["logs"]["streamName"] = build["id"].rpartition(":")[2]
-    say = _log(build["logs"])
+    """Whatever happens here, the build ends."""
     folder = tempfile.mkdtemp()
     try:
-        if not environment["privilegedMode"]:
-            own["PATH"] = "/usr/bin:/bin"
-        spec = yaml.safe_load(project["source"]["buildspec"])
-        assert spec["version"] == 0.2
-        for name in ("install", "pre_build", "build"):
-            for command in spec["phases"].get(name, {}).get("commands", []):
-                if fault := _run(command, folder, own, build["id"], say):
-                    told = {"statusCode": "COMMAND_EXECUTION_ERROR", "message": fault}
-                    build["phases"].append(
-                        {"phaseType": name.upper(), "phaseStatus": "FAILED", "contexts": [told]}
-                    )
-                    return
-        build["buildStatus"] = "SUCCEEDED"
+        _phases(build, project, variables, folder)
     finally:
         shutil.rmtree(folder)
         if build["buildStatus"] == "IN_PROGRESS":
             build["buildStatus"] = "FAILED"
         build |= {"currentPhase": "COMPLETED", "buildComplete": True}
+
+
+def _phases(build: dict[str, Any], project: dict[str, Any], variables: dict[str, str], folder: str) -> None:
+    environment = project["environment"]
+    assert _ARCHITECTURES[environment["type"]] in environment["image"]
+    own = {**os.environ, **json.loads(os.environ["REPLICA_BUILDS"]), **variables}
+    own |= {"AWS_ACCESS_KEY_ID": BUILDER, "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+    own |= {"AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": os.environ["REPLICA_ENDPOINT"]}
+    if not environment["privilegedMode"]:
+        own["PATH"] = "/usr/bin:/bin"
+    build["logs"]["streamName"] = build["id"].rpartition(":")[2]
+    say = _log(build["logs"])
+    spec = yaml.safe_load(project["source"]["buildspec"])
+    assert spec["version"] == 0.2
+    for name in ("install", "pre_build", "build"):
+        for command in spec["phases"].get(name, {}).get("commands", []):
+            if fault := _run(command, folder, own, build["id"], say):
+                told = {"statusCode": "COMMAND_EXECUTION_ERROR", "message": fault}
+                phase = {"phaseType": name.upper(), "phaseStatus": "FAILED", "contexts": [told]}
+                build["phases"].append(phase)
+                return
+    if build["buildStatus"] == "IN_PROGRESS":
+        build["buildStatus"] = "SUCCEEDED"
 
 
 def _run(

@@ -76,7 +76,7 @@ def _rest(signed: str, method: str, url: str) -> str:
     for name in model.operation_names:
         http = model.operation_model(name).http
         path, _, query = http["requestUri"].partition("?")
-        wanted = parse_qs(query, keep_blank_values=True)
+        wanted = {**parse_qs(query, keep_blank_values=True), **_required(model.operation_model(name))}
         pattern = re.sub(r"\\{\w+\\\+\\}", ".+", re.escape(path))
         pattern = re.sub(r"\\{\w+\\}", "[^/]+", pattern)
         matches = http["method"] == method and re.fullmatch(pattern, at.path.rstrip("/") or "/")
@@ -84,3 +84,10 @@ def _rest(signed: str, method: str, url: str) -> str:
             found.append((len(wanted), name))
     assert found, f"{signed}: {method} {url} is no operation of botocore's model"
     return max(found)[1]
+
+
+def _required(operation: botocore.model.OperationModel) -> dict[str, list[str]]:
+    """What the query of an operation must have, such as ListParts' uploadId; GetObject has the same path."""
+    shape = operation.input_shape
+    fields = (shape.members[name].serialization for name in shape.required_members) if shape else ()
+    return {one["name"]: [""] for one in fields if one.get("location") == "querystring"}
