@@ -214,14 +214,6 @@ run "an_image_of_a_public_registry_needs_no_permission" {
   }
 }
 
-run "subnets_are_needed" {
-  command = plan
-  variables {
-    batch = { subnet_ids = [] }
-  }
-  expect_failures = [var.batch]
-}
-
 run "subnets_are_ids" {
   command = plan
   variables {
@@ -234,14 +226,6 @@ run "a_size_that_fargate_does_not_have" {
   command = plan
   variables {
     batch = { subnet_ids = ["subnet-0123456789abcdef0"], vcpus = 4, memory_mb = 65536 }
-  }
-  expect_failures = [var.batch]
-}
-
-run "vcpus_that_fargate_does_not_have" {
-  command = plan
-  variables {
-    batch = { subnet_ids = ["subnet-0123456789abcdef0"], vcpus = 6 }
   }
   expect_failures = [var.batch]
 }

@@ -152,15 +152,6 @@ run "direct_collectives_are_refused" {
   expect_failures = [var.network]
 }
 
-run "a_foreign_rendezvous_host_is_refused_too" {
-  command = plan
-  variables {
-    network    = { subnet_ids = ["subnet-0123456789abcdef0"] }
-    rendezvous = { address = "rendezvous.example.org:10000" }
-  }
-  expect_failures = [var.network]
-}
-
 run "private_subnets_are_needed" {
   command = plan
   variables {

@@ -54,6 +54,19 @@ module "cosmicai" {
 
   redis_host = "redis.example.org:6379"
 
+  batch = {
+    subnet_ids      = ["subnet-0123456789abcdef0"]
+    public          = true
+    vcpus           = 8
+    memory_mb       = 32768
+    max_vcpus       = 512
+    spot            = true
+    timeout_seconds = 7200
+  }
+
+  # With rendezvous.enabled = false, the ranks could be in private subnets:
+  # network = { subnet_ids = ["subnet-0123456789abcdef0"], route_table_ids = ["rtb-0123456789abcdef0"] }
+
   operations = {
     log_retention_days = 90
     dashboard          = true
