@@ -57,7 +57,7 @@ def _draw(predicted: Redshifts, true: Redshifts, accuracy: Json, path: Path) -> 
     try:
         from cosmicai.results.plots import predicted_against_true
     except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
+        if (error.name or "").partition(".")[0] != "matplotlib":
             raise
         return
     known = known_redshifts(true)

@@ -181,6 +181,8 @@ def wrong_values(kind: Any) -> list[str]:
             return [*_wrong_numbers(kind.item), ",", "1,,2", "1,x"]
         case values.Text():
             return [*_WRONG_TEXTS, *(["a b$%"] if kind.pattern and kind is not values.PAIR else [])]
+        case values.ShareOf():
+            return [*_WRONG_TEXTS, "1", "2/2", "-1/2", "0/0", "a/2", "1/2/3", "0.5/2"]
         case values.Names() | values.Choices():
             return [*_WRONG_TEXTS, "a,,b", "a,a"]
         case values.Prefix():

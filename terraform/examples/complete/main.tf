@@ -21,7 +21,8 @@ module "cosmicai" {
     delete_results_on_destroy = true
   }
 
-  image_tag = "v1" # the image is in the deployment's own ECR repository
+  image_builder = "codebuild"
+  image_tag     = "v1" # the image is in the deployment's own ECR repository
   image = {
     variant        = "torch"
     extra_packages = ["timm==0.4.12"]
@@ -48,8 +49,6 @@ module "cosmicai" {
     idle_minutes   = 30
     wait_seconds   = 60
     limits         = { relays = 512, relays_per_address = 128 }
-    enabled        = true
-    subnet_id      = "subnet-0123456789abcdef0" # a public one of the team's
   }
 
   redis_host = "redis.example.org:6379"
