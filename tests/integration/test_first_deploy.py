@@ -53,7 +53,7 @@ def _refused(call: Any, **arguments: Any) -> str:
 def _expected_calls(mirror: list[str]) -> list[list[str]]:
     """Of a first deployment, in this order and with nothing besides."""
     terraform = ["terraform", "-chdir=terraform"]
-    apply = ["-auto-approve", "-var-file=teams/team3.tfvars", "-var", f"image_tag={image_tag()}"]
+    apply = ["-var-file=teams/team3.tfvars", "-auto-approve", "-var", f"image_tag={image_tag()}"]
     build = ["buildx", "build", "--platform", "linux/arm64", "--provenance=false"]
     build += [
         "-f",
