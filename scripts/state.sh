@@ -68,7 +68,7 @@ value_of() { # EXPRESSION
   # Terraform only warns of these, and their values would be lost.
   unknown=$(echo "$answer" | sed -n 's/.*declare a variable named "\([^"]*\)".*/\1/p' | sort -u | tr '\n' ' ')
   [ -z "$unknown" ] ||
-    fail "terraform/$vars sets what is no variable of this version: ${unknown% }; terraform/README.md lists them, in groups"
+    fail "terraform/$vars sets names that are not variables of this version: ${unknown% }; terraform/README.md lists them, in groups"
   value=$(echo "$answer" | sed -n 's/^"\(.*\)"$/\1/p')
   [ -n "$value" ] || fail "terraform console could not read terraform/$vars; its message is above"
   echo "$value"
@@ -92,7 +92,7 @@ check_names_in_groups() {
     formatlist(\"\${group}.%s\", setsubtract(names, jsondecode(base64decode(\"$known\"))[group]))]))" | tr '\n' ' ' |
     TF_DATA_DIR="$any" terraform -chdir="$any" console -var-file="$PWD/terraform/$vars")
   [ "$unknown" = '""' ] ||
-    fail "terraform/$vars sets what is no variable of this version: $(echo "$unknown" | tr -d '"'); terraform/README.md lists them, in groups"
+    fail "terraform/$vars sets names that are not variables of this version: $(echo "$unknown" | tr -d '"'); terraform/README.md lists them, in groups"
 }
 
 # What cosmicai/deploy/preflight.py asks the account about, as JSON.

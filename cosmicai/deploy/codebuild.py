@@ -1,7 +1,7 @@
 """Builds the inference image in the deployment's AWS CodeBuild project, and shows the build's log.
 
-Standard library and the aws command line, as scripts/deploy.sh, which calls it where there is no Docker:
-`python -m cosmicai.deploy.codebuild --help`.
+scripts/deploy.sh calls it if the image is not built by Docker. Like that script, it needs only the standard
+library and the aws command line. See `python -m cosmicai.deploy.codebuild --help`.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def execution_arn(target: Target, name: str | None) -> str:
 
 def taken(by: str, name: str, place: str) -> str:
     """What is said of a run whose result path another run has taken since; place: that path."""
-    return f"another run, {by}, has taken the path of {name}, {place}: its results are no longer there"
+    return f"another run, {by}, has overwritten {place}: the results of {name} are no longer there"
 
 
 def follow(

@@ -1,4 +1,4 @@
-"""Values that are no measurements: one table of the markers that surveys use, and what each becomes.
+"""Values that are not measurements: one table of the markers that surveys use, and what each becomes.
 
 `cosmicai data prepare`, training and the ranks go by it. Standard library alone.
 
@@ -13,10 +13,8 @@ import math
 import struct
 from enum import StrEnum
 
-FAINTEST, BRIGHTEST = (
-    36.0,
-    8.0,
-)  # AB magnitudes of galaxies: the deepest JWST fields end at 32, M31 alone is at 4
+# AB magnitudes of galaxies: the deepest JWST fields end at 32, M31 alone is at 4.
+FAINTEST, BRIGHTEST = 36.0, 8.0
 
 
 class Missing(StrEnum):

@@ -220,7 +220,8 @@ def test_a_variable_of_an_earlier_version_stops_the_deployment(tree: Path) -> No
     done = _run(tree, "sh", "scripts/deploy.sh", "team3", APPROVE="team3")
     assert done.returncode != 0
     assert (
-        "is no variable of this version: alarm_email kms_key_arn; terraform/README.md lists them" in done.stderr
+        "are not variables of this version: alarm_email kms_key_arn; terraform/README.md lists them"
+        in done.stderr
     )
     assert not _state(tree).exists()
 

@@ -16,6 +16,7 @@ from cosmicai.packaging.places import BuildFolder
 from inference.job import FAILED, TRY_AGAIN
 from initialize.run import Deployed, start
 from summarize.gather import summarize_run
+from tests.summaries import OF_DATA
 
 from .conftest import Cloud, Json, Ran
 
@@ -58,17 +59,6 @@ def jobs(cloud: Cloud, build: BuildFolder) -> Jobs:
     return Jobs(cloud, build)
 
 
-_OF_DATA = (
-    "world_size",
-    "num_samples",
-    "accuracy",
-    "accuracy_state",
-    "flags",
-    "predicted_redshifts",
-    "missing_ranks",
-)
-
-
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_jobs_give_the_results_of_lambda(
     cloud: Cloud,
@@ -99,7 +89,7 @@ def test_jobs_give_the_results_of_lambda(
             if name != "run_id"
         )
     summaries = [one.read("summary.json") for one in (on_batch, on_lambda)]
-    ours, theirs = ({name: summary[name] for name in _OF_DATA} for summary in summaries)
+    ours, theirs = ({name: summary[name] for name in OF_DATA} for summary in summaries)
     assert ours == theirs
     assert (summaries[0]["cost"], summaries[0]["children"]) == (None, None)
     assert b"on AWS Batch" in on_batch.summaries()["report.html"]

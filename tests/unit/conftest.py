@@ -1,4 +1,4 @@
-"""Channels between ranks: a rendezvous host, Redis and S3 of their own, for the tests of fmi."""
+"""For the tests of fmi: a rendezvous host, Redis and S3, through which ranks meet. For others: moto's S3."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import boto3
 import pytest
+from moto import mock_aws
 
 from cosmicai.emulator import Emulator
 from cosmicai.emulator.localstack import free_port
@@ -95,3 +97,14 @@ def channels(request: pytest.FixtureRequest, host: Host) -> Open:
         return [fmi.Direct(rank, size, name, "127.0.0.1", host.port, secret) for rank in ranks]
 
     return make
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of moto's S3, in this process, with an empty bucket team3-cosmicai."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    with mock_aws():
+        client = boto3.client("s3", "us-east-1", aws_access_key_id="a", aws_secret_access_key="b")  # noqa: S106
+        client.create_bucket(Bucket="team3-cosmicai")
+        yield client

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,16 +35,10 @@ PAYLOAD = {"bucket": BUCKET, "data_prefix": "25MB", "result_path": "r", "backend
 Json = dict[str, Any]
 
 
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    with mock_aws():
-        client = boto3.client("s3", "us-east-1", aws_access_key_id="a", aws_secret_access_key="b")  # noqa: S106
-        client.create_bucket(Bucket=BUCKET)
-        for number in range(1, 6):
-            client.put_object(Bucket=BUCKET, Key=f"25MB/{number}.pt", Body=b"galaxies")
-        yield client
+@pytest.fixture(autouse=True)
+def partitions(s3: Any) -> None:
+    for number in range(1, 6):
+        s3.put_object(Bucket=BUCKET, Key=f"25MB/{number}.pt", Body=b"galaxies")
 
 
 def _start(s3: Any, payload: Json = PAYLOAD, name: str = "run-1", deployed: Deployed = DEPLOYED) -> Json:

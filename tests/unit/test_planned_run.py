@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import pytest
-from moto import mock_aws
 
 from initialize.payload import PayloadError
 from initialize.plan import PlanError
@@ -23,16 +20,6 @@ HISTORIC = {
     "S3_object_name": "Anomaly Detection", "script": "/tmp/Anomaly Detection/Inference/inference.py",  # noqa: S108
     "result_path": "results/25MB/1GB/1", "data_bucket": BUCKET, "data_prefix": "25MB", "world_size": "11",
 }  # fmt: skip
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    with mock_aws():
-        client = boto3.client("s3", "us-east-1", aws_access_key_id="a", aws_secret_access_key="b")  # noqa: S106
-        client.create_bucket(Bucket=BUCKET)
-        yield client
 
 
 def _put(s3: Any, *keys: str, body: bytes = b"galaxies") -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pytest
-from moto import mock_aws
 
 from cosmicai.results import report
 from cosmicai.results.outputs import OutputError, exclusive
@@ -23,16 +20,6 @@ from cosmicai.runs.download import OF_ANOTHER_RUN, download
 
 BUCKET, PLACE = "team3-cosmicai", "results/1"
 STARTED = datetime.now(UTC) - timedelta(minutes=1)
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    with mock_aws():
-        client = boto3.client("s3", "us-east-1", aws_access_key_id="a", aws_secret_access_key="b")  # noqa: S106
-        client.create_bucket(Bucket=BUCKET)
-        yield client
 
 
 def _npz(run_id: str) -> bytes:
@@ -92,7 +79,9 @@ def test_what_has_no_run_id_is_left_out_where_it_is_older_than_the_run(s3: Any, 
 
 def test_a_run_whose_path_another_has_taken_is_said_so(s3: Any, tmp_path: Path) -> None:
     _put(s3, {**_results("early", 4), **_results("late", 2)})
-    with pytest.raises(RunError, match=r"another run, late, has taken the path of early, s3://.*/results/1/"):
+    with pytest.raises(
+        RunError, match=r"another run, late, has overwritten s3://.*/results/1/: the results of early"
+    ):
         download(s3, BUCKET, PLACE, "early", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

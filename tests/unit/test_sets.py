@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto import mock_aws
 
 from cosmicai.data import copying
 from cosmicai.data.listing import list_folder, partitions_in
@@ -38,16 +36,6 @@ class Kind:
     read: Callable[[], dict[str, bytes]]
     refused: type[Exception]
     list: Callable[[], Any]
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    with mock_aws():
-        client = boto3.client("s3", "us-east-1", aws_access_key_id="a", aws_secret_access_key="b")  # noqa: S106
-        client.create_bucket(Bucket=BUCKET)
-        yield client
 
 
 def _put(folder: Path, files: dict[str, bytes]) -> Path:

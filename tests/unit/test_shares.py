@@ -23,6 +23,7 @@ from cosmicai.packaging.places import ROOT
 from cosmicai.runs.infer import infer
 from cosmicai.runs.merging import MergeError, merge
 from cosmicai.runs.shares import EmptyShareError, Share
+from tests.summaries import OF_DATA
 
 Save = Callable[[object], bytes]
 ROWS = (9, 4, 7, 5)
@@ -63,20 +64,9 @@ def _predictions(out: Path) -> dict[int, dict[str, Any]]:
     return found
 
 
-_OF_DATA = (
-    "world_size",
-    "num_samples",
-    "accuracy",
-    "accuracy_state",
-    "flags",
-    "predicted_redshifts",
-    "missing_ranks",
-)
-
-
 def _told(out: Path) -> dict[str, Any]:
     summary = json.loads((out / "summary.json").read_text())
-    return {name: summary[name] for name in _OF_DATA}
+    return {name: summary[name] for name in OF_DATA}
 
 
 def test_the_tasks_of_an_array_are_one_run(tmp_path: Path, partitions: Path) -> None:

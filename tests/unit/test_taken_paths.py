@@ -17,7 +17,7 @@ from cosmicai.deploy.target import Target
 from cosmicai.runs.watch import Watcher
 
 BUCKET, PLACE = "team3-cosmicai", "results/1"
-TAKEN = f"another run, late, has taken the path of early, s3://{BUCKET}/{PLACE}: its results are no longer"
+TAKEN = f"another run, late, has overwritten s3://{BUCKET}/{PLACE}: the results of early are no longer"
 ALL_SERVICES: Any = {"core": {"service_whitelist": None}}  # LocalStack's build of moto leaves this one out
 MACHINE = '{"StartAt": "A", "States": {"A": {"Type": "Succeed"}}}'
 
@@ -131,7 +131,7 @@ def test_executions_that_resumed_a_run_show_it_until_another_takes_its_path(
         assert (found.ranks, found.taken_by) == (None, "late")
     code, told = _call(monkeypatch, capsys, "logs", "0", "--run", "again")
     assert code == 1
-    assert "another run, late, has taken the path of again" in told
+    assert "another run, late, has overwritten" in told
 
 
 def test_a_run_that_is_not_planned_yet_has_lost_nothing(target: Target) -> None:

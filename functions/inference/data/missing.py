@@ -17,7 +17,7 @@ Float = TypeVar("Float", np.float32, np.float64)
 
 
 class Hit(NamedTuple):
-    """Values that are no measurements: by which marker or reason, of what kind, and where."""
+    """Values that are not measurements: by which marker or reason, of what kind, and where."""
 
     marker: str
     kind: Missing

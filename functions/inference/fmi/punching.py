@@ -21,9 +21,8 @@ from .handshake import Handshake, Keys, Stranger
 
 Address = tuple[str, int]
 Met = tuple[socket.socket, Keys | None]
-_GREETING_SECONDS = (
-    5.0  # for one connection: a hello that is lost on the way is sent again after a second or two
-)
+# For one connection: a hello that is lost on the way is sent again after a second or two.
+_GREETING_SECONDS = 5.0
 _GREETINGS = 32  # at once; of more, the oldest is given up
 _CLOSED_SECONDS = 0.2  # between looks at whether the channel was closed
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1  # seconds between attempts to connect

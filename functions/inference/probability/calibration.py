@@ -13,9 +13,10 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,10 +39,25 @@ _LARGEST = 1e6  # of a weight or a feature
 
 Doubles = NDArray[np.float64]
 Json = dict[str, Any]
+Parsed = TypeVar("Parsed")
 
 
 class CalibrationError(EngineError):
     """calibration.json is not one, or belongs to another network; the message says what to do."""
+
+
+def from_file(path: Path, parse: Callable[[Any], Parsed], most_bytes: int, fault: type[EngineError]) -> Parsed:
+    """What `parse` makes of a file's JSON. Raises `fault` if that is malformed or `parse` refuses it."""
+    try:
+        content, faults = load(path.read_bytes(), most_bytes, _MOST_DIGITS)
+        if faults:
+            raise ValueError(faults[0])
+        return parse(content)
+    except ValueError as error:  # UntrustedError, base64's and that of `parse`
+        raise fault(
+            f"model: {path.name} is malformed ({error}); run `cosmicai model calibrate` on the model and "
+            "upload it again"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -106,16 +122,7 @@ class Calibration:
     @classmethod
     def read(cls, folder: Path) -> Calibration:
         """Raises CalibrationError."""
-        try:
-            content, faults = load((folder / CALIBRATION).read_bytes(), _MOST_BYTES, _MOST_DIGITS)
-            if faults:
-                raise ValueError(faults[0])
-            return cls.from_json(content)
-        except ValueError as error:  # UntrustedError, base64's and ours
-            raise CalibrationError(
-                f"model: {CALIBRATION} is malformed ({error}); run `cosmicai model calibrate` on the model and "
-                "upload it again"
-            ) from error
+        return from_file(folder / CALIBRATION, cls.from_json, _MOST_BYTES, CalibrationError)
 
     def check(self, network: str | None, magnitudes: int) -> None:
         """network: the digest of the weights that the engine runs. Raises CalibrationError."""

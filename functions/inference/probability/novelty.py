@@ -24,15 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract.untrusted import load
 from ..engine.interface import EngineError, Floats
-from .calibration import at, unpacked, whole
+from .calibration import at, from_file, unpacked, whole
 
 NOVELTY = "novelty.json"
 RARE = 0.001  # a galaxy with a smaller p-value is flagged
 _FORMAT = 1
 _MOST_BYTES = 64 << 20
-_MOST_DIGITS = 20
 _MOST_NUMBERS = 2048  # of an embedding and magnitudes
 _MOST_COMPONENTS = 64
 _MOST_SCORES = 1_000_000
@@ -99,16 +97,7 @@ class Novelty:
     @classmethod
     def read(cls, folder: Path) -> Novelty:
         """Raises NoveltyError."""
-        try:
-            content, faults = load((folder / NOVELTY).read_bytes(), _MOST_BYTES, _MOST_DIGITS)
-            if faults:
-                raise ValueError(faults[0])
-            return cls.from_json(content)
-        except ValueError as error:  # UntrustedError, base64's and ours
-            raise NoveltyError(
-                f"model: {NOVELTY} is malformed ({error}); run `cosmicai model calibrate` on the model and "
-                "upload it again"
-            ) from error
+        return from_file(folder / NOVELTY, cls.from_json, _MOST_BYTES, NoveltyError)
 
     @classmethod
     def from_json(cls, content: Any) -> Novelty:
