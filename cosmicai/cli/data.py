@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,38 +12,14 @@ from rich.table import Table
 
 from cosmicai.cli.common import console, tell_error
 from cosmicai.cli.data_copies import Overwrite, PartitionMb, dc2, tell_removed, upload
-from cosmicai.cli.data_options import (
-    BadPixels,
-    Bands,
-    Catalogue,
-    DropUnusable,
-    FillBands,
-    FitHow,
-    FluxUnit,
-    IdName,
-    Images,
-    Ivar,
-    Keep,
-    Limits,
-    MagnitudeNames,
-    Mask,
-    MissingMarks,
-    Model,
-    Pad,
-    PixelScale,
-    PixelUnit,
-    PixelZeroPoint,
-    RedshiftName,
-    Source,
-    ZeroPoint,
-)
+from cosmicai.cli.data_options import Source, reads
 from cosmicai.cli.paths import Destination, OutFile, bucket_and_prefix
-from cosmicai.cli.values import NumberList, Refused
+from cosmicai.cli.values import Refused
 from cosmicai.printable import printable
 from cosmicai.results.outputs import new_file
 
 if TYPE_CHECKING:
-    from cosmicai.data.reading import Fit, Reading
+    from cosmicai.data.reading import Reading
     from cosmicai.data.sets import Place
     from cosmicai.data.summary import Summary
 
@@ -53,32 +30,21 @@ app.command("dc2")(dc2)
 
 
 @app.command("prepare")
+@reads
 def data_prepare(
+    *,
     source: Source,
     out: Annotated[str, typer.Option(parser=Destination(), help="A folder or s3://bucket/prefix.")],
     partition_mb: PartitionMb = 25,
-    model: Model = None,
-    images: Images = None,
-    bands: Bands = None,
-    magnitudes: MagnitudeNames = None,
-    redshift: RedshiftName = None,
-    identifiers: IdName = None,
-    keep: Keep = None,
-    catalogue: Catalogue = None,
-    mask: Mask = None,
-    ivar: Ivar = None,
-    fit: FitHow = "scale",
-    pad: Pad = False,
-    pixel_scale: PixelScale = None,
-    pixel_unit: PixelUnit = None,
-    pixel_zero_point: PixelZeroPoint = None,
-    flux_unit: FluxUnit = None,
-    zero_point: ZeroPoint = None,
-    missing: MissingMarks = None,
-    limits: Limits = None,
-    fill_bands: FillBands = None,
-    bad_pixels: BadPixels = "keep",
-    drop_unusable: DropUnusable = False,
+    model: Path | None,
+    reading: Reading,
+    bad_pixels: Annotated[
+        Literal["keep", "zero"], typer.Option(help="NaN and masked pixels stay NaN, or become 0.")
+    ] = "keep",
+    drop_unusable: Annotated[
+        bool,
+        typer.Option("--drop-unusable", help="Leave out galaxies with bad pixels or without a magnitude."),
+    ] = False,
     sheet: Annotated[
         Path | None,
         typer.Option(parser=OutFile(".png"), help="Contact sheet to write; default: stamps.png in the folder."),
@@ -95,22 +61,6 @@ def data_prepare(
     from cosmicai.data.places import SHEET
 
     _check_apart(source, out)
-    reading = _reading(
-        (images, magnitudes, mask, ivar, keep),
-        (redshift, identifiers),
-        _names(bands),
-        fit,
-        pad,
-        pixel_scale,
-        (pixel_unit, pixel_zero_point),
-        (flux_unit, zero_point),
-        missing or [],
-        limits,
-        _bands_to_fill(fill_bands, model or layout.BUNDLED),
-        bad_pixels,
-        drop_unusable,
-        catalogue,
-    )
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("Galaxies", total=None)
@@ -118,7 +68,7 @@ def data_prepare(
             source,
             _place(out),
             partition_mb,
-            reading,
+            replace(reading, bad_pixels=bad_pixels, drop_unusable=drop_unusable),
             model or layout.BUNDLED,
             lambda galaxies, total: progress.update(task, completed=galaxies, total=total),
             overwrite,
@@ -141,73 +91,6 @@ def _check_apart(source: Path, out: str) -> None:
     place = source if source.is_dir() else source.parent if source.suffix == ".pt" else None
     if place is not None and not out.startswith("s3://") and Path(out).resolve() == place.resolve():
         raise Refused(out, "the source is in it; give another folder", "--out")
-
-
-def _reading(
-    lists: tuple[str | None, str | None, str | None, str | None, str | None],
-    single: tuple[str | None, str | None],
-    bands: tuple[str, ...] | None,
-    fit: Fit,
-    pad: bool,
-    pixel_scale: float | None,
-    pixels: tuple[str | None, float | None],
-    fluxes: tuple[str | None, float | None],
-    missing: list[str],
-    limits: NumberList | None,
-    filled: tuple[str, ...],
-    bad_pixels: Literal["keep", "zero"],
-    drop_unusable: bool,
-    catalogue: Path | None,
-) -> Reading:
-    from cosmicai.data.missing import parse_markers
-    from cosmicai.data.reading import Columns, Reading
-
-    images, magnitudes, mask, ivar, keep = map(_names, lists)
-    return Reading(
-        columns=Columns(images, magnitudes, single[0], mask, ivar, single[1], keep),
-        bands=bands,
-        fit=fit,
-        pad=pad,
-        pixel_scale=pixel_scale,
-        pixel_zero_point=_zero_point(*pixels, "--pixel-unit", "--pixel-zero-point"),
-        flux_zero_point=_zero_point(*fluxes, "--flux-unit", "--zero-point"),
-        missing=parse_markers(missing),
-        limits=limits,
-        filled=filled,
-        bad_pixels=bad_pixels,
-        drop_unusable=drop_unusable,
-        catalogue=catalogue,
-    )
-
-
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
-
-
-def _bands_to_fill(text: str | None, model: Path) -> tuple[str, ...]:
-    """The names of --fill-bands. Raises Refused for a name that the model has no band for."""
-    from cosmicai.data import layout
-
-    names = _names(text) or ()
-    bands = layout.read(model).bands or () if names else ()
-    unknown = [name for name in names if name not in bands]
-    if unknown:
-        has = f"its bands are {', '.join(bands)}" if bands else "it does not name its bands"
-        raise Refused(unknown[0], f"is no band of the model; {has}", "--fill-bands")
-    return names
-
-
-def _zero_point(unit: str | None, zero_point: float | None, unit_option: str, option: str) -> float | None:
-    from cosmicai.data.units import ZERO_POINTS, zero_point_of
-
-    if unit is None:
-        return zero_point
-    if zero_point is not None:
-        raise typer.BadParameter(f"give it or {option}, not both", param_hint=unit_option)
-    known = zero_point_of(unit)
-    if known is None:
-        raise typer.BadParameter(f"{unit} is none of {', '.join(ZERO_POINTS)}", param_hint=unit_option)
-    return known
 
 
 def _show(summary: Summary) -> None:
@@ -249,31 +132,15 @@ app.command("upload")(upload)
 
 
 @app.command("inspect")
+@reads
 def data_inspect(
+    *,
     source: Source,
+    model: Path | None,
+    reading: Reading,
     sheet: Annotated[
         Path | None, typer.Option(parser=OutFile(".png"), help="PNG to write: stamps in colour.")
     ] = None,
-    model: Model = None,
-    images: Images = None,
-    bands: Bands = None,
-    magnitudes: MagnitudeNames = None,
-    redshift: RedshiftName = None,
-    identifiers: IdName = None,
-    keep: Keep = None,
-    catalogue: Catalogue = None,
-    mask: Mask = None,
-    ivar: Ivar = None,
-    fit: FitHow = "scale",
-    pad: Pad = False,
-    pixel_scale: PixelScale = None,
-    pixel_unit: PixelUnit = None,
-    pixel_zero_point: PixelZeroPoint = None,
-    flux_unit: FluxUnit = None,
-    zero_point: ZeroPoint = None,
-    missing: MissingMarks = None,
-    limits: Limits = None,
-    fill_bands: FillBands = None,
 ) -> None:
     """Shows the columns of a source, what `data prepare` would take of it, and what looks wrong.
 
@@ -283,22 +150,6 @@ def data_inspect(
     from cosmicai.data.inspect import describe, look
     from cosmicai.data.sources import SourceError
 
-    reading = _reading(
-        (images, magnitudes, mask, ivar, keep),
-        (redshift, identifiers),
-        _names(bands),
-        fit,
-        pad,
-        pixel_scale,
-        (pixel_unit, pixel_zero_point),
-        (flux_unit, zero_point),
-        missing or [],
-        limits,
-        _bands_to_fill(fill_bands, model or layout.BUNDLED),
-        "keep",
-        False,
-        catalogue,
-    )
     folder = model or layout.BUNDLED
     table = Table(title=str(source))
     for column in ("array", "shape", "type", "least", "median", "greatest", "missing"):

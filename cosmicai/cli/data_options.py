@@ -1,14 +1,19 @@
-"""The options of `cosmicai data prepare`, which `data inspect` shares."""
+"""How a source is read, as options: those that `cosmicai data prepare` and `data inspect` share."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from cosmicai.cli.paths import InFile, InPath, ModelOrConfig
-from cosmicai.cli.values import PAIR, Number, NumberList, Numbers, Text
+from cosmicai.cli.values import PAIR, Number, NumberList, Numbers, Refused, Text
+
+if TYPE_CHECKING:
+    from cosmicai.data.reading import Reading
 
 _NAME = Text("a name")
 _NAMES = Text("names with commas", most=4000)
@@ -109,9 +114,104 @@ Limits = Annotated[
 FillBands = Annotated[
     str | None, typer.Option(parser=_NAMES, help="Bands that the source may lack: zeros, and the limit.")
 ]
-BadPixels = Annotated[
-    Literal["keep", "zero"], typer.Option(help="NaN and masked pixels stay NaN, or become 0.")
-]
-DropUnusable = Annotated[
-    bool, typer.Option("--drop-unusable", help="Leave out galaxies with bad pixels or without a magnitude.")
-]
+
+
+def reading_of(
+    *,
+    model: Model = None,
+    images: Images = None,
+    bands: Bands = None,
+    magnitudes: MagnitudeNames = None,
+    redshift: RedshiftName = None,
+    identifiers: IdName = None,
+    keep: Keep = None,
+    catalogue: Catalogue = None,
+    mask: Mask = None,
+    ivar: Ivar = None,
+    fit: FitHow = "scale",
+    pad: Pad = False,
+    pixel_scale: PixelScale = None,
+    pixel_unit: PixelUnit = None,
+    pixel_zero_point: PixelZeroPoint = None,
+    flux_unit: FluxUnit = None,
+    zero_point: ZeroPoint = None,
+    missing: MissingMarks = None,
+    limits: Limits = None,
+    fill_bands: FillBands = None,
+) -> Reading:
+    """The options as the record that readers take. Raises BadParameter for two that exclude each other."""
+    from cosmicai.data import layout
+    from cosmicai.data.missing import parse_markers
+    from cosmicai.data.reading import Columns, Reading
+
+    return Reading(
+        columns=Columns(
+            _names(images), _names(magnitudes), redshift, _names(mask), _names(ivar), identifiers, _names(keep)
+        ),
+        bands=_names(bands),
+        fit=fit,
+        pad=pad,
+        pixel_scale=pixel_scale,
+        pixel_zero_point=_zero_point(pixel_unit, pixel_zero_point, "--pixel-unit", "--pixel-zero-point"),
+        flux_zero_point=_zero_point(flux_unit, zero_point, "--flux-unit", "--zero-point"),
+        missing=parse_markers(missing or []),
+        limits=limits,
+        filled=_bands_to_fill(fill_bands, model or layout.BUNDLED),
+        catalogue=catalogue,
+    )
+
+
+def reads(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command that takes `model` and `reading` the options of `reading_of` in their place.
+
+    Typer builds a command's options from its signature, so the options are written into it.
+    """
+    own = inspect.signature(command).parameters
+    hints = get_type_hints(command, localns={"Reading": object}, include_extras=True)
+    options = inspect.signature(reading_of, eval_str=True, locals={"Reading": object}).parameters
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in own.items():
+        if name == "reading":
+            parameters += options.values()
+        elif name != "model":
+            parameters.append(parameter.replace(annotation=hints[name], kind=parameter.KEYWORD_ONLY))
+
+    def run(**values: Any) -> None:
+        chosen = {name: values.pop(name) for name in options}
+        command(model=chosen["model"], reading=reading_of(**chosen), **values)
+
+    run.__doc__ = command.__doc__
+    run.__name__ = command.__name__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
+
+
+def _bands_to_fill(text: str | None, model: Path) -> tuple[str, ...]:
+    """The names of --fill-bands. Raises Refused for a name that the model has no band for."""
+    from cosmicai.data import layout
+
+    names = _names(text) or ()
+    bands = layout.read(model).bands or () if names else ()
+    unknown = [name for name in names if name not in bands]
+    if unknown:
+        has = f"its bands are {', '.join(bands)}" if bands else "it does not name its bands"
+        raise Refused(unknown[0], f"is no band of the model; {has}", "--fill-bands")
+    return names
+
+
+def _zero_point(unit: str | None, zero_point: float | None, unit_option: str, option: str) -> float | None:
+    from cosmicai.data.units import ZERO_POINTS, zero_point_of
+
+    if unit is None:
+        return zero_point
+    if zero_point is not None:
+        raise typer.BadParameter(f"give it or {option}, not both", param_hint=unit_option)
+    known = zero_point_of(unit)
+    if known is None:
+        raise typer.BadParameter(f"{unit} is none of {', '.join(ZERO_POINTS)}", param_hint=unit_option)
+    return known
