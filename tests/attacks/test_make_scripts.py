@@ -13,27 +13,9 @@ import pytest
 
 from cosmicai.deploy.providers import PLUGIN_DIR_VARIABLE, plugin_dir
 from cosmicai.packaging.places import ROOT
+from tests.root_module import ROOT_MODULE
 
-_MODULE = """
-variable "team" { type = string }
-variable "inference" {
-  type    = object({ architecture = optional(string, "arm64") })
-  default = {}
-}
-variable "image" {
-  type    = object({ variant = optional(string, "lean"), extra_packages = optional(list(string), []) })
-  default = {}
-}
-variable "storage" {
-  type    = object({ delete_results_on_destroy = optional(bool, false) })
-  default = {}
-}
-variable "image_tag" { default = null }
-variable "region" { default = "us-east-1" }
-variable "image_uri" { default = null }
-variable "image_builder" { default = "docker" }
-resource "terraform_data" "it" { input = var.team }
-output "repository_url" { value = "1.dkr.ecr.us-east-1.amazonaws.com/team3" }
+_MODULE = f"""{ROOT_MODULE}output "repository_url" {{ value = "1.dkr.ecr.us-east-1.amazonaws.com/team3" }}
 """
 _RECORD = '#!/bin/sh\necho "$(basename "$0")" "$@" >> "$CALLS"\n'
 

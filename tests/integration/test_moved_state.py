@@ -13,27 +13,9 @@ import pytest
 
 from cosmicai.packaging.places import ROOT
 from tests.replica import Replica, replica
+from tests.root_module import ROOT_MODULE
 
-MODULE = """
-variable "team" { type = string }
-variable "region" { default = "us-east-1" }
-variable "inference" {
-  type    = object({ architecture = optional(string, "arm64") })
-  default = {}
-}
-variable "image" {
-  type    = object({ variant = optional(string, "lean"), extra_packages = optional(list(string), []) })
-  default = {}
-}
-variable "storage" {
-  type    = object({ delete_results_on_destroy = optional(bool, false) })
-  default = {}
-}
-variable "image_tag" { default = null }
-variable "image_uri" { default = null }
-variable "image_builder" { default = "docker" }
-resource "terraform_data" "it" { input = var.team }
-output "kept" { value = terraform_data.it.id }
+MODULE = f"""{ROOT_MODULE}output "kept" {{ value = terraform_data.it.id }}
 """
 BACKEND = """
 bucket                      = "states"
