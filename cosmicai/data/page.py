@@ -1,4 +1,4 @@
-"""docs/data.md from the code: `python -m cosmicai.data.page` writes it, a test keeps it so."""
+"""Writes docs/data.md from the code: `python -m cosmicai.data.page`. A test checks that it is up to date."""
 
 from __future__ import annotations
 
@@ -25,63 +25,65 @@ _REDSHIFTS = ", ".join(f"{one:g}" for one in REDSHIFT_MARKERS)
 _INTRODUCTION = """\
 # Your data
 
-Made from the code by `python -m cosmicai.data.page`; a test keeps it so.
+`python -m cosmicai.data.page` writes this page from the code; a test checks that it is up to date.
 
 `cosmicai data prepare SOURCE --out FOLDER` cuts galaxies into partitions for one model. `cosmicai data inspect
-SOURCE` takes the same options, writes nothing, and shows what would be read and what looks wrong. Nothing is
-guessed: where a source can be read in two ways, both commands list them with the option that chooses, and
-stop. What was taken because nothing else was possible is said in the summary.
+SOURCE` accepts the same options. It writes nothing, and shows what would be read and what looks wrong. The
+commands never guess. If a source can be read in two ways, both commands stop, and list the readings and the
+options that choose between them. The summary reports every choice that the commands made because there was
+only one possibility.
 
-The model (`--model DIR`, by default the bundled one) decides bands, size and pixel scale by its `config.json`
-and `card.json`. For a network that is still to be trained, `--model` takes its `config.json` alone; then
-`--bands` and `--pixel-scale` say what the partitions hold, and `photometry.json` beside them tells `model
-train`.
+The `config.json` and `card.json` of the model (`--model DIR`, by default the bundled one) define bands, size
+and pixel scale. A network that is not trained yet has no card. For such a network, give the path of its
+`config.json` to `--model`. `--bands` and `--pixel-scale` then say what the partitions contain, and `model
+train` reads this from the partitions' `photometry.json`.
 
 ## Sources
 
-The kind of a file is told by its content. Files compressed by gzip, bzip2 or xz are unpacked into the folder
-for temporary files (`TMPDIR`). Sources are read in pieces: memory does not grow with them.
+The commands recognise the kind of a file by its content. They unpack files compressed by gzip, bzip2 or xz
+into the folder for temporary files (`TMPDIR`). They read a source in pieces, so memory does not grow with its
+size.
 """
 _RULES = f"""\
 ## Bands and images
 
-Bands go by their names. A name holds a band where the band is a word of it: `HSC-G`, `MAG_AUTO_G`,
-`g_cmodel_mag` and `g DECam SDSS c0001` all hold g. Channels that the model does not take are left out. A set
-that lacks a band is refused; `--fill-bands u` fills it with zeros, and its magnitude with the limit. `--bands
-g,r,i,z` names channels that the file does not. Channels without names are taken in the model's order where
-there are as many as it takes, and the summary says so; an array (N, M) of magnitudes has the order of the
-channels.
+Bands are recognised by name. A column or channel belongs to a band if the band is a separate word in its name:
+`HSC-G`, `MAG_AUTO_G`, `g_cmodel_mag` and `g DECam SDSS c0001` all belong to g. Channels that the model does
+not use are left out. A set that lacks a band is refused; `--fill-bands u` fills the band with zeros, and its
+magnitude with the limit. `--bands g,r,i,z` names the channels if the file does not. If there are as many
+unnamed channels as the model has bands, they are assumed to be in the model's order, and the summary says so.
+The columns of an array (N, M) of magnitudes are in the order of the channels.
 
-Stamps of another pixel scale are resampled to the model's, so that every new pixel holds the light that falls
-on it, then cropped to the central pixels. Where the scale is not known (`--pixel-scale`), only stamps of the
-model's size are taken; `--fit crop` and `--fit resize` say that the pixels, or the whole stamps, are the
-model's. Smaller stamps are refused; `--pad` surrounds them with zeros. Pixels are multiplied to have the
-model's zero point where theirs is known, by the file or by `--pixel-unit` and `--pixel-zero-point`.
+Stamps of another pixel scale are resampled to the model's, so that every new pixel gets the light that falls
+on its area. They are then cropped to the central pixels. If the pixel scale is not known (`--pixel-scale`
+gives it), only stamps of the model's size are accepted. `--fit crop` says that the pixels have the model's
+scale; `--fit resize` says that the whole stamps cover the model's field. Smaller stamps are refused; `--pad`
+surrounds them with zeros. If the zero point of the pixels is known, from the file or from `--pixel-unit` and
+`--pixel-zero-point`, the pixels are multiplied so that they have the model's zero point.
 
-Pixels that are NaN or infinite, that `--mask` marks (not 0) or whose inverse variance is 0 (`--ivar`) are NaN
-in the partitions, or 0 with `--bad-pixels zero`. `--drop-unusable` leaves out the galaxies that have a bad
-pixel or lack a magnitude. A run does not use an image with NaN, nor the magnitudes of a galaxy of which one is
-NaN: such a galaxy gets a flag, and its redshift from what is left, or NaN
+Some pixels are bad: NaN or infinite ones, those that `--mask` marks (not 0), and those whose inverse variance
+is 0 (`--ivar`). They are NaN in the partitions, or 0 with `--bad-pixels zero`. `--drop-unusable` leaves out
+galaxies that have a bad pixel or lack a magnitude. A run does not use an image that contains NaN, nor any
+magnitude of a galaxy that lacks one. Such a galaxy gets a flag, and a redshift from its other input, or NaN
 ([flags](payload.md#galaxies-that-lack-something)).
 
 ## Redshifts and identifiers
 
-The redshift is the column called `redshift`, `z_spec` or another of the usual names; two of them are refused.
-A column that is called `z` alone is taken last, and only where no column is called u, g, r, i or y. A column
-of values with errors, (N, 2), is named by `--redshift 'Z[0]'`. Redshifts that are not finite, at most -1 or
-one of {_REDSHIFTS} are unknown: NaN.
+The redshift column is the one called `redshift`, `z_spec` or another of the usual names; a source with two of
+them is refused. A column called just `z` counts as the redshift only if there is no other, and no column is
+called u, g, r, i or y. For a column of values with errors, (N, 2), use `--redshift 'Z[0]'`. A redshift is
+unknown (NaN) if it is not finite, at most -1, or one of {_REDSHIFTS}.
 
-Identifiers are the column called {_IDS}
-(in any case), or the one that `--id` names; where several could be meant, they are listed and refused. Without
-one, or with `--id none`, the row number in the source is the identifier. ra and dec (degrees) are found by
-their usual names, and `--keep` names more columns, such as `--keep 'EBV,FLAGS_*'`. All of them go into the
-partitions, and from there into every prediction and catalogue (`cosmicai catalogue`, `results --format`).
-Values stay exact: whole numbers of 64 bits, text as it is. A kept column of whole numbers with missing ones
-becomes text; a name that predictions have for something else gets `source_` in front.
+The identifier is the column called {_IDS} (in any case), or the one that `--id` names. If several columns are
+possible, the source is refused and the error lists them. Without such a column, or with `--id none`, the row
+number in the source is the identifier. ra and dec (degrees) are recognised by their usual names. `--keep`
+names more columns, such as `--keep 'EBV,FLAGS_*'`. All of these columns go into the partitions, and from there
+into every prediction and catalogue (`cosmicai catalogue`, `results --format`). Values stay exact: 64-bit
+integers, and text as it is. A kept column of integers becomes text if some of them are missing. If predictions
+already use the name of a kept column, it gets the prefix `source_`.
 
-In a partition they are the entry `{RECORD}` of the .pt file, which is a zip: a structured numpy
-array with a row for each galaxy. `torch.load` does not look at it and gives the TensorDataset as before. numpy
-reads it:
+In a partition these columns are in the entry `{RECORD}` of the .pt file, which is a zip: a structured numpy
+array with one row per galaxy. `torch.load` ignores this entry and returns the TensorDataset. numpy reads it:
 
 ```python
 import io, zipfile
@@ -95,51 +97,52 @@ print(objects["id"], objects.dtype.names)
 
 ## Missing magnitudes
 
-Text that is blank, `null`, `none` or `--` is missing like NaN. Not detected: the survey looked and saw
-nothing, so the value is the model's limiting magnitude, or that of `--limits`. Not observed: nothing is known,
-so the value is NaN. The summary counts each marker by band. Training and the ranks of a run go by the same
-table. `--missing VALUE=not-detected` or
-`VALUE=not-observed` adds a marker or changes one, for example `--missing nan=not-detected`.
+The texts `null`, `none`, `--` and a blank are missing values, like NaN. *Not detected* means that the survey
+observed the galaxy but measured no light, so the value becomes the model's limiting magnitude, or the one from
+`--limits`. *Not observed* means that nothing is known, so the value becomes NaN. The summary counts each
+marker by band. Training and the ranks of a run use the same table. `--missing VALUE=not-detected` or
+`--missing VALUE=not-observed` adds a marker or changes one, for example `--missing nan=not-detected`.
 """
 _AFTER = f"""\
-Beside the markers, a magnitude fainter than the model's limit becomes that limit, as in training, and one
-beyond {BRIGHTEST:g} to {FAINTEST:g} is unusable: NaN. Where more than 5 percent of a band are, the source is
-refused with the likely reason, such as fluxes in the place of magnitudes.
+A magnitude fainter than the model's limit becomes that limit, as in training. A magnitude outside
+{BRIGHTEST:g} to {FAINTEST:g} is unusable: NaN. If more than 5 percent of a band's magnitudes are outside, the
+source is refused, and the error gives the likely reason, such as fluxes instead of magnitudes.
 
 ## One set in a folder
 
-All `.pt` files in a folder, or under a prefix, are one set of partitions: a run, `infer`, `model train` and
-`data upload` take those in folders below it too. They do not take hidden files, empty files and other endings
-(`.PT`, `.pth`, `.pt.gz`), and name them with a count.
+All `.pt` files in a folder and its subfolders, or under a prefix, are one set of partitions, for a run,
+`infer`, `model train` and `data upload` alike. Hidden files, empty files and files with other endings (`.PT`,
+`.pth`, `.pt.gz`) are skipped; the commands list them with a count.
 
-`data prepare`, `data dc2` and `data upload` write one set, and never leave a part of another beside it:
+`data prepare`, `data dc2` and `data upload` write one set, and never mix it with files of another set:
 
-- Where the same set is already, nothing is written. Where another set is, they stop before anything changes.
-  `--overwrite` puts the new set in its place. It removes only partitions that these commands wrote: `1.pt`,
-  `2.pt`, …, and objects in S3 with the metadata `sha256`. If a run would take any other file, the commands
-  stop.
-- The new set waits in the hidden folder `.partial` and is moved when it is complete. After a call that was
-  cut off, the old set is there, and the same call continues. If the move itself was cut off, the mark
-  `.partial/moving` stays: runs and all commands refuse the folder until the same call has finished it. Into
-  an empty prefix of a bucket the objects are written directly, with that mark beside them.
-- Two processes cannot write to one folder or prefix at once: the second stops.
+- If the same set is there already, they write nothing. If another set is there, they stop before they change
+  anything. `--overwrite` replaces the other set. It removes only partitions that these commands wrote: `1.pt`,
+  `2.pt`, …, and objects in S3 with the metadata `sha256`. If there is another file that a run would read, the
+  commands stop.
+- They write the new set to the hidden folder `.partial` and move it when it is complete. If the command is
+  interrupted before that, the old set is still there, and the same command continues. If it is interrupted
+  during the move, the marker `.partial/moving` stays: runs and all commands refuse the folder until the same
+  command has finished the move. Into an empty prefix of a bucket they write the objects directly, with the
+  same marker.
+- Two processes cannot write to one folder or prefix at the same time: the second one stops.
 
 ## What looks wrong
 
-Both commands end with a summary: bands in order, size, pixel scale, units, identifiers, the range of magnitudes
-in each band next to the range in the model's training, and missing values by kind. `data prepare` writes a
-contact sheet, `stamps.png`, next to the partitions. They warn where
+Both commands end with a summary: bands in order, size, pixel scale, units, identifiers, the range of
+magnitudes in each band next to the range in the model's training, and missing values by kind. `data prepare`
+writes a contact sheet, `stamps.png`, next to the partitions. The commands warn if
 
-- by the magnitudes, the channels look like bands in another order, or like fluxes of another zero point;
-- one band differs from the others in its unit;
-- images are all zero, or several pixels of a galaxy have the same greatest value, as saturation makes them;
-- galaxies share their very faintest or brightest magnitude, as they share a marker;
-- more than 5 percent of a band's magnitudes are outside those of the training.
+- the magnitudes suggest that the channels are in another order of bands, or are fluxes of another zero point;
+- one band has another unit than the others;
+- images are all zero, or several pixels of a galaxy share the greatest value, which is a sign of saturation;
+- several galaxies share exactly the faintest or brightest magnitude, which may be a marker of missing values;
+- more than 5 percent of a band's magnitudes are outside the range of the training.
 
 ## Units
 
 `--flux-unit` or `--zero-point` say that the magnitude columns hold fluxes; `--pixel-unit` or
-`--pixel-zero-point` say what the pixels are. Columns whose unit the file states need neither.
+`--pixel-zero-point` give the unit of the pixels. If the file states the unit, neither is needed.
 """
 
 
@@ -154,7 +157,7 @@ def page() -> str:
             *sources,
             "",
             _RULES,
-            *_table("taken as", "markers of magnitudes", "markers of fluxes"),
+            *_table("meaning", "markers of magnitudes", "markers of fluxes"),
             *_markers(),
             "",
             _AFTER,

@@ -73,8 +73,8 @@ def test_nothing_of_the_runs_secret_is_left(
 
 @pytest.mark.fault(
     "more ranks than may run at once",
-    "20 ranks where 16 may, and 3 where 1 may",
-    "they reduce over S3, children before parents",
+    "20 ranks with a limit of 16, and 3 ranks with a limit of 1",
+    "they reduce over S3, and children run before their parents",
     "nothing",
 )
 def test_more_ranks_than_can_run_at_once_reduce_over_s3(
@@ -102,9 +102,9 @@ def test_a_rank_that_fails_is_missing_in_both(
 
 
 @pytest.mark.fault(
-    "a rank of a reduction that dies",
+    "a rank dies in a reduction",
     "SIGKILL to its process",
-    "it is tried again and joins; metrics.json covers all ranks",
+    "it is started again and joins; metrics.json covers all ranks",
     "nothing",
 )
 def test_a_killed_rank_is_started_again_and_joins(
@@ -154,8 +154,8 @@ def run_hostless(hostless: tuple[Cloud, int], tmp_path: Path) -> Callable[..., R
 
 @pytest.mark.fault(
     "no rendezvous host, or one that never answers",
-    "a closed port; a listener that says nothing",
-    "after the wait that was set, messages go through S3; the rank infos say so",
+    "a closed port; a listener that never sends anything",
+    "after the configured wait, messages go through S3; the rank infos say so",
     "nothing",
 )
 def test_without_a_host_the_messages_go_through_s3(
@@ -174,9 +174,9 @@ def test_without_a_host_the_messages_go_through_s3(
 
 
 @pytest.mark.fault(
-    "the rendezvous host dies in a run",
-    "SIGKILL, a second's pause, a new one",
-    "ranks ask the new one; metrics.json covers all",
+    "the rendezvous host dies during a run",
+    "SIGKILL, and a new host one second later",
+    "ranks connect to the new host; metrics.json covers all ranks",
     "nothing",
 )
 def test_a_host_that_is_killed_and_comes_back_fails_no_rank(

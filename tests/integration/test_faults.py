@@ -72,9 +72,9 @@ class _Hostile:
 
 @pytest.mark.fault(
     "partitions that are cut short, hostile, or full of NaN",
-    "such files among good ones",
-    "these ranks fail and name their file; nothing of a file is executed",
-    "nothing: the other ranks' results stay",
+    "such files are mixed with good ones",
+    "these ranks fail and name their file; no code in a file is executed",
+    "nothing: the other ranks' results are kept",
 )
 def test_broken_and_hostile_files_fail_alone(
     cloud: Cloud, run: Run, partitions: Partitions, prefix: str, saved: Save, tmp_path: Path
@@ -117,9 +117,9 @@ def test_within_the_tolerance_a_run_succeeds_and_still_reports(
 
 
 @pytest.mark.fault(
-    "a rank that fails for good",
-    "a partition that is no partition yet",
-    "the run fails and names it; resumed, that rank alone is computed",
+    "a rank fails in every attempt",
+    "a file that is not a partition",
+    "the run fails and names the rank; after a resume, only that rank is computed",
     "nothing",
 )
 def test_a_failed_run_is_resumed_with_the_missing_ranks_alone(
@@ -153,8 +153,8 @@ def test_resuming_with_another_payload_is_refused(
 
 @pytest.mark.fault(
     "two executions at one result path",
-    "a second one while the first runs",
-    "the second is refused and names the first",
+    "a second execution starts while the first runs",
+    "the second is refused; its error names the first",
     "nothing: results are never mixed",
 )
 def test_of_two_runs_on_one_result_path_the_second_is_refused(
@@ -191,9 +191,9 @@ def test_of_two_runs_at_the_very_same_moment_one_goes_on(
 
 
 @pytest.mark.fault(
-    "a rank that dies while it computes",
+    "a rank dies while it computes",
     "SIGKILL to its process",
-    "it is tried again, the run succeeds",
+    "it is started again, and the run succeeds",
     "nothing",
 )
 def test_a_rank_that_is_killed_is_tried_again_and_the_run_succeeds(
@@ -239,9 +239,9 @@ def _ranks(cloud: Cloud) -> list[psutil.Process]:
 
 
 @pytest.mark.fault(
-    "Summarize is started again, in a folder with foreign files",
-    "called a second time; files that are none of ours beside the results",
-    "the same bytes again",
+    "Summarize is called again, in a folder with foreign files",
+    "a second call; files of other programs next to the results",
+    "it writes the same bytes again",
     "nothing",
 )
 def test_summarize_again_gives_the_same_bytes(

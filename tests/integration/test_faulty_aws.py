@@ -44,9 +44,9 @@ def _configure(client: Any, name: str, fields: Json) -> None:
 
 
 @pytest.mark.fault(
-    "S3 that fails and dawdles",
-    "a proxy: every request's first answer is 503, reset, cut short, paused or lost",
-    "each is asked again; the same predictions",
+    "S3 fails or is slow",
+    "a proxy: the first answer to every request is 503, reset, cut short, delayed or lost",
+    "each request is repeated; the predictions are the same",
     "nothing",
 )
 def test_a_run_goes_through_a_bad_s3(
@@ -78,8 +78,8 @@ def test_a_run_goes_through_a_bad_s3(
 
 @pytest.mark.fault(
     "throttled invocations",
-    "no concurrency for the inference function, for the run's first seconds",
-    "Step Functions asks again, later and later",
+    "the inference function has no concurrency in the first seconds of the run",
+    "Step Functions retries, with longer and longer waits",
     "nothing",
 )
 def test_throttled_ranks_are_asked_again(
@@ -101,9 +101,9 @@ def test_throttled_ranks_are_asked_again(
 
 
 @pytest.mark.fault(
-    "a rank that needs more memory than its function has",
+    "a rank needs more memory than its function has",
     "a function of 128 MB",
-    "Lambda ends it, the run names it; with more memory it is resumed",
+    "Lambda ends the rank, and the run names it; resumed with more memory, it succeeds",
     "nothing",
 )
 def test_a_rank_out_of_memory_is_named_and_resumed_with_more(
@@ -121,9 +121,9 @@ def test_a_rank_out_of_memory_is_named_and_resumed_with_more(
 
 
 @pytest.mark.fault(
-    "Summarize dies in the middle",
+    "Summarize dies while it writes",
     "SIGKILL while it writes summary.json",
-    "it is called again, and then once more: the same bytes",
+    "it is called again, and then once more: it writes the same bytes",
     "nothing",
 )
 def test_summarize_killed_half_way_is_called_again(
@@ -154,9 +154,9 @@ def test_summarize_killed_half_way_is_called_again(
 
 
 @pytest.mark.fault(
-    "a run that its user stops",
-    "stopped after its first results, one rank at a time",
-    "resumed, only what is missing is computed",
+    "the user stops a run",
+    "a stop after the first results, with one rank at a time",
+    "after a resume, only the missing ranks are computed",
     "nothing",
 )
 def test_a_stopped_run_is_resumed_without_computing_anything_again(
@@ -187,9 +187,9 @@ def test_a_stopped_run_is_resumed_without_computing_anything_again(
 
 
 @pytest.mark.fault(
-    "a rank whose clock is wrong",
-    "a rank info that says it ended an hour ahead",
-    "the run's time goes by S3's clock, the report shows the rank at its place",
+    "a rank's clock is wrong",
+    "a rank info with an end one hour in the future",
+    "the run's duration follows S3's clock; the report shows the rank at the right time",
     "nothing",
 )
 def test_a_clock_that_is_wrong_does_not_stretch_the_run(

@@ -144,7 +144,7 @@ def test_two_ranks_behind_port_restricted_nats_punch_through(
 @pytest.mark.fault(
     "networks that cannot be punched through",
     "two symmetric NATs in network namespaces",
-    "the pair meets in the host's relay",
+    "the two ranks connect through the host's relay",
     "nothing",
 )
 @needs_namespaces

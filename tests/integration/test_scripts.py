@@ -196,9 +196,9 @@ def short_timeout(cloud: Cloud) -> Iterator[None]:
 
 
 @pytest.mark.fault(
-    "a rank that hangs",
-    "a script that sleeps beyond the function's time",
-    "Lambda ends it, the run names it",
+    "a rank hangs",
+    "a script that sleeps longer than the function's time limit",
+    "Lambda ends the rank, and the run names it",
     "that rank's work",
 )
 @pytest.mark.usefixtures("short_timeout")

@@ -293,9 +293,9 @@ def test_two_thousand_set_ups_of_four_ranks(host: Host) -> None:
 
 
 @pytest.mark.fault(
-    "a rank dies before, in or after its part of a collective",
-    "SIGKILL, eight operations",
-    "the others end in time, done or with its name",
+    "a rank dies before, during or after its part of a collective",
+    "SIGKILL, in eight operations",
+    "the others end in time, with a result or with an error that names the rank",
     "that collective",
 )
 def test_a_rank_that_is_killed_in_a_collective_ends_it_in_time_with_its_name(host: Host) -> None:

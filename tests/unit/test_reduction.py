@@ -118,9 +118,9 @@ def test_a_rank_that_never_comes_is_left_out_and_named(host: Host, monkeypatch: 
 
 
 @pytest.mark.fault(
-    "an inner rank of the reduction never comes",
-    "it is not started",
-    "its children leave after their patience",
+    "an inner rank of the reduction never starts",
+    "the rank is not started",
+    "its children stop waiting after a time limit",
     "nothing: Summarize adds them from S3",
 )
 def test_a_parent_that_never_comes_costs_a_leaf_its_patience_alone(

@@ -72,9 +72,9 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.fault(
-    "S3 connections that break",
-    "a server that cuts the stream at every tenth byte",
-    "the read goes on from the byte behind the last",
+    "S3 connections break",
+    "a server that cuts the stream after every tenth byte",
+    "the read continues after the last byte received",
     "nothing",
 )
 @pytest.mark.parametrize("silently", [False, True])

@@ -13,9 +13,9 @@ from cosmicai.data.sources.kinds import Kind
 
 KIND = Kind(
     "CSV (`.csv`, `.tsv`), as a catalogue or a table of paths",
-    "a header line, then a line for each galaxy; commas, semicolons or tabs; lines that begin with # before "
-    "the header; blank is missing",
-    "lines of different lengths; a column name twice; text that is not UTF-8",
+    "a header line, then one line per galaxy; commas, semicolons or tabs; lines that begin with # before "
+    "the header; a blank is a missing value",
+    "lines of different lengths; a column name that occurs twice; text that is not UTF-8",
 )
 
 

@@ -26,7 +26,7 @@ KIND = Kind(
     "an image (N, C, H, W); an image (N, H, W) for each band, put in order by FILTER, BAND or EXTNAME; stamps "
     "in a table's column; binary and ASCII tables; BSCALE, BZERO, BLANK, TSCAL, TZERO, TNULL, unsigned "
     "integers, tile compression; pixel scale from the WCS or PIXSCALE, unit from BUNIT",
-    "several images that could be meant, such as IVAR or MASK beside them; bands without a name or twice; a "
+    "several possible images, such as an additional IVAR or MASK; bands that have no name or occur twice; a "
     "column that two tables have; columns of variable length; a file that is cut short",
 )
 

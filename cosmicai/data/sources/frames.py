@@ -25,9 +25,9 @@ from cosmicai.data.sources.stampfiles import stem
 from cosmicai.data.sources.unpack import unpacked
 
 KIND = Kind(
-    "frame for each band (a folder, or HDUs of one FITS) with `--catalogue`",
+    "one frame per band (a folder, or HDUs of one FITS) with `--catalogue`",
     "stamps around the catalogue's ra and dec (degrees), centred to half a pixel, cut by the frames' world "
-    "coordinates; where the model's pixel scale is another, resampled; pixels beyond a frame's edge are bad",
+    "coordinates, and resampled to the model's pixel scale; pixels beyond a frame's edge are bad",
     "two frames of one band; a frame without celestial coordinates; a catalogue without ra and dec",
 )
 _MARGIN = 4  # pixels more than needed, for the edges of resampling

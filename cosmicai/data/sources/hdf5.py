@@ -16,7 +16,7 @@ from cosmicai.data.sources.kinds import Kind
 KIND = Kind(
     "HDF5 (`.h5`, `.hdf5`, `.hdf`)",
     "datasets in groups (`train/images`), fields of compound datasets, text of any length, soft links, "
-    "external links and virtual datasets to files of the same folder; a folder of files of one layout, one "
+    "external links and virtual datasets to files of the same folder; a folder of files with one layout, one "
     "after the other",
     "links and virtual datasets to files that are missing or in another folder; a name in two groups; "
     "filters that h5py lacks",

@@ -18,8 +18,8 @@ KIND = Kind(
     "Multimodal Universe (HDF5, and Parquet of Hugging Face)",
     "`image_array` or `image.flux` in the order of `image_band`, which may differ from row to row; pixel "
     "scale from `image_scale`; `object_id`",
-    "a row with other bands than the first; `image_ivar` and `image_mask` are used only where `--ivar` or "
-    "`--mask` names them, since surveys differ in what a mask says",
+    "a row with other bands than the first; `image_ivar` and `image_mask` are used only if `--ivar` or "
+    "`--mask` names them, because masks mean different things in different surveys",
 )
 ARRAYS = ("image_array", "image.flux", "image.array")
 _BESIDE = ("image_ivar", "image.ivar", "image_mask", "image.mask", "bit_mask", "image.bit_mask")

@@ -17,9 +17,9 @@ from cosmicai.data.sources.kinds import Kind
 
 KIND = Kind(
     "numpy (`.npz`, `.npy`, a folder of `.npy`)",
-    "each array of an .npz or .npy of a folder is a column, each field of a structured .npy too; numbers, "
-    "truth values and text of fixed width",
-    "pickled objects; arrays in Fortran order; one plain .npy alone, unless `--catalogue` has the magnitudes",
+    "each array of an .npz, and each .npy of a folder, is a column, as is each field of a structured .npy; "
+    "numbers, booleans and text of fixed width",
+    "pickled objects; arrays in Fortran order; a single plain .npy, unless `--catalogue` has the magnitudes",
 )
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 

@@ -17,8 +17,9 @@ from cosmicai.data.sources.kinds import Kind
 KIND = Kind(
     "Parquet (`.parquet`, `.pq`)",
     "columns of numbers and text; images as lists of lists of numbers, fixed-size lists, Hugging Face's "
-    "Array2D to Array5D; fields of structs (`image.flux`); null is missing; a folder of files of one layout",
-    "images whose rows differ in shape; flat lists and bytes, which do not tell a shape; timestamps, maps",
+    "Array2D to Array5D; fields of structs (`image.flux`); null is a missing value; a folder of files "
+    "with one layout",
+    "images whose rows differ in shape; flat lists and bytes, because they have no shape; timestamps, maps",
 )
 _BUFFER = 1 << 20  # bytes of a column that are read at once
 _IMAGES, _VALUES = 64, 1 << 16  # rows decoded at once of a column of lists, and of others

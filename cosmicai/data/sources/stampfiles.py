@@ -17,17 +17,17 @@ from cosmicai.data.sources.skyheader import bands_of, pixel_scale, zero_point
 from cosmicai.data.sources.unpack import unpacked
 
 FOLDER = Kind(
-    "folder of cut-outs, a FITS or .npy for each galaxy",
-    "a cube (C, H, W), or an image (H, W) for each band, of the same names and sizes in every file; header "
-    "keywords are columns (`OBJECT`, `RA`, `DEC`, `REDSHIFT`, `MAG_G`); with `--catalogue` the rows of a "
+    "folder of cut-outs, one FITS or .npy per galaxy",
+    "a cube (C, H, W), or an image (H, W) for each band, with the same names and sizes in every file; header "
+    "keywords are columns (`OBJECT`, `RA`, `DEC`, `REDSHIFT`, `MAG_G`); with `--catalogue`, the rows of a "
     "table whose file names or identifiers are the files' names",
-    "a file of another size or with other HDUs; a catalogue's row without a file, or with two",
+    "a file of another size or with other HDUs; a row of the catalogue that has no file, or two",
 )
 PATHS = Kind(
     "table of paths (CSV, FITS, Parquet, …)",
-    "a column `path`, `file`, `filename` or one that `--images` names, for each galaxy a file, or one for "
+    "a column `path`, `file`, `filename` or one that `--images` names, with one file per galaxy or one for "
     "each band; paths are relative to the table; identifiers, ra, dec and magnitudes from the other columns",
-    "a file that is missing; two columns that could be the path",
+    "a file that is missing; two possible columns of paths",
 )
 PATH_NAMES = ("path", "file", "filename", "file_name", "filepath", "file_path", "cutout", "image_path", "fits")
 _STRUCTURE = (

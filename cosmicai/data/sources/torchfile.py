@@ -16,9 +16,9 @@ from inference.data.tensors import Tensor
 from inference.data.torchfile import Buffer, TorchFileError, describe
 
 KIND = Kind(
-    "torch (`.pt`, `.pth`, also of before torch 1.6)",
+    "torch (`.pt`, `.pth`, also in the format from before torch 1.6)",
     "a TensorDataset, list or tuple of two or three tensors (images, magnitudes, redshift), a dict of tensors "
-    "by their names; what `data prepare` has written beside the tensors; nothing in the file is executed",
+    "by their names; the identifiers that `data prepare` adds to partitions; nothing in the file is executed",
     "modules and other pickled objects; TorchScript; more than three unnamed tensors",
 )
 _DATASET = "torch.utils.data.dataset.TensorDataset"
