@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,7 @@ def _members(
     for number, part in enumerate(parts):
         held = torch.zeros(len(targets), dtype=torch.bool)
         held[torch.from_numpy(part)] = True
-        with torch.random.fork_rng(devices=[]):
+        with _alone(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + number)
             network = _fitted((inputs[~held], targets[~held]), (inputs[held], targets[held]))
         members.append(
@@ -255,6 +256,17 @@ def _members(
         )
         progress(number + 1, MEMBERS)
     return tuple(members)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Makes torch use one thread: the threads of so small a network would mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _fitted(known: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor]) -> nn.Sequential:

@@ -181,15 +181,19 @@ def test_hats_needs_places_on_the_sky(folder: Path) -> None:
 
 
 def test_lsdb_opens_the_hats_catalogue(tmp_path: Path) -> None:
-    lsdb = pytest.importorskip("lsdb", reason="lsdb is not installed")
+    import lsdb
+
     (tmp_path / "predictions").mkdir()
-    random = np.random.default_rng(0)
+    random, identifiers = np.random.default_rng(0), 2**53 + np.arange(1, 51)
     places = {"ra": random.uniform(0, 360, 50), "dec": random.uniform(-90, 90, 50)}
-    np.savez(tmp_path / "predictions" / "0.npz", **_rank(50, 0, id=2**53 + np.arange(1, 51), **places))
-    opened = lsdb.open_catalog(_written(tmp_path, "hats")).compute()
-    assert sorted(opened["id"]) == list(range(2**53 + 1, 2**53 + 51))
-    near = opened[opened["id"] == 2**53 + 1].iloc[0]
-    assert (near["ra"], near["dec"]) == (places["ra"][0], places["dec"][0])
+    rank = _rank(50, 0, id=identifiers, **places)
+    np.savez(tmp_path / "predictions" / "0.npz", **rank)
+    opened = lsdb.open_catalog(_written(tmp_path, "hats")).compute().sort_values("id")
+    assert opened["id"].tolist() == identifiers.tolist()
+    for name in ("ra", "dec", "z_pred", "z_q160", "flags"):
+        assert np.array_equal(opened[name].to_numpy(), {**rank, **places}[name], equal_nan=True), name
+    written = np.stack([np.asarray(row, np.float32) for row in opened["pdf"]])
+    assert np.array_equal(written, rank["pdf"].astype(np.float32), equal_nan=True)
 
 
 def test_uncalibrated_runs_have_a_catalogue_too(tmp_path: Path) -> None:
