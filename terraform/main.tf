@@ -68,7 +68,7 @@ module "initialize" {
   permissions_boundary = var.permissions_boundary
 
   name               = "${local.name}-initialize"
-  description        = "Checks a payload, deals partitions to ranks, writes run.json and manifest.json."
+  description        = "Checks a payload, assigns partitions to ranks, writes run.json and manifest.json."
   package            = { zip = "${local.build_folder}/initialize.zip", handler = "initialize.handler.handler" }
   memory_mb          = 1769
   timeout_seconds    = 300
@@ -172,7 +172,7 @@ module "summarize" {
   permissions_boundary = var.permissions_boundary
 
   name               = "${local.name}-summarize"
-  description        = "Gathers what the ranks left, writes combined_data.json and summary.json."
+  description        = "Collects the ranks' results, writes combined_data.json and summary.json."
   package            = { zip = "${local.build_folder}/summarize.zip", handler = "summarize.handler.handler" }
   memory_mb          = 1769
   timeout_seconds    = 900

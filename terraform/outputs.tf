@@ -4,12 +4,12 @@ output "bucket" {
 }
 
 output "state_machine_arn" {
-  description = "What `aws stepfunctions start-execution` starts."
+  description = "ARN of the state machine, for `aws stepfunctions start-execution`."
   value       = module.state_machine.arn
 }
 
 output "function_names" {
-  description = "The Lambda functions by their part in a run."
+  description = "Names of the Lambda functions, by their role in a run."
   value = {
     initialize = module.initialize.name
     inference  = module.inference.name
@@ -19,7 +19,7 @@ output "function_names" {
 }
 
 output "repository_url" {
-  description = "Where `make deploy` pushes the inference image; null where image_uri names one."
+  description = "URL of the repository that `make deploy` pushes the inference image to; null if image_uri names an image."
   value       = one(module.registry[*].repository_url)
 }
 
@@ -33,7 +33,7 @@ output "next_steps" {
     # 3. Watch it
     aws stepfunctions list-executions --region ${var.region} --state-machine-arn ${module.state_machine.arn} --max-items 1
     aws logs tail --region ${var.region} /aws/lambda/${module.inference.name} --follow
-    # 4. Fetch redshifts and summary
+    # 4. Download redshifts and summary
     aws s3 sync --region ${var.region} s3://${module.storage.bucket_name}/results/25MB/demo results/
   EOT
 }

@@ -1,5 +1,5 @@
 variable "team" {
-  description = "Name of the team; every resource carries it, so that several teams share an account."
+  description = "Name of the team; it is part of every resource's name, so that several teams can share an account."
   type        = string
 
   validation {
@@ -9,7 +9,7 @@ variable "team" {
 }
 
 variable "region" {
-  description = "AWS region of everything."
+  description = "AWS region of the deployment."
   type        = string
   default     = "us-east-1"
 
@@ -20,13 +20,13 @@ variable "region" {
 }
 
 variable "tags" {
-  description = "Further tags on every resource."
+  description = "Additional tags for every resource."
   type        = map(string)
   default     = {}
 }
 
 variable "permissions_boundary" {
-  description = "ARN of the IAM policy that bounds every role of the deployment, where the account demands one."
+  description = "ARN of the IAM policy that is the permissions boundary of every role, if the account demands one."
   type        = string
   default     = null
 
@@ -41,12 +41,12 @@ variable "storage" {
     The bucket for partitions and results, and the buckets that the ranks read.
 
     - bucket_name: Name of the bucket; null gives TEAM-cosmicai.
-    - data_buckets: Names of further buckets whose partitions the ranks may read.
+    - data_buckets: Names of additional buckets whose partitions the ranks may read.
     - data_bucket_kms_key_arns: ARNs of the KMS keys that encrypt objects in data_buckets; the keys' policies must let the account's roles use them.
     - kms_key_arn: ARN of the team's own KMS key that encrypts the bucket; its policy must let the account's roles use it. null: S3's keys, which cost nothing.
-    - abort_uploads_after_days: Days after which parts of broken uploads are deleted; 0: never.
-    - expire_keys_after_days: Days after which the keys and messages of runs that were stopped are deleted; 0: never (the embedded AWS needs that).
-    - delete_results_on_destroy: Whether `make destroy` deletes the bucket with the data and results in it; otherwise a bucket that holds objects is kept.
+    - abort_uploads_after_days: Days after which the parts of incomplete uploads are deleted; 0: never.
+    - expire_keys_after_days: Days after which the keys and messages of stopped runs are deleted; 0: never (required by the embedded AWS).
+    - delete_results_on_destroy: Whether `make destroy` also deletes a bucket that holds objects, with all data and results. Otherwise such a bucket is kept.
   EOT
   type = object({
     bucket_name               = optional(string)
@@ -89,8 +89,8 @@ variable "image" {
   description = <<-EOT
     What is in the inference image that `make deploy` builds.
 
-    - variant: lean: onnxruntime alone, the fast path. torch: with torch too, for users' own scripts that need it and engine torch; a larger image and a slower cold start.
-    - extra_packages: Packages of PyPI for users' own scripts that `make deploy` installs into the image, such as timm==0.4.12; what they depend on is installed with them, unless --no-deps follows the version. With --hash=sha256:…, once per file, pip takes these files only.
+    - variant: lean or torch. lean has only onnxruntime, which is the faster engine. torch adds torch, for users' own scripts and for the engine torch; the image is larger and the cold start slower.
+    - extra_packages: Packages from PyPI for users' own scripts, such as timm==0.4.12. `make deploy` installs them into the image with their dependencies, or without if --no-deps follows the version. With --hash=sha256:…, once per file, pip installs only these files.
   EOT
   type = object({
     variant        = optional(string, "lean")
@@ -105,28 +105,28 @@ variable "image" {
 
   validation {
     condition     = alltrue([for package in var.image.extra_packages : can(regex("^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?==[0-9][A-Za-z0-9.!+_-]*( --no-deps)?( --hash=sha256:[0-9a-f]{64})*$", package))])
-    error_message = "image.extra_packages must be names with one version each, such as timm==0.4.12, followed by --no-deps and --hash=sha256:… if you like."
+    error_message = "image.extra_packages must be names with one version each, such as timm==0.4.12; --no-deps and --hash=sha256:… may follow the version."
   }
 
   validation {
     condition     = length(var.image.extra_packages) == 0 || var.image_uri == null
-    error_message = "image.extra_packages are installed into the image that `make deploy` builds; image_uri names one that is built already: leave one of the two out."
+    error_message = "image.extra_packages and image_uri exclude each other: the packages go into the image that `make deploy` builds, and image_uri names an image that exists. Leave one of them out."
   }
 }
 
 variable "image_uri" {
-  description = "URI of an inference image that exists already; null makes an ECR repository and uses image_tag in it."
+  description = "URI of an existing inference image; null: the deployment makes an ECR repository and uses the image with the tag image_tag in it."
   type        = string
   default     = null
 
   validation {
     condition     = var.image_uri != null || var.image_tag != null
-    error_message = "The inference image is missing: run `make deploy TEAM=…`, which builds and pushes it and sets image_tag, or set image_uri to one that exists."
+    error_message = "The inference image is missing: run `make deploy TEAM=…`, which builds and pushes it and sets image_tag, or set image_uri to the URI of an existing image."
   }
 }
 
 variable "image_tag" {
-  description = "Tag of the inference images in the module's own repository, without architecture and variant; `make deploy` sets it."
+  description = "Tag of the inference image in the deployment's own repository, without architecture and variant; `make deploy` sets it."
   type        = string
   default     = null
 
@@ -137,7 +137,7 @@ variable "image_tag" {
 }
 
 variable "image_builder" {
-  description = "What `make deploy` builds the image with: docker on the deployer's machine, or codebuild, an AWS CodeBuild project of the deployment, for which no Docker is needed. BUILD=codebuild sets it for one call of make."
+  description = "How `make deploy` builds the image: docker uses Docker on the deployer's machine; codebuild uses an AWS CodeBuild project and needs no Docker. BUILD=codebuild sets it for one call of make."
   type        = string
   default     = "docker"
 
@@ -151,13 +151,13 @@ variable "inference" {
   description = <<-EOT
     The ranks.
 
-    - architecture: Instruction set: arm64 costs 20 % less, x86_64 is what a plain laptop builds.
-    - memory_mb: Memory of a rank in MB; 1,769 MB buy one vCPU. New accounts get 3,008 MB at most.
+    - architecture: Instruction set, arm64 or x86_64. arm64 costs 20 % less; most laptops build x86_64 without emulation.
+    - memory_mb: Memory of a rank in MB; a rank gets one vCPU per 1,769 MB. New accounts allow at most 3,008 MB.
     - timeout_seconds: Time limit of one rank.
-    - max_concurrency: Ranks that may run at once; null asks Lambda for the account's quota. More ranks than that reduce over S3.
-    - reserved_concurrency: Ranks that are guaranteed to run at once, and never exceeded; they are taken from the account's other functions. null: none are reserved.
-    - retry_seconds: First pause before a failed rank is tried again; it doubles, with jitter.
-    - warm_up: Whether an apply calls the inference function once when its image is new, so that no rank is the first to load it.
+    - max_concurrency: Number of ranks that may run at once; null: the account's quota. A run with more ranks reduces its metrics over S3.
+    - reserved_concurrency: Number of ranks that can always run at once, and the most that ever do. The account's other functions cannot use this capacity. null: none is reserved.
+    - retry_seconds: First pause before a failed rank is retried; each further pause is twice as long, with jitter.
+    - warm_up: Whether an apply calls the inference function once after its image has changed, so that the image is loaded before the first run.
     - allow_scripts: Whether payloads may name a user's own script, which then runs with a rank's permissions.
   EOT
   type = object({
@@ -205,16 +205,16 @@ variable "inference" {
 
 variable "rendezvous" {
   description = <<-EOT
-    The host on which ranks find each other.
+    The rendezvous host, which connects ranks to each other.
 
-    - enabled: Whether ranks may meet on a host. Without one, the deployment has neither an EC2 instance nor a network, and metrics go through S3.
-    - subnet_id: Public subnet for the deployment's own host, in a zone that offers t4g.nano; null makes a network with one.
-    - address: HOST:PORT of a rendezvous host that somebody else runs; null makes one of the deployment's own.
+    - enabled: Whether ranks use a rendezvous host. If not, the deployment has neither an EC2 instance nor a network, and metrics go through S3.
+    - subnet_id: Public subnet for the deployment's own host, in a zone that offers t4g.nano; null: the deployment makes a network with such a subnet.
+    - address: HOST:PORT of another deployment's rendezvous host; null: the deployment makes its own.
     - port: TCP port of the deployment's own host.
-    - static_address: Whether the deployment's own host keeps its address (an Elastic IP, 0.005 USD per hour).
-    - idle_minutes: Minutes without ranks that meet after which the deployment's own host stops itself.
+    - static_address: Whether the deployment's own host keeps its address while it is stopped (an Elastic IP, 0.005 USD per hour).
+    - idle_minutes: Minutes without connected ranks after which the deployment's own host stops itself.
     - wait_seconds: How long a run waits for the host before its ranks' messages go through S3.
-    - limits: Limits of the relays of the deployment's own host. Relays at once (relays), of those with one address (relays_per_address). Bytes through one relay in one direction (relay_bytes), bytes through all relays in an hour (relay_bytes_per_hour). Seconds that a relay may carry nothing (relay_idle_seconds), seconds that bytes may wait for their reader (relay_stall_seconds).
+    - limits: Limits of the relays of the deployment's own host. relays: relays at once. relays_per_address: relays at once for one address. relay_bytes: bytes through one relay in one direction. relay_bytes_per_hour: bytes through all relays in an hour. relay_idle_seconds: seconds that a relay may carry no bytes. relay_stall_seconds: seconds that bytes may wait for their reader.
   EOT
   type = object({
     enabled        = optional(bool, true)
@@ -268,14 +268,14 @@ variable "rendezvous" {
 
 variable "batch" {
   description = <<-EOT
-    AWS Batch for runs with `"backend": "batch"`, whose ranks may take more than 15 minutes or 10 GB; null: none. It costs nothing while no rank runs.
+    AWS Batch for runs with `"backend": "batch"`, whose ranks may use more than 15 minutes or 10 GB; null: no such runs. It costs nothing while no rank runs.
 
-    - subnet_ids: Subnets where the ranks run. They must reach S3, the image's registry and CloudWatch's logs.
-    - public: Whether ranks get a public address, which they need in a public subnet; false where the subnets have a NAT gateway, or endpoints for the three services.
+    - subnet_ids: Subnets where the ranks run. They must reach S3, the image's registry and CloudWatch Logs.
+    - public: Whether ranks get a public address. Ranks in a public subnet need one. Use false if the subnets have a NAT gateway, or endpoints for the three services.
     - vcpus: vCPUs of a rank: 1, 2, 4, 8 or 16.
-    - memory_mb: Memory of a rank in MB, as Fargate has it for the vCPUs: 2 to 8 GB for 1, 4 to 16 for 2, 8 to 30 for 4, 16 to 60 in steps of 4 for 8, 32 to 120 in steps of 8 for 16.
-    - max_vcpus: vCPUs of all ranks that may run at once.
-    - spot: Whether ranks run on Fargate Spot, which costs up to 70 % less and may take a rank's machine back; it is then tried again.
+    - memory_mb: Memory of a rank in MB. Fargate allows 2 to 8 GB for 1 vCPU, 4 to 16 for 2, 8 to 30 for 4, 16 to 60 in steps of 4 for 8, 32 to 120 in steps of 8 for 16.
+    - max_vcpus: Most vCPUs that all running ranks may use together.
+    - spot: Whether ranks run on Fargate Spot, which costs up to 70 % less. AWS may interrupt a rank there; the rank is then started again.
     - timeout_seconds: Time limit of one rank.
   EOT
   type = object({
@@ -299,26 +299,26 @@ variable "batch" {
       { 1 = range(2, 9), 2 = range(4, 17), 4 = range(8, 31), 8 = range(16, 61, 4), 16 = range(32, 121, 8) }[var.batch.vcpus],
       var.batch.memory_mb / 1024
     ), false)
-    error_message = "batch.vcpus and batch.memory_mb must be a size of Fargate's, such as 4 and 16384: 2 to 8 GB for 1 vCPU, 4 to 16 for 2, 8 to 30 for 4, 16 to 60 in steps of 4 for 8, 32 to 120 in steps of 8 for 16."
+    error_message = "batch.vcpus and batch.memory_mb must be a size that Fargate offers, such as 4 and 16384: 2 to 8 GB for 1 vCPU, 4 to 16 for 2, 8 to 30 for 4, 16 to 60 in steps of 4 for 8, 32 to 120 in steps of 8 for 16."
   }
 
   validation {
     condition     = var.batch == null || try(var.batch.max_vcpus >= var.batch.vcpus && floor(var.batch.max_vcpus) == var.batch.max_vcpus, false)
-    error_message = "batch.max_vcpus must be a whole number, and enough for one rank."
+    error_message = "batch.max_vcpus must be a whole number, at least batch.vcpus."
   }
 
   validation {
     condition     = var.batch == null || try(var.batch.timeout_seconds >= 60 && floor(var.batch.timeout_seconds) == var.batch.timeout_seconds, false)
-    error_message = "batch.timeout_seconds must be a whole number from 60 (AWS Batch's least)."
+    error_message = "batch.timeout_seconds must be a whole number of at least 60 (AWS Batch's minimum)."
   }
 }
 
 variable "network" {
   description = <<-EOT
-    Private subnets of the team's for the ranks on Lambda; null: they run outside of any VPC. Ranks there reach S3 in their own region and, in the same VPC, redis_host, and nothing else: no NAT gateway, no public address. They reduce their metrics over S3.
+    The team's private subnets, for ranks on Lambda; null: ranks run outside of any VPC. Ranks in these subnets reach only S3 in their own region and redis_host in the same VPC. They need no NAT gateway and no public address, and reduce their metrics over S3.
 
     - subnet_ids: The private subnets, all of one VPC.
-    - route_table_ids: Route tables of these subnets, which get a gateway endpoint for S3 (it costs nothing); empty where they have one.
+    - route_table_ids: Route tables of these subnets, which get a gateway endpoint for S3 (free of charge); empty if they have one already.
   EOT
   type = object({
     subnet_ids      = list(string)
@@ -338,30 +338,30 @@ variable "network" {
 
   validation {
     condition     = var.network == null || !var.rendezvous.enabled
-    error_message = "network puts the ranks where they have no way to the Internet, so they can neither reach a rendezvous host nor each other directly: set rendezvous = { enabled = false }, and their metrics go through S3."
+    error_message = "network puts the ranks into private subnets, where they cannot reach a rendezvous host or each other: set rendezvous = { enabled = false }. Metrics then go through S3."
   }
 }
 
 variable "redis_host" {
-  description = "HOST or HOST:PORT of a Redis without a password that the ranks reach; null: payloads may not ask for it."
+  description = "HOST or HOST:PORT of a Redis server without a password that the ranks can reach; null: payloads may not choose `redis` for their collectives."
   type        = string
   default     = null
 
   validation {
     condition     = var.redis_host == null || can(regex("^[A-Za-z0-9.-]+(:[0-9]{1,5})?$", var.redis_host))
-    error_message = "redis_host must be HOST or HOST:PORT; a password would stand in Terraform's state."
+    error_message = "redis_host must be HOST or HOST:PORT, without a password, because Terraform's state would contain it."
   }
 }
 
 variable "operations" {
   description = <<-EOT
-    Logs, alarms, costs, and runs that start by themselves.
+    Logs, alarms, costs, and runs that start automatically.
 
     - log_retention_days: Days that CloudWatch keeps the logs.
     - dashboard: Whether to make a CloudWatch dashboard; the account's first three cost nothing.
-    - alarm_email: Address that is told of failed runs, failing or throttled ranks, and a rendezvous host that does not stop; four alarms of 0.10 USD per month. null: none.
-    - monthly_budget_usd: Costs a month of what carries this deployment's tags, at 80 % of which, and when they are forecast, alarm_email is told; the tag Team must be a cost allocation tag of the account. null: no budget.
-    - start_on_ready: Prefix in the bucket below which an object FOLDER/_READY starts a run over that folder, into results/; null: none does.
+    - alarm_email: Address for alarms about failed runs, failing or throttled ranks, and a rendezvous host that does not stop; four alarms at 0.10 USD per month. null: no alarms.
+    - monthly_budget_usd: Monthly budget for the resources with the team's tag. AWS writes to alarm_email when costs reach 80 % of it, and when the forecast exceeds it. The tag Team must be a cost allocation tag of the account. null: no budget.
+    - start_on_ready: Prefix in the bucket. An object PREFIX/FOLDER/_READY starts a run over that folder, which writes below results/. null: runs do not start automatically.
   EOT
   type = object({
     log_retention_days = optional(number, 30)
@@ -374,12 +374,12 @@ variable "operations" {
 
   validation {
     condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653], var.operations.log_retention_days)
-    error_message = "operations.log_retention_days must be a period that CloudWatch knows: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288 or 3653."
+    error_message = "operations.log_retention_days must be a period that CloudWatch offers: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288 or 3653."
   }
 
   validation {
     condition     = var.operations.alarm_email == null || can(regex("^[^@ ]+@[^@ ]+$", var.operations.alarm_email))
-    error_message = "operations.alarm_email must be an address of electronic mail."
+    error_message = "operations.alarm_email must be an e-mail address."
   }
 
   validation {
@@ -389,23 +389,23 @@ variable "operations" {
 
   validation {
     condition     = var.operations.monthly_budget_usd == null || var.operations.alarm_email != null
-    error_message = "operations.monthly_budget_usd needs operations.alarm_email, where it is reported."
+    error_message = "operations.monthly_budget_usd needs an address for its notifications: set operations.alarm_email."
   }
 
   validation {
     condition     = var.operations.start_on_ready == null || can(regex("^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", var.operations.start_on_ready))
-    error_message = "operations.start_on_ready must be a prefix without leading or closing slash, such as incoming."
+    error_message = "operations.start_on_ready must be a prefix without a slash at its beginning or end, such as incoming."
   }
 }
 
 variable "build_folder" {
-  description = "Folder with the zips of `make package`; null gives build/ beside terraform/."
+  description = "Folder with the zips of `make package`; null: build/ next to terraform/."
   type        = string
   default     = null
 }
 
 variable "s3_use_path_style" {
-  description = "Path-style S3 addresses, which the embedded AWS needs."
+  description = "Whether to use path-style S3 addresses, which the embedded AWS needs."
   type        = bool
   default     = false
 }

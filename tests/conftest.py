@@ -108,7 +108,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if os.environ.get("COSMICAI_FAULTS"):
         rows = sorted(dict.fromkeys(_seen))
         head = ["| fault | how it is injected | what happens | what is lost |", "| --- | --- | --- | --- |"]
-        intro = "Faults that tests inject, and what happens then. `COSMICAI_FAULTS=1 make test` writes this table."
+        intro = "Faults that tests inject, and their effects. `COSMICAI_FAULTS=1 make test` writes this table."
         FAULTS.write_text("\n".join(["# Faults", "", intro, "", *head, *rows]) + "\n")
     if _unstated() and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

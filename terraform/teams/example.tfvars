@@ -4,15 +4,15 @@ region = "us-east-1"
 
 inference = {
   architecture = "arm64"
-  memory_mb    = 3008 # what new accounts get at most
+  memory_mb    = 3008 # the most that new accounts allow
 }
 
 image = {
-  variant = "lean" # "torch" for scripts of your own that import it
-  # extra_packages = ["timm==0.4.12"] # what scripts of your own import beside torch
+  variant = "lean" # "torch" for your own scripts that import torch
+  # extra_packages = ["timm==0.4.12"] # other packages that your own scripts import
 }
 
-# image_builder = "codebuild" # builds the image on AWS: the deployer needs no Docker
+# image_builder = "codebuild" # builds the image on AWS, without Docker
 
 operations = {
   log_retention_days = 30

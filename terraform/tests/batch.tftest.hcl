@@ -117,7 +117,7 @@ run "a_rank_is_the_image_with_the_command_rank" {
     condition = alltrue([for name, value in { VCPUS = "8", MEMORY_MB = "32768" } :
       contains(jsondecode(aws_batch_job_definition.this.container_properties).environment, { name = name, value = value })
     ])
-    error_message = "a rank must be told its vCPUs and its memory"
+    error_message = "a job must get the rank's vCPUs and memory as variables"
   }
   assert {
     condition     = local.repository == "arn:aws:ecr:eu-west-1:123456789012:repository/team3-cosmicai-inference"

@@ -342,7 +342,7 @@ run "the_rendezvous_host_has_one_open_port_and_no_ssh" {
   }
 }
 
-run "the_rendezvous_host_goes_where_it_is_told" {
+run "the_rendezvous_host_uses_the_given_subnet" {
   module {
     source = "./modules/rendezvous"
   }

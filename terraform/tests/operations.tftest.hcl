@@ -63,8 +63,8 @@ run "a_budget_is_the_teams_own" {
     error_message = "50 USD a month of what carries the team's tag"
   }
   assert {
-    condition     = alltrue([for told in aws_budgets_budget.this[0].notification : contains(told.subscriber_email_addresses, "operator@example.org")])
-    error_message = "alarm_email must be told"
+    condition     = alltrue([for notice in aws_budgets_budget.this[0].notification : contains(notice.subscriber_email_addresses, "operator@example.org")])
+    error_message = "alarm_email must get the notifications"
   }
 }
 
@@ -87,7 +87,7 @@ run "a_subnet_that_is_none_is_refused" {
   expect_failures = [var.rendezvous]
 }
 
-run "a_budget_that_nobody_is_told_of_is_refused" {
+run "a_budget_without_an_address_is_refused" {
   command = plan
   variables {
     operations = { monthly_budget_usd = 50 }

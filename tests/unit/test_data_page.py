@@ -17,7 +17,7 @@ _TESTED = {
     "CSV": "test_source_files.py",
     "table of paths": "test_source_files.py",
     "folder of cut-outs": "test_source_files.py",
-    "frame for each band": "test_source_files.py",
+    "one frame per band": "test_source_files.py",
 }
 
 

@@ -1,4 +1,4 @@
-# Every option, with values other than the defaults. Options that exclude one another are in comments.
+# Every option, with values other than the defaults. Options that exclude each other are in comments.
 
 module "cosmicai" {
   source = "../.."
@@ -41,7 +41,7 @@ module "cosmicai" {
   }
 
   rendezvous = {
-    # address = "rendezvous.example.org:10000" # a host that another team runs, instead of an own one
+    # address = "rendezvous.example.org:10000" # a host that another team runs, instead of one of its own
     enabled        = true
     subnet_id      = "subnet-0123456789abcdef0" # a public one of the team's
     port           = 11000

@@ -70,7 +70,7 @@ resource "aws_vpc_security_group_egress_rule" "https" {
   cidr_ipv4         = "0.0.0.0/0"
 }
 
-# AWS Batch uses its service-linked role, which it makes in an account that has none.
+# AWS Batch uses its service-linked role, and creates it if the account has none.
 resource "aws_batch_compute_environment" "this" {
   compute_environment_name = var.name
   type                     = "MANAGED"
@@ -131,8 +131,8 @@ resource "aws_batch_job_definition" "this" {
     attempt_duration_seconds = var.timeout_seconds
   }
 
-  # As on Lambda: what was the service's fault is tried again. A lack of time or memory would only come again, and be
-  # billed again. The first that matches counts.
+  # As on Lambda, only failures of the service are retried. A rank that ran out of time or memory would do so again, and
+  # be billed again. The first condition that matches counts.
   retry_strategy {
     attempts = 3
 

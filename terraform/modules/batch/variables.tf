@@ -34,7 +34,7 @@ variable "memory_mb" {
 }
 
 variable "max_vcpus" {
-  description = "vCPUs of all ranks that may run at once."
+  description = "Most vCPUs that all running ranks may use together."
   type        = number
 }
 
@@ -54,7 +54,7 @@ variable "log_retention_days" {
 }
 
 variable "statements" {
-  description = "What a rank may do, by statement name."
+  description = "Permissions of a rank, by statement name."
   type        = map(object({ actions = list(string), resources = list(string) }))
 }
 

@@ -1,4 +1,4 @@
-# All that one Lambda function needs: log group, role and code.
+# A Lambda function with its log group, role and code.
 
 module "logs" {
   source = "../logs"
@@ -16,7 +16,7 @@ module "iam" {
   service = "lambda.amazonaws.com"
 
   statements = merge(var.statements, var.network == null ? {} : {
-    # As Lambda asks for it before it makes a function in a VPC:
+    # Lambda demands this before it makes a function in a VPC:
     # https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html
     UseNetwork = {
       actions = [
@@ -34,10 +34,10 @@ module "iam" {
 }
 
 resource "aws_lambda_function" "this" {
-  #checkov:skip=CKV_AWS_50:X-Ray is off: a run's ranks time their phases themselves, and a trace of each would cost more than it says
-  #checkov:skip=CKV_AWS_115:Reserved concurrency would take from the account's other functions; max_concurrency bounds a run
+  #checkov:skip=CKV_AWS_50:X-Ray is off: ranks measure their phases themselves, and traces would cost more than they are worth
+  #checkov:skip=CKV_AWS_115:Reserved concurrency would reduce that of the account's other functions; max_concurrency limits a run
   #checkov:skip=CKV_AWS_116:Step Functions invokes synchronously and handles every failure
-  #checkov:skip=CKV_AWS_117:In a VPC ranks can meet through S3 alone; a team that wants it has var.network
+  #checkov:skip=CKV_AWS_117:In a VPC ranks can exchange messages only through S3; a team that wants that sets var.network
   #checkov:skip=CKV_AWS_173:The variables hold names and switches, no secret; Lambda encrypts them with its own key
   #checkov:skip=CKV_AWS_272:Code comes from the team's own zips, by hash, and from its own registry
   function_name = var.name

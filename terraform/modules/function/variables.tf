@@ -31,7 +31,7 @@ variable "architecture" {
 }
 
 variable "memory_mb" {
-  description = "Memory in MB; 1,769 MB buy one vCPU."
+  description = "Memory in MB; the function gets one vCPU per 1,769 MB."
   type        = number
 }
 
@@ -46,7 +46,7 @@ variable "log_retention_days" {
 }
 
 variable "statements" {
-  description = "What the function may do beyond writing its logs, by statement name."
+  description = "Permissions of the function besides writing its logs, by statement name."
   type        = map(object({ actions = list(string), resources = list(string) }))
 }
 
@@ -57,13 +57,13 @@ variable "permissions_boundary" {
 }
 
 variable "reserved_concurrency" {
-  description = "Executions that are guaranteed and never exceeded; null: none are reserved."
+  description = "Number of executions that can always run at once, and the most that ever do; null: none is reserved."
   type        = number
   default     = null
 }
 
 variable "network" {
-  description = "Subnets and security groups of a VPC in which the function runs; null: outside of any."
+  description = "Subnets and security groups of a VPC in which the function runs; null: outside of any VPC."
   type        = object({ subnet_ids = list(string), security_group_ids = list(string) })
   default     = null
 }

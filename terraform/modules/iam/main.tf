@@ -1,4 +1,4 @@
-# One role for one AWS service, with just the named statements.
+# One role for one AWS service, with only the named statements.
 
 data "aws_iam_policy_document" "trust" {
   statement {

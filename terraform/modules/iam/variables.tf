@@ -19,7 +19,7 @@ variable "statements" {
 
   validation {
     condition     = alltrue(flatten([for statement in var.statements : [for action in statement.actions : !strcontains(action, "*")]]))
-    error_message = "statements must enumerate their actions: no wildcards."
+    error_message = "statements must list their actions by name, without wildcards."
   }
 }
 

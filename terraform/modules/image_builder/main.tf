@@ -1,4 +1,4 @@
-# Builds the inference image on AWS, on the architecture that it is for, from a context that `make deploy` uploads.
+# Builds the inference image on AWS, on a machine of the image's architecture, from a context that `make deploy` uploads.
 
 module "logs" {
   source = "../logs"
@@ -38,7 +38,7 @@ module "iam" {
 }
 
 resource "aws_codebuild_project" "this" {
-  #checkov:skip=CKV_AWS_316:Docker runs in privileged environments alone; its role reads one folder and pushes to one repository
+  #checkov:skip=CKV_AWS_316:Docker runs only in privileged environments; its role reads one folder and pushes to one repository
   #checkov:skip=CKV_AWS_147:It keeps no artifacts that a key would encrypt
   name          = var.name
   description   = "Builds the inference image and pushes it to its repository."
@@ -71,8 +71,8 @@ resource "aws_codebuild_project" "this" {
 
 locals {
   contexts = ".cosmicai/build" # as cosmicai/deploy/codebuild.py has it
-  # These lend Docker and the aws command line alone; what is in the inference image is pinned by its Dockerfile. CodeBuild
-  # mends and caches a version such as 5.0, but not those with a date behind it.
+  # CodeBuild's images provide only Docker and the AWS command line; the Dockerfile pins the content of the inference image.
+  # CodeBuild patches and caches a version such as 5.0, but not versions that end in a date.
   environment = {
     arm64  = { type = "ARM_CONTAINER", image = "aws/codebuild/amazonlinux-aarch64-standard:3.0" }
     x86_64 = { type = "LINUX_CONTAINER", image = "aws/codebuild/amazonlinux-x86_64-standard:5.0" }

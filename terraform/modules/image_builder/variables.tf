@@ -9,7 +9,7 @@ variable "architecture" {
 }
 
 variable "bucket_arn" {
-  description = "ARN of the bucket that build contexts are uploaded to, below .cosmicai/build/."
+  description = "ARN of the bucket for build contexts, which go below .cosmicai/build/."
   type        = string
 }
 

@@ -1,4 +1,4 @@
-# What ranks in a team's private subnets need: a security group that lets nothing in, and S3 without a way to the Internet.
+# What ranks in a team's private subnets need: a security group without ingress, and an endpoint for S3.
 
 data "aws_region" "current" {}
 
@@ -43,7 +43,7 @@ resource "aws_vpc_security_group_egress_rule" "redis" {
   cidr_ipv4         = data.aws_vpc.this[0].cidr_block
 }
 
-# Others in these subnets use it too, so it has no policy of its own: the ranks' role says what they may do.
+# Other clients in these subnets use the endpoint too, so it has no policy of its own: the ranks' role limits the ranks.
 resource "aws_vpc_endpoint" "s3" {
   count = length(var.route_table_ids) == 0 ? 0 : 1
 

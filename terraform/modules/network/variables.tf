@@ -9,12 +9,12 @@ variable "subnet_ids" {
 }
 
 variable "route_table_ids" {
-  description = "Route tables that get a gateway endpoint for S3; empty where they have one."
+  description = "Route tables that get a gateway endpoint for S3; empty if they have one already."
   type        = list(string)
 }
 
 variable "redis_port" {
-  description = "Port of a Redis in the same VPC; null: there is none."
+  description = "Port of a Redis server in the same VPC; null: there is none."
   type        = number
   default     = null
 }

@@ -1,4 +1,4 @@
-# What an operator looks at, and what wakes one: a dashboard and, with an address to send them to, alarms.
+# A dashboard for the operator and, if there is an address to send them to, alarms.
 
 data "aws_region" "current" {}
 
@@ -10,23 +10,23 @@ locals {
     {
       failed-runs = {
         namespace = "AWS/States", metric = "ExecutionsFailed", dimensions = local.executions, statistic = "Sum"
-        threshold = 0, periods = 1, period = 300, told = "A run has failed: `cosmicai status` says why."
+        threshold = 0, periods = 1, period = 300, message = "A run has failed: `cosmicai status` says why."
       }
       throttled-ranks = {
         namespace = "AWS/Lambda", metric = "Throttles", dimensions = local.inference, statistic = "Sum"
         threshold = 100, periods = 1, period = 300
-        told      = "Ranks wait for the account's concurrency: ask for more, or set max_concurrency."
+        message   = "Lambda throttles the ranks: ask for a higher quota of concurrent executions, or set inference.max_concurrency."
       }
       failing-ranks = {
         namespace = "AWS/Lambda", metric = "Errors", dimensions = local.inference, statistic = "Sum"
-        threshold = 10, periods = 1, period = 300, told = "Ranks fail: `cosmicai logs RANK` shows one's log."
+        threshold = 10, periods = 1, period = 300, message = "Ranks fail: `cosmicai logs RANK` shows the log of one."
       }
     },
     var.host_instance_id == null ? {} : {
       host-still-runs = {
         namespace = "AWS/EC2", metric = "CPUUtilization", dimensions = { InstanceId = var.host_instance_id }
         statistic = "SampleCount", threshold = 0, periods = var.host_hours, period = 3600
-        told      = "The rendezvous host has run for ${var.host_hours} hours on end; it should stop itself when idle."
+        message   = "The rendezvous host has run for ${var.host_hours} hours without a pause; it should stop itself when idle. Stop it in the EC2 console."
       }
     },
   )
@@ -53,7 +53,7 @@ resource "aws_cloudwatch_dashboard" "this" {
 }
 
 resource "aws_sns_topic" "alarms" {
-  #checkov:skip=CKV_AWS_26:Alarms say which of them it is, and nothing else
+  #checkov:skip=CKV_AWS_26:Messages contain only the name and the description of an alarm
   count = var.alarm_email == null ? 0 : 1
   name  = "${var.name}-alarms"
 }
@@ -69,7 +69,7 @@ resource "aws_cloudwatch_metric_alarm" "this" {
   for_each = var.alarm_email == null ? {} : local.alarms
 
   alarm_name          = "${var.name}-${each.key}"
-  alarm_description   = each.value.told
+  alarm_description   = each.value.message
   namespace           = each.value.namespace
   metric_name         = each.value.metric
   dimensions          = each.value.dimensions

@@ -9,17 +9,17 @@ variable "state_machine_arn" {
 }
 
 variable "function_names" {
-  description = "The functions by their part in a run."
+  description = "Names of the functions, by their role in a run."
   type        = map(string)
 }
 
 variable "host_instance_id" {
-  description = "The rendezvous host's EC2 instance; null where the deployment has none of its own."
+  description = "Id of the rendezvous host's EC2 instance; null if the deployment has no host of its own."
   type        = string
 }
 
 variable "host_hours" {
-  description = "Hours after which a rendezvous host that still runs is reported."
+  description = "Hours after which an alarm reports a rendezvous host that is still running."
   type        = number
 }
 
@@ -29,12 +29,12 @@ variable "dashboard" {
 }
 
 variable "alarm_email" {
-  description = "Where alarms are sent; null makes none."
+  description = "Address for alarms; null: no alarms."
   type        = string
 }
 
 variable "budget" {
-  description = "USD a month, and the team whose tag counts; null: none."
+  description = "Monthly budget in USD, and the team whose tag it covers; null: no budget."
   type        = object({ usd = number, team = string })
   default     = null
 }

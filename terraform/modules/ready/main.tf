@@ -1,5 +1,5 @@
-# Starts a run when an object named _READY lands in a folder below a prefix: new observations are processed as they
-# arrive. Initialize drops the name from the key, so that data_prefix is the folder.
+# Starts a run when an object named _READY appears in a folder below a prefix, to process new observations when they
+# arrive. Initialize removes _READY from the key, so that data_prefix is the folder.
 
 resource "aws_s3_bucket_notification" "this" {
   bucket      = var.bucket_name
@@ -8,7 +8,7 @@ resource "aws_s3_bucket_notification" "this" {
 
 resource "aws_cloudwatch_event_rule" "this" {
   name        = var.name
-  description = "A _READY object below ${var.prefix}/ starts a run over its folder."
+  description = "An object _READY below ${var.prefix}/ starts a run over its folder."
 
   event_pattern = jsonencode({
     source      = ["aws.s3"]

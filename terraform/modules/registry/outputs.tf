@@ -4,6 +4,6 @@ output "repository_arn" {
 }
 
 output "repository_url" {
-  description = "Where images are pushed, without a tag."
+  description = "URL for pushing images, without a tag."
   value       = aws_ecr_repository.this.repository_url
 }

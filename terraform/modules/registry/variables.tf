@@ -4,7 +4,7 @@ variable "name" {
 }
 
 variable "keep_images" {
-  description = "How many images are kept."
+  description = "Number of images that are kept."
   type        = number
   default     = 5
 }

@@ -1,6 +1,6 @@
-# The host on which ranks behind NATs find each other: a t4g.nano in a network of its own or in a subnet of the team's.
-# Runs that need it start it, and it stops by itself. It keeps nothing: a newer image or another server replaces it.
-# No SSH: `aws ssm start-session` reaches it, and `aws ec2 get-console-output` shows its log.
+# The host that connects ranks behind NATs: a t4g.nano in a network of its own or in one of the team's subnets.
+# Runs that need the host start it, and it stops itself. It stores nothing: a newer image or server.py replaces it.
+# There is no SSH: `aws ssm start-session` opens a shell, and `aws ec2 get-console-output` shows the log.
 
 locals {
   instance_type = "t4g.nano"
@@ -54,7 +54,7 @@ resource "aws_iam_instance_profile" "this" {
   role = module.iam.role_name
 }
 
-# Not every zone of a region offers the type.
+# Not every zone of a region offers this instance type.
 data "aws_ec2_instance_type_offerings" "zones" {
   count         = local.own_network ? 1 : 0
   location_type = "availability-zone"
@@ -85,7 +85,7 @@ resource "aws_vpc" "this" {
   tags                 = { Name = var.name }
 }
 
-# Nothing of ours uses the network's default group: it lets nothing in or out.
+# No resource uses the network's default security group, so it allows no traffic.
 resource "aws_default_security_group" "closed" {
   count  = local.own_network ? 1 : 0
   vpc_id = aws_vpc.this[0].id
@@ -133,7 +133,7 @@ resource "aws_security_group" "this" {
 }
 
 # Lambda functions outside of a VPC have no addresses of their own: the port is open to all, and the server's
-# limits, its relay key and the runs' secrets are what protects it (docs of functions/rendezvous/server.py).
+# limits, its relay key and the runs' keys protect it (see functions/rendezvous/server.py).
 resource "aws_vpc_security_group_ingress_rule" "ranks" {
   security_group_id = aws_security_group.this.id
   description       = "Ranks, from wherever Lambda runs them."
@@ -153,8 +153,8 @@ resource "aws_vpc_security_group_egress_rule" "https" {
 }
 
 resource "aws_instance" "this" {
-  #checkov:skip=CKV_AWS_88:Ranks outside of a VPC reach it by its public address: that is what it is for
-  #checkov:skip=CKV_AWS_126:It runs for minutes; its own log has its counters
+  #checkov:skip=CKV_AWS_88:Ranks outside of a VPC reach the host by its public address
+  #checkov:skip=CKV_AWS_126:The host runs for minutes; its own log has its counters
   ami                                  = data.aws_ssm_parameter.image.insecure_value
   instance_type                        = local.instance_type
   subnet_id                            = local.own_network ? aws_subnet.this[0].id : var.subnet_id
@@ -188,7 +188,7 @@ resource "aws_instance" "this" {
 
     precondition {
       condition     = length(local.user_data) * 3 / 4 <= 16384
-      error_message = "server.py and its units are larger than EC2's 16 KB of user data."
+      error_message = "server.py and its units are larger than the 16 KB of user data that EC2 allows: shorten server.py."
     }
   }
 

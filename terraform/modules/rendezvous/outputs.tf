@@ -1,5 +1,5 @@
 output "instance_id" {
-  description = "The host's EC2 instance."
+  description = "Id of the host's EC2 instance."
   value       = aws_instance.this.id
 }
 

@@ -14,7 +14,7 @@ variable "port" {
 }
 
 variable "subnet_id" {
-  description = "Public subnet for the host, in a zone that offers its type; null makes a network with one."
+  description = "Public subnet for the host, in a zone that offers its instance type; null: the module makes a network with such a subnet."
   type        = string
   default     = null
 }
@@ -25,12 +25,12 @@ variable "static_address" {
 }
 
 variable "idle_minutes" {
-  description = "Minutes without ranks that meet after which the host stops itself."
+  description = "Minutes without connected ranks after which the host stops itself."
   type        = number
 }
 
 variable "bucket" {
-  description = "The team's bucket, into which the host puts its relay key, and the KMS key that encrypts it; null: S3's."
+  description = "The team's bucket, where the host writes its relay key, and the KMS key that encrypts the bucket; null: S3's own keys."
   type        = object({ name = string, arn = string, kms_key_arn = optional(string) })
 }
 

@@ -9,7 +9,7 @@ variable "definition" {
 }
 
 variable "function_arns" {
-  description = "The functions by their part in a run."
+  description = "Names of the functions, by their role in a run."
   type        = object({ initialize = string, inference = string, rendezvous = string, summarize = string })
 }
 
@@ -19,7 +19,7 @@ variable "bucket_arn" {
 }
 
 variable "retry_seconds" {
-  description = "First pause before a failed rank is tried again."
+  description = "First pause before a failed rank is retried."
   type        = number
 }
 
@@ -29,17 +29,17 @@ variable "log_retention_days" {
 }
 
 variable "arn" {
-  description = "ARN that the state machine will have: its role must name it before it is there."
+  description = "ARN that the state machine will have: its role must name the ARN before the state machine exists."
   type        = string
 }
 
 variable "rendezvous_wait_seconds" {
-  description = "How long a run waits for the rendezvous host."
+  description = "Seconds that a run waits for the rendezvous host."
   type        = number
 }
 
 variable "batch" {
-  description = "Job queue and job definition of the ranks on AWS Batch; null: none."
+  description = "Job queue and job definition for ranks on AWS Batch; null: no such ranks."
   type        = object({ queue_arn = string, definition_arn = string })
   default     = null
 }
@@ -51,7 +51,7 @@ variable "permissions_boundary" {
 }
 
 variable "statements" {
-  description = "What the state machine may do besides, by statement name: the use of the bucket's KMS key."
+  description = "Additional permissions of the state machine, by statement name: the use of the bucket's KMS key."
   type        = map(object({ actions = list(string), resources = list(string) }))
   default     = {}
 }

@@ -1,9 +1,9 @@
 resource "aws_s3_bucket" "this" {
   #checkov:skip=CKV_AWS_18:Access logs of every rank's reads would outgrow the results; CloudTrail data events are the account's choice
-  #checkov:skip=CKV_AWS_21:Results are written once, under a path of their own, and partitions are copies: versions would double the bill
+  #checkov:skip=CKV_AWS_21:Results are written once, under their own path, and partitions are copies; versioning would double the cost
   #checkov:skip=CKV_AWS_144:Partitions can be cut again and redshifts computed again
   #checkov:skip=CKV_AWS_145:SSE-S3 encrypts at rest without a key's price; kms_key_arn names a key of the team's own
-  #checkov:skip=CKV2_AWS_62:Nothing listens
+  #checkov:skip=CKV2_AWS_62:No service uses notifications of the bucket
   bucket        = var.bucket_name
   force_destroy = var.force_destroy
 }

@@ -4,19 +4,19 @@ variable "bucket_name" {
 }
 
 variable "abort_uploads_after_days" {
-  description = "Days after which parts of broken uploads are deleted; 0: never."
+  description = "Days after which the parts of incomplete uploads are deleted; 0: never."
   type        = number
   default     = 7
 }
 
 variable "expire_keys_after_days" {
-  description = "Days after which the keys and messages of runs that were stopped are deleted; 0: never."
+  description = "Days after which the keys and messages of stopped runs are deleted; 0: never."
   type        = number
   default     = 2
 }
 
 variable "force_destroy" {
-  description = "Whether destroying may delete a bucket that holds objects."
+  description = "Whether Terraform may delete a bucket that holds objects."
   type        = bool
 }
 
