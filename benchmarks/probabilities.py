@@ -1,143 +1,190 @@
-"""p(z) of a calibrated model beside RAIL's estimators, on DC2 validation galaxies that none of them has seen.
+"""p(z) of calibrated networks beside RAIL's estimators, on DC2 galaxies that none of them has seen.
 
-    .venv/bin/python benchmarks/probabilities.py PARTITIONS [--model FOLDER] [--fewer N]
+    .venv/bin/python benchmarks/probabilities.py [MODEL_FOLDER …] [--fewer N]
 
-PARTITIONS: a folder of rendered validation galaxies (`cosmicai data dc2 PARTITIONS --split validation
---galaxies 20449`); the first half calibrates the model, the second half judges all. RAIL's k nearest neighbours
-and FlexZBoost are trained on the training galaxies and on those that calibrate, by magnitudes and their errors.
-They need `pip install pz-rail-sklearn pz-rail-flexzboost`. All densities are judged by RAIL's CDELoss on the
-grid of 301 redshifts from 0 to 3. Writes benchmarks/probabilities.json and prints the tables.
+The bundled network is always among them. The first eight of 17 partitions of validation galaxies calibrate each
+network (`cosmicai model calibrate`), the others are inferred (`cosmicai infer`) and judge. RAIL's k nearest
+neighbours and FlexZBoost are trained on all galaxies that the networks were trained on or calibrated with, by
+their magnitudes: once on the same four renderings of the training galaxies, once on one of them. RAIL's and
+qp's own evaluators judge all densities. RAIL gets an environment of its own, build/rail, at the first call.
+Writes benchmarks/probabilities.json and prints the tables.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
+import os
+import platform
+import shutil
+import subprocess
+import sys
 import time
-import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cosmicai.data import dc2
-from cosmicai.model.calibrating import Predicted, calibrate, predicted
-from cosmicai.packaging.places import ROOT
+from cosmicai.packaging.places import FUNCTIONS, ROOT
 from inference.engine.loading import BUNDLED_MODEL
-from inference.probability import scores
-from inference.probability.predictive import LEVELS, densities
+from inference.probability.calibration import Calibration
+from inference.probability.predictive import densities
 from initialize.plan import natural
 
 CACHE = ROOT / ".cosmicai" / "cache"
-BANDS = [f"mag_{band}_lsst" for band in "ugriz"]
-GRID = np.linspace(0.0, 3.0, 301)
-Doubles = NDArray[np.float64]
+BUILD = ROOT / "build"
+RAIL = ("pz-rail-base==2.0.11", "pz-rail-sklearn==2.0.3", "pz-rail-flexzboost==2.0.3")
+GALAXIES = 20_449  # of the validation split
+CALIBRATING = 8  # partitions of 1,278 galaxies
+RENDERINGS = (
+    4  # of the training galaxies, seeds 0 to 3: what the networks of docs/benchmarks.md were trained on
+)
+TRAINING_GALAXIES = 10_225
 Json = dict[str, Any]
 
 
-def ours(calibrating: Predicted, judging: Predicted) -> tuple[Json, Doubles]:
-    """Coverage and scores, and the densities on GRID."""
-    calibration = calibrate("0" * 64, calibrating)
+def rail_environment() -> Path:
+    """The interpreter of an environment with RAIL's estimators, which is made at the first call."""
+    folder, listed = BUILD / "rail", BUILD / "rail" / "installed"
+    if not listed.exists() or listed.read_text() != "\n".join(RAIL):
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, *RAIL], check=True)
+        listed.write_text("\n".join(RAIL))
+    return folder / "bin" / "python"
+
+
+def split(partitions: Path, work: Path, fewer: int | None) -> tuple[Path, Path]:
+    """Folders of links to the partitions that calibrate and to those that judge."""
+    files = sorted(partitions.glob("*.pt"), key=lambda path: natural(path.name))
+    first = fewer or CALIBRATING
+    parts = {"calibrating": files[:first], "judging": files[first : 2 * first if fewer else None]}
+    for name, some in parts.items():
+        folder = work / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for file in some:
+            (folder / file.name).symlink_to(file.resolve())
+    return work / "calibrating", work / "judging"
+
+
+def network(folder: Path, calibrating: Path, judging: Path, work: Path) -> Json:
+    """Writes a network's catalogue of the judging galaxies to `work`, by the commands that users run."""
+    model, out = work / "models" / folder.name, work / "inferred" / folder.name
+    shutil.rmtree(model, ignore_errors=True)
+    shutil.copytree(folder, model)
+    _cosmicai("model", "calibrate", model, "--calibration", calibrating)
+    _cosmicai("infer", judging, "--model", model, "--out", out, "--precision", "float32", "--overwrite")
+    _cosmicai("catalogue", out, "--format", "qp")
+    shutil.move(out / "catalogue.qp.hdf5", work / f"{folder.name}.qp.hdf5")
+    return _cost(model, out)
+
+
+def _cost(model: Path, out: Path) -> Json:
+    """Of the densities, and of all that the ranks computed, in microseconds of CPU per galaxy."""
+    calibration, summary = Calibration.read(model), json.loads((out / "combined_data.json").read_text())
+    files = sorted((out / "predictions").glob("*.npz"))
+    z_pred = np.concatenate([np.load(file)["z_pred"] for file in files])
+    magnitudes = np.random.default_rng(0).normal(24.0, 1.0, (len(z_pred), calibration.magnitudes))
     began = time.process_time()
-    found = densities(calibration, judging.z_pred, judging.magnitudes, judging.redshift)
-    seconds = time.process_time() - began
-    true = judging.redshift.astype(np.float64)
-    assert found.pit is not None  # noqa: S101 - redshifts were given
-    columns = dict(zip(LEVELS, found.z_quantiles.T, strict=True))
-    inside = {
-        "68 %": (columns[0.16] <= true) & (true <= columns[0.84]),
-        "95 %": (columns[0.025] <= true) & (true <= columns[0.975]),
+    densities(calibration, z_pred, magnitudes)
+    per_galaxy = 1e6 / len(z_pred)
+    return {
+        "densities, µs of CPU per galaxy": (time.process_time() - began) * per_galaxy,
+        "network, µs of CPU per galaxy": sum(rank["total_cpu_time (seconds)"] for rank in summary) * per_galaxy,
     }
-    by = {"magnitude": judging.magnitudes[:, 3], "predicted redshift": judging.z_pred, "true redshift": true}
-    thirds = {name: np.digitize(value, np.quantile(value, [1 / 3, 2 / 3])) for name, value in by.items()}
-    told = {
-        "PIT KS": scores.kolmogorov_smirnov(found.pit),
-        "PIT CvM": scores.cramer_von_mises(found.pit),
-        "CRPS": float(scores.crps(found.redshifts, found.pdf.astype(np.float64), true).mean()),
-        "microseconds of CPU per galaxy": 1e6 * seconds / len(judging),
-        "coverage": {name: float(held.mean()) for name, held in inside.items()},
-        "coverage by tertile": {
-            what: {name: [float(held[third == k].mean()) for k in range(3)] for name, held in inside.items()}
-            for what, third in thirds.items()
-        },
-    }
-    pdf = np.stack([np.interp(GRID, found.redshifts, row) for row in found.pdf.astype(np.float64)])
-    return told, pdf / np.trapezoid(pdf, GRID, axis=1)[:, None]
 
 
-def rails(training: dc2.Catalogue, judging: dc2.Catalogue) -> dict[str, Doubles]:
-    """Densities (N, 301) of RAIL's estimators."""
-    warnings.simplefilter("ignore")
-    from rail.estimation.algos import flexzboost, k_nearneigh
-
-    limits = {name: dc2.LIMITING_MAGNITUDE[name[4]] for name in BANDS}
-    common = {"hdf5_groupname": "", "bands": BANDS, "ref_band": BANDS[3], "mag_limits": limits,
-              "zmin": 0.0, "zmax": 3.0, "nzbins": 301, "nondetect_val": np.nan}  # fmt: skip
-    errors = [name.replace("mag_", "mag_err_") for name in BANDS]
-    kinds = {
-        "k nearest neighbours (RAIL)": (k_nearneigh.KNearNeighInformer, k_nearneigh.KNearNeighEstimator, {}),
-        "FlexZBoost (RAIL)": (
-            flexzboost.FlexZBoostInformer,
-            flexzboost.FlexZBoostEstimator,
-            {"err_bands": errors},
-        ),
-    }
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for number, (name, (informer, estimator, more)) in enumerate(kinds.items()):
-            options = {**common, **more, "model": f"{folder}/{number}.pkl"}
-            trained = informer.make_stage(name=f"inform{number}", **options).inform(_table(training))
-            options |= {"model": trained, "output": f"{folder}/{number}.hdf5"}
-            made = estimator.make_stage(name=f"estimate{number}", **options).estimate(_table(judging))
-            found[name] = np.asarray(made.read().pdf(GRID))
-    return found
+def _cosmicai(*arguments: str | Path) -> None:
+    command = [sys.executable, "-m", "cosmicai", *map(str, arguments)]
+    _tell(" ".join(command[2:]))
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
 
 
-def _table(catalogue: dc2.Catalogue) -> dict[str, NDArray[Any]]:
-    magnitudes = {name: catalogue.magnitudes[:, k].astype(np.float64) for k, name in enumerate(BANDS)}
-    errors = {
-        name.replace("mag_", "mag_err_"): catalogue.errors[:, k].astype(np.float64)
-        for k, name in enumerate(BANDS)
-    }
-    return {**magnitudes, **errors, "redshift": catalogue.redshift.astype(np.float64)}
+def write_galaxies(calibrated: int, judged: int, training: int, path: Path) -> None:
+    """What RAIL's estimators are trained on and judged by."""
+    validation = dc2.observations("validation", [0], CACHE)
+    calibrating = validation[:calibrated]
+    sets = {"judged": validation[calibrated : calibrated + judged]}
+    for name, seeds in ((f"{RENDERINGS} renderings", range(RENDERINGS)), ("1 rendering", range(1))):
+        seen = [dc2.observations("training", [seed], CACHE)[:training] for seed in seeds]
+        sets[name] = _joined([*seen, calibrating])
+    arrays: dict[str, Any] = {}
+    for name, catalogue in sets.items():
+        arrays |= {
+            f"{name}_{column}": getattr(catalogue, column) for column in ("magnitudes", "errors", "redshift")
+        }
+    np.savez(path, judged_id=sets["judged"].identifiers, **arrays)
 
 
-def loss(pdf: Doubles, true: Doubles) -> float:
-    """RAIL's CDE loss."""
-    import qp
-    from rail.evaluation.metrics.cdeloss import CDELoss
+def _joined(parts: Iterable[dc2.Catalogue]) -> dc2.Catalogue:
+    names, some = ("identifiers", "magnitudes", "errors", "detected", "redshift"), list(parts)
+    return dc2.Catalogue(*(np.concatenate([getattr(part, name) for part in some]) for name in names))
 
-    ensemble = qp.Ensemble(qp.interp, data={"xvals": GRID, "yvals": pdf})
-    return float(CDELoss(ensemble, GRID, true).evaluate().statistic)
+
+def _count(folder: Path) -> int:
+    from inference.data.partition import read
+
+    return sum(len(read(file.read_bytes(), file.name)) for file in folder.glob("*.pt"))
+
+
+def _tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("partitions", type=Path)
-    parser.add_argument("--model", type=Path, default=BUNDLED_MODEL)
-    parser.add_argument("--fewer", type=int, help="Train and judge on so many galaxies, to try it.")
+    parser.add_argument("models", nargs="*", type=Path)
+    parser.add_argument("--fewer", type=int, help="So many partitions calibrate and judge, to try it.")
     arguments = parser.parse_args()
-    files = sorted(arguments.partitions.glob("*.pt"), key=lambda path: natural(path.name))
-    galaxies = predicted(arguments.model, files)
-    observed = dc2.observations("validation", [0], CACHE)[: len(galaxies)]
-    if not np.array_equal(observed.redshift, galaxies.redshift):
-        raise SystemExit(f"{arguments.partitions}: these are not DC2's validation galaxies, seed 0")
-    half = len(galaxies) // 2
-    judged = slice(half, half + arguments.fewer if arguments.fewer else None)
-    told, pdf = ours(galaxies.at(np.arange(half)), galaxies.at(np.arange(len(galaxies))[judged]))
-    training = dc2.observations("training", [0], CACHE)[: arguments.fewer]
-    calibrating = observed[: arguments.fewer or half]
-    names = ("identifiers", "magnitudes", "errors", "detected", "redshift")
-    seen = dc2.Catalogue(*(np.concatenate([getattr(training, n), getattr(calibrating, n)]) for n in names))
-    true = observed[judged].redshift.astype(np.float64)
-    losses = {arguments.model.name: loss(pdf, true)}
-    losses |= {name: loss(pdf, true) for name, pdf in rails(seen, observed[judged]).items()}
-    results = {"galaxies": len(true), "model": arguments.model.name, **told, "CDE loss": losses}
+    python = rail_environment()
+    work = BUILD / "probabilities"
+    shutil.rmtree(work, ignore_errors=True)
+    partitions = dc2.partitions("validation", GALAXIES, 25, CACHE, 0)
+    calibrating, judging = split(partitions, work, arguments.fewer)
+    counts = _count(calibrating), _count(judging)
+    costs = {
+        folder.name: network(folder, calibrating, judging, work)
+        for folder in (BUNDLED_MODEL, *arguments.models)
+    }
+    write_galaxies(*counts, counts[0] if arguments.fewer else TRAINING_GALAXIES, work / "galaxies.npz")
+    _tell("RAIL's estimators, and the evaluation")
+    environment = {**os.environ, "PYTHONPATH": str(FUNCTIONS)}
+    worker = ROOT / "benchmarks" / "probabilities_rail.py"
+    subprocess.run([python, worker, work], env=environment, check=True, stdout=subprocess.DEVNULL)
+    results = {
+        "galaxies": {"calibrated": counts[0], "judged": counts[1]},
+        "machine": f"{os.cpu_count()} cores of {platform.machine()}",
+        "cost": costs,
+        "methods": json.loads((work / "results.json").read_text()),
+    }
     if not arguments.fewer:
-        (ROOT / "benchmarks" / "probabilities.json").write_text(json.dumps(results, indent=2) + "\n")
-    print(json.dumps(results, indent=2))
+        (ROOT / "benchmarks" / "probabilities.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
+
+
+def table(results: Json) -> str:
+    """Markdown: the measures of every method with their intervals, and the coverage by tertile."""
+    methods = results["methods"]
+    names = list(next(iter(methods.values()))["measures"])
+    lines = [
+        f"| {results['galaxies']['judged']:,} galaxies | {' | '.join(names)} |",
+        "| --- " * (1 + len(names)) + "|",
+    ]
+    for method, told in methods.items():
+        cells = (f"{value:.4f} ({low:.4f} to {high:.4f})" for value, low, high in told["measures"].values())
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    lines += ["", "| coverage by tertile | of | 68 % | 95 % |", "| --- | --- | --- | --- |"]
+    for method, told in methods.items():
+        for what, covered in told["coverage by tertile"].items():
+            cells = (", ".join(f"{100 * share:.1f}" for share in shares) for shares in covered.values())
+            lines.append(f"| {method} | {what} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
