@@ -156,7 +156,7 @@ def main() -> None:
     _tell("RAIL's estimators, and the evaluation")
     environment = {**os.environ, "PYTHONPATH": str(FUNCTIONS)}
     worker = ROOT / "benchmarks" / "probabilities_rail.py"
-    subprocess.run([python, worker, work], env=environment, check=True)
+    subprocess.run([python, worker, work], env=environment, check=True, stdout=subprocess.DEVNULL)
     results = {
         "galaxies": {"calibrated": counts[0], "judged": counts[1]},
         "machine": f"{os.cpu_count()} cores of {platform.machine()}",

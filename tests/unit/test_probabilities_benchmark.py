@@ -1,0 +1,79 @@
+"""benchmarks/probabilities.py judges densities as RAIL and qp do, and tells them in tables."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import probabilities
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import qp
+
+    from benchmarks import probabilities_rail as worker
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """What RAIL warns of in its own code is not ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _judged(width: float) -> tuple[worker.Judged, dict[str, float]]:
+    """2,000 galaxies whose redshifts scatter by 0.05, with densities of some other width."""
+    random = np.random.default_rng(0)
+    centre = random.uniform(0.5, 2.5, 2000)
+    true = centre + random.normal(0, 0.05, 2000)
+    density = np.exp(-0.5 * ((worker.GRID - centre[:, None]) / width) ** 2)
+    ensemble = qp.Ensemble(qp.interp, data={"xvals": worker.GRID, "yvals": density})
+    return worker.Judged.of(ensemble, true)
+
+
+def test_the_bootstraps_measures_are_those_of_rail_and_qp() -> None:
+    judged, rails = _judged(0.05)
+    measures = judged.measures()
+    assert rails.keys() <= measures.keys()
+    worker._checked(measures, rails, "normal")
+    with pytest.raises(SystemExit, match="normal: RAIL's CDE loss is"):
+        worker._checked({**measures, "CDE loss": 0.0}, rails, "normal")
+
+
+def test_right_densities_cover_what_they_state_and_narrow_ones_less() -> None:
+    right, narrow = _judged(0.05)[0], _judged(0.025)[0]
+    covered = right.measures()
+    assert covered["within 68 %"] == pytest.approx(0.68, abs=0.03)
+    assert covered["within 95 %"] == pytest.approx(0.95, abs=0.015)
+    assert narrow.measures()["within 68 %"] < 0.45
+    assert narrow.measures()["CDE loss"] > covered["CDE loss"]
+    thirds = right.by_tertile({"place": np.arange(2000.0)})["place"]["68 %"]
+    assert np.mean(thirds) == pytest.approx(covered["within 68 %"], abs=1e-3)
+
+
+def test_no_galaxy_calibrates_and_judges(tmp_path: Path) -> None:
+    source = tmp_path / "all"
+    source.mkdir()
+    for number in range(1, 18):
+        (source / f"{number}.pt").write_bytes(b"")
+    first, second = (
+        {path.name for path in folder.iterdir()} for folder in probabilities.split(source, tmp_path, None)
+    )
+    assert first == {f"{number}.pt" for number in range(1, 9)}
+    assert second == {f"{number}.pt" for number in range(9, 18)}
+
+
+def test_the_table_has_each_measure_with_its_interval() -> None:
+    told = {
+        "measures": {"CDE loss": [-5.0, -5.5, -4.5]},
+        "coverage by tertile": {"i magnitude": {"68 %": [0.68, 0.7, 0.66], "95 %": [0.95, 0.94, 0.96]}},
+    }
+    table = probabilities.table({"galaxies": {"judged": 10225}, "methods": {"mine": told}})
+    assert "| 10,225 galaxies | CDE loss |" in table
+    assert "| mine | -5.0000 (-5.5000 to -4.5000) |" in table
+    assert "| mine | i magnitude | 68.0, 70.0, 66.0 | 95.0, 94.0, 96.0 |" in table
