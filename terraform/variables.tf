@@ -151,7 +151,7 @@ variable "inference" {
   description = <<-EOT
     The ranks.
 
-    - architecture: Instruction set, arm64 or x86_64. arm64 costs 20 % less; most laptops build x86_64 without emulation.
+    - architecture: Instruction set, arm64 or x86_64. arm64 costs 20 % less per GB-second.
     - memory_mb: Memory of a rank in MB; a rank gets one vCPU per 1,769 MB. New accounts allow at most 3,008 MB.
     - timeout_seconds: Time limit of one rank.
     - max_concurrency: Number of ranks that may run at once; null: the account's quota. A run with more ranks reduces its metrics over S3.

@@ -69,16 +69,17 @@ def _extend(base: Path, folder: Path, extra: ExtraPackages) -> None:
     marker.write_text(wanted)
 
 
-def copy_code(folder: Path) -> None:
-    """The inference package itself, beside its requirements."""
-    compile_kernels()
+def copy_code(folder: Path, machine: str = platform.machine()) -> None:
+    """The inference package itself, next to its requirements, with the kernels of a machine."""
+    compile_kernels(machine)
     source, target = FUNCTIONS / "inference", folder / "inference"
-    wanted = digest(*(str(p.relative_to(source)).encode() + p.read_bytes() for p in _shipped(source)))
+    shipped = _shipped(source, machine)
+    wanted = digest(*(str(p.relative_to(source)).encode() + p.read_bytes() for p in shipped))
     marker = folder / ".code"
     if marker.exists() and marker.read_text() == wanted:
         return
     shutil.rmtree(target, ignore_errors=True)
-    for path in _shipped(source):
+    for path in shipped:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
@@ -97,17 +98,17 @@ def image_tag(extra: ExtraPackages = NO_EXTRAS) -> str:
     return digest(*(path.read_bytes() for path in parts), *named, *extras)[:16]
 
 
-def _shipped(folder: Path) -> list[Path]:
+def _shipped(folder: Path, machine: str = platform.machine()) -> list[Path]:
     """The files below a function's folder, those of the contract that it links to among them."""
     files = (Path(at) / name for at, _, names in os.walk(folder, followlinks=True) for name in names)
-    wanted = (path for path in files if not _is_build_input(path))
+    wanted = (path for path in files if not _is_build_input(path, machine))
     return sorted(path for path in wanted if not set(_NOT_SHIPPED) & set(path.relative_to(folder).parts))
 
 
-def _is_build_input(path: Path) -> bool:
+def _is_build_input(path: Path, machine: str) -> bool:
     """Whether it is only read when the image is made, or belongs to the kernels of another machine."""
     if path.parent == KERNELS:
-        return path.name != f"{platform.machine()}.so"
+        return path.name != f"{machine}.so"
     return path.parent == FUNCTIONS / "inference" and path.suffix in _REQUIREMENTS
 
 

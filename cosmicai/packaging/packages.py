@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 
 class PackagingError(RuntimeError):
@@ -73,32 +75,48 @@ class ExtraPackages:
 
 
 NO_EXTRAS = ExtraPackages()
+_GLIBC = range(34, 4, -1)  # the minor versions that wheels may ask for; Amazon Linux 2023 has 2.34
 
 
-def install_packages(folder: Path, locks: Sequence[Path]) -> None:
-    """Makes `folder` hold what the locks name, unless it does so already.
+def _for_machine(machine: str) -> list[str]:
+    """pip's options to choose wheels for another Linux machine and this version of Python; [] for this machine.
+
+    machine: as Python calls it, x86_64 or aarch64. pip still evaluates a requirement's markers for the machine
+    that it runs on (https://pip.pypa.io/en/stable/cli/pip_install/, --platform).
+    """
+    if machine == platform.machine():
+        return []
+    platforms = [f"manylinux_2_{minor}_{machine}" for minor in _GLIBC] + [f"manylinux2014_{machine}"]
+    version = ".".join(map(str, sys.version_info[:2]))
+    chosen = [option for one in platforms for option in ("--platform", one)]
+    return [*chosen, "--implementation", "cp", "--python-version", version]
+
+
+def install_packages(folder: Path, locks: Sequence[Path], machine: str = platform.machine()) -> None:
+    """Makes `folder` hold what the locks name, for a Linux machine, unless it does so already.
 
     Raises PackagingError for a file whose hash is not in its lock, and for what pip cannot install.
     """
     marker, partial = ".requirements", folder.with_name(f"{folder.name}.partial")
-    content = digest(sys.version.encode(), *(lock.read_bytes() for lock in locks))
+    content = digest(sys.version.encode(), machine.encode(), *(lock.read_bytes() for lock in locks))
     if (folder / marker).exists() and (folder / marker).read_text() == content:
         return
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for lock in locks:
-        _install(partial, str(lock), "--require-hashes", "--requirement", str(lock))
+        _install(partial, str(lock), machine, "--require-hashes", "--requirement", str(lock))
     (partial / marker).write_text(content)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
 
-def install_extra(folder: Path, extra: ExtraPackages) -> dict[str, str]:
+def install_extra(folder: Path, extra: ExtraPackages, machine: str = platform.machine()) -> dict[str, str]:
     """Installs users' packages into a task folder besides its own, which stay as they are.
 
     Returns what was installed, versions by name. Raises PackagingError for another version of a package that
     the image has, for one that needs torch in the lean image, for a file with another hash than those given,
-    and for what pip cannot install.
+    for a package whose dependencies differ between this machine and the one that is built for, and for what pip
+    cannot install.
     """
     own = {_normalised(one.name): one.version.partition("+")[0] for one in distributions(path=[str(folder)])}
     for name, version in extra.versions().items():
@@ -107,7 +125,7 @@ def install_extra(folder: Path, extra: ExtraPackages) -> dict[str, str]:
                 f"extra_packages: {name}=={version}: the image has {name} {own[name]} and was tested "
                 "with it; leave yours out"
             )
-    asked = extra.versions(no_deps=True) | _with_dependencies(extra.versions(no_deps=False), own)
+    asked = extra.versions(no_deps=True) | _with_dependencies(extra.versions(no_deps=False), own, machine)
     new = {name: version for name, version in asked.items() if name not in own}
     if "torch" in new:
         raise PackagingError(
@@ -115,10 +133,9 @@ def install_extra(folder: Path, extra: ExtraPackages) -> dict[str, str]:
             'choose the image variant "torch"'
         )
     hashes = extra.hashes()
-    _install_lines(
-        folder, [_line(name, new[name], hashes[name]) for name in sorted(new.keys() & hashes.keys())]
-    )
-    _install_lines(folder, [_line(name, new[name]) for name in sorted(new.keys() - hashes.keys())])
+    with_hashes, without = sorted(new.keys() & hashes.keys()), sorted(new.keys() - hashes.keys())
+    _install_lines(folder, machine, [_line(name, new[name], hashes[name]) for name in with_hashes])
+    _install_lines(folder, machine, [_line(name, new[name]) for name in without])
     return new
 
 
@@ -126,19 +143,20 @@ def _line(name: str, version: str, hashes: Iterable[str] = ()) -> str:
     return " ".join([f"{name}=={version}", *hashes])
 
 
-def _install_lines(folder: Path, lines: Sequence[str]) -> None:
+def _install_lines(folder: Path, machine: str, lines: Sequence[str]) -> None:
     """Installs lines of a requirements file. Either all or none have hashes: pip mixes the two in no file."""
     if lines:
         with tempfile.TemporaryDirectory() as apart:
             requirements = Path(apart, "requirements.txt")
             requirements.write_text("\n".join(lines))
-            _install(folder, " ".join(line.split()[0] for line in lines), "--requirement", str(requirements))
+            names = " ".join(line.split()[0] for line in lines)
+            _install(folder, names, machine, "--requirement", str(requirements))
 
 
-def _install(folder: Path, what: str, *options: str) -> None:
+def _install(folder: Path, what: str, machine: str, *options: str) -> None:
     """Adds packages alone, without what they depend on, to a folder; a file that is there already stays."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as apart:
-        _pip(what, "--target", apart, "--no-deps", *options)
+        _pip(what, "--target", apart, "--no-deps", *_for_machine(machine), *options)
         # pip would leave out a folder that is there already, such as bin or that of a namespace of packages.
         shutil.copytree(apart, folder, dirs_exist_ok=True, copy_function=_move_new)
 
@@ -148,7 +166,7 @@ def _move_new(source: str, target: str) -> None:
         Path(source).rename(target)
 
 
-def _with_dependencies(packages: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+def _with_dependencies(packages: Mapping[str, str], own: Mapping[str, str], machine: str) -> dict[str, str]:
     """The packages and all that they need, in versions that agree with those of the image."""
     if not packages:
         return {}
@@ -156,10 +174,26 @@ def _with_dependencies(packages: Mapping[str, str], own: Mapping[str, str]) -> d
     with tempfile.TemporaryDirectory() as folder:
         constraints, report = Path(folder, "constraints.txt"), Path(folder, "report.json")
         constraints.write_text("".join(f"{name}=={version}\n" for name, version in own.items()))
-        options = ["--dry-run", "--ignore-installed", "--report", str(report), "--constraint", str(constraints)]
-        _pip(" ".join(pinned), *options, *pinned)
-        resolved = (item["metadata"] for item in json.loads(report.read_text())["install"])
-        return {_normalised(one["name"]): one["version"] for one in resolved}
+        # Some versions of pip choose for another machine only with a target, which a dry run leaves alone.
+        options = ["--target", folder, "--dry-run", "--ignore-installed"]
+        options += ["--report", str(report), "--constraint", str(constraints)]
+        _pip(" ".join(pinned), *_for_machine(machine), *options, *pinned)
+        resolved = [item["metadata"] for item in json.loads(report.read_text())["install"]]
+    if machine != platform.machine():
+        _check_same_dependencies([one for one in resolved if _normalised(one["name"]) not in own], machine)
+    return {_normalised(one["name"]): one["version"] for one in resolved}
+
+
+def _check_same_dependencies(resolved: Iterable[Mapping[str, Any]], machine: str) -> None:
+    """Raises PackagingError where dependencies depend on the machine: pip would take those of its own."""
+    for package in resolved:
+        for requirement in package.get("requires_dist", []):
+            if "platform_machine" in requirement and "extra ==" not in requirement:
+                raise PackagingError(
+                    f"extra_packages: {_normalised(package['name'])}=={package['version']}: what it needs depends on the "
+                    f"machine ({requirement}), and the image for {machine} is built on {platform.machine()}. "
+                    "Build it with BUILD=codebuild, or add --no-deps and list what it needs"
+                )
 
 
 _WHEELS_ONLY = " as a wheel (source distributions are not installed, because building one runs its code)"
