@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..data.missing import known_redshifts
 from ..engine.interface import Floats
-from .calibration import Calibration, Doubles, Layer
+from .calibration import Calibration, CalibrationError, Doubles, Layer
 
 LEVELS = (0.025, 0.16, 0.84, 0.975)  # of the quantiles beside the median
 CONFIDENCE_RANGE = 0.15  # of (1 + z), on either side of the median
@@ -94,14 +94,17 @@ def densities(
     z_pred: NDArray[np.floating],
     magnitudes: NDArray[np.floating],
     redshift: NDArray[np.floating] | None = None,
+    bins: Floats | None = None,
 ) -> Densities:
-    """z_pred (N,), magnitudes (N, M); redshift: the true ones (N,), for `pit`.
+    """z_pred (N,), magnitudes (N, M); redshift: the true ones (N,), for `pit`; bins: the network's p(z) (N, K).
 
     A redshift z_pred that is not finite has no probabilities: all are NaN.
     """
     known, start = np.isfinite(z_pred), 0
+    if bins is not None:
+        bins = np.where(known[:, None], bins, np.float32(1.0))
     columns: dict[str, NDArray[Any]] = {}
-    for part in _chunks(calibration, np.where(known, z_pred, 0.0).astype(np.float32), magnitudes):
+    for part in _chunks(calibration, np.where(known, z_pred, 0.0).astype(np.float32), magnitudes, bins):
         rows = slice(start, start + len(part.base))
         for name, values in _densities(calibration, part, None if redshift is None else redshift[rows]).items():
             if (
@@ -121,13 +124,14 @@ def pit(
     magnitudes: NDArray[np.floating],
     redshift: NDArray[np.floating],
     calibrated: bool = True,
+    bins: Floats | None = None,
 ) -> Doubles:
     """The probability (N,) below the true redshifts (N,): uniform from 0 to 1 for calibrated densities.
 
     calibrated: False for the base distribution's.
     """
     found, start = [], 0
-    for part in _chunks(calibration, z_pred, magnitudes):
+    for part in _chunks(calibration, z_pred, magnitudes, bins):
         true = np.asarray(redshift[start : start + len(part.base)], np.float64)[:, None]
         values = part.cumulative if calibrated else part.base
         found.append(_interpolated(true, part.redshifts, values)[:, 0])
@@ -136,11 +140,29 @@ def pit(
 
 
 def _chunks(
-    calibration: Calibration, z_pred: NDArray[np.floating], magnitudes: NDArray[np.floating]
+    calibration: Calibration,
+    z_pred: NDArray[np.floating],
+    magnitudes: NDArray[np.floating],
+    bins: Floats | None,
 ) -> Iterator[Distributions]:
     for start in range(0, max(len(z_pred), 1), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        yield _distributions(calibration, z_pred[rows], magnitudes[rows])
+        if calibration.edges is None:
+            yield _distributions(calibration, z_pred[rows], magnitudes[rows])
+        elif bins is None:
+            raise CalibrationError(
+                "model: calibration.json is for p(z) of the network, which the engine did not give"
+            )
+        else:
+            yield _binned(calibration, calibration.edges, bins[rows])
+
+
+def _binned(calibration: Calibration, edges: Doubles, bins: Floats) -> Distributions:
+    """Of the network's own probabilities of bins, even within each of them."""
+    base = np.cumsum(bins, axis=1, dtype=np.float64)
+    base = np.concatenate([np.zeros((len(bins), 1)), base / np.maximum(base[:, -1:], _SMALLEST)], axis=1)
+    cumulative = np.interp(base.ravel(), calibration.base, calibration.level).reshape(base.shape)
+    return Distributions(np.broadcast_to(edges, base.shape), base, cumulative)
 
 
 def _distributions(
