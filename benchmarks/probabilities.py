@@ -1,13 +1,13 @@
 """p(z) of calibrated networks beside RAIL's estimators, on DC2 galaxies that none of them has seen.
 
-    .venv/bin/python benchmarks/probabilities.py [MODEL_FOLDER …] [--fewer N]
+    .venv/bin/python benchmarks/probabilities.py [MODEL_FOLDER …] [--fewer N] [--networks]
 
 The bundled network is always among them. The first eight of 17 partitions of validation galaxies calibrate each
 network (`cosmicai model calibrate`), the others are inferred (`cosmicai infer`) and judge. RAIL's k nearest
 neighbours and FlexZBoost are trained on all galaxies that the networks were trained on or calibrated with, by
 their magnitudes: once on the same four renderings of the training galaxies, once on one of them. RAIL's and
 qp's own evaluators judge all densities. RAIL gets an environment of its own, build/rail, at the first call.
-Writes benchmarks/probabilities.json and prints the tables.
+Writes benchmarks/probabilities.json, unless --fewer or --networks is given, and prints the tables.
 """
 
 from __future__ import annotations
@@ -88,9 +88,12 @@ def _cost(model: Path, out: Path) -> Json:
     calibration, summary = Calibration.read(model), json.loads((out / "combined_data.json").read_text())
     files = sorted((out / "predictions").glob("*.npz"))
     z_pred = np.concatenate([np.load(file)["z_pred"] for file in files])
-    magnitudes = np.random.default_rng(0).normal(24.0, 1.0, (len(z_pred), calibration.magnitudes))
+    random = np.random.default_rng(0)
+    magnitudes, bins = random.normal(24.0, 1.0, (len(z_pred), calibration.magnitudes)), None
+    if calibration.edges is not None:
+        bins = random.dirichlet(np.ones(len(calibration.edges) - 1), len(z_pred)).astype(np.float32)
     began = time.process_time()
-    densities(calibration, z_pred, magnitudes)
+    densities(calibration, z_pred, magnitudes, bins=bins)
     per_galaxy = 1e6 / len(z_pred)
     return {
         "densities, µs of CPU per galaxy": (time.process_time() - began) * per_galaxy,
@@ -141,6 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--fewer", type=int, help="So many partitions calibrate and judge, to try it.")
+    parser.add_argument("--networks", action="store_true", help="Without RAIL's estimators, in two minutes.")
     arguments = parser.parse_args()
     python = rail_environment()
     work = BUILD / "probabilities"
@@ -156,14 +160,15 @@ def main() -> None:
     _tell("RAIL's estimators, and the evaluation")
     environment = {**os.environ, "PYTHONPATH": str(FUNCTIONS)}
     worker = ROOT / "benchmarks" / "probabilities_rail.py"
-    subprocess.run([python, worker, work], env=environment, check=True, stdout=subprocess.DEVNULL)
+    only = ["networks"] if arguments.networks else []
+    subprocess.run([python, worker, work, *only], env=environment, check=True, stdout=subprocess.DEVNULL)
     results = {
         "galaxies": {"calibrated": counts[0], "judged": counts[1]},
         "machine": f"{os.cpu_count()} cores of {platform.machine()}",
         "cost": costs,
         "methods": json.loads((work / "results.json").read_text()),
     }
-    if not arguments.fewer:
+    if not arguments.fewer and not arguments.networks:
         (ROOT / "benchmarks" / "probabilities.json").write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
 

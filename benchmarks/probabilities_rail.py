@@ -1,10 +1,11 @@
 """What benchmarks/probabilities.py runs in an environment with RAIL: its estimators, and the evaluation of all.
 
-    build/rail/bin/python benchmarks/probabilities_rail.py FOLDER
+    build/rail/bin/python benchmarks/probabilities_rail.py FOLDER [networks]
 
 FOLDER holds galaxies.npz (`<set>_magnitudes`, `<set>_errors`, `<set>_redshift` and `<set>_id` of the sets that
 train and of the set `judged`) and the networks' catalogues *.qp.hdf5. Writes results.json there. qp and RAIL
 give the measures of all of them; CRPS, which they do not have, comes from inference.probability.scores.
+networks: without RAIL's estimators.
 """
 
 from __future__ import annotations
@@ -161,10 +162,11 @@ def _checked(measures: dict[str, float], rails: Json, name: str) -> None:
             raise SystemExit(f"{name}: RAIL's {measure} is {value}, the bootstrap's {measures[measure]}")
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, with_rail: bool) -> None:
     warnings.simplefilter("ignore")
     tables, identifiers = _tables(folder)
     judged = tables.pop("judged")
+    training = tables if with_rail else {}
     true = judged["redshift"]
     ensembles = {
         path.name.removesuffix(".qp.hdf5"): _network(path, identifiers, true)
@@ -172,7 +174,7 @@ def main(folder: Path) -> None:
     }
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for trained_on, seen in tables.items():
+        for trained_on, seen in training.items():
             place = Path(scratch) / trained_on
             place.mkdir()
             for name, (ensemble, took) in estimators(seen, judged, place).items():
@@ -209,4 +211,4 @@ def _difference(values: Doubles, rows: NDArray[np.integer]) -> list[float]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), with_rail=sys.argv[2:] != ["networks"])

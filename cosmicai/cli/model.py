@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from cosmicai.cli.common import console
 from cosmicai.cli.paths import MODEL, PARTITIONS, InFile, JsonFile, OutFolder
 from cosmicai.cli.values import PAIR, NameList, Names, Number, Refused, Text, whole
-from cosmicai.model.recipe import Recipe
-from cosmicai.results.outputs import copy, made, merge, new_folder, writing
+from cosmicai.model.recipe import DENSITY_BINS, Recipe
+from cosmicai.results.outputs import made, merge, new_folder, writing
 
 if TYPE_CHECKING:
     from cosmicai.data.photometry import Photometry
-    from cosmicai.model.optimise import Report
+    from cosmicai.model.galaxies import Galaxies
     from cosmicai.model.usable import Tally
     from inference.engine import astromae
 
@@ -55,6 +55,10 @@ def model_train(
     magnitude_noise: Annotated[
         float, typer.Option(parser=Number(0, 10), help="Noise added to magnitudes in training, mag.")
     ] = Recipe.magnitude_noise,
+    pdf: Annotated[
+        bool,
+        typer.Option("--pdf", help="A second head that gives p(z); `model calibrate` then calibrates that."),
+    ] = False,
     without_images: Annotated[
         bool,
         typer.Option("--without-images", help="Train by magnitudes alone, to measure what the images add."),
@@ -119,9 +123,10 @@ def model_train(
     photometry = common(partitions).corrected(stated)
     _tell_unknown(photometry)
     wanted = _config(config) if start is None else astromae.Config.read(start / "config.json")
-    needs = Needs(images=not without_images)
-    galaxies = read_galaxies(partition_files(partitions), wanted, photometry.magnitude_limits, needs)
-    _tell_left_out(galaxies.tally)
+    files, needs = partition_files(partitions), Needs(images=not without_images)
+    galaxies = read_galaxies(files, wanted, photometry.magnitude_limits, needs)
+    tell_left_out(galaxies.tally)
+    wanted = _with_density(wanted, galaxies) if pdf else wanted
     recipe = Recipe(
         seed=seed,
         epochs=epochs,
@@ -135,8 +140,7 @@ def model_train(
         mixed_precision=mixed_precision,
     )
     resume = out.with_name(f"{out.name}.resume.pt")
-    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console) as progress:
+    with Progress(*_columns(), console=console) as progress:
         task = progress.add_task("training", total=epochs)
 
         def report(epoch: training.Epoch) -> None:
@@ -146,15 +150,32 @@ def model_train(
 
         with writing(resume), made(out.absolute().parent):
             network, history = training.train(wanted, galaxies, recipe, report, encoder, resume, start)
-    command = shlex.join(["cosmicai", *sys.argv[1:]])
     with new_folder(out) as scratch:
         drop_calibration(out)
         astromae.save(network, scratch)
         optimise(scratch)
+        command = shlex.join(["cosmicai", *sys.argv[1:]])
         write_card(scratch, recipe, galaxies, history, [command], photometry)
         merge(scratch, out)
     resume.unlink(missing_ok=True)
-    console.print(f"model folder {out}: {astromae.parameter_count(network):,} parameters")
+    _tell_made(out, astromae.parameter_count(network), with_density=network.density is not None)
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+
+
+def _tell_made(out: Path, parameters: int, with_density: bool) -> None:
+    then = "; `cosmicai model calibrate` it for p(z)" if with_density else ""
+    console.print(f"model folder {out}: {parameters:,} parameters{then}")
+
+
+def _with_density(config: astromae.Config, galaxies: Galaxies) -> astromae.Config:
+    """A config with a head for p(z), for redshifts a little beyond the highest."""
+    if config.density_bins:
+        return config
+    highest = float(galaxies.redshift.max())
+    return replace(config, density_bins=DENSITY_BINS, density_to=round(1.05 * highest + 0.005, 2))
 
 
 def _tell_unknown(photometry: Photometry) -> None:
@@ -164,7 +185,7 @@ def _tell_unknown(photometry: Photometry) -> None:
         console.print(f"{told} (--bands, --zero-point, --pixel-scale, --flux-unit)")
 
 
-def _tell_left_out(tally: Tally) -> None:
+def tell_left_out(tally: Tally) -> None:
     for note in tally.notes():
         console.print(f"note: {note}")
 
@@ -193,69 +214,6 @@ def partition_files(folders: list[Path]) -> list[Path]:
     return [folder / file.key for folder, listing in listings.items() for file in listing.files]
 
 
-@app.command("optimise")
-def model_optimise(
-    folder: Annotated[
-        Path, typer.Argument(parser=MODEL, help="A model folder (config.json, model.safetensors).")
-    ],
-    calibration: Annotated[
-        list[Path] | None,
-        typer.Option(
-            parser=PARTITIONS,
-            help="Folder of partitions, not trained on, to calibrate and judge int8 by; repeatable.",
-        ),
-    ] = None,
-) -> None:
-    """Writes the graphs that ranks run: float32 and, with calibration galaxies, int8 with its report.
-
-    Ranks use int8 only if it is admitted: the report holds the differences and their limits.
-
-    Example: cosmicai model optimise models/mine --calibration partitions
-    """
-    with new_folder(folder) as scratch:
-        copy(folder, scratch)
-        report = _optimised(scratch, calibration or [])
-        merge(scratch, folder)
-    if report is None:
-        console.print(f"{folder}: float32 graph written; give --calibration for int8")
-        return
-    table = Table(title=f"int8 compared with float32, {report.galaxies:,} galaxies")
-    for column in ("", "float32", "int8", "limit"):
-        table.add_column(column, justify="right" if column else "left")
-    limits = report.limits
-    table.add_row("mean |Δz|/(1+z)", "", f"{report.mean_difference:.1e}", f"{limits.mean}")
-    table.add_row("99.9th percentile", "", f"{report.percentile_999_difference:.1e}", f"{limits.percentile}")
-    if report.accuracy_float32 is not None and report.accuracy_int8 is not None:
-        allowed = {"NMAD": f"+{limits.nmad_growth:.0%}", "bias": "", "outliers": f"+{limits.outlier_growth}"}
-        for name, limit in allowed.items():
-            pair = (accuracy[name] for accuracy in (report.accuracy_float32, report.accuracy_int8))
-            table.add_row(name, *(f"{value:.5f}" for value in pair), limit)
-    console.print_table(table)
-    console.print("int8 is admitted" if report.admitted else "int8 is not admitted: ranks use float32")
-
-
-def _optimised(folder: Path, calibration: list[Path]) -> Report | None:
-    """Writes the graphs of a model folder; the report of int8 if there are galaxies to calibrate it by."""
-    from cosmicai.model.optimise import optimise
-    from cosmicai.model.usable import Needs, Tally, partitions, together, usable
-    from inference.data.partition import PartitionError
-    from inference.data.rules import Rules
-    from inference.engine.choice import choose, read_graphs
-    from inference.engine.loading import start
-
-    galaxies = None
-    if calibration:
-        optimise(folder)
-        layout = start(folder, choose(read_graphs(folder), "onnxruntime", "float32"), threads=1).layout
-        tally, files = Tally(), partition_files(calibration)
-        parts = usable(partitions(files, layout), Rules.of_folder(folder), tally, Needs(redshift=False))
-        galaxies = together(list(parts))
-        _tell_left_out(tally)
-        if not tally.used:
-            raise PartitionError("calibration: no galaxy has an image and magnitudes that can be used")
-    return optimise(folder, galaxies)
-
-
 @app.command("pretrain")
 def model_pretrain(
     partitions: Annotated[list[Path], typer.Argument(parser=PARTITIONS, help="Folders of partitions.")],
@@ -280,11 +238,9 @@ def model_pretrain(
     wanted = _config(config)
     needs = Needs(magnitudes=False, redshift=False)
     galaxies = read_galaxies(partition_files(partitions), wanted, needs=needs)
-    _tell_left_out(galaxies.tally)
+    tell_left_out(galaxies.tally)
     recipe = Recipe(seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console
-    ) as progress:
+    with Progress(*_columns(), console=console) as progress:
         task = progress.add_task("pretraining", total=epochs)
 
         def report(epoch: int, loss: float) -> None:

@@ -1,6 +1,7 @@
 """Calibrating a model folder: fitting what turns its redshifts into probabilities.
 
-Half of the galaxies fit the base distribution, a mixture density network (Bishop 1994) of the residual over
+A network that gives p(z) itself is calibrated by all galaxies. Of another, half of the galaxies fit the base
+distribution, a mixture density network (Bishop 1994) of the residual over
 predicted redshift, magnitude and colours; the other half calibrates it. See inference.probability.predictive
 for what is then guaranteed, and why.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +26,18 @@ from cosmicai.model import novelty
 from cosmicai.model.usable import UNKNOWN_REDSHIFT, Tally, partitions, usable
 from inference.contract.accuracy import exact_nmad
 from inference.data.rules import Rules
+from inference.engine import astromae
 from inference.engine.choice import GRAPHS, network_digest, read_graphs
 from inference.engine.interface import Floats
 from inference.engine.loading import load
-from inference.probability.calibration import CALIBRATION, Calibration, Layer, features
+from inference.probability.calibration import (
+    CALIBRATION,
+    WITHOUT_MIXTURE,
+    Calibration,
+    Layer,
+    bin_edges,
+    features,
+)
 from inference.probability.novelty import NOVELTY
 from inference.probability.predictive import WIDTHS, pit
 
@@ -65,6 +74,8 @@ class Predicted:
     magnitudes: Floats
     redshift: Floats
     embedding: Floats | None = None  # (N, D)
+    bins: Floats | None = None  # (N, K): the network's own p(z)
+    edges: Doubles | None = None  # (K + 1,): of the bins
     tally: Tally = field(default_factory=Tally)
 
     def __len__(self) -> int:
@@ -76,8 +87,9 @@ class Predicted:
         return hashlib.sha256(self.magnitudes.tobytes() + self.redshift.tobytes()).hexdigest()
 
     def at(self, rows: NDArray[np.integer]) -> Predicted:
-        embedding = None if self.embedding is None else self.embedding[rows]
-        return Predicted(self.z_pred[rows], self.magnitudes[rows], self.redshift[rows], embedding)
+        embedding, bins = (None if one is None else one[rows] for one in (self.embedding, self.bins))
+        known = self.z_pred[rows], self.magnitudes[rows], self.redshift[rows]
+        return Predicted(*known, embedding, bins=bins, edges=self.edges)
 
     @property
     def residuals(self) -> Doubles:
@@ -93,17 +105,18 @@ def predicted(folder: Path, files: Sequence[Path], threads: int = 1) -> Predicte
             f"calibration: an earlier version has written the graphs of {folder}; run `cosmicai model "
             "optimise` on it first"
         )
-    parts, tally = [], Tally()
+    parts, tally, with_bins = [], Tally(), engine.density_bins > 0
+    edges = _edges(folder) if with_bins else None
     for part in usable(partitions(files, engine.layout), Rules.of_folder(folder), tally):
-        outputs = list(engine.outputs(part.batches(engine.batch(256)), embedding=True))
+        outputs = list(engine.outputs(part.batches(engine.batch(256)), embedding=True, density=with_bins))
         z_pred = np.concatenate([*(one.redshift for one in outputs), np.empty(0, np.float32)])
-        nothing = np.empty((0, engine.embedding_width), np.float32)
-        embedding = np.concatenate([*(one.embedding for one in outputs if one.embedding is not None), nothing])
+        embedding = _rows((one.embedding for one in outputs), engine.embedding_width)
+        bins = _rows((one.density for one in outputs), engine.density_bins) if with_bins else None
         redshift = np.empty(0, np.float32) if part.redshift is None else part.redshift
         within, finite = redshift >= 0, np.isfinite(z_pred) & (z_pred > -1)
         tally.left_out[UNKNOWN_REDSHIFT] += int((~within).sum())
         tally.left_out["without a prediction above -1"] += int((within & ~finite).sum())
-        found = Predicted(z_pred, part.magnitudes, redshift, embedding)
+        found = Predicted(z_pred, part.magnitudes, redshift, embedding, bins=bins)
         parts.append(found.at(np.flatnonzero(within & finite)))
     tally.left_out += Counter()  # reasons that no galaxy has
     if tally.used < FEWEST_GALAXIES:
@@ -115,7 +128,17 @@ def predicted(folder: Path, files: Sequence[Path], threads: int = 1) -> Predicte
     z_pred, magnitudes, redshift, embedding = (
         np.concatenate([getattr(part, name) for part in parts]) for name in names
     )
-    return Predicted(z_pred, magnitudes, redshift, embedding, tally)
+    bins = np.concatenate([part.bins for part in parts if part.bins is not None]) if with_bins else None
+    return Predicted(z_pred, magnitudes, redshift, embedding, bins, edges, tally)
+
+
+def _rows(parts: Iterable[Floats | None], width: int) -> Floats:
+    return np.concatenate([*(part for part in parts if part is not None), np.empty((0, width), np.float32)])
+
+
+def _edges(folder: Path) -> Doubles:
+    config = astromae.Config.read(folder / "config.json")
+    return bin_edges(config.density_bins, config.density_to)
 
 
 def drop_calibration(folder: Path) -> None:
@@ -176,14 +199,16 @@ def calibrate(
     network: str, galaxies: Predicted, seed: int = 0, progress: Progress = lambda done, total: None
 ) -> Calibration:
     """The calibration of a network (`network_digest`) from galaxies that it was not trained on."""
-    fitting, others = _halves(galaxies, seed)
     spread = exact_nmad(galaxies.z_pred.tolist(), galaxies.redshift.tolist()) or 0.0
     if not spread > 0:
         raise CalibratingError("calibration: the predicted redshifts are those of the galaxies themselves")
-    inputs = features(fitting.z_pred, fitting.magnitudes)
     step = next((step for step in _STEPS if step <= spread / 2), _STEPS[-1])
     highest = max(float(galaxies.redshift.max()), float(np.quantile(galaxies.z_pred, 0.999)))
+    if galaxies.edges is not None:
+        return _of_bins(network, galaxies, galaxies.edges, step)
     stop = step * float(np.ceil(1.05 * highest / step))
+    fitting, others = _halves(galaxies, seed)
+    inputs = features(fitting.z_pred, fitting.magnitudes)
     started = Calibration(
         network=network,
         fitted=len(fitting),
@@ -203,6 +228,25 @@ def calibrate(
     fitted = Calibration(**{**vars(started), "members": members})
     base, level = _calibrator(pit(fitted, others.z_pred, others.magnitudes, others.redshift, calibrated=False))
     return Calibration(**{**vars(fitted), "base": base, "level": level})
+
+
+def _of_bins(network: str, galaxies: Predicted, edges: Doubles, step: float) -> Calibration:
+    """Nothing is fitted: the network's own p(z) is the base distribution, and all galaxies calibrate it."""
+    started = Calibration(
+        network=network,
+        fitted=0,
+        calibrated=len(galaxies),
+        magnitudes=galaxies.magnitudes.shape[1],
+        **WITHOUT_MIXTURE,
+        base=np.array([0.0, 1.0]),
+        level=np.array([0.0, 1.0]),
+        redshift_to=round(step * float(np.ceil(round(float(edges[-1]) / step, 6))), 6),
+        redshift_step=step,
+        edges=edges,
+    )
+    columns = galaxies.z_pred, galaxies.magnitudes, galaxies.redshift
+    base, level = _calibrator(pit(started, *columns, calibrated=False, bins=galaxies.bins))
+    return Calibration(**{**vars(started), "base": base, "level": level})
 
 
 def _fitting(galaxies: Predicted, seed: int) -> NDArray[np.bool_]:

@@ -21,7 +21,7 @@ from cosmicai.model import rewrites
 from cosmicai.model.nodes import Activation, Graph, Quantiser
 from cosmicai.model.rewrites import doubles
 from inference.engine import astromae
-from inference.engine.interface import EMBEDDING, REDSHIFT
+from inference.engine.interface import DENSITY, EMBEDDING, REDSHIFT
 
 Ranges = Mapping[str, tuple[float, float]]
 """Smallest and largest value that enters a Linear layer of the encoder's blocks, by `range_name`."""
@@ -42,6 +42,8 @@ def range_name(block: int, layer: str) -> str:
 def build(model: astromae.AstroMAE, ranges: Ranges | None = None) -> onnx.ModelProto:
     """The graph of images (N, C, S, S) and magnitudes (N, M) to redshift (N,) and embedding (N, D): float32.
 
+    A network with a head for p(z) also gives density (N, K), the probabilities of its bins.
+
     ranges: given, the Linear layers of the encoder's blocks multiply in int8, with weights of 7 bits so that
     AVX2's 16-bit sums cannot overflow, and activations scaled by the ranges: a galaxy's redshift does not
     depend on its neighbours in a batch.
@@ -61,9 +63,13 @@ def build(model: astromae.AstroMAE, ranges: Ranges | None = None) -> onnx.ModelP
     ]
     hidden = g.op("Concat", *(hidden for hidden, _ in branches), axis=1)
     first, *others = rewrites.stack(model.fusion)
-    fusion = [rewrites.merged([last for _, last in branches], first), *others]
-    redshift = g.linear(*g.stack(hidden, fusion, config.fusion.activation))
-    g.op("Reshape", redshift, g.integers(-1), output=REDSHIFT)
+    ends = [last for _, last in branches]
+    hidden, last = g.stack(hidden, [rewrites.merged(ends, first), *others], config.fusion.activation)
+    g.op("Reshape", g.linear(hidden, last), g.integers(-1), output=REDSHIFT)
+    if model.density is not None:
+        head = rewrites.affine(model.density)
+        logits = g.linear(hidden, head if others else rewrites.merged(ends, head))
+        g.op("Softmax", logits, axis=1, output=DENSITY)
     shape: list[str | int | None] = ["N", config.channels, config.image_size, config.image_size]
     inputs = [
         helper.make_tensor_value_info(INPUTS[0], TensorProto.FLOAT, shape),
@@ -73,6 +79,8 @@ def build(model: astromae.AstroMAE, ranges: Ranges | None = None) -> onnx.ModelP
         helper.make_tensor_value_info(REDSHIFT, TensorProto.FLOAT, ["N"]),
         helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["N", config.width]),
     ]
+    if config.density_bins:
+        outputs.append(helper.make_tensor_value_info(DENSITY, TensorProto.FLOAT, ["N", config.density_bins]))
     graph = helper.make_graph(g.nodes, "astromae", inputs, outputs, g.weights)
     opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()]
     return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="cosmicai")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -34,11 +35,11 @@ class Standardised:
         features: Tensor = self.model.magnitude_branch(self.standardised(magnitudes))
         return features
 
-    def redshift(self, image_features: Tensor, magnitude_features: Tensor) -> Tensor:
-        """Of B galaxies; features of one row stand for all of them."""
+    def heads(self, image_features: Tensor, magnitude_features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Redshifts of B galaxies, and logits of p(z); features of one row stand for all of them."""
         rows = max(len(image_features), len(magnitude_features))
-        fused = self.model.fused(image_features.expand(rows, -1), magnitude_features.expand(rows, -1))
-        return fused * self.z_scale + self.z_mean
+        fused, logits = self.model.heads(image_features.expand(rows, -1), magnitude_features.expand(rows, -1))
+        return fused * self.z_scale + self.z_mean, logits
 
     @torch.no_grad()
     def fold(self, model: astromae.AstroMAE) -> None:
@@ -89,20 +90,35 @@ def losses(inputs: Standardised, batch: Galaxies, recipe: Recipe, photometer: Ph
     known = inputs.magnitude_features(batch.magnitudes)
     if recipe.without_images:
         blank = inputs.model.image_features(torch.zeros_like(batch.images[:2]))[:1]
-        return _loss(inputs.redshift(blank, known), batch.redshift)
+        return _loss(inputs, blank, known, batch, recipe)
     features = inputs.model.image_features(torch.cat([batch.images, torch.zeros_like(batch.images[:1])]))
     seen, blank = features[:-1], features[-1:]
     unknown = inputs.magnitude_features(inputs.hidden_magnitudes)
     read = F.smooth_l1_loss(photometer(seen), inputs.standardised(batch.magnitudes), beta=0.1)
     return (
-        _loss(inputs.redshift(seen, known), batch.redshift)
-        + recipe.images_weight * _loss(inputs.redshift(seen, unknown), batch.redshift)
-        + recipe.magnitudes_weight * _loss(inputs.redshift(blank, known), batch.redshift)
+        _loss(inputs, seen, known, batch, recipe)
+        + recipe.images_weight * _loss(inputs, seen, unknown, batch, recipe)
+        + recipe.magnitudes_weight * _loss(inputs, blank, known, batch, recipe)
         + recipe.photometry_weight * read
     )
 
 
-def _loss(predicted: Tensor, true: Tensor) -> Tensor:
+def _loss(inputs: Standardised, image: Tensor, magnitude: Tensor, batch: Galaxies, recipe: Recipe) -> Tensor:
+    """Of redshifts and, for a network with a head for it, p(z), by features of images and magnitudes."""
+    redshift, logits = inputs.heads(image, magnitude)
+    loss = _point_loss(redshift, batch.redshift)
+    if logits is None:
+        return loss
+    return loss + recipe.density_weight * _cross_entropy(inputs.model.config, logits, batch.redshift)
+
+
+def _cross_entropy(config: astromae.Config, logits: Tensor, true: Tensor) -> Tensor:
+    place = torch.log1p(true) / math.log1p(config.density_to) * config.density_bins
+    bins = place.long().clamp(0, config.density_bins - 1)
+    return F.cross_entropy(logits.expand(len(true), -1), bins)
+
+
+def _point_loss(predicted: Tensor, true: Tensor) -> Tensor:
     return F.smooth_l1_loss((predicted - true) / (1.0 + true), torch.zeros_like(true), beta=0.02)
 
 
@@ -115,13 +131,19 @@ def validate(
     blank = inputs.model.image_features(torch.zeros_like(galaxies.images[:1]).to(DEVICE))
     unknown = inputs.magnitude_features(inputs.hidden_magnitudes)
     predicted: list[list[Tensor]] = [[], [], []]
-    for images, magnitudes in zip(galaxies.images.split(256), galaxies.magnitudes.split(256), strict=True):
+    entropy = 0.0
+    parts = (galaxies.images.split(256), galaxies.magnitudes.split(256), galaxies.redshift.split(256))
+    for images, magnitudes, true in zip(*parts, strict=True):
         known = inputs.magnitude_features(magnitudes.to(DEVICE))
         seen = blank if recipe.without_images else inputs.model.image_features(images.to(DEVICE))
         for column, pair in zip(predicted, ((seen, known), (seen, unknown), (blank, known)), strict=True):
-            column.append(inputs.redshift(*pair).expand(len(magnitudes)).cpu())
+            redshift, logits = inputs.heads(*pair)
+            column.append(redshift.expand(len(magnitudes)).cpu())
+            if logits is not None and column is predicted[0]:
+                entropy += float(_cross_entropy(inputs.model.config, logits.cpu(), true)) * len(true)
     both, by_images, by_magnitudes = (torch.cat(column) for column in predicted)
-    return float(_loss(both, galaxies.redshift)), (
+    loss = float(_point_loss(both, galaxies.redshift)) + recipe.density_weight * entropy / len(galaxies)
+    return loss, (
         _nmad(both, galaxies.redshift),
         _nmad(by_images, galaxies.redshift),
         _nmad(by_magnitudes, galaxies.redshift),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -58,7 +59,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Report:
-    """How int8 differs from float32 on galaxies that gave no ranges; accuracy where redshifts are known."""
+    """How int8 differs from float32 on galaxies that gave no ranges; accuracy where redshifts are known.
+
+    Two p(z) differ by how far probability moves from one to the other in ln(1 + z), on average (Wasserstein's
+    distance): of two redshifts that is |z_int8 - z_float32| / (1 + z), and so it has the same limits.
+    """
 
     galaxies: int
     calibrated_on: int
@@ -68,6 +73,8 @@ class Report:
     accuracy_float32: Json | None
     accuracy_int8: Json | None
     limits: Limits
+    density_mean_difference: float | None = None
+    density_percentile_999_difference: float | None = None
 
     @property
     def admitted(self) -> bool:
@@ -75,6 +82,8 @@ class Report:
         close = (
             self.mean_difference <= self.limits.mean
             and self.percentile_999_difference <= self.limits.percentile
+            and (self.density_mean_difference or 0.0) <= self.limits.mean
+            and (self.density_percentile_999_difference or 0.0) <= self.limits.percentile
         )
         if self.accuracy_float32 is None or self.accuracy_int8 is None:
             return close
@@ -175,9 +184,16 @@ def _check(model: astromae.AstroMAE, engine: Engine) -> None:
     with torch.inference_mode():
         expected = model(torch.from_numpy(images), torch.from_numpy(magnitudes)).numpy()
     difference = float(_differences(_predicted(engine, Partition(images, magnitudes, None)), expected).max())
+    if model.density is not None:
+        logs = math.log1p(config.density_to)
+        with torch.inference_mode():
+            bins = model.outputs(torch.from_numpy(images), torch.from_numpy(magnitudes))[2]
+        found = _density(engine, Partition(images, magnitudes, None))
+        moved = float(_moved(found, bins.numpy() if bins is not None else found, logs).max())
+        difference = max(difference, moved)
     if not difference <= TOLERANCE:
         raise OptimiseError(
-            f"the float32 graph's redshifts differ from the network's by {difference:.1e} of 1 + z, "
+            f"the float32 graph's redshifts or p(z) differ from the network's by {difference:.1e} of 1 + z, "
             f"more than {TOLERANCE}"
         )
 
@@ -188,6 +204,11 @@ def _judge(folder: Path, int8: tuple[str, ...], galaxies: Partition, limits: Lim
     judged = start(folder, Choice("onnxruntime", "int8", int8, "to be judged"), threads=1)
     after = _predicted(judged, galaxies)
     differences = _differences(after, before)
+    moved = None
+    if judged.density_bins:
+        float32 = load(folder, "onnxruntime", "float32", threads=1)
+        logs = math.log1p(astromae.Config.read(folder / "config.json").density_to)
+        moved = _moved(_density(judged, galaxies), _density(float32, galaxies), logs)
     return Report(
         galaxies=len(galaxies),
         calibrated_on=CALIBRATED_ON,
@@ -197,11 +218,24 @@ def _judge(folder: Path, int8: tuple[str, ...], galaxies: Partition, limits: Lim
         accuracy_float32=_accuracy(before, galaxies),
         accuracy_int8=_accuracy(after, galaxies),
         limits=limits,
+        density_mean_difference=None if moved is None else float(moved.mean()),
+        density_percentile_999_difference=None if moved is None else float(np.quantile(moved, 0.999)),
     )
 
 
 def _predicted(engine: Engine, galaxies: Partition) -> NDArray[np.float32]:
     return np.concatenate(list(engine.predict(galaxies.batches(engine.batch(256)))))
+
+
+def _density(engine: Engine, galaxies: Partition) -> NDArray[np.float32]:
+    outputs = engine.outputs(galaxies.batches(engine.batch(256)), embedding=False, density=True)
+    return np.concatenate([one.density for one in outputs if one.density is not None])
+
+
+def _moved(found: NDArray[np.float32], expected: NDArray[np.float32], width: float) -> NDArray[np.float64]:
+    """Wasserstein's distance of p(z) (N, K) in ln(1 + z), of which all bins cover `width`."""
+    apart: NDArray[np.float64] = np.abs(np.cumsum(found.astype(float) - expected, axis=1)).mean(axis=1) * width
+    return apart
 
 
 def _differences(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DENSITY_BINS = 200  # of p(z), by `model train --pdf`: of 0.7 % of 1 + z each for redshifts up to 3
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -20,6 +22,7 @@ class Recipe:
     images_weight: float = 0.5  # of the loss of redshifts by images alone, beside 1 for both
     magnitudes_weight: float = 0.5  # of the loss of redshifts by magnitudes alone
     photometry_weight: float = 0.05  # of the loss of magnitudes read from the image's features
+    density_weight: float = 0.02  # of the cross entropy of p(z)'s bins, for a network with a head for p(z)
     without_images: bool = False  # trains by magnitudes alone: what the images add is measured against it
     freeze_encoder: bool = False
     mixed_precision: bool = False  # the encoder in bfloat16; weights, other branches and validation in float32

@@ -32,6 +32,7 @@ Report = Callable[["Epoch"], None]
 class Epoch:
     """What one pass over the training galaxies gave; losses are mean smooth-L1 of (z_pred - z)/(1 + z).
 
+    A network with a head for p(z) adds the weighted cross entropy of its bins to either.
     training_loss is the weighted sum of all losses, validation_loss that of image and magnitudes together.
     """
 
@@ -62,16 +63,16 @@ def train(
     """The network of the epoch with the least score, and the history of all epochs.
 
     encoder: a folder of `pretrain`, whose encoder the network begins with (and keeps, if the recipe freezes
-    it). start: a model folder to train further, whose config takes the place of `config`. resume: a file that
-    holds the state after each epoch; a call that finds it continues from there, and ends with exactly the
-    weights of a call that was never cut off.
+    it). start: a model folder to train further, whose config takes the place of `config`; it gets a head for
+    p(z) if `config` has one. resume: a file that holds the state after each epoch; a call that finds it
+    continues from there, and ends with exactly the weights of a call that was never cut off.
     """
     torch.manual_seed(recipe.seed)
     training, validation = split(galaxies, recipe.validation_fraction)
     if start is None:
         model = _begin(_with_hidden(config, training), training, encoder)
     else:
-        model = astromae.load(start)
+        model = _with_density(astromae.load(start), config)
         Standardised(model, training, "cpu").unfold(model)
     trainer = _Trainer(model, training, recipe)
     key = {
@@ -104,6 +105,15 @@ def _with_hidden(config: astromae.Config, galaxies: Galaxies) -> astromae.Config
     """The config with the magnitudes that stand for unknown ones."""
     mean, scale = galaxies.magnitudes.mean(0), galaxies.magnitudes.std(0)
     return replace(config, hidden_magnitudes=tuple(round(float(v), 3) for v in mean + _HIDDEN * scale))
+
+
+def _with_density(model: astromae.AstroMAE, config: astromae.Config) -> astromae.AstroMAE:
+    if model.config.density_bins or not config.density_bins:
+        return model
+    head = {"density_bins": config.density_bins, "density_to": config.density_to}
+    wider = astromae.AstroMAE(replace(model.config, **head))  # type: ignore[arg-type]
+    wider.load_state_dict(model.state_dict(), strict=False)
+    return wider.eval()
 
 
 def _begin(config: astromae.Config, galaxies: Galaxies, encoder: Path | None) -> astromae.AstroMAE:

@@ -134,7 +134,8 @@ class Rank:
                     waiting.append(part.magnitudes)
                     yield part
 
-        for output in engine.outputs(batches(), described):
+        with_density = model.calibration is not None and model.calibration.edges is not None
+        for output in engine.outputs(batches(), described, with_density):
             results.keep(output, waiting.popleft())
         waited = seconds["download"] - before
         seconds["inference"] += time.perf_counter() - began - waited

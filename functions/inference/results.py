@@ -55,6 +55,7 @@ class Results:
     embeddings: list[HalfFloats] = field(default_factory=list)
     novelty: Novelty | None = None  # of the model
     scores: list[Floats] = field(default_factory=list)  # by it
+    densities: list[Floats] = field(default_factory=list)  # of a network with a head for p(z)
     true: list[Floats] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     objects: list[Objects | None] = field(default_factory=list)  # of each partition
@@ -84,6 +85,8 @@ class Results:
     def keep(self, output: Output, magnitudes: Floats) -> None:
         """What the engine has computed for the next rows, whose magnitudes were these."""
         self.predicted.append(output.redshift)
+        if output.density is not None:
+            self.densities.append(output.density)
         if output.embedding is None:
             return
         if self.keeps_embedding:
@@ -149,7 +152,9 @@ class Results:
         z_pred = np.where(lacking, np.float32(np.nan), self.z_pred)
         magnitudes = self.quality.magnitudes(calibration.magnitudes)
         true = self.z_true if self.has_redshift else None
-        self.probabilities = densities(calibration, z_pred, magnitudes, true)
+        bins = np.concatenate(self.densities) if self.densities else None
+        self.probabilities = densities(calibration, z_pred, magnitudes, true, bins)
+        self.densities = []
 
     @property
     def metrics(self) -> Metrics | None:

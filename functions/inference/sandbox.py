@@ -105,7 +105,7 @@ class Sandbox:
             network, magnitudes = network_digest(folder, read_graphs(folder)), engine.layout.magnitudes
             calibration = Calibration.read(folder) if (folder / CALIBRATION).exists() else None
             if calibration is not None:
-                calibration.check(network, magnitudes)
+                calibration.check(network, magnitudes, engine.density_bins)
             novelty = Novelty.read(folder) if (folder / NOVELTY).exists() else None
             if novelty is not None:
                 novelty.check(network, engine.embedding_width, magnitudes)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,14 @@ from cosmicai.model import calibrating
 from cosmicai.model.calibrating import Predicted
 from inference.engine.loading import BUNDLED_MODEL
 from inference.probability.calibration import CALIBRATION, Calibration, CalibrationError
-from inference.probability.predictive import LEVELS, Densities, densities, pit, quantile_name
+from inference.probability.predictive import (
+    LEVELS,
+    Densities,
+    densities,
+    half_precision,
+    pit,
+    quantile_name,
+)
 from tests.conftest import CACHE
 
 _COSMICAI = str(Path(sys.executable).with_name("cosmicai"))
@@ -108,6 +117,25 @@ def test_the_numbers_are_those_of_the_density(found: Densities) -> None:
         reach = 0.15 * (1 + found.z_median[row])
         ends = np.interp(found.z_median[row] + np.array([-reach, reach]), edges, cumulative[row])
         assert found.z_confidence[row] == pytest.approx(ends[1] - ends[0], abs=2e-3)
+
+
+def test_half_precision_rounds_as_numpy_does() -> None:
+    random = np.random.default_rng(0)
+    steps = np.arange(0, 2**11, dtype=np.float64) * 2.0**-25  # halves and the middles between them
+    values = np.concatenate([steps, np.exp2(random.uniform(-40, 15, 100_000)), [0.0, 2.0**-14]])
+    assert np.array_equal(half_precision(values.copy()), values.astype(np.float16))
+
+
+def test_components_as_narrow_as_can_be_give_a_step(
+    calibration: Calibration, galaxies: tuple[Predicted, Predicted]
+) -> None:
+    """Their logistic functions overflow in single precision: that is no fault, and nobody is warned."""
+    narrow = replace(calibration, unit=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = densities(narrow, galaxies[1].z_pred[:50], galaxies[1].magnitudes[:50])
+    assert np.isfinite(found.pdf).all()
+    assert found.z_median == pytest.approx(galaxies[1].z_pred[:50], abs=0.01)
 
 
 def test_the_calibrator_holds_order_statistics_exactly(

@@ -226,15 +226,19 @@ class AstroMAE(nn.Module):
         self.inception_branch = stack(self.inception.outputs, config.inception_branch)
         self.magnitude_branch = stack(config.magnitudes, config.magnitude_branch)
         branches = (config.encoder_branch, config.inception_branch, config.magnitude_branch)
-        self.fusion = stack(sum(branch.widths[-1] for branch in branches), config.fusion)
+        joint = sum(branch.widths[-1] for branch in branches)
+        self.fusion = stack(joint, config.fusion)
+        hidden = (joint, *config.fusion.widths)[-2]
+        self.density = nn.Linear(hidden, config.density_bins) if config.density_bins else None
 
     def forward(self, images: Tensor, magnitudes: Tensor) -> Tensor:
-        return self.redshift_and_embedding(images, magnitudes)[0]
+        return self.outputs(images, magnitudes)[0]
 
-    def redshift_and_embedding(self, images: Tensor, magnitudes: Tensor) -> tuple[Tensor, Tensor]:
-        """Redshifts (B,), and the encoder's description of the images (B, D)."""
+    def outputs(self, images: Tensor, magnitudes: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Redshifts (B,); the encoder's description of the images (B, D); probabilities of bins (B, K)."""
         features, embedding = self._features(images)
-        return self.fused(features, self.magnitude_branch(magnitudes)), embedding
+        redshift, logits = self.heads(features, self.magnitude_branch(magnitudes))
+        return redshift, embedding, None if logits is None else torch.softmax(logits, 1)
 
     def image_features(self, images: Tensor) -> Tensor:
         """What the encoder's and the Inception branch make of images, side by side."""
@@ -248,7 +252,12 @@ class AstroMAE(nn.Module):
         return torch.cat([encoded, self.inception_branch(self.inception(images))], 1), embedding
 
     def fused(self, image_features: Tensor, magnitude_features: Tensor) -> Tensor:
-        return self.fusion(torch.cat([image_features, magnitude_features], 1)).squeeze(1)
+        return self.heads(image_features, magnitude_features)[0]
+
+    def heads(self, image_features: Tensor, magnitude_features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Redshifts (B,), and logits of the bins of p(z) (B, K) if there is a head for them."""
+        hidden = self.fusion[:-1](torch.cat([image_features, magnitude_features], 1))
+        return self.fusion[-1](hidden).squeeze(1), None if self.density is None else self.density(hidden)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -24,6 +24,7 @@ class Stack:
     activation: str = "relu"
 
 
+MOST_BINS = 2000  # of p(z)
 Widths = tuple[int, int, int, int, int, int]
 """Channels of an Inception block: 1×1; 1×1 and 3×3 after it; 1×1 and 5×5 after it; 1×1 after the pool."""
 
@@ -74,6 +75,8 @@ class Config:
     inception_branch: Stack = field(default=Stack((1096, 1096)))
     magnitude_branch: Stack = field(default=Stack((1024,) * 5))
     fusion: Stack = field(default=Stack((1024, 1)))
+    density_bins: int = 0  # of the second head, which gives p(z) in bins of ln(1 + z); 0: no such head
+    density_to: float = 3.0  # redshift at the end of the last bin
 
     def __post_init__(self) -> None:
         _require(self.image_size % self.patch_size == 0, "image_size", "a multiple of patch_size")
@@ -82,6 +85,8 @@ class Config:
         _require(self.width % 4 == 0, "width", "a multiple of 4 (sine-cosine positions)")
         _require(self.parallel_kernel % 2 == 1, "parallel_kernel", "odd")
         _require(self.inception_pool_size % 2 == 1, "inception_pool_size", "odd")
+        _require(0 <= self.density_bins <= MOST_BINS, "density_bins", f"a number from 0 to {MOST_BINS}")
+        _require(0 < self.density_to <= 1000, "density_to", "a redshift above 0, at most 1000")
         fits = len(self.inception) == 5 and all(len(widths) == 6 for widths in self.inception)
         _require(fits, "inception", "five blocks of six widths")
         _require(len(self.inception_five) == 5, "inception_five", "five of true and false")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..data.partition import Layout, Partition
 
 Floats = NDArray[np.float32]
-REDSHIFT, EMBEDDING = "redshift", "embedding"  # what a graph gives, by name
+REDSHIFT, EMBEDDING, DENSITY = "redshift", "embedding", "density"  # what a graph gives, by name
 
 
 class EngineError(ValueError):
@@ -21,17 +21,19 @@ class EngineError(ValueError):
 
 @dataclass(frozen=True)
 class Output:
-    """Of a batch: redshifts (B,), and where asked for embeddings (B, D)."""
+    """Of a batch: redshifts (B,); where asked for embeddings (B, D), and probabilities of bins (B, K)."""
 
     redshift: Floats
     embedding: Floats | None = None
+    density: Floats | None = None
 
 
 class Engine(Protocol):
     """A loaded network. `layout` is what it takes; the other fields go into the rank info.
 
     embedding_width: D, the numbers by which the encoder describes an image, the mean of its patch tokens after
-    the last normalisation; 0 where the graph does not give them.
+    the last normalisation; 0 where the graph does not give them. density_bins: K, of p(z); 0 where the network
+    has no head for it.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Engine(Protocol):
     layout: Layout
     model_bytes: int
     embedding_width: int
+    density_bins: int
 
     def batch(self, asked: int) -> int:
         """How many galaxies `predict` wants at once, where the user asked for `asked`."""
@@ -48,5 +51,5 @@ class Engine(Protocol):
     def predict(self, batches: Iterable[Partition]) -> Iterator[Floats]:
         """Redshifts (B,) of each batch in turn; a galaxy's never depends on the others of its batch."""
 
-    def outputs(self, batches: Iterable[Partition], embedding: bool) -> Iterator[Output]:
-        """The same, with embeddings where they are asked for. Raises EngineError where there are none."""
+    def outputs(self, batches: Iterable[Partition], embedding: bool, density: bool = False) -> Iterator[Output]:
+        """The same, with embeddings and p(z) where asked for. Raises EngineError where there are none."""

@@ -13,7 +13,7 @@ import onnxruntime
 from ..data.partition import Layout, Partition
 from .choice import Choice
 from .cpu import KERNELS, instructions
-from .interface import EMBEDDING, REDSHIFT, EngineError, Floats, Output
+from .interface import DENSITY, EMBEDDING, REDSHIFT, EngineError, Floats, Output
 
 MICRO_BATCH = 64  # galaxies at most: more are no faster, and their activations need more memory
 
@@ -39,6 +39,7 @@ class OnnxEngine:
         images, magnitudes = (given.shape for given in self._session.get_inputs())
         widths = {given.name: given.shape[-1] for given in self._session.get_outputs()}
         self.embedding_width = int(widths.get(EMBEDDING, 0))
+        self.density_bins = int(widths.get(DENSITY, 0))
         self.layout = Layout(images[1], images[2], magnitudes[1])
         self.model_bytes = sum(file.stat().st_size for file in files)
         self._threads = threads
@@ -51,24 +52,29 @@ class OnnxEngine:
     def predict(self, batches: Iterable[Partition]) -> Iterator[Floats]:
         return (one.redshift for one in self.outputs(batches, embedding=False))
 
-    def outputs(self, batches: Iterable[Partition], embedding: bool) -> Iterator[Output]:
+    def outputs(self, batches: Iterable[Partition], embedding: bool, density: bool = False) -> Iterator[Output]:
         """A few batches are taken ahead of the one whose redshifts are next."""
         if embedding and not self.embedding_width:
             raise EngineError(
                 "outputs: the model's graph gives no embedding; run `cosmicai model optimise` on the model and "
                 "upload it again, or leave embedding out"
             )
+        if density and not self.density_bins:
+            raise EngineError(
+                "outputs: the model's graph gives no p(z); run `cosmicai model optimise` on the model"
+            )
+        names = [REDSHIFT] + [EMBEDDING] * embedding + [DENSITY] * density
         running: deque[Future[Output]] = deque()
         for batch in batches:
-            running.append(self._pool.submit(self._run, batch, embedding))
+            running.append(self._pool.submit(self._run, batch, names))
             if len(running) > 2 * self._threads:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
 
-    def _run(self, batch: Partition, embedding: bool) -> Output:
+    def _run(self, batch: Partition, names: list[str]) -> Output:
         if not len(batch):
-            none = np.empty((0, self.embedding_width), np.float32)
-            return Output(np.empty(0, np.float32), none if embedding else None)
+            shapes = {REDSHIFT: (0,), EMBEDDING: (0, self.embedding_width), DENSITY: (0, self.density_bins)}
+            return Output(**{name: np.empty(shapes[name], np.float32) for name in names})
         feed = {"images": batch.images, "magnitudes": batch.magnitudes}
-        return Output(*self._session.run([REDSHIFT, EMBEDDING] if embedding else [REDSHIFT], feed))
+        return Output(**dict(zip(names, self._session.run(names, feed), strict=True)))

@@ -28,7 +28,7 @@ class TorchEngine:
         self._model = astromae.load(folder).to(device)
         config = self._model.config
         self.layout = Layout(config.channels, config.image_size, config.magnitudes)
-        self.embedding_width = config.width
+        self.embedding_width, self.density_bins = config.width, config.density_bins
         self.model_bytes = sum(tensor.nbytes for tensor in self._model.state_dict().values())
 
     def batch(self, asked: int) -> int:
@@ -39,19 +39,23 @@ class TorchEngine:
         return (one.redshift for one in self.outputs(batches, embedding=False))
 
     @torch.inference_mode()
-    def outputs(self, batches: Iterable[Partition], embedding: bool) -> Iterator[Output]:
+    def outputs(self, batches: Iterable[Partition], embedding: bool, density: bool = False) -> Iterator[Output]:
         """On CUDA a batch is copied to the device while the one before it is computed."""
         copies = torch.cuda.Stream() if self.device == "cuda" else None
-        computing: tuple[Tensor, Tensor] | None = None
+        if density and not self.density_bins:
+            raise EngineError(
+                "outputs: the model has no head for p(z); train it with `cosmicai model train --pdf`"
+            )
+        computing: tuple[Tensor, Tensor, Tensor | None] | None = None
         for batch in batches:
             images, magnitudes = self._staged(batch, copies)
             if computing is not None:
-                yield _output(computing, embedding)
+                yield _output(computing, embedding, density)
             if copies is not None:
                 torch.cuda.current_stream().wait_stream(copies)
-            computing = self._model.redshift_and_embedding(images, magnitudes)
+            computing = self._model.outputs(images, magnitudes)
         if computing is not None:
-            yield _output(computing, embedding)
+            yield _output(computing, embedding, density)
 
     def _staged(self, batch: Partition, copies: torch.cuda.Stream | None) -> tuple[Tensor, Tensor]:
         """The batch's tensors on the device; on CUDA from pinned memory, without waiting for them."""
@@ -65,6 +69,10 @@ class TorchEngine:
         return on_device[0], on_device[1]
 
 
-def _output(computed: tuple[Tensor, Tensor], embedding: bool) -> Output:
-    redshift, described = computed
-    return Output(redshift.cpu().numpy(), described.cpu().numpy() if embedding else None)
+def _output(computed: tuple[Tensor, Tensor, Tensor | None], embedding: bool, density: bool) -> Output:
+    redshift, described, bins = computed
+    return Output(
+        redshift.cpu().numpy(),
+        described.cpu().numpy() if embedding else None,
+        bins.cpu().numpy() if density and bins is not None else None,
+    )

@@ -6,6 +6,9 @@
      "magnitudes": 5, "features": {"centre": […], "scale": […]}, "unit": …, "residuals": […],
      "members": [[{"shape": [out, in], "weights": "…", "biases": "…"}, …], …],
      "calibrator": {"base": […], "level": […]}, "redshifts": {"to": 3.2, "step": 0.01}}
+
+Of a network that gives p(z) itself, `edges`, the redshifts between its bins, takes the place of all from
+`features` to `members`.
 """
 
 from __future__ import annotations
@@ -76,6 +79,8 @@ class Calibration:
     as weights (logits), centres and log widths, the last two in `unit`s. The base distribution is the mean of
     the members', taken at `residuals` (J,) and linear between them. The calibrator maps a probability of the
     base, `base` (L,), to the calibrated one, `level` (L,), and is linear between them.
+
+    edges (K + 1,): given, the base distribution is the network's own, by K bins, and there are no members.
     """
 
     network: str
@@ -91,6 +96,7 @@ class Calibration:
     level: Doubles
     redshift_to: float
     redshift_step: float
+    edges: Doubles | None = None
 
     @property
     def redshifts(self) -> Doubles:
@@ -108,12 +114,17 @@ class Calibration:
             "network": self.network,
             "galaxies": {"fitted": self.fitted, "calibrated": self.calibrated},
             "magnitudes": self.magnitudes,
+            **(self._mixture() if self.edges is None else {"edges": self.edges.tolist()}),
+            "calibrator": {"base": self.base.tolist(), "level": self.level.tolist()},
+            "redshifts": {"to": self.redshift_to, "step": self.redshift_step},
+        }
+
+    def _mixture(self) -> Json:
+        return {
             "features": {"centre": self.centre.tolist(), "scale": self.scale.tolist()},
             "unit": self.unit,
             "residuals": self.residuals.tolist(),
             "members": [[_packed(layer) for layer in member] for member in self.members],
-            "calibrator": {"base": self.base.tolist(), "level": self.level.tolist()},
-            "redshifts": {"to": self.redshift_to, "step": self.redshift_step},
         }
 
     def write(self, folder: Path) -> None:
@@ -124,8 +135,16 @@ class Calibration:
         """Raises CalibrationError."""
         return from_file(folder / CALIBRATION, cls.from_json, _MOST_BYTES, CalibrationError)
 
-    def check(self, network: str | None, magnitudes: int) -> None:
-        """network: the digest of the weights that the engine runs. Raises CalibrationError."""
+    def check(self, network: str | None, magnitudes: int, bins: int = 0) -> None:
+        """network: the digest of the weights that the engine runs; bins: of its own p(z).
+
+        Raises CalibrationError.
+        """
+        if self.edges is not None and bins != len(self.edges) - 1:
+            raise CalibrationError(
+                f"model: {CALIBRATION} is for p(z) in {len(self.edges) - 1} bins, and the graph has {bins}; "
+                "run `cosmicai model optimise` and `cosmicai model calibrate` on the model and upload it again"
+            )
         if network != self.network or magnitudes != self.magnitudes:
             raise CalibrationError(
                 f"model: {CALIBRATION} was made for another network than the one in its folder; run `cosmicai "
@@ -138,11 +157,7 @@ class Calibration:
         if at(content, "format") != FORMAT:
             raise ValueError(f"format is not {FORMAT}")
         bands = whole(content, "magnitudes", 0, _MOST_WIDTH)
-        count = 1 + bands
-        members = at(content, "members")
-        if not isinstance(members, list) or not 1 <= len(members) <= _MOST_MEMBERS:
-            raise ValueError(f"members is not a list of 1 to {_MOST_MEMBERS}")
-        residuals = _rising(content, "residuals")
+        edges = _rising(content, "edges", (0.0, _LARGEST)) if "edges" in content else None
         calibrator, galaxies = at(content, "calibrator"), at(content, "galaxies")
         base, level = _rising(calibrator, "base", (0, 1)), _rising(calibrator, "level", (0, 1))
         if len(base) != len(level) or [base[0], base[-1], level[0], level[-1]] != [0, 1, 0, 1]:
@@ -153,19 +168,43 @@ class Calibration:
             raise ValueError(f"redshifts are not 2 to {_MOST_REDSHIFTS}")
         return cls(
             network=str(at(content, "network")),
-            fitted=whole(galaxies, "fitted", 1, 2**53),
+            fitted=whole(galaxies, "fitted", 0 if edges is not None else 1, 2**53),
             calibrated=whole(galaxies, "calibrated", 1, 2**53),
             magnitudes=bands,
-            centre=_numbers(at(content, "features"), "centre", count).astype(np.float32),
-            scale=_scale(at(content, "features"), count),
-            unit=_positive(content, "unit"),
-            residuals=residuals,
-            members=tuple(_member(member, count) for member in members),
+            **(_mixture(content, 1 + bands) if edges is None else WITHOUT_MIXTURE),
             base=base,
             level=level,
             redshift_to=stop,
             redshift_step=step,
+            edges=edges,
         )
+
+
+WITHOUT_MIXTURE: Json = {
+    "centre": np.zeros(0, np.float32),
+    "scale": np.zeros(0, np.float32),
+    "unit": 1.0,
+    "residuals": np.zeros(0),
+    "members": (),
+}
+
+
+def _mixture(content: Json, features: int) -> Json:
+    members = at(content, "members")
+    if not isinstance(members, list) or not 1 <= len(members) <= _MOST_MEMBERS:
+        raise ValueError(f"members is not a list of 1 to {_MOST_MEMBERS}")
+    return {
+        "centre": _numbers(at(content, "features"), "centre", features).astype(np.float32),
+        "scale": _scale(at(content, "features"), features),
+        "unit": _positive(content, "unit"),
+        "residuals": _rising(content, "residuals"),
+        "members": tuple(_member(member, features) for member in members),
+    }
+
+
+def bin_edges(bins: int, to: float) -> Doubles:
+    """Redshifts (bins + 1,) from 0, evenly spaced in ln(1 + z)."""
+    return np.expm1(np.linspace(0.0, np.log1p(to), bins + 1))
 
 
 def features(z_pred: NDArray[np.floating], magnitudes: NDArray[np.floating]) -> Floats:

@@ -23,14 +23,13 @@ from numpy.typing import NDArray
 
 from ..data.missing import known_redshifts
 from ..engine.interface import Floats
-from .calibration import Calibration, Doubles, Layer
+from .calibration import Calibration, CalibrationError, Doubles, Layer
 
 LEVELS = (0.025, 0.16, 0.84, 0.975)  # of the quantiles beside the median
 CONFIDENCE_RANGE = 0.15  # of (1 + z), on either side of the median
 _CHUNK = 128  # galaxies at once: what they need stays in the processor's cache
 _ROWS = 64  # of a matrix product: BLAS would start threads for more, which cost more than they save
 WIDTHS = (-4.0, 5.0)  # log of a component's width, in units
-_STEEPEST = 80.0  # of a logistic's argument; exp of more does not fit float32
 _SMALLEST = 1e-9  # probability between 0 and the end of the grid
 
 
@@ -95,14 +94,17 @@ def densities(
     z_pred: NDArray[np.floating],
     magnitudes: NDArray[np.floating],
     redshift: NDArray[np.floating] | None = None,
+    bins: Floats | None = None,
 ) -> Densities:
-    """z_pred (N,), magnitudes (N, M); redshift: the true ones (N,), for `pit`.
+    """z_pred (N,), magnitudes (N, M); redshift: the true ones (N,), for `pit`; bins: the network's p(z) (N, K).
 
     A redshift z_pred that is not finite has no probabilities: all are NaN.
     """
     known, start = np.isfinite(z_pred), 0
+    if bins is not None:
+        bins = np.where(known[:, None], bins, np.float32(1.0))
     columns: dict[str, NDArray[Any]] = {}
-    for part in _chunks(calibration, np.where(known, z_pred, 0.0).astype(np.float32), magnitudes):
+    for part in _chunks(calibration, np.where(known, z_pred, 0.0).astype(np.float32), magnitudes, bins):
         rows = slice(start, start + len(part.base))
         for name, values in _densities(calibration, part, None if redshift is None else redshift[rows]).items():
             if (
@@ -122,13 +124,14 @@ def pit(
     magnitudes: NDArray[np.floating],
     redshift: NDArray[np.floating],
     calibrated: bool = True,
+    bins: Floats | None = None,
 ) -> Doubles:
     """The probability (N,) below the true redshifts (N,): uniform from 0 to 1 for calibrated densities.
 
     calibrated: False for the base distribution's.
     """
     found, start = [], 0
-    for part in _chunks(calibration, z_pred, magnitudes):
+    for part in _chunks(calibration, z_pred, magnitudes, bins):
         true = np.asarray(redshift[start : start + len(part.base)], np.float64)[:, None]
         values = part.cumulative if calibrated else part.base
         found.append(_interpolated(true, part.redshifts, values)[:, 0])
@@ -137,11 +140,29 @@ def pit(
 
 
 def _chunks(
-    calibration: Calibration, z_pred: NDArray[np.floating], magnitudes: NDArray[np.floating]
+    calibration: Calibration,
+    z_pred: NDArray[np.floating],
+    magnitudes: NDArray[np.floating],
+    bins: Floats | None,
 ) -> Iterator[Distributions]:
     for start in range(0, max(len(z_pred), 1), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        yield _distributions(calibration, z_pred[rows], magnitudes[rows])
+        if calibration.edges is None:
+            yield _distributions(calibration, z_pred[rows], magnitudes[rows])
+        elif bins is None:
+            raise CalibrationError(
+                "model: calibration.json is for p(z) of the network, which the engine did not give"
+            )
+        else:
+            yield _binned(calibration, calibration.edges, bins[rows])
+
+
+def _binned(calibration: Calibration, edges: Doubles, bins: Floats) -> Distributions:
+    """Of the network's own probabilities of bins, even within each of them."""
+    base = np.cumsum(bins, axis=1, dtype=np.float64)
+    base = np.concatenate([np.zeros((len(bins), 1)), base / np.maximum(base[:, -1:], _SMALLEST)], axis=1)
+    cumulative = np.interp(base.ravel(), calibration.base, calibration.level).reshape(base.shape)
+    return Distributions(np.broadcast_to(edges, base.shape), base, cumulative)
 
 
 def _distributions(
@@ -161,6 +182,7 @@ def _distributions(
     return Distributions(redshifts, base, cumulative)
 
 
+@np.errstate(over="ignore")  # exp may be infinite: the probability is 0 then
 def _mixture(calibration: Calibration, inputs: Floats) -> Floats:
     """The mean of the members' cumulative distributions of the residual, at its knots: (N, J)."""
     knots = calibration.residuals.astype(np.float32)
@@ -174,11 +196,11 @@ def _mixture(calibration: Calibration, inputs: Floats) -> Floats:
         centres = centres * calibration.unit
         rates = np.exp(-np.clip(widths, *WIDTHS)) / calibration.unit
         for k in range(weights.shape[1]):
-            argument = (centres[:, k, None] - knots) * rates[:, k, None]
-            np.clip(argument, -_STEEPEST, _STEEPEST, out=argument)
-            np.exp(argument, out=argument)
-            argument += 1.0
-            total += weights[:, k, None] / argument
+            logistic = centres[:, k, None] - knots
+            logistic *= rates[:, k, None]
+            np.exp(logistic, out=logistic)
+            logistic += 1.0
+            total += np.divide(weights[:, k, None], logistic, out=logistic)
     return total
 
 
@@ -216,12 +238,24 @@ def _densities(
         "z_confidence": within[:, 1] - within[:, 0],
     }
     arrays: dict[str, NDArray[Any]] = {name: values.astype(np.float32) for name, values in found.items()}
-    arrays["pdf"] = pdf.astype(np.float16)
+    arrays["pdf"] = half_precision(pdf)
     if redshift is not None:
         true = np.where(known_redshifts(redshift), redshift, np.nan).astype(np.float64)
         below = part.at(np.nan_to_num(true)[:, None])[:, 0]
         arrays["pit"] = np.where(np.isnan(true), np.nan, below)
     return arrays
+
+
+def half_precision(values: Doubles) -> NDArray[np.float16]:
+    """What `astype` gives for numbers of at least 0, in less than half of its time; changes `values`.
+
+    numpy reports each underflow, which takes most of its time. So the numbers that would underflow are rounded
+    before, to multiples of 2**-24: that is the step of such halves, and of doubles from 2**28 on.
+    """
+    rounded = values + 2.0**28
+    rounded -= 2.0**28
+    np.copyto(values, rounded, where=values < 2.0**-14)
+    return values.astype(np.float16)
 
 
 def _interpolated(wanted: Doubles, known: NDArray[np.floating], values: NDArray[np.floating]) -> Doubles:
