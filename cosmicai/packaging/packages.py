@@ -189,9 +189,10 @@ def _check_same_dependencies(resolved: Iterable[Mapping[str, Any]], machine: str
     for package in resolved:
         for requirement in package.get("requires_dist", []):
             if "platform_machine" in requirement and "extra ==" not in requirement:
+                name = f"{_normalised(package['name'])}=={package['version']}"
                 raise PackagingError(
-                    f"extra_packages: {_normalised(package['name'])}=={package['version']}: what it needs depends on the "
-                    f"machine ({requirement}), and the image for {machine} is built on {platform.machine()}. "
+                    f"extra_packages: {name}: what it needs depends on the machine ({requirement}), and "
+                    f"the image for {machine} is built on {platform.machine()}. "
                     "Build it with BUILD=codebuild, or add --no-deps and list what it needs"
                 )
 

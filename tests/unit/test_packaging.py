@@ -260,7 +260,9 @@ def test_extra_packages_that_cannot_be_had_are_refused(tmp_path: Path, package: 
 def test_a_package_whose_dependencies_depend_on_the_machine_is_refused_for_another(tmp_path: Path) -> None:
     """pip would take those of the machine that builds."""
     other = {"x86_64": "aarch64"}.get(platform.machine(), "x86_64")
-    told = f"sqlalchemy==2.0.36: what it needs depends on the machine .*greenlet.* and the image for {other} is built"
+    told = (
+        f"sqlalchemy==2.0.36: what it needs depends on the machine .*greenlet.* the image for {other} is built"
+    )
     (tmp_path / "task").mkdir()
     with pytest.raises(PackagingError, match=told):
         packages.install_extra(tmp_path / "task", ExtraPackages(("sqlalchemy==2.0.36",)), other)
