@@ -73,10 +73,10 @@ def data_prepare(
             lambda galaxies, total: progress.update(task, completed=galaxies, total=total),
             overwrite,
         )
+    partitions = "1 partition" if done.partitions == 1 else f"{done.partitions:,} partitions"
+    made = f"{partitions} of {done.galaxies:,} galaxies in {out}"
     same = done.partitions - done.written
-    console.print(
-        f"{done.partitions} partitions of {done.galaxies:,} galaxies in {out}; {same} were there already"
-    )
+    console.print(f"{made}, {same:,} of them already there" if same else made)
     tell_removed(done.removed)
     _show(done.summary)
     sheet = sheet or (None if out.startswith("s3://") else Path(out) / SHEET)

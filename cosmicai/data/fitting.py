@@ -43,7 +43,7 @@ class Plan:
         if self.padding:
             steps.append(f"{self.padding} pixels of zeros are added on each side")
         if self.zoom != 1:
-            steps.append(f"resampled to {self.zoom:.4g} pixels a pixel, flux conserved")
+            steps.append(f"resampled by a factor of {self.zoom:.4g}, flux conserved")
         if min(self.height, self.width) * self.zoom > self.size + 0.5:
             steps.append(f"cropped to the central {self.size}×{self.size}")
         return f"{self.height}×{self.width}: " + (", ".join(steps) if steps else "taken as they are")

@@ -207,7 +207,7 @@ class Sample:
     def _kept(self) -> list[str]:
         choice = self._galaxies.choice
         positions = [column.label for column in (choice.ra, choice.dec) if column is not None]
-        return [*positions, *(column.label for _, column in choice.kept)] or ["nothing besides"]
+        return [*positions, *(column.label for _, column in choice.kept)] or ["no other columns"]
 
     def _ranges(self) -> list[BandRange]:
         if self._histogram is None or self._outside is None:
