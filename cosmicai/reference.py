@@ -38,9 +38,9 @@ RESULTS = {
 }
 _CALIBRATED = (*("z_mode", "z_mean", "z_median", "z_std"), *map(quantile_name, LEVELS), "z_conf", "pdf", "pit")
 PREDICTIONS = {
-    "index": "place of the galaxy in the rank's data",
+    "index": "position of the galaxy in the rank's data",
     "z_pred": "photometric redshift; NaN where none could be computed",
-    "flags": "bits by galaxy; payload.md lists them",
+    "flags": "flag bits of each galaxy; payload.md lists them",
     "z_true": "redshift, where the partition has it",
     "files": "keys of the partitions, in their order",
     "rows": "galaxies of each",

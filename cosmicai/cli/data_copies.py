@@ -18,7 +18,7 @@ PartitionMb = Annotated[
     typer.Option(parser=Number(0.02, 10_240), help="Size of a partition in MB; 25 MB hold 1,278 galaxies."),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Put the partitions in the place of another set that is there.")
+    bool, typer.Option("--overwrite", help="Replace another set of partitions that is there.")
 ]
 _GALAXIES = {"training": 10_225, "validation": 20_449}
 

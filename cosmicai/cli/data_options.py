@@ -34,12 +34,16 @@ Model = Annotated[
 ]
 Images = Annotated[
     str | None,
-    typer.Option(parser=_NAMES, help="Name of the images; one per band with commas; SCI_* for all that fit."),
+    typer.Option(
+        parser=_NAMES,
+        help="Name of the images, or a name per band separated by commas; SCI_* means all that match.",
+    ),
 ]
 Bands = Annotated[
     str | None,
     typer.Option(
-        parser=_NAMES, help="Bands of the source's channels in their order, if it does not say: g,r,i,z."
+        parser=_NAMES,
+        help="Bands of the channels in the source's order, if the source does not name them: g,r,i,z.",
     ),
 ]
 MagnitudeNames = Annotated[
@@ -47,22 +51,37 @@ MagnitudeNames = Annotated[
     typer.Option(
         "--magnitudes",
         parser=_NAMES,
-        help="One name, or one per band with commas: u,g,r,i,z or mags[0],mags[1],…",
+        help="Name of the magnitudes, or a name per band separated by commas: u,g,r,i,z or mags[0],mags[1],…",
     ),
 ]
 RedshiftName = Annotated[
-    str | None, typer.Option("--redshift", parser=_NAME, help="Name of the redshifts; none: leave them out.")
+    str | None,
+    typer.Option("--redshift", parser=_NAME, help="Name of the redshift column; none: leave redshifts out."),
 ]
 IdName = Annotated[
     str | None,
-    typer.Option("--id", parser=_NAME, help="Name of the identifiers; none: row numbers are identifiers."),
+    typer.Option("--id", parser=_NAME, help="Name of the identifier column; none: use row numbers."),
 ]
 Keep = Annotated[
     str | None,
-    typer.Option(parser=_NAMES, help="Columns for the results, beside id, ra and dec; with commas, * for any."),
+    typer.Option(
+        parser=_NAMES,
+        help="Columns to copy to the results besides id, ra and dec, separated by commas; * matches any text.",
+    ),
 ]
-Mask = Annotated[str | None, typer.Option(parser=_NAMES, help="Planes of bad pixels: those that are not 0.")]
-Ivar = Annotated[str | None, typer.Option(parser=_NAMES, help="Inverse variances: pixels of 0 are bad.")]
+Mask = Annotated[
+    str | None,
+    typer.Option(
+        parser=_NAMES, help="Mask planes, separated by commas; a pixel is bad where its mask is not 0."
+    ),
+]
+Ivar = Annotated[
+    str | None,
+    typer.Option(
+        parser=_NAMES,
+        help="Inverse variances, separated by commas; a pixel is bad where its inverse variance is 0.",
+    ),
+]
 Catalogue = Annotated[
     Path | None,
     typer.Option(
@@ -72,28 +91,28 @@ Catalogue = Annotated[
 ]
 FitHow = Annotated[
     Literal["scale", "crop", "resize"],
-    typer.Option(
-        help="Other sizes: by the pixel scales; the central pixels as they are; the whole stamp squeezed."
-    ),
+    typer.Option(help="Stamps of another size: resampled by the pixel scales, cropped, or resized as a whole."),
 ]
 Pad = Annotated[bool, typer.Option("--pad", help="Surround smaller stamps with zeros.")]
 PixelScale = Annotated[
-    float | None, typer.Option(parser=Number(0.001, 100), help="Of the source's pixels, arcsec.")
+    float | None, typer.Option(parser=Number(0.001, 100), help="Pixel scale of the source, arcsec.")
 ]
 PixelUnit = Annotated[
     str | None,
-    typer.Option(parser=_NAME, help="Of the source's pixels: nanomaggies, nJy, uJy, mJy, Jy, maggies."),
+    typer.Option(
+        parser=_NAME, help="Unit of the source's pixel values: nanomaggies, nJy, uJy, mJy, Jy, maggies."
+    ),
 ]
 PixelZeroPoint = Annotated[
     float | None, typer.Option(parser=_MAGNITUDE, help="AB magnitude of a pixel value of 1.")
 ]
 FluxUnit = Annotated[
     str | None,
-    typer.Option(parser=_NAME, help="The magnitude columns hold fluxes in this unit: nanomaggies, nJy, …"),
+    typer.Option(parser=_NAME, help="Unit of the magnitude columns, if they hold fluxes: nanomaggies, nJy, …"),
 ]
 ZeroPoint = Annotated[
     float | None,
-    typer.Option(parser=_MAGNITUDE, help="The magnitude columns hold fluxes; the AB magnitude of a flux of 1."),
+    typer.Option(parser=_MAGNITUDE, help="AB magnitude of a flux of 1, if the magnitude columns hold fluxes."),
 ]
 MissingMarks = Annotated[
     list[str] | None,
@@ -108,11 +127,15 @@ Limits = Annotated[
     typer.Option(
         parser=Numbers(_MAGNITUDE, once=False),
         metavar="MAG,…",
-        help="Magnitudes that undetected galaxies get, per band: 24.1,25.3,…; default: the model's.",
+        help="Magnitudes for non-detections, one per band: 24.1,25.3,…; default: the model's.",
     ),
 ]
 FillBands = Annotated[
-    str | None, typer.Option(parser=_NAMES, help="Bands that the source may lack: zeros, and the limit.")
+    str | None,
+    typer.Option(
+        parser=_NAMES,
+        help="Bands that the source may lack; their pixels become 0 and their magnitudes the limit.",
+    ),
 ]
 
 

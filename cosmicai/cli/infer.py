@@ -35,7 +35,7 @@ def infer(
     ] = Path("results/local"),
     batch_size: Annotated[int, typer.Option(parser=whole(1, 65_536), help="Galaxies per batch.")] = 256,
     processes: Annotated[
-        int, typer.Option(parser=whole(1, 1024), help="Partitions at once; they share the cores.")
+        int, typer.Option(parser=whole(1, 1024), help="Partitions to process at once; they share the cores.")
     ] = 1,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device that computes.")] = "cpu",
     engine: Annotated[
@@ -54,11 +54,11 @@ def infer(
     outputs: Annotated[
         NameList,
         typer.Option(
-            parser=Choices(OUTPUTS), metavar="NAME,…", help="What to write of every galaxy: pdf, embedding."
+            parser=Choices(OUTPUTS), metavar="NAME,…", help="What to write for each galaxy: pdf, embedding."
         ),
     ] = NameList(DEFAULT_OUTPUTS),  # noqa: B008
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Put the results in the place of those of an earlier call.")
+        bool, typer.Option("--overwrite", help="Replace the results of an earlier call.")
     ] = False,
     share: Annotated[
         Any,
@@ -120,9 +120,7 @@ def merge(
     out: Annotated[
         Path, typer.Argument(parser=InFolder(), help="The folder that all shares were computed into.")
     ],
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Put the results in the place of those of another run.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of another run.")] = False,
 ) -> None:
     """Puts the shares of `infer --share` together, as if one call had computed all partitions.
 

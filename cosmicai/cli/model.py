@@ -57,11 +57,11 @@ def model_train(
     ] = Recipe.magnitude_noise,
     pdf: Annotated[
         bool,
-        typer.Option("--pdf", help="A second head that gives p(z); `model calibrate` then calibrates that."),
+        typer.Option("--pdf", help="Add a second head that gives p(z); `model calibrate` then calibrates it."),
     ] = False,
     without_images: Annotated[
         bool,
-        typer.Option("--without-images", help="Train by magnitudes alone, to measure what the images add."),
+        typer.Option("--without-images", help="Train on magnitudes alone, to measure what the images add."),
     ] = False,
     bands: Annotated[
         NameList | None,
@@ -80,7 +80,8 @@ def model_train(
     images_weight: Annotated[
         float,
         typer.Option(
-            parser=Number(0, 1000), help="Weight of the loss of redshifts by images alone; 1 is that of both."
+            parser=Number(0, 1000),
+            help="Weight of the loss of redshifts from images alone; the loss from both has weight 1.",
         ),
     ] = Recipe.images_weight,
     start: Annotated[

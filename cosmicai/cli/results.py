@@ -51,9 +51,7 @@ def results(
     local: Local = False,
     profile: Profile = None,
     as_json: AsJson = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Put them in the place of the results of another run.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of another run.")] = False,
 ) -> None:
     """Downloads the results of a run and of no other, and adds the historic Results.json and inference.png.
 

@@ -47,10 +47,10 @@ COLUMNS = {
     ),
     "pit": Column("probability that p(z) puts below z_true", ucd="stat.probability;src.redshift"),
     "pdf": Column("density p(z) at each redshift of z_grid", ucd=f"stat.probability;{_PHOTOMETRIC}"),
-    "ood_score": Column("minus the log-density of embedding and magnitudes, per number; greater is stranger"),
-    "ood_p": Column(
-        "share of the galaxies that calibrated the network that are as strange", ucd="stat.probability"
+    "ood_score": Column(
+        "negative log-density of embedding and magnitudes, per dimension; higher is more unusual"
     ),
+    "ood_p": Column("share of the calibration galaxies with at least this score", ucd="stat.probability"),
     "embedding": Column("numbers by which the network's encoder describes the image"),
 }
 """By name, in the order in which a catalogue has them; other columns follow as they are."""

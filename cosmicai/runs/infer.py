@@ -109,7 +109,7 @@ def infer(
     galaxies. processes: partitions at once, which share the cores. model: its folder, or the bundled model.
     device: cpu or cuda. engine: auto, onnxruntime or torch. precision: auto, float32 or int8. progress: called
     with the partitions that are done, and all. tell: called with each note, such as files that are not taken.
-    outputs: what is written of every galaxy: redshift (always), pdf, embedding. share: computes these of the
+    outputs: what is written for each galaxy: redshift (always), pdf, embedding. share: computes these of the
     partitions alone, into a folder below `out`, for merging.py.
 
     A partition that cannot be computed is a failed rank of the results' summary, as is one of which more than

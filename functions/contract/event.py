@@ -30,7 +30,7 @@ class RankEvent(Record):
     data_bucket: Annotated[str, Field("the bucket of the partitions", "DATA_BUCKET")]
     data_prefix: Annotated[str, Field("the folder of the partitions", "DATA_PREFIX")]
     result_path: Annotated[str, Field("the folder that the run writes to", "RESULT_PATH")]
-    batch_size: Annotated[int, Field("the galaxies of a batch", "BATCH_SIZE", "galaxies")]
+    batch_size: Annotated[int, Field("galaxies per batch", "BATCH_SIZE", "galaxies")]
     run_id: Annotated[str, Field("the name of the execution that planned the run", "RUN_ID")]
     model: Annotated[
         str | None, Field("the folder of the model; null for the bundled one", "MODEL", null=True)
@@ -43,7 +43,7 @@ class RankEvent(Record):
         float, Field("the share of the galaxies that may lack something", "MAX_BAD_FRACTION")
     ] = 0.05
     outputs: Annotated[
-        Keys, Field("what is written of every galaxy: `redshift`, `pdf`, `embedding`", "OUTPUTS")
+        Keys, Field("what is written for each galaxy: `redshift`, `pdf`, `embedding`", "OUTPUTS")
     ] = DEFAULT_OUTPUTS
     rank: Annotated[int, Field("the number of the rank, from 0", "RANK")]
     data_paths: Annotated[Keys, Field("the key of its partition, or a list of keys", "DATA_PATH")]

@@ -32,11 +32,11 @@ class RankInfo(Record):
         float | None, Field("the time that the rank waited for bytes", "download (seconds)", "s")
     ] = None
     inference: Annotated[
-        float | None, Field("computing, while the next data are read", "inference (seconds)", "s")
+        float | None, Field("computing; the next data are read at the same time", "inference (seconds)", "s")
     ] = None
     communication: Annotated[
         float | None,
-        Field("handing over metrics, waiting for other ranks", "communication (seconds)", "s"),
+        Field("reducing metrics, including the wait for other ranks", "communication (seconds)", "s"),
     ] = None
     upload: Annotated[float | None, Field("writing predictions", "upload (seconds)", "s")] = None
     s3_num_requests: Annotated[int | None, Field("the number of requests to S3")] = None
@@ -45,7 +45,7 @@ class RankInfo(Record):
     s3_min_time: Annotated[float | None, Field("the fastest", unit="s")] = None
     s3_max_time: Annotated[float | None, Field("the slowest", unit="s")] = None
     memory_limit: Annotated[float | None, Field("the configured memory", "memory_limit (MB)", "MB")] = None
-    threads: Annotated[int | None, Field("the threads that compute")] = None
+    threads: Annotated[int | None, Field("the number of threads that compute")] = None
     architecture: Annotated[
         str | None,
         Field(
@@ -53,7 +53,7 @@ class RankInfo(Record):
             choices=tuple(GB_SECOND),
         ),
     ] = None
-    versions: Annotated[Any, Field("the versions of Python and of what computed")] = None
+    versions: Annotated[Any, Field("the versions of Python and of the libraries that compute")] = None
     num_samples: Annotated[
         int | None,
         Field("the number of galaxies; null where a script does not say", unit="galaxies", null=True),
@@ -68,9 +68,9 @@ class RankInfo(Record):
         float | None, Field("inference by batch", "execution_time (seconds/batch)", "s/batch")
     ] = None
     throughput_bps: Annotated[
-        float | None, Field("bits of images and magnitudes by second of inference", unit="bit/s")
+        float | None, Field("bits of images and magnitudes per second of inference", unit="bit/s")
     ] = None
-    sample_persec: Annotated[float | None, Field("galaxies by second of inference", unit="galaxies/s")] = None
+    sample_persec: Annotated[float | None, Field("galaxies per second of inference", unit="galaxies/s")] = None
     total_cpu_memory: Annotated[
         float | None,
         Field("peak memory beyond that of the imports", "total_cpu_memory (MB)", "MB"),
@@ -87,12 +87,12 @@ class RankInfo(Record):
     total_model_memory: Annotated[float | None, Field("the network", "total_model_memory (MB)", "MB")] = None
     device: Annotated[str | None, Field("cpu or cuda")] = None
     engine: Annotated[str | None, Field("what executed the network; `script` for a user's own code")] = None
-    instructions: Annotated[str | None, Field("by which it computed: avx2, avx512, neon, …")] = None
+    instructions: Annotated[str | None, Field("the kernels' instruction set: avx2, avx512, neon, …")] = None
     precision: Annotated[str | None, Field("the precision of its arithmetic")] = None
     precision_reason: Annotated[str | None, Field("why this one")] = None
     flags: Annotated[
         dict[str, int] | None,
-        Field("galaxies by what they lack or are unlike the training in", unit="galaxies"),
+        Field("number of galaxies by flag", unit="galaxies"),
     ] = None
     predicted_redshifts: Annotated[
         Any, Field("the histogram of z_pred, whether or not the true redshifts are known")
@@ -123,7 +123,7 @@ class RankInfo(Record):
     ended: Annotated[
         float | None,
         Field(
-            "the end by the rank's clock; Summarize believes S3's where they differ by a minute",
+            "the end by the rank's clock; Summarize uses S3's time if the two differ by more than a minute",
             "ended (unix seconds)",
             "s",
         ),

@@ -117,7 +117,7 @@ class Summary(Record):
     seconds: Annotated[dict[str, float], Field("seconds by phase, summed over the ranks", unit="s")]
     cold_starts: Annotated[int, Field("the number of ranks in new sandboxes")]
     spread: Annotated[
-        dict[str, Any], Field("least, median, 95th percentile and greatest of the ranks' figures")
+        dict[str, Any], Field("minimum, median, 95th percentile and maximum of the ranks' figures")
     ]
     accuracy: Annotated[
         Json | None, Field("the measures over all galaxies, and by redshift and magnitude", null=True)
@@ -133,9 +133,9 @@ class Summary(Record):
     metrics_source: Annotated[
         str, Field("collectives, with the ranks that were added from their infos, or rank infos")
     ]
-    left_out: Annotated[
-        dict[str, list[str]], Field("wrong fields that are not used, by the rank in whose info they stood")
-    ] = field(default_factory=dict)
+    left_out: Annotated[dict[str, list[str]], Field("wrong fields that are not used, by rank")] = field(
+        default_factory=dict
+    )
     wall_seconds: Annotated[
         float | None,
         Field("the time from the start to the last rank's end", "wall (seconds)", "s", null=True),
