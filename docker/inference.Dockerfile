@@ -29,7 +29,7 @@ COPY functions/inference functions/inference
 RUN python -m cosmicai.packaging code /code --architecture "${TARGETARCH}"
 
 # Docker takes this platform anyway; buildah would take that of the first stage.
-# hadolint ignore=DL3029
+# hadolint ignore=DL3029,DL3065
 FROM --platform=$TARGETPLATFORM ${BASE}
 # Ordered by change: packages seldom, the model and the code often.
 COPY --from=packages /task ${LAMBDA_TASK_ROOT}
