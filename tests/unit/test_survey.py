@@ -130,7 +130,7 @@ def test_sdss_stamps_prepare_and_infer(tmp_path: Path) -> None:
         *("data", "prepare", SDSS, "--out", tmp_path / "sdss", "--bands", "u,g,r,i,z"),
         *("--pixel-scale", "0.396", "--pixel-unit", "nanomaggies"),
     )
-    assert "1 partitions of 20 galaxies" in told
+    assert "1 partition of 20 galaxies in" in told
     assert "outside those of the model's training" in told
     assert (tmp_path / "sdss" / "stamps.png").read_bytes().startswith(b"\x89PNG")
     _cosmicai("infer", tmp_path / "sdss", "--out", tmp_path / "out")
