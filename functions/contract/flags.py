@@ -23,8 +23,8 @@ FLAGS = {
     Flag.BLANK: "all pixels of the image are zero",
     Flag.MAGNITUDES: "a magnitude is not known (NaN, a marker such as -99 or 0), and none of them was used",
     Flag.NO_REDSHIFT: "what the network needs is missing, or the redshift was not finite: z_pred is NaN",
-    Flag.FAINT_OR_BRIGHT: "a magnitude lies outside those of 99.8 % of the network's training galaxies",
-    Flag.FAR_OR_NEAR: "z_pred lies outside the redshifts of the network's training galaxies",
+    Flag.FAINT_OR_BRIGHT: "a magnitude is outside the range of 99.8 % of the network's training galaxies",
+    Flag.FAR_OR_NEAR: "z_pred is outside the range of redshifts of the network's training galaxies",
     Flag.NOT_DETECTED: "not detected in a band (99, inf, fainter than the limit): the model's limit was used",
     Flag.UNFAMILIAR: "image and magnitudes together are less likely than those of 99.9 % of the galaxies that "
     "calibrated the network",
