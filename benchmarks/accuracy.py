@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/accuracy.py [MODEL_FOLDER …] [--galaxies N]
 
 The bundled model is always among them. Each row is a case of the same galaxies: both inputs, one of them
-hidden, the images shuffled among galaxies; and a network of the same form that was trained by magnitudes
+hidden, the images shuffled among galaxies; and a network of the same form that was trained on magnitudes
 alone, which is trained here by the model's own recipe (minutes; kept in the cache). Nearest neighbours and
 the forest are fitted to the magnitudes of the same renderings of the training galaxies. Intervals are 95 % of
 bootstrap samples of galaxies; differences are paired: both cases see the same samples. Writes what it has
@@ -170,7 +170,7 @@ def judged(folder: Path, galaxies: Partition, bootstrap: Bootstrap) -> dict[str,
     _tell(f"{folder.name}: intervals, and the engine's redshifts")
     return {
         "cases": {name: bootstrap.measure(z) for name, z in cases.items()}
-        | {"a network trained by magnitudes alone": bootstrap.measure(by_magnitudes)},
+        | {"a network trained on magnitudes alone": bootstrap.measure(by_magnitudes)},
         "both divided by the network of magnitudes": bootstrap.ratios(both, by_magnitudes),
         "shuffled divided by both": bootstrap.ratios(cases["images shuffled among galaxies"], both),
         "largest |Δz| / (1 + z) of the engine from torch": {
