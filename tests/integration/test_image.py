@@ -54,10 +54,12 @@ def build_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
     with tarfile.open(fileobj=io.BytesIO(packed.getvalue())) as archive:
         archive.extractall(folder / "context", filter="data")
     buildah = stand_in.Buildah(folder / "buildah")
-    buildah.make_stand_in()
-    yield lambda architecture: buildah.build(folder / "context", HERE, architecture)
-    buildah.close()
-    shutil.rmtree(folder)  # more than a gigabyte
+    try:
+        buildah.make_stand_in()
+        yield lambda architecture: buildah.build(folder / "context", HERE, architecture)
+    finally:
+        buildah.close()
+        shutil.rmtree(folder)  # more than a gigabyte
 
 
 @pytest.fixture
