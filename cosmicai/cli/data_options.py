@@ -223,7 +223,7 @@ def _bands_to_fill(text: str | None, model: Path) -> tuple[str, ...]:
     unknown = [name for name in names if name not in bands]
     if unknown:
         has = f"its bands are {', '.join(bands)}" if bands else "it does not name its bands"
-        raise Refused(unknown[0], f"is no band of the model; {has}", "--fill-bands")
+        raise Refused(unknown[0], f"is not a band of the model; {has}", "--fill-bands")
     return names
 
 

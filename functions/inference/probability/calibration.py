@@ -80,7 +80,7 @@ class Calibration:
     the members', taken at `residuals` (J,) and linear between them. The calibrator maps a probability of the
     base, `base` (L,), to the calibrated one, `level` (L,), and is linear between them.
 
-    edges (K + 1,): given, the base distribution is the network's own, by K bins, and there are no members.
+    edges (K + 1,): of the K bins of a network that gives its own density; the mixture then has no members.
     """
 
     network: str
