@@ -42,7 +42,8 @@ if kind == "summarize":
     from summarize.gather import summarize_run
     done = summarize_run(s3, event)
 else:
-    from initialize.run import Deployed, start as initialize
+    from initialize.deployed import Deployed
+    from initialize.run import start as initialize
     deployed = Deployed(False, False, lambda: 1000, lambda name: False)
     done = initialize(s3, event, "load", "2026-11-22T00:00:00Z", deployed)
 seconds = time.perf_counter() - start

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from cosmicai.cli.common import RUN_FAILED, console, print_json, tell, tell_error
 from cosmicai.printable import printable
-from summarize.figures import seconds_text, usd_text
+from summarize.contract.figures import seconds_text, usd_text
 
 if TYPE_CHECKING:
     from cosmicai.runs.deployment import Run

@@ -43,6 +43,23 @@ def read(s3: Any, bucket: str, key: str) -> tuple[bytes, str]:
     return repeated(get)
 
 
+def read_small(s3: Any, bucket: str, key: str, most_bytes: int) -> bytes:
+    """An object that may be anybody's.
+
+    Raises ValueError for one with more bytes, botocore's ClientError, or one of BROKEN.
+    """
+
+    def get() -> bytes:
+        answer = s3.get_object(Bucket=bucket, Key=key)
+        if answer["ContentLength"] > most_bytes:
+            answer["Body"].close()
+            raise ValueError(f"it has {answer['ContentLength']:,} bytes, at most {most_bytes:,} are read")
+        body: bytes = answer["Body"].read()
+        return body
+
+    return repeated(get)
+
+
 def put_json(s3: Any, bucket: str, key: str, content: object) -> None:
     """Writes the content as JSON. Raises botocore's ClientError."""
     body = json.dumps(content, indent=1).encode()

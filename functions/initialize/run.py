@@ -5,27 +5,27 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from .channel import collectives
 from .contract import dispatch
 from .contract.limits import FANOUT
 from .contract.rank_info import is_result, parse
 from .contract.run_records import Run
 from .contract.s3 import put_if, put_json, read
 from .contract.untrusted import UntrustedError
+from .deployed import Deployed
 from .payload import PayloadError, defaults, resolve
 from .plan import data_map, deal, list_partitions, rank_events
+from .speed import speed
 
 SCHEMA_VERSION = 1
 _KEY_BYTES = 32
 _READERS = 32  # parallel GETs when a run is resumed
-_NOT_ON_BATCH = {
-    "channel": "none",
-    "reason": "ranks on AWS Batch start minutes apart, and would be billed while they wait for each other",
-}
 _JOB_NAME = 128  # characters (https://docs.aws.amazon.com/batch/latest/APIReference/API_SubmitJob.html)
 _MAY_CHANGE_ON_RESUME = (
     "resume",
@@ -33,22 +33,8 @@ _MAY_CHANGE_ON_RESUME = (
     "tolerated_failure_percentage",
     "max_bad_fraction",
     "backend",
+    "collectives",  # those of the missing ranks go to no channel
 )
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """What this deployment allows. concurrency: ranks that can run at once; is_running: whether an execution
-    runs, by its name; memory_mb: of the inference function, 0 where that is not known; has_rendezvous: whether
-    there is a host on which ranks find each other; has_batch: whether ranks may be jobs of AWS Batch."""
-
-    allow_scripts: bool
-    has_redis: bool
-    concurrency: Callable[[], int]
-    is_running: Callable[[str], bool]
-    memory_mb: int = 0
-    has_rendezvous: bool = True
-    has_batch: bool = False
 
 
 def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deployed) -> dict[str, Any]:
@@ -65,19 +51,12 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     # More than can run would be throttled, tried again, and start in any order.
     most = run.world_size if run.on_batch else deployed.concurrency()
     at_once = min(resolved.get("max_concurrency", run.world_size), most)
-    if run.on_batch:
-        collectives = _NOT_ON_BATCH
-    else:
-        collectives = _collectives(resolved["collectives"], run.world_size, resume, at_once, deployed)
-    channel = collectives["channel"]
     executions = list(dict.fromkeys([*(run.executions or [run.run_id]), run_id]))
-    run = replace(
-        run,
-        execution=run_id,
-        executions=executions,
-        collectives=collectives,
-        children=None if run.on_batch else _children(run, deployed),
-    )
+    children = None if run.on_batch else _children(run, deployed)
+    run = replace(run, execution=run_id, executions=executions, children=children)
+    known = partial(speed, s3, bucket, resolved.get("model"))
+    run = replace(run, collectives=collectives(resolved["collectives"], run, resume, at_once, deployed, known))
+    channel = str(run.channel)
     _claim(s3, resolved, run, version)
     key = f".cosmicai/{run.run_id}/key"
     s3.put_object(Bucket=bucket, Key=key, Body=secrets.token_bytes(_KEY_BYTES))
@@ -173,7 +152,7 @@ def _check(payload: dict[str, Any], deployed: Deployed) -> None:
     if payload["collectives"] == "redis" and not deployed.has_redis:
         faults.append(
             "collectives: redis needs a Redis that the ranks reach; set redis_host in the team's tfvars and "
-            "deploy again, or give direct, s3 or none"
+            "deploy again, or give auto, direct, s3 or none"
         )
     if payload.get("backend") == "batch" and not deployed.has_batch:
         faults.append(
@@ -182,23 +161,6 @@ def _check(payload: dict[str, Any], deployed: Deployed) -> None:
         )
     if faults:
         raise PayloadError("; ".join(faults))
-
-
-def _collectives(asked: str, world_size: int, resume: bool, at_once: int, deployed: Deployed) -> dict[str, Any]:
-    """The channel that the ranks use and, where it is another than the one asked for, why."""
-    if resume and asked != "none":
-        return {"channel": "none", "reason": "the ranks that are missing cannot reduce with those that ended"}
-    if asked in ("direct", "redis"):
-        if world_size == 1:
-            return {"channel": "s3", "reason": "one rank has no other to meet"}
-        if at_once < world_size:
-            return {
-                "channel": "s3",
-                "reason": f"{world_size} ranks, of which {at_once} can run at once: messages wait in S3",
-            }
-    if asked == "direct" and not deployed.has_rendezvous:
-        return {"channel": "s3", "reason": "this deployment has no rendezvous host"}
-    return {"channel": asked}
 
 
 def _children(run: Run, deployed: Deployed) -> dict[str, str]:

@@ -9,13 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from .contract.fields import RecordError
 from .contract.rank_info import MOST_BYTES, RankInfo, is_result, parse
-from .contract.run_records import Run
-from .contract.s3 import put_json, read, repeated
+from .contract.run_records import Run, Summary, last_run_key
+from .contract.s3 import BROKEN, put_json, read, repeated
 from .contract.untrusted import UntrustedError
 from .report import report
-from .summary import failure_cause, summary
+from .summary import failure_cause, last_run, summary
 
 READERS = 32  # parallel GETs
 CLOCK_TOLERANCE = 60.0  # seconds by which a rank's clock may differ from S3's
@@ -56,6 +58,7 @@ def summarize_run(s3: Any, event: Json) -> Json:
     put_json(s3, bucket, f"{folder}/summary.json", content.to_json())
     page = report(content, timed).encode()
     s3.put_object(Bucket=bucket, Key=f"{folder}/report.html", Body=page, ContentType="text/html; charset=utf-8")
+    _remember(s3, bucket, run, content, infos)
     _delete_private(s3, bucket, f".cosmicai/{event['run_id']}/")
     share = 100.0 * (run.world_size - len(infos)) / run.world_size
     return {
@@ -141,6 +144,18 @@ def _reduced(s3: Any, bucket: str, folder: str, run: Run) -> Json | None:
     except s3.exceptions.NoSuchKey:
         return None
     return content if content.get("run_id") == run.run_id else None
+
+
+def _remember(s3: Any, bucket: str, run: Run, content: Summary, infos: list[RankInfo]) -> None:
+    """The run's speed, for the plan of the model's next run. A run does not fail where it cannot be kept."""
+    found = last_run(run, content, infos)
+    if found is None:
+        return
+    key = last_run_key(run.payload.get("model"))
+    try:
+        put_json(s3, bucket, key, found.to_json())
+    except (BotoCoreError, ClientError, *BROKEN) as error:
+        print(json.dumps({"message": f"s3://{bucket}/{key} was not written: {error}"}))
 
 
 def _delete_private(s3: Any, bucket: str, prefix: str) -> None:

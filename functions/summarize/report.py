@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from .contract.figures import seconds_text, usd_text
 from .contract.flags import BAD, FLAGS, name
 from .contract.images import counted, images_in_words, is_exact, samples
 from .contract.limits import PHASES
 from .contract.probabilities import INTERVALS
 from .contract.rank_info import RankInfo
 from .contract.run_records import Summary
-from .figures import seconds_text, usd_text
 from .markup import PAGE, chart, escaped, page, table
 from .report_data import (
     LAST_CELL,

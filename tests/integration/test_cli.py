@@ -20,7 +20,7 @@ import pytest
 from cosmicai.processes import process_birth
 from inference.contract.accuracy import NMAD_ERROR
 from inference.engine.cpu import instructions
-from summarize.figures import seconds_text, usd_text
+from summarize.contract.figures import seconds_text, usd_text
 from tests.unit.test_historic import KEYS
 
 from .conftest import Cloud, no_ranks
