@@ -65,6 +65,8 @@ def _shown_in_lines(states: Iterator[Snapshot], quiet: bool) -> Snapshot:
             noted = True
             for note in found.notes:
                 tell(f"note: {note}", lines=False)
+            if found.channel is not None:
+                tell(f"collectives: {channel_text(found)}", lines=False)
         if not quiet:
             if now != before:
                 tell(_line(found), lines=False)
@@ -97,6 +99,11 @@ def ranks_text(found: Snapshot) -> str:
     return ", ".join([f"{found.done:,} of {found.ranks:,} ranks done", *told])
 
 
+def channel_text(found: Snapshot) -> str:
+    """'none', or 'none: one rank has no other to reduce with' where the payload has not named it."""
+    return ": ".join(filter(None, (found.channel, found.channel_reason)))
+
+
 def time_text(found: Snapshot) -> str:
     """The time so far; of a run that has ended, the one of its summary and report."""
     if found.wall_seconds is None:
@@ -120,6 +127,7 @@ def screen(found: Snapshot) -> Group:
         "time": time_text(found),
         "ranks": ranks_text(found),
         "images": f"{found.images_text}{rate}, {found.gigabytes_read:.2f} GB read",
+        **({} if found.channel is None else {"collectives": printable(channel_text(found), _SHOWN_NOTE)}),
         "cost" if found.ended else "cost so far": _cost_text(found, " at list prices"),
     }
     for name, value in rows.items():

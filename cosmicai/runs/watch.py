@@ -60,6 +60,8 @@ class Snapshot:
     gigabytes_read: float = 0.0
     usd_so_far: float | None = 0.0  # None on AWS Batch
     notes: list[str] = field(default_factory=list)  # of Initialize: files that are not taken, idle ranks
+    channel: str | None = None  # by which the ranks reduce their metrics; None until it is planned
+    channel_reason: str = ""  # where the payload has not named it
     taken_by: str | None = None
     errors: dict[int, str] = field(default_factory=dict)
     error: str = ""
@@ -125,6 +127,7 @@ class Watcher:
         found.taken_by = self._taken_by
         if self._run is not None:
             found.notes = (self._run.notes or [])[:_MOST_NOTES]
+            found.channel, found.channel_reason = self._run.channel, self._run.channel_reason
             self._count(found, bucket, folder, execution["startDate"])
             self._total(found, bucket, folder, execution["startDate"])
         return found

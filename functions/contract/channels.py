@@ -106,28 +106,39 @@ def _reason(best: Candidate, candidates: Iterable[Candidate], ranks: Ranks, told
     )
 
 
-def added_seconds(channel: Channel, ranks: Ranks, host: HostState) -> float:
-    """By which a channel lengthens a run: waiting for the host, and the reduction after the slowest rank."""
+def host_seconds(channel: Channel, host: HostState) -> float:
+    """For which a run waits for the host before its ranks start."""
+    return HOST_START_SECONDS if channel == "direct" and host == "stopped" else 0.0
+
+
+def host_usd(channel: Channel, ranks: Ranks, host: HostState) -> float:
+    """What the host costs; one that was stopped stays up after the run."""
+    if channel != "direct":
+        return 0.0
+    started = HOST_START_SECONDS + HOST_IDLE_SECONDS if host == "stopped" else 0.0
+    return pricing.rendezvous_host(ranks.seconds + started)
+
+
+def reduction_seconds(channel: Channel, ranks: Ranks) -> float:
+    """From the end of the slowest rank until the metrics of all are known."""
     if channel == "none":
-        return ranks.count * MERGE_SECONDS
-    waiting = HOST_START_SECONDS if channel == "direct" and host == "stopped" else 0.0
+        return (ranks.count - 1) * MERGE_SECONDS
     metrics_json = S3_SECONDS
-    return waiting + _levels(ranks.count) * (PACK_SECONDS + _hop(channel) + MERGE_SECONDS) + metrics_json
+    return _levels(ranks.count) * (PACK_SECONDS + _hop(channel) + MERGE_SECONDS) + metrics_json
 
 
-def added_usd(channel: Channel, ranks: Ranks, host: HostState) -> float:
-    """What a channel adds to a run's cost: time of ranks or of Summarize, requests, and the host."""
+def reduction_usd(channel: Channel, ranks: Ranks) -> float:
+    """What the reduction costs in time of ranks or of Summarize, and in requests."""
     if channel == "none":
         summarize = MB_PER_VCPU / 1024 * pricing.GB_SECOND[pricing.BILLED_AS]
-        return ranks.count * MERGE_SECONDS * summarize
+        return reduction_seconds(channel, ranks) * summarize
     messages, above = ranks.count - 1, math.ceil(ranks.count / FANOUT)
-    # Ranks end evenly between the fastest and the slowest; one with others below it waits for the slowest.
+    # A rank with others below it is a typical one, and waits until the slowest of them has ended.
     waited = above * max(ranks.slowest_seconds - ranks.mean_seconds, 0.0)
     billed = waited + messages * (PACK_SECONDS + _sent(channel) + MERGE_SECONDS)
-    usd = billed * ranks.usd_second + pricing.S3_PUT + pricing.S3_GET  # metrics.json
+    usd = billed * ranks.usd_second + pricing.S3_PUT + pricing.S3_GET  # of metrics.json
     if channel == "direct":
-        stays = ranks.seconds + (HOST_START_SECONDS + HOST_IDLE_SECONDS if host == "stopped" else 0.0)
-        return usd + pricing.rendezvous_host(stays)
+        return usd
     looks = messages * (1 + ranks.mean_seconds / LOOK_SECONDS)  # from the start of the rank that waits
     return usd + messages * pricing.S3_PUT + looks * pricing.S3_GET
 
@@ -135,8 +146,8 @@ def added_usd(channel: Channel, ranks: Ranks, host: HostState) -> float:
 def _candidate(channel: Channel, ranks: Ranks, host: HostState) -> Candidate:
     return Candidate(
         channel,
-        ranks.seconds + added_seconds(channel, ranks, host),
-        ranks.usd + added_usd(channel, ranks, host),
+        ranks.seconds + host_seconds(channel, host) + reduction_seconds(channel, ranks),
+        ranks.usd + host_usd(channel, ranks, host) + reduction_usd(channel, ranks),
     )
 
 

@@ -13,6 +13,7 @@ from . import pricing
 from .dispatch import STARTS_PER_SECOND, Children
 from .limits import MB_PER_VCPU
 
+Architecture = Literal["arm64", "x86_64"]
 IMAGE_BYTES = 32 * 32 * 5 * 4 + 5 * 4 + 4
 """Of a galaxy in a partition, in float32: image, magnitudes, redshift."""
 INITIALIZE_SECONDS = 2.0
@@ -56,7 +57,7 @@ class Ranks:
     largest: int
     at_once: int
     memory_mb: int
-    architecture: Literal["arm64", "x86_64"]
+    architecture: Architecture
     children: Children
     speed: Speed
 

@@ -10,6 +10,13 @@ from .dispatch import Children
 from .fields import Field, Json, Record, RecordError, read_fields
 from .pricing import Cost
 
+
+def text_of(collectives: Json | None, name: str) -> str | None:
+    """A text of a run's collectives; None where there is none."""
+    text = (collectives or {}).get(name)
+    return text if isinstance(text, str) else None
+
+
 _CHANNEL = (
     "the channel; for `auto`, or where it is another than the payload's, why; and what the run would take and "
     "cost with each"
@@ -74,12 +81,12 @@ class Run(Record):
     @property
     def channel(self) -> str | None:
         """By which the ranks reduce their metrics; None for a run on one machine."""
-        return None if self.collectives is None else self.collectives.get("channel")
+        return text_of(self.collectives, "channel")
 
     @property
     def channel_reason(self) -> str:
         """Why the ranks use this channel; '' where the payload has named it."""
-        return str((self.collectives or {}).get("reason", ""))
+        return text_of(self.collectives, "reason") or ""
 
     @property
     def began(self) -> float:

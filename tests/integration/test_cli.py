@@ -82,7 +82,7 @@ def test_from_partitions_to_a_report(cli: Cli, partitions: Partitions, prefix: s
     for name, body in partitions(3, rows=20).items():
         (folder / name).write_bytes(body)
     assert f"/{prefix}/" in cli("data", "upload", str(folder), prefix, "--local")
-    file = cli.payload(data_prefix=prefix, result_path=f"results/{prefix}")
+    file = cli.payload(data_prefix=prefix, result_path=f"results/{prefix}", collectives="direct")
     told = cli("run", file, "--local", "--name", "first", "--set", "batch_size=8")
     assert "succeeded: 60 redshifts in " in told
     assert "None" not in told

@@ -105,7 +105,7 @@ def test_latencies_are_those_of_fmis_model() -> None:
     assert s3["overhead"] / 1e3 == channels.S3_SECONDS
     assert s3["bandwidth"] * 1e6 == channels.S3_BYTES_PER_SECOND
     assert stores.LONGEST_PAUSE == channels.LOOK_SECONDS
-    one_level = channels.added_seconds("direct", _ranks(32, 25), "up") - channels.S3_SECONDS
+    one_level = channels.reduction_seconds("direct", _ranks(32, 25)) - channels.S3_SECONDS
     theirs = PeerToPeer({**direct, "overhead": channels.DIRECT_SECONDS})
     message = theirs.latency(Operation("send", channels.MESSAGE_BYTES, 2))
     assert one_level == pytest.approx(message + channels.PACK_SECONDS + channels.MERGE_SECONDS)
@@ -113,8 +113,8 @@ def test_latencies_are_those_of_fmis_model() -> None:
 
 @pytest.mark.parametrize("count", [2, 31, 32, 33, 517, 1024, 1025, 10_000])
 def test_the_tree_is_that_of_the_ranks(count: int) -> None:
-    one_level = channels.added_seconds("s3", _ranks(2, 1), "absent") - channels.S3_SECONDS
-    levels = (channels.added_seconds("s3", _ranks(count, 1), "absent") - channels.S3_SECONDS) / one_level
+    one_level = channels.reduction_seconds("s3", _ranks(2, 1)) - channels.S3_SECONDS
+    levels = (channels.reduction_seconds("s3", _ranks(count, 1)) - channels.S3_SECONDS) / one_level
     assert round(levels) == Tree(0, count).height
     above = sum(bool(Tree(rank, count).children) for rank in range(count))
     assert abs(above - -(-count // channels.FANOUT)) <= 1  # the last may be alone
