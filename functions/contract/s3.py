@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from botocore.exceptions import HTTPClientError, IncompleteReadError
@@ -63,6 +63,16 @@ def read_small(s3: Any, bucket: str, key: str, most_bytes: int) -> bytes:
 def put_json(s3: Any, bucket: str, key: str, content: object) -> None:
     """Writes the content as JSON. Raises botocore's ClientError."""
     body = json.dumps(content, indent=1).encode()
+    s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
+
+
+def put_list(s3: Any, bucket: str, key: str, content: Iterable[object]) -> None:
+    """Writes a list as JSON, an element to a line: json.dumps takes ten times as long to indent it.
+
+    Raises botocore's ClientError.
+    """
+    lines = ",\n".join(map(json.dumps, content))
+    body = f"[{lines}]".encode()
     s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
 
 

@@ -16,7 +16,7 @@ from .contract import dispatch
 from .contract.limits import FANOUT
 from .contract.rank_info import is_result, parse
 from .contract.run_records import Run
-from .contract.s3 import put_if, put_json, read
+from .contract.s3 import put_if, put_json, put_list, read
 from .contract.untrusted import UntrustedError
 from .deployed import Deployed
 from .payload import PayloadError, defaults, resolve
@@ -62,7 +62,7 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     s3.put_object(Bucket=bucket, Key=key, Body=secrets.token_bytes(_KEY_BYTES))
     # The job with the index i of an array computes the event i.
     events = rank_events(run, ranks if run.on_batch else _in_order(ranks, channel))
-    put_json(s3, bucket, f"{folder}/manifest.json", [event.to_json() for event in events])
+    put_list(s3, bucket, f"{folder}/manifest.json", (event.to_json() for event in events))
     if "script" in resolved and not resume:  # such scripts read it there
         put_json(s3, bucket, "payload.json", _for_scripts(resolved, run))
     return {

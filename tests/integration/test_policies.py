@@ -29,6 +29,7 @@ _ACTIONS = {
 _CONTRACT = {
     "read": "get_object",
     "put_json": "put_object",
+    "put_list": "put_object",
     "put_if": "put_object",
     "read_small": "get_object",
     "public_address": "describe_instances",

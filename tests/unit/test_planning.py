@@ -26,7 +26,7 @@ from summarize.contract.estimate import IMAGE_BYTES
 from summarize.contract.run_records import Summary
 
 
-@pytest.mark.parametrize(("host", "channel"), [("up", "direct"), ("stopped", "s3"), ("absent", "s3")])
+@pytest.mark.parametrize(("host", "channel"), [("up", "direct"), ("stopped", "none"), ("absent", "none")])
 def test_a_plan_has_the_channel_that_initialize_would_choose(host: HostState, channel: str) -> None:
     images = int(12.6e9 / IMAGE_BYTES)
     found = plan(Case(images, 25, 3538, "arm64"), replace(Assumptions(), host=host))
