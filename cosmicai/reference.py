@@ -16,7 +16,7 @@ from summarize.contract.event import RankEvent
 from summarize.contract.fields import Record
 from summarize.contract.pricing import Cost
 from summarize.contract.rank_info import RankInfo
-from summarize.contract.run_records import ReducedMetrics, Run, Summary
+from summarize.contract.run_records import LastRun, ReducedMetrics, Run, Summary
 
 PAGE = ROOT / "docs" / "reference.md"
 
@@ -79,6 +79,7 @@ def page() -> str:
             *_record("metrics.json", ReducedMetrics),
             *_record("summary.json", Summary),
             *_record("cost in summary.json", Cost),
+            *_record(".last-runs/bundled.json and .last-runs/models/{model}.json in the bucket", LastRun),
             *_table("predictions/{rank}.npz", PREDICTIONS),
             *_table("Results.json", RESULTS),
             "`cosmicai infer` and `cosmicai results` write Results.json, with the keys of the historic script "
