@@ -198,8 +198,8 @@ def test_inspect_shows_a_file_that_prepare_would_refuse(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--pixel-unit", "furlongs"), "furlongs is none of maggies, nanomaggies"),
-        (("--flux-unit", "nJy", "--zero-point", "31.4"), "give it or --zero-point, not both"),
+        (("--pixel-unit", "furlongs"), "furlongs: give one of maggies, nanomaggies"),
+        (("--flux-unit", "nJy", "--zero-point", "31.4"), "and --zero-point exclude each other; give one"),
         (("--missing", "99=gone"), "VALUE=not-detected or VALUE=not-observed"),
         (("--flux-unit", "nanomaggies"), "look like magnitudes"),
     ],
