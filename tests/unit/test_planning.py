@@ -16,7 +16,7 @@ from cosmicai.experiments.planning import (
     Case,
     Obstacle,
     PlanningError,
-    beside_published,
+    compare_published,
     options,
     plan,
     recommended,
@@ -26,14 +26,14 @@ from summarize.contract.run_records import Summary
 
 
 def test_the_published_runs_are_met_within_a_quarter() -> None:
-    for earlier, theirs, _ in beside_published():
+    for earlier, theirs, _ in compare_published():
         assert theirs.case.ranks == pytest.approx(earlier.ranks, abs=1)
         assert theirs.seconds == pytest.approx(sum(earlier.seconds) / 2, rel=0.25)
 
 
 def test_the_honest_bill_of_the_published_75_mb_case_is_met_within_a_quarter() -> None:
     """0.97 USD by configured memory and billed duration, not the 0.30 by used memory."""
-    (theirs,) = (theirs for earlier, theirs, _ in beside_published() if earlier.partition_mb == 75)
+    (theirs,) = (theirs for earlier, theirs, _ in compare_published() if earlier.partition_mb == 75)
     assert theirs.total_usd == pytest.approx(0.97, rel=0.25)
 
 
