@@ -83,7 +83,7 @@ def test_what_is_reserved_already_is_not_counted_twice() -> None:
     [
         (_NOT_FOUND, False, True, "is free"),
         (None, True, True, "is the deployment's own"),
-        (None, False, False, "outside of this deployment's state: set storage.bucket_name"),
+        (None, False, False, "outside this deployment's state: set storage.bucket_name"),
         (
             _NOT_FOUND.replace("404", "403"),
             False,
