@@ -97,7 +97,7 @@ def model_train(
     mixed_precision: Annotated[
         bool,
         typer.Option(
-            "--mixed-precision", help="The encoder in bfloat16: twice as fast where the CPU or GPU has it."
+            "--mixed-precision", help="The encoder in bfloat16: twice as fast if the CPU or GPU has it."
         ),
     ] = False,
 ) -> None:

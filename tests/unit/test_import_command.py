@@ -212,7 +212,7 @@ def test_which_array_holds_the_outputs(model: foreign.ViT_Astro, checkpoint: Pat
     assert imported() == "checkpoint", "of the checkpoint's name"
     write(a=outputs, b=outputs)
     _leaves_nothing(
-        tmp_path, checkpoint, r"has no array that must be the outputs; of the right shape are: a, b; name one",
+        tmp_path, checkpoint, r"no array that is clearly the outputs; of the right shape are: a, b; name one",
         expected=expected, onnx=False,
     )  # fmt: skip
     assert imported("b") == "b"
@@ -255,7 +255,7 @@ def test_an_expected_file_that_is_no_npz(content: bytes, checkpoint: Path, tmp_p
 def test_a_folder_that_holds_something_is_left_alone(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").write_text("mine")
-    _leaves_nothing(tmp_path, checkpoint, r"model: is there already", onnx=False)
+    _leaves_nothing(tmp_path, checkpoint, r"model: exists already", onnx=False)
     assert (tmp_path / "model" / "mine.txt").read_text() == "mine"
 
 
