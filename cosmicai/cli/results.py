@@ -83,7 +83,7 @@ def catalogue(
         Path,
         typer.Argument(
             parser=InFolder(what="a folder of results"),
-            help="Results: downloaded, or written by `cosmicai infer`.",
+            help="Results that were downloaded, or that `cosmicai infer` wrote.",
         ),
     ],
     format_: Annotated[

@@ -77,7 +77,7 @@ def test_a_summary_has_all_that_is_to_be_looked_at(rendered: Arrays, tmp_path: P
     summary = look(tmp_path / "a.npz", Reading(pixel_scale=0.2, pixel_zero_point=27.0))
     facts = dict(summary.facts)
     assert facts["bands"] == "u, g, r, i, z"
-    assert facts["stamps"] == "32×32: taken as they are"
+    assert facts["stamps"] == "32×32: used as they are"
     assert facts["pixel scale"] == '0.2"'
     assert facts["identifiers"] == "objid (int64), the first 7"
     assert facts["redshift"].startswith("redshift: 120 known, ")

@@ -62,7 +62,7 @@ def test_every_order_of_names_gives_the_models(names: list[str]) -> None:
 
 
 def test_a_band_twice_or_missing_is_named() -> None:
-    with pytest.raises(bands.BandError, match="band g is there 2 times: g, HSC-G"):
+    with pytest.raises(bands.BandError, match="band g occurs 2 times: g, HSC-G"):
         bands.order(["g", "HSC-G", "r", "i", "z"], tuple("griz"))
     with pytest.raises(bands.BandError, match="no band u or z among g, r; the model takes u, g, r, z"):
         bands.order(["g", "r"], tuple("ugrz"))
@@ -90,14 +90,14 @@ def test_a_bare_z_among_bands_is_left_alone(arrays: Arrays, tmp_path: Path) -> N
         tmp_path / "a.npz", images=arrays["images"], mags=arrays["magnitudes"], g=columns["g"], z=columns["z"]
     )
     _, done = made(source, tmp_path / "out")
-    assert any("no redshifts: z stands beside g and is taken for a band" in note for note in done.summary.notes)
+    assert any("no redshifts: z is next to g and so counts as a band" in note for note in done.summary.notes)
 
 
 def test_a_bare_z_is_taken_last_and_said(arrays: Arrays, tmp_path: Path) -> None:
     source = _npz(tmp_path / "a.npz", images=arrays["images"], mags=arrays["magnitudes"], z=arrays["redshift"])
     found, done = made(source, tmp_path / "out")
     assert np.array_equal(found["redshift"], arrays["redshift"])
-    assert "z is taken for the redshift, as no column is called u, g, r or i" in done.summary.notes
+    assert "z counts as the redshift, as no column is called u, g, r or i" in done.summary.notes
     both = dict(np.load(source)) | {"z_spec": arrays["redshift"] + 1}
     found, _ = made(_npz(tmp_path / "b.npz", **both), tmp_path / "both")
     assert np.array_equal(found["redshift"], arrays["redshift"] + 1)

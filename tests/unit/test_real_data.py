@@ -121,4 +121,4 @@ def test_a_missing_band_is_filled_only_if_asked_for(tmp_path: Path) -> None:
     assert (found["magnitudes"][:, 0] == np.float32(27.79)).all()
     with np.load(LEGACY) as source:
         assert np.abs(found["images"][:, 1:].sum((2, 3)) - source["images"].sum((2, 3))).max() < 1e-3
-    assert "filled with zeros, as asked for: u" in done.summary.notes
+    assert "filled with zeros, as requested: u" in done.summary.notes

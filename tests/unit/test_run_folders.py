@@ -141,7 +141,7 @@ def test_results_that_no_run_is_known_for_are_never_removed(tmp_path: Path, name
     out = tmp_path / "out"
     (out / name).parent.mkdir(parents=True)
     (out / name).write_bytes(b"mine")
-    with pytest.raises(OutputError, match=rf"no run is known for: {name}"):
+    with pytest.raises(OutputError, match=rf"results of an unknown run: {name}"):
         _fill(out, "late", 2, overwrite=True)
     assert _files(out) == {name: b"mine"}
 

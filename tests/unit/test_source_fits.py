@@ -97,7 +97,7 @@ def test_planes_of_one_band_each_are_told_apart_by_a_pattern(arrays: Arrays, tmp
     ivar[3, 2, 4, 5] = 0
     hdus = [*_bands(images, lambda b: f"SCI_{b}"), *_bands(ivar, lambda b: f"IVAR_{b}"), _table(arrays)]
     source = _write(tmp_path / "a.fits", *hdus)
-    _refused(source, r"band u is there 2 times: SCI_U, IVAR_U.*--images")
+    _refused(source, r"band u occurs 2 times: SCI_U, IVAR_U.*--images")
     named = Reading(Columns(images=("sci_*",), ivar=("ivar_*",)), bad_pixels="zero")
     found, done = made(source, tmp_path / "out", named)
     images[3, 2, 4, 5] = 0
