@@ -38,7 +38,7 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True)
 class Order:
-    """What to build. image: URI that it is pushed to. packages: extra packages with blanks between."""
+    """What to build. image: URI that it is pushed to. packages: extra packages, separated by spaces."""
 
     region: str
     project: str
@@ -49,7 +49,7 @@ class Order:
     packages: str
 
     def variables(self, context: str) -> dict[str, str]:
-        """Of the buildspec. context: URI of the build context in S3."""
+        """The variables of the buildspec. context: URI of the build context in S3."""
         platform = "linux/arm64" if self.architecture == "arm64" else "linux/amd64"
         return {
             "CONTEXT": context, "IMAGE": self.image, "PLATFORM": platform, "VARIANT": self.variant,
@@ -60,10 +60,10 @@ class Order:
 def build(
     order: Order, root: Path, ask: Ask, say: Callable[[str], object], pause: float = _PAUSE_SECONDS
 ) -> None:
-    """Uploads the context of the project's root, builds, says each line of the log, and deletes the context.
+    """Uploads the context of the project's root, builds the image, and deletes the context.
 
-    If it is interrupted, or can no longer follow the build, it stops the build. Raises BuildError, and AskError
-    for what AWS refuses.
+    say: called with each line of the log. If this is interrupted, or can no longer follow the build, it stops the
+    build. Raises BuildError, and AskError for what AWS refuses.
     """
     key = f"{_CONTEXTS}/{uuid.uuid4()}.tar.gz"
     place = ["--bucket", order.bucket, "--key", key]
@@ -71,7 +71,7 @@ def build(
         archive = Path(folder, "context.tar.gz")
         with archive.open("wb") as file:
             write_context(root, file)
-        say(f"uploads the build context, {archive.stat().st_size / 1e6:.1f} MB, to s3://{order.bucket}/{key}")
+        say(f"uploading the build context, {archive.stat().st_size / 1e6:.1f} MB, to s3://{order.bucket}/{key}")
         try:
             ask("s3api", "put-object", *place, "--body", str(archive))
             _run(order, f"s3://{order.bucket}/{key}", ask, say, pause)
@@ -131,13 +131,11 @@ def _build_of(project: str, context: str, ask: Ask) -> str:
 
 
 def _followed(build_id: str, ask: Ask, say: Callable[[str], object], pause: float) -> dict[str, Any]:
-    """The build when it has ended, after all lines of its log were said."""
+    """The build once it has ended; all lines of its log have been passed to `say`."""
     log, parent = _Log(ask), os.getppid()
     while True:
         if os.getppid() != parent:
-            raise BuildError(
-                "the script that deploys has ended before the build"
-            )  # killed: nobody would deploy the image
+            raise BuildError("deploy.sh ended before the build, so nothing would deploy the image")
         now: dict[str, Any] = ask("codebuild", "batch-get-builds", "--ids", build_id)["builds"][0]
         has_ended = now["buildStatus"] != "IN_PROGRESS"
         if has_ended:
@@ -150,13 +148,13 @@ def _followed(build_id: str, ask: Ask, say: Callable[[str], object], pause: floa
 
 
 class _Log:
-    """A build's log, of which each line is told once."""
+    """A build's log; each line is returned once."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask, self._token = ask, ""
 
     def news(self, log: dict[str, str]) -> Iterator[str]:
-        """What was added since the last call. log: the build's record of where it lies."""
+        """What was added since the last call. log: where it is, by the build's record."""
         if not log.get("streamName"):
             return  # the build still waits for a machine
         query = ["logs", "get-log-events", "--log-group-name", log["groupName"]]
@@ -175,17 +173,17 @@ class _Log:
 
 
 def _reason(ended: dict[str, Any]) -> str:
-    """In the words of the first phase that failed."""
+    """Why a build failed, in the words of its first failed phase."""
     log = ended.get("logs", {})
     where = f"the log is above, and in CloudWatch: {log.get('groupName')}, {log.get('streamName')}"
     failed = (one for one in ended.get("phases", []) if one.get("phaseStatus") not in (None, "SUCCEEDED"))
-    told = [
+    messages = [
         f"phase {phase['phaseType']}: {context['message']}"
         for phase in failed
         for context in phase.get("contexts", [])
         if context.get("message")
     ]
-    words = printable(told[0]) if told else f"it ended as {ended['buildStatus']}"
+    words = printable(messages[0]) if messages else f"it ended as {ended['buildStatus']}"
     return f"the image was not built in {ended['id']}: {words}; {where}"
 
 
@@ -193,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     for name in ("region", "project", "bucket", "image", "architecture", "variant"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--packages", default="", help="extra packages of the image, with blanks between")
+    parser.add_argument("--packages", default="", help="extra packages of the image, separated by spaces")
     order = Order(**vars(parser.parse_args()))
     for number in (signal.SIGTERM, signal.SIGHUP):  # a CI system that cancels, a terminal that is closed
         signal.signal(number, lambda which, _: sys.exit(128 + which))
