@@ -62,8 +62,8 @@ def build(
 ) -> None:
     """Uploads the context of the project's root, builds the image, and deletes the context.
 
-    say: called with each line of the log. If this is interrupted, or can no longer follow the build, it stops the
-    build. Raises BuildError, and AskError for what AWS refuses.
+    say: called with each line of the log. If this is interrupted, or can no longer follow the build, it stops
+    the build. Raises BuildError, and AskError for what AWS refuses.
     """
     key = f"{_CONTEXTS}/{uuid.uuid4()}.tar.gz"
     place = ["--bucket", order.bucket, "--key", key]
