@@ -200,7 +200,7 @@ def test_a_cut_off_move_is_refused_by_all_readers_until_the_same_call_has_finish
     monkeypatch.setattr(place, move, interrupted)
     with pytest.raises(_Interrupted):
         copying.copy(new, place, overwrite=True)
-    with pytest.raises(kind.refused, match=r"part of a set of partitions.*same command again"):
+    with pytest.raises(kind.refused, match=r"incomplete set of partitions.*same command again"):
         kind.list()
     copying.copy(new, kind.open(), overwrite=True)
     assert kind.read() == NEW
@@ -278,7 +278,7 @@ def test_a_copy_that_is_killed_while_it_moves_leaves_no_half_of_both(
 
     _killed(killed)
     assert {body for name, body in _files(out).items() if "/" not in name} <= {b"new 1", b"old 2", b""}
-    with pytest.raises(PartitionError, match="part of a set"):
+    with pytest.raises(PartitionError, match="incomplete set"):
         partitions_in(out)
     with pytest.raises(SetError):
         copying.copy(old, Folder(out))  # and what waits is not lost by it
