@@ -1,7 +1,7 @@
 """Rendezvous host: tells two ranks behind NATs each other's public address, or carries their bytes.
 
-Standard library of Python 3.9 or newer, and one file, so that it fits into the user data of an EC2 instance. One
-TCP port; a client's first segment, of fewer than 100 bytes, decides what it gets:
+Standard library of Python 3.9 or newer, and one file, so that it fits into the user data of an EC2 instance.
+One TCP port; a client's first segment, of fewer than 100 bytes, decides what it gets:
 
 NAME            TCPunch's protocol (https://github.com/spcl/TCPunch): the host answers at once with the client's
                 own address as 8 bytes (IPv4 and port in network order, two bytes of padding). When a second
@@ -10,10 +10,10 @@ NAME            TCPunch's protocol (https://github.com/spcl/TCPunch): the host a
                 that a rank that tries again never meets itself.
 0x03 ROLE NAME  a relay between the two roles, for clients that know the host's relay key. The host sends
                 frames: two bytes of length in network order, then the content. The first frame is a challenge
-                of 16 bytes. The client answers with HMAC-SHA256(relay key, 0x03 ROLE NAME challenge). The second
-                frame is one byte 0x01, once both are there. What either client sends from then on goes to the
-                other in frames. After a frame of length 0, which ends the relay, one byte says why (End) and
-                eight bytes give the limit that was reached.
+                of 16 bytes. The client answers with HMAC-SHA256(relay key, 0x03 ROLE NAME challenge). The
+                second frame is one byte 0x01, once both are there. What either client sends from then on goes
+                to the other in frames. After a frame of length 0, which ends the relay, one byte says why (End)
+                and eight bytes give the limit that was reached.
 0x01            health: one line of JSON with the counters; then the host closes.
 
 Run: python server.py [--port 10000] [--relay-key-file FILE] [--idle-exit SECONDS]; --help lists the limits.
