@@ -194,8 +194,8 @@ def _piece(source: Source, info: zipfile.ZipInfo) -> Piece:
     return Piece(info.filename.partition("/")[2], start, info.file_size, info.CRC)
 
 
-# Files that torch before 1.6 wrote: five pickles (magic number, version, machine, object, keys of storages), then
-# the storages in the order of their keys, each after its number of values (torch.serialization._legacy_load)
+# Files that torch before 1.6 wrote: five pickles (magic number, version, machine, object, the keys),
+# then the storages in the order of the keys, each after its number of values (torch.serialization._legacy_load)
 
 _VERSION = 1001
 _COUNT = struct.Struct("<Q")
