@@ -143,9 +143,7 @@ def _tell(what: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("models", nargs="*", type=Path)
-    parser.add_argument(
-        "--fewer", type=int, help="Number of partitions that calibrate and judge, for a quick try."
-    )
+    parser.add_argument("--fewer", type=int, help="Partitions that calibrate and judge, for a quick try.")
     parser.add_argument("--networks", action="store_true", help="Without RAIL's estimators, in two minutes.")
     arguments = parser.parse_args()
     python = rail_environment()

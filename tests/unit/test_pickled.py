@@ -61,26 +61,26 @@ def test_plain_values_are_kept_in_every_protocol_of_torch(protocol: int) -> None
 
 
 def test_objects_become_records_of_what_was_said_of_them() -> None:
-    found, _ = pickled.read(pickle.dumps(_Thing(width=3, inner=_Thing(name="x")), 2), RULES)
-    assert isinstance(found, Record)
-    assert (found.dotted, found.name) == (f"{__name__}._Thing", "_Thing")
-    assert found.attributes["width"] == 3
-    assert found.attributes["inner"].attributes == {"name": "x"}
+    content, _ = pickled.read(pickle.dumps(_Thing(width=3, inner=_Thing(name="x")), 2), RULES)
+    assert isinstance(content, Record)
+    assert (content.dotted, content.name) == (f"{__name__}._Thing", "_Thing")
+    assert content.attributes["width"] == 3
+    assert content.attributes["inner"].attributes == {"name": "x"}
 
 
 def test_functions_are_named_and_not_called(tmp_path: Path) -> None:
-    found, _ = pickled.read(pickle.dumps([Path.touch, tmp_path / "made"], 4), RULES)
-    assert isinstance(found, list)
-    assert next(part.dotted for part in found) in ("pathlib.Path.touch", "builtins.getattr")
+    content, _ = pickled.read(pickle.dumps([Path.touch, tmp_path / "made"], 4), RULES)
+    assert isinstance(content, list)
+    assert next(part.dotted for part in content) in ("pathlib.Path.touch", "builtins.getattr")
     assert not (tmp_path / "made").exists()
 
 
 def test_objects_that_refer_to_themselves() -> None:
     thing = _Thing()
     thing.again = thing  # type: ignore[attr-defined]
-    found, _ = pickled.read(pickle.dumps(thing, 4), RULES)
-    assert isinstance(found, Record)
-    assert found.attributes["again"] is found
+    content, _ = pickled.read(pickle.dumps(thing, 4), RULES)
+    assert isinstance(content, Record)
+    assert content.attributes["again"] is content
 
 
 def test_every_reading_makes_stand_ins_of_its_own() -> None:
@@ -285,8 +285,10 @@ def test_a_negated_column_of_a_partition_is_read_with_its_sign(
     tensors = list(expected.tensors)
     tensors[column] = torch._neg_view(-tensors[column])
     assert tensors[column].is_neg()
-    found = read(saved(torch.utils.data.TensorDataset(*tensors)), "1.pt")
-    for ours, theirs in zip((found.images, found.magnitudes, found.redshift), expected.tensors, strict=True):
+    partition = read(saved(torch.utils.data.TensorDataset(*tensors)), "1.pt")
+    for ours, theirs in zip(
+        (partition.images, partition.magnitudes, partition.redshift), expected.tensors, strict=True
+    ):
         assert ours is not None
         assert np.array_equal(ours, theirs.numpy())
 
@@ -295,8 +297,8 @@ def test_bfloat16_partitions(
     saved: Callable[[object], bytes], make_partition: Callable[..., torch.utils.data.TensorDataset]
 ) -> None:
     tensors = [tensor.bfloat16() for tensor in make_partition(3).tensors]
-    found = read(saved(torch.utils.data.TensorDataset(*tensors)), "1.pt")
-    assert np.array_equal(found.images, tensors[0].float().numpy())
+    partition = read(saved(torch.utils.data.TensorDataset(*tensors)), "1.pt")
+    assert np.array_equal(partition.images, tensors[0].float().numpy())
 
 
 def test_a_partition_cannot_change_how_later_ones_are_read(
@@ -318,5 +320,5 @@ def test_a_partition_cannot_change_how_later_ones_are_read(
 
 
 def test_a_global_is_a_value() -> None:
-    found, _ = pickled.read(_put(b"ctorch\nfloat32\n"), RULES)
-    assert found == Global("torch.float32")
+    content, _ = pickled.read(_put(b"ctorch\nfloat32\n"), RULES)
+    assert content == Global("torch.float32")
