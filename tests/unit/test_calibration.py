@@ -209,7 +209,7 @@ def _with(path: tuple[Any, ...], value: object) -> Callable[[Any], None]:
         (_with(("unit",), float("nan")), "not a finite number"),
         (_with(("residuals", 3), 9), "residuals is not"),
         (_with(("calibrator", "base", 0), 1e-12), "calibrator does not map 0 to 0"),
-        (_with(("redshifts", "step"), 1e-5), "redshifts are not 2 to"),
+        (_with(("redshifts", "step"), 1e-5), "redshifts: to / step is not from 2 to"),
         (_with(("galaxies", "fitted"), True), "fitted is not a whole number"),
         (_with(("magnitudes",), 10**30), "not a finite number"),
     ],

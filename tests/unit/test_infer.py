@@ -285,5 +285,11 @@ def test_nested_partitions_are_taken_and_what_is_not_is_named(
     assert "4 redshifts" in done.stdout
     (note,) = json.loads((tmp_path / "out" / "run.json").read_text())["notes"]
     assert f"note: {note}" in done.stdout
-    told = ("6 files are not taken", "4.pth, 5.pt.gz, deep/3.PT", "empty: empty.pt", "hidden: ._1.pt, .trash")
+    told = (
+        "6 files in ",
+        " are left out (",
+        "4.pth, 5.pt.gz, deep/3.PT",
+        "empty: empty.pt",
+        "hidden: ._1.pt, .trash",
+    )
     assert [text for text in told if text not in note] == []

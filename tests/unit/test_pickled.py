@@ -118,7 +118,7 @@ def test_a_state_is_set_once() -> None:
     """So no later part of a pickle changes what an earlier one made."""
     made = b"cmodels\nNet\n)\x81"
     assert pickled.read(_put(made, b"}b"), RULES)
-    with pytest.raises(TorchFileError, match="sets the state of a Record that has one"):
+    with pytest.raises(TorchFileError, match="sets the state of a Record that cannot be set"):
         pickled.read(_put(made, b"}b", b"}b"), RULES)
 
 
@@ -129,13 +129,13 @@ DAMAGED = {
     "a buffer": (pickle.BYTEARRAY8 + b"\xff" * 8, "holds the opcode 0x96"),
     "a text that does not end": (b"X\xff\xff\xff\xff", "ends inside a value"),
     "a text of a length beyond all": (b"\x8d" + b"\xff" * 8, "ends inside a value"),
-    "a text that is none": (b"X\x01\x00\x00\x00\xff", "a text that is none"),
+    "a string that is not UTF-8": (b"X\x01\x00\x00\x00\xff", "one of its strings is not UTF-8"),
     "a name that does not end": (b"cmodels", "a name in it does not end"),
-    "a name beyond the limit": (b"c" + b"m" * 499 + b"\nNet\n", "other than a short text"),
-    "what was never put": (b"h\x07", "takes what it never put"),
-    "a number far ahead": (b"Nr\xff\xff\xff\x7f", "a number far ahead"),
-    "no mark": (b"NNt", "takes what it never put"),
-    "an empty stack": (b"\x85", "takes what it never put"),
+    "a name beyond the limit": (b"c" + b"m" * 499 + b"\nNet\n", "other than a short string"),
+    "what was never put": (b"h\x07", "uses a value that it never made"),
+    "a number far ahead": (b"Nr\xff\xff\xff\x7f", "a gap in the numbers of its memo"),
+    "no mark": (b"NNt", "uses a value that it never made"),
+    "an empty stack": (b"\x85", "uses a value that it never made"),
     "a call of a number": (b"K\x01)R", "calls a int"),
     "a call with a list": (b"cm\nf\n]R", "calls a Global"),
     "a newer protocol": (b"\x80\x06", "newer than 5"),

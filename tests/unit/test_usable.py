@@ -173,7 +173,7 @@ def test_calibrate_takes_the_files_that_a_run_takes_and_names_the_others(
     (folder / "photometry.json").write_text("{}")  # as `data prepare` writes it
     output = _calibrate(model, folder, tmp_path / "other")
     assert f"{3 + 4 + 5 + 6 + 20} galaxies with a known redshift are too few" in output
-    assert f"7 files are not taken of {folder}" in output
+    assert f"7 files in {folder} are left out" in output
     for name in ("4.PT", "5.pth", "6.pt.gz", "._1.pt", ".hidden", "notes.txt", "below/8.pt"):
         assert name in output
 
@@ -186,10 +186,10 @@ def test_calibrate_takes_the_files_that_a_run_takes_and_names_the_others(
         (
             {"1.pt": b""},
             2,
-            "holds no .pt file; give a folder of .pt files (1 file is not taken of it (empty: 1.pt))",
+            "holds no .pt file; give a folder of .pt files (1 file in it is left out (empty: 1.pt))",
         ),
-        ({"1.npz": b"PK"}, 2, "1 file is not taken of it (does not end in .pt: 1.npz)"),
-        ({"1.pt": b"any", ".partial/moving": b""}, 1, "part of a set"),
+        ({"1.npz": b"PK"}, 2, "1 file in it is left out (does not end in .pt: 1.npz)"),
+        ({"1.pt": b"any", ".partial/moving": b""}, 1, "incomplete set"),
     ],
 )
 def test_calibrate_refuses_a_folder_that_holds_something_else(
