@@ -20,7 +20,7 @@ from .messages import HEAD, LENGTH, OPERATION, PIECE, REFUSAL, TAG, Bytes, Expec
 _BLOCK = 1 << 20  # bytes of a bare message that are passed to the kernel at once
 _SENT_AHEAD = 4 * PIECE  # bytes that the kernel accepts while the peer does not read
 _KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
-_LOOKS = 8  # at a socket before this process sleeps: a message of a running peer comes within a few µs
+_LOOKS = 60  # at a socket before this process sleeps, some 40 µs: waking up takes as long as most messages
 _SHORT_WAIT = 0.05  # seconds that one receiving call may sleep; longer waits use poll()
 _SMALL = 1 << 14  # bytes of a body that go to the kernel in one buffer with head and tag
 _NOW = int(socket.MSG_DONTWAIT)
