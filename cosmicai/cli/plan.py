@@ -18,7 +18,7 @@ from cosmicai.experiments.planning import (
     S3_GB_MONTH,
     Assumptions,
     Plan,
-    beside_published,
+    compare_published,
     options,
     recommended,
 )
@@ -71,7 +71,7 @@ def plan(
     host: Annotated[HostState, typer.Option(help="The rendezvous host when the run starts.")] = "stopped",
     calibrate: Annotated[
         Path | None,
-        typer.Option(parser=JsonFile(), help="summary.json of a run: take its speed and cold starts."),
+        typer.Option(parser=JsonFile(), help="summary.json of a run: use its speed and cold starts."),
     ] = None,
     concurrency: Annotated[
         int, typer.Option(parser=whole(1, 10**6), help="The account's quota of concurrent executions.")
@@ -89,10 +89,10 @@ def plan(
     if (data_gb is None) == (images is None):
         raise typer.BadParameter("give one of --data-gb and --images")
     count = images if images is not None else max(1, int((data_gb or 0) * 1e9 / IMAGE_BYTES))
-    given = Assumptions.of_summary(calibrate) if calibrate else Assumptions()
-    given = replace(given, concurrency=concurrency, host=host)
+    assumptions = Assumptions.of_summary(calibrate) if calibrate else Assumptions()
+    assumptions = replace(assumptions, concurrency=concurrency, host=host)
     architectures = cast("list[Architecture]", arch)  # the option takes no other text
-    plans = list(options(count, partition_mb, map(int, memory_mb), architectures, given, collectives))
+    plans = list(options(count, partition_mb, map(int, memory_mb), architectures, assumptions, collectives))
     best = recommended(plans, target_seconds, budget)
     payload = {
         "data_prefix": f"{best.case.partition_mb:g}MB",
@@ -173,7 +173,7 @@ def _storage(images: int) -> float:
 
 
 def _print_published(as_json: bool) -> None:
-    rows = beside_published()
+    rows = compare_published()
     if as_json:
         print_json(
             [

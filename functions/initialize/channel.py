@@ -17,7 +17,7 @@ _NOT_ON_BATCH = {
     "channel": "none",
     "reason": "ranks on AWS Batch start minutes apart, and would be billed while they wait for each other",
 }
-_RESUMED = {"channel": "none", "reason": "the ranks that are missing cannot reduce with those that ended"}
+_RESUMED = {"channel": "none", "reason": "missing ranks cannot reduce with ranks that have already ended"}
 _NO_HOST = Host("absent", "this deployment has no rendezvous host")
 
 
@@ -37,11 +37,11 @@ def collectives(
     ranks = run.world_size
     if asked in ("direct", "redis"):
         if ranks == 1:
-            return {"channel": "s3", "reason": "one rank has no other to meet"}
+            return {"channel": "s3", "reason": "a single rank has no other to connect to"}
         if at_once < ranks:
             return {
                 "channel": "s3",
-                "reason": f"{ranks} ranks, of which {at_once} can run at once: messages wait in S3",
+                "reason": f"only {at_once} of {ranks} ranks can run at once, so messages wait in S3",
             }
     if asked == "direct" and not deployed.has_rendezvous:
         return {"channel": "s3", "reason": _NO_HOST.told}

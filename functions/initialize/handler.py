@@ -23,10 +23,10 @@ _HEALTH_SECONDS = 1.0  # a host that takes longer is taken for one that is not u
 
 
 def _concurrency() -> int:
-    """The executions that may run at once: of the deployment where it says so, else of the account."""
-    named = os.environ.get("MAX_CONCURRENCY")
-    if named:
-        return int(named)
+    """How many executions may run at once: the deployment's limit if it has one, otherwise the account's."""
+    configured = os.environ.get("MAX_CONCURRENCY")
+    if configured:
+        return int(configured)
     limits = boto3.client("lambda").get_account_settings()["AccountLimit"]
     return int(limits["UnreservedConcurrentExecutions"])
 
@@ -71,7 +71,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         architecture=os.environ.get("INFERENCE_ARCHITECTURE", BILLED_AS),
     )
     planned = start(_s3, event["payload"], event["run_id"], event["started"], deployed)
-    told = (
+    logged = (
         "run_id",
         "result_path",
         "world_size",
@@ -81,5 +81,5 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         "backend",
         "notes",
     )
-    print(json.dumps({"message": "run planned", **{name: planned[name] for name in told}}))
+    print(json.dumps({"message": "run planned", **{name: planned[name] for name in logged}}))
     return planned

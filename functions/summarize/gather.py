@@ -33,7 +33,7 @@ class GatherError(RuntimeError):
 
 
 def summarize_run(s3: Any, event: Json, fetch: Fetch | None = None) -> Json:
-    """Reads all that the run `event["run_id"]` left under its result_path, and nothing of any other run.
+    """Summarises what the run `event["run_id"]` wrote under its result_path, and ignores other runs.
 
     fetch: reads an object by its bucket, key and size; None: as boto3 does. Returns what the state machine
     needs to decide: failed ranks as a percentage, whether that is within the tolerance, and the cause to fail
@@ -140,9 +140,9 @@ class _Bucket:
 
 @dataclass(frozen=True)
 class _Object:
-    """PREFIX{rank}.json: its content, what was left out of that, and when S3 got it, in Unix seconds.
+    """PREFIX{rank}.json: its content, the faults left out of it, and when S3 received it, in Unix seconds.
 
-    fault: why no part of it can be used, '' otherwise.
+    fault: why no part of it can be used; '' if it can.
     """
 
     rank: int
@@ -158,7 +158,7 @@ class _Object:
 def _plan(bucket: _Bucket, event: Json) -> Run:
     """run.json. Raises GatherError where it is no longer what Initialize wrote."""
     key = f"{event['result_path']}/run.json"
-    wrong = f"s3://{bucket.name}/{key} is not the one of run {event['run_id']}; something replaced it"
+    wrong = f"s3://{bucket.name}/{key} is no longer that of run {event['run_id']}: something has replaced it"
     try:
         run = Run.from_json(bucket.read(key))
     except RecordError as error:
@@ -168,14 +168,14 @@ def _plan(bucket: _Bucket, event: Json) -> Run:
     return run
 
 
-def _unusable(found: _Object, where: str) -> Json:
-    """The record of a rank that has left an info which is none."""
-    reason = found.fault or "it lacks what a rank measures when it ends, or names another rank"
-    return {"error": "RankInfoError", "cause": f"{where} is not the info of a rank that ended: {reason}"}
+def _unusable(object_: _Object, where: str) -> Json:
+    """The failure record of a rank whose info is not valid."""
+    reason = object_.fault or "it lacks what a rank measures when it ends, or names another rank"
+    return {"error": "RankInfoError", "cause": f"{where} is not the info of a finished rank: {reason}"}
 
 
 def _by_one_clock(info: RankInfo, modified: float) -> RankInfo:
-    """The rank info; of a rank whose clock is off, with S3's word for when it ended."""
+    """The rank info; if the rank's clock is off, with S3's time as its end."""
     skewed = info.ended is not None and abs(info.ended - modified) > CLOCK_TOLERANCE
     return replace(info, ended=modified) if skewed else info
 
@@ -193,7 +193,7 @@ def _objects(bucket: _Bucket, keys: Listed, prefix: str, run: Run) -> Iterator[_
     for (key, rank), body in zip(ranks.items(), bucket.pool.map(fetched, ranks), strict=True):
         size, modified = keys[key]
         if body is None:
-            fault = f"it has {size:,} bytes, at most {MOST_BYTES:,} are read"
+            fault = f"it has {size:,} bytes, and at most {MOST_BYTES:,} are read"
             yield _Object(rank, None, [], modified, fault)
             continue
         try:
@@ -220,10 +220,10 @@ def _remember(s3: Any, bucket: str, run: Run, content: Summary, infos: list[Rank
 
 
 def _delete_private(s3: Any, bucket: str, prefix: str) -> None:
-    """The run's key and the messages between its ranks, which nobody needs any more."""
+    """Deletes the run's key and the messages between its ranks, which are no longer needed."""
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         keys = [{"Key": item["Key"]} for item in page.get("Contents", [])]
         if keys:
             answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
-            for fault in answer.get("Errors", []):  # no fault of the run
+            for fault in answer.get("Errors", []):  # not a reason to fail the run
                 print(json.dumps({"message": "could not be deleted", **fault}))
