@@ -18,10 +18,10 @@ from cosmicai.experiments.planning import (
     S3_GB_MONTH,
     Assumptions,
     Plan,
-    compare_published,
     options,
     recommended,
 )
+from cosmicai.experiments.published import compare_published
 from summarize.contract.channels import HostState
 from summarize.contract.estimate import IMAGE_BYTES, Architecture
 from summarize.contract.limits import MOST_RANKS

@@ -82,7 +82,7 @@ def choose(ranks: Ranks, host: Host, script: bool = False) -> Choice:
     possible: list[Channel] = ["none", "s3"]
     told = host.told
     if ranks.at_once < ranks.count:
-        told = f"{ranks.count:,} ranks, of which {ranks.at_once:,} can run at once, cannot meet directly"
+        told = f"only {ranks.at_once:,} of {ranks.count:,} ranks can run at once, so they cannot meet directly"
     elif host.state != "absent":
         possible.append("direct")
     if script:

@@ -59,7 +59,9 @@ def test_a_run_gets_the_channel_that_its_time_and_cost_suggest(
         for one in found.candidates:
             assert str(one) in found.reason
     if at_once:
-        assert f"{count:,} ranks, of which {at_once:,} can run at once, cannot meet directly" in found.reason
+        assert (
+            f"only {at_once:,} of {count:,} ranks can run at once, so they cannot meet directly" in found.reason
+        )
 
 
 def test_the_reason_has_seconds_and_dollars_of_each_the_host_and_the_speed() -> None:
@@ -86,7 +88,7 @@ def test_a_users_script_always_has_a_channel() -> None:
         assert choose(_ranks(4, 25), _host(host), script=True).channel == "direct"  # type: ignore[arg-type]
     many = choose(_ranks(20, 25, at_once=16), _host("up"), script=True)
     assert many.channel == "s3"
-    assert "20 ranks, of which 16 can run at once" in many.reason
+    assert "only 16 of 20 ranks can run at once" in many.reason
 
 
 @pytest.mark.parametrize("memory_mb", [512, 1769, 10_240])

@@ -57,7 +57,7 @@ def _collectives(
         ("none", 16, 1000, "none", None),
         ("auto", 16, 1000, "none", "none has the smallest product of time and cost"),
         ("auto", 1, 1000, "none", "one rank has no other to reduce with"),
-        ("auto", 5000, 1000, "none", "5,000 ranks, of which 1,000 can run at once, cannot meet directly"),
+        ("auto", 5000, 1000, "none", "only 1,000 of 5,000 ranks can run at once, so they cannot meet directly"),
     ],
 )
 def test_the_channel_follows_what_can_run_at_once(

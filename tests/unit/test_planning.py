@@ -15,11 +15,11 @@ from cosmicai.experiments.planning import (
     Case,
     Obstacle,
     PlanningError,
-    compare_published,
     options,
     plan,
     recommended,
 )
+from cosmicai.experiments.published import PUBLISHED, compare_published
 from summarize.contract import pricing
 from summarize.contract.channels import Choice, HostState
 from summarize.contract.estimate import IMAGE_BYTES
@@ -165,7 +165,6 @@ def test_a_measured_run_calibrates_it(tmp_path: Path) -> None:
 
 def test_the_report_and_the_plan_name_the_same_published_runs() -> None:
     """Summarize imports nothing from outside its folder, so both have them."""
-    from cosmicai.experiments.planning import PUBLISHED
     from summarize.report import _PUBLISHED
 
     published = [(f"{run.partition_mb:g} MB partitions", run.ranks, run.usd) for run in PUBLISHED]
