@@ -9,8 +9,7 @@ import typer.main
 from typer.cli import get_docs_for_click
 
 from cosmicai.packaging.places import ROOT
-from cosmicai.results.columns import COLUMNS
-from inference.probability.predictive import LEVELS, quantile_name
+from inference.contract.columns import COLUMNS, LEVELS, quantile_name
 from initialize.payload import schema
 from summarize.contract.event import RankEvent
 from summarize.contract.fields import Record

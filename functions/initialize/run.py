@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .catalogue import check_catalogue
 from .contract import dispatch
 from .contract.limits import FANOUT
 from .contract.rank_info import is_result, parse
@@ -60,6 +61,7 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     _check(resolved, deployed)
     resume, bucket, folder = resolved["resume"], resolved["bucket"], resolved["result_path"]
     earlier, version = _earlier(s3, resolved, run_id, deployed)
+    check_catalogue(s3, resolved)
     run = _resumed(earlier, resolved) if resume else _planned(s3, resolved, run_id, started)
     ranks: Sequence[int] = _missing(s3, run) if resume else range(run.world_size)
     # More than can run would be throttled, tried again, and start in any order.

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .catalogue import grow
 from .contract.fields import RecordError
 from .contract.rank_info import MOST_BYTES, RankInfo, is_result, parse
 from .contract.run_records import Run
@@ -18,6 +19,7 @@ from .report import report
 from .summary import failure_cause, summary
 
 READERS = 32  # parallel GETs
+_MOST_CHARACTERS = 4000  # of a cause, of which Step Functions keeps 32,768
 CLOCK_TOLERANCE = 60.0  # seconds by which a rank's clock may differ from S3's
 
 Json = dict[str, Any]
@@ -31,7 +33,7 @@ def summarize_run(s3: Any, event: Json) -> Json:
     """Reads all that the run `event["run_id"]` left under its result_path, and nothing of any other run.
 
     Returns what the state machine needs to decide: failed ranks as a percentage, whether that is within
-    the tolerance, and the cause to fail with otherwise.
+    the tolerance, and the cause to fail with otherwise; and why a catalogue could not grow.
     """
     bucket, folder = event["bucket"], event["result_path"]
     run = _plan(s3, event)
@@ -51,19 +53,24 @@ def summarize_run(s3: Any, event: Json) -> Json:
     failures = {rank: record for rank, record in failures.items() if rank not in written}
     infos = [written[rank][0] for rank in sorted(written)]
     timed = [_by_one_clock(*written[rank]) for rank in sorted(written)]
+    share = 100.0 * (run.world_size - len(infos)) / run.world_size
+    enough = share <= float(event["tolerated_failure_percentage"])
     content = summary(run, timed, failures, _reduced(s3, bucket, folder, run))
+    if enough:
+        content = replace(content, catalogue=grow(s3, run, infos))
     put_json(s3, bucket, f"{folder}/combined_data.json", [info.to_json() for info in infos])
     put_json(s3, bucket, f"{folder}/summary.json", content.to_json())
     page = report(content, timed).encode()
     s3.put_object(Bucket=bucket, Key=f"{folder}/report.html", Body=page, ContentType="text/html; charset=utf-8")
     _delete_private(s3, bucket, f".cosmicai/{event['run_id']}/")
-    share = 100.0 * (run.world_size - len(infos)) / run.world_size
+    fault = content.catalogue.fault if content.catalogue is not None else None
     return {
         **event,
         "finished_ranks": len(infos),
         "failed_percentage": share,
-        "within_tolerance": share <= float(event["tolerated_failure_percentage"]),
+        "within_tolerance": enough,
         "cause": failure_cause(content, f"s3://{bucket}/{folder}/summary.json"),
+        **({} if fault is None else {"catalogue_fault": fault[:_MOST_CHARACTERS]}),
     }
 
 

@@ -24,7 +24,8 @@ from inference.engine import astromae
 from inference.engine.interface import EngineError
 from inference.engine.loading import load
 from inference.probability.calibration import CALIBRATION, Calibration, CalibrationError, bin_edges
-from inference.probability.predictive import LEVELS, densities
+from inference.contract.columns import LEVELS
+from inference.probability.predictive import densities
 from tests.conftest import CACHE
 from tests.unit.test_astromae import SMALL, randomised
 
