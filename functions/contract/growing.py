@@ -26,7 +26,7 @@ OURS = "cosmicai"
 """The field of a commit's commitInfo that holds its Form."""
 _NUMBERED = re.compile(r"([0-9]{20})(\.checkpoint[0-9A-Za-z.-]*\.(?:parquet|json)|\.json)")
 _LARGEST = 64 << 20  # bytes of a commit; one of 10,000 ranks has 3 MB
-_MOST_FOREIGN = 100  # commits of other programs since our last one, which are read
+_MOST_FOREIGN = 1000  # commits of other programs since our last one, which are read
 _TYPE = re.compile(r"(array<)?(byte|short|integer|long|float|double|boolean|string|decimal\(20,0\))(?(1)>|)")
 _ARRIVAL = Column("folder of partitions that the galaxy came with: a hash of its bucket and prefix")
 
@@ -155,7 +155,7 @@ def latest(s3: Any, bucket: str, catalogue: str) -> tuple[int, Form | None]:
     newest = max(sizes)
     for version in range(newest, max(-1, newest - _MOST_FOREIGN), -1):
         where = f"s3://{bucket}/{commit_key(catalogue, version)}"
-        if version not in sizes:
+        if sizes.get(version, -1) < 0:
             break
         if sizes[version] > _LARGEST:
             raise CatalogueError(f"{where} has {sizes[version]:,} bytes, at most {_LARGEST:,} are read")

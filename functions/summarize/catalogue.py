@@ -32,6 +32,8 @@ from .contract.s3 import BROKEN, put_if, read, repeated
 _PATIENCE = 300.0  # seconds for which others may be first, of the 900 that Summarize has
 _LONGEST_PAUSE = 0.5
 _AGAIN = "Run the same payload with resume: only this step is repeated"
+_CONFIGURATION = {"delta.logRetentionDuration": "interval 3650 days"}
+"""Of the table: a checkpoint may not delete the commits from which the next one learns the table's form."""
 _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
@@ -214,7 +216,7 @@ def _table(form: Form, grid: list[float]) -> list[Json]:
                 "format": {"provider": "parquet", "options": {}},
                 "schemaString": schema_string(form.columns, grid),
                 "partitionColumns": [PARTITION],
-                "configuration": {},
+                "configuration": _CONFIGURATION,
                 "createdTime": int(time.time() * 1000),
             }
         },

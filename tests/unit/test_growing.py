@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,87 +9,21 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import deltalake
 import numpy as np
 import pytest
 
-from inference.catalogue import write_part
-from inference.contract.event import RankEvent
-from inference.data.storage import Storage
 from inference.table import TableError, types
 from initialize.payload import PayloadError, resolve
-from initialize.run import Deployed, start
 from summarize.catalogue import grow
-from summarize.contract.growing import Part, arrival_of, commit_key, latest
-from summarize.contract.rank_info import RankInfo
-from summarize.contract.run_records import Grown, Run
-
-Json = dict[str, Any]
-BUCKET, CATALOGUE = "team3-cosmicai", "catalogues/night"
-LOG = f"{CATALOGUE}/_delta_log"
-PAYLOAD = {"bucket": BUCKET, "data_prefix": "in/a", "result_path": "results/in/a", "catalogue": CATALOGUE}
-
-
-def _arrays(run_id: str, rank: int, rows: int, **more: Any) -> Json:
-    return {
-        "index": np.arange(rows), "z_pred": np.linspace(0.1, 1, rows, dtype=np.float32) + rank,
-        "flags": np.full(rows, 40000, np.uint16), "files": np.array([f"{rank}.pt"]), "rows": np.array([rows]),
-        "run_id": np.array(run_id), "id": 2**60 + 10 * rank + np.arange(rows), **more,
-    }  # fmt: skip
-
-
-class Arrival:
-    """A run over a folder of partitions, without what computes: its ranks' parts, and Summarize's step."""
-
-    def __init__(self, s3: Any, prefix: str = "in/a", run_id: str = "run-1", **payload: Any) -> None:
-        self.s3, self.infos = s3, list[RankInfo]()
-        given = {**PAYLOAD, "data_prefix": prefix, "result_path": f"results/{prefix}", **payload}
-        self.payload = resolve(given)
-        self.run = Run(run_id=run_id, started="", payload=self.payload, world_size=9, bytes=1)
-
-    def rank(self, rank: int, rows: int = 2, network: str | None = "n", **more: Any) -> Part:
-        event = RankEvent(
-            bucket=BUCKET, world_size=9, data_bucket=BUCKET, data_prefix=self.payload["data_prefix"],
-            result_path="r", batch_size=1, run_id=self.run.run_id, rank=rank, data_paths=("1.pt",),
-            catalogue=self.payload["catalogue"],
-        )  # fmt: skip
-        part = write_part(event, Storage(self.s3), _arrays(self.run.run_id, rank, rows, **more), network)
-        told = json.loads(json.dumps(part.to_json()))
-        self.infos = [info for info in self.infos if info.rank != rank]
-        self.infos.append(RankInfo(rank=rank, run_id=self.run.run_id, catalogue=told))
-        return part
-
-    def grow(self) -> Grown:
-        found = grow(self.s3, self.run, self.infos)
-        assert found is not None
-        return found
-
-    def grown(self) -> Grown:
-        found = self.grow()
-        assert found.fault is None, found.fault
-        return found
+from summarize.contract.growing import arrival_of, commit_key, latest
+from summarize.contract.run_records import Grown
+from tests.arrivals import BUCKET, CATALOGUE, LOG, PAYLOAD, Arrival, Json, keys, put, rows, started
 
 
 @pytest.fixture
 def table(s3: Any, tmp_path: Path) -> Callable[[], Any]:
-    """The catalogue's rows by id, as deltalake reads a copy of its objects."""
-
-    def read() -> Any:
-        for item in s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{CATALOGUE}/")["Contents"]:
-            place = tmp_path / item["Key"]
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(s3.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read())
-        return deltalake.DeltaTable(tmp_path / CATALOGUE).to_pyarrow_table().sort_by("id")
-
-    return read
-
-
-def _put(s3: Any, key: str, body: bytes = b"x") -> None:
-    s3.put_object(Bucket=BUCKET, Key=key, Body=body)
-
-
-def _keys(s3: Any, prefix: str) -> list[str]:
-    return [item["Key"] for item in s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])]
+    """The catalogue's rows by id, as deltalake reads them."""
+    return lambda: rows(s3, tmp_path)
 
 
 def test_values_of_every_type_come_back_exactly(s3: Any, table: Callable[[], Any]) -> None:
@@ -195,55 +128,13 @@ def test_a_commit_whose_answer_was_lost_is_not_made_again(s3: Any) -> None:
     arrival.rank(0)
     arrival.s3 = Repeating(s3, [])
     assert arrival.grown().version == 0
-    assert _keys(s3, LOG) == [commit_key(CATALOGUE, 0)]
+    assert keys(s3, LOG) == [commit_key(CATALOGUE, 0)]
 
 
 def test_similar_folders_are_different_arrivals() -> None:
     pairs = [("b", "in/a"), ("b", "in/a/"), ("b", "in/a/1"), ("b", "in/A"), ("b/in", "a"), ("b", "in/a\u0301")]
     pairs += [("b", "in/\u00e1"), ("b", 'in", "a'), ("b", ""), ("", "b")]
     assert len({arrival_of(*pair) for pair in pairs}) == len(pairs)
-
-
-@pytest.mark.parametrize("run_id", ["../../x", "run=1 %2F", "é\u202e+'\"", "a" * 80, ". .", "run-1"])
-def test_names_of_runs_and_folders_do_no_harm(s3: Any, table: Callable[[], Any], run_id: str) -> None:
-    arrival = Arrival(s3, prefix="in/=%2F é", run_id=run_id)
-    arrival.rank(0)
-    arrival.grown()
-    (key,) = _keys(s3, f"{CATALOGUE}/arrival=")
-    assert key.count("/") == CATALOGUE.count("/") + 2
-    assert table().num_rows == 2
-
-
-def _no_info(info: RankInfo) -> RankInfo:
-    return replace(info, catalogue=None)
-
-
-def _told(**changes: Any) -> Callable[[RankInfo], RankInfo]:
-    return lambda info: replace(info, catalogue={**info.catalogue, **changes})
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (_no_info, "rank 1 does not say what it wrote to the catalogue"),
-        (_told(file="../0.parquet"), "is not the name of a rank's file"),
-        (_told(file="other.parquet"), r"other\.parquet is no longer in the arrival's folder"),
-        (_told(columns={"id": "map"}), "holds a type that a rank does not write"),
-        (_told(columns={"a\nb": "long"}), "holds a name that no column has"),
-        (_told(columns=7), "columns: 7 is not a JSON object"),
-        (_told(rows=-1), "rows: -1 is not a whole number"),
-        (_told(columns={"id": "string"}), "the ranks differ in the column id: long and string"),
-        (_told(network="other"), "the ranks used different networks"),
-        (_told(z_grid=[0.0, 1.0]), "the ranks used different networks"),
-    ],
-)
-def test_what_a_rank_says_is_not_trusted(s3: Any, change: Callable[[RankInfo], RankInfo], said: str) -> None:
-    arrival = Arrival(s3)
-    arrival.rank(0)
-    arrival.rank(1)
-    arrival.infos[1] = change(arrival.infos[1])
-    assert re.search(said, str(arrival.grow().fault))
-    assert not _keys(s3, LOG)
 
 
 @pytest.mark.parametrize(
@@ -295,46 +186,15 @@ def test_a_kept_column_may_not_have_the_arrivals_name(name: str) -> None:
         types({name: np.arange(2)})
 
 
-_BROKEN = {
-    "no JSON": b"{",
-    "no object": b"[]\n",
-    "nested": b"[" * 100_000,
-    "not text": b"\xff\xfe",
-    "no form": b'{"commitInfo": {"cosmicai": {"columns": 1}}}',
-    "another program's columns": b'{"metaData": {"schemaString": "{}"}}',
-    "another program's protocol": b'{"protocol": {"minReaderVersion": 3, "minWriterVersion": 7}}',
-}
-
-
-@pytest.mark.parametrize("commit", _BROKEN.values(), ids=_BROKEN)
-def test_a_log_that_is_not_as_we_left_it_stops_a_run_before_it_computes(s3: Any, commit: bytes) -> None:
-    arrival = Arrival(s3)
-    arrival.rank(0)
-    arrival.grown()
-    _put(s3, commit_key(CATALOGUE, 1), commit)
-    _put(s3, "in/a/1.pt")
-    with pytest.raises(
-        PayloadError, match=rf"^catalogue: s3://{BUCKET}/{LOG}/0{{19}}1\.json.*give another catalogue"
-    ):
-        _start(s3, PAYLOAD)
-    assert f"s3://{BUCKET}/{LOG}/" in str(arrival.grow().fault)
-    assert not _keys(s3, "results/")
-
-
-def _start(s3: Any, payload: Json) -> Json:
-    deployed = Deployed(True, False, lambda: 9, lambda name: False)
-    return start(s3, payload, "run-9", "2026-11-22T00:00:00Z", deployed)
-
-
 def test_commits_of_maintenance_are_passed_over(s3: Any) -> None:
     """A compaction has commits of its own; a checkpoint and a log that was cut keep the newest ones."""
     arrival = Arrival(s3)
     arrival.rank(0)
     arrival.grown()
     for version in (1, 2):
-        _put(s3, commit_key(CATALOGUE, version), b'{"commitInfo": {"operation": "OPTIMIZE"}}\n')
-    _put(s3, f"{LOG}/00000000000000000002.checkpoint.parquet")
-    _put(s3, f"{LOG}/_last_checkpoint")
+        put(s3, commit_key(CATALOGUE, version), b'{"commitInfo": {"operation": "OPTIMIZE"}}\n')
+    put(s3, f"{LOG}/00000000000000000002.checkpoint.parquet")
+    put(s3, f"{LOG}/_last_checkpoint")
     version, form = latest(s3, BUCKET, CATALOGUE)
     assert (version, form is None) == (2, False)
     s3.delete_object(Bucket=BUCKET, Key=commit_key(CATALOGUE, 0))
@@ -342,21 +202,21 @@ def test_commits_of_maintenance_are_passed_over(s3: Any) -> None:
 
 
 def test_a_folder_is_a_catalogue_and_nothing_else(s3: Any) -> None:
-    _put(s3, "in/a/1.pt")
-    _put(s3, f"{CATALOGUE}/notes\x1b[2J.txt")
+    put(s3, "in/a/1.pt")
+    put(s3, f"{CATALOGUE}/notes\x1b[2J.txt")
     with pytest.raises(PayloadError, match=r"catalogue: s3://\S+ holds something else \(notes\\x1b\[2J\.txt\)"):
-        _start(s3, PAYLOAD)
+        started(s3, PAYLOAD)
     s3.delete_object(Bucket=BUCKET, Key=f"{CATALOGUE}/notes\x1b[2J.txt")
     arrival = Arrival(s3)
     arrival.rank(0)
-    _start(s3, PAYLOAD)  # parts of a run that has not ended
+    started(s3, PAYLOAD)  # parts of a run that has not ended
     arrival.grown()
-    _start(s3, PAYLOAD)
+    started(s3, PAYLOAD)
     with pytest.raises(PayloadError, match=f"s3://{BUCKET}/{CATALOGUE} is a catalogue itself"):
-        _start(s3, {**PAYLOAD, "catalogue": f"{CATALOGUE}/x/y"})
+        started(s3, {**PAYLOAD, "catalogue": f"{CATALOGUE}/x/y"})
     with pytest.raises(PayloadError, match=r"s3://team3-cosmicai/catalogues holds something else"):
-        _start(s3, {**PAYLOAD, "catalogue": "catalogues"})
-    _start(s3, {**PAYLOAD, "catalogue": f"{CATALOGUE}-2"})
+        started(s3, {**PAYLOAD, "catalogue": "catalogues"})
+    started(s3, {**PAYLOAD, "catalogue": f"{CATALOGUE}-2"})
 
 
 @pytest.mark.parametrize(
@@ -370,12 +230,12 @@ def test_a_folder_is_a_catalogue_and_nothing_else(s3: Any) -> None:
     ],
 )
 def test_another_model_or_other_outputs_are_refused_at_once(s3: Any, change: Json, said: str) -> None:
-    _put(s3, "in/a/1.pt")
+    put(s3, "in/a/1.pt")
     arrival = Arrival(s3)
     arrival.rank(0)
     arrival.grown()
     with pytest.raises(PayloadError, match=said):
-        _start(s3, {**PAYLOAD, **change})
+        started(s3, {**PAYLOAD, **change})
 
 
 @pytest.mark.parametrize(
