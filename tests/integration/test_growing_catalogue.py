@@ -146,14 +146,25 @@ def test_an_arrival_replaces_its_rows_also_after_a_compaction(
     before = delta.to_pyarrow_table().sort_by("id")
     assert delta.optimize.compact()["numFilesRemoved"] == 4
     assert len(delta.vacuum(0, dry_run=False, enforce_retention_duration=False)) == 4
-    again = run(cloud.payload(folders[0], catalogue=f"growing/{prefix}", world_size=1))
+    again = run(cloud.payload(folders[0], catalogue=f"growing/{prefix}"))
     assert again.status == "SUCCEEDED", again.cause
     assert _grown(again)["replaced_files"] == 1
+    slow = _table(cloud, f"growing/{prefix}")  # a compaction that began before the next arrival
+    assert len(slow.file_uris()) == 3
+    run(cloud.payload(folders[0], catalogue=f"growing/{prefix}", world_size=1))
+    with pytest.raises(deltalake.exceptions.CommitFailedError):
+        slow.optimize.compact()
     after = _table(cloud, f"growing/{prefix}").to_pyarrow_table().sort_by("id")
     assert after.column("id") == before.column("id")
     assert after.column("arrival") == before.column("arrival")
 
 
+@pytest.mark.fault(
+    "an arrival does not fit into its catalogue",
+    "partitions without the columns that others have",
+    "the execution fails with CatalogueFailed and says what differs; the catalogue stays as it was",
+    "nothing: the results are there",
+)
 def test_what_does_not_fit_is_refused_and_the_catalogue_stays(
     cloud: Cloud, run: Callable[[Json], Ran], visit: Callable[..., dict[str, bytes]],
     partitions: Callable[..., dict[str, bytes]], prefix: str
@@ -163,18 +174,29 @@ def test_what_does_not_fit_is_refused_and_the_catalogue_stays(
     cloud.put_all(f"{prefix}/a", visit(1))
     first = run(cloud.payload(f"{prefix}/a", catalogue=catalogue))
     assert _grown(first)["version"] == 0
+    page = cloud.get(cloud.bucket, f"results/{prefix}/a/report.html").decode()
+    assert "The arrival is in its catalogue" in page
     cloud.put_all(f"{prefix}/b", partitions(2))
     other = run(cloud.payload(f"{prefix}/b", catalogue=catalogue))
     assert (other.status, other.execution["error"]) == ("FAILED", "CatalogueFailed")
     assert "it lacks the columns id, ra, dec, tile" in other.cause
     assert _grown(other)["fault"] == other.cause
     assert {"predictions/0.npz", "predictions/1.npz", "report.html"} <= other.objects()
+    page = cloud.get(cloud.bucket, f"results/{prefix}/b/report.html").decode()
+    assert "✗ Failed: the arrival is not in its catalogue" in page
+    assert "it lacks the columns id, ra, dec, tile" in page
     refused = run(cloud.payload(f"{prefix}/b", catalogue=catalogue, outputs="embedding", resume=False))
     assert "was begun with the outputs redshift, pdf, and this run has redshift, embedding" in refused.cause
     delta = _table(cloud, catalogue)
     assert (delta.version(), delta.to_pyarrow_table().num_rows) == (0, 6)
 
 
+@pytest.mark.fault(
+    "a run that adds to a catalogue fails",
+    "a file that is not a partition",
+    "the catalogue stays as it was; a resume adds the whole arrival",
+    "nothing",
+)
 def test_a_run_that_failed_leaves_the_catalogue_until_it_is_resumed(
     cloud: Cloud, run: Callable[[Json], Ran], visit: Callable[..., dict[str, bytes]], prefix: str
 ) -> None:

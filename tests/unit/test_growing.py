@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -70,6 +72,12 @@ def test_the_same_commit_twice_changes_nothing(s3: Any, table: Callable[[], Any]
     assert table().num_rows == 2
 
 
+@pytest.mark.fault(
+    "a rank that adds to a catalogue runs twice",
+    "the same rank again, and once more with other redshifts",
+    "its galaxies are in the catalogue once, as its rank info says",
+    "nothing",
+)
 def test_a_rank_that_runs_twice_counts_once(s3: Any, table: Callable[[], Any]) -> None:
     """Step Functions may start an Express child twice; on another processor it may compute other bits."""
     arrival = Arrival(s3)
@@ -102,6 +110,12 @@ def _other(s3: Any, prefix: str, rank: int) -> Arrival:
     return arrival
 
 
+@pytest.mark.fault(
+    "several runs add to one catalogue at once",
+    "three other commits between a run's look at the log and its own commit",
+    "each commits after the others",
+    "nothing",
+)
 @pytest.mark.parametrize("earlier", [False, True], ids=["a new table", "a table"])
 def test_two_that_commit_at_once_do_not_lose_each_other(
     s3: Any, table: Callable[[], Any], earlier: bool
@@ -116,6 +130,12 @@ def test_two_that_commit_at_once_do_not_lose_each_other(
     assert table().num_rows == 8 + 2 * earlier
 
 
+@pytest.mark.fault(
+    "S3's answer to the commit of a catalogue is lost",
+    "each write is made twice; the second is refused, because the object is there",
+    "the run finds its own commit",
+    "nothing",
+)
 def test_a_commit_whose_answer_was_lost_is_not_made_again(s3: Any) -> None:
     """botocore repeats the request, and S3 then says that the object is there."""
 
@@ -279,3 +299,26 @@ def test_a_script_has_no_catalogue() -> None:
     script = {"S3_object_name": "code", "script": "/tmp/code/a.py"}  # noqa: S108
     with pytest.raises(PayloadError, match="catalogue: is given with a script"):
         resolve({**PAYLOAD, **script})
+
+
+def test_the_library_that_writes_parquet_is_loaded_only_where_it_is_needed() -> None:
+    """Every other run would start more slowly."""
+    code = "import sys; import inference.rank; print(sorted(m for m in sys.modules if m.startswith('arro3')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_what_does_not_get_through_keeps_the_run(s3: Any) -> None:
+    """S3 refuses the commit, for whatever reason: the summary says so, and what to do."""
+
+    class Refusing(_Between):
+        def put_object(self, **given: Any) -> Any:
+            error = {"Error": {"Code": "AccessDenied", "Message": "not you"}}
+            raise self._s3.exceptions.ClientError(error, "PutObject")
+
+    arrival = Arrival(s3)
+    arrival.rank(0)
+    arrival.s3 = Refusing(s3, [])
+    fault = str(arrival.grow().fault)
+    assert "AccessDenied" in fault
+    assert fault.endswith("Run the same payload with resume: only this step is repeated")
