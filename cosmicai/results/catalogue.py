@@ -68,10 +68,10 @@ class Catalogue:
     def tables(self) -> Iterator[dict[str, Array]]:
         """The columns of one rank after the other."""
         for file in self.files:
-            found = _columns(_arrays(file), file)
-            count = len(found["z_pred"])
+            columns = _columns(_arrays(file), file)
+            count = len(columns["z_pred"])
             yield {
-                name: found[name].astype(kind) if name in found else _missing(count, kind, shape)
+                name: columns[name].astype(kind) if name in columns else _missing(count, kind, shape)
                 for name, (kind, shape) in self.types.items()
             }
 

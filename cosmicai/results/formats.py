@@ -144,7 +144,7 @@ def _fits_zero(array: Array) -> dict[str, int]:
     return {} if zero is None else {"bzero": zero}
 
 
-_SIGNED = {"u2": "i4", "u4": "i8"}  # VOTable has no whole numbers without a sign but bytes
+_SIGNED = {"u2": "i4", "u4": "i8"}  # VOTable has no unsigned whole numbers except bytes
 
 
 def write_votable(catalogue: Catalogue, folder: Path) -> Path:
@@ -155,7 +155,7 @@ def write_votable(catalogue: Catalogue, folder: Path) -> Path:
         wider = _SIGNED.get(f"{table[name].dtype.kind}{table[name].dtype.itemsize}")
         if wider is not None:
             table[name] = table[name].astype(wider)
-    table.meta.clear()  # told in the description; `meta` of another kind would become INFO elements
+    table.meta.clear()  # given in the description; `meta` of another kind would become INFO elements
     votable = from_table(table)
     first = votable.get_first_table()
     for field in first.fields:

@@ -23,7 +23,7 @@ def quantile_name(level: float) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """unit: '' for a number without one; ucd: '' where no word of the vocabulary says it."""
+    """unit: '' for a number without one; ucd: '' if the vocabulary has no word for it."""
 
     description: str
     unit: str = ""

@@ -2,7 +2,7 @@
 
 An arrival is a folder of partitions that a run computes. Its ranks write Parquet files to
 CATALOGUE/arrival=HASH/. Summarize makes them part of the table by one object,
-CATALOGUE/_delta_log/VERSION.json, which S3 writes only where there is none of that version yet. So readers see
+CATALOGUE/_delta_log/VERSION.json, which S3 writes only if there is none of that version yet. So readers see
 an arrival as a whole or not at all.
 The specification is https://github.com/delta-io/delta/blob/master/PROTOCOL.md; versions 1 (readers) and 2
 (writers) of the protocol are used.
@@ -37,7 +37,7 @@ class CatalogueError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Part(Record):
-    """What a rank says of its part of a catalogue."""
+    """What a rank says about its part of a catalogue."""
 
     file: Annotated[str, Field("the name of its file in the arrival's folder; empty without galaxies")]
     rows: Annotated[int, Field("its galaxies", unit="galaxies")]
@@ -188,7 +188,7 @@ def _versions(s3: Any, bucket: str, catalogue: str) -> dict[int, int]:
 def _form(commit: bytes, where: str) -> Form | None:
     """The form that one of our commits repeats; None for a commit of another program, such as a compaction.
 
-    Raises CatalogueError for one that is no commit, and where another program has changed the table.
+    Raises CatalogueError for an object that is not a commit, and where another program has changed the table.
     """
     changed = False
     for action in _actions(commit, where):
@@ -215,8 +215,8 @@ def _actions(commit: bytes, where: str) -> Iterator[Json]:
             action = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise CatalogueError(
-                f"{where} is no commit of Delta Lake: {error}; give another catalogue"
+                f"{where} is not a commit of Delta Lake: {error}; give another catalogue"
             ) from error
         if not isinstance(action, dict):
-            raise CatalogueError(f"{where} is no commit of Delta Lake; give another catalogue")
+            raise CatalogueError(f"{where} is not a commit of Delta Lake; give another catalogue")
         yield action

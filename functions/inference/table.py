@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-_PER_RANK = ("index", "files", "rows", "run_id", "z_grid")  # arrays that are no columns
+_PER_RANK = ("index", "files", "rows", "run_id", "z_grid")  # arrays that are not columns
 _IN_HALF_PRECISION = {"pdf", "embedding"}  # which most formats do not have
 _DECIMAL = "decimal(20,0)"
 _STORED = {
@@ -55,7 +55,7 @@ def columns(arrays: Mapping[str, Array]) -> dict[str, Array]:
     found = {name: array for name, array in arrays.items() if name not in _PER_RANK}
     wrong = [name for name, array in found.items() if array.ndim == 0 or len(array) != count]
     if wrong:
-        raise ValueError(f"{', '.join(wrong)} has not a row for each of the {count} galaxies")
+        raise ValueError(f"{', '.join(wrong)} lacks a row for each of the {count} galaxies")
     for name in _IN_HALF_PRECISION & found.keys():
         found[name] = found[name].astype(np.float32)
     files, rows = arrays.get("files"), arrays.get("rows")

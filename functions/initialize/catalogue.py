@@ -37,7 +37,7 @@ def check_catalogue(s3: Any, payload: dict[str, Any]) -> None:
 
 
 def _check_new(s3: Any, bucket: str, catalogue: str, place: str) -> None:
-    """Only arrivals of runs that have not ended, or failed, may be in a folder that is no table yet."""
+    """Only arrivals of runs that have not ended, or failed, may be in a folder that is not a table yet."""
     keys = _first_keys(s3, bucket, f"{catalogue}/", _LOOKED_AT)
     names = (key.removeprefix(f"{catalogue}/") for key in keys)
     others = [name for name in names if name and not name.startswith(f"{PARTITION}=")]
