@@ -9,14 +9,14 @@ import typer.main
 from typer.cli import get_docs_for_click
 
 from cosmicai.packaging.places import ROOT
-from cosmicai.results.columns import COLUMNS
-from inference.probability.predictive import LEVELS, quantile_name
+from inference.contract.columns import COLUMNS, LEVELS, quantile_name
 from initialize.payload import schema
 from summarize.contract.event import RankEvent
 from summarize.contract.fields import Record
+from summarize.contract.growing import Part
 from summarize.contract.pricing import Cost
 from summarize.contract.rank_info import RankInfo
-from summarize.contract.run_records import LastRun, ReducedMetrics, Run, Summary
+from summarize.contract.run_records import Grown, LastRun, ReducedMetrics, Run, Summary
 
 PAGE = ROOT / "docs" / "reference.md"
 
@@ -76,8 +76,10 @@ def page() -> str:
             *_record("run.json", Run),
             *_record("manifest.json: the event of each rank", RankEvent),
             *_record("{rank}.json and combined_data.json", RankInfo),
+            *_record("catalogue in {rank}.json", Part),
             *_record("metrics.json", ReducedMetrics),
             *_record("summary.json", Summary),
+            *_record("catalogue in summary.json", Grown),
             *_record("cost in summary.json", Cost),
             *_record(".last-runs/bundled.json and .last-runs/models/{model}.json in the bucket", LastRun),
             *_table("predictions/{rank}.npz", PREDICTIONS),

@@ -18,7 +18,7 @@ locals {
     WriteResults = {
       actions = ["s3:PutObject"]
       resources = [
-        for path in ["*.json", "*/predictions/*.npz", ".cosmicai/*/messages/*"] : "${module.storage.bucket_arn}/${path}"
+        for path in ["*.json", "*/predictions/*.npz", "*/arrival=*/*.parquet", ".cosmicai/*/messages/*"] : "${module.storage.bucket_arn}/${path}"
       ]
     }
     }, length(var.storage.data_bucket_kms_key_arns) == 0 ? {} : {
@@ -193,7 +193,7 @@ module "summarize" {
     WriteSummary = {
       actions = ["s3:PutObject"]
       resources = concat(
-        [for file in ["combined_data.json", "summary.json", "report.html"] : "${module.storage.bucket_arn}/*/${file}"],
+        [for file in ["combined_data.json", "summary.json", "report.html", "_delta_log/*.json"] : "${module.storage.bucket_arn}/*/${file}"],
         ["${module.storage.bucket_arn}/.last-runs/*.json"],
       )
     }
@@ -277,6 +277,7 @@ module "ready" {
   name              = "${local.name}-ready"
   bucket_name       = module.storage.bucket_name
   prefix            = var.operations.start_on_ready
+  catalogues        = var.operations.ready_catalogues
   state_machine_arn = module.state_machine.arn
 }
 

@@ -21,10 +21,12 @@ from cosmicai.cli.common import (
 )
 from cosmicai.cli.paths import InFolder, OutFolder
 from cosmicai.cli.values import Choices, NameList
+from cosmicai.printable import printable
 
 if TYPE_CHECKING:
     from cosmicai.results.run_results import Results
     from summarize.contract.rank_info import RankInfo
+    from summarize.contract.run_records import Grown
 
 app = typer.Typer()
 
@@ -130,7 +132,16 @@ def _tell_downloaded(downloaded: Results, as_json: bool) -> None:
     else:
         console.print(f"{files} files in {downloaded.folder}; open {downloaded.report}")
         console.print(f"images: {images_text(images, sources)}")
+        _tell_catalogue(downloaded.summary.catalogue)
         _tell_left_out(downloaded.ranks)
+
+
+def _tell_catalogue(grown: Grown | None) -> None:
+    if grown is not None and grown.fault is not None:
+        tell_error(f"the catalogue {grown.place} stays as it was: {grown.fault}", lines=False)
+    elif grown is not None:
+        told = f"version {grown.version} of {grown.place} holds its {grown.galaxies or 0:,} galaxies"
+        console.print(printable(f"catalogue: {told}"))
 
 
 def _tell_left_out(infos: list[RankInfo]) -> None:

@@ -11,14 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmicai.results.columns import ordered
+from inference.contract.columns import ordered
+from inference.table import columns
 from initialize.plan import natural
 
 Array = NDArray[Any]
-
-_PER_RUN = ("index", "files", "rows", "run_id", "z_grid")  # arrays that are not columns
-
-_IN_HALF_PRECISION = {"pdf", "embedding"}  # which most formats do not have
 
 
 class CatalogueError(RuntimeError):
@@ -96,19 +93,10 @@ def _arrays(file: Path) -> dict[str, Array]:
 
 
 def _columns(arrays: dict[str, Array], file: Path) -> dict[str, Array]:
-    """Every array with a row per galaxy, in single precision or better, and the galaxies' places."""
-    count = len(arrays["z_pred"])
-    columns = {name: array for name, array in arrays.items() if name not in _PER_RUN}
-    wrong = [name for name, array in columns.items() if array.ndim == 0 or len(array) != count]
-    if wrong:
-        raise CatalogueError(f"{file}: {', '.join(wrong)} lacks a row for each of the {count} galaxies")
-    for name in _IN_HALF_PRECISION & columns.keys():
-        columns[name] = columns[name].astype(np.float32)
-    files, rows = arrays.get("files"), arrays.get("rows")
-    if files is not None and rows is not None and rows.sum() == count and len(files) == len(rows):
-        columns["file"] = np.repeat(files, rows)
-        columns["row"] = np.concatenate([*(np.arange(one) for one in rows), np.empty(0, np.int64)])
-    return columns
+    try:
+        return columns(arrays)
+    except ValueError as error:
+        raise CatalogueError(f"{file}: {error}") from error
 
 
 def _joint(first: np.dtype[Any], second: np.dtype[Any]) -> np.dtype[Any]:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from cosmicai.packaging.extras import needed
 from cosmicai.results.catalogue import Catalogue, CatalogueError
-from cosmicai.results.columns import GRID, described
 from cosmicai.results.outputs import new_file, new_folder
 from cosmicai.results.tables import astropy_table, pandas_frame, qp_ensemble
+from inference.contract.columns import GRID, described
 
 Array = NDArray[Any]
 
@@ -72,9 +72,7 @@ def _schema(catalogue: Catalogue) -> Any:
     for name, (kind, shape) in catalogue.types.items():
         value = pa.string() if kind.kind == "U" else pa.from_numpy_dtype(kind)
         type_ = pa.list_(value, int(np.prod(shape))) if shape else value
-        column = described(name)
-        metadata = {"unit": column.unit, "ucd": column.ucd, "description": column.description}
-        fields.append(pa.field(name, type_, metadata={key: text for key, text in metadata.items() if text}))
+        fields.append(pa.field(name, type_, metadata=described(name).told()))
     grid = {} if catalogue.grid is None else {"z_grid": json.dumps(catalogue.grid.tolist())}
     return pa.schema(fields, metadata={"run_id": catalogue.run_id, **grid})
 

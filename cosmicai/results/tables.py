@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cosmicai.packaging.extras import needed
 from cosmicai.results.catalogue import Catalogue, CatalogueError
-from cosmicai.results.columns import GRID, described
+from inference.contract.columns import GRID, described
 
 if TYPE_CHECKING:
     import pandas

@@ -45,6 +45,9 @@ class RankEvent(Record):
     outputs: Annotated[
         Keys, Field("what is written for each galaxy: `redshift`, `pdf`, `embedding`", "OUTPUTS")
     ] = DEFAULT_OUTPUTS
+    catalogue: Annotated[
+        str | None, Field("the folder of the catalogue that grows by this run", "CATALOGUE")
+    ] = None
     rank: Annotated[int, Field("the number of the rank, from 0", "RANK")]
     data_paths: Annotated[Keys, Field("the key of its partition, or a list of keys", "DATA_PATH")]
     rendezvous: Annotated[

@@ -116,6 +116,9 @@ class RankInfo(Record):
         Any, Field("the sums and histograms from which Summarize merges the measures", null=True)
     ] = None
     collectives: Annotated[Any, Field("channel, partners, relays, bytes, seconds, faults")] = None
+    catalogue: Annotated[
+        Any, Field("its part of the catalogue that grows: file, rows, columns, grid of pdf, network")
+    ] = None
     rank: Annotated[int, Field("the number of the rank, from 0")]
     run_id: Annotated[str, Field("the name of the execution that planned the run")]
     cold_start: Annotated[bool | None, Field("whether the sandbox was new")] = None

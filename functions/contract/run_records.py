@@ -114,6 +114,20 @@ class ReducedMetrics(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Grown(Record):
+    """What a run has done to the catalogue that it names, or why it could not; the catalogue stays then."""
+
+    place: Annotated[str, Field("the catalogue's address")]
+    arrival: Annotated[str, Field("the arrival's value in the column `arrival`")]
+    version: Annotated[int | None, Field("the version of the table that holds the arrival")] = None
+    galaxies: Annotated[int | None, Field("the arrival's galaxies", unit="galaxies")] = None
+    replaced_files: Annotated[
+        int | None, Field("the files that the arrival had in the catalogue's folder before")
+    ] = None
+    fault: Annotated[str | None, Field("why the arrival is not in the catalogue, and what to do")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Summary(Record):
     """summary.json: what a run did, by Summarize or `cosmicai infer`."""
 
@@ -164,6 +178,7 @@ class Summary(Record):
         Json | None,
         Field("how Step Functions started the ranks, express or standard, and why", null=True),
     ] = None
+    catalogue: Annotated[Grown | None, Field("what became of the catalogue that grows")] = None
     cost: Annotated[
         Cost | None, Field("GB-seconds and USD at list prices; null on one machine and on AWS Batch", null=True)
     ] = None

@@ -12,13 +12,15 @@ from functools import partial
 from typing import Any
 
 from . import process, script
+from .catalogue import write_part
 from .contract.event import RankEvent
+from .contract.growing import Part
 from .contract.rank_info import RankInfo
 from .data.partition import Layout, Partition, PartitionFile, stream
 from .engine.interface import Engine, Floats
 from .metrics import collectives
 from .metrics.reduction import Reduction, Share
-from .results import Clock, Results
+from .results import Clock, Results, npz
 from .sandbox import Model, Sandbox
 
 _MIB = 1024 * 1024
@@ -35,6 +37,7 @@ class Rank:
         self._event, self._sandbox, self._seconds_left = event, sandbox, seconds_left
         self._storage, self._cold = sandbox.invoked()
         self._clock, self._results = Clock(), Results()
+        self._part: Part | None = None  # of a catalogue that grows
         if self._cold:  # Lambda bills its init phase too
             self._clock.seconds["init"] = process.age()
         self._before = self._clock.seconds["init"]
@@ -85,6 +88,7 @@ class Rank:
             flags=results.quality.counts(),
             predicted_redshifts=results.distribution(),
             collectives=record,
+            catalogue=None if self._part is None else self._part.to_json(),
         )
         info = results.with_speed(info, event.batch_size, self._clock.seconds["inference"])
         return self._ended(results.with_accuracy(self._with_memory(info, engine), metrics))
@@ -102,15 +106,23 @@ class Rank:
             if model.calibration is not None:
                 with self._clock.phase("inference"):
                     results.find_probabilities(model.calibration)
-            if event.save_predictions:
+            if event.save_predictions or event.catalogue is not None:
                 with self._clock.phase("upload"):
-                    key = f"{event.result_path}/predictions/{event.rank}.npz"
-                    body = results.predictions(event.data_paths, event.run_id, event.outputs)
-                    self._storage.write(event.bucket, key, body, "application/octet-stream")
+                    self._write(model)
         except Exception:
             reduction.finish(Share([], 0, None))  # so that nobody waits for this rank
             raise
         return model
+
+    def _write(self, model: Model) -> None:
+        """What is kept of each galaxy: the rank's predictions, and its part of a catalogue that grows."""
+        event = self._event
+        arrays = self._results.arrays(event.data_paths, event.run_id, event.outputs)
+        if event.save_predictions:
+            key = f"{event.result_path}/predictions/{event.rank}.npz"
+            self._storage.write(event.bucket, key, npz(arrays), "application/octet-stream")
+        if event.catalogue is not None:
+            self._part = write_part(event, self._storage, arrays, model.network)
 
     def _predict(self, model: Model) -> None:
         """Reading and computing overlap: `download` is only the time that the rank waited for bytes."""

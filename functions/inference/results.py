@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -43,6 +43,13 @@ class Clock:
             yield
         finally:
             self.seconds[name] += time.perf_counter() - start
+
+
+def npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """The bytes of an .npz."""
+    body = io.BytesIO()
+    np.savez(body, **arrays)  # type: ignore[arg-type]
+    return body.getvalue()
 
 
 @dataclass
@@ -168,15 +175,18 @@ class Results:
             metrics.probabilities = scores.state(self.probabilities, *columns)
         return metrics
 
-    def predictions(self, paths: Sequence[str], run_id: str, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> bytes:
-        """predictions/{rank}.npz: z_pred (N,) in the order of the partitions and, where known, z_true (N,).
+    def arrays(
+        self, paths: Sequence[str], run_id: str, outputs: Sequence[str] = DEFAULT_OUTPUTS
+    ) -> dict[str, NDArray[Any]]:
+        """What predictions/{rank}.npz holds: z_pred (N,) in the order of the partitions and, where known,
+        z_true (N,).
 
         flags (N,) are bits of contract.flags; a galaxy without a redshift has NaN. files and rows say which
         partition each galaxy comes from. id, ra, dec and kept columns (N,) are those of the partitions, if they
         have them. A calibrated model adds the arrays of Densities, each with a row per galaxy except z_grid;
         outputs without pdf leave out pdf and z_grid. See `image_arrays` for the others.
         """
-        arrays: dict[str, Any] = {
+        arrays: dict[str, NDArray[Any]] = {
             "index": np.arange(len(self.z_pred)),
             "z_pred": self.z_pred,
             "flags": self.quality.flags,
@@ -191,10 +201,7 @@ class Results:
             if "pdf" not in outputs:
                 del arrays["pdf"], arrays["z_grid"]
         arrays |= self.image_arrays()
-        arrays |= joined(list(zip(self.objects, self.rows, strict=True)))
-        body = io.BytesIO()
-        np.savez(body, **arrays)
-        return body.getvalue()
+        return arrays | joined(list(zip(self.objects, self.rows, strict=True)))
 
     def with_accuracy(self, info: RankInfo, metrics: Metrics | None) -> RankInfo:
         """Adds the measures of this rank, and the state that Summarize adds up; nothing without redshifts."""

@@ -51,13 +51,15 @@ class Host:
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model folder; calibration, novelty: None if the folder has none."""
+    """A loaded model folder; calibration, novelty: None if the folder has none. network: SHA-256 of its
+    weights, None if they are not here."""
 
     engine: Engine
     choice: Choice
     rules: Rules
     calibration: Calibration | None
     novelty: Novelty | None
+    network: str | None
 
 
 class Sandbox:
@@ -110,5 +112,5 @@ class Sandbox:
             if novelty is not None:
                 novelty.check(network, engine.embedding_width, magnitudes)
             rules = Rules.of_folder(folder)
-            self._models = {(folder, choice): Model(engine, choice, rules, calibration, novelty)}
+            self._models = {(folder, choice): Model(engine, choice, rules, calibration, novelty, network)}
         return self._models[folder, choice]

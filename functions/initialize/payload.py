@@ -49,7 +49,8 @@ def defaults() -> dict[str, Any]:
 def resolve(payload: object) -> dict[str, Any]:
     """The payload with numbers as numbers, folders without a closing slash, and every default filled in.
 
-    /_READY at the end of a folder, the key of the object that announces it, is removed.
+    /_READY at the end of a folder, the key of the object that announces it, is removed. A catalogue
+    then becomes the folder above it, so that neighbouring arrivals go into one catalogue.
 
     Raises PayloadError.
     """
@@ -80,9 +81,11 @@ def resolve(payload: object) -> dict[str, Any]:
             except ValueError:
                 faults.append(f"{name}: {_shown(payload[name])} is not allowed; give {_allowed(rule)}")
     faults += _script_faults(resolved)
+    if not faults:
+        resolved.setdefault("data_bucket", resolved["bucket"])
+        faults = _catalogue_faults(resolved)
     if faults:
         raise PayloadError("; ".join(faults))
-    resolved.setdefault("data_bucket", resolved["bucket"])
     return resolved
 
 
@@ -97,6 +100,24 @@ def _script_faults(resolved: dict[str, Any]) -> list[str]:
     if folder and script and not script.startswith(f"/tmp/{folder}/"):  # noqa: S108 - as users write it
         faults.append(f"script: {_shown(script)} is not allowed; give a file below /tmp/{cut(folder)}/")
     return faults
+
+
+def _catalogue_faults(resolved: dict[str, Any]) -> list[str]:
+    """A catalogue is a folder of its own: `vacuum` deletes what else it holds."""
+    catalogue = resolved.get("catalogue")
+    if catalogue is None:
+        return []
+    if "script" in resolved:
+        return ["catalogue: is given with a script, whose results have no known columns; leave one of them out"]
+    others = [name for name in ("result_path", "data_prefix", "model") if name in resolved]
+    if resolved["data_bucket"] != resolved["bucket"]:
+        others.remove("data_prefix")
+    return [
+        f"catalogue: {_shown(catalogue)} is not allowed, because {name} is {_shown(resolved[name])}; give a "
+        "folder that is neither in that one nor around it"
+        for name in others
+        if f"{catalogue}/".startswith(f"{resolved[name]}/") or f"{resolved[name]}/".startswith(f"{catalogue}/")
+    ]
 
 
 def _unknown(name: str, properties: dict[str, Any]) -> str:
@@ -116,7 +137,7 @@ def _value(value: object, rule: dict[str, Any]) -> object:
         _accept(value, "string" in types and single_line and re.search(rule["pattern"], value) is not None)
         _accept(value, len(value.encode()) <= rule.get("x-most-bytes", len(value.encode())))
         if types == ["string"]:
-            return value.rstrip("/").removesuffix(READY)
+            return _folder(value.rstrip("/"), rule)
         value = float(value) if "number" in types else int(value)
     if isinstance(value, float) and value.is_integer() and "integer" in types:
         value = int(value)  # 11.0 is an integer in JSON Schema
@@ -127,6 +148,15 @@ def _value(value: object, rule: dict[str, Any]) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool):
         _accept(value, rule.get("minimum", value) <= value <= rule.get("maximum", value))
     return value
+
+
+def _folder(value: str, rule: dict[str, Any]) -> str:
+    folder = value.removesuffix(READY)
+    if folder == value or not rule.get("x-above-ready"):
+        return folder
+    above = folder.rpartition("/")[0]
+    _accept(value, bool(above))
+    return above
 
 
 def _chosen(value: object, rule: dict[str, Any]) -> list[str]:

@@ -188,6 +188,7 @@ def rank_events(run: Run, ranks: Iterable[int]) -> list[RankEvent]:
             save_predictions=payload["save_predictions"],
             max_bad_fraction=payload["max_bad_fraction"],
             outputs=tuple(payload.get("outputs", DEFAULT_OUTPUTS)),
+            catalogue=payload.get("catalogue"),
             rank=rank,
             data_paths=(keys,) if isinstance(keys, str) else tuple(keys),
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from .catalogue import grow
 from .contract.fields import RecordError
 from .contract.rank_info import MOST_BYTES, RankInfo, is_result, parse
 from .contract.run_records import Run, Summary, last_run_key
@@ -21,6 +22,7 @@ from .report import report
 from .summary import failure_cause, last_run, summary
 
 READERS = 32  # parallel GETs
+_MOST_CHARACTERS = 4000  # of a cause, of which Step Functions keeps 32,768
 CLOCK_TOLERANCE = 60.0  # seconds by which a rank's clock may differ from S3's
 
 Json = dict[str, Any]
@@ -37,7 +39,7 @@ def summarize_run(s3: Any, event: Json, fetch: Fetch | None = None) -> Json:
 
     fetch: reads an object by its bucket, key and size; None: as boto3 does. Returns what the state machine
     needs to decide: failed ranks as a percentage, whether that is within the tolerance, and the cause to fail
-    with otherwise.
+    with otherwise; and why a catalogue could not grow.
     """
     with ThreadPoolExecutor(READERS) as pool:
         return _summarized(_Bucket(s3, event["bucket"], fetch, pool), event)
@@ -63,15 +65,20 @@ def _summarized(bucket: _Bucket, event: Json) -> Json:
     failures = {rank: record for rank, record in failures.items() if rank not in written}
     infos = [written[rank][0] for rank in sorted(written)]
     timed = [_by_one_clock(*written[rank]) for rank in sorted(written)]
-    content = summary(run, timed, failures, _of_run(reduced.result(), run))
-    _write(bucket, folder, run, content, infos, timed)
     share = 100.0 * (run.world_size - len(infos)) / run.world_size
+    enough = share <= float(event["tolerated_failure_percentage"])
+    content = summary(run, timed, failures, _of_run(reduced.result(), run))
+    if enough:
+        content = replace(content, catalogue=grow(bucket.s3, run, infos))
+    _write(bucket, folder, run, content, infos, timed)
+    fault = content.catalogue.fault if content.catalogue is not None else None
     return {
         **event,
         "finished_ranks": len(infos),
         "failed_percentage": share,
-        "within_tolerance": share <= float(event["tolerated_failure_percentage"]),
+        "within_tolerance": enough,
         "cause": failure_cause(content, f"s3://{bucket.name}/{folder}/summary.json"),
+        **({} if fault is None else {"catalogue_fault": fault[:_MOST_CHARACTERS]}),
     }
 
 

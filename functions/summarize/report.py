@@ -58,7 +58,8 @@ def report(summary: Summary, infos: list[RankInfo]) -> str:
 
 
 def _body(summary: Summary, infos: list[RankInfo]) -> str:
-    parts = [_head(summary), _tiles(summary, infos), _failed(summary), _left_out(summary), _flags(summary)]
+    parts = [_head(summary), _tiles(summary, infos), _failed(summary), _catalogue(summary), _left_out(summary)]
+    parts += [_flags(summary)]
     parts += [*_accuracy_charts(summary), *_probability_charts(summary), *_predicted_chart(summary)]
     parts += _rank_charts(infos)
     return "\n".join([*parts, _cost(summary), _channel(summary), _ranks(infos), _payload(summary, infos)])
@@ -165,6 +166,8 @@ def _badge(summary: Summary) -> str:
     ranks, finished = summary.world_size, summary.finished_ranks
     lacking = ranks - finished
     tolerated = float(summary.payload.get("tolerated_failure_percentage", 0))
+    if summary.catalogue is not None and summary.catalogue.fault is not None:
+        return '<p class="badge fail" role="status">✗ Failed: the arrival is not in its catalogue</p>'
     if not lacking:
         everyone = f": all {ranks:,} ranks finished" if ranks > 1 else ""
         return f'<p class="badge good" role="status">✓ Succeeded{everyone}</p>'
@@ -221,6 +224,19 @@ def _failed(summary: Summary) -> str:
     rows += [(str(rank), "missing", "left neither a result nor an error") for rank in missing]
     ranks = "1 rank" if len(rows) == 1 else f"{len(rows):,} ranks"
     return table(f"{ranks} without a result", ("rank", "error", "cause"), rows, bad=True)
+
+
+def _catalogue(summary: Summary) -> str:
+    """What became of the catalogue that grows; '' of a run that names none."""
+    grown = summary.catalogue
+    if grown is None:
+        return ""
+    if grown.fault is not None:
+        rows = [(grown.arrival, grown.place, grown.fault)]
+        return table("The catalogue stays as it was", ("arrival", "catalogue", "why"), rows, bad=True)
+    numbers = (f"{grown.galaxies or 0:,}", f"{grown.version or 0}", f"{grown.replaced_files or 0:,}")
+    heads = ("galaxies", "version of the catalogue", "files replaced", "catalogue", "arrival")
+    return table("The arrival is in its catalogue", heads, [(*numbers, grown.place, grown.arrival)])
 
 
 def _flags(summary: Summary) -> str:

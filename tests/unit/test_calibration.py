@@ -18,15 +18,14 @@ from sklearn.neighbors import KNeighborsRegressor
 from cosmicai.data import dc2
 from cosmicai.model import calibrating
 from cosmicai.model.calibrating import Predicted
+from inference.contract.columns import LEVELS, quantile_name
 from inference.engine.loading import BUNDLED_MODEL
 from inference.probability.calibration import CALIBRATION, Calibration, CalibrationError
 from inference.probability.predictive import (
-    LEVELS,
     Densities,
     densities,
     half_precision,
     pit,
-    quantile_name,
 )
 from tests.conftest import CACHE
 

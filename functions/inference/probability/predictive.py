@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..contract.columns import CONFIDENCE_RANGE, LEVELS, quantile_name
 from ..data.missing import known_redshifts
 from ..engine.interface import Floats
 from .calibration import Calibration, CalibrationError, Doubles, Layer
 
-LEVELS = (0.025, 0.16, 0.84, 0.975)  # of the quantiles besides the median
-CONFIDENCE_RANGE = 0.15  # of (1 + z), on either side of the median
 _CHUNK = 128  # galaxies at once: what they need stays in the processor's cache
 _ROWS = 64  # of a matrix product: BLAS would start threads for more, which cost more than they save
 WIDTHS = (-4.0, 5.0)  # log of a component's width, in units
@@ -66,11 +65,6 @@ class Densities:
             "pdf": self.pdf,
             **({} if self.pit is None else {"pit": self.pit.astype(np.float32)}),
         }
-
-
-def quantile_name(level: float) -> str:
-    """z_q025 for 2.5 %, z_q160 for 16 %."""
-    return f"z_q{round(1000 * level):03d}"
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from ..contract.columns import LEVELS
 from ..contract.probabilities import INTERVALS, STACK_UNIT, Probabilities, Scored, Stack
 from ..data.missing import known_redshifts
 from .calibration import Doubles
-from .predictive import LEVELS, Densities
+from .predictive import Densities
 
 _CHUNK = 512  # galaxies
 

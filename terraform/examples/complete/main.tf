@@ -76,6 +76,7 @@ module "cosmicai" {
     alarm_email        = "operator@example.org"
     monthly_budget_usd = 50
     start_on_ready     = "incoming"
+    ready_catalogues   = "catalogues"
   }
 }
 
