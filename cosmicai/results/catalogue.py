@@ -18,6 +18,10 @@ Array = NDArray[Any]
 
 _PER_RUN = ("index", "files", "rows", "run_id", "z_grid")  # arrays that are no columns
 
+_EVERY_RANKS = (
+    "z_pred",
+    "flags",
+)  # of these each rank writes one, or both: an imported network may give no redshift
 _IN_HALF_PRECISION = {"pdf", "embedding"}  # which most formats do not have
 
 
@@ -72,7 +76,7 @@ class Catalogue:
         """The columns of one rank after the other."""
         for file in self.files:
             found = _columns(_arrays(file), file)
-            count = len(found["z_pred"])
+            count = _count(found)
             yield {
                 name: found[name].astype(kind) if name in found else _missing(count, kind, shape)
                 for name, (kind, shape) in self.types.items()
@@ -90,14 +94,20 @@ def _arrays(file: Path) -> dict[str, Array]:
             arrays = {name: content[name] for name in content.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CatalogueError(f"{file} cannot be read: {error}; download the run again") from error
-    if "z_pred" not in arrays or arrays["z_pred"].ndim != 1:
-        raise CatalogueError(f"{file} is not what a rank writes: it has no column z_pred")
+    present = [arrays[name] for name in _EVERY_RANKS if name in arrays]
+    if not present or present[0].ndim != 1:
+        raise CatalogueError(f"{file} is not what a rank writes: it has no column {' or '.join(_EVERY_RANKS)}")
     return arrays
+
+
+def _count(arrays: dict[str, Array]) -> int:
+    """The galaxies of a rank."""
+    return next(len(arrays[name]) for name in _EVERY_RANKS if name in arrays)
 
 
 def _columns(arrays: dict[str, Array], file: Path) -> dict[str, Array]:
     """Every array with a row per galaxy, in single precision or better, and the galaxies' places."""
-    count = len(arrays["z_pred"])
+    count = _count(arrays)
     columns = {name: array for name, array in arrays.items() if name not in _PER_RUN}
     wrong = [name for name, array in columns.items() if array.ndim == 0 or len(array) != count]
     if wrong:

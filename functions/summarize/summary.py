@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from .contract.accuracy import Metrics, Predicted
+from .contract.accuracy import Predicted
 from .contract.flags import NAMES
 from .contract.images import counted
 from .contract.limits import PHASES
+from .contract.metrics import AnyMetrics, added, read_metrics
 from .contract.pricing import cost
 from .contract.rank_info import RankInfo
 from .contract.run_records import ReducedMetrics, Run, Summary
@@ -125,7 +126,7 @@ def _spread(values: list[float]) -> Json | None:
 
 def _metrics(
     run: Run, infos: list[RankInfo], reduced: Json | None
-) -> tuple[Metrics | None, str, dict[int, str]]:
+) -> tuple[AnyMetrics | None, str, dict[int, str]]:
     """What the ranks have reduced among themselves, with those added that it lacks; where it comes from; and
     the ranks whose states cannot be used.
 
@@ -149,16 +150,16 @@ def _metrics(
     return total, f"collectives ({channel[:20]}) of {len(covered)} ranks{rest}", faults
 
 
-def _share(reduced: Json, world_size: int) -> tuple[set[int], Metrics | None, str]:
+def _share(reduced: Json, world_size: int) -> tuple[set[int], AnyMetrics | None, str]:
     """The ranks that metrics.json covers, their metrics, and the channel. Raises ValueError."""
     share = ReducedMetrics.from_json(reduced)
     if not all(rank < world_size for rank in share.ranks):
         raise ValueError("its ranks are not those of the run")
     state = share.accuracy_state
-    return set(share.ranks), None if state is None else Metrics.from_json(state), share.channel
+    return set(share.ranks), None if state is None else read_metrics(state), share.channel
 
 
-def _merged(infos: Iterable[RankInfo], total: Metrics | None) -> tuple[Metrics | None, dict[int, str]]:
+def _merged(infos: Iterable[RankInfo], total: AnyMetrics | None) -> tuple[AnyMetrics | None, dict[int, str]]:
     """`total` with the states of rank infos, one after the other: 10,000 histograms at once would not fit."""
     faults: dict[int, str] = {}
     for info in infos:
@@ -166,14 +167,9 @@ def _merged(infos: Iterable[RankInfo], total: Metrics | None) -> tuple[Metrics |
         if state is None:
             continue
         try:
-            metrics = Metrics.from_json(state)
+            total = added(total, read_metrics(state))
         except ValueError as error:
             faults[info.rank] = f"accuracy_state: {error}"
-            continue
-        if total is None:
-            total = metrics
-        else:
-            total.add(metrics)
     return total, faults
 
 
