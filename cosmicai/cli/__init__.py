@@ -12,7 +12,20 @@ import typer
 from typer.main import get_command
 
 import cosmicai
-from cosmicai.cli import calibrate, data, failing, infer, local, model, optimise, plan, results, runs, sweep
+from cosmicai.cli import (
+    calibrate,
+    data,
+    failing,
+    import_onnx,
+    infer,
+    local,
+    model,
+    optimise,
+    plan,
+    results,
+    runs,
+    sweep,
+)
 from cosmicai.cli.common import CACHE, Cache, console, tell
 from cosmicai.cli.paths import OutFolder
 
@@ -24,6 +37,7 @@ app.add_typer(sweep.app)
 app.add_typer(infer.app)
 app.add_typer(local.app, name="local")
 app.add_typer(data.app, name="data")
+model.app.command("import-onnx")(import_onnx.model_import_onnx)
 model.app.command("optimise")(optimise.model_optimise)
 model.app.command("calibrate")(calibrate.model_calibrate)
 app.add_typer(model.app, name="model")
