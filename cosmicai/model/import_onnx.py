@@ -34,7 +34,7 @@ def import_onnx(source: Path, out: Path, asked: Asked, command: str = "") -> Jso
         except OnnxFileError as error:
             raise OnnxFileError(f"{source}: {error}") from error
         files, mapping = found.pop("files"), found.pop("mapping")
-        digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([files, mapping], sort_keys=True).encode()).hexdigest()
         graphs = {"network": digest, "float32": {"files": files}, "mapping": mapping}
         (scratch / GRAPHS).write_text(json.dumps(graphs, indent=1) + "\n")
         read_graphs(scratch)  # as a rank will

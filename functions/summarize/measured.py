@@ -21,6 +21,7 @@ _TILES = {
     CLASSIFICATION: {name: name for name in CLASS_MEASURES},
     REGRESSION: {"MAE": "MAE", "RMSE": "RMSE", "mean error": "bias", "R²": "R2"},
 }
+_AFTER_FIRST = slice(1, None)
 _MOST_CLASSES = 30  # of a confusion matrix in the page
 
 
@@ -49,11 +50,16 @@ def class_tables(accuracy: Json | None, source: str) -> list[str]:
         for one in classes
     ]
     title = f"Classes of {column}: {accuracy['count']:,} objects whose class is known; metrics from {source}"
-    found = [table(title, ("class", "objects", "predicted", "precision", "recall", "F1"), rows)]
+    found = [
+        table(title, ("class", "objects", "predicted", "precision", "recall", "F1"), rows, numbers=_AFTER_FIRST)
+    ]
     if len(classes) > _MOST_CLASSES:
         return found
     names = [one["class"] for one in classes]
     counts = (
         (name, *(f"{count:,}" for count in row)) for name, row in zip(names, accuracy["confusion"], strict=True)
     )
-    return [*found, table(f"True {column}, and what was predicted", ("true class", *names), counts)]
+    return [
+        *found,
+        table(f"True {column}, and what was predicted", ("true class", *names), counts, numbers=_AFTER_FIRST),
+    ]

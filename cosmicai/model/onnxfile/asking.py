@@ -1,4 +1,7 @@
-"""The process that reads a user's ONNX file: what a hostile file can do ends with it."""
+"""The process that reads a user's ONNX file: one that crashes it, or needs too much, is refused.
+
+It is no sandbox: it has the rights of the user, but none of the credentials in the environment.
+"""
 
 from __future__ import annotations
 

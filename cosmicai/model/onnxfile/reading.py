@@ -37,7 +37,7 @@ class Value:
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """The file with its external data, checked. Raises OnnxFileError."""
+    """The file without its external data. Raises OnnxFileError."""
     if path.stat().st_size > MOST_BYTES:
         raise OnnxFileError(f"has more than {MOST_BYTES >> 30} GB")
     try:
@@ -47,6 +47,12 @@ def read(path: Path) -> onnx.ModelProto:
     if not model.graph.node or not model.opset_import:
         raise OnnxFileError("holds no graph: it is not an ONNX file, or empty")
     _check_structure(model)
+    return model
+
+
+def completed(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The graph, or a part of it, with the external data of the file, checked. Raises OnnxFileError."""
+    _check_operators(model)
     _check_external(model, path)
     load_external_data_for_model(model, str(path.parent))
     try:
@@ -89,7 +95,7 @@ def _check_structure(model: onnx.ModelProto) -> None:
             )
 
 
-def check_operators(model: onnx.ModelProto) -> None:
+def _check_operators(model: onnx.ModelProto) -> None:
     """Raises OnnxFileError for operators that are not taken, and for graphs inside of nodes."""
     for node in model.graph.node:
         if node.domain not in _DOMAINS:

@@ -11,14 +11,7 @@ import onnx
 
 from cosmicai.model.graph_files import write_graph
 from cosmicai.model.onnxfile.choosing import Asked, chosen, tensors, wanted
-from cosmicai.model.onnxfile.reading import (
-    OnnxFileError,
-    check_operators,
-    inputs,
-    outputs,
-    pruned,
-    read,
-)
+from cosmicai.model.onnxfile.reading import OnnxFileError, completed, inputs, outputs, pruned, read
 from cosmicai.model.onnxfile.trial import trial
 
 
@@ -29,11 +22,10 @@ def write(path: Path, folder: Path, asked: Asked) -> dict[str, Any]:
     """
     asked.check()
     model = read(path)
-    columns, every = wanted(asked, outputs(model)), outputs(model)
-    given = inputs(model)
+    every, given = outputs(model), inputs(model)
+    columns = wanted(asked, every)
     taken = tensors(asked, given)
-    graph = pruned(model, columns.values())
-    check_operators(graph)
+    graph = completed(pruned(model, columns.values()), path)
     needed = list(dict.fromkeys(columns.values()))
     first = trial(graph.SerializeToString(), given, needed)
     mapping = chosen(asked, taken, columns, first.outputs)
