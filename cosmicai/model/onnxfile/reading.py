@@ -130,6 +130,8 @@ def _check_external(model: onnx.ModelProto, path: Path) -> None:
     folder, total = path.parent.resolve(), path.stat().st_size
     for tensor in _tensors(model):
         if tensor.data_location != TensorProto.EXTERNAL:
+            if tensor.HasField("raw_data") and len(tensor.raw_data) != _needed(tensor):
+                raise OnnxFileError(f"the weight {printable(tensor.name, 80)} has not the bytes of its shape")
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
@@ -185,9 +187,7 @@ def inputs(model: onnx.ModelProto) -> list[Value]:
 def _input(value: Any) -> Value:
     tensor = value.type.tensor_type
     if tensor.elem_type != TensorProto.FLOAT:
-        kind = (
-            TensorProto.DataType.Name(tensor.elem_type) if value.type.HasField("tensor_type") else "no tensor"
-        )
+        kind = _type_name(tensor.elem_type) if value.type.HasField("tensor_type") else "no tensor"
         raise OnnxFileError(
             f"its input {value.name} is {kind}, not FLOAT: export the network with inputs of float32"
         )
@@ -208,6 +208,11 @@ def _input(value: Any) -> Value:
             f"its input {value.name} has {math.prod(fixed):,} values per object; {MOST_VALUES:,} at most"
         )
     return Value(value.name, tuple(fixed))
+
+
+def _type_name(number: int) -> str:
+    known = {value: name for name, value in TensorProto.DataType.items()}
+    return str(known.get(number, f"of the unknown type {number}"))
 
 
 def outputs(model: onnx.ModelProto) -> list[str]:
