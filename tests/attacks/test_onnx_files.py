@@ -131,7 +131,10 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "dropout in training": (
         _of(
             node("Dropout", ["x", "r", "t"], ["y"]),
-            weights=[numpy_helper.from_array(np.float32(0.5), "r"), numpy_helper.from_array(np.array(True), "t")],
+            weights=[
+                numpy_helper.from_array(np.float32(0.5), "r"),
+                numpy_helper.from_array(np.array(True), "t"),
+            ],
         ),
         "depends on the others in its batch, or on chance",
     ),
