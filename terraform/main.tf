@@ -16,7 +16,7 @@ locals {
     WriteResults = {
       actions = ["s3:PutObject"]
       resources = [
-        for path in ["*.json", "*/predictions/*.npz", ".cosmicai/*/messages/*"] : "${module.storage.bucket_arn}/${path}"
+        for path in ["*.json", "*/predictions/*.npz", "*/arrival=*/*.parquet", ".cosmicai/*/messages/*"] : "${module.storage.bucket_arn}/${path}"
       ]
     }
     }, length(var.storage.data_bucket_kms_key_arns) == 0 ? {} : {
@@ -183,7 +183,7 @@ module "summarize" {
     ReadResults = { actions = ["s3:GetObject"], resources = ["${module.storage.bucket_arn}/*.json"] }
     WriteSummary = {
       actions   = ["s3:PutObject"]
-      resources = [for file in ["combined_data.json", "summary.json", "report.html"] : "${module.storage.bucket_arn}/*/${file}"]
+      resources = [for file in ["combined_data.json", "summary.json", "report.html", "_delta_log/*.json"] : "${module.storage.bucket_arn}/*/${file}"]
     }
     DeleteKeyAndMessages = { actions = ["s3:DeleteObject"], resources = ["${module.storage.bucket_arn}/.cosmicai/*"] }
   })
@@ -267,6 +267,7 @@ module "ready" {
   name              = "${local.name}-ready"
   bucket_name       = module.storage.bucket_name
   prefix            = var.operations.start_on_ready
+  catalogues        = var.operations.ready_catalogues
   state_machine_arn = module.state_machine.arn
 }
 

@@ -362,6 +362,7 @@ variable "operations" {
     - alarm_email: Address for alarms about failed runs, failing or throttled ranks, and a rendezvous host that does not stop; four alarms at 0.10 USD per month. null: no alarms.
     - monthly_budget_usd: Monthly budget for the resources with the team's tag. AWS writes to alarm_email when costs reach 80 % of it, and when the forecast exceeds it. The tag Team must be a cost allocation tag of the account. null: no budget.
     - start_on_ready: Prefix in the bucket. An object PREFIX/FOLDER/_READY starts a run over that folder, which writes below results/. null: runs do not start automatically.
+    - ready_catalogues: Prefix in the bucket. The galaxies of PREFIX/NIGHT/VISIT/_READY become part of the catalogue READY_CATALOGUES/PREFIX/NIGHT: all folders that are next to each other share one. null: no catalogues.
   EOT
   type = object({
     log_retention_days = optional(number, 30)
@@ -369,6 +370,7 @@ variable "operations" {
     alarm_email        = optional(string)
     monthly_budget_usd = optional(number)
     start_on_ready     = optional(string)
+    ready_catalogues   = optional(string)
   })
   default = {}
 
@@ -395,6 +397,21 @@ variable "operations" {
   validation {
     condition     = var.operations.start_on_ready == null || can(regex("^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", var.operations.start_on_ready))
     error_message = "operations.start_on_ready must be a prefix without a slash at its beginning or end, such as incoming."
+  }
+
+  validation {
+    condition     = var.operations.ready_catalogues == null || can(regex("^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", var.operations.ready_catalogues))
+    error_message = "operations.ready_catalogues must be a prefix without a slash at its beginning or end, such as catalogues."
+  }
+
+  validation {
+    condition     = var.operations.ready_catalogues == null || var.operations.start_on_ready != null
+    error_message = "operations.ready_catalogues is for runs that start automatically: set operations.start_on_ready."
+  }
+
+  validation {
+    condition     = var.operations.ready_catalogues == null || !contains(["results", var.operations.start_on_ready], coalesce(var.operations.ready_catalogues, "-"))
+    error_message = "operations.ready_catalogues must be neither results nor operations.start_on_ready: catalogues have folders of their own."
   }
 }
 

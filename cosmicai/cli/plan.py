@@ -19,7 +19,7 @@ from cosmicai.experiments.planning import (
     S3_GB_MONTH,
     Assumptions,
     Plan,
-    beside_published,
+    compare_published,
     options,
     recommended,
 )
@@ -69,7 +69,7 @@ def plan(
     ] = "direct",
     calibrate: Annotated[
         Path | None,
-        typer.Option(parser=JsonFile(), help="summary.json of a run: take its speed and cold starts."),
+        typer.Option(parser=JsonFile(), help="summary.json of a run: use its speed and cold starts."),
     ] = None,
     concurrency: Annotated[
         int, typer.Option(parser=whole(1, 10**6), help="The account's quota of concurrent executions.")
@@ -87,9 +87,9 @@ def plan(
     if (data_gb is None) == (images is None):
         raise typer.BadParameter("give one of --data-gb and --images")
     count = images if images is not None else max(1, int((data_gb or 0) * 1e9 / IMAGE_BYTES))
-    given = Assumptions.of_summary(calibrate) if calibrate else Assumptions()
-    given = replace(given, concurrency=concurrency)
-    plans = list(options(count, partition_mb, map(int, memory_mb), arch, given, collectives == "direct"))
+    assumptions = Assumptions.of_summary(calibrate) if calibrate else Assumptions()
+    assumptions = replace(assumptions, concurrency=concurrency)
+    plans = list(options(count, partition_mb, map(int, memory_mb), arch, assumptions, collectives == "direct"))
     best = recommended(plans, target_seconds, budget)
     payload = {
         "data_prefix": f"{best.case.partition_mb:g}MB",
@@ -153,7 +153,7 @@ def _print_best(best: Plan, images: int) -> None:
         f"{best.total_usd:,.3f} USD ({costs}); storing the data costs {_storage(images):,.2f} USD a month"
     )
     if best.bottleneck == "rendezvous host":
-        console.print("Most of the time is the rendezvous host's start: with --collectives s3 none is needed.")
+        console.print("Most of the time is the rendezvous host's start: --collectives s3 needs none.")
     for obstacle in best.obstacles:
         console.print(obstacle.text, style="yellow")
 
@@ -163,7 +163,7 @@ def _storage(images: int) -> float:
 
 
 def _print_published(as_json: bool) -> None:
-    rows = beside_published()
+    rows = compare_published()
     if as_json:
         print_json(
             [

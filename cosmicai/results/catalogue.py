@@ -11,18 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmicai.results.columns import ordered
+from inference.contract.columns import ordered
+from inference.table import EVERY_RANKS, columns, count_of
 from initialize.plan import natural
 
 Array = NDArray[Any]
-
-_PER_RUN = ("index", "files", "rows", "run_id", "z_grid")  # arrays that are no columns
-
-_EVERY_RANKS = (
-    "z_pred",
-    "flags",
-)  # of these each rank writes one, or both: an imported network may give no redshift
-_IN_HALF_PRECISION = {"pdf", "embedding"}  # which most formats do not have
 
 
 class CatalogueError(RuntimeError):
@@ -75,10 +68,10 @@ class Catalogue:
     def tables(self) -> Iterator[dict[str, Array]]:
         """The columns of one rank after the other."""
         for file in self.files:
-            found = _columns(_arrays(file), file)
-            count = _count(found)
+            columns = _columns(_arrays(file), file)
+            count = count_of(columns)
             yield {
-                name: found[name].astype(kind) if name in found else _missing(count, kind, shape)
+                name: columns[name].astype(kind) if name in columns else _missing(count, kind, shape)
                 for name, (kind, shape) in self.types.items()
             }
 
@@ -94,31 +87,17 @@ def _arrays(file: Path) -> dict[str, Array]:
             arrays = {name: content[name] for name in content.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CatalogueError(f"{file} cannot be read: {error}; download the run again") from error
-    present = [arrays[name] for name in _EVERY_RANKS if name in arrays]
+    present = [arrays[name] for name in EVERY_RANKS if name in arrays]
     if not present or present[0].ndim != 1:
-        raise CatalogueError(f"{file} is not what a rank writes: it has no column {' or '.join(_EVERY_RANKS)}")
+        raise CatalogueError(f"{file} is not what a rank writes: it has no column {' or '.join(EVERY_RANKS)}")
     return arrays
 
 
-def _count(arrays: dict[str, Array]) -> int:
-    """The galaxies of a rank."""
-    return next(len(arrays[name]) for name in _EVERY_RANKS if name in arrays)
-
-
 def _columns(arrays: dict[str, Array], file: Path) -> dict[str, Array]:
-    """Every array with a row per galaxy, in single precision or better, and the galaxies' places."""
-    count = _count(arrays)
-    columns = {name: array for name, array in arrays.items() if name not in _PER_RUN}
-    wrong = [name for name, array in columns.items() if array.ndim == 0 or len(array) != count]
-    if wrong:
-        raise CatalogueError(f"{file}: {', '.join(wrong)} has not a row for each of the {count} galaxies")
-    for name in _IN_HALF_PRECISION & columns.keys():
-        columns[name] = columns[name].astype(np.float32)
-    files, rows = arrays.get("files"), arrays.get("rows")
-    if files is not None and rows is not None and rows.sum() == count and len(files) == len(rows):
-        columns["file"] = np.repeat(files, rows)
-        columns["row"] = np.concatenate([*(np.arange(one) for one in rows), np.empty(0, np.int64)])
-    return columns
+    try:
+        return columns(arrays)
+    except ValueError as error:
+        raise CatalogueError(f"{file}: {error}") from error
 
 
 def _joint(first: np.dtype[Any], second: np.dtype[Any]) -> np.dtype[Any]:

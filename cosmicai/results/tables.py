@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cosmicai.packaging.extras import needed
 from cosmicai.results.catalogue import Catalogue, CatalogueError
-from cosmicai.results.columns import GRID, described
+from inference.contract.columns import GRID, described
 
 if TYPE_CHECKING:
     import pandas
@@ -54,7 +54,7 @@ def pandas_frame(catalogue: Catalogue) -> pandas.DataFrame:
 def qp_ensemble(catalogue: Catalogue) -> qp.Ensemble:
     """p(z) as qp's interpolated densities, with the other columns as ancillary data.
 
-    Galaxies without p(z) are left out. Raises CatalogueError where no galaxy has one, and MissingPackageError.
+    Galaxies without p(z) are left out. Raises CatalogueError if no galaxy has one, and MissingPackageError.
     """
     qp = needed("qp")
     if catalogue.grid is None:

@@ -12,29 +12,32 @@ from functools import partial
 from typing import Any
 
 from . import process, script
+from .catalogue import write_part
 from .contract.event import RankEvent
+from .contract.growing import Part
 from .contract.rank_info import RankInfo
 from .data.partition import Layout, Partition, PartitionFile, stream
 from .engine.interface import Engine, Floats
 from .metrics import collectives
 from .metrics.reduction import Reduction, Share
-from .results import Clock, Results
+from .results import Clock, Results, npz
 from .sandbox import Model, Sandbox
 
 _MIB = 1024 * 1024
 
 
 class Rank:
-    """One invocation: what it was asked, where it reads and writes, and what it has measured so far."""
+    """One invocation: its event, where it reads and writes, and what it has measured so far."""
 
     def __init__(
         self, event: RankEvent, sandbox: Sandbox, seconds_left: Callable[[], float] = lambda: float("inf")
     ) -> None:
-        """seconds_left: of the function's time."""
+        """seconds_left: how much of the function's time is left."""
         self._began = time.perf_counter()
         self._event, self._sandbox, self._seconds_left = event, sandbox, seconds_left
         self._storage, self._cold = sandbox.invoked()
         self._clock, self._results = Clock(), Results()
+        self._part: Part | None = None  # of a catalogue that grows
         if self._cold:  # Lambda bills its init phase too
             self._clock.seconds["init"] = process.age()
         self._before = self._clock.seconds["init"]
@@ -52,7 +55,7 @@ class Rank:
         return {"rank": event.rank, "run_id": event.run_id, **known}
 
     def _run_script(self) -> dict[str, Any]:
-        """Runs the user's own code, and adds what it wrote as its rank info to ours."""
+        """Runs the user's own code, and adds the rank info that it wrote to ours."""
         event, storage, scratch = self._event, self._storage, self._sandbox.host.scratch
         with self._clock.phase("download"):
             folder = self._sandbox.scripts.fetch(event, storage)
@@ -64,7 +67,7 @@ class Rank:
         return script.rank_info(self._ended(self._measured()), written)
 
     def _infer(self) -> RankInfo:
-        """The built-in way: the engine over the rank's partitions; then the metrics, among the ranks."""
+        """Runs the engine over the rank's partitions, then reduces the metrics among the ranks."""
         event, storage, results = self._event, self._storage, self._results
         redis = self._sandbox.host.redis
         with collectives.reduction(event, storage, redis, self._seconds_left) as reduction:
@@ -74,7 +77,7 @@ class Rank:
             with self._clock.phase("communication"):
                 own = Share([event.rank], results.count, copy.deepcopy(metrics))
                 share = reduction.finish(own)
-                told = collectives.publish(event, storage, share, reduction)
+                record = collectives.publish(event, storage, share, reduction)
         info = replace(
             self._measured(),
             device=engine.device,
@@ -85,13 +88,14 @@ class Rank:
             flags=results.quality.counts(),
             predicted_redshifts=results.distribution(),
             columns=None if model.choice.mapping is None else list(model.choice.mapping.columns),
-            collectives=told,
+            collectives=record,
+            catalogue=None if self._part is None else self._part.to_json(),
         )
         info = results.with_speed(info, event.batch_size, self._clock.seconds["inference"])
         return self._ended(results.with_accuracy(self._with_memory(info, engine), metrics))
 
     def _computed(self, reduction: Reduction) -> Model:
-        """Fills the results and writes the predictions; what computed them."""
+        """Fills the results and writes the predictions; returns the model that computed them."""
         event, results = self._event, self._results
         try:
             with self._clock.phase("init"):
@@ -103,22 +107,30 @@ class Rank:
             if model.calibration is not None:
                 with self._clock.phase("inference"):
                     results.find_probabilities(model.calibration)
-            if event.save_predictions:
+            if event.save_predictions or event.catalogue is not None:
                 with self._clock.phase("upload"):
-                    key = f"{event.result_path}/predictions/{event.rank}.npz"
-                    body = results.predictions(event.data_paths, event.run_id, event.outputs)
-                    self._storage.write(event.bucket, key, body, "application/octet-stream")
+                    self._write(model)
         except Exception:
             reduction.finish(Share([], 0, None))  # so that nobody waits for this rank
             raise
         return model
 
+    def _write(self, model: Model) -> None:
+        """What is kept of each galaxy: the rank's predictions, and its part of a catalogue that grows."""
+        event = self._event
+        arrays = self._results.arrays(event.data_paths, event.run_id, event.outputs)
+        if event.save_predictions:
+            key = f"{event.result_path}/predictions/{event.rank}.npz"
+            self._storage.write(event.bucket, key, npz(arrays), "application/octet-stream")
+        if event.catalogue is not None:
+            self._part = write_part(event, self._storage, arrays, model.network)
+
     def _predict(self, model: Model) -> None:
-        """Reading and computing overlap: `download` is what the rank waited for bytes."""
+        """Reading and computing overlap: `download` is only the time that the rank waited for bytes."""
         event, seconds, results, engine = self._event, self._clock.seconds, self._results, model.engine
         results.novelty = model.novelty
         results.keeps_embedding = "embedding" in event.outputs
-        described = results.keeps_embedding or model.novelty is not None
+        with_embedding = results.keeps_embedding or model.novelty is not None
         waiting: deque[Floats] = deque()  # magnitudes of the batches that the engine has been given
         openers = [partial(self._open, key, engine.layout) for key in event.data_paths]
         batch = engine.batch(event.batch_size)
@@ -136,7 +148,7 @@ class Rank:
                     yield part
 
         with_density = model.calibration is not None and model.calibration.edges is not None
-        for output in engine.outputs(batches(), described, with_density):
+        for output in engine.outputs(batches(), with_embedding, with_density):
             results.keep(output, waiting.popleft())
         waited = seconds["download"] - before
         seconds["inference"] += time.perf_counter() - began - waited
@@ -151,7 +163,7 @@ class Rank:
         return f"s3://{bucket}/{key}" if bucket else key
 
     def _measured(self) -> RankInfo:
-        """What every rank info holds, whatever did the work."""
+        """The part of the rank info that does not depend on what computed: the engine or a script."""
         event, host, seconds = self._event, self._sandbox.host, self._clock.seconds
         info = RankInfo(
             world_size=event.world_size,
@@ -173,7 +185,7 @@ class Rank:
         return self._storage.with_requests(info)
 
     def _ended(self, info: RankInfo) -> RankInfo:
-        """Adds how long all of it has taken, and when it ended: now."""
+        """Adds the duration, and the current time as the end."""
         duration = self._before + time.perf_counter() - self._began
         return replace(info, duration=duration, ended=time.time())
 

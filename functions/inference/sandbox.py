@@ -26,9 +26,9 @@ from .script import Scripts
 
 @dataclass(frozen=True)
 class Host:
-    """What the machine gives: configured memory in MB, threads, where files may be kept, cpu or cuda.
+    """What the machine offers: configured memory in MB, threads, a folder for temporary files, cpu or cuda.
 
-    redis: HOST or HOST:PORT of the deployment's Redis, None where it has none.
+    redis: HOST or HOST:PORT of the deployment's Redis; None if it has none.
     """
 
     memory_mb: int
@@ -51,20 +51,22 @@ class Host:
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model folder; calibration, novelty: None where the folder has none."""
+    """A loaded model folder; calibration, novelty: None if the folder has none. network: SHA-256 of its
+    weights, None if they are not here."""
 
     engine: Engine
     choice: Choice
     rules: Rules
     calibration: Calibration | None
     novelty: Novelty | None
+    network: str | None
 
 
 class Sandbox:
     """Serves one rank at a time; the engine is loaded once and reused by warm invocations."""
 
     def __init__(self, new_storage: Callable[[], Storage], host: Host) -> None:
-        """new_storage: one for each invocation, since it counts the requests of that."""
+        """new_storage: makes a storage for each invocation, whose requests it counts."""
         self.host = host
         self.reading = ThreadPoolExecutor(READS_AHEAD, "reading")
         self.scripts = Scripts(host.scratch)
@@ -79,7 +81,7 @@ class Sandbox:
         return self._new_storage(), cold
 
     def prepare(self) -> None:
-        """Loads the bundled model before the first event asks for it, as most will."""
+        """Loads the bundled model before the first event, which will probably ask for it."""
         with suppress(EngineError):
             self._start(BUNDLED_MODEL, choose(read_graphs(BUNDLED_MODEL), "auto", "auto", self.host.device))
 
@@ -90,8 +92,8 @@ class Sandbox:
         files = storage.folder(event.bucket, event.model, self.host.scratch / "models")
         graphs = read_graphs(files.fetch([GRAPHS])) if GRAPHS in files.etags else None
         choice = self._choose(event, graphs)
-        told = [file for file in (*CARD_FILES, CALIBRATION, NOVELTY) if file in files.etags]
-        folder = files.fetch(list(dict.fromkeys([*choice.files, *told, *([GRAPHS] if graphs else [])])))
+        optional = [file for file in (*CARD_FILES, CALIBRATION, NOVELTY) if file in files.etags]
+        folder = files.fetch(list(dict.fromkeys([*choice.files, *optional, *([GRAPHS] if graphs else [])])))
         if (folder, choice) not in self._models:
             verify(folder, choice)
         return self._start(folder, choice)
@@ -112,5 +114,5 @@ class Sandbox:
             rules = Rules.of_folder(folder)
             if choice.mapping is not None and choice.mapping.taken("values") is not None:
                 rules = replace(rules, in_ab=False)
-            self._models = {(folder, choice): Model(engine, choice, rules, calibration, novelty)}
+            self._models = {(folder, choice): Model(engine, choice, rules, calibration, novelty, network)}
         return self._models[folder, choice]

@@ -409,4 +409,25 @@ run "a_ready_object_starts_a_run_over_its_folder" {
     condition     = jsondecode(aws_cloudwatch_event_rule.this.event_pattern).detail.object.key[0].wildcard == "incoming/*/_READY"
     error_message = "only _READY objects below the prefix may start runs"
   }
+  assert {
+    condition     = jsondecode(aws_cloudwatch_event_target.this.input_transformer[0].input_template) == { bucket = "<bucket>", data_prefix = "<key>", result_path = "results/<key>" }
+    error_message = "the run must be over the folder, and have no catalogue"
+  }
+}
+
+run "arrivals_that_are_next_to_each_other_have_one_catalogue" {
+  module {
+    source = "./modules/ready"
+  }
+  variables {
+    name              = "ready"
+    bucket_name       = "data"
+    prefix            = "incoming"
+    catalogues        = "catalogues"
+    state_machine_arn = "arn:aws:states:us-east-1:123456789012:stateMachine:machine"
+  }
+  assert {
+    condition     = jsondecode(aws_cloudwatch_event_target.this.input_transformer[0].input_template).catalogue == "catalogues/<key>"
+    error_message = "Initialize makes the catalogue of the object's key"
+  }
 }

@@ -330,6 +330,30 @@ run "a_ready_prefix_with_a_slash_is_refused" {
   expect_failures = [var.operations]
 }
 
+run "catalogues_without_runs_that_start_automatically_are_refused" {
+  command = plan
+  variables {
+    operations = { ready_catalogues = "catalogues" }
+  }
+  expect_failures = [var.operations]
+}
+
+run "catalogues_with_a_slash_are_refused" {
+  command = plan
+  variables {
+    operations = { start_on_ready = "incoming", ready_catalogues = "/catalogues" }
+  }
+  expect_failures = [var.operations]
+}
+
+run "catalogues_among_the_results_are_refused" {
+  command = plan
+  variables {
+    operations = { start_on_ready = "incoming", ready_catalogues = "results" }
+  }
+  expect_failures = [var.operations]
+}
+
 run "an_alarm_without_an_address_is_refused" {
   command = plan
   variables {

@@ -30,7 +30,12 @@ def test_observations_that_arrive_start_a_run(
     variables = emulated_variables(
         "night",
         aws,
-        operations={"start_on_ready": "incoming", "alarm_email": "operator@example.org", "dashboard": True},
+        operations={
+            "start_on_ready": "incoming",
+            "ready_catalogues": "catalogues",
+            "alarm_email": "operator@example.org",
+            "dashboard": True,
+        },
     )
     cloud = deployed(aws, "night", variables)
     events = aws.client("events")
@@ -63,6 +68,7 @@ def test_observations_that_arrive_start_a_run(
     assert ran.status == "SUCCEEDED", ran.cause
     summary = ran.read("summary.json")
     assert (summary["num_samples"], summary["payload"]["data_prefix"]) == (4, "incoming/2026-11-22")
+    assert summary["catalogue"]["place"] == f"s3://{cloud.bucket}/catalogues/incoming"
     alarms = aws.client("cloudwatch").describe_alarms(AlarmNamePrefix="night-cosmicai")["MetricAlarms"]
     assert {alarm["AlarmName"].removeprefix("night-cosmicai-") for alarm in alarms} == {
         "failed-runs", "failing-ranks", "throttled-ranks",

@@ -18,8 +18,8 @@ from astropy.io.votable.ucd import parse_ucd
 from astropy.table import Table
 
 from cosmicai.results.catalogue import Catalogue, CatalogueError
-from cosmicai.results.columns import COLUMNS, GRID
 from cosmicai.results.formats import FORMATS, write
+from inference.contract.columns import COLUMNS, GRID
 from inference.engine.loading import BUNDLED_MODEL
 from inference.probability.calibration import Calibration
 from inference.probability.predictive import densities

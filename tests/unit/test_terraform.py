@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import warnings
 from dataclasses import dataclass
@@ -88,11 +89,34 @@ def test_the_values_of_an_example_are_checked_too(examples: Path) -> None:
     assert "team must be 2 to 32 lower-case letters" in done.stderr
 
 
-def test_the_complete_example_shows_every_option() -> None:
-    example = (TERRAFORM / "examples" / "complete" / "main.tf").read_text()
+def test_the_examples_set_every_option() -> None:
+    """Each variable, each attribute of its object; what excludes another option may be commented out."""
+    examples = [path.read_text() for path in (TERRAFORM / "examples").glob("*/main.tf")]
+    in_comments = re.compile(r"^( *)# (\w+ += )", re.MULTILINE)
+    assigned: dict[str, set[str]] = {}
+    for text in examples:
+        for tree in (hcl2.loads(text), hcl2.loads(in_comments.sub(r"\1\2", text))):
+            for name, value in tree["module"][0]['"cosmicai"'].items():
+                assigned.setdefault(name, set()).update(_keys(value))
     for block in hcl2.loads((TERRAFORM / "variables.tf").read_text())["variable"]:
-        (name,) = (quoted.strip('"') for quoted in block)
-        assert f" {name} " in example
+        ((quoted, variable),) = block.items()
+        name = quoted.strip('"')
+        assert name in assigned
+        attributes = set(re.findall(r"^ +(\w+) += ", _object_of(name), re.MULTILINE))
+        assert attributes <= assigned[name], name
+        assert variable["description"]
+
+
+def _keys(value: object) -> set[str]:
+    """Of an object and of the objects in it."""
+    return set(value).union(*map(_keys, value.values())) if isinstance(value, dict) else set()
+
+
+def _object_of(variable: str) -> str:
+    """The lines of its type, if that is an object."""
+    source = (TERRAFORM / "variables.tf").read_text()
+    body = source.partition(f'variable "{variable}" {{')[2].partition("\n}\n")[0]
+    return body.partition("  type = object({\n")[2].partition("\n  })")[0]
 
 
 def test_every_validation_has_a_test() -> None:

@@ -50,23 +50,22 @@ class OnnxEngine:
         self._pool = ThreadPoolExecutor(threads, "engine")
 
     def _own_layout(self) -> Layout:
-        images, magnitudes = (given.shape for given in self._session.get_inputs())
+        images, magnitudes = (node.shape for node in self._session.get_inputs())
         return Layout(tuple(images[1:]), magnitudes[1])
 
-    def batch(self, asked: int) -> int:
+    def batch(self, requested: int) -> int:
         """Even parts of at most MICRO_BATCH galaxies."""
-        return -(-asked // -(-asked // MICRO_BATCH))
+        return -(-requested // -(-requested // MICRO_BATCH))
 
     def predict(self, batches: Iterable[Partition]) -> Iterator[Floats]:
         return redshifts(self.outputs(batches, embedding=False))
 
     def outputs(self, batches: Iterable[Partition], embedding: bool, density: bool = False) -> Iterator[Output]:
-        """A few batches are taken ahead of the one whose redshifts are next."""
+        """Reads a few batches ahead of the one whose redshifts it yields."""
         if embedding and self._mapping is not None:
             raise EngineError(
-                "outputs: an imported network gives no embedding; leave embedding out, or import "
-                "such an output with "
-                "--kind COLUMN=values"
+                "outputs: an imported network gives no embedding; leave embedding out, or import such an "
+                "output with --kind COLUMN=values"
             )
         if embedding and not self.embedding_width:
             raise EngineError(

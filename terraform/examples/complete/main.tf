@@ -1,4 +1,4 @@
-# Every option, with values other than the defaults. Options that exclude each other are in comments.
+# Every option but those of ../private, with values other than the defaults. Comments show what excludes another option.
 
 module "cosmicai" {
   source = "../.."
@@ -48,7 +48,14 @@ module "cosmicai" {
     static_address = true
     idle_minutes   = 30
     wait_seconds   = 60
-    limits         = { relays = 512, relays_per_address = 128 }
+    limits = {
+      relays               = 512
+      relays_per_address   = 128
+      relay_bytes          = 8388608
+      relay_bytes_per_hour = 536870912
+      relay_idle_seconds   = 600
+      relay_stall_seconds  = 30
+    }
   }
 
   redis_host = "redis.example.org:6379"
@@ -63,15 +70,13 @@ module "cosmicai" {
     timeout_seconds = 7200
   }
 
-  # With rendezvous.enabled = false, the ranks could be in private subnets:
-  # network = { subnet_ids = ["subnet-0123456789abcdef0"], route_table_ids = ["rtb-0123456789abcdef0"] }
-
   operations = {
     log_retention_days = 90
     dashboard          = true
     alarm_email        = "operator@example.org"
     monthly_budget_usd = 50
     start_on_ready     = "incoming"
+    ready_catalogues   = "catalogues"
   }
 }
 

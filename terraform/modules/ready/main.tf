@@ -1,5 +1,13 @@
 # Starts a run when an object named _READY appears in a folder below a prefix, to process new observations when they
-# arrive. Initialize removes _READY from the key, so that data_prefix is the folder.
+# arrive. Initialize removes _READY from the key, so that data_prefix is the folder. The catalogue is that of the folder
+# above.
+
+locals {
+  payload = merge(
+    { bucket = "<bucket>", data_prefix = "<key>", result_path = "results/<key>" },
+    var.catalogues == null ? {} : { catalogue = "${var.catalogues}/<key>" },
+  )
+}
 
 resource "aws_s3_bucket_notification" "this" {
   bucket      = var.bucket_name
@@ -37,6 +45,6 @@ resource "aws_cloudwatch_event_target" "this" {
 
   input_transformer {
     input_paths    = { bucket = "$.detail.bucket.name", key = "$.detail.object.key" }
-    input_template = "{\"bucket\": \"<bucket>\", \"data_prefix\": \"<key>\", \"result_path\": \"results/<key>\"}"
+    input_template = "{${join(", ", [for name, value in local.payload : "\"${name}\": \"${value}\""])}}"
   }
 }

@@ -13,6 +13,12 @@ variable "prefix" {
   type        = string
 }
 
+variable "catalogues" {
+  description = "The prefix of the catalogues that grow by these runs, one for each folder that folders with a _READY object are in; null: none."
+  type        = string
+  default     = null
+}
+
 variable "state_machine_arn" {
   description = "The state machine to start."
   type        = string

@@ -7,18 +7,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from inference.contract.flags import FLAGS
-from inference.contract.flags import name as flag_name
-from inference.probability.predictive import CONFIDENCE_RANGE, LEVELS, quantile_name
+from .flags import FLAGS
+from .flags import name as flag_name
+
+LEVELS = (0.025, 0.16, 0.84, 0.975)
+"""Of the quantiles of p(z) besides the median."""
+CONFIDENCE_RANGE = 0.15
+"""Of (1 + z), on either side of the median."""
+
+
+def quantile_name(level: float) -> str:
+    """z_q025 for 2.5 %, z_q160 for 16 %."""
+    return f"z_q{round(1000 * level):03d}"
 
 
 @dataclass(frozen=True)
 class Column:
-    """unit: '' for a number without one; ucd: '' where no word of the vocabulary says it."""
+    """unit: '' for a number without one; ucd: '' if the vocabulary has no word for it."""
 
     description: str
     unit: str = ""
     ucd: str = ""
+
+    def told(self) -> dict[str, str]:
+        """What is known of it, as the metadata of a file's column."""
+        known = {"unit": self.unit, "ucd": self.ucd, "description": self.description}
+        return {name: text for name, text in known.items() if text}
 
 
 _PHOTOMETRIC = "src.redshift.phot"
@@ -54,6 +68,9 @@ COLUMNS = {
     "embedding": Column("numbers by which the network's encoder describes the image"),
 }
 """By name, in the order in which a catalogue has them; other columns follow as they are."""
+
+PARTITION = "arrival"
+"""The column by which a catalogue that grows is partitioned."""
 
 GRID = Column("redshifts at which pdf is given", ucd=_PHOTOMETRIC)
 

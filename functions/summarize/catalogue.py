@@ -1,0 +1,223 @@
+"""Making an arrival part of a catalogue that grows, in one atomic step."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+import uuid
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote
+
+from .contract.columns import PARTITION, ordered
+from .contract.fields import Json, RecordError
+from .contract.growing import (
+    LOG,
+    OURS,
+    CatalogueError,
+    Form,
+    Part,
+    arrival_folder,
+    arrival_of,
+    commit_key,
+    digest_of,
+    latest,
+    schema_string,
+)
+from .contract.rank_info import RankInfo
+from .contract.run_records import Grown, Run
+from .contract.s3 import BROKEN, put_if, read, repeated
+
+_PATIENCE = 300.0  # seconds for which others may be first, of the 900 that Summarize has
+_LONGEST_PAUSE = 0.5
+_AGAIN = "Run the same payload with resume: only this step is repeated"
+_CONFIGURATION = {"delta.logRetentionDuration": "interval 3650 days"}
+"""Of the table: a checkpoint may not delete the commits from which the next one learns the table's form."""
+_TAKEN = ("PreconditionFailed", "ConditionalRequestConflict")
+
+
+def grow(s3: Any, run: Run, infos: list[RankInfo]) -> Grown | None:
+    """Makes the galaxies of the run's ranks those of its arrival; None for a run without a catalogue.
+
+    Whatever the arrival had in the catalogue before is replaced. Where that fails, the catalogue stays as it
+    was, and `fault` says why.
+    """
+    payload = run.payload
+    if not payload.get("catalogue"):
+        return None
+    bucket, catalogue = payload["bucket"], payload["catalogue"]
+    arrival = arrival_of(payload["data_bucket"], payload["data_prefix"])
+    place = f"s3://{bucket}/{catalogue}"
+
+    def failed(why: str) -> Grown:
+        return Grown(place=place, arrival=arrival, fault=why)
+
+    try:
+        parts = _parts(infos)
+        version, replaced = _commit(s3, bucket, catalogue, arrival, run, parts)
+    except CatalogueError as error:
+        return failed(str(error))
+    except (s3.exceptions.ClientError, *BROKEN) as error:
+        return failed(f"{place}: {error}. {_AGAIN}")
+    rows = sum(part.rows for part in parts)
+    return Grown(place=place, arrival=arrival, version=version, galaxies=rows, replaced_files=replaced)
+
+
+def _parts(infos: list[RankInfo]) -> list[Part]:
+    """What each rank has written. Raises CatalogueError."""
+    found = []
+    for info in infos:
+        try:
+            found.append(Part.from_json(info.catalogue))
+        except RecordError as error:
+            raise CatalogueError(
+                f"rank {info.rank} does not say what it wrote to the catalogue ({error}); run it again with "
+                "another result_path"
+            ) from error
+    return found
+
+
+def _form(run: Run, parts: Iterable[Part]) -> tuple[Form, list[float]]:
+    """What the ranks' files have in common, and the redshifts at which pdf is given. Raises CatalogueError."""
+    columns: dict[str, str] = {}
+    grids: dict[str, list[float]] = {}
+    networks = set()
+    for part in parts:
+        for name, kind in part.columns.items():
+            if columns.setdefault(name, kind) != kind:
+                raise CatalogueError(
+                    f"the ranks differ in the column {name}: {columns[name]} and {kind}. Prepare the "
+                    "partitions alike, and run again with another result_path"
+                )
+        grids[digest_of(part.z_grid)] = part.z_grid
+        networks.add(part.network)
+    if len(grids) > 1 or len(networks) > 1:
+        raise CatalogueError("the ranks used different networks; run again with another result_path")
+    (digest, grid), (network,) = *grids.items(), networks
+    form = Form(
+        columns={name: columns[name] for name in ordered(set(columns))},
+        z_grid=digest,
+        network=network,
+        model=run.payload.get("model") or "",
+        outputs=list(run.payload["outputs"]),
+    )
+    return form, grid
+
+
+def _commit(s3: Any, bucket: str, catalogue: str, arrival: str, run: Run, parts: list[Part]) -> tuple[int, int]:
+    """The version that holds the arrival, and how many files it has replaced. Raises CatalogueError."""
+    written = [part for part in parts if part.file]
+    if not written:
+        raise CatalogueError("no rank of the run has a galaxy; the catalogue stays as it was")
+    new, grid = _form(run, written)
+    place, deadline = f"s3://{bucket}/{catalogue}", time.monotonic() + _PATIENCE
+    while True:
+        version, form = latest(s3, bucket, catalogue)
+        if form is not None:
+            form.check(new, place)
+        files = _files(s3, bucket, f"{arrival_folder(catalogue, arrival)}/")
+        actions, replaced = _file_actions(arrival, written, files)
+        actions = [_info(run, arrival, new), *(_table(new, grid) if form is None else []), *actions]
+        body = "".join(f"{json.dumps(action)}\n" for action in actions).encode()
+        if _put_first(s3, bucket, commit_key(catalogue, version + 1), body):
+            return version + 1, replaced
+        if time.monotonic() > deadline:
+            raise CatalogueError(f"{place}/{LOG}: other runs were first for {_PATIENCE:.0f} s. {_AGAIN}")
+        time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - so that two do not meet again
+
+
+def _put_first(s3: Any, bucket: str, key: str, body: bytes) -> bool:
+    """Whether this has written the object; False where another run has written it before."""
+    try:
+        put_if(s3, bucket, key, body, {"If-None-Match": "*"})
+    except s3.exceptions.ClientError as error:
+        if error.response["Error"]["Code"] not in _TAKEN:
+            raise
+        # Ours, where only S3's answer was lost and botocore has repeated the request.
+        return error.response["Error"]["Code"] == _TAKEN[0] and read(s3, bucket, key)[0] == body
+    return True
+
+
+def _files(s3: Any, bucket: str, folder: str) -> dict[str, Json]:
+    """The Parquet files of an arrival by name, those of earlier runs and of compactions too."""
+
+    def listed() -> dict[str, Json]:
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder)
+        found = (item for page in pages for item in page.get("Contents", []))
+        return {item["Key"].removeprefix(folder): item for item in found if item["Key"].endswith(".parquet")}
+
+    return repeated(listed)
+
+
+def _file_actions(arrival: str, parts: list[Part], files: dict[str, Json]) -> tuple[list[Json], int]:
+    """Adds the parts' files, and removes the arrival's others. Raises CatalogueError for a lost file."""
+    now, values = int(time.time() * 1000), {PARTITION: arrival}
+    actions: list[Json] = []
+    for part in parts:
+        if part.file not in files:
+            raise CatalogueError(
+                f"{part.file} is no longer in the arrival's folder; run again with another result_path"
+            )
+        item = files[part.file]
+        add = {
+            "path": f"{PARTITION}={arrival}/{part.file}",
+            "partitionValues": values,
+            "size": item["Size"],
+            "modificationTime": int(item["LastModified"].timestamp() * 1000),
+            "dataChange": True,
+            "stats": json.dumps({"numRecords": part.rows}),
+        }
+        actions.append({"add": add})
+    ours = {part.file for part in parts}
+    others = [name for name in files if name not in ours]
+    for name in others:
+        remove = {
+            "path": f"{PARTITION}={arrival}/{quote(name)}",
+            "deletionTimestamp": now,
+            "dataChange": True,
+            "extendedFileMetadata": True,
+            "partitionValues": values,
+            "size": files[name]["Size"],
+        }
+        actions.append({"remove": remove})
+    return actions, len(others)
+
+
+def _info(run: Run, arrival: str, form: Form) -> Json:
+    """Who made the commit, and the form that the next one is compared with."""
+    return {
+        "commitInfo": {
+            "timestamp": int(time.time() * 1000),
+            "operation": "WRITE",
+            "operationParameters": {
+                "mode": "Overwrite",
+                "partitionBy": json.dumps([PARTITION]),
+                "predicate": f"{PARTITION} = '{arrival}'",
+            },
+            "isBlindAppend": False,
+            "engineInfo": "CosmicAI",
+            "txnId": str(uuid.uuid4()),
+            "runId": run.run_id,
+            OURS: form.to_json(),
+        }
+    }
+
+
+def _table(form: Form, grid: list[float]) -> list[Json]:
+    """The actions that begin a table."""
+    return [
+        {"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}},
+        {
+            "metaData": {
+                "id": str(uuid.uuid4()),
+                "name": None,
+                "description": "redshifts by CosmicAI, a row per galaxy",
+                "format": {"provider": "parquet", "options": {}},
+                "schemaString": schema_string(form.columns, grid),
+                "partitionColumns": [PARTITION],
+                "configuration": _CONFIGURATION,
+                "createdTime": int(time.time() * 1000),
+            }
+        },
+    ]
