@@ -160,7 +160,7 @@ def test_a_class_that_the_model_does_not_have_is_refused(model: Path, tmp_path: 
         (lambda images, _, labels: (images[:, :4], labels), r"images have shape \(20, 4, 48, 48\), expected"),
         (
             lambda images, _, labels: (images, labels[:, None, None]),
-            r"type_true have shape \(20, 1, 1\), expec",
+            r"type_true have shape \(20, 1, 1\), expected",
         ),
         (lambda images, magnitudes, labels: (images, magnitudes, labels, labels), "has 4 tensors"),
     ],
