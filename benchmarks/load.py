@@ -42,7 +42,8 @@ if kind == "summarize":
     from summarize.gather import summarize_run
     answer = summarize_run(s3, event)
 else:
-    from initialize.run import Deployed, start as initialize
+    from initialize.deployed import Deployed
+    from initialize.run import start as initialize
     deployed = Deployed(False, False, lambda: 1000, lambda name: False)
     answer = initialize(s3, event, "load", "2026-11-22T00:00:00Z", deployed)
 seconds = time.perf_counter() - start
@@ -79,7 +80,10 @@ def partition() -> bytes:
 def whole_run(aws: Emulator, outputs: Outputs, ranks: int) -> Json:
     s3, machine, body = aws.client("s3", max_pool_connections=16), aws.client("stepfunctions"), partition()
     put_all(s3, outputs.bucket, ((f"run-{ranks}/{n}.pt", body) for n in range(1, ranks + 1)))
-    payload = {"bucket": outputs.bucket, "data_prefix": f"run-{ranks}", "result_path": f"results/run-{ranks}"}
+    payload = {
+        "bucket": outputs.bucket, "data_prefix": f"run-{ranks}", "result_path": f"results/run-{ranks}",
+        "collectives": "direct",
+    }  # fmt: skip
     start = time.perf_counter()
     arn = machine.start_execution(stateMachineArn=outputs.state_machine_arn, input=json.dumps(payload))
     ended = runs.follow(machine, s3, arn["executionArn"], payload, lambda done, total: None)

@@ -23,8 +23,8 @@ from cosmicai.packaging.assembly import assemble
 from cosmicai.packaging.places import ROOT, BuildFolder
 from cosmicai.runs import client as runs
 from cosmicai.runs.download import download
+from summarize.contract.figures import seconds_text, usd_text
 from summarize.contract.run_records import Summary
-from summarize.figures import seconds_text, usd_text
 
 GALAXIES = 5112
 PARTITION_MB = 25

@@ -16,7 +16,7 @@ from summarize.contract.fields import Record
 from summarize.contract.growing import Part
 from summarize.contract.pricing import Cost
 from summarize.contract.rank_info import RankInfo
-from summarize.contract.run_records import Grown, ReducedMetrics, Run, Summary
+from summarize.contract.run_records import Grown, LastRun, ReducedMetrics, Run, Summary
 
 PAGE = ROOT / "docs" / "reference.md"
 
@@ -82,6 +82,7 @@ def page() -> str:
             *_record("summary.json", Summary),
             *_record("catalogue in summary.json", Grown),
             *_record("cost in summary.json", Cost),
+            *_record(".last-runs/bundled.json and .last-runs/models/{model}.json in the bucket", LastRun),
             *_table("predictions/{rank}.npz", PREDICTIONS),
             *_table("Results.json", RESULTS),
             "`cosmicai infer` and `cosmicai results` write Results.json, with the keys of the historic script "

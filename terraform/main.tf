@@ -7,6 +7,8 @@ locals {
   # For every role that reads and writes the bucket: https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html
   key_use  = var.storage.kms_key_arn == null ? {} : { UseKey = { actions = ["kms:Decrypt", "kms:GenerateDataKey"], resources = [var.storage.kms_key_arn] } }
   own_host = var.rendezvous.enabled && var.rendezvous.address == null
+  # It has no resource-level permissions: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
+  find_host = local.own_host ? { FindHost = { actions = ["ec2:DescribeInstances"], resources = ["*"] } } : {}
   # Written out because the state machine's own role must name it.
   state_machine_arn = "arn:${data.aws_partition.current.partition}:states:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}:stateMachine:${local.name}"
   # What a rank may do, on Lambda and on AWS Batch.
@@ -91,10 +93,17 @@ module "initialize" {
       resources = ["${replace(local.state_machine_arn, ":stateMachine:", ":execution:")}:*"]
     }
     AskForConcurrency = { actions = ["lambda:GetAccountSettings"], resources = ["*"] }
-  })
+  }, local.find_host)
 
   environment = merge(
-    { ALLOW_SCRIPTS = tostring(var.inference.allow_scripts), INFERENCE_MEMORY_MB = tostring(var.inference.memory_mb) },
+    {
+      ALLOW_SCRIPTS          = tostring(var.inference.allow_scripts)
+      INFERENCE_MEMORY_MB    = tostring(var.inference.memory_mb)
+      INFERENCE_ARCHITECTURE = var.inference.architecture
+      RENDEZVOUS_PORT        = tostring(var.rendezvous.port)
+    },
+    local.own_host ? { RENDEZVOUS_INSTANCE_ID = one(module.rendezvous_host[*].instance_id) } : {},
+    var.rendezvous.address == null ? {} : { RENDEZVOUS_ADDRESS = var.rendezvous.address },
     length(local.concurrency) == 0 ? {} : { MAX_CONCURRENCY = tostring(min(local.concurrency...)) },
     var.rendezvous.enabled ? {} : { RENDEZVOUS = "false" },
     var.batch == null ? {} : { BATCH = "true" },
@@ -182,8 +191,11 @@ module "summarize" {
     ListResults = { actions = ["s3:ListBucket"], resources = [module.storage.bucket_arn] }
     ReadResults = { actions = ["s3:GetObject"], resources = ["${module.storage.bucket_arn}/*.json"] }
     WriteSummary = {
-      actions   = ["s3:PutObject"]
-      resources = [for file in ["combined_data.json", "summary.json", "report.html", "_delta_log/*.json"] : "${module.storage.bucket_arn}/*/${file}"]
+      actions = ["s3:PutObject"]
+      resources = concat(
+        [for file in ["combined_data.json", "summary.json", "report.html", "_delta_log/*.json"] : "${module.storage.bucket_arn}/*/${file}"],
+        ["${module.storage.bucket_arn}/.last-runs/*.json"],
+      )
     }
     DeleteKeyAndMessages = { actions = ["s3:DeleteObject"], resources = ["${module.storage.bucket_arn}/.cosmicai/*"] }
   })
@@ -217,11 +229,9 @@ module "rendezvous" {
   timeout_seconds    = 30
   log_retention_days = var.operations.log_retention_days
 
-  statements = local.own_host ? {
+  statements = merge(local.find_host, local.own_host ? {
     StartHost = { actions = ["ec2:StartInstances"], resources = [one(module.rendezvous_host[*].instance_arn)] }
-    # It has no resource-level permissions: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
-    FindHost = { actions = ["ec2:DescribeInstances"], resources = ["*"] }
-  } : {}
+  } : {})
 
   environment = merge(
     { PORT = tostring(var.rendezvous.port) },

@@ -24,6 +24,7 @@ from cosmicai.cli import (
     plan,
     results,
     runs,
+    speed,
     sweep,
 )
 from cosmicai.cli.common import CACHE, Cache, console, tell
@@ -40,6 +41,7 @@ app.add_typer(data.app, name="data")
 model.app.command("import-onnx")(import_onnx.model_import_onnx)
 model.app.command("optimise")(optimise.model_optimise)
 model.app.command("calibrate")(calibrate.model_calibrate)
+model.app.command("speed")(speed.model_speed)
 app.add_typer(model.app, name="model")
 
 

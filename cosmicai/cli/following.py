@@ -14,7 +14,7 @@ from rich.text import Text
 
 from cosmicai.cli.common import RUN_FAILED, console, print_json, tell, tell_error
 from cosmicai.printable import printable
-from summarize.figures import seconds_text, usd_text
+from summarize.contract.figures import seconds_text, usd_text
 
 if TYPE_CHECKING:
     from cosmicai.runs.deployment import Run
@@ -67,6 +67,8 @@ def _shown_in_lines(states: Iterator[Snapshot], quiet: bool) -> Snapshot:
             noted = True
             for note in snapshot.notes:
                 tell(f"note: {note}", lines=False)
+            if snapshot.channel is not None:
+                tell(f"collectives: {channel_text(snapshot)}", lines=False)
         if not quiet:
             if now != before:
                 tell(_line(snapshot), lines=False)
@@ -99,6 +101,11 @@ def ranks_text(snapshot: Snapshot) -> str:
     return ", ".join([f"{snapshot.done:,} of {snapshot.ranks:,} ranks done", *counts])
 
 
+def channel_text(snapshot: Snapshot) -> str:
+    """'none', or 'none: one rank has no other to reduce with' where the payload has not named it."""
+    return ": ".join(filter(None, (snapshot.channel, snapshot.channel_reason)))
+
+
 def time_text(snapshot: Snapshot) -> str:
     """The time so far; of a run that has ended, the one of its summary and report."""
     if snapshot.wall_seconds is None:
@@ -123,6 +130,7 @@ def screen(snapshot: Snapshot) -> Group:
         "time": time_text(snapshot),
         "ranks": ranks_text(snapshot),
         "images": f"{snapshot.images_text}{rate}, {snapshot.gigabytes_read:.2f} GB read",
+        **({} if snapshot.channel is None else {"collectives": printable(channel_text(snapshot), _SHOWN_NOTE)}),
         "cost" if snapshot.ended else "cost so far": _cost_text(snapshot, " at list prices"),
     }
     for name, value in rows.items():

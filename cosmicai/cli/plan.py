@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import typer
 from rich.table import Table
@@ -15,7 +15,6 @@ from cosmicai.cli.common import AsJson, console, print_json
 from cosmicai.cli.paths import JsonFile
 from cosmicai.cli.values import Choices, NameList, Number, NumberList, Numbers, whole
 from cosmicai.experiments.planning import (
-    IMAGE_BYTES,
     S3_GB_MONTH,
     Assumptions,
     Plan,
@@ -23,11 +22,13 @@ from cosmicai.experiments.planning import (
     options,
     recommended,
 )
+from summarize.contract.channels import HostState
+from summarize.contract.estimate import IMAGE_BYTES, Architecture
 from summarize.contract.limits import MOST_RANKS
 
 app = typer.Typer()
 
-_ARCHITECTURES = ("arm64", "x86_64")
+_ARCHITECTURES: tuple[Architecture, ...] = ("arm64", "x86_64")
 PARTITION_MB = Number(0.02, 10_240)  # one galaxy, and a Lambda's largest memory
 
 
@@ -64,9 +65,10 @@ def plan(
         ),
     ] = None,
     collectives: Annotated[
-        Literal["direct", "s3", "none"],
-        typer.Option(help="How ranks reduce their metrics; direct waits for the rendezvous host."),
-    ] = "direct",
+        Literal["auto", "direct", "s3", "none"],
+        typer.Option(help="How ranks reduce their metrics; auto: by the time and cost of each."),
+    ] = "auto",
+    host: Annotated[HostState, typer.Option(help="The rendezvous host when the run starts.")] = "stopped",
     calibrate: Annotated[
         Path | None,
         typer.Option(parser=JsonFile(), help="summary.json of a run: use its speed and cold starts."),
@@ -88,8 +90,9 @@ def plan(
         raise typer.BadParameter("give one of --data-gb and --images")
     count = images if images is not None else max(1, int((data_gb or 0) * 1e9 / IMAGE_BYTES))
     assumptions = Assumptions.of_summary(calibrate) if calibrate else Assumptions()
-    assumptions = replace(assumptions, concurrency=concurrency)
-    plans = list(options(count, partition_mb, map(int, memory_mb), arch, assumptions, collectives == "direct"))
+    assumptions = replace(assumptions, concurrency=concurrency, host=host)
+    architectures = cast("list[Architecture]", arch)  # the option takes no other text
+    plans = list(options(count, partition_mb, map(int, memory_mb), architectures, assumptions, collectives))
     best = recommended(plans, target_seconds, budget)
     payload = {
         "data_prefix": f"{best.case.partition_mb:g}MB",
@@ -120,6 +123,8 @@ def _content(one: Plan) -> dict[str, object]:
         "usd by part": {name: round(value, 6) for name, value in one.usd.items()},
         "seconds by part": {name: round(value, 3) for name, value in one.parts.items()},
         "bottleneck": one.bottleneck,
+        "collectives": None if one.channel is None else one.channel.channel,
+        "why these collectives": None if one.channel is None else one.channel.reason,
         "possible": one.possible,
         "obstacles": [obstacle.text for obstacle in one.obstacles],
     }
@@ -127,8 +132,8 @@ def _content(one: Plan) -> dict[str, object]:
 
 def _table(plans: list[Plan], best: Plan, images: int) -> Table:
     table = Table(title=f"{images:,} galaxies, {images * IMAGE_BYTES / 1e9:,.4g} GB")
-    for column in ("", "partition", "memory", "arch", "ranks", "seconds", "USD", "bottleneck"):
-        text = column in ("", "arch", "bottleneck")
+    for column in ("", "partition", "memory", "arch", "ranks", "collectives", "seconds", "USD", "bottleneck"):
+        text = column in ("", "arch", "collectives", "bottleneck")
         table.add_column(column, justify="left" if text else "right")
     for one in plans:
         case, known = one.case, not math.isinf(one.seconds)
@@ -138,6 +143,7 @@ def _table(plans: list[Plan], best: Plan, images: int) -> Table:
             f"{case.memory_mb:,} MB",
             case.architecture,
             f"{case.ranks:,}",
+            "-" if one.channel is None else one.channel.channel,
             f"{one.seconds:,.0f}" if known else "-",
             f"{one.total_usd:,.3f}" if known else "-",
             one.bottleneck,
@@ -152,8 +158,12 @@ def _print_best(best: Plan, images: int) -> None:
     console.print(
         f"{best.total_usd:,.3f} USD ({costs}); storing the data costs {_storage(images):,.2f} USD a month"
     )
+    if best.channel is not None and best.channel.reason:
+        console.print(f"Collectives: {best.channel.reason}")
     if best.bottleneck == "rendezvous host":
-        console.print("Most of the time is the rendezvous host's start: --collectives s3 needs none.")
+        console.print(
+            "Most of the time is the rendezvous host's start: with --collectives auto none is needed."
+        )
     for obstacle in best.obstacles:
         console.print(obstacle.text, style="yellow")
 

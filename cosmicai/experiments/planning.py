@@ -13,20 +13,40 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from summarize.contract import pricing
+from summarize.contract.channels import (
+    Choice,
+    Host,
+    HostState,
+    choose,
+    host_seconds,
+    host_usd,
+    reduction_seconds,
+    reduction_usd,
+)
 from summarize.contract.dispatch import STARTS_PER_SECOND, Children, children
+from summarize.contract.estimate import (
+    ASSUMED,
+    IMAGE_BYTES,
+    INITIALIZE_SECONDS,
+    SUMMARIZE_RANKS_PER_SECOND,
+    SUMMARIZE_SECONDS,
+    Architecture,
+    Ranks,
+    Speed,
+    gets_of,
+    network_seconds,
+)
 from summarize.contract.limits import MB_PER_VCPU, MOST_RANKS
 from summarize.contract.run_records import Summary
 
 Json = dict[str, Any]
 
-IMAGE_BYTES = 32 * 32 * 5 * 4 + 5 * 4 + 4  # float32: image, magnitudes, redshift
 MIB = 1024 * 1024
 MOST_SECONDS = 900  # of a Lambda (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html)
 S3_GB_MONTH = 0.023  # USD, https://aws.amazon.com/s3/pricing, Standard
-_GET_BYTES = 2_000_000  # of a ranged GET of the partition reader
 
 
 class PlanningError(ValueError):
@@ -37,13 +57,8 @@ class PlanningError(ValueError):
 class Assumptions:
     """The figures of the simulation. Pairs are (least, most): ranks are spread evenly between them."""
 
-    images_per_second_vcpu: tuple[float, float] = (385.0, 440.0)
-    """440 in float32, one thread of an idle x86 host capped to AVX2, as Lambda's are; an eighth less for the
-    slowest rank. It was measured with an earlier version of the full-size network. The present one gave 278 on
-    a slower, busy host, where torch had slowed down as much (benchmarks/engine.json). That arm64 is as fast a
-    vCPU, and that more than two vCPUs are as much faster, was not measured."""
-    cold_start_seconds: tuple[float, float] = (1.3, 2.1)
-    """Images with onnxruntime and without torch, measured by others: 1.3 s on arm64, 2.1 s on x86."""
+    images_per_second_vcpu: tuple[float, float] = ASSUMED.images_per_second_vcpu
+    cold_start_seconds: tuple[float, float] = ASSUMED.start_seconds
     init_limit_seconds: float = 10.0
     """After this time, Lambda starts the init phase a second time, within the invocation
     (https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html)."""
@@ -55,17 +70,8 @@ class Assumptions:
     (https://docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html)."""
     children: Children | None = None
     """Of the Distributed Map; None: as Initialize would choose."""
-    burst_bytes: float = 300 * MIB
-    burst_bytes_per_second: float = 1.2 * 1024 * MIB
-    bytes_per_second: float = 75 * MIB
-    """A function's network, whatever its memory: measured by others."""
-    rendezvous_seconds: float = 30.0
-    """From a stopped t4g.nano to one that answers; an estimate: no account was available."""
-    initialize_seconds: float = 2.0
-    """Cold start of a zip function with boto3 and some listings; an estimate."""
-    summarize_ranks_per_second: float = 600.0
-    """32 GETs in flight of some 50 ms each."""
-    summarize_seconds: float = 2.0
+    host: HostState = "stopped"
+    """The rendezvous host when the run starts."""
 
     @classmethod
     def of_summary(cls, path: Path) -> Assumptions:
@@ -105,8 +111,8 @@ class Case:
     images: int
     partition_mb: float
     memory_mb: int
-    architecture: str
-    collectives: bool = True
+    architecture: Architecture
+    collectives: Literal["auto", "direct", "s3", "none"] = "auto"
 
     @property
     def images_per_partition(self) -> int:
@@ -121,6 +127,32 @@ class Case:
         largest = min(self.images, self.images_per_partition) * IMAGE_BYTES
         return assumptions.children or children(largest, self.memory_mb, self.ranks, script=False)[0]
 
+    def estimated(self, assumptions: Assumptions) -> Ranks:
+        """Its ranks as Initialize estimates them."""
+        return Ranks(
+            count=self.ranks,
+            bytes=self.images * IMAGE_BYTES,
+            largest=min(self.images, self.images_per_partition) * IMAGE_BYTES,
+            at_once=min(self.ranks, assumptions.concurrency),
+            memory_mb=self.memory_mb,
+            architecture=self.architecture,
+            children=self.children(assumptions),
+            speed=Speed(
+                assumptions.images_per_second_vcpu, assumptions.cold_start_seconds, "the speed of this plan"
+            ),
+        )
+
+    def channel(self, assumptions: Assumptions) -> Choice:
+        """By which its ranks reduce their metrics, as Initialize would choose."""
+        if self.collectives == "auto":
+            return choose(
+                self.estimated(assumptions),
+                Host(assumptions.host, f"the rendezvous host is {assumptions.host}"),
+            )
+        if self.collectives == "direct" and self.ranks > assumptions.concurrency:
+            return Choice("s3", "not all ranks can run at once")
+        return Choice(self.collectives, "")
+
 
 @dataclass(frozen=True)
 class Obstacle:
@@ -134,9 +166,9 @@ class Obstacle:
 class Plan:
     """Duration and cost of a case, its bottleneck, and the limits it meets.
 
-    seconds: from start to end. parts: seconds before the ranks, of the rank that ends last, and after the
-    ranks. usd: by what is billed. A case of more ranks than one run can have is not simulated: its seconds and
-    cost are infinite.
+    channel: by which the ranks reduce their metrics. seconds: from start to end. parts: seconds before the
+    ranks, of the rank that ends last, and after the ranks. usd: by what is billed. A case of more ranks than
+    one run can have is not simulated: its seconds and cost are infinite, and it has no channel.
     """
 
     case: Case
@@ -145,6 +177,7 @@ class Plan:
     usd: dict[str, float]
     bottleneck: str
     obstacles: tuple[Obstacle, ...]
+    channel: Choice | None = None
 
     @property
     def total_usd(self) -> float:
@@ -164,28 +197,28 @@ def plan(case: Case, assumptions: Assumptions = Assumptions(), seed: int = 0) ->
         return Plan(case, math.inf, {}, {}, "number of ranks", (_too_many_ranks(case),))
     ranks = _simulate(case, assumptions, random.Random(seed))  # noqa: S311 - no secret
     last = max(ranks, key=lambda rank: rank["end"])
-    before = assumptions.initialize_seconds + (assumptions.rendezvous_seconds if case.collectives else 0.0)
-    after = assumptions.summarize_seconds + case.ranks / assumptions.summarize_ranks_per_second
+    choice, estimated = case.channel(assumptions), case.estimated(assumptions)
+    waiting = host_seconds(choice.channel, assumptions.host)
+    reducing = reduction_seconds(choice.channel, estimated)
+    after = SUMMARIZE_SECONDS + case.ranks / SUMMARIZE_RANKS_PER_SECOND
     parts = {
-        "initialize": assumptions.initialize_seconds,
-        "rendezvous host": assumptions.rendezvous_seconds if case.collectives else 0.0,
+        "initialize": INITIALIZE_SECONDS,
+        "rendezvous host": waiting,
         "dispatch": last["dispatched"],
         "concurrency quota": last["start"] - last["dispatched"],
         "cold start": last["cold"],
         "network": last["network"],
         "compute": last["compute"],
+        "metrics": reducing,
         "summarize": after,
     }
-    seconds = before + last["end"] + after
-    usd = _usd(case, assumptions, ranks, seconds, before)
-    return Plan(
-        case,
-        seconds,
-        parts,
-        usd,
-        max(parts, key=lambda name: parts[name]),
-        _obstacles(case, assumptions, ranks),
-    )
+    seconds = INITIALIZE_SECONDS + waiting + last["end"] + reducing + after
+    usd = _usd(case, assumptions, ranks) | {
+        "metrics": reduction_usd(choice.channel, estimated),
+        "rendezvous host": host_usd(choice.channel, estimated, assumptions.host),
+    }
+    bottleneck = max(parts, key=lambda name: parts[name])
+    return Plan(case, seconds, parts, usd, bottleneck, _obstacles(case, assumptions, ranks), choice)
 
 
 def _simulate(case: Case, assumptions: Assumptions, dice: random.Random) -> list[dict[str, float]]:
@@ -215,8 +248,7 @@ def _simulate(case: Case, assumptions: Assumptions, dice: random.Random) -> list
         if wait > assumptions.init_limit_seconds:
             wait += assumptions.init_limit_seconds
         size = images * IMAGE_BYTES
-        burst = min(size, assumptions.burst_bytes)
-        network = burst / assumptions.burst_bytes_per_second + (size - burst) / assumptions.bytes_per_second
+        network = network_seconds(size)
         compute = images / (dice.uniform(*assumptions.images_per_second_vcpu) * vcpus)
         run = wait + max(network, compute)  # they overlap
         heapq.heappush(free, start + run)
@@ -227,13 +259,10 @@ def _simulate(case: Case, assumptions: Assumptions, dice: random.Random) -> list
     return ranks
 
 
-def _usd(
-    case: Case, assumptions: Assumptions, ranks: list[dict[str, float]], seconds: float, before: float
-) -> dict[str, float]:
+def _usd(case: Case, assumptions: Assumptions, ranks: list[dict[str, float]]) -> dict[str, float]:
     gb_seconds = sum(rank["billed"] for rank in ranks) * case.memory_mb / 1024
-    gets = sum(math.ceil(rank["bytes"] / _GET_BYTES) + 2 for rank in ranks) + len(ranks)
+    gets = sum(gets_of(rank["bytes"]) + pricing.GETS_OF_SUMMARIZE_PER_RANK for rank in ranks)
     puts = pricing.PUTS_PER_RANK * len(ranks)
-    host = max(seconds - before, pricing.RENDEZVOUS_LEAST_SECONDS) / 3600 if case.collectives else 0.0
     return {
         "Lambda compute": gb_seconds * pricing.GB_SECOND[case.architecture],
         "Lambda requests": len(ranks) * pricing.LAMBDA_REQUEST,
@@ -241,7 +270,6 @@ def _usd(
             len(ranks), sum(rank["billed"] for rank in ranks), case.children(assumptions)
         ),
         "S3 requests": puts * pricing.S3_PUT + gets * pricing.S3_GET,
-        "rendezvous host": host * pricing.RENDEZVOUS_HOUR,
     }
 
 
@@ -261,7 +289,7 @@ def _obstacles(case: Case, assumptions: Assumptions, ranks: list[dict[str, float
         obstacles.append(
             Obstacle(
                 f"{case.ranks:,} ranks in {waves} waves: the account runs {assumptions.concurrency:,} at once; "
-                "ask for more (Service Quotas: Lambda, concurrent executions); metrics are reduced over S3",
+                "ask for more (Service Quotas: Lambda, concurrent executions); they cannot meet directly",
                 prevents=False,
             )
         )
@@ -278,8 +306,9 @@ def _obstacles(case: Case, assumptions: Assumptions, ranks: list[dict[str, float
 
 
 def options(
-    images: int, partitions_mb: Iterable[float], memories_mb: Iterable[int], architectures: Iterable[str],
-    assumptions: Assumptions = Assumptions(), collectives: bool = True,
+    images: int, partitions_mb: Iterable[float], memories_mb: Iterable[int],
+    architectures: Iterable[Architecture], assumptions: Assumptions = Assumptions(),
+    collectives: Literal["auto", "direct", "s3", "none"] = "auto",
 ) -> Iterator[Plan]:  # fmt: skip
     """A plan for each combination."""
     memories, architectures = list(memories_mb), list(architectures)
@@ -370,7 +399,7 @@ def compare_published() -> list[tuple[Published, Plan, Plan]]:
     for earlier in PUBLISHED:
         images = int(PUBLISHED_GB * 1e9 / IMAGE_BYTES)
         partition = images / earlier.ranks * IMAGE_BYTES / MIB
-        theirs = Case(images, partition * 1.0001, PUBLISHED_MEMORY_MB, "x86_64", collectives=False)
+        theirs = Case(images, partition * 1.0001, PUBLISHED_MEMORY_MB, "x86_64", collectives="none")
         ours = Case(images, earlier.partition_mb, 3538, "arm64")
         rows.append((earlier, plan(theirs, PUBLISHED_WAY), plan(ours)))
     return rows

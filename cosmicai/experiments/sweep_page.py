@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cosmicai.results.outputs import new_file, write_text
-from summarize.figures import seconds_text, usd_text
+from summarize.contract.figures import seconds_text, usd_text
 from summarize.markup import escaped, page
 
 Json = dict[str, Any]

@@ -60,6 +60,8 @@ class Snapshot:
     gigabytes_read: float = 0.0
     usd_so_far: float | None = 0.0  # None on AWS Batch
     notes: list[str] = field(default_factory=list)  # from Initialize: files left out, idle ranks
+    channel: str | None = None  # over which the ranks reduce their metrics; None until it is planned
+    channel_reason: str = ""  # where the payload has not named it
     taken_by: str | None = None
     errors: dict[int, str] = field(default_factory=dict)
     error: str = ""
@@ -125,6 +127,7 @@ class Watcher:
         snapshot.taken_by = self._taken_by
         if self._run is not None:
             snapshot.notes = (self._run.notes or [])[:_MOST_NOTES]
+            snapshot.channel, snapshot.channel_reason = self._run.channel, self._run.channel_reason
             self._count(snapshot, bucket, folder, execution["startDate"])
             self._total(snapshot, bucket, folder, execution["startDate"])
         return snapshot

@@ -22,7 +22,7 @@ from typing import Any
 
 from .field_measures import DEFINITIONS, field_measures
 from .missing import is_known
-from .packing import MOST_GALAXIES, packed, required, unpacked, whole
+from .packing import MOST_GALAXIES, add_counts, packed, required, unpacked, whole
 from .probabilities import MAGNITUDE_EDGES, REDSHIFT_EDGES, Probabilities
 
 NMAD_FACTOR = 1.48  # the historic one, with which "precision" was published for AstroMAE
@@ -61,7 +61,7 @@ class Accuracy:
     def add(self, other: Accuracy) -> None:
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.histogram.update(other.histogram)
+        add_counts(self.histogram, other.histogram)
 
     @classmethod
     def of(cls, predicted: Iterable[float], true: Iterable[float]) -> Accuracy:
@@ -204,7 +204,7 @@ class Density:
         return density
 
     def add(self, other: Density) -> None:
-        self.counts.update(other.counts)
+        add_counts(self.counts, other.counts)
 
     def cells(self) -> list[tuple[int, int, int]]:
         """(true bin, predicted bin, galaxies) of every bin that holds one."""
@@ -237,7 +237,7 @@ class Predicted:
         return cls(Counter(max(first, min(last, math.floor(z / PREDICTED_WIDTH))) for z in predicted))
 
     def add(self, other: Predicted) -> None:
-        self.counts.update(other.counts)
+        add_counts(self.counts, other.counts)
 
     def to_json(self) -> dict[str, Any]:
         return {"width": PREDICTED_WIDTH, "counts": packed(self.counts)}

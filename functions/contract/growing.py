@@ -102,7 +102,7 @@ class Form(Record):
         if faults:
             raise CatalogueError(
                 f"the arrival does not fit into {place}: {'; '.join(faults)}. Run it again with another "
-                "catalogue and another result_path, or prepare its partitions as the others"
+                "catalogue and another result_path, or prepare its partitions like the others"
             )
 
 

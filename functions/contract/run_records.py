@@ -11,6 +11,18 @@ from .fields import Field, Json, Record, RecordError, read_fields
 from .pricing import Cost
 
 
+def text_of(collectives: Json | None, name: str) -> str | None:
+    """A text of a run's collectives; None where there is none."""
+    text = (collectives or {}).get(name)
+    return text if isinstance(text, str) else None
+
+
+_CHANNEL = (
+    "the channel; for `auto`, or where it is another than the payload's, why; and what the run would take and "
+    "cost with each"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run(Record):
     """run.json: what Initialize has planned."""
@@ -38,7 +50,7 @@ class Run(Record):
     executions: Annotated[list[str] | None, Field("all executions that have run it, the first one first")] = (
         None
     )
-    collectives: Annotated[Json | None, Field("the channel, and why it is not the payload's")] = None
+    collectives: Annotated[Json | None, Field(_CHANNEL)] = None
     children: Annotated[
         Json | None,
         Field("how Step Functions starts the ranks on Lambda, express or standard, and why"),
@@ -70,8 +82,13 @@ class Run(Record):
 
     @property
     def channel(self) -> str | None:
-        """The channel over which the ranks reduce their metrics; None for a run on one machine."""
-        return None if self.collectives is None else self.collectives.get("channel")
+        """By which the ranks reduce their metrics; None for a run on one machine."""
+        return text_of(self.collectives, "channel")
+
+    @property
+    def channel_reason(self) -> str:
+        """Why the ranks use this channel; '' where the payload has named it."""
+        return text_of(self.collectives, "reason") or ""
 
     @property
     def began(self) -> float:
@@ -156,7 +173,7 @@ class Summary(Record):
         float | None,
         Field("the time from the start to the last rank's end", "wall (seconds)", "s", null=True),
     ] = None
-    collectives: Annotated[Json | None, Field("the channel, and why it is not the payload's", null=True)] = None
+    collectives: Annotated[Json | None, Field(_CHANNEL, null=True)] = None
     children: Annotated[
         Json | None,
         Field("how Step Functions started the ranks, express or standard, and why", null=True),
@@ -170,3 +187,23 @@ class Summary(Record):
     def began(self) -> float:
         """`started` in Unix seconds."""
         return datetime.fromisoformat(self.started.replace("Z", "+00:00")).timestamp()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastRun(Record):
+    """How fast the ranks of a model's last run on Lambda were, for the plan of its next one."""
+
+    run_id: Annotated[str, Field("the name of the execution that planned the run")]
+    started: Annotated[str, Field("when it was started, in UTC")]
+    memory: Annotated[float, Field("the configured memory of a rank", "memory (MB)", "MB")]
+    slowest: Annotated[float, Field("of the slowest rank", "images per second, slowest rank", "galaxies/s")]
+    fastest: Annotated[float, Field("of the fastest rank", "images per second, fastest rank", "galaxies/s")]
+    typical_start: Annotated[float, Field("init of a typical rank", "init (seconds), typical rank", "s")]
+    longest_start: Annotated[
+        float, Field("init of the rank that took longest", "init (seconds), slowest rank", "s")
+    ]
+
+
+def last_run_key(model: str | None) -> str:
+    """Of the LastRun of a model folder, or of the bundled model, in the bucket that the run writes to."""
+    return f".last-runs/models/{model}.json" if model else ".last-runs/bundled.json"

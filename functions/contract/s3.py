@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from botocore.exceptions import HTTPClientError, IncompleteReadError
@@ -43,9 +43,36 @@ def read(s3: Any, bucket: str, key: str) -> tuple[bytes, str]:
     return repeated(get)
 
 
+def read_small(s3: Any, bucket: str, key: str, most_bytes: int) -> bytes:
+    """An object that may be anybody's.
+
+    Raises ValueError for one with more bytes, botocore's ClientError, or one of BROKEN.
+    """
+
+    def get() -> bytes:
+        answer = s3.get_object(Bucket=bucket, Key=key)
+        if answer["ContentLength"] > most_bytes:
+            answer["Body"].close()
+            raise ValueError(f"it has {answer['ContentLength']:,} bytes, at most {most_bytes:,} are read")
+        body: bytes = answer["Body"].read()
+        return body
+
+    return repeated(get)
+
+
 def put_json(s3: Any, bucket: str, key: str, content: object) -> None:
     """Writes the content as JSON. Raises botocore's ClientError."""
     body = json.dumps(content, indent=1).encode()
+    s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
+
+
+def put_list(s3: Any, bucket: str, key: str, content: Iterable[object]) -> None:
+    """Writes a list as JSON, an element to a line: json.dumps takes ten times as long to indent it.
+
+    Raises botocore's ClientError.
+    """
+    lines = ",\n".join(map(json.dumps, content))
+    body = f"[{lines}]".encode()
     s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
 
 

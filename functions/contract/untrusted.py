@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 _DEEPEST = 32  # lists and objects in each other
 _MOST_FAULTS = 20  # that are named
+_PLAIN = frozenset((int, float, bool, type(None)))  # of which nothing is left out: floats are finite here
+_DIGITS_AS_0 = bytes.maketrans(b"123456789", b"000000000")
 _SHOWN = 60  # characters of a name or value in a fault
 
 
@@ -33,7 +35,7 @@ def load(body: bytes, most_bytes: int, most_digits: int) -> tuple[Any, list[str]
         raise UntrustedError(f"it has more than {most_bytes:,} bytes")
     try:
         content = json.loads(
-            body, parse_int=_integers(most_digits), parse_float=_float, parse_constant=_Refused
+            body, parse_int=_integers(body, most_digits), parse_float=_float, parse_constant=_Refused
         )
     except RecursionError:
         raise UntrustedError("it is nested too deeply") from None
@@ -51,7 +53,11 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
-def _integers(most_digits: int) -> Callable[[str], Any]:
+def _integers(body: bytes, most_digits: int) -> Callable[[str], Any] | None:
+    """What makes a number of digits; None, for int itself, where no number of the body has more."""
+    utf8 = b"\0" not in body  # else the bytes of a number may be apart
+    if utf8 and b"0" * (most_digits + 1) not in body.translate(_DIGITS_AS_0):
+        return None
     return lambda text: int(text) if len(text.lstrip("-")) <= most_digits else _Refused(text)
 
 
@@ -69,6 +75,10 @@ def _cleaned(value: Any, place: str, depth: int, faults: list[str]) -> Any:
     if isinstance(value, dict | list) and depth == _DEEPEST:
         faults.append(f"{place}: is nested deeper than {_DEEPEST} levels")
         return None
+    if isinstance(value, list) and _is_plain(value):
+        return value
+    if isinstance(value, dict) and _is_plain(value.values()) and "".join(value).isascii():
+        return value
     if isinstance(value, dict):
         names = {name: _encodable(name) for name in value}
         return {
@@ -80,5 +90,11 @@ def _cleaned(value: Any, place: str, depth: int, faults: list[str]) -> Any:
     return value
 
 
+def _is_plain(values: Collection[Any]) -> bool:
+    """Whether nothing of them is left out or replaced."""
+    kinds = set(map(type, values)) - _PLAIN
+    return not kinds or (kinds == {str} and "".join(one for one in values if type(one) is str).isascii())
+
+
 def _encodable(text: str) -> str:
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

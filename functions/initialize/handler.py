@@ -8,10 +8,18 @@ from functools import partial
 from typing import Any
 
 import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
-from .run import Deployed, start
+from .contract.channels import Host
+from .contract.host import NotHealthy, health, public_address
+from .contract.pricing import BILLED_AS
+from .deployed import Deployed
+from .run import start
 
 _s3 = boto3.client("s3")
+_SOON = Config(connect_timeout=2, read_timeout=2, retries={"total_max_attempts": 2})
+_HEALTH_SECONDS = 1.0  # a host that takes longer is taken for one that is not up
 
 
 def _concurrency() -> int:
@@ -32,6 +40,23 @@ def _is_running(state_machine: str, name: str) -> bool:
         return False
 
 
+def _host() -> Host:
+    """How the rendezvous host is just now; a run's ranks may start it where it is the deployment's own."""
+    own = os.environ.get("RENDEZVOUS_INSTANCE_ID")
+    address = os.environ.get("RENDEZVOUS_ADDRESS", "")
+    try:
+        if own is not None:
+            address = (
+                f"{public_address(boto3.client('ec2', config=_SOON), own)}:{os.environ['RENDEZVOUS_PORT']}"
+            )
+        health(address, _HEALTH_SECONDS)
+    except NotHealthy as error:
+        return Host("absent" if own is None else "stopped", str(error))
+    except (BotoCoreError, ClientError) as error:
+        return Host("stopped", f"the rendezvous host {own} could not be asked for ({type(error).__name__})")
+    return Host("up", f"the rendezvous host at {address} is up")
+
+
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """event: "payload" (the execution's input), "run_id" (its name), "started" (ISO time), "state_machine"."""
     deployed = Deployed(
@@ -42,6 +67,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         is_running=partial(_is_running, event["state_machine"]),
         has_batch=os.environ.get("BATCH") == "true",
         memory_mb=int(os.environ.get("INFERENCE_MEMORY_MB", 0)),
+        host=_host,
+        architecture=os.environ.get("INFERENCE_ARCHITECTURE", BILLED_AS),
     )
     planned = start(_s3, event["payload"], event["run_id"], event["started"], deployed)
     logged = (

@@ -5,28 +5,28 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from .catalogue import check_catalogue
+from .channel import collectives
 from .contract import dispatch
 from .contract.limits import FANOUT
 from .contract.rank_info import is_result, parse
 from .contract.run_records import Run
-from .contract.s3 import put_if, put_json, read
+from .contract.s3 import put_if, put_json, put_list, read
 from .contract.untrusted import UntrustedError
+from .deployed import Deployed
 from .payload import PayloadError, defaults, resolve
 from .plan import data_map, deal, list_partitions, rank_events
+from .speed import speed
 
 SCHEMA_VERSION = 1
 _KEY_BYTES = 32
 _READERS = 32  # parallel GETs when a run is resumed
-_NOT_ON_BATCH = {
-    "channel": "none",
-    "reason": "ranks on AWS Batch start minutes apart, and would be billed while they wait for each other",
-}
 _JOB_NAME = 128  # characters (https://docs.aws.amazon.com/batch/latest/APIReference/API_SubmitJob.html)
 _MAY_CHANGE_ON_RESUME = (
     "resume",
@@ -34,22 +34,8 @@ _MAY_CHANGE_ON_RESUME = (
     "tolerated_failure_percentage",
     "max_bad_fraction",
     "backend",
+    "collectives",  # those of the missing ranks go to no channel
 )
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """What this deployment allows. concurrency: how many ranks can run at once; is_running: whether the
-    execution of a name runs; memory_mb: of the inference function, 0 if unknown; has_rendezvous: whether there
-    is a host through which ranks find each other; has_batch: whether ranks may be jobs of AWS Batch."""
-
-    allow_scripts: bool
-    has_redis: bool
-    concurrency: Callable[[], int]
-    is_running: Callable[[str], bool]
-    memory_mb: int = 0
-    has_rendezvous: bool = True
-    has_batch: bool = False
 
 
 def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deployed) -> dict[str, Any]:
@@ -67,25 +53,18 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     # Lambda would throttle more than can run at once; they would be tried again, and start in any order.
     most = run.world_size if run.on_batch else deployed.concurrency()
     at_once = min(resolved.get("max_concurrency", run.world_size), most)
-    if run.on_batch:
-        collectives = _NOT_ON_BATCH
-    else:
-        collectives = _collectives(resolved["collectives"], run.world_size, resume, at_once, deployed)
-    channel = collectives["channel"]
     executions = list(dict.fromkeys([*(run.executions or [run.run_id]), run_id]))
-    run = replace(
-        run,
-        execution=run_id,
-        executions=executions,
-        collectives=collectives,
-        children=None if run.on_batch else _children(run, deployed),
-    )
+    children = None if run.on_batch else _children(run, deployed)
+    run = replace(run, execution=run_id, executions=executions, children=children)
+    known = partial(speed, s3, bucket, resolved.get("model"))
+    run = replace(run, collectives=collectives(resolved["collectives"], run, resume, at_once, deployed, known))
+    channel = str(run.channel)
     _claim(s3, resolved, run, version)
     key = f".cosmicai/{run.run_id}/key"
     s3.put_object(Bucket=bucket, Key=key, Body=secrets.token_bytes(_KEY_BYTES))
     # The job with index i of an array computes event i.
     events = rank_events(run, ranks if run.on_batch else _in_order(ranks, channel))
-    put_json(s3, bucket, f"{folder}/manifest.json", [event.to_json() for event in events])
+    put_list(s3, bucket, f"{folder}/manifest.json", (event.to_json() for event in events))
     if "script" in resolved and not resume:  # historic scripts read it there
         put_json(s3, bucket, "payload.json", _for_scripts(resolved, run))
     return {
@@ -175,7 +154,7 @@ def _check(payload: dict[str, Any], deployed: Deployed) -> None:
     if payload["collectives"] == "redis" and not deployed.has_redis:
         faults.append(
             "collectives: redis needs a Redis that the ranks reach; set redis_host in the team's tfvars and "
-            "deploy again, or give direct, s3 or none"
+            "deploy again, or give auto, direct, s3 or none"
         )
     if payload.get("backend") == "batch" and not deployed.has_batch:
         faults.append(
@@ -184,25 +163,6 @@ def _check(payload: dict[str, Any], deployed: Deployed) -> None:
         )
     if faults:
         raise PayloadError("; ".join(faults))
-
-
-def _collectives(
-    requested: str, world_size: int, resume: bool, at_once: int, deployed: Deployed
-) -> dict[str, Any]:
-    """The channel that the ranks use and, if it is not the requested one, the reason."""
-    if resume and requested != "none":
-        return {"channel": "none", "reason": "missing ranks cannot reduce with ranks that have already ended"}
-    if requested in ("direct", "redis"):
-        if world_size == 1:
-            return {"channel": "s3", "reason": "a single rank has no other to connect to"}
-        if at_once < world_size:
-            return {
-                "channel": "s3",
-                "reason": f"only {at_once} of {world_size} ranks can run at once, so messages wait in S3",
-            }
-    if requested == "direct" and not deployed.has_rendezvous:
-        return {"channel": "s3", "reason": "this deployment has no rendezvous host"}
-    return {"channel": requested}
 
 
 def _children(run: Run, deployed: Deployed) -> dict[str, str]:

@@ -9,17 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from typing import Any
 
 import boto3
 
-_HEALTH = b"\x01"
-_SECONDS = 2.0  # for one protocol round trip
-
-
-class NotHealthy(Exception):
-    """The host does not answer yet; the state machine asks again."""
+from .contract.host import health, public_address
 
 
 class Host:
@@ -41,31 +35,10 @@ class Host:
 
     def status(self) -> dict[str, Any]:
         """{"address": HOST:PORT, "health": the host's own counters}. Raises NotHealthy."""
-        address = self._address or f"{self._public_address()}:{self._port}"
+        address = self._address
+        if self._instance is not None:
+            address = f"{public_address(boto3.client('ec2'), self._instance)}:{self._port}"
         return {"address": address, "health": health(address)}
-
-    def _public_address(self) -> str:
-        answer = boto3.client("ec2").describe_instances(InstanceIds=[self._instance])
-        instance = answer["Reservations"][0]["Instances"][0]
-        state, address = instance["State"]["Name"], instance.get("PublicIpAddress")
-        if state != "running" or not address:
-            raise NotHealthy(f"the rendezvous host {self._instance} is {state}, without a public address yet")
-        return str(address)
-
-
-def health(address: str) -> dict[str, Any]:
-    """The health line of the host at HOST:PORT, by a round trip of its protocol. Raises NotHealthy."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), _SECONDS) as connection:
-            connection.sendall(_HEALTH)
-            with connection.makefile() as lines:
-                answer: Any = json.loads(lines.readline(4096))
-    except (OSError, ValueError) as error:
-        raise NotHealthy(f"the rendezvous host at {address} does not answer: {error}") from error
-    if not isinstance(answer, dict) or not answer.get("healthy"):
-        raise NotHealthy(f"the rendezvous host at {address} is not healthy, it answers {answer}")
-    return answer
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:

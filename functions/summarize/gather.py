@@ -4,74 +4,145 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
 
 from .catalogue import grow
 from .contract.fields import RecordError
 from .contract.rank_info import MOST_BYTES, RankInfo, is_result, parse
-from .contract.run_records import Run
-from .contract.s3 import put_json, read, repeated
+from .contract.run_records import Run, Summary, last_run_key
+from .contract.s3 import BROKEN, put_json, put_list, read, repeated
 from .contract.untrusted import UntrustedError
 from .report import report
-from .summary import failure_cause, summary
+from .summary import failure_cause, last_run, summary
 
 READERS = 32  # parallel GETs
 _MOST_CHARACTERS = 4000  # of a cause, of which Step Functions keeps 32,768
 CLOCK_TOLERANCE = 60.0  # seconds by which a rank's clock may differ from S3's
 
 Json = dict[str, Any]
+Listed = dict[str, tuple[int, float]]  # by key: bytes, and when S3 got them, in Unix seconds
+Fetch = Callable[[str, str, int], bytes]
 
 
 class GatherError(RuntimeError):
     """A run cannot be summarised; the message says why."""
 
 
-def summarize_run(s3: Any, event: Json) -> Json:
+def summarize_run(s3: Any, event: Json, fetch: Fetch | None = None) -> Json:
     """Summarises what the run `event["run_id"]` wrote under its result_path, and ignores other runs.
 
-    Returns what the state machine needs to decide: failed ranks as a percentage, whether that is within
-    the tolerance, and the cause to fail with otherwise; and why a catalogue could not grow.
+    fetch: reads an object by its bucket, key and size; None: as boto3 does. Returns what the state machine
+    needs to decide: failed ranks as a percentage, whether that is within the tolerance, and the cause to fail
+    with otherwise; and why a catalogue could not grow.
     """
-    bucket, folder = event["bucket"], event["result_path"]
-    run = _plan(s3, event)
+    with ThreadPoolExecutor(READERS) as pool:
+        return _summarized(_Bucket(s3, event["bucket"], fetch, pool), event)
+
+
+def _summarized(bucket: _Bucket, event: Json) -> Json:
+    folder = event["result_path"]
+    reduced = bucket.pool.submit(bucket.read, f"{folder}/metrics.json")
+    results, failed = (bucket.pool.submit(bucket.listed, f"{folder}/{name}") for name in ("", "failures/"))
+    run = _plan(bucket, event)
     written: dict[int, tuple[RankInfo, float]] = {}
     failures: dict[int, Json] = {}
-    for object_ in _objects(s3, bucket, f"{folder}/", run):
+    for object_ in _objects(bucket, results.result(), f"{folder}/", run):
         if is_result(object_.content, run.run_id, object_.rank):
             written[object_.rank] = (
                 RankInfo.from_json(object_.content, object_.faults),
                 object_.modified,
             )
         elif object_.fault or object_.is_of(run):
-            failures[object_.rank] = _unusable(object_, f"s3://{bucket}/{folder}/{object_.rank}.json")
-    failures |= {
-        one.rank: one.content for one in _objects(s3, bucket, f"{folder}/failures/", run) if one.is_of(run)
-    }
+            failures[object_.rank] = _unusable(object_, f"s3://{bucket.name}/{folder}/{object_.rank}.json")
+    records = _objects(bucket, failed.result(), f"{folder}/failures/", run)
+    failures |= {one.rank: one.content for one in records if one.is_of(run)}
     failures = {rank: record for rank, record in failures.items() if rank not in written}
     infos = [written[rank][0] for rank in sorted(written)]
     timed = [_by_one_clock(*written[rank]) for rank in sorted(written)]
     share = 100.0 * (run.world_size - len(infos)) / run.world_size
     enough = share <= float(event["tolerated_failure_percentage"])
-    content = summary(run, timed, failures, _reduced(s3, bucket, folder, run))
+    content = summary(run, timed, failures, _of_run(reduced.result(), run))
     if enough:
-        content = replace(content, catalogue=grow(s3, run, infos))
-    put_json(s3, bucket, f"{folder}/combined_data.json", [info.to_json() for info in infos])
-    put_json(s3, bucket, f"{folder}/summary.json", content.to_json())
-    page = report(content, timed).encode()
-    s3.put_object(Bucket=bucket, Key=f"{folder}/report.html", Body=page, ContentType="text/html; charset=utf-8")
-    _delete_private(s3, bucket, f".cosmicai/{event['run_id']}/")
+        content = replace(content, catalogue=grow(bucket.s3, run, infos))
+    _write(bucket, folder, run, content, infos, timed)
     fault = content.catalogue.fault if content.catalogue is not None else None
     return {
         **event,
         "finished_ranks": len(infos),
         "failed_percentage": share,
         "within_tolerance": enough,
-        "cause": failure_cause(content, f"s3://{bucket}/{folder}/summary.json"),
+        "cause": failure_cause(content, f"s3://{bucket.name}/{folder}/summary.json"),
         **({} if fault is None else {"catalogue_fault": fault[:_MOST_CHARACTERS]}),
     }
+
+
+def _write(
+    bucket: _Bucket, folder: str, run: Run, content: Summary, infos: list[RankInfo], timed: list[RankInfo]
+) -> None:
+    """All that Summarize leaves, at the same time; the run's key and messages are deleted."""
+
+    def page() -> None:
+        body, kind = report(content, timed).encode(), "text/html; charset=utf-8"
+        s3.put_object(Bucket=bucket.name, Key=f"{folder}/report.html", Body=body, ContentType=kind)
+
+    def combined() -> None:
+        put_list(s3, bucket.name, f"{folder}/combined_data.json", (info.to_json() for info in infos))
+
+    def totals() -> None:
+        put_json(s3, bucket.name, f"{folder}/summary.json", content.to_json())
+
+    s3 = bucket.s3
+    tasks: list[Callable[[], None]] = [
+        combined,
+        totals,
+        page,
+        partial(_remember, s3, bucket.name, run, content, infos),
+        partial(_delete_private, s3, bucket.name, f".cosmicai/{run.run_id}/"),
+    ]
+    for done in [bucket.pool.submit(task) for task in tasks]:
+        done.result()
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """The run's bucket, from which `pool` reads several objects at a time."""
+
+    s3: Any
+    name: str
+    fetch: Fetch | None
+    pool: ThreadPoolExecutor
+
+    def listed(self, prefix: str) -> Listed:
+        """Size and time of the objects below the prefix, but not of those in folders there, by key."""
+
+        def found() -> Listed:
+            paginator = self.s3.get_paginator("list_objects_v2")
+            pages = paginator.paginate(Bucket=self.name, Prefix=prefix, Delimiter="/")
+            items = (item for page in pages for item in page.get("Contents", []))
+            return {item["Key"]: (item["Size"], item["LastModified"].timestamp()) for item in items}
+
+        return repeated(found)
+
+    def body(self, key: str, size: int) -> bytes:
+        if self.fetch is None:
+            return read(self.s3, self.name, key)[0]
+        return self.fetch(self.name, key, size)
+
+    def read(self, key: str) -> Json | None:
+        """The object, {} where it is none of ours, since foreign files must stop no summary; None for none."""
+        try:
+            content = json.loads(read(self.s3, self.name, key)[0])
+        except self.s3.exceptions.NoSuchKey:
+            return None
+        except (ValueError, RecursionError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -91,12 +162,12 @@ class _Object:
         return isinstance(self.content, dict) and self.content.get("run_id") == run.run_id
 
 
-def _plan(s3: Any, event: Json) -> Run:
-    """run.json. Raises GatherError if it is no longer what Initialize wrote."""
-    bucket, key = event["bucket"], f"{event['result_path']}/run.json"
-    wrong = f"s3://{bucket}/{key} is no longer that of run {event['run_id']}: something has replaced it"
+def _plan(bucket: _Bucket, event: Json) -> Run:
+    """run.json. Raises GatherError where it is no longer what Initialize wrote."""
+    key = f"{event['result_path']}/run.json"
+    wrong = f"s3://{bucket.name}/{key} is no longer that of run {event['run_id']}: something has replaced it"
     try:
-        run = Run.from_json(_read(s3, bucket, key))
+        run = Run.from_json(bucket.read(key))
     except RecordError as error:
         raise GatherError(f"{wrong}: {error}") from error
     if run.run_id != event["run_id"] or run.world_size != event["world_size"]:
@@ -116,38 +187,43 @@ def _by_one_clock(info: RankInfo, modified: float) -> RankInfo:
     return replace(info, ended=modified) if skewed else info
 
 
-def _objects(s3: Any, bucket: str, prefix: str, run: Run) -> Iterator[_Object]:
-    """The objects PREFIX{rank}.json of the run's ranks."""
+def _objects(bucket: _Bucket, keys: Listed, prefix: str, run: Run) -> Iterator[_Object]:
+    """The objects PREFIX{rank}.json of the run's ranks among the listed."""
 
-    def listed() -> dict[str, tuple[int, float]]:
-        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
-        items = (item for page in pages for item in page.get("Contents", []))
-        return {item["Key"]: (item["Size"], item["LastModified"].timestamp()) for item in items}
-
-    def parsed(key: str) -> tuple[Any, list[str], str]:
+    def fetched(key: str) -> bytes | None:
         size, _ = keys[key]
-        if size > MOST_BYTES:
-            return None, [], f"it has {size:,} bytes, and at most {MOST_BYTES:,} are read"
-        try:
-            return *parse(read(s3, bucket, key)[0]), ""
-        except UntrustedError as error:
-            return None, [], str(error)
+        return bucket.body(key, size) if size <= MOST_BYTES else None
 
-    keys = repeated(listed)
     matches = ((key, re.fullmatch(r"(0|[1-9][0-9]{0,8})\.json", key.removeprefix(prefix))) for key in keys)
     ranks = {key: int(match[1]) for key, match in matches if match and int(match[1]) < run.world_size}
-    with ThreadPoolExecutor(READERS) as pool:
-        for (key, rank), (content, faults, fault) in zip(ranks.items(), pool.map(parsed, ranks), strict=True):
-            yield _Object(rank, content, faults, keys[key][1], fault)
+    # Parsed here and not by the pool, whose threads would hinder each other.
+    for (key, rank), body in zip(ranks.items(), bucket.pool.map(fetched, ranks), strict=True):
+        size, modified = keys[key]
+        if body is None:
+            fault = f"it has {size:,} bytes, and at most {MOST_BYTES:,} are read"
+            yield _Object(rank, None, [], modified, fault)
+            continue
+        try:
+            yield _Object(rank, *parse(body), modified)
+        except UntrustedError as error:
+            yield _Object(rank, None, [], modified, str(error))
 
 
-def _reduced(s3: Any, bucket: str, folder: str, run: Run) -> Json | None:
-    """metrics.json of this run, if there is one."""
+def _of_run(reduced: Json | None, run: Run) -> Json | None:
+    """metrics.json, where it is of this very run."""
+    return reduced if reduced is not None and reduced.get("run_id") == run.run_id else None
+
+
+def _remember(s3: Any, bucket: str, run: Run, content: Summary, infos: list[RankInfo]) -> None:
+    """The run's speed, for the plan of the model's next run. A run does not fail where it cannot be kept."""
+    found = last_run(run, content, infos)
+    if found is None:
+        return
+    key = last_run_key(run.payload.get("model"))
     try:
-        content = _read(s3, bucket, f"{folder}/metrics.json")
-    except s3.exceptions.NoSuchKey:
-        return None
-    return content if content.get("run_id") == run.run_id else None
+        put_json(s3, bucket, key, found.to_json())
+    except (BotoCoreError, ClientError, *BROKEN) as error:
+        print(json.dumps({"message": f"s3://{bucket}/{key} was not written: {error}"}))
 
 
 def _delete_private(s3: Any, bucket: str, prefix: str) -> None:
@@ -158,12 +234,3 @@ def _delete_private(s3: Any, bucket: str, prefix: str) -> None:
             answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
             for fault in answer.get("Errors", []):  # not a reason to fail the run
                 print(json.dumps({"message": "could not be deleted", **fault}))
-
-
-def _read(s3: Any, bucket: str, key: str) -> Json:
-    """The JSON object, or {} for anything else: foreign files in the folder must not stop a summary."""
-    try:
-        content = json.loads(read(s3, bucket, key)[0])
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

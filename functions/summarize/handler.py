@@ -8,13 +8,15 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from .fetching import Fetcher
 from .gather import READERS, summarize_run
 
-_s3 = boto3.client("s3", config=Config(max_pool_connections=READERS))
+_s3 = boto3.client("s3", config=Config(max_pool_connections=READERS, signature_version="s3v4"))
+_fetch = Fetcher(_s3, READERS)
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """event: what Initialize returned."""
-    verdict = summarize_run(_s3, event)
-    print(json.dumps({"message": "run summarised", **verdict}))
-    return verdict
+    done = summarize_run(_s3, event, _fetch)
+    print(json.dumps({"message": "run summarised", **done}))
+    return done

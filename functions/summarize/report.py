@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from .contract.figures import seconds_text, usd_text
 from .contract.flags import BAD, FLAGS, name
 from .contract.images import counted, images_in_words, is_exact, samples
 from .contract.limits import PHASES
@@ -12,8 +13,7 @@ from .contract.mapping import REDSHIFT
 from .contract.metrics import kind_of
 from .contract.probabilities import INTERVALS
 from .contract.rank_info import RankInfo
-from .contract.run_records import Summary
-from .figures import seconds_text, usd_text
+from .contract.run_records import Summary, text_of
 from .markup import PAGE, chart, escaped, page, table
 from .measured import EXPLAINED, class_tables, tiles
 from .report_data import (
@@ -65,7 +65,7 @@ def _body(summary: Summary, infos: list[RankInfo]) -> str:
     parts += [_flags(summary), *class_tables(summary.accuracy, summary.metrics_source)]
     parts += [*_accuracy_charts(summary), *_probability_charts(summary), *_predicted_chart(summary)]
     parts += _rank_charts(infos)
-    return "\n".join([*parts, _cost(summary), _ranks(infos), _payload(summary, infos)])
+    return "\n".join([*parts, _cost(summary), _channel(summary), _ranks(infos), _payload(summary, infos)])
 
 
 def _accuracy_charts(summary: Summary) -> list[str]:
@@ -274,6 +274,14 @@ def _cost(summary: Summary) -> str:
         f'<div class="scroll"><table class="compact"><thead><tr>{head}</tr></thead>'
         f"<tbody>{_compared(summary, cost.total)}</tbody></table></div></section></div>"
     )
+
+
+def _channel(summary: Summary) -> str:
+    """By which channel the ranks reduced their metrics, where the payload has not named it."""
+    channel, reason = text_of(summary.collectives, "channel"), text_of(summary.collectives, "reason")
+    if not channel or not reason:
+        return ""
+    return f'<section><h2>Collectives: {escaped(channel)}</h2><p class="note">{escaped(reason)}</p></section>'
 
 
 def _compared(summary: Summary, total: float) -> str:

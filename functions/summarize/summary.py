@@ -15,7 +15,7 @@ from .contract.limits import PHASES
 from .contract.metrics import AnyMetrics, added, read_metrics
 from .contract.pricing import cost
 from .contract.rank_info import RankInfo
-from .contract.run_records import ReducedMetrics, Run, Summary
+from .contract.run_records import LastRun, ReducedMetrics, Run, Summary
 
 Json = dict[str, Any]
 
@@ -63,6 +63,25 @@ def summary(run: Run, infos: list[RankInfo], failures: dict[int, Json], reduced:
         children=run.children,
         # Prices of Fargate Spot change from day to day, and so do the instances that Batch chooses.
         cost=None if run.on_batch else cost(infos, _host_seconds(run, infos) or 0.0, run.child_type),
+    )
+
+
+def last_run(run: Run, content: Summary, infos: list[RankInfo]) -> LastRun | None:
+    """The speed of the engine's ranks on Lambda; None of others, or where they do not say it."""
+    speed, start = content.spread.get("sample_persec"), content.spread.get("init (seconds)")
+    memory = max((info.memory_limit or 0.0 for info in infos), default=0.0)
+    if run.on_batch or "script" in run.payload or speed is None or start is None or not memory:
+        return None
+    if speed["min"] <= 0:
+        return None
+    return LastRun(
+        run_id=run.run_id,
+        started=run.started,
+        memory=memory,
+        slowest=speed["min"],
+        fastest=speed["max"],
+        typical_start=start["p50"],
+        longest_start=start["max"],
     )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from initialize.deployed import Deployed
 from initialize.payload import PayloadError, resolve
-from initialize.run import Deployed, start
+from initialize.run import start
 
 MINIMAL = {"bucket": "team3-cosmicai", "result_path": "results/1", "data_prefix": "25MB"}
 FOLDERS = ("result_path", "data_prefix", "model", "S3_object_name")

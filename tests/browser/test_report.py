@@ -16,9 +16,9 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
 from cosmicai.experiments import sweep, sweep_page
 from inference.contract.accuracy import Metrics, Predicted
+from summarize.contract.figures import seconds_text, usd_text
 from summarize.contract.rank_info import RankInfo
 from summarize.contract.run_records import Run, Summary
-from summarize.figures import seconds_text, usd_text
 from summarize.report import report
 from summarize.summary import summary
 

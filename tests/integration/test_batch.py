@@ -14,7 +14,8 @@ from cosmicai.emulator import Emulator
 from cosmicai.emulator.environment import without_account
 from cosmicai.packaging.places import BuildFolder
 from inference.job import FAILED, TRY_AGAIN
-from initialize.run import Deployed, start
+from initialize.deployed import Deployed
+from initialize.run import start
 from summarize.gather import summarize_run
 from tests.summaries import OF_DATA
 

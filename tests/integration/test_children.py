@@ -52,10 +52,10 @@ def test_ranks_that_are_started_twice_change_nothing(
 ) -> None:
     """Step Functions may start an Express child more than once: here every rank runs twice at the same time."""
     cloud.put_all(prefix, partitions(6))
-    once = run(cloud.payload(prefix, result_path=f"results/{prefix}/once"))
+    once = run(cloud.payload(prefix, collectives="direct", result_path=f"results/{prefix}/once"))
     assert once.status == "SUCCEEDED", once.cause
     assert once.read("run.json")["children"]["type"] == "express"
-    payload = cloud.payload(prefix, result_path=f"results/{prefix}/twice")
+    payload = cloud.payload(prefix, collectives="direct", result_path=f"results/{prefix}/twice")
     arn = start(payload)
     client, function = cloud.aws.client("lambda", read_timeout=240), cloud.outputs.function_names["inference"]
 

@@ -20,7 +20,7 @@ import pytest
 from cosmicai.processes import process_birth
 from inference.contract.accuracy import NMAD_ERROR
 from inference.engine.cpu import instructions
-from summarize.figures import seconds_text, usd_text
+from summarize.contract.figures import seconds_text, usd_text
 from tests.unit.test_historic import KEYS
 
 from .conftest import Cloud, no_ranks
@@ -82,7 +82,7 @@ def test_from_partitions_to_a_report(cli: Cli, partitions: Partitions, prefix: s
     for name, body in partitions(3, rows=20).items():
         (folder / name).write_bytes(body)
     assert f"/{prefix}/" in cli("data", "upload", str(folder), prefix, "--local")
-    file = cli.payload(data_prefix=prefix, result_path=f"results/{prefix}")
+    file = cli.payload(data_prefix=prefix, result_path=f"results/{prefix}", collectives="direct")
     output = cli("run", file, "--local", "--name", "first", "--set", "batch_size=8")
     assert "succeeded: 60 redshifts in " in output
     assert "None" not in output

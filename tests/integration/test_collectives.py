@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import signal
 import socket
@@ -36,7 +37,7 @@ def test_sixteen_ranks_reduce_directly_to_what_summarize_computes(
     cloud: Cloud, run: Run, partitions: Partitions, prefix: str
 ) -> None:
     cloud.put_all(prefix, partitions(16, rows=40))
-    metrics, summary = _reduced(run(cloud.payload(prefix)))
+    metrics, summary = _reduced(run(cloud.payload(prefix, collectives="direct")))
     assert metrics["ranks"] == list(range(16))
     assert metrics["num_samples"] == summary["num_samples"] == 16 * 40
     assert summary["metrics_source"] == "collectives (direct) of 16 ranks"
@@ -47,7 +48,7 @@ def test_the_same_run_without_collectives_gives_the_same_metrics(
     cloud: Cloud, run: Run, partitions: Partitions, prefix: str
 ) -> None:
     cloud.put_all(prefix, partitions(5, rows=40))
-    direct = run(cloud.payload(prefix))
+    direct = run(cloud.payload(prefix, collectives="direct"))
     metrics, _ = _reduced(direct)
     for rank in range(5):
         told = direct.read(f"{rank}.json")["collectives"]
@@ -62,11 +63,31 @@ def test_the_same_run_without_collectives_gives_the_same_metrics(
     assert "metrics.json" not in none.objects()
 
 
+def test_a_small_run_has_no_collectives_unless_it_asks_and_says_why(
+    cloud: Cloud, run: Run, partitions: Partitions, prefix: str
+) -> None:
+    """The host is up here; the next run of the model is planned with the speed of this one."""
+    cloud.put_all(prefix, partitions(2, rows=40))
+    first = run(cloud.payload(prefix))
+    assert first.status == "SUCCEEDED", first.cause
+    summary = first.read("summary.json")
+    assert summary["metrics_source"] == "rank infos"
+    chosen = summary["collectives"]
+    assert chosen == first.read("run.json")["collectives"]
+    assert (chosen["channel"], set(chosen["candidates"])) == ("none", {"none", "s3", "direct"})
+    assert f"the rendezvous host at {cloud.aws.rendezvous} is up" in chosen["reason"]
+    assert first.read("0.json")["collectives"] == {"channel": "none"}
+    assert html.escape(chosen["reason"]) in first.summaries()["report.html"].decode()
+    second = run({**cloud.payload(prefix), "result_path": f"results/{prefix}/second"})
+    reason = second.read("run.json")["collectives"]["reason"]
+    assert f"the speed of this model's last run, {first.execution['name']}, " in reason
+
+
 def test_nothing_of_the_runs_secret_is_left(
     cloud: Cloud, run: Run, partitions: Partitions, prefix: str
 ) -> None:
     cloud.put_all(prefix, partitions(2))
-    ran = run(cloud.payload(prefix))
+    ran = run(cloud.payload(prefix, collectives="direct"))
     _reduced(ran)
     assert cloud.keys(cloud.bucket, f".cosmicai/{ran.read('run.json')['run_id']}/") == set()
 
@@ -81,12 +102,13 @@ def test_more_ranks_than_can_run_at_once_reduce_over_s3(
     cloud: Cloud, run: Run, partitions: Partitions, prefix: str
 ) -> None:
     cloud.put_all(prefix, partitions(20))
-    ran = run(cloud.payload(prefix))
+    ran = run(cloud.payload(prefix, collectives="direct"))
     metrics, summary = _reduced(ran)
     assert metrics["ranks"] == list(range(20))
     assert summary["metrics_source"] == "collectives (s3) of 20 ranks"
     assert summary["collectives"]["reason"] == "only 16 of 20 ranks can run at once, so messages wait in S3"
-    one = run({**cloud.payload(prefix, max_concurrency=1, file_limit=3), "result_path": "results/one-by-one"})
+    payload = cloud.payload(prefix, collectives="direct", max_concurrency=1, file_limit=3)
+    one = run({**payload, "result_path": "results/one-by-one"})
     assert _reduced(one)[1]["metrics_source"] == "collectives (s3) of 3 ranks"
 
 
@@ -94,7 +116,7 @@ def test_a_rank_that_fails_is_missing_in_both(
     cloud: Cloud, run: Run, partitions: Partitions, prefix: str
 ) -> None:
     cloud.put_all(prefix, {**partitions(4), "2.pt": b"no partition"})
-    ran = run(cloud.payload(prefix, tolerated_failure_percentage=25))
+    ran = run(cloud.payload(prefix, collectives="direct", tolerated_failure_percentage=25))
     metrics, summary = _reduced(ran)
     assert metrics["ranks"] == [0, 2, 3]
     assert summary["metrics_source"] == "collectives (direct) of 3 ranks"
@@ -111,7 +133,7 @@ def test_a_killed_rank_is_started_again_and_joins(
     cloud: Cloud, partitions: Partitions, prefix: str, tmp_path: Path
 ) -> None:
     cloud.put_all(prefix, partitions(3, rows=5000))
-    payload = cloud.payload(prefix)
+    payload = cloud.payload(prefix, collectives="direct")
     (tmp_path / "payload.json").write_text(json.dumps(payload))
     execution = cloud.start(tmp_path / "payload.json")
     kill_a_busy_rank(cloud)
@@ -163,13 +185,13 @@ def test_without_a_host_the_messages_go_through_s3(
 ) -> None:
     cloud, port = hostless
     cloud.put_all(prefix, partitions(3))
-    ran = run_hostless(cloud.payload(prefix))
+    ran = run_hostless(cloud.payload(prefix, collectives="direct"))
     metrics, _ = _reduced(ran)
     assert metrics["ranks"] == [0, 1, 2]
     told = ran.read("1.json")["collectives"]
     assert (told["channel"], told["reason"]) == ("s3", "the rendezvous host could not be reached")
     with socket.create_server(("127.0.0.1", port)):  # one that never answers
-        ran = run_hostless({**cloud.payload(prefix), "result_path": "results/silent"})
+        ran = run_hostless({**cloud.payload(prefix, collectives="direct"), "result_path": "results/silent"})
     assert _reduced(ran)[1]["metrics_source"] == "collectives (s3) of 3 ranks"
 
 
@@ -196,7 +218,7 @@ def test_a_host_that_is_killed_and_comes_back_fails_no_rank(
         hosts.append(Host(port))
 
     try:
-        ran = run_hostless(cloud.payload(prefix), restart)
+        ran = run_hostless(cloud.payload(prefix, collectives="direct"), restart)
     finally:
         hosts[-1].stop()
     metrics, summary = _reduced(ran)
@@ -219,7 +241,7 @@ def test_the_deployments_own_host_is_started_and_stopped(
 
     assert instance()["InstanceType"] == "t4g.nano"
     cloud.put_all("own", partitions(2))
-    payload = cloud.payload("own")
+    payload = cloud.payload("own", collectives="direct")
     (tmp_path / "payload.json").write_text(json.dumps(payload))
     ran = cloud.wait(cloud.start(tmp_path / "payload.json"), payload)
     assert _reduced(ran)[1]["metrics_source"] == "collectives (s3) of 2 ranks"

@@ -79,7 +79,7 @@ def test_the_reference_names_every_field_of_a_run(
     cloud: Cloud, run: Callable[[Json], Ran], partitions: Callable[..., dict[str, bytes]], prefix: str
 ) -> None:
     cloud.put_all(prefix, partitions(1))
-    ran = run(cloud.payload(prefix))
+    ran = run(cloud.payload(prefix, collectives="direct", catalogue=f"growing/{prefix}"))  # with metrics.json
     assert _names(RankInfo) - set(ran.read("0.json")) == {  # which only ranks of scripts have
         "total_gpu_time (seconds)", "total_gpu_memory (MB)", "number of batches", "batch size", "script_values",
         "left_out",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from torch.utils.data import TensorDataset
 
 from cosmicai.data import objects
 from cosmicai.emulator.environment import credentials
+from cosmicai.processes import process_birth
 from cosmicai.results.catalogue import Catalogue
 from inference.contract.columns import described
 from inference.contract.growing import arrival_of
@@ -159,6 +163,22 @@ def test_an_arrival_replaces_its_rows_also_after_a_compaction(
     assert after.column("arrival") == before.column("arrival")
 
 
+def _results_command(ran: Ran, folder: Path) -> str:
+    """What `cosmicai results` prints about a run."""
+    aws, outputs = ran.cloud.aws, ran.cloud.outputs
+    state = {
+        "pid": os.getpid(), "birth": process_birth(os.getpid()), "endpoint": aws.endpoint,
+        "bucket": outputs.bucket, "state_machine_arn": outputs.state_machine_arn,
+    }  # fmt: skip
+    (folder / "state.json").write_text(json.dumps(state))
+    name = ran.read("run.json")["run_id"]
+    command = [sys.executable, "-m", "cosmicai", "results", name, "--local", "--out", str(folder / name)]
+    environment = {**os.environ, **credentials(aws.endpoint), "COSMICAI_LOCAL": str(folder), "COLUMNS": "300"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
 @pytest.mark.fault(
     "an arrival does not fit into its catalogue",
     "partitions without the columns that others have",
@@ -167,7 +187,7 @@ def test_an_arrival_replaces_its_rows_also_after_a_compaction(
 )
 def test_what_does_not_fit_is_refused_and_the_catalogue_stays(
     cloud: Cloud, run: Callable[[Json], Ran], visit: Callable[..., dict[str, bytes]],
-    partitions: Callable[..., dict[str, bytes]], prefix: str
+    partitions: Callable[..., dict[str, bytes]], prefix: str, tmp_path: Path
 ) -> None:  # fmt: skip
     """Other columns: the results are there, the execution fails and says what to do. Other outputs: at once."""
     catalogue = f"growing/{prefix}"
@@ -182,6 +202,11 @@ def test_what_does_not_fit_is_refused_and_the_catalogue_stays(
     assert "it lacks the columns id, ra, dec, tile" in other.cause
     assert _grown(other)["fault"] == other.cause
     assert {"predictions/0.npz", "predictions/1.npz", "report.html"} <= other.objects()
+    assert f"version 0 of s3://{cloud.bucket}/{catalogue} holds its 6 galaxies" in _results_command(
+        first, tmp_path
+    )
+    told = " ".join(_results_command(other, tmp_path).split())
+    assert f"the catalogue s3://{cloud.bucket}/{catalogue} stays as it was: the arrival does not fit" in told
     page = cloud.get(cloud.bucket, f"results/{prefix}/b/report.html").decode()
     assert "✗ Failed: the arrival is not in its catalogue" in page
     assert "it lacks the columns id, ra, dec, tile" in page

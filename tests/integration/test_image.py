@@ -23,7 +23,8 @@ from cosmicai.emulator.sandbox import Function, Invocation, SandboxPool
 from cosmicai.packaging.places import ROOT, BuildFolder
 from inference.data.partition import read
 from inference.engine.loading import BUNDLED_MODEL, load
-from initialize.run import Deployed, start
+from initialize.deployed import Deployed
+from initialize.run import start
 from tests import stand_in
 from tests.replica import Replica, replica
 

@@ -29,8 +29,11 @@ _ACTIONS = {
 _CONTRACT = {
     "read": "get_object",
     "put_json": "put_object",
+    "put_list": "put_object",
     "put_if": "put_object",
-}  # functions of contract/s3.py, and what they call
+    "read_small": "get_object",
+    "public_address": "describe_instances",
+}  # functions of contract/s3.py and contract/host.py, and what they call
 _LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
 
 
@@ -50,7 +53,9 @@ def _called(function: str) -> set[str]:
             text,
         )
         named += re.findall(r"get_paginator\(\"(\w+)\"\)", text)
-        named += [action for call, action in _CONTRACT.items() if re.search(rf"\b{call}\(s3,", text)]
+        named += [
+            action for call, action in _CONTRACT.items() if re.search(rf"\b{call}\((?:s3,|boto3\.client)", text)
+        ]
         found |= {_ACTIONS[name] for name in named if name != "get_paginator"}
     return found
 
@@ -76,8 +81,9 @@ def actions(statements: list[Json]) -> set[str]:
 def test_a_role_allows_what_its_function_calls_and_nothing_else(
     cloud: Cloud, aws: Emulator, function: str
 ) -> None:
+    """Of a deployment with somebody else's host, so that nobody need look for an instance."""
     allowed = actions(policy(aws, f"example-cosmicai-{function}"))
-    assert allowed == _called(function) | _LOGS
+    assert allowed == _called(function) - {"ec2:DescribeInstances"} | _LOGS
 
 
 def allows(statements: list[Json], action: str, resource: str) -> bool:
@@ -126,6 +132,10 @@ _MACHINE = "arn:aws:states:us-east-1:000000000000:stateMachine:example-cosmicai"
         ("summarize", "s3:PutObject", f"{_OWN}/results/1/summary.json", True),
         ("summarize", "s3:PutObject", f"{_OWN}/results/1/report.html", True),
         ("summarize", "s3:PutObject", f"{_OWN}/results/1/0.json", False),
+        ("summarize", "s3:PutObject", f"{_OWN}/.last-runs/models/models/mine.json", True),
+        ("summarize", "s3:PutObject", f"{_OWN}/.last-runs/model.onnx", False),
+        ("initialize", "s3:GetObject", f"{_OWN}/.last-runs/bundled.json", True),
+        ("initialize", "s3:PutObject", f"{_OWN}/.last-runs/bundled.json", False),
         ("summarize", "s3:DeleteObject", f"{_OWN}/.cosmicai/run/key", True),
         ("summarize", "s3:DeleteObject", f"{_OWN}/results/1/0.json", False),
         ("state-machine", "states:StartExecution", _MACHINE, True),
@@ -151,7 +161,7 @@ def test_what_a_role_may_do(
 
 
 def test_the_rendezvous_role_reaches_its_own_host_alone(aws: Emulator, cloud: Cloud) -> None:
-    """Of a deployment with a host of its own; the other roles are as above."""
+    """Of a deployment with a host of its own, which Initialize looks for too; the other roles are as above."""
     from cosmicai.deploy.terraform import emulated_variables
 
     from .conftest import deployed
@@ -159,6 +169,10 @@ def test_the_rendezvous_role_reaches_its_own_host_alone(aws: Emulator, cloud: Cl
     deployed(aws, "hosted", emulated_variables("hosted", aws, rendezvous={"address": None}))
     statements = policy(aws, "hosted-cosmicai-rendezvous")
     assert actions(statements) == _called("rendezvous") | _LOGS
+    initialize = policy(aws, "hosted-cosmicai-initialize")
+    assert actions(initialize) == _called("initialize") | _LOGS
+    assert "ec2:DescribeInstances" in actions(initialize)
+    assert not allows(initialize, "ec2:StartInstances", "*")
     (started,) = (one for one in statements if "ec2:StartInstances" in _listed(one["Action"]))
     (instance,) = _listed(started["Resource"])
     other = re.sub(r"instance/.*", "instance/i-0000000000000000f", instance)

@@ -19,8 +19,9 @@ from cosmicai.deploy.target import Target
 from cosmicai.packaging.places import ROOT
 from cosmicai.runs.logs import of_rank
 from inference.job import FAILED, Job, JobError
+from initialize.deployed import Deployed
 from initialize.payload import PayloadError
-from initialize.run import Deployed, start
+from initialize.run import start
 
 BUCKET = "team3-cosmicai"
 DEPLOYED = Deployed(

@@ -13,10 +13,10 @@ from summarize.contract.event import EventError, RankEvent
 from summarize.contract.fields import Record, RecordError
 from summarize.contract.pricing import Cost
 from summarize.contract.rank_info import RankInfo
-from summarize.contract.run_records import ReducedMetrics, Run, Summary
+from summarize.contract.run_records import LastRun, ReducedMetrics, Run, Summary
 
 Json = dict[str, Any]
-RECORDS: tuple[type[Record], ...] = (Run, RankEvent, RankInfo, ReducedMetrics, Summary, Cost)
+RECORDS: tuple[type[Record], ...] = (Run, RankEvent, RankInfo, ReducedMetrics, Summary, Cost, LastRun)
 RUN = Run(
     run_id="r", started="2026-11-22T00:00:00Z", payload={"bucket": "b"}, world_size=2, bytes=9,
     data_map={"0": "1.pt", "1": ["2.pt", "3.pt"]},

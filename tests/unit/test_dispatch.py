@@ -76,21 +76,21 @@ def test_express_children_cost_requests_and_seconds_instead_of_transitions() -> 
 
 
 def test_a_plan_starts_its_ranks_as_initialize_would() -> None:
-    case = Case(655_360, 25, 3538, "x86_64", collectives=False)
+    case = Case(655_360, 25, 3538, "x86_64", collectives="none")
     express, standard = plan(case), plan(case, Assumptions(children="standard"))
     assert express.parts["dispatch"] * 5 < standard.parts["dispatch"]
     assert express.usd["Step Functions"] < standard.usd["Step Functions"] / 3
-    large = plan(Case(655_360, 800, 3538, "x86_64", collectives=False))
+    large = plan(Case(655_360, 800, 3538, "x86_64", collectives="none"))
     assert (
         large.usd["Step Functions"]
-        == plan(Case(655_360, 800, 3538, "x86_64", collectives=False), Assumptions(children="standard")).usd[
+        == plan(Case(655_360, 800, 3538, "x86_64", collectives="none"), Assumptions(children="standard")).usd[
             "Step Functions"
         ]
     )
 
 
 def test_sandboxes_beyond_the_first_thousand_come_by_and_by() -> None:
-    case = Case(1270 * 2000, 25, 3538, "x86_64", collectives=False)
+    case = Case(1270 * 2000, 25, 3538, "x86_64", collectives="none")
     slow = Assumptions(concurrency=3000, images_per_second_vcpu=(60.0, 60.0))
     parts = plan(case, slow).parts
     assert parts["concurrency quota"] == pytest.approx(8, abs=2), parts

@@ -32,3 +32,20 @@ def test_the_screen_begins_with_the_notes() -> None:
         console.print(screen(_snapshot("RUNNING", 3, notes=NOTES)))
     assert shown.get().startswith("note: 2 files in s3://b/25MB/ are left out (hidden: ._1.pt;")
     assert "\x1b[2J" not in shown.get()
+
+
+def test_the_channel_that_was_chosen_is_shown_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    planned = _snapshot("RUNNING", 3)
+    planned.channel, planned.channel_reason = "none", "the smallest product \x1b[2J of time and cost"
+    _shown_in_lines(iter([_snapshot("RUNNING"), planned, planned]), quiet=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("collectives: ")] == [
+        "collectives: none: the smallest product \\x1b[2J of time and cost"
+    ]
+    console = Console(width=120)
+    with console.capture() as shown:
+        console.print(screen(planned))
+    assert "none: the smallest product \\x1b[2J of time and cost" in shown.get()
+    with console.capture() as shown:
+        console.print(screen(_snapshot("RUNNING")))
+    assert "collectives" not in shown.get()

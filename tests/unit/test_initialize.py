@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from inference.metrics import reduction
+from initialize.channel import collectives
+from initialize.contract.estimate import ASSUMED
+from initialize.contract.run_records import Run
+from initialize.deployed import Deployed
 from initialize.payload import PayloadError
-from initialize.run import FANOUT, Deployed, _collectives, _in_order, start
+from initialize.run import FANOUT, _in_order, start
 
 _SCRIPT = {
     "bucket": "team3-cosmicai",
@@ -31,6 +36,13 @@ def _deployed(concurrency: int = 1000, has_redis: bool = False) -> Deployed:
     return Deployed(allow_scripts=False, has_redis=has_redis, concurrency=lambda: concurrency, is_running=bool)
 
 
+def _collectives(
+    asked: str, ranks: int, at_once: int, deployed: Deployed | None = None, resume: bool = False
+) -> dict[str, Any]:
+    run = Run(run_id="r", started="2026-11-22T00:00:00Z", payload={}, world_size=ranks, bytes=ranks * 25 << 20)
+    return collectives(asked, run, resume, at_once, deployed or _deployed(), lambda: ASSUMED)
+
+
 @pytest.mark.parametrize(
     ("asked", "ranks", "at_once", "channel", "reason"),
     [
@@ -43,21 +55,23 @@ def _deployed(concurrency: int = 1000, has_redis: bool = False) -> Deployed:
         ("direct", 1, 1000, "s3", "a single rank has no other to connect to"),
         ("s3", 5000, 1000, "s3", None),
         ("none", 16, 1000, "none", None),
+        ("auto", 16, 1000, "none", "none has the smallest product of time and cost"),
+        ("auto", 1, 1000, "none", "one rank has no other to reduce with"),
+        ("auto", 5000, 1000, "none", "5,000 ranks, of which 1,000 can run at once, cannot meet directly"),
     ],
 )
 def test_the_channel_follows_what_can_run_at_once(
     asked: str, ranks: int, at_once: int, channel: str, reason: str | None
 ) -> None:
-    found = _collectives(asked, ranks, False, at_once, _deployed())
+    found = _collectives(asked, ranks, at_once)
     assert found["channel"] == channel
     assert (reason or "") in found.get("reason", "")
     assert ("reason" in found) == (reason is not None)
-    assert _collectives(asked, ranks, True, at_once, _deployed())["channel"] == "none"
+    assert _collectives(asked, ranks, at_once, resume=True)["channel"] == "none"
 
 
 def test_without_a_rendezvous_host_nobody_waits_for_one() -> None:
-    without = replace(_deployed(), has_rendezvous=False)
-    found = _collectives("direct", 16, False, 1000, without)
+    found = _collectives("direct", 16, 1000, replace(_deployed(), has_rendezvous=False))
     assert found == {"channel": "s3", "reason": "this deployment has no rendezvous host"}
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from initialize.deployed import Deployed
 from initialize.payload import PayloadError
 from initialize.plan import PlanError
-from initialize.run import Deployed, start
+from initialize.run import start
 
 BUCKET = "team3-cosmicai"
 DEPLOYED = Deployed(

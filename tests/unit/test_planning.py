@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from cosmicai.experiments.planning import (
-    IMAGE_BYTES,
     Assumptions,
     Case,
     Obstacle,
@@ -22,7 +21,30 @@ from cosmicai.experiments.planning import (
     recommended,
 )
 from summarize.contract import pricing
+from summarize.contract.channels import Choice, HostState
+from summarize.contract.estimate import IMAGE_BYTES
 from summarize.contract.run_records import Summary
+
+
+@pytest.mark.parametrize(("host", "channel"), [("up", "direct"), ("stopped", "none"), ("absent", "none")])
+def test_a_plan_has_the_channel_that_initialize_would_choose(host: HostState, channel: str) -> None:
+    images = int(12.6e9 / IMAGE_BYTES)
+    found = plan(Case(images, 25, 3538, "arm64"), replace(Assumptions(), host=host))
+    assert found.channel is not None
+    assert found.channel.channel == channel
+    (chosen,) = (one for one in found.channel.candidates if one.channel == channel)
+    assert found.seconds == pytest.approx(chosen.seconds, rel=0.1)  # which simulates no rank by itself
+    assert found.total_usd == pytest.approx(chosen.usd, rel=0.1)
+
+
+def test_a_plan_waits_for_a_stopped_host_only_where_it_is_told_to() -> None:
+    case = Case(600_000, 25, 3538, "arm64", "direct")
+    stopped, up = (plan(case, replace(Assumptions(), host=host)) for host in ("stopped", "up"))
+    assert (stopped.bottleneck, stopped.parts["rendezvous host"]) == ("rendezvous host", 30.0)
+    assert stopped.seconds == pytest.approx(up.seconds + 30.0)
+    assert stopped.usd["rendezvous host"] > 10 * up.usd["rendezvous host"] > 0
+    small = replace(Assumptions(), concurrency=10)
+    assert plan(case, small).channel == Choice("s3", "not all ranks can run at once")
 
 
 def test_the_published_runs_are_met_within_a_quarter() -> None:
@@ -39,7 +61,7 @@ def test_the_honest_bill_of_the_published_75_mb_case_is_met_within_a_quarter() -
 
 def test_one_rank_by_hand() -> None:
     given = replace(Assumptions(), images_per_second_vcpu=(100.0, 100.0), cold_start_seconds=(2.0, 2.0))
-    one = plan(Case(1000, 25, 1769, "x86_64", collectives=False), given)
+    one = plan(Case(1000, 25, 1769, "x86_64", collectives="none"), given)
     assert one.case.ranks == 1
     assert one.seconds == pytest.approx(2.0 + 2.0 + 10.0 + 2.0 + 1 / 600)
     assert one.usd["Lambda compute"] == pytest.approx(12.0 * 1769 / 1024 * 0.0000166667)
@@ -53,7 +75,7 @@ def test_an_init_phase_beyond_the_limit_runs_twice() -> None:
 
 def test_beyond_the_quota_ranks_wait_and_start_warm() -> None:
     given = replace(Assumptions(), concurrency=10)
-    few, many = (plan(Case(1278 * ranks, 25, 1769, "arm64", False), given) for ranks in (10, 40))
+    few, many = (plan(Case(1278 * ranks, 25, 1769, "arm64", "none"), given) for ranks in (10, 40))
     assert not few.obstacles
     assert "in 4 waves: the account runs 10 at once" in many.obstacles[0].text
     assert many.bottleneck == "concurrency quota"

@@ -9,18 +9,19 @@ from typing import Any
 import pytest
 
 import rendezvous.handler as rendezvous
+from rendezvous.contract.host import NotHealthy, health
 
 from .rendezvous import Host
 
 
 def test_health_is_a_round_trip_of_the_protocol() -> None:
     host = Host()
-    found = rendezvous.health(host.address)
+    found = health(host.address)
     assert found["healthy"]
     assert found["accepted"] == 1
     host.stop()
-    with pytest.raises(rendezvous.NotHealthy, match=f"at {host.address} does not answer"):
-        rendezvous.health(host.address)
+    with pytest.raises(NotHealthy, match=f"at {host.address} does not answer"):
+        health(host.address)
 
 
 @pytest.mark.parametrize("answer", [b"", b"220 mail server\r\n", b"[1]\n", b'{"healthy": false}\n'])
@@ -35,8 +36,8 @@ def test_what_answers_otherwise_is_not_healthy(answer: bytes) -> None:
 
         thread = threading.Thread(target=once)
         thread.start()
-        with pytest.raises(rendezvous.NotHealthy):
-            rendezvous.health(f"127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(NotHealthy):
+            health(f"127.0.0.1:{server.getsockname()[1]}")
         thread.join()
 
 
@@ -69,13 +70,13 @@ def _asked(account: _Account, action: str, monkeypatch: pytest.MonkeyPatch, port
 
 def test_an_instance_is_healthy_once_it_runs_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _asked(_Account("stopped", None), "start", monkeypatch) == {"started": True}
-    with pytest.raises(rendezvous.NotHealthy, match="i-1 is pending, without a public address yet"):
+    with pytest.raises(NotHealthy, match="i-1 is pending, without a public address yet"):
         _asked(_Account("pending", None), "status", monkeypatch)
     host = Host()
     running = _Account("running", "127.0.0.1")
     assert _asked(running, "status", monkeypatch, host.port)["address"] == host.address
     host.stop()
-    with pytest.raises(rendezvous.NotHealthy, match="does not answer"):
+    with pytest.raises(NotHealthy, match="does not answer"):
         _asked(running, "status", monkeypatch, host.port)
 
 

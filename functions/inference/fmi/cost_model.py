@@ -19,7 +19,7 @@ from .values import hints
 _MB, _GB = 1e6, 1e9
 
 # From FMI's own example configuration; used, with a warning, for figures that a configuration lacks.
-_EXAMPLES: dict[str, dict[str, float | bool]] = {
+EXAMPLES: dict[str, dict[str, float | bool]] = {
     "FaaS": {"gib_second_price": 0.0000166667},
     "S3": {"bandwidth": 50.0, "overhead": 40.4, "transfer_price": 0.0, "download_price": 0.00000043,
            "upload_price": 0.0000054},
@@ -228,7 +228,7 @@ class Model:
 
 
 def _figures(name: str, figures: Mapping[str, Any]) -> dict[str, float]:
-    return _numbers(f"model.{name}", figures.get(name, {}), _EXAMPLES[name])
+    return _numbers(f"model.{name}", figures.get(name, {}), EXAMPLES[name])
 
 
 def _numbers(where: str, given: Mapping[str, Any], examples: Mapping[str, float | bool]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from .channel import Deadline, Received, Statistics
 from .errors import MessageMismatch, PeerLost, PeerTimeout
 from .messages import HEAD, TAG, Expected, Purpose, Seal
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2  # seconds between looks for an object; each look costs a GET
+_FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.2  # seconds between looks for an object; each look costs a GET
 _REDIS_SECONDS = 3600  # after which an entry that nobody has fetched is deleted
 
 
@@ -127,7 +127,7 @@ class S3(_Stored):
             if body is not None or not deadline.left():
                 return body
             time.sleep(min(pause, deadline.left()))
-            pause = min(1.5 * pause, _LONGEST_PAUSE)
+            pause = min(1.5 * pause, LONGEST_PAUSE)
         return None
 
     def _get(self, key: str) -> bytes | None:

@@ -1,0 +1,278 @@
+"""Where a run's time goes: python benchmarks/run.py OUT.json [--ranks 517] [--latency-ms 25] [--embedded RANKS]
+
+Initialize and Summarize alone, each as a process of its own, at so many ranks of 25 MB, against an S3 in
+another process that answers every request after a fixed time: their seconds, and the CPU seconds within.
+Summarize runs once with metrics that the ranks have reduced, and once without. --embedded RANKS: a whole run of
+so many ranks, with partitions of one galaxy, on the embedded AWS: the seconds in each of its states.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import boto3
+import numpy as np
+import torch
+from botocore.config import Config
+from torch.utils.data import TensorDataset
+
+from cosmicai.cli import run as cli
+from cosmicai.deploy.terraform import Deployment, emulated_variables
+from cosmicai.emulator import Emulator
+from cosmicai.packaging.assembly import assemble
+from cosmicai.packaging.places import FUNCTIONS, BuildFolder
+
+Json = dict[str, Any]
+BUCKET = "run"
+_KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+GALAXIES = 1278  # of 25 MB
+
+_S3 = """
+import re, sys, time, threading, urllib.parse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from xml.sax.saxutils import escape
+latency, objects = float(sys.argv[1]), {}
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version, wbufsize, disable_nagle_algorithm = "HTTP/1.1", -1, True
+
+    def answer(self, status, body=b"", **headers):
+        self.send_response(status)
+        for name, value in {"ETag": '"1"', "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+
+    def handle_expect_100(self):
+        super().handle_expect_100()
+        self.wfile.flush()
+        return True
+
+    def name(self):
+        path, _, query = self.path.partition("?")
+        return urllib.parse.unquote((path.split("/", 2) + [""])[2]), urllib.parse.parse_qs(query)
+
+    def body(self):
+        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get("Content-Encoding", "") == "aws-chunked":
+            size, _, rest = data.partition(b"\\r\\n")
+            return rest[: int(size.split(b";")[0], 16)]
+        return data
+
+    def do_PUT(self):
+        key, _ = self.name()
+        objects[key] = self.body()
+        time.sleep(latency)
+        self.answer(200)
+
+    def do_POST(self):
+        for key in re.findall(r"<Key>(.*?)</Key>", self.body().decode()):
+            objects.pop(key, None)
+        time.sleep(latency)
+        self.answer(200, b"<DeleteResult/>")
+
+    def do_GET(self):
+        time.sleep(latency)
+        key, query = self.name()
+        if "list-type" in query:
+            return self.listing(query)
+        if key not in objects:
+            return self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+        self.answer(200, objects[key])
+
+    def listing(self, query):
+        prefix, after = query["prefix"][0], query.get("continuation-token", [""])[0]
+        delimiter = query.get("delimiter", [""])[0]
+        keys = [key for key in sorted(list(objects)) if key.startswith(prefix) and key > after]
+        if delimiter:
+            keys = [key for key in keys if delimiter not in key[len(prefix):]]
+        page, more = keys[:1000], keys[1000:]
+        items = "".join(
+            f"<Contents><Key>{escape(key)}</Key><Size>{len(objects[key])}</Size>"
+            "<LastModified>2026-11-22T00:00:00.000Z</LastModified></Contents>" for key in page)
+        token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
+        text = (f"<ListBucketResult><IsTruncated>{'true' if more else 'false'}</IsTruncated>{token}{items}"
+                "</ListBucketResult>")
+        self.answer(200, text.encode(), **{"Content-Type": "application/xml"})
+
+    def log_message(self, *_):
+        pass
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+_CALL = """
+import json, os, sys, time
+kind, event = sys.argv[1], json.loads(sys.argv[2])
+if kind == "summarize":
+    from summarize import handler
+    call = lambda: handler.handler(event, None)
+else:
+    from initialize import handler
+    from initialize.contract.channels import Host
+    handler._is_running, handler._host = lambda *_: False, lambda: Host("up", "the host is up")
+    call = lambda: handler.handler(event, None)
+wall, cpu = time.perf_counter(), time.process_time()
+call()
+print(json.dumps({"seconds": time.perf_counter() - wall, "CPU (s)": time.process_time() - cpu}))
+"""
+
+
+def put_all(s3: Any, bucket: str, bodies: Iterable[tuple[str, bytes]]) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda item: s3.put_object(Bucket=bucket, Key=item[0], Body=item[1]), bodies))
+
+
+@contextmanager
+def store(latency: float) -> Iterator[str]:
+    """The endpoint of an S3 that answers after `latency` seconds."""
+    command = [sys.executable, "-c", _S3, str(latency)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None  # noqa: S101 - for the type checker
+        try:
+            yield f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        finally:
+            server.kill()
+
+
+def _environment(endpoint: str) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"], "PYTHONPATH": str(FUNCTIONS), "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+        "MAX_CONCURRENCY": "1000", "INFERENCE_MEMORY_MB": "3538", "INFERENCE_ARCHITECTURE": "arm64",
+    }  # fmt: skip
+
+
+def _client(endpoint: str) -> Any:
+    style = Config(s3={"addressing_style": "path"}, max_pool_connections=16)
+    return boto3.client("s3", "us-east-1", endpoint_url=endpoint, config=style, **_KEYS)
+
+
+def call(endpoint: str, kind: str, event: Json, repeats: int = 5) -> Json:
+    """The fastest of some calls, each in a process of its own, as Lambda's are after their start."""
+    found = []
+    for _ in range(repeats):
+        command = [sys.executable, "-c", _CALL, kind, json.dumps(event)]
+        done = subprocess.run(command, env=_environment(endpoint), capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    return dict(min(found, key=lambda one: one["seconds"]))
+
+
+def initialize(endpoint: str, ranks: int) -> Json:
+    put_all(_client(endpoint), BUCKET, ((f"data/{number}.pt", b"x" * 100) for number in range(ranks)))
+    payload = {"bucket": BUCKET, "data_prefix": "data", "result_path": "results/initialize"}
+    event = {"payload": payload, "run_id": "r", "started": "2026-11-22T00:00:00Z", "state_machine": "none"}
+    return call(endpoint, "initialize", event)
+
+
+def partition(galaxies: int) -> bytes:
+    rng, body = np.random.default_rng(0), io.BytesIO()
+    images = torch.from_numpy(rng.standard_normal((galaxies, 5, 32, 32), np.float32))
+    magnitudes, redshifts = rng.uniform(20, 26, (galaxies, 5)), rng.uniform(0, 3, galaxies)
+    columns = (torch.from_numpy(one.astype(np.float32)) for one in (magnitudes, redshifts))
+    torch.save(TensorDataset(images, *columns), body)
+    return body.getvalue()
+
+
+def rank_info(folder: Path) -> Json:
+    """The info of a rank that has really run: the bundled network over galaxies of one partition."""
+    data = folder / "partitions"
+    data.mkdir()
+    (data / "1.pt").write_bytes(partition(GALAXIES))
+    if cli(["infer", str(data), "--out", str(folder / "out")]):
+        raise SystemExit("the rank failed")
+    found: Json = json.loads((folder / "out" / "0.json").read_text())
+    return {**found, "run_id": "r", "memory_limit (MB)": 3538.0, "architecture": "arm64"}
+
+
+def summarize(endpoint: str, ranks: int, info: Json, reduced: bool) -> Json:
+    channel, folder = ("direct" if reduced else "none"), f"results/{reduced}"
+    run = {
+        "run_id": "r", "started": "2026-11-22T00:00:00Z", "world_size": ranks, "bytes": ranks * 25 << 20,
+        "payload": {"bucket": BUCKET}, "collectives": {"channel": channel},
+    }  # fmt: skip
+    bodies = {f"{rank}.json": {**info, "rank": rank} for rank in range(ranks)}
+    bodies["run.json"] = run
+    if reduced:  # of one rank; what matters here is that no other state is needed
+        told = {"run_id": "r", "ranks": list(range(ranks)), "channel": channel}
+        bodies["metrics.json"] = {**told, "accuracy_state": info["accuracy_state"]}
+    written = ((f"{folder}/{name}", json.dumps(body).encode()) for name, body in bodies.items())
+    put_all(_client(endpoint), BUCKET, written)
+    event = {
+        "bucket": BUCKET, "result_path": folder, "run_id": "r", "world_size": ranks,
+        "tolerated_failure_percentage": 0,
+    }  # fmt: skip
+    return call(endpoint, "summarize", event)
+
+
+def states(ranks: int) -> Json:
+    """The seconds that a whole run on the embedded AWS spends in each state."""
+    build = BuildFolder()
+    assemble(build)
+    with Emulator(build, 4) as aws:
+        variables = emulated_variables("states", aws)
+        outputs = Deployment(aws.folder / "deployment", aws.environment, os.environ).apply(variables)
+        machine, body = aws.client("stepfunctions"), partition(1)
+        put_all(aws.client("s3"), outputs.bucket, ((f"data/{n}.pt", body) for n in range(ranks)))
+        payload = {"bucket": outputs.bucket, "data_prefix": "data", "result_path": "results/states"}
+        arn = machine.start_execution(stateMachineArn=outputs.state_machine_arn, input=json.dumps(payload))
+        while (ran := machine.describe_execution(executionArn=arn["executionArn"]))["status"] == "RUNNING":
+            time.sleep(0.5)
+        if ran["status"] != "SUCCEEDED":
+            raise SystemExit(f"{ran['status']}: {ran.get('cause')}")
+        pages = machine.get_paginator("get_execution_history").paginate(executionArn=arn["executionArn"])
+        events = [event for page in pages for event in page["events"]]
+    entered = [event for event in events if "stateEnteredEventDetails" in event]
+    names = [event["stateEnteredEventDetails"]["name"] for event in entered]
+    times = [event["timestamp"] for event in entered] + [ran["stopDate"]]
+    seconds = {
+        name: (after - at).total_seconds() for name, (at, after) in zip(names, pairwise(times), strict=True)
+    }
+    return {
+        "ranks": ranks,
+        "seconds": (ran["stopDate"] - ran["startDate"]).total_seconds(),
+        "by state": seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--ranks", type=int, default=517)
+    parser.add_argument("--latency-ms", type=float, default=25.0)
+    parser.add_argument("--embedded", type=int)
+    arguments = parser.parse_args()
+    with store(arguments.latency_ms / 1e3) as endpoint, TemporaryDirectory() as scratch:
+        info = rank_info(Path(scratch))
+        found = {
+            "Initialize": initialize(endpoint, arguments.ranks),
+            "Summarize, metrics reduced by the ranks": summarize(endpoint, arguments.ranks, info, True),
+            "Summarize, metrics from rank infos": summarize(endpoint, arguments.ranks, info, False),
+        }
+    if arguments.embedded:
+        found["a whole run on the embedded AWS"] = states(arguments.embedded)
+    for name, one in found.items():
+        print(name, json.dumps(one))
+    arguments.out.write_text(json.dumps({"ranks": arguments.ranks, **found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""What Summarize leaves in the bucket for the next run, and that a resumed run has the same metrics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference.contract.accuracy import Metrics
+from initialize.contract.channels import Host
+from initialize.contract.run_records import LastRun, last_run_key
+from initialize.deployed import Deployed
+from initialize.run import start
+from initialize.speed import speed
+from summarize.gather import summarize_run
+
+BUCKET = "team3-cosmicai"
+DEPLOYED = Deployed(
+    allow_scripts=True, has_redis=False, concurrency=lambda: 1000, is_running=lambda name: False,
+    memory_mb=3538, has_batch=True, host=lambda: Host("up", "the host is up"),
+)  # fmt: skip
+Json = dict[str, Any]
+
+
+def _metrics(rank: int) -> Metrics:
+    rng = np.random.default_rng(rank)
+    true = rng.uniform(0, 3, 50)
+    return Metrics.of(true + rng.normal(0, 0.1, 50), true, rng.uniform(17, 25, 50))
+
+
+def _plan(s3: Any, run_id: str, **fields: Any) -> Json:
+    payload = {"bucket": BUCKET, "data_prefix": "25MB", "result_path": "r", **fields}
+    return start(s3, payload, run_id, "2026-11-22T00:00:00Z", DEPLOYED)
+
+
+def _put(s3: Any, key: str, content: Json) -> None:
+    s3.put_object(Bucket=BUCKET, Key=key, Body=json.dumps(content).encode())
+
+
+def _read(s3: Any, key: str) -> Any:
+    return json.load(s3.get_object(Bucket=BUCKET, Key=key)["Body"])
+
+
+def _end(s3: Any, plan: Json, ranks: list[int]) -> None:
+    """The ranks as they leave their infos."""
+    for rank in ranks:
+        info = {
+            "rank": rank, "run_id": plan["run_id"], "num_samples": 50, "memory_limit (MB)": 3538.0,
+            "duration (seconds)": 3.0, "init (seconds)": 1.0 + rank, "sample_persec": 700.0 + rank,
+            "architecture": "arm64", "accuracy_state": _metrics(rank).to_json(),
+        }  # fmt: skip
+        _put(s3, f"{plan['result_path']}/{rank}.json", info)
+
+
+@pytest.fixture(autouse=True)
+def partitions(s3: Any) -> None:
+    for number in range(4):
+        s3.put_object(Bucket=BUCKET, Key=f"25MB/{number}.pt", Body=b"galaxies")
+
+
+def test_the_speed_of_a_run_is_that_of_the_models_next_plan(s3: Any) -> None:
+    plan = _plan(s3, "run-1", model="models/mine")
+    _end(s3, plan, [0, 1, 2, 3])
+    summarize_run(s3, plan)
+    assert _read(s3, ".last-runs/models/models/mine.json") == LastRun(
+        run_id="run-1", started="2026-11-22T00:00:00Z", memory=3538.0, slowest=700.0, fastest=703.0,
+        typical_start=2.0, longest_start=4.0,
+    ).to_json()  # fmt: skip
+    assert speed(s3, BUCKET, "models/mine").images_per_second_vcpu == (350.0, 351.5)
+    _plan(s3, "run-2", model="models/mine", result_path="r2")
+    assert (
+        "the speed of this model's last run, run-1, 350 to 352"
+        in (_read(s3, "r2/run.json")["collectives"]["reason"])
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"backend": "batch"},
+        {"S3_object_name": "code", "script": str(Path("/tmp/code/run.py"))},  # noqa: S108
+    ],
+)
+def test_other_ranks_than_the_engines_on_lambda_leave_no_speed(s3: Any, fields: Json) -> None:
+    plan = _plan(s3, "run-1", **fields)
+    _end(s3, plan, [0, 1, 2, 3])
+    summarize_run(s3, plan)
+    assert "Contents" not in s3.list_objects_v2(Bucket=BUCKET, Prefix=".last-runs/")
+
+
+@pytest.mark.parametrize(("ranks", "rate"), [([], 700.0), ([0, 1, 2, 3], 0.0), ([0, 1, 2, 3], "fast")])
+def test_ranks_that_do_not_say_their_speed_leave_none(s3: Any, ranks: list[int], rate: Any) -> None:
+    plan = _plan(s3, "run-1", tolerated_failure_percentage=100)
+    _end(s3, plan, ranks)
+    for rank in ranks:
+        _put(s3, f"r/{rank}.json", {**_read(s3, f"r/{rank}.json"), "sample_persec": rate})
+    assert summarize_run(s3, plan)["within_tolerance"]
+    assert "Contents" not in s3.list_objects_v2(Bucket=BUCKET, Prefix=".last-runs/")
+
+
+def test_a_speed_that_cannot_be_kept_fails_no_run(s3: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(params: Json, **_: Any) -> None:
+        if params["Key"].startswith(".last-runs/"):
+            denied = {"Error": {"Code": "AccessDenied", "Message": "not allowed"}}
+            raise s3.exceptions.ClientError(denied, "PutObject")
+
+    plan = _plan(s3, "run-1")
+    _end(s3, plan, [0, 1, 2, 3])
+    s3.meta.events.register("provide-client-params.s3.PutObject", refused)
+    assert summarize_run(s3, plan)["within_tolerance"]
+    assert f"s3://{BUCKET}/{last_run_key(None)} was not written" in capsys.readouterr().out
+    assert _read(s3, "r/summary.json")["finished_ranks"] == 4
+
+
+@pytest.mark.parametrize("before", ["auto", "direct", "s3", "none"])
+@pytest.mark.parametrize("after", ["auto", "direct", "s3", "none"])
+def test_a_resumed_run_has_the_metrics_of_one_that_was_not_interrupted(
+    s3: Any, before: str, after: str
+) -> None:
+    """Rank 3 fails at first; whatever channel either payload names, every sum is the same to the last bit."""
+    whole = _plan(s3, "whole", collectives="none", result_path="whole")
+    _end(s3, whole, [0, 1, 2, 3])
+    summarize_run(s3, whole)
+
+    plan = _plan(s3, "run-1", collectives=before, tolerated_failure_percentage=25)
+    _end(s3, plan, [0, 1, 2])
+    if plan["collectives"] != "none":
+        total = _metrics(0)
+        total.add(_metrics(2))
+        total.add(_metrics(1))
+        reduced = {"run_id": "run-1", "world_size": 4, "channel": before, "ranks": [0, 1, 2]}
+        _put(s3, "r/metrics.json", {**reduced, "accuracy_state": total.to_json()})
+    summarize_run(s3, plan)
+    again = _plan(s3, "run-2", collectives=after, resume=True)
+    assert again["collectives"] == "none"
+    assert [event["RANK"] for event in _read(s3, "r/manifest.json")] == [3]
+    _end(s3, again, [3])
+    summarize_run(s3, again)
+    resumed, uninterrupted = _read(s3, "r/summary.json"), _read(s3, "whole/summary.json")
+    for name in ("accuracy", "accuracy_state", "num_samples", "missing_ranks"):
+        assert resumed[name] == uninterrupted[name]
+    assert uninterrupted["metrics_source"] == "rank infos"
+    assert resumed["payload"]["collectives"] == before
