@@ -41,6 +41,7 @@ PREDICTIONS = {
     "index": "position of the galaxy in the rank's data",
     "z_pred": "photometric redshift; NaN where none could be computed",
     "flags": "flag bits of each galaxy; payload.md lists them",
+    "other columns": "of an imported network; other-networks.md says which",
     "z_true": "redshift, if the partition has it",
     "files": "keys of the partitions, in their order",
     "rows": "galaxies of each",

@@ -16,6 +16,7 @@ from cosmicai.cli import (
     calibrate,
     data,
     failing,
+    import_onnx,
     infer,
     local,
     model,
@@ -37,6 +38,7 @@ app.add_typer(sweep.app)
 app.add_typer(infer.app)
 app.add_typer(local.app, name="local")
 app.add_typer(data.app, name="data")
+model.app.command("import-onnx")(import_onnx.model_import_onnx)
 model.app.command("optimise")(optimise.model_optimise)
 model.app.command("calibrate")(calibrate.model_calibrate)
 model.app.command("speed")(speed.model_speed)

@@ -9,10 +9,13 @@ import typer
 from rich.progress import Progress
 
 from cosmicai.cli.common import RUN_FAILED, console, tell_error
-from cosmicai.cli.paths import MODEL, InFolder, OutFolder, Source
+from cosmicai.cli.paths import USABLE_MODEL, InFolder, OutFolder, Source
 from cosmicai.cli.values import Choices, NameList, Number, ShareOf, whole
+from summarize.contract import classification, regression
 from summarize.contract.event import DEFAULT_OUTPUTS, OUTPUTS
 from summarize.contract.flags import BAD, FLAGS, name
+from summarize.contract.mapping import CLASSIFICATION, REDSHIFT, REGRESSION
+from summarize.contract.metrics import kind_of
 
 if TYPE_CHECKING:
     from cosmicai.results.run_results import Results
@@ -22,6 +25,17 @@ app = typer.Typer()
 
 Json = dict[str, Any]
 _SHOWN_FAILURES = 5  # failed partitions whose errors are shown
+_MEASURES = {
+    REDSHIFT: {
+        "NMAD": "precision (NMAD)",
+        "bias": "bias",
+        "outlier fraction": "outlier fraction",
+        "R2": "R2",
+    },
+    CLASSIFICATION: {name: name for name in classification.NAMES},
+    REGRESSION: {name: name for name in regression.NAMES},
+}
+"""What is told of the accuracy, and its names in summary.json."""
 
 
 @app.command()
@@ -49,7 +63,8 @@ def infer(
         typer.Option(parser=Number(0, 1), help="Fraction of a partition's galaxies that may lack something."),
     ] = 0.05,
     model_folder: Annotated[
-        Path | None, typer.Option("--model", parser=MODEL, help="Model folder; default: the bundled model.")
+        Path | None,
+        typer.Option("--model", parser=USABLE_MODEL, help="Model folder; default: the bundled model."),
     ] = None,
     outputs: Annotated[
         NameList,
@@ -109,7 +124,7 @@ def infer(
         _tell(results)
     else:
         console.print(
-            f"share {share}: {results.summary.num_samples or 0:,} redshifts in {results.folder}; "
+            f"share {share}: {results.summary.num_samples or 0:,} galaxies in {results.folder}; "
             f"`cosmicai merge {out}` puts all shares together"
         )
     _fail_with_ranks(results.summary)
@@ -150,18 +165,14 @@ def _tell(results: Results) -> None:
     if not summary.finished_ranks:
         return  # a merge in which every partition failed
     rate = summary.spread["sample_persec"]["p50"]
-    console.print(f"{summary.num_samples:,} redshifts in {results.folder}, {rate:,.0f} images/s per process")
+    given = "redshifts" if summary.predicted_redshifts is not None else "predictions"
+    console.print(f"{summary.num_samples:,} {given} in {results.folder}, {rate:,.0f} images/s per process")
     flags = {flag: count for flag, count in (summary.flags or {}).items() if count}
     if any(name(flag) in flags for flag in FLAGS if flag & BAD):
         counts = ", ".join(f"{flag} {count:,}" for flag, count in flags.items())
         console.print(f"galaxies with flags: {counts}")
     if summary.accuracy is not None:
-        measures = {
-            "NMAD": "precision (NMAD)",
-            "bias": "bias",
-            "outlier fraction": "outlier fraction",
-            "R2": "R2",
-        }
+        measures = _MEASURES[kind_of(summary.accuracy)]
         known = {name: summary.accuracy[key] for name, key in measures.items()}
         console.print(", ".join(f"{name} {value:.4f}" for name, value in known.items() if value is not None))
     console.print(f"open {results.report}")

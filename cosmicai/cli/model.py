@@ -13,7 +13,7 @@ import typer
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from cosmicai.cli.common import console
-from cosmicai.cli.paths import MODEL, PARTITIONS, InFile, JsonFile, OutFolder
+from cosmicai.cli.paths import MODEL, PARTITIONS, USABLE_MODEL, InFile, JsonFile, OutFolder
 from cosmicai.cli.values import PAIR, NameList, Names, Number, Refused, Text, whole
 from cosmicai.model.recipe import DENSITY_BINS, Recipe
 from cosmicai.results.outputs import made, merge, new_folder, writing
@@ -340,12 +340,12 @@ def _pairs(texts: list[str] | None) -> dict[str, str]:
 
 
 @app.command("show")
-def model_show(folder: Annotated[Path, typer.Argument(parser=MODEL, help="A model folder.")]) -> None:
-    """Prints the architecture and the card of a model folder.
+def model_show(folder: Annotated[Path, typer.Argument(parser=USABLE_MODEL, help="A model folder.")]) -> None:
+    """Prints the architecture and the card of a model folder; of a network from ONNX the card alone.
 
     Example: cosmicai model show models/mine
     """
-    for name in ("config.json", "card.json"):
+    for name in ("config.json", "card.json") if (folder / "config.json").exists() else ("card.json",):
         try:
             text = (folder / name).read_text(encoding="utf-8")
             json.loads(text)

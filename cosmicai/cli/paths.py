@@ -82,9 +82,9 @@ class JsonFile:
 
 @dataclass(frozen=True)
 class InFolder:
-    """An existing folder; `holds`: a pattern that a name in it must match; `what`: such a folder, in words."""
+    """An existing folder; `holds`: patterns, one of which a name in it must match; `what`: it, in words."""
 
-    holds: str = ""
+    holds: tuple[str, ...] = ()
     what: str = "a folder"
 
     def __call__(self, value: object) -> Path:
@@ -96,12 +96,14 @@ class InFolder:
             names = os.listdir(path)  # noqa: PTH208 - a pattern's special characters may be in the path
         except OSError as error:
             raise Refused(value, f"cannot be read: {error.strerror}") from error
-        if self.holds and not any(fnmatch(name, self.holds) for name in names):
-            raise Refused(value, f"holds no {self.holds}; give {self.what}")
+        if self.holds and not any(fnmatch(name, one) for name in names for one in self.holds):
+            raise Refused(value, f"holds no {' or '.join(self.holds)}; give {self.what}")
         return path
 
 
-MODEL = InFolder("config.json", "a model folder")
+MODEL = InFolder(("config.json",), "a model folder")
+USABLE_MODEL = InFolder(("config.json", "graphs.json"), "a model folder")
+"""One that ranks can run; that of a network from ONNX has no config.json."""
 
 
 @dataclass(frozen=True)

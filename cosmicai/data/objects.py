@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cosmicai.data import values
 from cosmicai.data.sources.base import Array
+from inference.contract.names import POSITIONS, is_name, is_reserved
 from inference.data.objects import (
     MOST_BYTES,
     MOST_CHARACTERS,
@@ -19,13 +20,10 @@ from inference.data.objects import (
     NUMBERS,
     RECORD,
     Objects,
-    is_name,
-    is_reserved,
     joined,
 )
 
 _TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold: the same galaxies give the same bytes
-_POSITIONS = ("id", "ra", "dec")
 
 
 class ObjectsError(ValueError):
@@ -35,7 +33,7 @@ class ObjectsError(ValueError):
 def column_name(given: str, used: Sequence[str]) -> str:
     """The name of a kept column in partitions and results. Raises ObjectsError if another one has it."""
     name = re.sub(r"[^A-Za-z0-9_.+-]", "_", given)[:57]
-    if is_reserved(name) or name.lower() in _POSITIONS:
+    if is_reserved(name) or name.lower() in POSITIONS:
         name = f"source_{name}"
     if not is_name(name) or name.lower() in {one.lower() for one in used}:
         raise ObjectsError(f"{given} would be the column {name or 'without a name'}, and there is one already")

@@ -28,7 +28,7 @@ from inference.contract.accuracy import exact_nmad
 from inference.data.rules import Rules
 from inference.engine import astromae
 from inference.engine.choice import GRAPHS, network_digest, read_graphs
-from inference.engine.interface import Floats
+from inference.engine.interface import Floats, redshifts
 from inference.engine.loading import load
 from inference.probability.calibration import (
     CALIBRATION,
@@ -109,7 +109,7 @@ def predicted(folder: Path, files: Sequence[Path], threads: int = 1) -> Predicte
     edges = _edges(folder) if with_bins else None
     for part in usable(partitions(files, engine.layout), Rules.of_folder(folder), tally):
         outputs = list(engine.outputs(part.batches(engine.batch(256)), embedding=True, density=with_bins))
-        z_pred = np.concatenate([*(one.redshift for one in outputs), np.empty(0, np.float32)])
+        z_pred = np.concatenate([*redshifts(outputs), np.empty(0, np.float32)])
         embedding = _rows((one.embedding for one in outputs), engine.embedding_width)
         bins = _rows((one.density for one in outputs), engine.density_bins) if with_bins else None
         redshift = np.empty(0, np.float32) if part.redshift is None else part.redshift

@@ -54,7 +54,7 @@ def read_galaxies(
             f"photometry.json has {len(limits)} magnitude_limits, the network takes {config.magnitudes} "
             "magnitudes"
         )
-    parts = list(partitions(files, Layout(config.channels, config.image_size, config.magnitudes)))
+    parts = list(partitions(files, Layout(config.image_shape, config.magnitudes)))
     without = [file.name for file, part in zip(files, parts, strict=True) if part.redshift is None]
     if without and needs.redshift:
         raise PartitionError(f"{', '.join(without)}: no redshifts, which training needs")

@@ -9,7 +9,6 @@ graphs.json names what there is and is written last:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -19,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from cosmicai.model import graph
+from cosmicai.model.graph_files import write_graph
 from inference.contract.accuracy import Accuracy, exact_nmad
 from inference.data.partition import Partition
 from inference.engine import astromae
@@ -105,7 +104,7 @@ def optimise(folder: Path, galaxies: Partition | None = None, limits: Limits = L
     (folder / GRAPHS).unlink(missing_ok=True)
     graphs: Json = {
         "network": network_digest(folder, None),
-        "float32": _written(folder, "model", graph.build(model)),
+        "float32": {"files": write_graph(folder, "model", graph.build(model))},
     }
     _write_graphs(folder, graphs)
     _check(model, load(folder, "onnxruntime", "float32", threads=1))
@@ -116,7 +115,7 @@ def optimise(folder: Path, galaxies: Partition | None = None, limits: Limits = L
             f"calibration: {len(galaxies)} galaxies are too few; give {FEWEST_GALAXIES + CALIBRATED_ON} or more"
         )
     ranges = activation_ranges(model, galaxies.rows(0, CALIBRATED_ON))
-    int8 = _written(folder, "model.int8", graph.build(model, ranges))
+    int8 = {"files": write_graph(folder, "model.int8", graph.build(model, ranges))}
     report = _judge(folder, tuple(int8["files"]), galaxies.rows(CALIBRATED_ON, len(galaxies)), limits)
     _write_graphs(folder, {**graphs, "int8": {**int8, "admitted": report.admitted, "report": asdict(report)}})
     return report
@@ -152,24 +151,6 @@ def _hooks(model: astromae.AstroMAE, watch: Callable[[str], Any]) -> Iterator[No
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _written(folder: Path, name: str, model: onnx.ModelProto) -> Json:
-    """Large weights go into a file of their own, which is mapped rather than parsed and copied."""
-    graph, weights = folder / f"{name}.onnx", folder / f"{name}.onnx.weights"
-    weights.unlink(missing_ok=True)  # onnx would append
-    onnx.save_model(
-        model,
-        graph,
-        save_as_external_data=True,
-        location=weights.name,
-        size_threshold=1024,
-        convert_attribute=False,
-    )
-    files = [file for file in (graph, weights) if file.exists()]  # a tiny network has no large weights
-    for file in files:
-        file.chmod(0o644)  # onnx makes its weights private, but other users run them
-    return {"files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}}
 
 
 def _write_graphs(folder: Path, graphs: Json) -> None:

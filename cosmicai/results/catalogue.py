@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.contract.columns import ordered
-from inference.table import columns
+from inference.table import EVERY_RANKS, columns, count_of
 from initialize.plan import natural
 
 Array = NDArray[Any]
@@ -69,7 +69,7 @@ class Catalogue:
         """The columns of one rank after the other."""
         for file in self.files:
             columns = _columns(_arrays(file), file)
-            count = len(columns["z_pred"])
+            count = count_of(columns)
             yield {
                 name: columns[name].astype(kind) if name in columns else _missing(count, kind, shape)
                 for name, (kind, shape) in self.types.items()
@@ -87,8 +87,9 @@ def _arrays(file: Path) -> dict[str, Array]:
             arrays = {name: content[name] for name in content.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CatalogueError(f"{file} cannot be read: {error}; download the run again") from error
-    if "z_pred" not in arrays or arrays["z_pred"].ndim != 1:
-        raise CatalogueError(f"{file} is not what a rank writes: it has no column z_pred")
+    present = [arrays[name] for name in EVERY_RANKS if name in arrays]
+    if not present or present[0].ndim != 1:
+        raise CatalogueError(f"{file} is not what a rank writes: it has no column {' or '.join(EVERY_RANKS)}")
     return arrays
 
 

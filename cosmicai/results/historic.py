@@ -15,6 +15,8 @@ from cosmicai.results.outputs import new_file, write_text
 from inference.contract.accuracy import NMAD_FACTOR
 from inference.data.missing import known_redshifts
 from summarize.contract.images import counted, is_exact
+from summarize.contract.mapping import REDSHIFT
+from summarize.contract.metrics import kind_of
 from summarize.contract.rank_info import RankInfo
 from summarize.contract.run_records import Summary
 
@@ -39,8 +41,11 @@ MEASURES = {"MAE": "MAE", "MSE": "MSE", "Bias": "bias", "Precision": "precision 
 
 
 def write(folder: Path, summary: Summary, infos: Sequence[RankInfo]) -> None:
-    """Writes Results.json and, if redshifts are known, inference.png to a folder laid out like a run."""
-    accuracy = summary.accuracy
+    """Writes Results.json and, if redshifts are known, inference.png to a folder laid out like a run.
+
+    The historic keys have no place for the accuracy of classes and other quantities.
+    """
+    accuracy = summary.accuracy if kind_of(summary.accuracy) == REDSHIFT else None
     measured = infos if accuracy is not None and accuracy["count"] > 0 else ()
     pairs = [_redshifts(folder, info.rank) for info in measured]
     known = [pair for pair in pairs if pair is not None and known_redshifts(pair[1]).any()]

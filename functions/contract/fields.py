@@ -174,6 +174,8 @@ def _written(value: Any) -> Any:
         return value.to_json()
     if isinstance(value, tuple):
         return value[0] if len(value) == 1 else list(value)
+    if isinstance(value, list):
+        return [_written(one) if isinstance(one, Record) else one for one in value]
     return value
 
 

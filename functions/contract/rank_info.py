@@ -97,6 +97,12 @@ class RankInfo(Record):
     predicted_redshifts: Annotated[
         Any, Field("the histogram of z_pred, whether or not the true redshifts are known")
     ] = None
+    columns: Annotated[list[str] | None, Field("the columns of predictions that an imported network gives")] = (
+        None
+    )
+    measures: Annotated[
+        Any, Field("the measures of an imported network whose true values are classes or another quantity")
+    ] = None
     mae: Annotated[float | None, Field("mean |z_pred - z|", "MAE", signed=True)] = None
     mse: Annotated[float | None, Field("mean (z_pred - z)²", "MSE", signed=True)] = None
     bias: Annotated[float | None, Field("mean Δz/(1+z)", signed=True)] = None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from .contract.event import RankEvent
 from .contract.growing import Part, arrival_folder, arrival_of
 from .data.storage import Storage
-from .table import Array, about, columns, grid_of, parquet, types
+from .table import Array, about, columns, count_of, grid_of, parquet, types
 
 _LONGEST_NAME = 80  # characters of a run's id in a file's name
 
@@ -21,7 +21,7 @@ def write_part(event: RankEvent, storage: Storage, arrays: Mapping[str, Array], 
     started twice, writes the same file, or another one that nobody refers to. Raises TableError or ObjectError.
     """
     table, name = columns(arrays), ""
-    kinds, rows = types(table), len(table["z_pred"])
+    kinds, rows = types(table), count_of(table)
     if rows:
         body = parquet(table, about(arrays))
         run = re.sub("[^A-Za-z0-9_.-]", "-", event.run_id)[:_LONGEST_NAME]

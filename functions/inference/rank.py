@@ -75,18 +75,19 @@ class Rank:
             engine = model.engine
             metrics = results.metrics
             with self._clock.phase("communication"):
-                own = Share([event.rank], len(results.z_pred), copy.deepcopy(metrics))
+                own = Share([event.rank], results.count, copy.deepcopy(metrics))
                 share = reduction.finish(own)
                 record = collectives.publish(event, storage, share, reduction)
         info = replace(
             self._measured(),
             device=engine.device,
             engine=engine.name,
-            instructions=engine.instructions,
+            instructions=engine.instructions or None,
             precision=engine.precision,
             precision_reason=model.choice.reason,
             flags=results.quality.counts(),
             predicted_redshifts=results.distribution(),
+            columns=None if model.choice.mapping is None else list(model.choice.mapping.columns),
             collectives=record,
             catalogue=None if self._part is None else self._part.to_json(),
         )
@@ -99,7 +100,7 @@ class Rank:
         try:
             with self._clock.phase("init"):
                 model = self._sandbox.model(event, self._storage)
-            results.quality.rules = model.rules
+            results.quality.rules, results.others.mapping = model.rules, model.choice.mapping
             self._predict(model)
             results.complete()
             results.quality.check(event.max_bad_fraction, self._name(event.data_paths[0]))

@@ -1,4 +1,4 @@
-"""What a rank collects while it computes: redshifts by galaxy, seconds by phase."""
+"""What a rank collects while it computes: predictions by galaxy, seconds by phase."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from .contract.event import DEFAULT_OUTPUTS
 from .contract.field_measures import exact_field_measures
 from .contract.flags import BAD, Flag
 from .contract.limits import PHASES
+from .contract.metrics import AnyMetrics
 from .contract.rank_info import RankInfo
 from .data.objects import Objects, joined
 from .data.partition import Block, Partition, PartitionFile
 from .data.quality import Quality
 from .engine.interface import Floats, Output
+from .predicted import Others
 from .probability import scores
 from .probability.calibration import REFERENCE_BAND, Calibration
 from .probability.novelty import RARE, Novelty
@@ -57,18 +59,19 @@ class Results:
     """What a rank collects from its partitions, in their order."""
 
     quality: Quality = field(default_factory=Quality)
+    others: Others = field(default_factory=Others)  # what an imported network gives besides redshifts
     predicted: list[Floats] = field(default_factory=list)
     keeps_embedding: bool = False
     embeddings: list[HalfFloats] = field(default_factory=list)
     novelty: Novelty | None = None  # of the model
     scores: list[Floats] = field(default_factory=list)  # from `novelty`
     densities: list[Floats] = field(default_factory=list)  # of a network with a head for p(z)
-    true: list[Floats] = field(default_factory=list)
+    true: list[Floats] = field(default_factory=list)  # redshifts, or what an imported network is compared with
     rows: list[int] = field(default_factory=list)
     objects: list[Objects | None] = field(default_factory=list)  # of each partition
     data_bytes: int = 0
     image_bytes: int = 0  # of the largest block, which is what memory holds
-    has_redshift: bool = False
+    has_truth: bool = False
     cpu_seconds: float = 0.0
     probabilities: Densities | None = None  # of a calibrated model
     _file: PartitionFile | None = None
@@ -84,14 +87,16 @@ class Results:
         self._bands = rows.magnitudes.shape[1]
         self.data_bytes += rows.images.nbytes + rows.magnitudes.nbytes
         self.image_bytes = max(self.image_bytes, rows.images.nbytes)
-        self.has_redshift |= rows.redshift is not None
+        self.has_truth |= rows.redshift is not None
         unknown = np.full(len(rows), np.nan, np.float32)
         self.true.append(unknown if rows.redshift is None else rows.redshift)
         return self.quality.usable(rows)
 
     def keep(self, output: Output, magnitudes: Floats) -> None:
         """Stores what the engine has computed for the next rows, which have these magnitudes."""
-        self.predicted.append(output.redshift)
+        self.others.keep(output.others)
+        if output.redshift is not None:
+            self.predicted.append(output.redshift)
         if output.density is not None:
             self.densities.append(output.density)
         if output.embedding is None:
@@ -129,11 +134,32 @@ class Results:
         return sum(-(-rows // size) for rows in self.rows)
 
     def complete(self) -> None:
-        """To be called when all is computed: galaxies without a redshift get NaN."""
-        self.predicted = [self.quality.redshifts(self.z_pred)]
+        """To be called when all is computed: galaxies without a prediction get NaN in all of them."""
+        finite = self.others.finite(self.count)
+        if self.gives_redshift:
+            finite &= np.isfinite(self.z_pred)
+        self.others.without(self.quality.without(finite))
+        if self.gives_redshift:
+            self.predicted = [self.quality.redshifts(self.z_pred)]
         _, p_value = self._unlikely()
         if p_value is not None:
             self.quality.note(Flag.UNFAMILIAR, p_value < RARE)
+
+    @property
+    def count(self) -> int:
+        """Galaxies of the files that were begun."""
+        return sum(self.rows)
+
+    @property
+    def gives_redshift(self) -> bool:
+        mapping = self.others.mapping
+        return mapping is None or mapping.redshift is not None
+
+    @property
+    def compares_redshift(self) -> bool:
+        """Whether the true values that partitions may have are redshifts."""
+        mapping = self.others.mapping
+        return mapping is None or (mapping.redshift is not None and mapping.compared is mapping.redshift)
 
     @property
     def z_pred(self) -> Floats:
@@ -151,24 +177,27 @@ class Results:
 
     @property
     def reference_magnitude(self) -> Floats:
-        bands = max(self._bands, 1)
-        return self.quality.magnitudes(bands)[:, min(REFERENCE_BAND, bands - 1)]
+        if not self._bands:
+            return np.full(self.count, np.nan, np.float32)
+        return self.quality.magnitudes(self._bands)[:, min(REFERENCE_BAND, self._bands - 1)]
 
     def find_probabilities(self, calibration: Calibration) -> None:
         """Computes p(z), but not for galaxies that lack something: such galaxies were not used to calibrate."""
         lacking = (self.quality.flags & np.uint16(BAD)) != 0
         z_pred = np.where(lacking, np.float32(np.nan), self.z_pred)
         magnitudes = self.quality.magnitudes(calibration.magnitudes)
-        true = self.z_true if self.has_redshift else None
+        true = self.z_true if self.has_truth else None
         bins = np.concatenate(self.densities) if self.densities else None
         self.probabilities = densities(calibration, z_pred, magnitudes, true, bins)
         self.densities = []
 
     @property
-    def metrics(self) -> Metrics | None:
-        """This rank's part of the run's metrics; None without redshifts."""
-        if not self.has_redshift:
+    def metrics(self) -> AnyMetrics | None:
+        """This rank's part of the run's metrics; None without true values."""
+        if not self.has_truth:
             return None
+        if not self.compares_redshift:
+            return self.others.metrics(self.z_true)
         metrics = Metrics.of(*self._measured())
         if self.probabilities is not None:
             columns = (self.z_pred, self.z_true, self.reference_magnitude)
@@ -181,21 +210,27 @@ class Results:
         """What predictions/{rank}.npz holds: z_pred (N,) in the order of the partitions and, where known,
         z_true (N,).
 
+        An imported network has the columns of its outputs, and perhaps no z_pred; true values have the column
+        of the output that they are compared with.
+
         flags (N,) are bits of contract.flags; a galaxy without a redshift has NaN. files and rows say which
         partition each galaxy comes from. id, ra, dec and kept columns (N,) are those of the partitions, if they
         have them. A calibrated model adds the arrays of Densities, each with a row per galaxy except z_grid;
         outputs without pdf leave out pdf and z_grid. See `image_arrays` for the others.
         """
         arrays: dict[str, NDArray[Any]] = {
-            "index": np.arange(len(self.z_pred)),
-            "z_pred": self.z_pred,
+            "index": np.arange(self.count),
+            **({"z_pred": self.z_pred} if self.gives_redshift else {}),
+            **self.others.columns(),
             "flags": self.quality.flags,
             "files": np.array(paths),
             "rows": np.array(self.rows),
             "run_id": np.array(run_id),
         }
-        if self.has_redshift:
-            arrays["z_true"] = self.z_true
+        if self.has_truth:
+            arrays |= (
+                {"z_true": self.z_true} if self.compares_redshift else self.others.true_column(self.z_true)
+            )
         if self.probabilities is not None:
             arrays |= self.probabilities.arrays()
             if "pdf" not in outputs:
@@ -203,10 +238,12 @@ class Results:
         arrays |= self.image_arrays()
         return arrays | joined(list(zip(self.objects, self.rows, strict=True)))
 
-    def with_accuracy(self, info: RankInfo, metrics: Metrics | None) -> RankInfo:
-        """Adds the measures of this rank, and the state that Summarize adds up; nothing without redshifts."""
+    def with_accuracy(self, info: RankInfo, metrics: AnyMetrics | None) -> RankInfo:
+        """Adds the measures of this rank, and the state that Summarize adds up; nothing without true values."""
         if metrics is None:
             return info
+        if not isinstance(metrics, Metrics):
+            return replace(info, measures=metrics.report(), accuracy_state=metrics.to_json())
         measures = metrics.total.measures()
         return replace(
             info,
@@ -227,15 +264,15 @@ class Results:
         batches = self.batches(batch_size)
         return replace(
             info,
-            num_samples=len(self.z_pred),
+            num_samples=self.count,
             batch_size=batch_size,
             num_batches=batches,
             total_cpu_time=self.cpu_seconds,
             execution_time=seconds / max(batches, 1),
             throughput_bps=8 * self.data_bytes / seconds,
-            sample_persec=len(self.z_pred) / seconds,
+            sample_persec=self.count / seconds,
         )
 
     def distribution(self) -> Any:
-        """The histogram of the predicted redshifts, as JSON."""
-        return Predicted.of(self._measured()[0]).to_json()
+        """The histogram of the predicted redshifts, as JSON; None where there are none."""
+        return Predicted.of(self._measured()[0]).to_json() if self.gives_redshift else None

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,5 +112,7 @@ class Sandbox:
             if novelty is not None:
                 novelty.check(network, engine.embedding_width, magnitudes)
             rules = Rules.of_folder(folder)
+            if choice.mapping is not None and choice.mapping.taken("values") is not None:
+                rules = replace(rules, in_ab=False)
             self._models = {(folder, choice): Model(engine, choice, rules, calibration, novelty, network)}
         return self._models[folder, choice]

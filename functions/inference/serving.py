@@ -31,6 +31,7 @@ from .contract.event import RankEvent
 from .data.partition import PartitionError
 from .data.storage import Folder, LocalFolder, ObjectError, Storage
 from .data.torchfile import Buffer, Source
+from .engine.choice import GRAPHS
 from .rank import Rank
 from .sandbox import Host, Sandbox
 
@@ -73,9 +74,10 @@ class Settings:
         """The unpacked model folder; None if there is none. Raises ValueError for another kind of folder."""
         if not self.model_folder.is_dir() or not any(self.model_folder.iterdir()):
             return None
-        if not (self.model_folder / "config.json").is_file():
+        if not any((self.model_folder / name).is_file() for name in ("config.json", GRAPHS)):
             raise ValueError(
-                f"{self.model_folder} holds no config.json: pack the files of a model folder, not the folder, "
+                f"{self.model_folder} holds no config.json and no {GRAPHS}: pack the files of a model "
+                "folder, not the folder, "
                 "as in `tar czf model.tar.gz -C models/mine .`"
             )
         return self.model_folder
@@ -105,10 +107,12 @@ class Predictor:
             rank=0,
             data_paths=(_BODY,),
         )
-        self._sandbox.model(self._event, self._request)
+        mapping = self._sandbox.model(self._event, self._request).choice.mapping
+        self._columns = ("z_pred",) if mapping is None else mapping.columns
 
-    def redshifts(self, body: bytes) -> Table:
-        """id, z_pred and flags of each galaxy of a partition file. Raises PartitionError."""
+    def predictions(self, body: bytes) -> Table:
+        """id, z_pred and flags of each galaxy of a partition file; of an imported network its columns, but for
+        vectors, in place of z_pred. Raises PartitionError."""
         self._request = _Request(body)
         try:
             Rank(self._event, self._sandbox).run()
@@ -117,7 +121,8 @@ class Predictor:
             self._request = _Request(b"")
         with np.load(written) as arrays:
             ids = arrays["id"] if "id" in arrays else arrays["index"]
-            return {"id": ids, "z_pred": arrays["z_pred"], "flags": arrays["flags"]}
+            given = {name: arrays[name] for name in self._columns if arrays[name].ndim == 1}
+            return {"id": ids, **given, "flags": arrays["flags"]}
 
 
 class _Request(Storage):
@@ -201,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 coding, length = self.headers.get("Transfer-Encoding"), self.headers.get("Content-Length")
                 body = read_body(self.rfile, coding, length, self.server.settings.most_bytes)
-                table = self.server.predictor.redshifts(body)
+                table = self.server.predictor.predictions(body)
             except BodyError as error:
                 raise _Refused(error.status, str(error)) from error
             except PartitionError as error:

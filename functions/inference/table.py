@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+EVERY_RANKS = ("z_pred", "flags")
+"""Columns of which each rank writes one at least: an imported network may give no redshift."""
 _PER_RANK = ("index", "files", "rows", "run_id", "z_grid")  # arrays that are not columns
 _IN_HALF_PRECISION = {"pdf", "embedding"}  # which most formats do not have
 _DECIMAL = "decimal(20,0)"
@@ -51,7 +53,7 @@ def columns(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
     Half precision becomes single. Raises ValueError for an array that has another number of rows.
     """
-    count = len(arrays["z_pred"])
+    count = count_of(arrays)
     found = {name: array for name, array in arrays.items() if name not in _PER_RANK}
     wrong = [name for name, array in found.items() if array.ndim == 0 or len(array) != count]
     if wrong:
@@ -63,6 +65,11 @@ def columns(arrays: Mapping[str, Array]) -> dict[str, Array]:
         found["file"] = np.repeat(files, rows)
         found["row"] = np.concatenate([*(np.arange(one) for one in rows), np.empty(0, np.int64)])
     return found
+
+
+def count_of(arrays: Mapping[str, Array]) -> int:
+    """The galaxies of a rank."""
+    return next(len(arrays[name]) for name in EVERY_RANKS if name in arrays)
 
 
 def types(table: Mapping[str, Array]) -> dict[str, str]:

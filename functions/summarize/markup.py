@@ -49,15 +49,22 @@ def chart(name: str, title: str, note: str, kind: str = "") -> str:
     )
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], bad: bool = False) -> str:
-    """A section with a table whose first column holds numbers. Escapes the cells."""
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    bad: bool = False,
+    numbers: slice = slice(1),
+) -> str:
+    """A section with a table. Escapes the cells. numbers: the columns that hold numbers, by default the first."""
+    kinds = [_TEXT] * len(columns)
+    kinds[numbers] = [""] * len(kinds[numbers])
     head = "".join(
-        f'<th scope="col"{_TEXT if number else ""}>{escaped(column)}</th>'
-        for number, column in enumerate(columns)
+        f'<th scope="col"{kind}>{escaped(column)}</th>' for kind, column in zip(kinds, columns, strict=True)
     )
     body = "".join(
-        f"<tr><td>{escaped(first)}</td>{''.join(f'<td{_TEXT}>{escaped(cell)}</td>' for cell in rest)}</tr>"
-        for first, *rest in rows
+        f"<tr>{''.join(f'<td{kind}>{escaped(cell)}</td>' for kind, cell in zip(kinds, row, strict=True))}</tr>"
+        for row in rows
     )
     return (
         f'<section><h2{_BAD if bad else ""}>{escaped(title)}</h2><div class="scroll"><table><thead><tr>{head}</tr>'

@@ -9,10 +9,13 @@ from .contract.figures import seconds_text, usd_text
 from .contract.flags import BAD, FLAGS, name
 from .contract.images import counted, images_in_words, is_exact, samples
 from .contract.limits import PHASES
+from .contract.mapping import REDSHIFT
+from .contract.metrics import kind_of
 from .contract.probabilities import INTERVALS
 from .contract.rank_info import RankInfo
 from .contract.run_records import Summary, text_of
 from .markup import PAGE, chart, escaped, page, table
+from .measured import EXPLAINED, class_tables, tiles
 from .report_data import (
     LAST_CELL,
     chart_data,
@@ -36,7 +39,7 @@ _PUBLISHED = (
 )
 
 _D = "d = (z_pred − z_true) / (1 + z_true)"
-_EXPLAINED = {
+_EXPLAINED = EXPLAINED | {
     "NMAD": f"Normalised median absolute deviation: 1.48 × median |d − median d|, where {_D}. "
     "It is the scatter of typical galaxies; outliers hardly change it. Smaller is better.",
     "bias": f"The mean of {_D}: above 0, redshifts are predicted too high on average.",
@@ -59,14 +62,14 @@ def report(summary: Summary, infos: list[RankInfo]) -> str:
 
 def _body(summary: Summary, infos: list[RankInfo]) -> str:
     parts = [_head(summary), _tiles(summary, infos), _failed(summary), _catalogue(summary), _left_out(summary)]
-    parts += [_flags(summary)]
+    parts += [_flags(summary), *class_tables(summary.accuracy, summary.metrics_source)]
     parts += [*_accuracy_charts(summary), *_probability_charts(summary), *_predicted_chart(summary)]
     parts += _rank_charts(infos)
     return "\n".join([*parts, _cost(summary), _channel(summary), _ranks(infos), _payload(summary, infos)])
 
 
 def _accuracy_charts(summary: Summary) -> list[str]:
-    if summary.accuracy is None:
+    if summary.accuracy is None or kind_of(summary.accuracy) != REDSHIFT:
         return []
     beyond = errors_beyond(summary)
     outside = f"Galaxies outside ±0.3, which are not drawn: {beyond:,}." if beyond else "All are drawn."
@@ -115,7 +118,8 @@ def _probability_charts(summary: Summary) -> list[str]:
 
 def _predicted_chart(summary: Summary) -> list[str]:
     """The distribution of predicted redshifts, if not every galaxy has a true one."""
-    known = 0 if summary.accuracy is None else summary.accuracy["count"]
+    accuracy = summary.accuracy if kind_of(summary.accuracy) == REDSHIFT else None
+    known = 0 if accuracy is None else accuracy["count"]
     histogram = predicted_histogram(summary)
     if histogram.count <= known:
         return []
@@ -183,22 +187,18 @@ def _tiles(summary: Summary, infos: list[RankInfo]) -> str:
     shown, how = images_in_words(images, sources)
     wall = summary.wall_seconds
     rate = images / wall if wall and images is not None and is_exact(sources) else None
-    tiles = {f"images: {how}" if how else "redshifts": shown}
+    given = "objects" if any(info.columns and "z_pred" not in info.columns for info in infos) else "redshifts"
+    shown_tiles = {f"images: {how}" if how else given: shown}
     if accuracy:
-        tiles |= {
-            "NMAD": _measure(accuracy.get("precision (NMAD)")),
-            "bias": _measure(accuracy.get("bias")),
-            "outliers": _measure(accuracy.get("outlier fraction")),
-            "R²": _measure(accuracy.get("R2")),
-        }
-    tiles["images/s of the run"] = "–" if rate is None else f"{rate:,.0f}"
+        shown_tiles |= tiles(accuracy)
+    shown_tiles["images/s of the run"] = "–" if rate is None else f"{rate:,.0f}"
     if cost is not None:
-        tiles |= {
+        shown_tiles |= {
             "cost at list prices": usd_text(cost.total),
             "GB-seconds": f"{cost.gb_seconds:,.1f}",
             "cold starts": f"{summary.cold_starts:,}",
         }
-    items = (_tile(name, value, number) for number, (name, value) in enumerate(tiles.items()))
+    items = (_tile(name, value, number) for number, (name, value) in enumerate(shown_tiles.items()))
     return f'<ul class="tiles">{"".join(items)}</ul>'
 
 
@@ -210,10 +210,6 @@ def _tile(name: str, value: str, number: int) -> str:
         f'<li tabindex="0" aria-describedby="tip{number}"><b>{escaped(value)}</b><span class="term">{escaped(name)}</span>'
         f'<div role="tooltip" id="tip{number}">{escaped(explained)}</div></li>'
     )
-
-
-def _measure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
 
 
 def _failed(summary: Summary) -> str:

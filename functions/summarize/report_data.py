@@ -16,6 +16,8 @@ from .contract.accuracy import (
     Predicted,
 )
 from .contract.limits import PHASES
+from .contract.mapping import REDSHIFT
+from .contract.metrics import kind_of
 from .contract.rank_info import RankInfo
 from .contract.run_records import Summary
 
@@ -33,7 +35,7 @@ def chart_data(summary: Summary, infos: list[RankInfo]) -> Json:
     """Everything that the page's script draws, as JSON."""
     metrics = _metrics(summary)
     return {
-        "accuracy": summary.accuracy,
+        "accuracy": None if metrics is None else summary.accuracy,
         "outlier": OUTLIER_LIMIT,
         "density": {
             "width": DENSITY_WIDTH,
@@ -47,8 +49,9 @@ def chart_data(summary: Summary, infos: list[RankInfo]) -> Json:
 
 
 def _metrics(summary: Summary) -> Metrics | None:
+    """Of redshifts; None for a run that has none, or measures something else."""
     state = summary.accuracy_state
-    return None if state is None else Metrics.from_json(state)
+    return None if state is None or kind_of(state) != REDSHIFT else Metrics.from_json(state)
 
 
 def _errors(histogram: Counter[int]) -> list[tuple[float, int]]:

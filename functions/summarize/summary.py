@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from .contract.accuracy import Metrics, Predicted
+from .contract.accuracy import Predicted
 from .contract.flags import NAMES
 from .contract.images import counted
 from .contract.limits import PHASES
+from .contract.metrics import AnyMetrics, added, read_metrics
 from .contract.pricing import cost
 from .contract.rank_info import RankInfo
 from .contract.run_records import LastRun, ReducedMetrics, Run, Summary
@@ -144,7 +145,7 @@ def _spread(values: list[float]) -> Json | None:
 
 def _metrics(
     run: Run, infos: list[RankInfo], reduced: Json | None
-) -> tuple[Metrics | None, str, dict[int, str]]:
+) -> tuple[AnyMetrics | None, str, dict[int, str]]:
     """The run's metrics, where they come from, and {rank: why its state cannot be used}.
 
     They are what the ranks have reduced among themselves, plus the states of ranks that this lacks. If it
@@ -168,16 +169,16 @@ def _metrics(
     return total, f"collectives ({channel[:20]}) of {len(covered)} ranks{rest}", faults
 
 
-def _share(reduced: Json, world_size: int) -> tuple[set[int], Metrics | None, str]:
+def _share(reduced: Json, world_size: int) -> tuple[set[int], AnyMetrics | None, str]:
     """The ranks that metrics.json covers, their metrics, and the channel. Raises ValueError."""
     share = ReducedMetrics.from_json(reduced)
     if not all(rank < world_size for rank in share.ranks):
         raise ValueError("its ranks are not those of the run")
     state = share.accuracy_state
-    return set(share.ranks), None if state is None else Metrics.from_json(state), share.channel
+    return set(share.ranks), None if state is None else read_metrics(state), share.channel
 
 
-def _merged(infos: Iterable[RankInfo], total: Metrics | None) -> tuple[Metrics | None, dict[int, str]]:
+def _merged(infos: Iterable[RankInfo], total: AnyMetrics | None) -> tuple[AnyMetrics | None, dict[int, str]]:
     """Adds the states of rank infos to `total` one by one: 10,000 histograms would not fit in memory."""
     faults: dict[int, str] = {}
     for info in infos:
@@ -185,14 +186,9 @@ def _merged(infos: Iterable[RankInfo], total: Metrics | None) -> tuple[Metrics |
         if state is None:
             continue
         try:
-            metrics = Metrics.from_json(state)
+            total = added(total, read_metrics(state))
         except ValueError as error:
             faults[info.rank] = f"accuracy_state: {error}"
-            continue
-        if total is None:
-            total = metrics
-        else:
-            total.add(metrics)
     return total, faults
 
 

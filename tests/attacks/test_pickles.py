@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SECOND = 2.0  # one, and as much again for a machine that does other things
 FORMS = ("zip", "legacy")
-TINY = Layout(channels=2, size=4, magnitudes=2)
+TINY = Layout((2, 4, 4), 2)
 SEQUENTIAL, WRAPPER = "torch.nn.modules.container Sequential", "torch.nn.parallel.data_parallel DataParallel"
 DATASET = "torch.utils.data.dataset TensorDataset"
 

@@ -18,7 +18,7 @@ from inference.data.partition import Layout
 from tests import foreign
 from tests.fuzz.torchfiles import TorchFile
 
-LAYOUT = Layout(channels=2, size=4, magnitudes=2)
+LAYOUT = Layout((2, 4, 4), 2)
 SIZES: dict[str, Any] = {
     "width": 12, "depth": 1, "heads": 3, "hidden": 6, "groups": 6, "widths": [(1,) * 6] * 5, "stem": 4,
     "branch": 2, "magnitude": 2, "fusion": 2,

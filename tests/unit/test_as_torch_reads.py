@@ -82,7 +82,7 @@ def test_whatever_is_not_zero_is_true() -> None:
     images, magnitudes = torch.ones(1, 2, 4, 4, dtype=torch.bool), torch.ones(1, 2)
     torch.save(TensorDataset(images, magnitudes), body)
     file = TorchFile.of(body.getvalue()).file()  # made-up bytes of 0x30 to 0x3f
-    assert read(file, "1.pt", Layout(2, 4, 2)).images.tolist() == images.float().tolist()
+    assert read(file, "1.pt", Layout((2, 4, 4), 2)).images.tolist() == images.float().tolist()
 
 
 @pytest.mark.parametrize("kind", ["torch IntStorage", "torch HalfStorage"])
@@ -162,7 +162,7 @@ def test_a_parameter_is_a_tensor() -> None:
 def test_a_partition_whose_tensors_have_attributes_is_read(saved: Callable[[object], bytes]) -> None:
     images = torch.rand(2, 2, 4, 4)
     images.survey = "DC2"  # type: ignore[attr-defined]
-    found = read(saved(TensorDataset(images, nn.Parameter(torch.ones(2, 2)))), "1.pt", Layout(2, 4, 2))
+    found = read(saved(TensorDataset(images, nn.Parameter(torch.ones(2, 2)))), "1.pt", Layout((2, 4, 4), 2))
     assert np.array_equal(found.images, images.numpy())
 
 

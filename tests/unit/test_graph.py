@@ -133,7 +133,7 @@ def _holds_for_every_batch(model: astromae.AstroMAE, folder: Path) -> None:
     astromae.save(model, folder)
     optimise(folder)
     galaxies, fast = _galaxies(19, model.config), load(folder, "onnxruntime", "float32", threads=2)
-    assert (fast.layout.channels, fast.layout.magnitudes) == (model.config.channels, model.config.magnitudes)
+    assert (fast.layout.image, fast.layout.magnitudes) == (model.config.image_shape, model.config.magnitudes)
     expected = _redshifts(model, galaxies)
     for batch in (1, 8, 11, 19):
         redshifts = np.concatenate(list(fast.predict(galaxies.batches(batch))))

@@ -160,7 +160,7 @@ def test_a_compressed_or_foreign_zip_is_refused() -> None:
 
 def test_a_layout_of_other_widths(saved: Save) -> None:
     dataset = TensorDataset(torch.zeros(2, 3, 16, 16), torch.zeros(2, 3))
-    assert len(read(saved(dataset), "1.pt", Layout(channels=3, size=16, magnitudes=3))) == 2
+    assert len(read(saved(dataset), "1.pt", Layout((3, 16, 16), 3))) == 2
 
 
 def test_a_pickle_that_would_reserve_memory_is_refused_at_once(saved: Save) -> None:
@@ -182,7 +182,7 @@ def test_files_that_torch_1_13_wrote(kind: str) -> None:
     name = f"torch-1.13.1{kind}.pt"
     source = Buffer((Path(__file__).parents[1] / "reference" / name).read_bytes())
     assert is_legacy(source) == (kind == "-legacy")
-    found = PartitionFile.open(source, name, Layout(channels=2, size=4, magnitudes=2)).block(0, 2)
+    found = PartitionFile.open(source, name, Layout((2, 4, 4), 2)).block(0, 2)
     assert np.array_equal(found.images, np.arange(64, dtype=np.float32).reshape(2, 2, 4, 4) / 8)
     assert found.magnitudes.tolist() == [[20.25, 21.5], [22, 23.125]]
     assert found.redshift is not None

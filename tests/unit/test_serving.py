@@ -217,7 +217,7 @@ def test_a_model_that_a_job_brings_is_used(
 @pytest.mark.parametrize(
     ("variables", "content", "message"),
     [
-        ({}, ["mine/config.json"], "holds no config.json: pack the files of a model folder"),
+        ({}, ["mine/config.json"], "holds no config.json and no graphs.json: pack the files of a model folder"),
         ({}, ["config.json"], "error: "),
         ({"ENGINE": "torch"}, [], "torch is not in this image"),
         ({"SAGEMAKER_MAX_PAYLOAD_IN_MB": "many"}, [], "invalid literal for int"),

@@ -70,7 +70,8 @@ class Case:
 
 VALID = {
     "payload": "payload.json", "rank": "0", "sources": "in", "out": "new/out", "source": "source.npz",
-    "prefix": "25MB", "partitions": "in", "checkpoint": "checkpoint.pt", "data upload folder": "in",
+    "prefix": "25MB", "partitions": "in", "checkpoint": "checkpoint.pt", "file": "checkpoint.pt",
+    "data upload folder": "in",
     "report folder": "results", "model optimise folder": "model", "model show folder": "model",
     "model calibrate folder": "model", "calibration": "in", "format_": "csv",
     "catalogue folder": "results",
@@ -311,6 +312,7 @@ ELSEWHERE = {
     "sweep": "tests/integration/test_cli.py",
     "local up": "writes to no place that is named",
     "model import": "tests/unit/test_import_command.py has checkpoints",
+    "model import-onnx": "tests/unit/test_imported.py has ONNX files",
 }
 """What cannot be called here, and where it is tested or why not."""
 

@@ -7,13 +7,13 @@ row for each galaxy. It is read as data: no pickles, few types, nothing larger t
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..contract.names import is_name
 from .tensors import Source
 from .torchfile import TorchFileError, record
 
@@ -25,20 +25,8 @@ RECORD = "cosmicai/objects.npy"
 MOST_BYTES = 64 << 20
 MOST_COLUMNS = 64
 MOST_CHARACTERS = 1024  # of a text
-NAME = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
-RESERVED = frozenset({"embedding", "file", "files", "flags", "index", "pdf", "pit", "row", "rows", "run_id"})
-"""Names that predictions use for something else, in lower case; names that begin with z_ are reserved, too."""
 NUMBERS = ("<i8", "<u8", "<f8", "<f4", "|b1")
 _HEADER_BYTES = 16_384
-
-
-def is_name(name: str) -> bool:
-    """Whether a column may have this name."""
-    return NAME.fullmatch(name) is not None and not is_reserved(name)
-
-
-def is_reserved(name: str) -> bool:
-    return name.lower() in RESERVED or name.lower().startswith("z_")
 
 
 def read(source: Source, count: int) -> Objects | None:

@@ -31,16 +31,27 @@ class PartitionError(ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """What a model expects: images (N, channels, size, size) and magnitudes (N, magnitudes)."""
+    """What a model expects: images (N, *image) and magnitudes (N, magnitudes), and what is known of the truth.
 
-    channels: int = 5
-    size: int = 32
+    magnitudes: 0 where the model takes none; partitions may then have some or not. truth: what the last tensor
+    is. labels: the numbers that it may hold besides NaN; None for any. columns: names that the model's
+    predictions have, and which no column of a partition may have.
+    """
+
+    image: tuple[int, ...] = (5, 32, 32)
     magnitudes: int = 5
+    truth: str = "redshift"
+    labels: tuple[float, ...] | None = None
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Galaxies of one file, in its order: images (N, C, S, S), magnitudes (N, M), redshift (N,) or None."""
+    """Galaxies of one file, in its order: images (N, C, S, S), magnitudes (N, M), redshift (N,) or None.
+
+    For an imported network images have any shape (N, …), M may be 0, and redshift is whatever its true values
+    are.
+    """
 
     images: Floats
     magnitudes: Floats
@@ -98,13 +109,15 @@ class PartitionFile:
         """Reads everything except the images, and checks every shape. Raises PartitionError."""
         try:
             tensors = _tensors(source)
-            if len(tensors) not in (2, 3):
-                raise TorchFileError(f"has {len(tensors)} tensors, expected images, magnitudes and redshift")
-            images, count = tensors[0], _checked_count(tensors, layout)
-            magnitudes = _float32(tensors[1].read(source))
-            redshift = _float32(tensors[2].read(source).reshape(count)) if len(tensors) == 3 else None
+            images, given, true = _roles(tensors, layout)
+            count = _checked_count(images, given, true, layout)
+            magnitudes = np.empty((count, 0), np.float32) if given is None else _float32(given.read(source))
+            redshift = None if true is None else _float32(true.read(source).reshape(count))
+            if redshift is not None:
+                _check_labels(redshift, layout)
             whole = None if images.is_whole_piece else images.read(source)
             columns = objects.read(source, count)
+            _check_columns(columns, layout)
         except TorchFileError as error:
             raise PartitionError(f"{name}: {error}") from error
         return cls(name, count, redshift, columns, source, magnitudes, images, whole)
@@ -220,15 +233,63 @@ def _tensors(source: Source) -> tuple[Tensor, ...]:
     return tensors
 
 
-def _checked_count(tensors: tuple[Tensor, ...], layout: Layout) -> int:
+def _roles(tensors: tuple[Tensor, ...], layout: Layout) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Images, the magnitudes that the model takes, and the true values; None for what is not there."""
+    count, truth = len(tensors), layout.truth
+    if layout.magnitudes and count not in (2, 3):
+        raise TorchFileError(f"has {count} tensors, expected images, magnitudes and {truth}")
+    if not 1 <= count <= 3:
+        raise TorchFileError(f"has {count} tensors, expected images, perhaps magnitudes, and perhaps {truth}")
+    if layout.magnitudes or count == 3:
+        magnitudes = tensors[1] if layout.magnitudes else None
+        return tensors[0], magnitudes, tensors[2] if count == 3 else None
+    second = tensors[1] if count == 2 else None
+    if second is None or (len(second.shape) == 2 and second.shape[1] > 1):  # magnitudes, which it does not take
+        return tensors[0], None, None
+    if len(second.shape) == 2 and second.shape[1] == 1:
+        raise TorchFileError(
+            f"its second tensor has the shape {second.shape}: that is {truth}, or magnitudes of one "
+            "band, which this "
+            f"model does not take; give {truth} the shape (N,), or leave magnitudes out"
+        )
+    return tensors[0], None, second
+
+
+def _checked_count(images: Tensor, magnitudes: Tensor | None, true: Tensor | None, layout: Layout) -> int:
     """The number of galaxies, by the images."""
-    images, magnitudes, *rest = tensors
     count = images.shape[0] if images.shape else 0
-    _check_shape(images, (count, layout.channels, layout.size, layout.size), "images")
-    _check_shape(magnitudes, (count, layout.magnitudes), "magnitudes")
-    for redshift in rest:
-        _check_shape(redshift, (count, 1) if len(redshift.shape) == 2 else (count,), "redshift")
+    _check_shape(images, (count, *layout.image), "images")
+    if magnitudes is not None:
+        _check_shape(magnitudes, (count, layout.magnitudes), "magnitudes")
+    if true is not None:
+        _check_shape(true, (count, 1) if len(true.shape) == 2 else (count,), layout.truth)
     return count
+
+
+def _check_labels(true: Floats, layout: Layout) -> None:
+    """Raises TorchFileError for a true class that the model does not have."""
+    if layout.labels is None:
+        return
+    wrong = np.flatnonzero(~(np.isin(true, np.array(layout.labels, np.float32)) | np.isnan(true)))
+    if len(wrong):
+        known = ", ".join(f"{one:g}" for one in layout.labels)
+        raise TorchFileError(
+            f"{layout.truth}: {true[wrong[0]]:g} in row {wrong[0]} is no class of the model, and so "
+            f"for {len(wrong)} "
+            f"of {len(true)}; the classes are {known}, and NaN where the class is not known"
+        )
+
+
+def _check_columns(columns: Objects | None, layout: Layout) -> None:
+    """Raises TorchFileError where a kept column has the name of one that the model predicts."""
+    taken = {name.lower() for name in layout.columns}
+    both = [name for name in columns or () if name.lower() in taken]
+    if both:
+        raise TorchFileError(
+            f"its column {both[0]} has the name of one that the model predicts; prepare the partition "
+            "without it, or "
+            "import the model with another name for its output"
+        )
 
 
 def _check_shape(tensor: Tensor, expected: tuple[int, ...], what: str) -> None:

@@ -52,7 +52,7 @@ class Quality:
             flags[outside & ~bad_magnitudes] |= np.uint16(Flag.FAINT_OR_BRIGHT)
         self._flags.append(flags)
         if bad_images.any():
-            images = np.where(bad_images[:, None, None, None], np.float32(0), images)
+            images = np.where(bad_images.reshape(-1, *[1] * (images.ndim - 1)), np.float32(0), images)
         if bad_magnitudes.any():
             hidden = self.rules.hidden_magnitudes
             instead = np.zeros(magnitudes.shape[1], np.float32) if hidden is None else hidden
@@ -73,16 +73,18 @@ class Quality:
 
     def redshifts(self, predicted: Floats) -> Floats:
         """The network's redshifts (N,) of all galaxies, NaN for those without one. Completes the flags."""
-        flags = self.flags
-        flags[~np.isfinite(predicted)] |= np.uint16(Flag.NO_REDSHIFT)
-        without = (flags & np.uint16(Flag.NO_REDSHIFT)) != 0
+        without = self.without(np.isfinite(predicted))
         if without.any():
             predicted = np.where(without, np.float32(np.nan), predicted)
         if self.rules.redshift is not None:
             low, high = self.rules.redshift
-            flags[(predicted < low) | (predicted > high)] |= np.uint16(Flag.FAR_OR_NEAR)
-        self._flags = [flags]
+            self.note(Flag.FAR_OR_NEAR, (predicted < low) | (predicted > high))
         return predicted
+
+    def without(self, finite: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which galaxies (N,) have no prediction. finite (N,): whose is finite. Completes the flags."""
+        self.note(Flag.NO_REDSHIFT, ~finite)
+        return (self.flags & np.uint16(Flag.NO_REDSHIFT)) != 0
 
     def note(self, flag: Flag, rows: NDArray[np.bool_]) -> None:
         """Adds a flag to the galaxies of `rows` (N,), once all are computed."""

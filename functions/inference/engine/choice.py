@@ -6,11 +6,12 @@ import hashlib
 import json
 import platform
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..contract.mapping import Mapping
 from ..contract.paths import plain
 from .cpu import cpu_flags, instructions
 from .interface import EngineError
@@ -24,12 +25,16 @@ _NEON_INT8 = (
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine for a model folder, the files of it that are needed, and the reason for the precision."""
+    """An engine for a model folder, the files of it that are needed, and the reason for the precision.
+
+    mapping: of an imported network; None for AstroMAE.
+    """
 
     engine: str
     precision: str
     files: tuple[str, ...]
     reason: str
+    mapping: Mapping | None = field(default=None, compare=False)
 
 
 def choose(graphs: dict[str, Any] | None, engine: str, precision: str, device: str = "cpu") -> Choice:
@@ -41,6 +46,8 @@ def choose(graphs: dict[str, Any] | None, engine: str, precision: str, device: s
         raise EngineError(f"engine: {engine} does not exist; give auto, onnxruntime or torch")
     if precision not in ("auto", "float32", "int8"):
         raise EngineError(f"precision: {precision} does not exist; give auto, float32 or int8")
+    if graphs is not None and "mapping" in graphs:
+        return _imported(graphs, engine, precision, device)
     usable = device == "cpu" and find_spec("onnxruntime") is not None and instructions() is not None
     if engine == "onnxruntime" and (not usable or graphs is None):
         raise EngineError(_why_no_graph(graphs, device))
@@ -48,6 +55,24 @@ def choose(graphs: dict[str, Any] | None, engine: str, precision: str, device: s
         return _torch(graphs, precision, device)
     chosen, reason = _graph_precision(graphs, precision)
     return Choice("onnxruntime", chosen, tuple(graphs[chosen]["files"]), reason)
+
+
+def _imported(graphs: dict[str, Any], engine: str, precision: str, device: str) -> Choice:
+    """An imported network is its graph alone, of standard operators: it needs none of our kernels."""
+    if engine == "torch" or device != "cpu":
+        raise EngineError(
+            "engine: this network was imported from ONNX, which onnxruntime runs on the CPU; give "
+            "auto or onnxruntime, "
+            "and the device cpu"
+        )
+    if find_spec("onnxruntime") is None:
+        raise EngineError(
+            "engine: onnxruntime is not installed here, and nothing else runs an imported network"
+        )
+    if precision == "int8":
+        raise EngineError("precision: int8 is not made of imported networks; give auto or float32")
+    files, mapping = tuple(graphs["float32"]["files"]), Mapping.from_json(graphs["mapping"])
+    return Choice("onnxruntime", "float32", files, "imported networks compute in float32", mapping)
 
 
 def _why_no_graph(graphs: dict[str, Any] | None, device: str) -> str:
@@ -104,16 +129,19 @@ def read_graphs(folder: Path) -> dict[str, Any] | None:
         _check_graphs(graphs, folder)
     except (ValueError, RecursionError) as error:  # also JSON's, Unicode's, and PathError
         raise EngineError(
-            f"model: {GRAPHS} is malformed ({error}); run `cosmicai model optimise` on the model and upload it "
-            "again"
+            f"model: {GRAPHS} is malformed ({error}); run `cosmicai model optimise` on the model, or "
+            "import it again, "
+            "and upload it"
         ) from error
     return dict(graphs)
 
 
 def _check_graphs(graphs: Any, folder: Path) -> None:
-    """Raises ValueError for what `cosmicai model optimise` does not write, PathError for a file elsewhere."""
+    """Raises ValueError for what our commands do not write, PathError for a file elsewhere."""
     if not isinstance(graphs, dict) or "float32" not in graphs:
         raise ValueError("float32 is missing")
+    if "mapping" in graphs:
+        Mapping.from_json(graphs["mapping"])
     for precision in graphs.keys() & {"float32", "int8"}:
         graph = graphs[precision]
         files = graph.get("files") if isinstance(graph, dict) else None

@@ -104,6 +104,11 @@ class Config:
             activation(stack.activation, name)
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, pixels, pixels)."""
+        return self.channels, self.image_size, self.image_size
+
+    @property
     def tokens(self) -> int:
         return (self.image_size // self.patch_size) ** 2
 

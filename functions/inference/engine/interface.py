@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -21,11 +21,23 @@ class EngineError(ValueError):
 
 @dataclass(frozen=True)
 class Output:
-    """The results of a batch: redshifts (B,) and, if requested, embeddings (B, D) and p(z) in bins (B, K)."""
+    """The results of a batch: redshifts (B,) and, if requested, embeddings (B, D) and p(z) in bins (B, K).
 
-    redshift: Floats
+    An imported network may give no redshift. others: what else it gives, by column, (B, …).
+    """
+
+    redshift: Floats | None
     embedding: Floats | None = None
     density: Floats | None = None
+    others: Mapping[str, Floats] = field(default_factory=dict)
+
+
+def redshifts(outputs: Iterable[Output]) -> Iterator[Floats]:
+    """The redshifts of outputs. Raises EngineError where there is none."""
+    for one in outputs:
+        if one.redshift is None:
+            raise EngineError("model: this network gives no redshift")
+        yield one.redshift
 
 
 class Engine(Protocol):
@@ -49,7 +61,10 @@ class Engine(Protocol):
         """The best batch size for `predict`, given the one that the user has requested."""
 
     def predict(self, batches: Iterable[Partition]) -> Iterator[Floats]:
-        """Redshifts (B,) of each batch in turn; a galaxy's never depends on the others of its batch."""
+        """Redshifts (B,) of each batch in turn; a galaxy's never depends on the others of its batch.
+
+        Raises EngineError for an imported network that gives none.
+        """
 
     def outputs(self, batches: Iterable[Partition], embedding: bool, density: bool = False) -> Iterator[Output]:
         """The same, with embeddings and p(z) if requested. Raises EngineError if the network has none."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data.partition import Layout, Partition
 from . import astromae
-from .interface import EngineError, Floats, Output
+from .interface import EngineError, Floats, Output, redshifts
 
 CPU_BATCH = 128
 
@@ -27,7 +27,7 @@ class TorchEngine:
         self.instructions = torch.backends.cpu.get_cpu_capability().lower() if device == "cpu" else device
         self._model = astromae.load(folder).to(device)
         config = self._model.config
-        self.layout = Layout(config.channels, config.image_size, config.magnitudes)
+        self.layout = Layout(config.image_shape, config.magnitudes)
         self.embedding_width, self.density_bins = config.width, config.density_bins
         self.model_bytes = sum(tensor.nbytes for tensor in self._model.state_dict().values())
 
@@ -36,7 +36,7 @@ class TorchEngine:
         return requested if self.device == "cuda" else min(requested, CPU_BATCH)
 
     def predict(self, batches: Iterable[Partition]) -> Iterator[Floats]:
-        return (one.redshift for one in self.outputs(batches, embedding=False))
+        return redshifts(self.outputs(batches, embedding=False))
 
     @torch.inference_mode()
     def outputs(self, batches: Iterable[Partition], embedding: bool, density: bool = False) -> Iterator[Output]:

@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ..contract.accuracy import Metrics
 from ..contract.limits import FANOUT
+from ..contract.metrics import AnyMetrics, added, read_metrics
 from ..fmi import Channel, Deadline, FmiError, Purpose
 
 PATIENCE_SECONDS = 20.0  # that a leaf waits for its parent; an inner rank waits that much more per level below
@@ -68,19 +68,17 @@ class Tree:
 
 @dataclass
 class Share:
-    """The merged metrics of some ranks; `metrics` is None if none of them has true redshifts."""
+    """The merged metrics of some ranks; `metrics` is None if none of them has true values."""
 
     ranks: list[int]
     num_samples: int
-    metrics: Metrics | None
+    metrics: AnyMetrics | None
 
     def add(self, other: Share) -> None:
+        """Raises ValueError for metrics of another kind; then nothing is added."""
+        self.metrics = added(self.metrics, other.metrics)
         self.ranks = sorted([*self.ranks, *other.ranks])
         self.num_samples += other.num_samples
-        if self.metrics is None:
-            self.metrics = other.metrics
-        elif other.metrics is not None:
-            self.metrics.add(other.metrics)
 
     def pack(self) -> bytes:
         state = None if self.metrics is None else self.metrics.to_json()
@@ -97,7 +95,7 @@ class Share:
         numbers = [samples, *ranks] if isinstance(ranks, list) else [None]
         if not all(type(number) is int and 0 <= number <= _MOST_SAMPLES for number in numbers):
             raise ValueError("a share holds something other than ranks and a number of galaxies")
-        return cls(ranks, samples, None if state is None else Metrics.from_json(state))
+        return cls(ranks, samples, None if state is None else read_metrics(state))
 
 
 class Reduction:
@@ -140,7 +138,10 @@ class Reduction:
         for child, future in self._shares.items():
             share = future.result() if future.done() else None
             if share is not None:
-                own.add(share)
+                try:
+                    own.add(share)
+                except ValueError as error:
+                    self._faults[f"rank {child}"] = str(error)
             else:
                 self._faults.setdefault(f"rank {child}", f"did not come in {patience.seconds:.0f} s")
         if self._tree.parent is not None:

@@ -1,0 +1,125 @@
+"""cosmicai model import-onnx: any network, from an ONNX file."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cosmicai.cli.common import console
+from cosmicai.cli.paths import InFile, OutFolder
+from cosmicai.cli.values import PAIR, Names, Refused, Text, whole
+from cosmicai.results.outputs import made, writing
+
+_LABEL = whole(-(2**24), 2**24)
+
+Pairs = list[str] | None
+
+
+def model_import_onnx(
+    file: Annotated[Path, typer.Argument(parser=InFile(), help="An ONNX file.")],
+    out: Annotated[Path, typer.Argument(parser=OutFolder(new=True), help="Model folder to write.")],
+    inputs: Annotated[
+        Pairs,
+        typer.Option(
+            "--input",
+            parser=PAIR,
+            metavar="TENSOR=NAME",
+            help="A tensor (images, magnitudes, values) and the graph's input that takes it; repeatable.",
+        ),
+    ] = None,
+    outputs: Annotated[
+        Pairs,
+        typer.Option(
+            "--output",
+            parser=PAIR,
+            metavar="COLUMN=NAME",
+            help="A column of catalogues and the graph's output for it; redshift for a redshift; repeatable.",
+        ),
+    ] = None,
+    classes: Annotated[
+        Pairs,
+        typer.Option(
+            parser=PAIR,
+            metavar="COLUMN=A,B,…",
+            help="The names of a column's classes, in the order of the output; repeatable.",
+        ),
+    ] = None,
+    labels: Annotated[
+        Pairs,
+        typer.Option(
+            parser=PAIR,
+            metavar="COLUMN=0,1,…",
+            help="The numbers of these classes in partitions; default: from 0; repeatable.",
+        ),
+    ] = None,
+    kinds: Annotated[
+        Pairs,
+        typer.Option(
+            "--kind",
+            parser=PAIR,
+            metavar="COLUMN=KIND",
+            help="What a column is: regression, or values, which are compared with nothing; repeatable.",
+        ),
+    ] = None,
+    logits: Annotated[
+        list[str] | None,
+        typer.Option(
+            parser=Text("a column"),
+            metavar="COLUMN",
+            help="Of these classes the output is logits, not probabilities; repeatable.",
+        ),
+    ] = None,
+    truth: Annotated[
+        str | None,
+        typer.Option(
+            parser=Text("a column"),
+            metavar="COLUMN",
+            help="The column whose true values partitions have, where several outputs could.",
+        ),
+    ] = None,
+) -> None:
+    """Makes a model folder of any network in an ONNX file: ranks run it like our own.
+
+    Each input takes a tensor of the partitions, and each output becomes columns of the catalogue. What the file
+    and the options leave open is refused, with what there is to choose from.
+
+    Example: cosmicai model import-onnx net.onnx models/types --output type=p --classes type=galaxy,star
+    """
+    from cosmicai.model.import_onnx import import_onnx, told
+    from cosmicai.model.onnxfile.choosing import Asked
+
+    asked = Asked(
+        inputs=_pairs("--input", inputs),
+        outputs=_pairs("--output", outputs),
+        kinds=_pairs("--kind", kinds),
+        classes={column: Names()(text) for column, text in _pairs("--classes", classes).items()},
+        labels={column: _numbers(text) for column, text in _pairs("--labels", labels).items()},
+        logits=tuple(logits or ()),
+        truth=truth,
+    )
+    command = shlex.join(["cosmicai", *sys.argv[1:]])
+    with writing(out), made(out.absolute().parent):
+        card = import_onnx(file, out, asked, command)
+    for line in told(card, out):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
+    pairs = [text.split("=", 1) for text in texts or ()]
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise Refused(name, "is given twice", option)
+    return dict(pairs)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(_LABEL(part.strip()) for part in text.split(","))
+    except Refused as error:
+        raise Refused(text, "give whole numbers with commas", "--labels") from error

@@ -1,0 +1,90 @@
+"""A user's ONNX file as a model folder: any network, with its inputs and outputs mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cosmicai.model.onnxfile.asking import found_in
+from cosmicai.model.onnxfile.choosing import Asked
+from cosmicai.model.onnxfile.reading import OnnxFileError
+from inference.contract.mapping import CLASSIFICATION, Mapping, Output
+from inference.engine.choice import GRAPHS, read_graphs
+
+Json = dict[str, Any]
+
+
+def import_onnx(source: Path, out: Path, asked: Asked, command: str = "") -> Json:
+    """Writes the graph, graphs.json with the mapping, and card.json to `out`; returns the card.
+
+    The file is read, checked and run in a process of its own, within limits. Raises OnnxFileError, which names
+    the file and the reason, and then leaves nothing.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OnnxFileError(f"{out}: is there already; name a folder that is not, or delete it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        try:
+            found = found_in(source, scratch, asked)
+        except OnnxFileError as error:
+            raise OnnxFileError(f"{source}: {error}") from error
+        files, mapping = found.pop("files"), found.pop("mapping")
+        digest = hashlib.sha256(json.dumps([files, mapping], sort_keys=True).encode()).hexdigest()
+        graphs = {"network": digest, "float32": {"files": files}, "mapping": mapping}
+        (scratch / GRAPHS).write_text(json.dumps(graphs, indent=1) + "\n")
+        read_graphs(scratch)  # as a rank will
+        card = {
+            "source": source.name,
+            "source sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+            "source kind": "ONNX graph",
+            **found,
+            "mapping": mapping,
+            "command": command,
+        }
+        (scratch / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+        scratch.chmod(0o755)
+        scratch.replace(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return card
+
+
+def told(card: Json, out: Path) -> list[str]:
+    """What a user should read of an import."""
+    mapping = Mapping.from_json(card["mapping"])
+    inputs = (f"{one.name} takes {one.tensor} {_shape(one.shape)}" for one in mapping.inputs)
+    lines = [
+        f"model folder {out}: {card['parameters']:,} parameters in an ONNX graph of opset {card['opset']}",
+        f"inputs: {'; '.join(inputs)}",
+        *(f"output {one.name} {_shape(one.shape)}: {_meaning(one)}" for one in mapping.outputs),
+    ]
+    if card["not used"]:
+        lines.append(f"outputs that are not used: {', '.join(card['not used'])}")
+    compared = mapping.compared
+    if compared is None:
+        lines.append("no accuracy is measured: no output has a kind that true values are compared with")
+    elif compared.kind == CLASSIFICATION:
+        pairs = zip(compared.labels, compared.classes, strict=True)
+        labels = ", ".join(f"{label:g} {name}" for label, name in pairs)
+        lines.append(f"true values in partitions are those of {compared.column}: {labels}; NaN where not known")
+    else:
+        lines.append(f"true values in partitions are those of {compared.column}; NaN where not known")
+    if not card["finite for random objects"]:
+        lines.append("note: some outputs of random objects are not finite; such objects get no prediction")
+    return lines
+
+
+def _meaning(one: Output) -> str:
+    if one.kind == CLASSIFICATION:
+        form = "logits" if one.logits else "probabilities"
+        return f"{form} of {', '.join(one.classes)}; columns {', '.join(one.columns)}"
+    return f"{one.kind}, column {', '.join(one.columns)}"
+
+
+def _shape(shape: list[int]) -> str:
+    return f"({', '.join(['N', *map(str, shape)])}{',' if not shape else ''})"
