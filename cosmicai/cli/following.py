@@ -79,13 +79,8 @@ def _line(found: Snapshot) -> str:
         return f"{seconds_text(found.seconds):>9}  {found.status}, {found.taken_text}"
     parts = [found.state or found.status]
     if found.ranks is not None:
-        parts += [ranks_text(found), f"images: {found.images_text}", _cost_text(found)]
+        parts += [ranks_text(found), f"images: {found.images_text}", usd_text(found.usd_so_far)]
     return f"{seconds_text(found.seconds):>9}  {', '.join(parts)}"
-
-
-def _cost_text(found: Snapshot, prices: str = "") -> str:
-    usd = found.usd_so_far
-    return "AWS Batch bills the ranks" if usd is None else f"{usd_text(usd)}{prices}"
 
 
 def ranks_text(found: Snapshot) -> str:
@@ -120,10 +115,12 @@ def screen(found: Snapshot) -> Group:
         "time": time_text(found),
         "ranks": ranks_text(found),
         "images": f"{found.images_text}{rate}, {found.gigabytes_read:.2f} GB read",
-        "cost" if found.ended else "cost so far": _cost_text(found, " at list prices"),
+        "cost" if found.ended else "cost so far": f"{usd_text(found.usd_so_far)} at list prices",
     }
     for name, value in rows.items():
         table.add_row(name, value)
+    for note in found.cost_notes:
+        table.add_row("", printable(note, _SHOWN_NOTE))
     notes = [Text(printable(f"note: {note}", _SHOWN_NOTE), style="yellow") for note in found.notes]
     parts: list[Any] = [*notes, _bar(found), table]
     for rank, message in list(found.errors.items())[:_SHOWN_ERRORS]:
@@ -159,8 +156,10 @@ def _print_end(found: Snapshot) -> None:
         did = f"{found.images_text} redshifts" if engine else f"images: {found.images_text}"
         took = seconds_text(found.seconds if found.wall_seconds is None else found.wall_seconds)
         console.print(
-            Text.assemble(("succeeded", "green"), f": {printable(did)} in {took}, {_cost_text(found)}")
+            Text.assemble(("succeeded", "green"), f": {printable(did)} in {took}, {usd_text(found.usd_so_far)}")
         )
+        for note in found.cost_notes:
+            console.print(f"cost: {note}")
         console.print(f"download the results with `cosmicai results {found.name}`; they are in {found.result}")
         return
     tell_error(found.fault)

@@ -11,10 +11,12 @@ import json
 import math
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from cosmicai.experiments import fargate
 from summarize.contract import pricing
 from summarize.contract.dispatch import STARTS_PER_SECOND, Children, children
 from summarize.contract.limits import MB_PER_VCPU, MOST_RANKS
@@ -49,6 +51,8 @@ class Assumptions:
     (https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html)."""
     concurrency: int = 1000
     """The default quota of an account."""
+    max_vcpus: int = fargate.MOST_VCPUS
+    """Of all ranks on AWS Batch together, batch.max_vcpus of the tfvars."""
     sandboxes_at_once: int = 1000
     new_sandboxes_per_second: float = 100.0
     """A function gets 1,000 sandboxes at once and another 1,000 every 10 s, where the quota allows
@@ -59,6 +63,9 @@ class Assumptions:
     burst_bytes_per_second: float = 1.2 * 1024 * MIB
     bytes_per_second: float = 75 * MIB
     """A function's network, whatever its memory: measured by others."""
+    job_start_seconds: tuple[float, float] = (60.0, 120.0)
+    """Of a job of AWS Batch, mostly the download of its image, which is billed; an estimate, no account was at
+    hand. That Fargate's network is as fast as a function's was not measured either."""
     rendezvous_seconds: float = 30.0
     """From a stopped t4g.nano to one that answers; an estimate, no account was at hand."""
     initialize_seconds: float = 2.0
@@ -74,6 +81,8 @@ class Assumptions:
             summary = Summary.from_json(json.loads(path.read_text(encoding="utf-8")))
             if summary.cost is None:
                 raise ValueError("it is of `cosmicai infer`, not of Lambdas")
+            if summary.cost.batch is not None:
+                raise ValueError("its ranks ran on AWS Batch, whose vCPUs do not follow from their memory")
             spread = summary.spread
             threads = _threads(summary.cost.gb_seconds, summary.seconds["duration"])
             speed, init = spread["sample_persec"], spread["init (seconds)"]
@@ -98,13 +107,17 @@ def _threads(gb_seconds: float, seconds: float) -> float:
 
 @dataclass(frozen=True)
 class Case:
-    """One way to run the data."""
+    """One way to run the data.
+
+    collectives: over the rendezvous host. vcpus: of a rank on AWS Batch; None where it runs on Lambda.
+    """
 
     images: int
     partition_mb: float
     memory_mb: int
     architecture: str
     collectives: bool = True
+    vcpus: int | None = None
 
     @property
     def images_per_partition(self) -> int:
@@ -114,8 +127,20 @@ class Case:
     def ranks(self) -> int:
         return math.ceil(self.images / self.images_per_partition)
 
+    @property
+    def threads(self) -> float:
+        """vCPUs that compute; on Lambda they follow from the memory."""
+        return self.vcpus or max(1.0, self.memory_mb / MB_PER_VCPU)
+
+    def at_once(self, given: Assumptions) -> int:
+        """The ranks that can run at the same time."""
+        return given.concurrency if self.vcpus is None else max(1, given.max_vcpus // self.vcpus)
+
+    def starts_per_second(self, given: Assumptions) -> float:
+        return fargate.STARTS_PER_SECOND if self.vcpus else STARTS_PER_SECOND[self.children(given)]
+
     def children(self, given: Assumptions) -> Children:
-        """As what its ranks are started."""
+        """As what its ranks on Lambda are started."""
         largest = min(self.images, self.images_per_partition) * IMAGE_BYTES
         return given.children or children(largest, self.memory_mb, self.ranks, script=False)[0]
 
@@ -183,7 +208,7 @@ def plan(case: Case, given: Assumptions = Assumptions(), seed: int = 0) -> Plan:
 
 def _simulate(case: Case, given: Assumptions, dice: random.Random) -> list[dict[str, float]]:
     """Times of every rank, in seconds from the first dispatch."""
-    vcpus, starts_per_second = max(1.0, case.memory_mb / MB_PER_VCPU), STARTS_PER_SECOND[case.children(given)]
+    at_once, starts_per_second = case.at_once(given), case.starts_per_second(given)
     free: list[float] = []  # when each sandbox that is busy will be free again
     found, left = [], case.images
     for number in range(case.ranks):
@@ -193,19 +218,17 @@ def _simulate(case: Case, given: Assumptions, dice: random.Random) -> list[dict[
         start, cold = dispatched, True
         if free and free[0] <= dispatched:
             heapq.heappop(free)  # a warm one
-            cold = False
-        elif len(free) >= given.concurrency:
-            start, cold = heapq.heappop(free), False
-        else:
+            cold = case.vcpus is not None
+        elif len(free) >= at_once:
+            start, cold = heapq.heappop(free), case.vcpus is not None
+        elif case.vcpus is None:
             ramp = max(0.0, len(free) + 1 - given.sandboxes_at_once) / given.new_sandboxes_per_second
             start = max(dispatched, ramp)
-        wait = dice.uniform(*given.cold_start_seconds) if cold else 0.0
-        if wait > given.init_limit_seconds:
-            wait += given.init_limit_seconds
+        wait = _cold_start(case, given, dice) if cold else 0.0
         size = images * IMAGE_BYTES
         burst = min(size, given.burst_bytes)
         network = burst / given.burst_bytes_per_second + (size - burst) / given.bytes_per_second
-        compute = images / (dice.uniform(*given.images_per_second_vcpu) * vcpus)
+        compute = images / (dice.uniform(*given.images_per_second_vcpu) * case.threads)
         run = wait + max(network, compute)  # they overlap
         heapq.heappush(free, start + run)
         found.append({
@@ -215,53 +238,74 @@ def _simulate(case: Case, given: Assumptions, dice: random.Random) -> list[dict[
     return found
 
 
+def _cold_start(case: Case, given: Assumptions, dice: random.Random) -> float:
+    """Seconds; every job of AWS Batch has one."""
+    wait = dice.uniform(*given.cold_start_seconds)
+    if case.vcpus is not None:
+        return wait + dice.uniform(*given.job_start_seconds)
+    return wait + (given.init_limit_seconds if wait > given.init_limit_seconds else 0.0)
+
+
 def _usd(
     case: Case, given: Assumptions, ranks: list[dict[str, float]], seconds: float, before: float
 ) -> dict[str, float]:
-    gb_seconds = sum(rank["billed"] for rank in ranks) * case.memory_mb / 1024
+    billed = [rank["billed"] for rank in ranks]
     gets = sum(math.ceil(rank["bytes"] / _GET_BYTES) + 2 for rank in ranks) + len(ranks)
     puts = pricing.PUTS_PER_RANK * len(ranks)
     host = max(seconds - before, pricing.RENDEZVOUS_LEAST_SECONDS) / 3600 if case.collectives else 0.0
+    s3 = puts * pricing.S3_PUT + gets * pricing.S3_GET
+    if case.vcpus is not None:
+        return {
+            "AWS Batch compute": fargate.usd(case.vcpus, case.memory_mb, case.architecture, billed),
+            "Step Functions": pricing.step_functions(0, 0.0, "standard"),
+            "S3 requests": s3,
+        }
     return {
-        "Lambda compute": gb_seconds * pricing.GB_SECOND[case.architecture],
+        "Lambda compute": sum(billed) * case.memory_mb / 1024 * pricing.GB_SECOND[case.architecture],
         "Lambda requests": len(ranks) * pricing.LAMBDA_REQUEST,
-        "Step Functions": pricing.step_functions(
-            len(ranks), sum(rank["billed"] for rank in ranks), case.children(given)
-        ),
-        "S3 requests": puts * pricing.S3_PUT + gets * pricing.S3_GET,
+        "Step Functions": pricing.step_functions(len(ranks), sum(billed), case.children(given)),
+        "S3 requests": s3,
         "rendezvous host": host * pricing.RENDEZVOUS_HOUR,
     }
 
 
 def _too_many_ranks(case: Case) -> Obstacle:
     need = math.ceil(case.images * IMAGE_BYTES / MOST_RANKS / MIB)
+    most = (
+        f"one Distributed Map has {MOST_RANKS:,} children"
+        if case.vcpus is None
+        else f"an array has {MOST_RANKS:,} jobs"
+    )
     return Obstacle(
-        f"{case.ranks:,} ranks: one Distributed Map has {MOST_RANKS:,} children at most; cut partitions of "
+        f"{case.ranks:,} ranks: {most} at most; cut partitions of "
         f"{need:,} MB or more, give a smaller world_size, or make several runs",
         prevents=True,
     )
 
 
 def _obstacles(case: Case, given: Assumptions, ranks: list[dict[str, float]]) -> tuple[Obstacle, ...]:
-    obstacles = []
-    if case.ranks > given.concurrency:
-        waves = math.ceil(case.ranks / given.concurrency)
-        obstacles.append(
-            Obstacle(
-                f"{case.ranks:,} ranks in {waves} waves: the account runs {given.concurrency:,} at once; ask "
-                "for more (Service Quotas: Lambda, concurrent executions); metrics are reduced over S3",
-                prevents=False,
-            )
+    on_batch, at_once, obstacles = case.vcpus is not None, case.at_once(given), []
+    if case.ranks > at_once:
+        waves = math.ceil(case.ranks / at_once)
+        more = (
+            f"{given.max_vcpus:,} vCPUs run {at_once:,} at once; raise batch.max_vcpus and, if that is less, "
+            "the account's quota (Service Quotas: AWS Fargate, vCPU resource count)"
+            if on_batch
+            else f"the account runs {at_once:,} at once; ask for more (Service Quotas: Lambda, concurrent "
+            "executions); metrics are reduced over S3"
         )
+        obstacles.append(Obstacle(f"{case.ranks:,} ranks in {waves} waves: {more}", prevents=False))
     longest = max(rank["billed"] for rank in ranks)
-    if longest > MOST_SECONDS:
-        obstacles.append(
-            Obstacle(
-                f"a rank takes {longest:,.0f} s: Lambda ends it after {MOST_SECONDS} s; cut smaller "
-                "partitions, or give more ranks or more memory",
-                prevents=True,
-            )
+    if on_batch and longest > fargate.MOST_SECONDS:
+        default = f"{fargate.MOST_SECONDS:,} by default"
+        told = f"a rank takes {longest:,.0f} s: set batch.timeout_seconds, which is {default}"
+        obstacles.append(Obstacle(told, prevents=False))
+    if not on_batch and longest > MOST_SECONDS:
+        told = (
+            f"a rank takes {longest:,.0f} s: Lambda ends it after {MOST_SECONDS} s; cut smaller partitions, "
+            "give more ranks or more memory, or use AWS Batch (--backend batch)"
         )
+        obstacles.append(Obstacle(told, prevents=True))
     return tuple(obstacles)
 
 
@@ -270,11 +314,17 @@ def options(
     given: Assumptions = Assumptions(), collectives: bool = True,
 ) -> Iterator[Plan]:  # fmt: skip
     """A plan for each combination."""
-    memories, architectures = list(memories_mb), list(architectures)
-    for partition_mb in partitions_mb:
-        for memory in memories:
-            for architecture in architectures:
-                yield plan(Case(images, partition_mb, memory, architecture, collectives), given)
+    for partition_mb, memory_mb, architecture in product(partitions_mb, memories_mb, architectures):
+        yield plan(Case(images, partition_mb, memory_mb, architecture, collectives), given)
+
+
+def options_on_batch(
+    images: int, partitions_mb: Iterable[float], sizes: Iterable[tuple[int, int]], architectures: Iterable[str],
+    given: Assumptions = Assumptions(),
+) -> Iterator[Plan]:  # fmt: skip
+    """The same for ranks on AWS Batch, which reduce nothing among themselves. sizes: vCPUs and MB of a rank."""
+    for partition_mb, (vcpus, memory_mb), architecture in product(partitions_mb, sizes, architectures):
+        yield plan(Case(images, partition_mb, memory_mb, architecture, False, vcpus), given)
 
 
 def recommended(plans: list[Plan], target_seconds: float | None, budget_usd: float | None) -> Plan:
@@ -320,43 +370,3 @@ def _none_fits(possible: list[Plan], target_seconds: float | None, budget_usd: f
 
 def _told(one: Plan) -> str:
     return f"{one.seconds:,.0f} s and {one.total_usd:.4g} USD"
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published run of AstroMAE on Lambda over 12.6 GB; seconds from start to end as (least, most)."""
-
-    partition_mb: float
-    ranks: int
-    seconds: tuple[float, float]
-    usd: float  # as published: for the memory that was used, not the memory that was configured
-
-
-PUBLISHED_GB = 12.6
-PUBLISHED = (
-    Published(25, 517, (55, 60), 0.16),
-    Published(50, 259, (43, 46), 0.20),
-    Published(75, 173, (45, 52), 0.30),
-    Published(100, 130, (67, 70), 0.38),
-)
-PUBLISHED_MEMORY_MB = 10_240
-_PUBLISHED_VCPUS = PUBLISHED_MEMORY_MB / MB_PER_VCPU
-PUBLISHED_WAY = replace(
-    Assumptions(),
-    images_per_second_vcpu=(200 / _PUBLISHED_VCPUS, 245 / _PUBLISHED_VCPUS),  # 200 to 245 images/s a function
-    cold_start_seconds=(8.0, 20.0),  # images with torch
-    children="standard",
-)
-"""The figures of those runs: what was published, and the rest as for ours."""
-
-
-def beside_published() -> list[tuple[Published, Plan, Plan]]:
-    """Each published run, its plan by its own figures, and the plan of our way (3,538 MB, arm64)."""
-    found = []
-    for earlier in PUBLISHED:
-        images = int(PUBLISHED_GB * 1e9 / IMAGE_BYTES)
-        partition = images / earlier.ranks * IMAGE_BYTES / MIB
-        theirs = Case(images, partition * 1.0001, PUBLISHED_MEMORY_MB, "x86_64", collectives=False)
-        ours = Case(images, earlier.partition_mb, 3538, "arm64")
-        found.append((earlier, plan(theirs, PUBLISHED_WAY), plan(ours)))
-    return found

@@ -58,7 +58,8 @@ class Snapshot:
     images_from: dict[str, int] = field(default_factory=dict)  # ranks by the field they were counted by
     images_per_second: float | None = 0.0
     gigabytes_read: float = 0.0
-    usd_so_far: float | None = 0.0  # None on AWS Batch
+    usd_so_far: float = 0.0
+    cost_notes: list[str] = field(default_factory=list)  # on prices that vary or are not known
     notes: list[str] = field(default_factory=list)  # of Initialize: files that are not taken, idle ranks
     taken_by: str | None = None
     errors: dict[int, str] = field(default_factory=dict)
@@ -169,8 +170,8 @@ class Watcher:
         host = found.seconds if self._run.channel == "direct" else 0.0
         sizes = self._run.bytes_per_rank or []
         found.gigabytes_read = sum(sizes[rank] for rank in self._results if rank < len(sizes)) / 1e9
-        on_lambda = not self._run.on_batch
-        found.usd_so_far = cost(infos, host, self._run.child_type).total if on_lambda else None
+        spent = cost(infos, host, self._run.child_type, self._run.on_batch)
+        found.usd_so_far, found.cost_notes = spent.total, spent.notes or []
         found.errors = {rank: _message(record) for rank, record in sorted(failures.items())}
         found.running, found.pending = self._map_counts() if not found.ended else (0, 0)
 
@@ -184,6 +185,7 @@ class Watcher:
             found.wall_seconds = self._summary.wall_seconds
             if self._summary.cost is not None:
                 found.usd_so_far = self._summary.cost.total
+                found.cost_notes = self._summary.cost.notes or []
             if found.images_per_second is not None and found.wall_seconds:
                 found.images_per_second = (found.images or 0) / found.wall_seconds
 

@@ -15,8 +15,10 @@ from typing import Any, Self
 import boto3
 from botocore.config import Config
 
+from .contract.batch_prices import CAPACITIES
 from .contract.event import RankEvent
 from .data.storage import ObjectError, Storage
+from .machine import NOT_BILLED, Machine, pull_started
 from .rank import Rank
 from .sandbox import Host, Sandbox
 
@@ -34,7 +36,7 @@ class Job:
     """Which rank a job is, and what its container was given.
 
     manifest: bucket and key of manifest.json. index: of the rank's event in it; 0 where the job is no array.
-    memory_mb, vcpus: None for all that the machine has.
+    memory_mb, vcpus: None for all that the machine has. machine: what is billed.
     """
 
     manifest: tuple[str, str]
@@ -42,6 +44,7 @@ class Job:
     memory_mb: int | None = None
     vcpus: int | None = None
     device: str = "cpu"
+    machine: Machine = NOT_BILLED
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
@@ -50,19 +53,22 @@ class Job:
         bucket, _, key = place.removeprefix("s3://").partition("/")
         if not place.startswith("s3://") or not bucket or not key:
             raise JobError(f"{_MANIFEST} is {place!r}; give s3://BUCKET/RESULT_PATH/manifest.json")
+        vcpus = _number(environment, "VCPUS")
         return cls(
             (bucket, key),
             _number(environment, _INDEX) or 0,
             _number(environment, "MEMORY_MB"),
-            _number(environment, "VCPUS"),
+            vcpus,
             environment.get("DEVICE", "cpu"),
+            _machine(environment, vcpus),
         )
 
     @property
     def host(self) -> Host:
         machine = Host.of_machine(Path(tempfile.gettempdir()), self.device)
         threads = min(self.vcpus or machine.threads, machine.threads)
-        return Host(self.memory_mb or machine.memory_mb, threads, machine.scratch, machine.device)
+        memory_mb = self.memory_mb or machine.memory_mb
+        return Host(memory_mb, threads, machine.scratch, machine.device, machine=self.machine)
 
     def event(self, storage: Storage) -> RankEvent:
         """Raises ObjectError, JobError or EventError."""
@@ -71,6 +77,17 @@ class Job:
         if not self.index < len(events):
             raise JobError(f"{_INDEX} is {self.index}, but s3://{bucket}/{key} has {len(events)} ranks")
         return RankEvent.from_json(events[self.index])
+
+
+def _machine(environment: Mapping[str, str], vcpus: int | None) -> Machine:
+    """Raises JobError for a capacity that AWS Batch does not have."""
+    capacity, public = environment.get("CAPACITY"), environment.get("PUBLIC_ADDRESS")
+    if capacity is None:
+        return Machine(vcpus=vcpus)
+    if capacity not in CAPACITIES or capacity == "lambda":
+        known = ", ".join(one for one in CAPACITIES if one != "lambda")
+        raise JobError(f"CAPACITY is {capacity!r}; give one of {known}")
+    return Machine(capacity, vcpus, public == "true", pull_started(environment))
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:

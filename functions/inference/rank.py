@@ -164,6 +164,9 @@ class Rank:
             memory_limit=host.memory_mb,
             threads=host.threads,
             architecture=platform.machine(),
+            capacity=host.machine.capacity,
+            vcpus=host.machine.vcpus,
+            public_address=host.machine.public_address,
             versions=process.versions(),
             rank=event.rank,
             run_id=event.run_id,
@@ -173,8 +176,10 @@ class Rank:
 
     def _ended(self, info: RankInfo) -> RankInfo:
         """Adds how long all of it has taken, and when it ended: now."""
-        duration = self._before + time.perf_counter() - self._began
-        return replace(info, duration=duration, ended=time.time())
+        duration, ended = self._before + time.perf_counter() - self._began, time.time()
+        since = self._sandbox.host.machine.since
+        billed = None if since is None else max(ended - since, duration)
+        return replace(info, duration=duration, billed=billed, ended=ended)
 
     def _with_memory(self, info: RankInfo, engine: Engine) -> RankInfo:
         peak, overhead = process.peak_memory(), self._sandbox.overhead

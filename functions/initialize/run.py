@@ -76,7 +76,9 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
         execution=run_id,
         executions=executions,
         collectives=collectives,
-        children=None if run.on_batch else _children(run, deployed),
+        children=run.children
+        if run.on_batch
+        else _children(run, deployed),  # ranks that ended on Lambda keep it
     )
     _claim(s3, resolved, run, version)
     key = f".cosmicai/{run.run_id}/key"

@@ -114,10 +114,10 @@ run "a_rank_is_the_image_with_the_command_rank" {
     error_message = "a job must start the image with the command rank, on its architecture, without a public address"
   }
   assert {
-    condition = alltrue([for name, value in { VCPUS = "8", MEMORY_MB = "32768" } :
+    condition = alltrue([for name, value in { VCPUS = "8", MEMORY_MB = "32768", CAPACITY = "fargate_spot", PUBLIC_ADDRESS = "false" } :
       contains(jsondecode(aws_batch_job_definition.this.container_properties).environment, { name = name, value = value })
     ])
-    error_message = "a job must get the rank's vCPUs and memory as variables"
+    error_message = "a job must get the rank's vCPUs and memory as variables, and what it is billed as"
   }
   assert {
     condition     = local.repository == "arn:aws:ecr:eu-west-1:123456789012:repository/team3-cosmicai-inference"

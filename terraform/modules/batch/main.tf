@@ -1,6 +1,7 @@
 # Ranks beyond Lambda's limits: an array job of AWS Batch on Fargate, one job per rank, from the same image.
 
 locals {
+  capacity = var.spot ? "FARGATE_SPOT" : "FARGATE"
   # arn:…:repository/NAME of an image in ECR; a public registry needs no permission.
   in_ecr     = try(regex("^([0-9]{12})\\.dkr\\.ecr\\.([a-z0-9-]+)\\.amazonaws\\.com[a-z.]*/([^:@]+)", var.image_uri), null)
   repository = local.in_ecr == null ? null : "arn:${data.aws_partition.current.partition}:ecr:${local.in_ecr[1]}:${local.in_ecr[0]}:repository/${local.in_ecr[2]}"
@@ -76,7 +77,7 @@ resource "aws_batch_compute_environment" "this" {
   type                     = "MANAGED"
 
   compute_resources {
-    type               = var.spot ? "FARGATE_SPOT" : "FARGATE"
+    type               = local.capacity
     max_vcpus          = var.max_vcpus
     subnets            = var.subnet_ids
     security_group_ids = [aws_security_group.this.id]
@@ -115,6 +116,9 @@ resource "aws_batch_job_definition" "this" {
       { name = "AWS_DEFAULT_REGION", value = data.aws_region.current.name },
       { name = "MEMORY_MB", value = tostring(var.memory_mb) },
       { name = "VCPUS", value = tostring(var.vcpus) },
+      # What the rank is billed as, for the run's cost.
+      { name = "CAPACITY", value = lower(local.capacity) },
+      { name = "PUBLIC_ADDRESS", value = tostring(var.public) },
     ]
     runtimePlatform = {
       cpuArchitecture       = upper(var.architecture)
