@@ -186,6 +186,9 @@ module "summarize" {
       resources = [for file in ["combined_data.json", "summary.json", "report.html"] : "${module.storage.bucket_arn}/*/${file}"]
     }
     DeleteKeyAndMessages = { actions = ["s3:DeleteObject"], resources = ["${module.storage.bucket_arn}/.cosmicai/*"] }
+    }, var.batch == null ? {} : {
+    # It has no resource-level permissions: https://docs.aws.amazon.com/service-authorization/latest/reference/list_awsbatch.html
+    SeeWhyJobsFailed = { actions = ["batch:DescribeJobs"], resources = ["*"] }
   })
 }
 

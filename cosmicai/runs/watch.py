@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cosmicai.deploy.target import Target
+from cosmicai.runs import batch_jobs
 from cosmicai.runs.client import taken
 from summarize.contract.images import counted, images_text, is_exact
 from summarize.contract.pricing import cost
@@ -97,6 +98,7 @@ class Watcher:
 
     def __init__(self, target: Target, execution_arn: str) -> None:
         self._arn = execution_arn
+        self._target = target
         self._stepfunctions, self._s3 = target.client("stepfunctions"), target.client("s3")
         self._run: Run | None = None
         self._taken_by: str | None = None
@@ -104,6 +106,7 @@ class Watcher:
         self._failures: dict[int, Json] = {}
         self._summary: Summary | None = None
         self._map_run: str | None = None
+        self._jobs: batch_jobs.Jobs | None = None  # of a run on AWS Batch
         self.payload: Json = {}
 
     def look(self) -> Snapshot:
@@ -163,7 +166,7 @@ class Watcher:
         self._read_new(bucket, f"{folder}/failures/", self._failures, _is_of, _second(began))
         infos = [RankInfo.from_json(info) for info in self._results.values()]
         failures = {rank: record for rank, record in self._failures.items() if rank not in self._results}
-        found.ranks, found.done, found.failed = self._run.world_size, len(infos), len(failures)
+        found.ranks, found.done = self._run.world_size, len(infos)
         found.images, found.images_from = counted(infos)
         exact = found.images is not None and is_exact(found.images_from)
         found.images_per_second = (found.images or 0) / max(found.seconds, 1e-3) if exact else None
@@ -172,32 +175,55 @@ class Watcher:
         found.gigabytes_read = sum(sizes[rank] for rank in self._results if rank < len(sizes)) / 1e9
         spent = cost(infos, host, self._run.child_type, self._run.on_batch)
         found.usd_so_far, found.cost_notes = spent.total, spent.notes or []
+        if self._run.on_batch:
+            failures |= self._killed(found, bucket, folder, began, failures)
+        elif not found.ended:
+            found.running, found.pending = self._map_counts()
+        if found.ended:
+            found.running, found.pending = 0, 0
+        found.failed = len(failures)
         found.errors = {rank: _message(record) for rank, record in sorted(failures.items())}
-        found.running, found.pending = self._map_counts() if not found.ended else (0, 0)
+
+    def _killed(
+        self, found: Snapshot, bucket: str, folder: str, began: datetime, recorded: dict[int, Json]
+    ) -> dict[int, Json]:
+        """Failures of ranks that left no record, by the summary or, until there is one, by AWS Batch."""
+        if found.ended and (summary := self._read_summary(bucket, folder, began)) is not None:
+            return {int(rank): record for rank, record in summary.failed_ranks.items()}
+        if self._jobs is None:
+            self._jobs = batch_jobs.Jobs(self._target, self._arn)
+        seen = self._jobs.look(bucket, folder, recorded.keys())
+        found.running, found.pending = seen.running, seen.pending
+        if self._jobs.denied:
+            found.notes = [*found.notes, batch_jobs.NOTE]
+        return {rank: record for rank, record in seen.failures.items() if rank not in self._results}
 
     def _total(self, found: Snapshot, bucket: str, folder: str, began: datetime) -> None:
         """Time, speed and cost of a run that has ended, as its summary has them."""
         if not found.ended:
             return
-        if self._summary is None:
-            self._summary = self._read_summary(bucket, folder, began)
-        if self._summary is not None:
-            found.wall_seconds = self._summary.wall_seconds
-            if self._summary.cost is not None:
-                found.usd_so_far = self._summary.cost.total
-                found.cost_notes = self._summary.cost.notes or []
+        summary = self._read_summary(bucket, folder, began)
+        if summary is not None:
+            found.wall_seconds = summary.wall_seconds
+            if summary.cost is not None:
+                found.usd_so_far = summary.cost.total
+                found.cost_notes = summary.cost.notes or []
             if found.images_per_second is not None and found.wall_seconds:
                 found.images_per_second = (found.images or 0) / found.wall_seconds
 
     def _read_summary(self, bucket: str, folder: str, began: datetime) -> Summary | None:
         """The summary that this execution has written; one that was stopped leaves that of an earlier one."""
+        if self._summary is not None:
+            return self._summary
         try:
             answer = self._s3.get_object(Bucket=bucket, Key=f"{folder}/summary.json")
             summary = Summary.from_json(json.load(answer["Body"]))
         except (self._s3.exceptions.NoSuchKey, ValueError, RecursionError):
             return None
         ours = self._run is not None and summary.run_id == self._run.run_id
-        return summary if ours and answer["LastModified"] >= _second(began) else None
+        if ours and answer["LastModified"] >= _second(began):
+            self._summary = summary
+        return self._summary
 
     def _read_new(
         self,

@@ -15,6 +15,7 @@ from typing import Any, Self
 import boto3
 from botocore.config import Config
 
+from .contract.batch_jobs import FAILED, TRY_AGAIN
 from .contract.batch_prices import CAPACITIES
 from .contract.event import RankEvent
 from .data.storage import ObjectError, Storage
@@ -22,8 +23,6 @@ from .machine import NOT_BILLED, Machine, pull_started
 from .rank import Rank
 from .sandbox import Host, Sandbox
 
-FAILED = 1
-TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the job definition has such a job tried again
 _MANIFEST, _INDEX = "MANIFEST", "AWS_BATCH_JOB_ARRAY_INDEX"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +14,7 @@ from .contract.rank_info import MOST_BYTES, RankInfo, is_result, parse
 from .contract.run_records import Run
 from .contract.s3 import put_json, read, repeated
 from .contract.untrusted import UntrustedError
+from .jobs import killed
 from .report import report
 from .summary import failure_cause, summary
 
@@ -23,12 +24,18 @@ CLOCK_TOLERANCE = 60.0  # seconds by which a rank's clock may differ from S3's
 Json = dict[str, Any]
 
 
+def _no_batch() -> Any:
+    raise GatherError("no client of AWS Batch was given")
+
+
 class GatherError(RuntimeError):
     """A run cannot be summarised; the message says why."""
 
 
-def summarize_run(s3: Any, event: Json) -> Json:
+def summarize_run(s3: Any, event: Json, batch: Callable[[], Any] = _no_batch) -> Json:
     """Reads all that the run `event["run_id"]` left under its result_path, and nothing of any other run.
+
+    batch: makes a client of AWS Batch, which is asked about the ranks that were killed there.
 
     Returns what the state machine needs to decide: failed ranks as a percentage, whether that is within
     the tolerance, and the cause to fail with otherwise.
@@ -49,6 +56,8 @@ def summarize_run(s3: Any, event: Json) -> Json:
         one.rank: one.content for one in _objects(s3, bucket, f"{folder}/failures/", run) if one.is_of(run)
     }
     failures = {rank: record for rank, record in failures.items() if rank not in written}
+    without = set(range(run.world_size)) - written.keys()
+    failures |= killed(s3, batch, event, without, failures.keys())
     infos = [written[rank][0] for rank in sorted(written)]
     timed = [_by_one_clock(*written[rank]) for rank in sorted(written)]
     content = summary(run, timed, failures, _reduced(s3, bucket, folder, run))

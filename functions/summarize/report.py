@@ -220,6 +220,7 @@ def _failed(summary: Summary) -> str:
         return ""
     rows = [(rank, record["error"], record["cause"]) for rank, record in failed.items()]
     rows += [(str(rank), "missing", "left neither a result nor an error") for rank in missing]
+    rows.sort(key=lambda row: int(row[0]))
     ranks = "1 rank" if len(rows) == 1 else f"{len(rows):,} ranks"
     return table(f"{ranks} without a result", ("rank", "error", "cause"), rows, bad=True)
 

@@ -13,14 +13,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import boto3
 import pytest
 
+from cosmicai.deploy.target import Target
 from cosmicai.packaging.places import ROOT
+from cosmicai.runs.batch_jobs import Jobs
+from initialize.run import Deployed, start
+from summarize.gather import summarize_run
 from tests.replica import ACCOUNT, DEPLOYER, Replica, environment, replica
 from tests.replica.calls import actions
 from tests.replica.terraform import Root, assert_allowed
 
 Json = dict[str, Any]
+DEPLOYED = Deployed(
+    allow_scripts=False, has_redis=False, concurrency=lambda: 1, is_running=lambda name: False, has_batch=True
+)
 NAME = "team3-cosmicai-batch"
 IMAGE = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/team3-cosmicai-inference:1"
 SUBMIT = "arn:aws:states:::batch:submitJob.sync"
@@ -106,6 +114,14 @@ def machine(applied: Applied) -> str:
     return arn
 
 
+def _ended(stepfunctions: Any, execution: str) -> Json:
+    deadline = time.monotonic() + 120
+    while (ended := stepfunctions.describe_execution(executionArn=execution))["status"] == "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return dict(ended)
+
+
 @pytest.mark.parametrize("jobs", [0, 1, 3])
 def test_the_state_machine_runs_one_job_for_each_rank(applied: Applied, machine: str, jobs: int) -> None:
     """One rank is a job without an array, none is no job."""
@@ -120,10 +136,7 @@ def test_the_state_machine_runs_one_job_for_each_rank(applied: Applied, machine:
     execution = stepfunctions.start_execution(
         stateMachineArn=machine, name=f"run-{jobs}", input=json.dumps(told)
     )["executionArn"]
-    deadline = time.monotonic() + 120
-    while (ended := stepfunctions.describe_execution(executionArn=execution))["status"] == "RUNNING":
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    ended = _ended(stepfunctions, execution)
     assert ended["status"] == "SUCCEEDED", ended
     assert json.loads(ended["output"]) == told  # no failure, and what Summarize needs
     listed = batch.list_jobs(jobQueue=NAME, jobStatus="SUCCEEDED")["jobSummaryList"]
@@ -134,6 +147,32 @@ def test_the_state_machine_runs_one_job_for_each_rank(applied: Applied, machine:
     job = batch.describe_jobs(jobs=[one["jobId"] for one in found if ":" not in one["jobId"]])["jobs"][0]
     assert {"name": "MANIFEST", "value": "s3://b/r/manifest.json"} in job["container"]["environment"]
     assert job.get("arrayProperties", {}).get("size") == (None if jobs == 1 else jobs)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_ranks_that_were_killed_are_named_with_their_reason(applied: Applied, machine: str, ranks: int) -> None:
+    """By Summarize, from what the state machine tells it; by the command line, from the execution's history."""
+    s3, batch = applied.aws.client("s3"), applied.aws.client("batch")
+    bucket, folder = f"killed-{ranks}", "results/killed"
+    s3.create_bucket(Bucket=bucket)
+    for number in range(1, ranks + 1):
+        s3.put_object(Bucket=bucket, Key=f"25MB/{number}.pt", Body=b"galaxies")
+    payload = {"bucket": bucket, "data_prefix": "25MB", "result_path": folder, "backend": "batch"}
+    planned = start(s3, payload, "run", "2026-11-22T00:00:00Z", DEPLOYED)
+    stepfunctions = applied.aws.client("stepfunctions")
+    execution = stepfunctions.start_execution(stateMachineArn=machine, name=bucket, input=json.dumps(planned))
+    ended = _ended(stepfunctions, execution["executionArn"])
+    assert ended["status"] == "SUCCEEDED", ended  # Summarize decides whether the run has failed
+    summarize_run(s3, json.loads(ended["output"]), lambda: batch)
+    summary = json.load(s3.get_object(Bucket=bucket, Key=f"{folder}/summary.json")["Body"])
+    killed = [str(rank) for rank in range(ranks) if rank or ranks == 1]
+    assert list(summary["failed_ranks"]) == killed
+    assert {one["error"] for one in summary["failed_ranks"].values()} == {"Batch.OutOfMemory"}
+    session = boto3.Session("test", "test", region_name="us-east-1")
+    jobs = Jobs(Target("team3", bucket, machine, session, applied.aws.endpoint), execution["executionArn"])
+    seen = jobs.look(bucket, folder, set())
+    assert {str(rank): told for rank, told in seen.failures.items()} == summary["failed_ranks"]
+    assert (seen.running, seen.pending) == (0, 0)
 
 
 def test_nothing_is_left_and_the_deployers_policy_was_enough(applied: Applied) -> None:

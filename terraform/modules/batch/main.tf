@@ -154,7 +154,7 @@ resource "aws_batch_job_definition" "this" {
     }
     evaluate_on_exit {
       action       = "RETRY"
-      on_exit_code = "75" # TRY_AGAIN of functions/inference/job.py
+      on_exit_code = "75" # TRY_AGAIN of functions/contract/batch_jobs.py
     }
     evaluate_on_exit {
       action    = "EXIT"
