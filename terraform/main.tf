@@ -150,7 +150,8 @@ module "batch" {
   subnet_ids         = var.batch.subnet_ids
   public             = var.batch.public
   vcpus              = var.batch.vcpus
-  memory_mb          = var.batch.memory_mb
+  memory_mb          = var.batch.gpu == null ? var.batch.memory_mb : var.batch.gpu.memory_mb
+  gpu                = var.batch.gpu == null ? null : { instance_types = var.batch.gpu.instance_types }
   max_vcpus          = var.batch.max_vcpus
   spot               = var.batch.spot
   timeout_seconds    = var.batch.timeout_seconds

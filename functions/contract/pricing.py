@@ -47,8 +47,8 @@ class Cost(Record):
     batch: Annotated[
         float | None,
         Field(
-            "vCPUs, memory and public addresses of ranks on AWS Batch, for at least a minute each; left out of "
-            "a run on Lambda alone",
+            "vCPUs, memory and public addresses of ranks on AWS Batch, or their share of instances with a GPU, "
+            "for at least a minute each; left out of a run on Lambda alone",
             "AWS Batch compute (USD)",
             "USD",
         ),

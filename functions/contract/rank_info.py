@@ -58,6 +58,7 @@ class RankInfo(Record):
         str | None, Field("what the rank ran on and is billed as; left out on one machine", choices=CAPACITIES)
     ] = None
     vcpus: Annotated[float | None, Field("the configured vCPUs, of a rank on AWS Batch")] = None
+    instance_type: Annotated[str | None, Field("the type of the EC2 instance, of a rank on one")] = None
     public_address: Annotated[
         bool | None, Field("whether it had a public address, which is billed, of a rank on AWS Batch")
     ] = None
@@ -131,7 +132,7 @@ class RankInfo(Record):
     billed: Annotated[
         float | None,
         Field(
-            "from the start of the image's download to the rank's end, as Fargate bills it",
+            "from the start of the image's download to the rank's end, as AWS Batch bills it",
             "billed (seconds)",
             "s",
         ),

@@ -19,7 +19,7 @@ from .contract.batch_jobs import FAILED, TRY_AGAIN
 from .contract.batch_prices import CAPACITIES
 from .contract.event import RankEvent
 from .data.storage import ObjectError, Storage
-from .machine import NOT_BILLED, Machine, pull_started
+from .machine import NOT_BILLED, Machine, device, instance_type, pull_started
 from .rank import Rank
 from .sandbox import Host, Sandbox
 
@@ -35,7 +35,8 @@ class Job:
     """Which rank a job is, and what its container was given.
 
     manifest: bucket and key of manifest.json. index: of the rank's event in it; 0 where the job is no array.
-    memory_mb, vcpus: None for all that the machine has. machine: what is billed.
+    memory_mb, vcpus: None for all that the machine has. device: cpu, cuda, or auto for cuda where there is a
+    GPU. machine: what is billed.
     """
 
     manifest: tuple[str, str]
@@ -62,9 +63,13 @@ class Job:
             _machine(environment, vcpus),
         )
 
-    @property
-    def host(self) -> Host:
-        machine = Host.of_machine(Path(tempfile.gettempdir()), self.device)
+    def host(self, event: RankEvent) -> Host:
+        """What the job's rank has. onnxruntime computes on the CPU alone, and a script finds the GPU itself."""
+        own = event.script is not None or event.engine == "onnxruntime"
+        chosen = "cpu" if own else device(self.device)
+        if self.device == "auto" and not own:
+            _tell("device", {"device": chosen})
+        machine = Host.of_machine(Path(tempfile.gettempdir()), chosen)
         threads = min(self.vcpus or machine.threads, machine.threads)
         memory_mb = self.memory_mb or machine.memory_mb
         return Host(memory_mb, threads, machine.scratch, machine.device, machine=self.machine)
@@ -86,7 +91,8 @@ def _machine(environment: Mapping[str, str], vcpus: int | None) -> Machine:
     if capacity not in CAPACITIES or capacity == "lambda":
         known = ", ".join(one for one in CAPACITIES if one != "lambda")
         raise JobError(f"CAPACITY is {capacity!r}; give one of {known}")
-    return Machine(capacity, vcpus, public == "true", pull_started(environment))
+    kind = instance_type() if capacity.startswith("ec2") else None
+    return Machine(capacity, vcpus, public == "true", pull_started(environment), kind)
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:
@@ -114,7 +120,7 @@ def run(environment: Mapping[str, str]) -> int:
         return TRY_AGAIN if isinstance(error, ObjectError) else FAILED
     _tell("rank starts", {"rank": event.rank, "run_id": event.run_id})
     try:
-        written = Rank(event, Sandbox(lambda: Storage(client), job.host)).run()
+        written = Rank(event, Sandbox(lambda: Storage(client), job.host(event))).run()
     except Exception as error:
         record = {
             "rank": event.rank,

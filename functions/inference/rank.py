@@ -166,6 +166,7 @@ class Rank:
             architecture=platform.machine(),
             capacity=host.machine.capacity,
             vcpus=host.machine.vcpus,
+            instance_type=host.machine.instance_type,
             public_address=host.machine.public_address,
             versions=process.versions(),
             rank=event.rank,

@@ -9,10 +9,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+import torch
 
 from inference.contract import batch_prices
+from inference.contract.event import RankEvent
 from inference.job import Job, JobError
-from inference.machine import pull_started
+from inference.machine import instance_type, pull_started
 from summarize.contract.pricing import cost
 from summarize.contract.rank_info import RankInfo
 from summarize.contract.run_records import Run
@@ -30,6 +32,8 @@ INFO = RankInfo(
 )  # fmt: skip
 MANIFEST = {"MANIFEST": "s3://b/k"}
 
+TOKEN = "AQAAA"  # noqa: S105 - no secret
+INSTANCE_TYPE = "/latest/meta-data/instance-type"
 # The beginning of the answer for a task on Fargate in
 # https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task-metadata-endpoint-v4-fargate-examples.html
 METADATA = b"""{
@@ -94,6 +98,34 @@ def test_a_run_that_began_on_lambda_is_billed_by_both() -> None:
     assert found.gb_seconds == pytest.approx(10 + 16 * 3500)
 
 
+ON_A_GPU = replace(INFO, capacity="ec2", vcpus=4, instance_type="g6.xlarge", billed=1800.0, device="cuda")
+
+
+def test_a_rank_on_an_instance_pays_for_its_gpus_share() -> None:
+    found = cost([ON_A_GPU], on_batch=True)
+    assert found.batch == pytest.approx(0.8048 / 2)
+    (note,) = found.notes or []
+    assert "not its start, its disk, and the minutes until AWS Batch ends it" in note
+    several = replace(ON_A_GPU, instance_type="g6.12xlarge", public_address=True)
+    assert cost([several], on_batch=True).batch == pytest.approx((4.6016 + 0.005) / 4 / 2)
+    spot = cost([replace(ON_A_GPU, capacity="ec2_spot")], on_batch=True)
+    assert spot.batch == found.batch
+    assert "EC2 Spot changes with supply and demand" in (spot.notes or [])[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("p5.48xlarge", "1 rank ran on p5.48xlarge, which has no price here: what they cost is not known"),
+        (None, "1 rank ran on an instance whose type they did not learn, which has no price here"),
+    ],
+)
+def test_an_instance_without_a_price_is_told(kind: str | None, told: str) -> None:
+    found = cost([replace(ON_A_GPU, instance_type=kind)], on_batch=True)
+    assert found.batch == 0
+    assert (found.notes or [])[-1].startswith(told)
+
+
 def test_the_report_shows_the_cost_and_what_it_cannot_hold() -> None:
     infos = [replace(INFO, capacity="fargate_spot"), replace(INFO, rank=1, vcpus=None)]
     page = report(summary(RUN, infos, {}), infos)
@@ -109,10 +141,17 @@ def metadata() -> Iterator[dict[str, str]]:
 
     class Endpoint(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            found = self.path == "/v4/id/task"
-            self.send_response(200 if found else 404)
+            token = self.headers.get("X-aws-ec2-metadata-token")
+            self._answer({"/v4/id/task": METADATA, **({INSTANCE_TYPE: b"g6.xlarge"} if token == TOKEN else {})})
+
+        def do_PUT(self) -> None:
+            asked = self.headers.get("X-aws-ec2-metadata-token-ttl-seconds")
+            self._answer({"/latest/api/token": TOKEN.encode()} if asked else {})
+
+        def _answer(self, known: dict[str, bytes]) -> None:
+            self.send_response(200 if self.path in known else 404)
             self.end_headers()
-            self.wfile.write(METADATA if found else b"")
+            self.wfile.write(known.get(self.path, b""))
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -135,6 +174,37 @@ def test_a_job_runs_without_it(place: str) -> None:
     assert pull_started({"ECS_CONTAINER_METADATA_URI_V4": place}) is None
 
 
+def test_a_job_learns_the_type_of_its_instance_for_a_token(metadata: dict[str, str]) -> None:
+    service = metadata["ECS_CONTAINER_METADATA_URI_V4"].removesuffix("/v4/id")
+    assert instance_type(service) == "g6.xlarge"
+    assert instance_type(f"{service}/elsewhere") is None
+    assert instance_type("http://127.0.0.1:9") is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "engine", "script", "is_there", "runs_on"),
+    [
+        ("auto", "auto", None, True, "cuda"),
+        ("auto", "torch", None, True, "cuda"),
+        ("auto", "torch", None, False, "cpu"),
+        ("auto", "onnxruntime", None, True, "cpu"),
+        ("auto", "auto", "/tmp/x/x.py", True, "cpu"),  # noqa: S108 - a name alone
+        ("cpu", "torch", None, True, "cpu"),
+    ],
+)
+def test_a_rank_takes_a_gpu_that_is_there_for_the_torch_engine(
+    monkeypatch: pytest.MonkeyPatch, asked: str, engine: str, script: str | None, is_there: bool, runs_on: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_there)
+    event = RankEvent(
+        bucket="b", data_bucket="b", data_prefix="p", data_paths=("p/1.pt",), rank=0, world_size=1,
+        result_path="r", run_id="run", batch_size=8, engine=engine, script=script,
+    )  # fmt: skip
+    assert Job.of({**MANIFEST, "DEVICE": asked}).host(event).device == runs_on
+
+
 def test_a_capacity_that_batch_does_not_have_is_told() -> None:
-    with pytest.raises(JobError, match="CAPACITY is 'lambda'; give one of fargate, fargate_spot"):
+    with pytest.raises(
+        JobError, match="CAPACITY is 'lambda'; give one of fargate, fargate_spot, ec2, ec2_spot"
+    ):
         Job.of({**MANIFEST, "CAPACITY": "lambda"})
