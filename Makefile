@@ -40,16 +40,16 @@ package:  ## the zips that Terraform deploys
 	@"$$PYTHON" -m cosmicai.packaging zips
 
 plan: package  ## make plan TEAM=team3: what deploy would change
-	@sh scripts/plan.sh "$$TEAM"
+	@exec sh scripts/plan.sh "$$TEAM"
 
 deploy: package  ## make deploy TEAM=team3: image, zips and infrastructure into the team's AWS account; BUILD=codebuild: without Docker
-	@sh scripts/deploy.sh "$$TEAM"
+	@exec sh scripts/deploy.sh "$$TEAM"
 
 destroy:  ## make destroy TEAM=team3; asks, but for APPROVE=team3
-	@sh scripts/destroy.sh "$$TEAM"
+	@exec sh scripts/destroy.sh "$$TEAM"
 
 smoke: environment package  ## make smoke TEAM=smoke: deploys, runs, checks the redshifts, destroys; under a dollar
-	@PATH="$$PWD/$(BIN):$$PATH" sh scripts/smoke.sh "$$TEAM"
+	@PATH="$$PWD/$(BIN):$$PATH" exec sh scripts/smoke.sh "$$TEAM"
 
 clean:  ## what can be made again; never Terraform's state
 	@sh scripts/clean.sh

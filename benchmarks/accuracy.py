@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/accuracy.py [MODEL_FOLDER …] [--galaxies N]
 
-The bundled model is always among them. Each row is a case of the same galaxies: both inputs, one of them
-hidden, the images shuffled among galaxies; and a network of the same form that was trained on magnitudes
-alone, which is trained here by the model's own recipe (minutes; kept in the cache). Nearest neighbours and
+The bundled model is always included. Each row is a case of the same galaxies: both inputs, one of them
+hidden, the images shuffled among galaxies; and a network of the same form that was trained only on
+magnitudes, which is trained here by the model's own recipe (minutes; kept in the cache). Nearest neighbours and
 the forest are fitted to the magnitudes of the same renderings of the training galaxies. Intervals are 95 % of
 bootstrap samples of galaxies; differences are paired: both cases see the same samples. Writes what it has
 measured to benchmarks/accuracy.json after each model, says on stderr what it does, and prints the tables.
@@ -114,7 +114,7 @@ def trained_by_magnitudes(folder: Path) -> astromae.AstroMAE:
         folders = [_rendered("training", 10_225, seed) for seed in range(_renderings(card))]
         files = [file for rendered in folders for file in sorted(rendered.glob("*.pt"))]
         config = astromae.Config.read(folder / "config.json")
-        unfinished = out.with_suffix(".training")  # a call that is cut off goes on from here
+        unfinished = out.with_suffix(".training")  # an interrupted call continues from here
         model, _ = training.train(config, read_galaxies(files), recipe, _tell_epoch, None, unfinished)
         astromae.save(model, out)
         unfinished.unlink(missing_ok=True)
@@ -138,13 +138,13 @@ def _rendered(split: dc2.Split, galaxies: int, seed: int) -> Path:
 
 
 def engines(folder: Path, galaxies: Partition) -> dict[str, Doubles]:
-    """Redshifts of the fast engine, by the precision that it took."""
-    found = {}
+    """Redshifts of the fast engine, by the precision that it used."""
+    redshifts = {}
     for precision in ("float32", "auto"):
         engine = load(folder, "onnxruntime", precision, threads=2)
         predicted = np.concatenate(list(engine.predict(galaxies.batches(engine.batch(256)))))
-        found[engine.precision] = predicted.astype(np.float64)
-    return found
+        redshifts[engine.precision] = predicted.astype(np.float64)
+    return redshifts
 
 
 def validation(count: int) -> Partition:

@@ -113,9 +113,11 @@ def measure(size: int, port: int, checkout: Path) -> Json:
 
 
 def measure_sockets(size: int, program: Path) -> Json:
-    """The same by plain sockets in C++, which have no set-up to speak of."""
-    done = subprocess.run([str(program), str(size)], capture_output=True, text=True, check=True, timeout=120)
-    measured: Json = json.loads(done.stdout)
+    """The same by plain sockets in C++, which have hardly any set-up."""
+    program_run = subprocess.run(
+        [str(program), str(size)], capture_output=True, text=True, check=True, timeout=120
+    )
+    measured: Json = json.loads(program_run.stdout)
     return measured
 
 

@@ -1,4 +1,4 @@
-"""`cosmicai data prepare` of a large source, beside a plain copy of its bytes and an earlier commit.
+"""`cosmicai data prepare` of a large source, compared with a plain copy of its bytes and an earlier commit.
 
     .venv/bin/python benchmarks/data_prepare.py [--gb 4] [--before COMMIT]
 
@@ -65,14 +65,14 @@ def prepare(source: Path, out: Path, code: Path = ROOT) -> tuple[float, float]:
     paths = os.pathsep.join([str(code), str(code / "functions")])
     command = [sys.executable, "-c", _CHILD, "data", "prepare", str(source), "--out", str(out)]
     start = time.perf_counter()
-    done = subprocess.run(
+    ended = subprocess.run(
         command, capture_output=True, text=True, cwd=code, env={**os.environ, "PYTHONPATH": paths}
     )
     seconds = time.perf_counter() - start
-    if done.returncode:
-        raise SystemExit(f"data prepare in {code} failed:\n{done.stderr[-2000:]}")
-    found = re.search(r"VmHWM:\s+(\d+)", done.stderr)
-    return seconds, int(found[1]) / 1024 if found else float("nan")
+    if ended.returncode:
+        raise SystemExit(f"data prepare in {code} failed:\n{ended.stderr[-2000:]}")
+    peak = re.search(r"VmHWM:\s+(\d+)", ended.stderr)
+    return seconds, int(peak[1]) / 1024 if peak else float("nan")
 
 
 def checkout(commit: str, folder: Path) -> Path:

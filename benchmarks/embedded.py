@@ -64,17 +64,17 @@ def figures(infos: list[Json]) -> Json:
         "cold": [info for info in infos if info["cold_start"]],
         "warm": [info for info in infos if not info["cold_start"]],
     }
-    found: Json = {
+    medians: Json = {
         title: statistics.median(info[field] for info in kinds[kind])
         for title, (kind, field) in FIGURES.items()
     }
-    return found | {"instructions": infos[0]["instructions"], "galaxies a rank": infos[0]["num_samples"]}
+    return medians | {"instructions": infos[0]["instructions"], "galaxies a rank": infos[0]["num_samples"]}
 
 
-def table(found: dict[str, Json]) -> str:
-    lines = ["| | " + " | ".join(found) + " |", "| --- |" + " ---: |" * len(found)]
+def table(cases: dict[str, Json]) -> str:
+    lines = ["| | " + " | ".join(cases) + " |", "| --- |" + " ---: |" * len(cases)]
     for title in FIGURES:
-        cells = (f"{one[title]:,.0f}" if one[title] >= 100 else f"{one[title]:.2f}" for one in found.values())
+        cells = (f"{one[title]:,.0f}" if one[title] >= 100 else f"{one[title]:.2f}" for one in cases.values())
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -87,7 +87,7 @@ def main() -> None:
     arguments = parser.parse_args()
     build = BuildFolder()
     assemble(build, ("lean", "torch"))
-    found: dict[str, Json] = {}
+    cases: dict[str, Json] = {}
     with Emulator(build, 1) as aws:
         for case, fields in CASES.items():
             variant = "torch" if case == "torch" else "lean"
@@ -97,10 +97,10 @@ def main() -> None:
             for file in arguments.model.iterdir():
                 s3.upload_file(str(file), outputs.bucket, f"model/{file.name}")
             copying.copy(arguments.partitions, Bucket(s3, outputs.bucket, "data"), overwrite=True)
-            found[case] = figures(run(aws, outputs, case, fields))
-            print(case, found[case], flush=True)
-    arguments.out.write_text(json.dumps({"cores": os.cpu_count(), "medians": found}, indent=1) + "\n")
-    print(f"\n{table(found)}")
+            cases[case] = figures(run(aws, outputs, case, fields))
+            print(case, cases[case], flush=True)
+    arguments.out.write_text(json.dumps({"cores": os.cpu_count(), "medians": cases}, indent=1) + "\n")
+    print(f"\n{table(cases)}")
 
 
 if __name__ == "__main__":

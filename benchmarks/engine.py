@@ -1,4 +1,4 @@
-"""One rank's work beside the way it is done today: python benchmarks/engine.py MODEL_FOLDER PARTITIONS OUT.json
+"""One rank's work compared with today's way: python benchmarks/engine.py MODEL_FOLDER PARTITIONS OUT.json
 
 MODEL_FOLDER: of the full-size network, with int8 admitted (`cosmicai model optimise --calibration`).
 PARTITIONS: folder with 1.pt (25 MB) and 100.pt (100 MB), made where they are missing.
@@ -39,7 +39,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = ROOT / "benchmarks" / "engine_worker.py"
 FASTEST_BATCH = 256  # galaxies; for today's way, so by default
-PUBLISHED_BATCH, FIRST_BATCH = 512, 64  # as published; where the first redshifts are wanted soon
+PUBLISHED_BATCH, FIRST_BATCH = 512, 64  # as published; if the first redshifts are needed soon
 CASES = ("today", "eager", "float32", "int8")
 BEYOND_AVX2 = {"avx512f", "avx_vnni", "avx_ifma", "amx_tile"}  # as /proc/cpuinfo names them
 Json = dict[str, Any]
@@ -84,10 +84,10 @@ def measure(case: str, model: Path, file: Path, setting: Setting, library: Path 
         str(setting.threads),
         str(setting.batch),
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{case}: {done.stderr[-2000:]}")
-    line = next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{"))
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if ended.returncode:
+        raise SystemExit(f"{case}: {ended.stderr[-2000:]}")
+    line = next(line for line in reversed(ended.stdout.splitlines()) if line.startswith("{"))
     result: Json = json.loads(line)
     return result
 

@@ -1,8 +1,8 @@
 """Many ranks, many objects: python benchmarks/load.py OUT.json [--ranks 250 1000] [--infos 1000 10000]
 [--partitions 10000 100000]
 
-On the embedded AWS: whole runs of that many ranks with partitions of one galaxy; Summarize over that many rank
-infos and Initialize over that many partitions, each called as a process of its own with its peak memory.
+On the embedded AWS: whole runs of many ranks with partitions of one galaxy; Summarize over many rank infos and
+Initialize over many partitions, each as a process of its own with its peak memory.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ s3 = boto3.client("s3", config=Config(max_pool_connections=32))
 start = time.perf_counter()
 if kind == "summarize":
     from summarize.gather import summarize_run
-    done = summarize_run(s3, event)
+    answer = summarize_run(s3, event)
 else:
     from initialize.run import Deployed, start as initialize
     deployed = Deployed(False, False, lambda: 1000, lambda name: False)
-    done = initialize(s3, event, "load", "2026-11-22T00:00:00Z", deployed)
+    answer = initialize(s3, event, "load", "2026-11-22T00:00:00Z", deployed)
 seconds = time.perf_counter() - start
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
-size = len(json.dumps(done))
+size = len(json.dumps(answer))
 print(json.dumps({"seconds": seconds, "peak memory (MB)": peak / 1024, "answer (bytes)": size}))
 """
 
@@ -61,11 +61,11 @@ def put_all(s3: Any, bucket: str, bodies: Any) -> None:
 def call(aws: Emulator, kind: str, event: Json) -> Json:
     environment = {**os.environ, **aws.environment, "PYTHONPATH": str(FUNCTIONS)}
     command = [sys.executable, "-c", _CALL, kind, json.dumps(event)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    found: Json = json.loads(done.stdout.splitlines()[-1])
-    return found
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if ended.returncode:
+        raise SystemExit(ended.stderr)
+    measured: Json = json.loads(ended.stdout.splitlines()[-1])
+    return measured
 
 
 def partition() -> bytes:
@@ -141,7 +141,7 @@ def main() -> None:
     arguments = parser.parse_args()
     build = BuildFolder()
     assemble(build)
-    found: dict[str, dict[str, Json]] = {}
+    figures: dict[str, dict[str, Json]] = {}
     with Emulator(build, 4) as aws:
         outputs = Deployment(aws.folder / "deployment", aws.environment, os.environ).apply(
             emulated_variables("load", aws)
@@ -152,9 +152,9 @@ def main() -> None:
             ("Initialize over that many partitions", plans, arguments.partitions),
         ):
             for size in sizes:
-                found.setdefault(name, {})[str(size)] = measure(aws, outputs, size)
-                print(name, size, json.dumps(found[name][str(size)]), flush=True)
-    content = {"cores": os.cpu_count(), **found}
+                figures.setdefault(name, {})[str(size)] = measure(aws, outputs, size)
+                print(name, size, json.dumps(figures[name][str(size)]), flush=True)
+    content = {"cores": os.cpu_count(), **figures}
     arguments.out.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""p(z) of calibrated networks beside RAIL's estimators, on DC2 galaxies that none of them has seen.
+"""p(z) of calibrated networks compared with RAIL's estimators, on DC2 galaxies that none of them has seen.
 
     .venv/bin/python benchmarks/probabilities.py [MODEL_FOLDER …] [--fewer N] [--networks]
 
@@ -104,9 +104,9 @@ def _cost(model: Path, out: Path) -> Json:
 def _cosmicai(*arguments: str | Path) -> None:
     command = [sys.executable, "-m", "cosmicai", *map(str, arguments)]
     _tell(" ".join(command[2:]))
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
+    ended = subprocess.run(command, capture_output=True, text=True)
+    if ended.returncode:
+        raise SystemExit(f"{' '.join(command)}:\n{ended.stdout}{ended.stderr}")
 
 
 def write_galaxies(calibrated: int, judged: int, training: int, path: Path) -> None:
@@ -143,7 +143,7 @@ def _tell(what: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("models", nargs="*", type=Path)
-    parser.add_argument("--fewer", type=int, help="So many partitions calibrate and judge, to try it.")
+    parser.add_argument("--fewer", type=int, help="Partitions that calibrate and judge, for a quick try.")
     parser.add_argument("--networks", action="store_true", help="Without RAIL's estimators, in two minutes.")
     arguments = parser.parse_args()
     python = rail_environment()
@@ -181,12 +181,12 @@ def table(results: Json) -> str:
         f"| {results['galaxies']['judged']:,} galaxies | {' | '.join(names)} |",
         "| --- " * (1 + len(names)) + "|",
     ]
-    for method, told in methods.items():
-        cells = (f"{value:.4f} ({low:.4f} to {high:.4f})" for value, low, high in told["measures"].values())
+    for method, result in methods.items():
+        cells = (f"{value:.4f} ({low:.4f} to {high:.4f})" for value, low, high in result["measures"].values())
         lines.append(f"| {method} | {' | '.join(cells)} |")
     lines += ["", "| coverage by tertile | of | 68 % | 95 % |", "| --- | --- | --- | --- |"]
-    for method, told in methods.items():
-        for what, covered in told["coverage by tertile"].items():
+    for method, result in methods.items():
+        for what, covered in result["coverage by tertile"].items():
             cells = (", ".join(f"{100 * share:.1f}" for share in shares) for shares in covered.values())
             lines.append(f"| {method} | {what} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -115,7 +115,7 @@ def estimators(seen: Json, judged: Json, scratch: Path) -> dict[str, tuple[qp.En
         "k nearest neighbours": (k_nearneigh.KNearNeighInformer, k_nearneigh.KNearNeighEstimator, {}),
         "FlexZBoost": (flexzboost.FlexZBoostInformer, flexzboost.FlexZBoostEstimator, {"err_bands": ERRORS}),
     }
-    found = {}
+    results = {}
     for name, (informer, estimator, more) in kinds.items():
         began = time.perf_counter()
         stage, options = scratch.name + name.replace(" ", "_"), {**common, **more}
@@ -124,8 +124,8 @@ def estimators(seen: Json, judged: Json, scratch: Path) -> dict[str, tuple[qp.En
         ).inform(_copied(seen))
         output = str(scratch / f"{stage}.hdf5")
         made = estimator.make_stage(name=f"estimate_{stage}", **options, model=model, output=output)
-        found[name] = (made.estimate(_copied(judged)).read(), time.perf_counter() - began)
-    return found
+        results[name] = (made.estimate(_copied(judged)).read(), time.perf_counter() - began)
+    return results
 
 
 def _copied(table: Json) -> Json:
@@ -147,10 +147,10 @@ def _tables(folder: Path) -> tuple[dict[str, Json], NDArray[np.int64]]:
 def _network(path: Path, identifiers: NDArray[np.int64], true: Doubles) -> qp.Ensemble:
     """A catalogue in the order of the judged galaxies."""
     ensemble = qp.read(str(path))
-    found = np.asarray(ensemble.ancil["id"])
-    if not np.array_equal(np.sort(found), np.sort(identifiers)):
+    ids = np.asarray(ensemble.ancil["id"])
+    if not np.array_equal(np.sort(ids), np.sort(identifiers)):
         raise SystemExit(f"{path}: holds other galaxies than the {len(identifiers):,} that are judged")
-    ensemble = ensemble[np.argsort(found)[np.argsort(np.argsort(identifiers))]]
+    ensemble = ensemble[np.argsort(ids)[np.argsort(np.argsort(identifiers))]]
     if not np.allclose(np.ravel(ensemble.ancil["z_true"]), true, atol=1e-6):
         raise SystemExit(f"{path}: has other true redshifts than the catalogue")
     return ensemble
@@ -182,7 +182,7 @@ def main(folder: Path, with_rail: bool) -> None:
                 seconds[f"{name}, {trained_on}"] = took
                 print(f"{name}, {trained_on}: {took:.0f} s", file=sys.stderr, flush=True)
     rows = np.random.default_rng(0).integers(0, len(true), (SAMPLES, len(true)))
-    found: Json = {}
+    results: Json = {}
     losses: dict[str, Doubles] = {}
     for name, ensemble in ensembles.items():
         one, rails = Judged.of(ensemble, true)
@@ -192,16 +192,16 @@ def main(folder: Path, with_rail: bool) -> None:
         losses[name] = one.cde
         ends = {m: np.quantile([sample[m] for sample in sampled], [0.025, 0.975]).tolist() for m in measures}
         tertiles = {"i magnitude": judged[BANDS[3]], "median redshift": np.ravel(ensemble.median())}
-        found[name] = {
+        results[name] = {
             "measures": {measure: [value, *ends[measure]] for measure, value in measures.items()},
             "coverage by tertile": one.by_tertile({**tertiles, "true redshift": true}),
             "seconds to train and estimate": seconds.get(name),
         }
-    for name, one in found.items():
+    for name, one in results.items():
         one["CDE loss minus that of"] = {
             other: _difference(losses[name] - loss, rows) for other, loss in losses.items() if other != name
         }
-    (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 def _difference(values: Doubles, rows: NDArray[np.integer]) -> list[float]:

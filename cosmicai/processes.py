@@ -16,9 +16,9 @@ import psutil
 def pool(processes: int) -> ProcessPoolExecutor:
     """A pool whose processes share nothing with this one, and run functions of modules alone.
 
-    A process that is forked after torch has used its threads waits for them for ever when it uses torch
-    itself: they are not there. A spawned one would run the user's script again, which may have no
-    `if __name__ == "__main__"` and would then start processes in turn: it is not told of the script.
+    A process that is forked after torch has used its threads waits for ever when it uses torch itself,
+    because it does not have these threads. A spawned one would run the user's script again, which may have no
+    `if __name__ == "__main__"` and would then start processes in turn: the script is hidden from it.
     """
     return ProcessPoolExecutor(processes, _Context())
 
@@ -44,8 +44,8 @@ _STARTING = threading.Lock()
 
 
 def process_birth(pid: int) -> float | None:
-    """When a process was created: with its number, this is its identity. None where there is none,
-    or where it has ended and nobody has asked for its exit status yet.
+    """When a process was created: with its number, this is its identity. None if there is none,
+    or if it has ended and nobody has asked for its exit status yet.
 
     On Linux in clock ticks since boot, which a correction of the clock does not change; elsewhere a time in s.
     """

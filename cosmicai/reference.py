@@ -23,17 +23,17 @@ PAGE = ROOT / "docs" / "reference.md"
 RESULTS = {
     "total cpu time (second)": "of the processes while they computed, summed over the ranks",
     "total gpu time (second)": "0 on a CPU; null on a GPU, where it is not measured",
-    "execution time per batch (second)": "inference by batch",
+    "execution time per batch (second)": "inference time per batch",
     "cpu memory (MB)": "peak memory beyond that of the imports, of the largest rank",
     "gpu memory (MB)": "0 on a CPU; null on a GPU, where it is not measured",
-    "throughput(bps)": "bits of images and magnitudes (164,000 a galaxy) by second of inference in a rank",
-    "batch size": "of the payload, or the script's",
+    "throughput(bps)": "bits of images and magnitudes (164,000 a galaxy) per second of inference in a rank",
+    "batch size": "from the payload or the script",
     "number of batches": "of all ranks",
     "device": "cpu or cuda",
     "MAE": "mean |z_pred - z|",
     "MSE": "mean (z_pred - z)²",
     "Bias": "mean Δz/(1+z)",
-    "Precision": "1.48 median |Δz/(1+z) - its median|, exact where all predictions are at hand",
+    "Precision": "1.48 median |Δz/(1+z) - its median|, exact if all predictions are available",
     "R2": "coefficient of determination",
 }
 _CALIBRATED = (*("z_mode", "z_mean", "z_median", "z_std"), *map(quantile_name, LEVELS), "z_conf", "pdf", "pit")
@@ -41,12 +41,12 @@ PREDICTIONS = {
     "index": "position of the galaxy in the rank's data",
     "z_pred": "photometric redshift; NaN where none could be computed",
     "flags": "flag bits of each galaxy; payload.md lists them",
-    "z_true": "redshift, where the partition has it",
+    "z_true": "redshift, if the partition has it",
     "files": "keys of the partitions, in their order",
     "rows": "galaxies of each",
-    "id": "identifier, where the partition has it; data.md says which",
-    "ra": "degrees, where the partition has it",
-    "dec": "degrees, where the partition has it",
+    "id": "identifier, if the partition has it; data.md says which",
+    "ra": "degrees, if the partition has it",
+    "dec": "degrees, if the partition has it",
     "run_id": "of the run",
     **{name: f"{COLUMNS[name].description}; of a calibrated model" for name in _CALIBRATED},
     "z_grid": "redshifts at which pdf is given",
@@ -61,7 +61,7 @@ def page() -> str:
         [
             "# Reference",
             "",
-            "Made from the code by `python -m cosmicai.reference`; a test keeps it so.",
+            "Made from the code by `python -m cosmicai.reference`; a test checks that it is up to date.",
             "",
             "## Payload",
             "",
@@ -83,8 +83,8 @@ def page() -> str:
             *_table("Results.json", RESULTS),
             "`cosmicai infer` and `cosmicai results` write Results.json, with the keys of the historic script "
             "for one machine. A figure that not every rank has is null, and so is accuracy without known "
-            "redshifts. Beside them stand the same figures by the names of the rank infos, with `num_samples`, "
-            "`num_samples_from`, `sample_persec` and `outlier fraction`.",
+            "redshifts. Next to them are the same figures under the names of the rank infos, with "
+            "`num_samples`, `num_samples_from`, `sample_persec` and `outlier fraction`.",
             "",
             _command_line(),
         ]
@@ -124,9 +124,9 @@ def _command_line() -> str:
 
     command = typer.main.get_command(app)
     context = typer.Context(command)
-    found = get_docs_for_click(obj=command, ctx=context, name="cosmicai", title="cosmicai")
-    found = found.replace(f"{ROOT}/", "")
-    lines = (f"#{line}" if line.startswith("#") else line for line in found.splitlines())
+    text = get_docs_for_click(obj=command, ctx=context, name="cosmicai", title="cosmicai")
+    text = text.replace(f"{ROOT}/", "")
+    lines = (f"#{line}" if line.startswith("#") else line for line in text.splitlines())
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
 
 

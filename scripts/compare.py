@@ -18,19 +18,19 @@ TOLERANCE = 1e-4
 def compare(ours: Path, expected: Path) -> str:
     """A sentence on what agrees. Raises ValueError for what does not."""
     names = sorted(path.name for path in (expected / "predictions").glob("*.npz"))
-    found = sorted(path.name for path in (ours / "predictions").glob("*.npz"))
-    if not names or found != names:
+    files = sorted(path.name for path in (ours / "predictions").glob("*.npz"))
+    if not names or files != names:
         raise ValueError(
-            f"{ours} has predictions {', '.join(found) or 'of no rank'}, expected {', '.join(names)}"
+            f"{ours} has predictions {', '.join(files) or 'of no rank'}, expected {', '.join(names)}"
         )
     count, largest = 0, 0.0
     for name in names:
         with np.load(ours / "predictions" / name) as one, np.load(expected / "predictions" / name) as other:
-            redshifts, wanted = one["z_pred"], other["z_pred"]
-        if redshifts.shape != wanted.shape or (np.isnan(redshifts) != np.isnan(wanted)).any():
+            redshifts, expected = one["z_pred"], other["z_pred"]
+        if redshifts.shape != expected.shape or (np.isnan(redshifts) != np.isnan(expected)).any():
             raise ValueError(f"{ours}/predictions/{name} has other galaxies with redshifts than {expected} has")
         count += len(redshifts)
-        largest = max(largest, float(np.nanmax(np.abs(redshifts - wanted), initial=0.0)))
+        largest = max(largest, float(np.nanmax(np.abs(redshifts - expected), initial=0.0)))
     if largest > TOLERANCE:
         raise ValueError(
             f"a redshift in {ours} differs by {largest:.2g}, more than {TOLERANCE:g} is not expected"

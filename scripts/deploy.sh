@@ -1,7 +1,7 @@
 #!/bin/sh
 # Deploys a team's bundle into the AWS account of the current credentials: image, zips, infrastructure.
 # IMAGE=… uses an inference image that somebody else has built and pushed, BUILD=codebuild builds it on AWS instead of
-# with Docker; APPROVE=TEAM leaves out the question, PREFLIGHT=skip what is asked of the account before.
+# with Docker; APPROVE=TEAM skips the question, PREFLIGHT=skip the checks of the account before it.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/team.sh
@@ -48,11 +48,11 @@ repository=$(with_state output -raw repository_url)
 
 image="$repository:$tag-$architecture-$variant" # as terraform/main.tf names it
 is_pushed() {
-  told=$(aws ecr describe-images --region "$region" --repository-name "${repository#*/}" \
+  answer=$(aws ecr describe-images --region "$region" --repository-name "${repository#*/}" \
     --image-ids "imageTag=${image##*:}" 2>&1) && return 0
-  case "$told" in
+  case "$answer" in
     *ImageNotFoundException*) return 1 ;;
-    *) fail "$told" ;;
+    *) fail "$answer" ;;
   esac
 }
 build_by_docker() {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Creates .venv with the pinned dependencies, or returns at once when it is already as wanted.
+# Creates .venv with the pinned dependencies, or returns at once if it is up to date.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -24,10 +24,10 @@ if command -v flock >/dev/null 2>&1; then
   flock 9
 fi
 
-wanted=$("$PYTHON" --version; cat pyproject.toml setup.py requirements.lock; pwd)
-wanted=$(printf '%s' "$wanted" | cksum)
+needed=$("$PYTHON" --version; cat pyproject.toml setup.py requirements.lock; pwd)
+needed=$(printf '%s' "$needed" | cksum)
 kernels() { .venv/bin/python -m cosmicai.packaging kernels; } # at once when they are compiled already
-[ -f .venv/.installed ] && [ "$(cat .venv/.installed)" = "$wanted" ] && kernels && exit 0
+[ -f .venv/.installed ] && [ "$(cat .venv/.installed)" = "$needed" ] && kernels && exit 0
 
 echo "Installing the development environment into .venv (once, some minutes)…"
 rm -rf .venv
@@ -37,5 +37,5 @@ if ! .venv/bin/pip install --quiet --disable-pip-version-check --constraint requ
   cat .venv/pip.log >&2
   fail "pip could not install the pinned packages; its message is above"
 fi
-printf '%s' "$wanted" > .venv/.installed
+printf '%s' "$needed" > .venv/.installed
 kernels

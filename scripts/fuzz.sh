@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fuzzes the targets of tests/fuzz, all or those named after SECONDS, in an environment that has atheris besides.
+# Fuzzes the targets of tests/fuzz, all or those named after SECONDS, in an environment that also has atheris.
 set -eu
 cd "$(dirname "$0")/.."
 folder=.cosmicai/atheris

@@ -1,7 +1,7 @@
 """Writes the inputs and outputs into the README of each Terraform module: python scripts/modules.py
 
 The tables come from the module's variables.tf and outputs.tf, as python-hcl2 reads them. They are below MARKER;
-what is above it is written by hand and stays. A variable whose description lists fields, one
+the text above it is not generated and stays. A variable whose description lists fields, one
 `- name: text` per line, gets one row per field of its object type. Exits with a message that names the file and
 the variable where a description is missing, or where it lists other fields than the type has.
 """

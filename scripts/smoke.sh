@@ -28,7 +28,7 @@ held=$(aws s3api head-bucket --region "$region" --bucket "$bucket" 2>&1) &&
   fail "the bucket $bucket exists; $own"
 case "$held" in
   *404* | *"Not Found"*) ;;
-  *) fail "whether the bucket $bucket exists cannot be told: $held" ;;
+  *) fail "cannot find out whether the bucket $bucket exists: $held" ;;
 esac
 
 echo "This deploys $team in $region, runs 120 galaxies on three ranks, and destroys it: about 0.02 USD, and less than 1 USD"

@@ -1,4 +1,4 @@
-# Where a team's Terraform state lies, for deploy.sh and destroy.sh: in .cosmicai/terraform/TEAM.tfstate, or in S3
+# Where a team's Terraform state is, for deploy.sh and destroy.sh: in .cosmicai/terraform/TEAM.tfstate, or in S3
 # where terraform/teams/TEAM.s3.tfbackend says so (https://developer.hashicorp.com/terraform/language/backend/s3).
 # Sourced from the project's root with $team set.
 states="$PWD/.cosmicai/terraform"
@@ -10,7 +10,7 @@ mkdir -p "$TF_DATA_DIR"
 
 root=terraform
 if [ -f "terraform/$backend" ]; then
-  # The root module by links, with a backend beside it: other teams' states stay where they are.
+  # The root module by links, with a backend next to it: other teams' states stay where they are.
   root=".deploy-$team"
   mkdir -p "$root"
   for part in terraform/*.tf terraform/.terraform.lock.hcl terraform/modules terraform/teams; do
@@ -75,7 +75,7 @@ value_of() { # EXPRESSION
 }
 
 # Terraform drops names in a group, such as `inference = { memroy_mb = 4096 }`, without a word. So the tfvars are read a
-# second time, by variables that take anything, and the names compared.
+# second time, with variables that accept anything, and the names compared.
 check_names_in_groups() {
   names=$(cat terraform/*.tf | sed -n 's/^variable "\([^"]*\)".*/\1/p')
   any="$TF_DATA_DIR/any"

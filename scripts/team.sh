@@ -16,7 +16,7 @@ check_team() {
     fail "APPROVE names another team than TEAM=$team: nothing was done"
 }
 
-# What the image is built with, where that is not left to the tfvars.
+# How the image is built, if that is not left to the tfvars.
 check_build() {
   case "${BUILD:-docker}" in
     docker | codebuild) ;;
@@ -29,7 +29,7 @@ check_tfvars_exist() {
   [ -f "terraform/$vars" ] || fail "terraform/$vars is missing: copy terraform/teams/example.tfvars and edit it"
 }
 
-# Terraform's question is left out for APPROVE=TEAM alone, never because of a variable that a CI system sets.
+# Terraform's question is skipped only for APPROVE=TEAM, never because of a variable that a CI system sets.
 without_question() {
   [ "${APPROVE:-}" != "$team" ] || echo -auto-approve
 }

@@ -27,11 +27,11 @@ def model_calibrate(
     ],
     seed: Seed = 0,
 ) -> None:
-    """Writes calibration.json, by which ranks give p(z), its mean, median, mode and quantiles.
+    """Writes calibration.json, with which ranks compute p(z), its mean, median, mode and quantiles.
 
     Any network will do; it is not trained again. Half of the galaxies fit the densities and the other half
-    calibrates them: a quantile then has the coverage that it states, for galaxies drawn as these were. By
-    novelty.json, which is written too, ranks flag galaxies unlike these.
+    calibrates them: each quantile then has its nominal coverage for galaxies drawn from the same population.
+    novelty.json is written too; with it, ranks flag galaxies unlike these.
 
     Example: cosmicai model calibrate models/mine --calibration partitions
     """
@@ -52,5 +52,5 @@ def model_calibrate(
         made = calibrate_folder(scratch, partition_files(calibration), command, seed, report, tell)
         merge(scratch, folder)
     console.print(
-        f"{folder}: densities fitted to {made.fitted:,} galaxies, and calibrated by {made.calibrated:,} others"
+        f"{folder}: densities fitted to {made.fitted:,} galaxies, and calibrated on {made.calibrated:,} others"
     )

@@ -46,8 +46,8 @@ _FOLDED_WIDTH = 20  # of a text that is folded in a table
 class _InertConsole(Console):
     """Shows strings as they are: no markup, no emoji codes, nothing that a terminal would obey.
 
-    Colours are given as styles. Text objects are taken as they are: make foreign text `printable` first. Lines
-    of a pipe or file are as long as they need to be.
+    Colours are given as styles. Text objects are printed unchanged: make foreign text `printable` first. In a
+    pipe or a file, lines are as long as they need to be.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -58,11 +58,11 @@ class _InertConsole(Console):
 
     @property  # type: ignore[misc]  # the width is never set
     def size(self) -> ConsoleDimensions:
-        found = super().size
-        return found if self.is_terminal else ConsoleDimensions(_PIPED_WIDTH, found.height)
+        dimensions = super().size
+        return dimensions if self.is_terminal else ConsoleDimensions(_PIPED_WIDTH, dimensions.height)
 
     def print_table(self, table: Table) -> None:
-        """A table of which nothing is cut: texts are folded; if that is not enough, each row is a list."""
+        """Prints a table without cutting anything: it folds texts, or else prints each row as a list."""
         if sum(_least_width(self, column) + 3 for column in table.columns) + 1 > self.width:
             self.print(_as_lists(table))
             return
@@ -72,7 +72,7 @@ class _InertConsole(Console):
 
 
 def _least_width(console: Console, column: Column) -> int:
-    """Of a column: numbers, which stand on the right, stay whole; a text may be folded to some width."""
+    """The least width of a column: numbers, which are right-aligned, stay whole; texts may be folded."""
     cells = [console.measure(cell) for cell in (column.header, *column.cells)]
     if column.justify == "right":
         return max(cell.maximum for cell in cells)
@@ -108,7 +108,7 @@ def deployment(team: str | None, local: bool, profile: str | None) -> Deployment
 
 
 def tell(text: str, lines: bool = True) -> None:
-    """A text on standard output, as it is but printable."""
+    """Prints a text on standard output; what is not printable is escaped."""
     print(printable(text, _LONGEST_MESSAGE, lines), flush=True)
 
 
@@ -118,5 +118,5 @@ def tell_error(text: str, lines: bool = True) -> None:
 
 
 def print_json(content: Any) -> None:
-    """On standard output, without colours or wrapping."""
+    """Prints JSON on standard output, without colours or wrapping."""
     print(json.dumps(content, indent=1))

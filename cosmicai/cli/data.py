@@ -51,9 +51,9 @@ def data_prepare(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Cuts a team's own data into partitions for a model; the same call finishes one that was cut off.
+    """Cuts a team's own data into partitions for a model; if interrupted, repeat the call to finish.
 
-    Nothing is guessed: what can be read in two ways is refused with the options that choose. The partitions
+    Nothing is guessed: what can be read in two ways is refused, with the options that decide. The partitions
     appear together at the end, followed by a summary and a contact sheet.
     Example: cosmicai data prepare galaxies.h5 --out s3://team3-cosmicai/25MB --magnitudes u,g,r,i,z
     """
@@ -64,7 +64,7 @@ def data_prepare(
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("Galaxies", total=None)
-        done = prepare.prepare(
+        prepared = prepare.prepare(
             source,
             _place(out),
             partition_mb,
@@ -73,21 +73,21 @@ def data_prepare(
             lambda galaxies, total: progress.update(task, completed=galaxies, total=total),
             overwrite,
         )
-    partitions = "1 partition" if done.partitions == 1 else f"{done.partitions:,} partitions"
-    made = f"{partitions} of {done.galaxies:,} galaxies in {out}"
-    same = done.partitions - done.written
+    partitions = "1 partition" if prepared.partitions == 1 else f"{prepared.partitions:,} partitions"
+    made = f"{partitions} of {prepared.galaxies:,} galaxies in {out}"
+    same = prepared.partitions - prepared.written
     console.print(f"{made}, {same:,} of them already there" if same else made)
-    tell_removed(done.removed)
-    _show(done.summary)
+    tell_removed(prepared.removed)
+    _show(prepared.summary)
     sheet = sheet or (None if out.startswith("s3://") else Path(out) / SHEET)
     if sheet is not None:
         with new_file(sheet) as scratch:
-            done.summary.contact_sheet(scratch, source.name)
+            prepared.summary.contact_sheet(scratch, source.name)
         console.print(f"stamps in {sheet}")
 
 
 def _check_apart(source: Path, out: str) -> None:
-    """Raises Refused where the partitions would take the place of their source."""
+    """Raises Refused if the partitions would be written over their source."""
     place = source if source.is_dir() else source.parent if source.suffix == ".pt" else None
     if place is not None and not out.startswith("s3://") and Path(out).resolve() == place.resolve():
         raise Refused(out, "the source is in it; give another folder", "--out")
@@ -107,7 +107,7 @@ def _show(summary: Summary) -> None:
     console.print_table(ranges)
     if summary.missing:
         missing = Table(title="Missing values")
-        for column in ("column", "marker", "taken as", "count"):
+        for column in ("column", "marker", "read as", "count"):
             missing.add_column(column)
         for *texts, count in summary.missing:
             missing.add_row(*map(printable, texts), f"{count:,}")
@@ -142,7 +142,7 @@ def data_inspect(
         Path | None, typer.Option(parser=OutFile(".png"), help="PNG to write: stamps in colour.")
     ] = None,
 ) -> None:
-    """Shows the columns of a source, what `data prepare` would take of it, and what looks wrong.
+    """Shows the columns of a source, what `data prepare` would read from it, and what looks wrong.
 
     Example: cosmicai data inspect partitions/1.pt --sheet stamps.png
     """

@@ -1,4 +1,4 @@
-"""cosmicai data dc2 and upload: sets of partitions that are copied to their place."""
+"""cosmicai data dc2 and upload: sets of partitions that are copied to a folder or bucket."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def upload(
     profile: Profile = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Uploads the partitions of a folder, those below it too, to a deployment's bucket.
+    """Uploads the partitions of a folder and its subfolders to a deployment's bucket.
 
     Example: cosmicai data upload partitions 25MB --local
     """

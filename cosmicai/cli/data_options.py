@@ -233,8 +233,8 @@ def _zero_point(unit: str | None, zero_point: float | None, unit_option: str, op
     if unit is None:
         return zero_point
     if zero_point is not None:
-        raise typer.BadParameter(f"give it or {option}, not both", param_hint=unit_option)
+        raise typer.BadParameter(f"and {option} exclude each other; give one", param_hint=unit_option)
     known = zero_point_of(unit)
     if known is None:
-        raise typer.BadParameter(f"{unit} is none of {', '.join(ZERO_POINTS)}", param_hint=unit_option)
+        raise typer.BadParameter(f"{unit}: give one of {', '.join(ZERO_POINTS)}", param_hint=unit_option)
     return known

@@ -13,9 +13,9 @@ from cosmicai.packaging.extras import remedy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ClickException: type[Exception] = typer.BadParameter.__mro__[2]  # Typer carries a click of its own
+ClickException: type[Exception] = typer.BadParameter.__mro__[2]  # Typer bundles its own click
 _OURS = ("cosmicai", "initialize", "inference", "rendezvous", "summarize")
-_MISUSED, _FAILED = 2, 1  # exit statuses: the command line is wrong; it could not be done
+_MISUSED, _FAILED = 2, 1  # exit statuses: the command line is wrong; the command failed
 _IN_ASCII = {"…": "...", "×": "x", "→": "->", "✓": "yes", "✗": "no", "–": "-", "—": "-", "·": "|", "Δ": "d"}
 
 
@@ -46,20 +46,20 @@ def _misused(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return _MISUSED
-    told = error.message if isinstance(error, typer.BadParameter) else error.format_message()
+    message = error.message if isinstance(error, typer.BadParameter) else error.format_message()
     if type(error).__name__ == "MissingParameter":
-        told = "is missing"
-    told = " ".join(told.removeprefix("Value error, ").split())
+        message = "is missing"
+    message = " ".join(message.removeprefix("Value error, ").split())
     hint = getattr(error, "param_hint", None)
-    named = f"{hint} " if hint else f"{_name(parameter)} " if parameter is not None else ""
-    tell_error(f"error: {named}{told}", lines=False)
+    prefix = f"{hint} " if hint else f"{_name(parameter)} " if parameter is not None else ""
+    tell_error(f"error: {prefix}{message}", lines=False)
     if context is not None:
-        tell_error(f"`{context.command_path} --help` shows what it takes", lines=False)
+        tell_error(f"`{context.command_path} --help` shows its options", lines=False)
     return _MISUSED
 
 
 def _name(parameter: Any) -> str:
-    """--batch-size of an option, SOURCES of an argument."""
+    """As a message names it: --batch-size for an option, SOURCES for an argument."""
     longest: str = max(parameter.opts, key=len)
     return longest if longest.startswith("-") else longest.upper()
 
@@ -80,7 +80,7 @@ def _message(error: Exception) -> str | None:
 
 
 def show_everything(*streams: TextIO) -> None:
-    """Lets streams of another encoding than UTF-8 show what they have no character for, by something else."""
+    """Lets streams that are not in UTF-8 show substitutes for the characters that they lack."""
     codecs.register_error("cosmicai", _replaced)
     for stream in streams:
         if not (stream.encoding or "").lower().startswith("utf") and hasattr(stream, "reconfigure"):
@@ -91,4 +91,4 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]
-    return "".join(_IN_ASCII.get(one, "?") for one in characters), error.end
+    return "".join(_IN_ASCII.get(character, "?") for character in characters), error.end

@@ -47,121 +47,128 @@ def _shown(watcher: Watcher, quiet: bool) -> Snapshot:
     states = watcher.states()
     if quiet or not console.is_terminal:
         return _shown_in_lines(states, quiet)
-    found = next(states)
-    with Live(screen(found), console=console, refresh_per_second=8) as live:  # the spinner turns between looks
-        for found in states:
-            live.update(screen(found))
-    return found
+    snapshot = next(states)
+    with Live(
+        screen(snapshot), console=console, refresh_per_second=8
+    ) as live:  # the spinner turns between looks
+        for snapshot in states:
+            live.update(screen(snapshot))
+    return snapshot
 
 
 def _shown_in_lines(states: Iterator[Snapshot], quiet: bool) -> Snapshot:
     """For logs: a line whenever something has changed."""
     before: tuple[object, ...] = ()
-    told: set[int] = set()
+    reported: set[int] = set()
     noted = quiet
-    for found in states:
-        now = (found.state, found.done, found.failed)
-        if not noted and found.ranks is not None:
+    for snapshot in states:
+        now = (snapshot.state, snapshot.done, snapshot.failed)
+        if not noted and snapshot.ranks is not None:
             noted = True
-            for note in found.notes:
+            for note in snapshot.notes:
                 tell(f"note: {note}", lines=False)
         if not quiet:
             if now != before:
-                tell(_line(found), lines=False)
-            for rank in found.errors.keys() - told:
-                tell(f"rank {rank}: {found.errors[rank]}", lines=False)
-        before, told = now, told | found.errors.keys()
-    return found
+                tell(_line(snapshot), lines=False)
+            for rank in snapshot.errors.keys() - reported:
+                tell(f"rank {rank}: {snapshot.errors[rank]}", lines=False)
+        before, reported = now, reported | snapshot.errors.keys()
+    return snapshot
 
 
-def _line(found: Snapshot) -> str:
-    if found.taken_by is not None:
-        return f"{seconds_text(found.seconds):>9}  {found.status}, {found.taken_text}"
-    parts = [found.state or found.status]
-    if found.ranks is not None:
-        parts += [ranks_text(found), f"images: {found.images_text}", usd_text(found.usd_so_far)]
-    return f"{seconds_text(found.seconds):>9}  {', '.join(parts)}"
+def _line(snapshot: Snapshot) -> str:
+    if snapshot.taken_by is not None:
+        return f"{seconds_text(snapshot.seconds):>9}  {snapshot.status}, {snapshot.overwritten_text}"
+    parts = [snapshot.state or snapshot.status]
+    if snapshot.ranks is not None:
+        parts += [ranks_text(snapshot), f"images: {snapshot.images_text}", usd_text(snapshot.usd_so_far)]
+    return f"{seconds_text(snapshot.seconds):>9}  {', '.join(parts)}"
 
 
-def ranks_text(found: Snapshot) -> str:
+def ranks_text(snapshot: Snapshot) -> str:
     """'3 of 12 ranks done, 2 running, 7 waiting': counts of zero are left out."""
-    if found.ranks is None:
-        return "not planned" if found.ended else "not planned yet"
-    others = (("running", found.running), ("waiting", found.pending), ("failed", found.failed))
-    told = [f"{count:,} {word}" for word, count in others if count]
-    return ", ".join([f"{found.done:,} of {found.ranks:,} ranks done", *told])
+    if snapshot.ranks is None:
+        return "not planned" if snapshot.ended else "not planned yet"
+    others = (("running", snapshot.running), ("waiting", snapshot.pending), ("failed", snapshot.failed))
+    counts = [f"{count:,} {word}" for word, count in others if count]
+    return ", ".join([f"{snapshot.done:,} of {snapshot.ranks:,} ranks done", *counts])
 
 
-def time_text(found: Snapshot) -> str:
+def time_text(snapshot: Snapshot) -> str:
     """The time so far; of a run that has ended, the one of its summary and report."""
-    if found.wall_seconds is None:
-        return seconds_text(found.seconds)
+    if snapshot.wall_seconds is None:
+        return seconds_text(snapshot.seconds)
     return (
-        f"{seconds_text(found.wall_seconds)} from the run's start to its last rank's end; "
-        f"execution {seconds_text(found.seconds)}"
+        f"{seconds_text(snapshot.wall_seconds)} from the run's start to its last rank's end; "
+        f"execution {seconds_text(snapshot.seconds)}"
     )
 
 
-def screen(found: Snapshot) -> Group:
+def screen(snapshot: Snapshot) -> Group:
     """All of a snapshot; a spinner turns while the run lasts."""
     table = Table(show_header=False, box=None)
-    if found.taken_by is not None:
-        table.add_row("run", f"{found.name}: {found.status.lower()}")
-        table.add_row("time", time_text(found))
-        return Group(Text(printable(f"note: {found.taken_text}", _SHOWN_NOTE), style="yellow"), table)
-    rate = f", {found.images_per_second:,.0f} images/s" if found.images_per_second else ""
+    if snapshot.taken_by is not None:
+        table.add_row("run", f"{snapshot.name}: {snapshot.status.lower()}")
+        table.add_row("time", time_text(snapshot))
+        return Group(Text(printable(f"note: {snapshot.overwritten_text}", _SHOWN_NOTE), style="yellow"), table)
+    rate = f", {snapshot.images_per_second:,.0f} images/s" if snapshot.images_per_second else ""
     rows = {
-        "run": f"{found.name}: {found.status.lower()}" + (f", in {found.state}" if found.state else ""),
-        "time": time_text(found),
-        "ranks": ranks_text(found),
-        "images": f"{found.images_text}{rate}, {found.gigabytes_read:.2f} GB read",
-        "cost" if found.ended else "cost so far": f"{usd_text(found.usd_so_far)} at list prices",
+        "run": f"{snapshot.name}: {snapshot.status.lower()}"
+        + (f", in {snapshot.state}" if snapshot.state else ""),
+        "time": time_text(snapshot),
+        "ranks": ranks_text(snapshot),
+        "images": f"{snapshot.images_text}{rate}, {snapshot.gigabytes_read:.2f} GB read",
+        "cost" if snapshot.ended else "cost so far": f"{usd_text(snapshot.usd_so_far)} at list prices",
     }
     for name, value in rows.items():
         table.add_row(name, value)
-    for note in found.cost_notes:
+    for note in snapshot.cost_notes:
         table.add_row("", printable(note, _SHOWN_NOTE))
-    notes = [Text(printable(f"note: {note}", _SHOWN_NOTE), style="yellow") for note in found.notes]
-    parts: list[Any] = [*notes, _bar(found), table]
-    for rank, message in list(found.errors.items())[:_SHOWN_ERRORS]:
+    notes = [Text(printable(f"note: {note}", _SHOWN_NOTE), style="yellow") for note in snapshot.notes]
+    parts: list[Any] = [*notes, _bar(snapshot), table]
+    for rank, message in list(snapshot.errors.items())[:_SHOWN_ERRORS]:
         parts.append(Text(printable(f"rank {rank}: {message}", _SHOWN_CHARACTERS), style="red"))
-    if len(found.errors) > _SHOWN_ERRORS:
-        parts.append(Text(f"and {len(found.errors) - _SHOWN_ERRORS:,} more ranks", style="red"))
-    if found.errors:
-        first = next(iter(found.errors))
-        parts.append(f"see its log: cosmicai logs {first} --run {found.name}")
+    if len(snapshot.errors) > _SHOWN_ERRORS:
+        parts.append(Text(f"and {len(snapshot.errors) - _SHOWN_ERRORS:,} more ranks", style="red"))
+    if snapshot.errors:
+        first = next(iter(snapshot.errors))
+        parts.append(f"see its log: cosmicai logs {first} --run {snapshot.name}")
     return Group(*parts)
 
 
-def _bar(found: Snapshot) -> Progress:
+def _bar(snapshot: Snapshot) -> Progress:
     """The ranks that are done; without a length until they are planned."""
-    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn(_share(found))]
-    bar = Progress(*([] if found.ended else [SpinnerColumn("line")]), *columns)
-    bar.add_task("ranks", total=found.ranks, completed=found.done, start=found.ranks is not None)
+    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn(_share(snapshot))]
+    bar = Progress(*([] if snapshot.ended else [SpinnerColumn("line")]), *columns)
+    bar.add_task("ranks", total=snapshot.ranks, completed=snapshot.done, start=snapshot.ranks is not None)
     return bar
 
 
-def _share(found: Snapshot) -> str:
-    return "" if found.ranks is None else f"{found.done:,}/{found.ranks:,}"
+def _share(snapshot: Snapshot) -> str:
+    return "" if snapshot.ranks is None else f"{snapshot.done:,}/{snapshot.ranks:,}"
 
 
-def _print_end(found: Snapshot) -> None:
+def _print_end(snapshot: Snapshot) -> None:
     from summarize.contract.images import ENGINE
 
-    if found.status == "SUCCEEDED" and found.taken_by is not None:
-        console.print(f"succeeded, but {found.taken_text}")
+    if snapshot.status == "SUCCEEDED" and snapshot.taken_by is not None:
+        console.print(f"succeeded, but {snapshot.overwritten_text}")
         return
-    if found.status == "SUCCEEDED":
-        engine = set(found.images_from) <= {ENGINE}
-        did = f"{found.images_text} redshifts" if engine else f"images: {found.images_text}"
-        took = seconds_text(found.seconds if found.wall_seconds is None else found.wall_seconds)
+    if snapshot.status == "SUCCEEDED":
+        engine = set(snapshot.images_from) <= {ENGINE}
+        did = f"{snapshot.images_text} redshifts" if engine else f"images: {snapshot.images_text}"
+        took = seconds_text(snapshot.seconds if snapshot.wall_seconds is None else snapshot.wall_seconds)
         console.print(
-            Text.assemble(("succeeded", "green"), f": {printable(did)} in {took}, {usd_text(found.usd_so_far)}")
+            Text.assemble(
+                ("succeeded", "green"), f": {printable(did)} in {took}, {usd_text(snapshot.usd_so_far)}"
+            )
         )
-        for note in found.cost_notes:
+        for note in snapshot.cost_notes:
             console.print(f"cost: {note}")
-        console.print(f"download the results with `cosmicai results {found.name}`; they are in {found.result}")
+        console.print(
+            f"download the results with `cosmicai results {snapshot.name}`; they are in {snapshot.result}"
+        )
         return
-    tell_error(found.fault)
-    if found.failed or (found.ranks or 0) > found.done:
-        tell_error(f"what was computed is kept; `cosmicai resume {found.name}` runs only the missing ranks")
+    tell_error(snapshot.fault)
+    if snapshot.failed or (snapshot.ranks or 0) > snapshot.done:
+        tell_error(f"what was computed is kept; `cosmicai resume {snapshot.name}` runs only the missing ranks")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 Json = dict[str, Any]
-_TOLD = 5  # partitions that failed, of which the error is shown
+_SHOWN_FAILURES = 5  # failed partitions whose errors are shown
 
 
 @app.command()
@@ -42,11 +42,11 @@ def infer(
         Literal["auto", "onnxruntime", "torch"], typer.Option(help="Library that runs the network.")
     ] = "auto",
     precision: Annotated[
-        Literal["auto", "float32", "int8"], typer.Option(help="auto: int8 where the model admits it.")
+        Literal["auto", "float32", "int8"], typer.Option(help="auto: int8 if it is admitted for the model.")
     ] = "auto",
     max_bad_fraction: Annotated[
         float,
-        typer.Option(parser=Number(0, 1), help="Share of a partition that may lack something."),
+        typer.Option(parser=Number(0, 1), help="Fraction of a partition's galaxies that may lack something."),
     ] = 0.05,
     model_folder: Annotated[
         Path | None, typer.Option("--model", parser=MODEL, help="Model folder; default: the bundled model.")
@@ -86,7 +86,7 @@ def infer(
             progress.update(task, completed=done, total=total)
 
         try:
-            found = local.infer(
+            results = local.infer(
                 sources,
                 out,
                 batch_size,
@@ -106,13 +106,13 @@ def infer(
             console.print(f"nothing to do: {error}")
             return
     if share is None:
-        _tell(found)
+        _tell(results)
     else:
         console.print(
-            f"share {share}: {found.summary.num_samples or 0:,} redshifts in {found.folder}; "
+            f"share {share}: {results.summary.num_samples or 0:,} redshifts in {results.folder}; "
             f"`cosmicai merge {out}` puts all shares together"
         )
-    _fail_with_ranks(found.summary)
+    _fail_with_ranks(results.summary)
 
 
 @app.command()
@@ -130,27 +130,27 @@ def merge(
     """
     from cosmicai.runs.merging import merge as merge_shares
 
-    found = merge_shares(out, overwrite)
-    _tell(found)
-    _fail_with_ranks(found.summary)
+    results = merge_shares(out, overwrite)
+    _tell(results)
+    _fail_with_ranks(results.summary)
 
 
 def _fail_with_ranks(summary: Summary) -> None:
     """Exits with RUN_FAILED where partitions failed."""
     failed = summary.failed_ranks
     if failed:
-        for rank, record in list(failed.items())[:_TOLD]:
+        for rank, record in list(failed.items())[:_SHOWN_FAILURES]:
             tell_error(f"rank {rank}: {record['error']}: {record['cause']}", lines=False)
         tell_error(f"{len(failed)} of {summary.world_size} partitions failed; the report has all errors")
         raise typer.Exit(RUN_FAILED)
 
 
-def _tell(found: Results) -> None:
-    summary = found.summary
+def _tell(results: Results) -> None:
+    summary = results.summary
     if not summary.finished_ranks:
-        return  # of a merge where each partition failed
+        return  # a merge in which every partition failed
     rate = summary.spread["sample_persec"]["p50"]
-    console.print(f"{summary.num_samples:,} redshifts in {found.folder}, {rate:,.0f} images/s per process")
+    console.print(f"{summary.num_samples:,} redshifts in {results.folder}, {rate:,.0f} images/s per process")
     flags = {flag: count for flag, count in (summary.flags or {}).items() if count}
     if any(name(flag) in flags for flag in FLAGS if flag & BAD):
         counts = ", ".join(f"{flag} {count:,}" for flag, count in flags.items())
@@ -164,4 +164,4 @@ def _tell(found: Results) -> None:
         }
         known = {name: summary.accuracy[key] for name, key in measures.items()}
         console.print(", ".join(f"{name} {value:.4f}" for name, value in known.items() if value is not None))
-    console.print(f"open {found.report}")
+    console.print(f"open {results.report}")

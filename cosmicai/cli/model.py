@@ -97,15 +97,15 @@ def model_train(
     mixed_precision: Annotated[
         bool,
         typer.Option(
-            "--mixed-precision", help="The encoder in bfloat16: twice as fast where the CPU or GPU has it."
+            "--mixed-precision", help="The encoder in bfloat16: twice as fast if the CPU or GPU has it."
         ),
     ] = False,
 ) -> None:
     """Trains a network on partitions and writes its model folder with a card.
 
-    Several renderings of the same galaxies (`data dc2` with other seeds) teach it what is noise. A call that
-    was cut off continues when it is repeated. The card describes the photometry, from the partitions'
-    photometry.json or the options; what neither gives is named as unknown.
+    Several renderings of the same galaxies (`data dc2` with other seeds) teach it what is noise. An
+    interrupted call continues when it is repeated. The card describes the photometry, from the partitions'
+    photometry.json or the options; what neither gives is listed as unknown.
 
     Example: cosmicai model train partitions --out models/mine --config config.json --epochs 40
     """
@@ -123,11 +123,11 @@ def model_train(
     stated = Photometry(tuple(bands) if bands else None, zero_point, pixel_scale, flux_unit)
     photometry = common(partitions).corrected(stated)
     _tell_unknown(photometry)
-    wanted = _config(config) if start is None else astromae.Config.read(start / "config.json")
+    network_config = _config(config) if start is None else astromae.Config.read(start / "config.json")
     files, needs = partition_files(partitions), Needs(images=not without_images)
-    galaxies = read_galaxies(files, wanted, photometry.magnitude_limits, needs)
+    galaxies = read_galaxies(files, network_config, photometry.magnitude_limits, needs)
     tell_left_out(galaxies.tally)
-    wanted = _with_density(wanted, galaxies) if pdf else wanted
+    network_config = _with_density(network_config, galaxies) if pdf else network_config
     recipe = Recipe(
         seed=seed,
         epochs=epochs,
@@ -150,7 +150,7 @@ def model_train(
             progress.update(task, advance=1, description=text)
 
         with writing(resume), made(out.absolute().parent):
-            network, history = training.train(wanted, galaxies, recipe, report, encoder, resume, start)
+            network, history = training.train(network_config, galaxies, recipe, report, encoder, resume, start)
     with new_folder(out) as scratch:
         drop_calibration(out)
         astromae.save(network, scratch)
@@ -182,8 +182,8 @@ def _with_density(config: astromae.Config, galaxies: Galaxies) -> astromae.Confi
 def _tell_unknown(photometry: Photometry) -> None:
     if photometry.unknown:
         names = ", ".join(name.replace("_", " ") for name in photometry.unknown)
-        told = f"not known, as the card will say: {names}"
-        console.print(f"{told} (--bands, --zero-point, --pixel-scale, --flux-unit)")
+        unknown = f"not known, and so listed on the card: {names}"
+        console.print(f"{unknown} (--bands, --zero-point, --pixel-scale, --flux-unit)")
 
 
 def tell_left_out(tally: Tally) -> None:
@@ -204,7 +204,7 @@ def _config(path: Path | None) -> astromae.Config:
 
 
 def partition_files(folders: list[Path]) -> list[Path]:
-    """The partitions in the folders, as a run takes them; what is not taken is said."""
+    """The partitions in the folders, as a run reads them; prints a note on files that are left out."""
     from cosmicai.data.listing import partitions_in
 
     listings = {folder: partitions_in(folder) for folder in folders}
@@ -236,9 +236,9 @@ def model_pretrain(
     from cosmicai.model.usable import Needs
     from inference.engine import astromae
 
-    wanted = _config(config)
+    network_config = _config(config)
     needs = Needs(magnitudes=False, redshift=False)
-    galaxies = read_galaxies(partition_files(partitions), wanted, needs=needs)
+    galaxies = read_galaxies(partition_files(partitions), network_config, needs=needs)
     tell_left_out(galaxies.tally)
     recipe = Recipe(seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
     with Progress(*_columns(), console=console) as progress:
@@ -247,7 +247,7 @@ def model_pretrain(
         def report(epoch: int, loss: float) -> None:
             progress.update(task, advance=1, description=f"epoch {epoch}: error {loss:.3f}")
 
-        network = pretraining.pretrain(wanted, galaxies, recipe, report)
+        network = pretraining.pretrain(network_config, galaxies, recipe, report)
     with new_folder(out) as scratch:
         astromae.save(network, scratch)
         merge(scratch, out)
@@ -265,7 +265,7 @@ def model_import(
         Path | None,
         typer.Option(
             parser=InFile(),
-            help="An .npz of images, magnitudes and your own code's outputs, to check the import by.",
+            help="An .npz of images, magnitudes and your own code's outputs, to check the import against.",
         ),
     ] = None,
     outputs: Annotated[
@@ -274,7 +274,7 @@ def model_import(
     heads: Annotated[
         int | None,
         typer.Option(
-            parser=whole(1, 1024), help="Attention heads; a state dict does not tell them (published: 6)."
+            parser=whole(1, 1024), help="Attention heads, which a state dict does not record (published: 6)."
         ),
     ] = None,
     norm_eps: Annotated[
@@ -295,7 +295,7 @@ def model_import(
         typer.Option(
             parser=PAIR,
             metavar="FIELD=VALUE",
-            help="Any other field that a state dict does not tell; repeatable.",
+            help="Any other field that a state dict does not record; repeatable.",
         ),
     ] = None,
     select: Annotated[
@@ -318,12 +318,12 @@ def model_import(
 ) -> None:
     """Turns a checkpoint into a model folder; none of its code is run.
 
-    Give --expected: what the file does not tell is assumed as published, and only outputs can confirm that.
+    Give --expected: what the file does not record is assumed as published, and only outputs can confirm it.
 
     Example: cosmicai model import astromae.pt models/astromae --expected outputs.npz
     """
     from cosmicai.model.foreign.reading import Choices
-    from cosmicai.model.importing import import_checkpoint, told
+    from cosmicai.model.importing import import_checkpoint, report_lines
 
     named = {"heads": heads, "norm_eps": norm_eps, "mlp_activation": activation}
     fields = {name: str(value) for name, value in named.items() if value is not None}
@@ -331,7 +331,7 @@ def model_import(
     command = shlex.join(["cosmicai", *sys.argv[1:]])
     with writing(out), made(out.absolute().parent):
         card = import_checkpoint(checkpoint, out, choices, command, expected, outputs)
-    for line in told(card, out):
+    for line in report_lines(card, out):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

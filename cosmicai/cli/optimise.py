@@ -25,7 +25,7 @@ def model_optimise(
         list[Path] | None,
         typer.Option(
             parser=PARTITIONS,
-            help="Folder of partitions, not trained on, to calibrate and judge int8 by; repeatable.",
+            help="Folder of partitions, not trained on, to calibrate and judge int8 with; repeatable.",
         ),
     ] = None,
 ) -> None:
@@ -64,7 +64,7 @@ def model_optimise(
 
 
 def _optimised(folder: Path, calibration: list[Path]) -> Report | None:
-    """Writes the graphs of a model folder; the report of int8 if there are galaxies to calibrate it by."""
+    """Writes the graphs of a model folder; the report of int8 if there are galaxies to calibrate it with."""
     from cosmicai.model.optimise import optimise
     from cosmicai.model.usable import Needs, Tally, partitions, together, usable
     from inference.data.partition import PartitionError

@@ -17,7 +17,7 @@ from cosmicai.cli.values import Prefix, Refused, shown
 
 
 def _kind(path: Path) -> str:
-    """'file', 'folder', or '' where nothing is. Raises Refused for a name that no file can have."""
+    """'file', 'folder', or '' if there is nothing. Raises Refused for a name that no file can have."""
     try:
         return "folder" if path.is_dir() else "file" if path.exists() else ""
     except (OSError, ValueError) as error:
@@ -33,7 +33,7 @@ def _path(value: object, what: str) -> Path:
 
 @dataclass(frozen=True)
 class InFile:
-    """A file that is there and can be read."""
+    """An existing file that can be read."""
 
     def __call__(self, value: object) -> Path:
         path = _path(value, "a file")
@@ -47,7 +47,7 @@ class InFile:
 
 @dataclass(frozen=True)
 class InPath:
-    """A file or a folder that is there and can be read."""
+    """An existing file or folder that can be read."""
 
     def __call__(self, value: object) -> Path:
         kind = _kind(_path(value, "a file or a folder"))
@@ -82,7 +82,7 @@ class JsonFile:
 
 @dataclass(frozen=True)
 class InFolder:
-    """A folder that is there; `holds`: the pattern of a name that must be in it, `what` such a folder is."""
+    """An existing folder; `holds`: a pattern that a name in it must match; `what`: such a folder, in words."""
 
     holds: str = ""
     what: str = "a folder"
@@ -106,7 +106,7 @@ MODEL = InFolder("config.json", "a model folder")
 
 @dataclass(frozen=True)
 class InPartitions:
-    """A folder with .pt files that a run would take, in it or below."""
+    """A folder with .pt files that a run would read, in it or its subfolders."""
 
     def __call__(self, value: object) -> Path:
         from cosmicai.data.listing import list_folder
@@ -139,7 +139,7 @@ class Source:
 
 
 def bucket_and_prefix(address: str) -> tuple[str, str]:
-    """Of s3://bucket/prefix. Raises Refused."""
+    """The bucket and the prefix of s3://bucket/prefix. Raises Refused."""
     bucket, _, prefix = address.removeprefix("s3://").partition("/")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
         raise Refused(address, "has no valid bucket name; give s3://bucket/prefix")
@@ -170,7 +170,7 @@ def _check_writable(value: object, path: Path) -> None:
 
 @dataclass(frozen=True)
 class OutFile:
-    """A file to write, in a folder that is there."""
+    """A file to write, in an existing folder."""
 
     suffix: str = ""
 
@@ -188,7 +188,7 @@ class OutFile:
 
 @dataclass(frozen=True)
 class OutFolder:
-    """A folder to write to, which may be there already; `new`: and then must be empty."""
+    """A folder to write to, which may exist; `new`: if it exists, it must be empty."""
 
     new: bool = False
 

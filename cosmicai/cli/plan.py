@@ -25,7 +25,7 @@ from cosmicai.experiments.planning import (
     options_on_batch,
     recommended,
 )
-from cosmicai.experiments.published import beside_published
+from cosmicai.experiments.published import compare_published
 from summarize.contract.batch_prices import SPOT_NOTE
 from summarize.contract.limits import MOST_RANKS
 
@@ -91,7 +91,7 @@ def plan(
     ] = "direct",
     calibrate: Annotated[
         Path | None,
-        typer.Option(parser=JsonFile(), help="summary.json of a run: take its speed and cold starts."),
+        typer.Option(parser=JsonFile(), help="summary.json of a run: use its speed and cold starts."),
     ] = None,
     concurrency: Annotated[
         int, typer.Option(parser=whole(1, 10**6), help="The account's quota of concurrent executions.")
@@ -111,13 +111,13 @@ def plan(
     if (data_gb is None) == (images is None):
         raise typer.BadParameter("give one of --data-gb and --images")
     count = images if images is not None else max(1, int((data_gb or 0) * 1e9 / IMAGE_BYTES))
-    given = Assumptions.of_summary(calibrate) if calibrate else Assumptions()
-    given = replace(given, concurrency=concurrency, max_vcpus=max_vcpus)
+    assumptions = Assumptions.of_summary(calibrate) if calibrate else Assumptions()
+    assumptions = replace(assumptions, concurrency=concurrency, max_vcpus=max_vcpus)
     if backend == "batch":
-        plans = list(options_on_batch(count, partition_mb, _sizes(vcpus, memory_mb), arch, given))
+        plans = list(options_on_batch(count, partition_mb, _sizes(vcpus, memory_mb), arch, assumptions))
     else:
         memories = _on_lambda(memory_mb or _MEMORIES_MB)
-        plans = list(options(count, partition_mb, memories, arch, given, collectives == "direct"))
+        plans = list(options(count, partition_mb, memories, arch, assumptions, collectives == "direct"))
     best = recommended(plans, target_seconds, budget)
     payload = {
         "data_prefix": f"{best.case.partition_mb:g}MB",
@@ -202,7 +202,7 @@ def _print_best(best: Plan, images: int) -> None:
         f"{best.total_usd:,.3f} USD ({costs}); storing the data costs {_storage(images):,.2f} USD a month"
     )
     if best.bottleneck == "rendezvous host":
-        console.print("Most of the time is the rendezvous host's start: with --collectives s3 none is needed.")
+        console.print("Most of the time is the rendezvous host's start: --collectives s3 needs none.")
     for obstacle in best.obstacles:
         console.print(obstacle.text, style="yellow")
 
@@ -212,7 +212,7 @@ def _storage(images: int) -> float:
 
 
 def _print_published(as_json: bool) -> None:
-    rows = beside_published()
+    rows = compare_published()
     if as_json:
         print_json(
             [

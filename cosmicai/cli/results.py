@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_TOLD_RANKS = 10  # whose wrong fields are named
+_SHOWN_RANKS = 10  # ranks whose wrong fields are named
 _FORMATS = Choices(("csv", "parquet", "fits", "votable", "qp", "hats"))
 
 
@@ -64,10 +64,10 @@ def results(
         def report(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        found = run.results(out, overwrite, report)
-    _tell_not_downloaded(found)
-    catalogues = found.write(*format_) if format_ else []
-    _tell_downloaded(found, as_json)
+        downloaded = run.results(out, overwrite, report)
+    _tell_not_downloaded(downloaded)
+    catalogues = downloaded.write(*format_) if format_ else []
+    _tell_downloaded(downloaded, as_json)
     if not as_json:
         _tell_catalogues(catalogues)
 
@@ -82,7 +82,8 @@ def catalogue(
     folder: Annotated[
         Path,
         typer.Argument(
-            parser=InFolder(what="a folder of results"), help="Results, downloaded or of `cosmicai infer`."
+            parser=InFolder(what="a folder of results"),
+            help="Results that were downloaded, or that `cosmicai infer` wrote.",
         ),
     ],
     format_: Annotated[
@@ -104,41 +105,41 @@ def catalogue(
     _tell_catalogues(load_results(folder).write(*format_))
 
 
-def _tell_not_downloaded(found: Results) -> None:
+def _tell_not_downloaded(downloaded: Results) -> None:
     from cosmicai.runs.download import OF_ANOTHER_RUN
 
-    others = [address for address, reason in found.left_out.items() if reason == OF_ANOTHER_RUN]
+    others = [address for address, reason in downloaded.left_out.items() if reason == OF_ANOTHER_RUN]
     if others:
-        named = ", ".join(others[:_TOLD_RANKS]) + (", …" if len(others) > _TOLD_RANKS else "")
-        tell_error(f"left out, as they are of another run: {len(others)} objects: {named}", lines=False)
-    for address, reason in found.left_out.items():
+        shown = ", ".join(others[:_SHOWN_RANKS]) + (", …" if len(others) > _SHOWN_RANKS else "")
+        tell_error(f"left out {len(others)} objects of another run: {shown}", lines=False)
+    for address, reason in downloaded.left_out.items():
         if reason != OF_ANOTHER_RUN:
             tell_error(f"left out: {address}: {reason}")
 
 
-def _tell_downloaded(found: Results, as_json: bool) -> None:
+def _tell_downloaded(downloaded: Results, as_json: bool) -> None:
     from summarize.contract.images import counted, images_text
 
-    files = len(found.files)
-    images, sources = counted(found.ranks if found.is_finished else [])
+    files = len(downloaded.files)
+    images, sources = counted(downloaded.ranks if downloaded.is_finished else [])
     if as_json:
-        known = {"images": images, "images_from": sources} if found.is_finished else {}
-        print_json({"folder": str(found.folder), "files": files, "left_out": found.left_out, **known})
-    elif not found.is_finished:
-        console.print(f"{files} files in {found.folder}; the run has no summary.json: it did not finish")
+        known = {"images": images, "images_from": sources} if downloaded.is_finished else {}
+        print_json({"folder": str(downloaded.folder), "files": files, "left_out": downloaded.left_out, **known})
+    elif not downloaded.is_finished:
+        console.print(f"{files} files in {downloaded.folder}; the run has no summary.json: it did not finish")
     else:
-        console.print(f"{files} files in {found.folder}; open {found.report}")
+        console.print(f"{files} files in {downloaded.folder}; open {downloaded.report}")
         console.print(f"images: {images_text(images, sources)}")
-        _tell_left_out(found.ranks)
+        _tell_left_out(downloaded.ranks)
 
 
 def _tell_left_out(infos: list[RankInfo]) -> None:
     """Names the wrong fields of rank infos, for the first ranks that have any."""
     wrong = [(info.rank, info.left_out) for info in infos if info.left_out]
-    for rank, faults in wrong[:_TOLD_RANKS]:
+    for rank, faults in wrong[:_SHOWN_RANKS]:
         tell_error(f"left out of the info of rank {rank}: {'; '.join(faults)}", lines=False)
-    if len(wrong) > _TOLD_RANKS:
-        tell_error(f"… and of {len(wrong) - _TOLD_RANKS} more ranks: see combined_data.json")
+    if len(wrong) > _SHOWN_RANKS:
+        tell_error(f"… and of {len(wrong) - _SHOWN_RANKS} more ranks: see combined_data.json")
 
 
 @app.command()

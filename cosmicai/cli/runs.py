@@ -103,11 +103,11 @@ def status(
 
     Example: cosmicai status --json
     """
-    found = deployment(team, local, profile).find(name).state()
+    snapshot = deployment(team, local, profile).find(name).state()
     if as_json:
-        print_json(found.to_json())
+        print_json(snapshot.to_json())
     else:
-        console.print(screen(found))
+        console.print(screen(snapshot))
 
 
 @app.command("list")
@@ -124,14 +124,14 @@ def list_runs(
     """
     rows = [
         {
-            "name": found["name"],
-            "status": found["status"],
-            "started": found["startDate"].astimezone(UTC).isoformat(timespec="seconds"),
-            "seconds": round((found["stopDate"] - found["startDate"]).total_seconds(), 1)
-            if found.get("stopDate")
+            "name": execution["name"],
+            "status": execution["status"],
+            "started": execution["startDate"].astimezone(UTC).isoformat(timespec="seconds"),
+            "seconds": round((execution["stopDate"] - execution["startDate"]).total_seconds(), 1)
+            if execution.get("stopDate")
             else None,
         }
-        for found in deployment(team, local, profile).runs(limit)
+        for execution in deployment(team, local, profile).runs(limit)
     ]
     if as_json:
         print_json(rows)

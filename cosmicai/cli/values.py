@@ -24,9 +24,9 @@ _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 class Refused(typer.BadParameter):
-    """A value that an option does not take; `remedy` says what is wrong or what to give.
+    """A value that an option does not accept; `remedy` says what is wrong or what to give.
 
-    option: its name, where Typer does not know it because the command itself refuses the value.
+    option: its name, if Typer does not know it because the command itself refuses the value.
     """
 
     def __init__(self, value: object, remedy: str, option: str | None = None) -> None:
@@ -34,7 +34,7 @@ class Refused(typer.BadParameter):
 
 
 def shown(value: object) -> str:
-    """A value in a message: short and printable, in quotation marks where a reader could miss it."""
+    """A value in a message: short and printable, in quotation marks if a reader could miss it."""
     text = str(value)
     return printable(text, _SHOWN) if re.fullmatch(r"[^\s'\"]+", text) else repr(printable(text, _SHOWN))
 
@@ -65,7 +65,7 @@ class Number:
 
     @property
     def allowed(self) -> str:
-        """What it takes, in words."""
+        """What is allowed, in words."""
         kind = "a whole number" if self.whole else "a number"
         low, high = f"{self.least:,g}", f"{self.most:,.12g}"
         if math.isinf(self.least):
@@ -125,7 +125,7 @@ class Numbers:
 
     @property
     def allowed(self) -> str:
-        """What it takes, in words."""
+        """What is allowed, in words."""
         return f"numbers with commas, each {self.item.allowed}"
 
 

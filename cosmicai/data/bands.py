@@ -24,18 +24,18 @@ class Named:
 
 
 def named(name: str, bands: Sequence[str]) -> Named | None:
-    """The one of `bands` that a name holds as a word of its own; None where it holds none or several.
+    """The one of `bands` that a name holds as a word of its own; None if it holds none or several.
 
     HSC-G, MAG_AUTO_G, modelMag_g, g_cmodel_mag, gmag and `g DECam SDSS c0001` all hold g. Case is ignored only
-    where no band is spelt like that.
+    if no band matches exactly.
     """
     run_together = _RUN_TOGETHER.match(name)
     places = [run_together.span("band")] if run_together else _words(name)
     for same in (str.__eq__, lambda a, b: a.lower() == b.lower()):
         hits = [(start, stop, band) for start, stop in places for band in bands if same(name[start:stop], band)]
         if hits:
-            found = {band for *_, band in hits}
-            if len(found) > 1:
+            hit_bands = {band for *_, band in hits}
+            if len(hit_bands) > 1:
                 return None
             start, stop, band = hits[0]
             return Named(band, f"{name[:start]}{{}}{name[stop:]}")
@@ -53,17 +53,17 @@ def _words(name: str) -> list[tuple[int, int]]:
 def order(names: Sequence[str], bands: Sequence[str], filled: Sequence[str] = ()) -> list[int | None]:
     """Which of the named channels each band is; None for a band that is to be filled.
 
-    Raises BandError where a band is missing or there twice, and names all.
+    Raises BandError, which names all bands, if one is missing or occurs twice.
     """
     places: dict[str, list[int]] = {band: [] for band in bands}
     for index, name in enumerate(names):
         hit = named(name, bands)
         if hit is not None:
             places[hit.band].append(index)
-    twice = [band for band, found in places.items() if len(found) > 1]
+    twice = [band for band, indices in places.items() if len(indices) > 1]
     if twice:
         of = ", ".join(names[index] for index in places[twice[0]])
-        raise BandError(f"band {twice[0]} is there {len(places[twice[0]])} times: {of}")
+        raise BandError(f"band {twice[0]} occurs {len(places[twice[0]])} times: {of}")
     missing = [band for band in bands if not places[band] and band not in filled]
     if missing:
         raise BandError(

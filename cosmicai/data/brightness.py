@@ -19,15 +19,16 @@ from inference.contract.missing import BRIGHTEST, FAINTEST, FLUX_MARKERS, MAGNIT
 from inference.data.missing import Hit, beyond, marked, settled
 
 Doubles = NDArray[np.float64]
-# Of a band's values that are no magnitudes of any survey: with more of them the column is another thing.
+# The share of a band's values that may be beyond any survey; with more, the column holds something else.
 _TOLERATED = 0.05
-_TOLD_BY = 20  # values that all look like magnitudes are no fluxes
+_ENOUGH_VALUES = 20  # if so many all look like magnitudes, they are not fluxes
 
 
 class Magnitudes:
     """Magnitudes (n, M), float32, NaN for what is not known.
 
-    limits: what a band gets that is not detected. implausible, known: values of each band so far.
+    limits: by band, the magnitude of a galaxy that is not detected. implausible, known: values of each band
+    so far.
     """
 
     def __init__(
@@ -63,13 +64,13 @@ class Magnitudes:
                 f"{self._path}: {column.described} has several values a galaxy, perhaps with its error: name "
                 f"the first with --magnitudes '{column.name}[0],…'"
             )
-        wanted = self._layout.bands
-        if wanted is not None:
-            spelt = [bandnames.named(column.name, wanted) for column in self._columns]
+        model_bands = self._layout.bands
+        if model_bands is not None:
+            spelt = [bandnames.named(column.name, model_bands) for column in self._columns]
             if any(spelt):
                 try:
                     return bandnames.order(
-                        [column.name for column in self._columns], wanted, self._reading.filled
+                        [column.name for column in self._columns], model_bands, self._reading.filled
                     )
                 except bandnames.BandError as error:
                     raise SourceError(f"{self._path}: magnitudes: {error}: give --magnitudes NAMES") from error
@@ -79,27 +80,27 @@ class Magnitudes:
                 f"{self._layout.magnitudes}"
             )
         listed = ", ".join(column.label for column in self._columns)
-        self.notes.append(f"magnitudes are taken in the order given: {listed}")
+        self.notes.append(f"magnitudes are in the order given: {listed}")
         return list(range(len(self._columns)))
 
     def _order_of_values(self, column: Column, channels: Channels) -> list[int | None]:
-        """An array (N, M) has no names: it goes by the images' bands, if it has as many values."""
+        """An array (N, M) has no names: it has the images' bands, if it has as many values."""
         if len(column.shape) != 1:
             raise SourceError(f"{self._path}: magnitudes are {column.described}, expected (N, M)")
-        count, wanted = column.shape[0], self._layout.magnitudes
-        if wanted == self._layout.channels and count == channels.count and channels.names is not None:
+        count, expected = column.shape[0], self._layout.magnitudes
+        if expected == self._layout.channels and count == channels.count and channels.names is not None:
             return channels.order
-        if count == wanted and (channels.count == count or channels.names is None):
+        if count == expected and (channels.count == count or channels.names is None):
             return list(range(count))
-        if count == wanted:
+        if count == expected:
             listed = ", ".join(self._layout.bands or ())
             self.notes.append(
-                f"{column.label} is taken to be in the model's order {listed}, as it has as many values: "
-                f"--magnitudes '{column.name}[0],…' says otherwise"
+                f"{column.label} is assumed to be in the model's order {listed}, as it has as many values; "
+                f"if it is not, give --magnitudes '{column.name}[0],…'"
             )
             return list(range(count))
         raise SourceError(
-            f"{self._path}: magnitudes are {column.described}, the model takes {wanted}: name them in the "
+            f"{self._path}: magnitudes are {column.described}, the model takes {expected}: name them in the "
             f"order {', '.join(self._layout.bands or ())} with --magnitudes "
             f"'{column.name}[0],{column.name}[1],…'"
         )
@@ -116,17 +117,17 @@ class Magnitudes:
         given = self._reading.flux_zero_point
         columns = self._columns * (len(self.order) if len(self._columns) == 1 else 1)
         stated = [units.zero_point_of(column.unit or "") for column in columns]
-        found = [given if given is not None else stated[index or 0] for index in self.order]
-        if any(one is None for one in found):
+        zero_points = [given if given is not None else stated[index or 0] for index in self.order]
+        if any(one is None for one in zero_points):
             raise SourceError(
                 f"{self._path}: the unit of the fluxes is not known: give --flux-unit or --zero-point"
             )
-        listed = ", ".join(sorted({units.unit_of(one) for one in found if one is not None}))
-        self.notes.append(f"magnitudes are made of fluxes: {listed}")
-        return [one for one in found if one is not None]
+        listed = ", ".join(sorted({units.unit_of(one) for one in zero_points if one is not None}))
+        self.notes.append(f"magnitudes are computed from fluxes: {listed}")
+        return [one for one in zero_points if one is not None]
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Raises SourceError for text, and for values that are no magnitudes."""
+        """Raises SourceError for text, and for values that are not magnitudes."""
         if len(self._columns) == 1 and self._columns[0].shape:
             table, masked = self._numbers(self._columns[0], start, stop)
             pairs = [(table[:, i], masked[:, i]) if i is not None else None for i in self.order]
@@ -144,14 +145,14 @@ class Magnitudes:
         return result
 
     def _check_fluxes(self, pairs: list[tuple[Doubles, NDArray[np.bool_]] | None]) -> None:
-        """Raises SourceError where the first values all look like magnitudes, as no fluxes of galaxies do."""
-        found = np.concatenate([pair[0].reshape(-1) for pair in pairs if pair is not None])
-        found = found[np.isfinite(found)]
-        if len(found) >= _TOLD_BY and found.min() >= BRIGHTEST and found.max() <= FAINTEST:
+        """Raises SourceError if the first values all look like magnitudes, as fluxes of galaxies never do."""
+        fluxes = np.concatenate([pair[0].reshape(-1) for pair in pairs if pair is not None])
+        fluxes = fluxes[np.isfinite(fluxes)]
+        if len(fluxes) >= _ENOUGH_VALUES and fluxes.min() >= BRIGHTEST and fluxes.max() <= FAINTEST:
             raise SourceError(
-                f"{self._path}: the magnitude columns hold {found.min():.4g} to {found.max():.4g}, which look "
-                "like magnitudes, but --flux-unit or --zero-point says fluxes: for the unit of the pixels give "
-                "--pixel-unit or --pixel-zero-point"
+                f"{self._path}: the magnitude columns hold {fluxes.min():.4g} to {fluxes.max():.4g}, which "
+                "look like magnitudes, but --flux-unit or --zero-point says fluxes: for the unit of the pixels "
+                "give --pixel-unit or --pixel-zero-point"
             )
 
     def _numbers(self, column: Column, start: int, stop: int) -> tuple[Doubles, NDArray[np.bool_]]:
@@ -160,17 +161,17 @@ class Magnitudes:
         except values.ValueFault as error:
             raise SourceError(f"{self._path}: {column.label}, rows from {start} on: {error}") from error
 
-    def _band(self, band: int, found: Doubles, masked: NDArray[np.bool_]) -> Doubles:
+    def _band(self, band: int, measured: Doubles, masked: NDArray[np.bool_]) -> Doubles:
         name, limit = self.names[band], np.nan if self.limits is None else self.limits[band]
-        hits = marked(found, self._markers)
-        result = found
+        hits = marked(measured, self._markers)
+        result = measured
         if self._zero_points is not None:
-            negative = (found < 0) & np.isfinite(found)
+            negative = (measured < 0) & np.isfinite(measured)
             for hit in hits:
                 negative &= ~hit.where
-            result = units.magnitudes(found, self._zero_points[band])
+            result = units.magnitudes(measured, self._zero_points[band])
             hits.append(Hit("a flux below 0", Missing.NOT_DETECTED, negative))
-        known = np.ones(len(found), bool)
+        known = np.ones(len(measured), bool)
         for marker, kind, where in hits:
             known &= ~where
             blank = where & masked
@@ -181,15 +182,15 @@ class Magnitudes:
         self._implausible[band] += int(odd.where.sum())
         for hit in (odd, faint):
             self._counts.add(name, hit.marker, hit.kind, int(hit.where.sum()))
-        self._note_range(band, found[known])
+        self._note_range(band, measured[known])
         return settled(result, [*hits, odd, faint], limit)
 
-    def _note_range(self, band: int, found: Doubles) -> None:
-        if found.size:
-            self._range = (float(found.min()), float(np.median(found)), float(found.max()))
+    def _note_range(self, band: int, known: Doubles) -> None:
+        if known.size:
+            self._range = (float(known.min()), float(np.median(known)), float(known.max()))
 
     def _check(self) -> None:
-        """Raises SourceError where too many values are no magnitudes."""
+        """Raises SourceError if too many values are not magnitudes."""
         for band, (odd, known) in enumerate(zip(self._implausible, self._known, strict=True)):
             if odd > _TOLERATED * known and (odd > 1 or odd == known):
                 raise SourceError(
@@ -201,7 +202,7 @@ class Magnitudes:
         least, median, greatest = self._range
         seen = f"the last ones read have {least:.4g} to {greatest:.4g}, median {median:.4g}"
         if self.fluxes:
-            return f"{seen}: the zero point is likely another one: check --flux-unit or --zero-point"
+            return f"{seen}: the zero point is likely wrong: check --flux-unit or --zero-point"
         if least < 0 and abs(median) < 5 and greatest < BRIGHTEST:
             return f"{seen}: likely colours or scaled values, not magnitudes: give other --magnitudes NAMES"
         return f"{seen}: likely fluxes: give --flux-unit nanomaggies, nJy, …, or --zero-point"

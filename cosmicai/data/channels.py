@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 class Channels:
     """Images (n, C, H, W) with the model's bands, whatever axes and columns the source has them in.
 
-    names: of the source's channels, None where nothing tells them. order: which of them each band is, None for
+    names: of the source's channels, None if nothing names them. order: which of them each band is, None for
     one that is filled with zeros. bands: of what `read` gives. new_scale: arcsec a pixel after `plan`.
     """
 
@@ -38,7 +38,7 @@ class Channels:
         self.zero_points = self._zero_points()
         self.plan = self._plan()
         self.new_scale = self._new_scale()
-        self._say()
+        self._add_notes()
 
     # What the source has
 
@@ -63,8 +63,8 @@ class Channels:
         if last < min(first, middle) and min(first, middle) >= LEAST_SIDE:
             return True, first, middle, last
         raise SourceError(
-            f"{self._path}: images have rows of shape {shape}, and the axis of the bands cannot be told: it "
-            "is the shortest one, first or last"
+            f"{self._path}: images have rows of shape {shape}, and the axis of the bands is ambiguous: it must "
+            "be the shortest one, first or last"
         )
 
     def _names(self) -> tuple[str, ...] | None:
@@ -80,8 +80,8 @@ class Channels:
         return tuple(column.bands[0] if column.bands else column.name for column in self._columns)
 
     def _order(self) -> list[int | None]:
-        wanted, model = self._layout.bands, self._layout
-        if wanted is None:
+        model_bands, model = self._layout.bands, self._layout
+        if model_bands is None:
             if self.count != model.channels:
                 raise SourceError(
                     f"{self._path}: images have {self.count} channels, the model {model.name} takes "
@@ -89,32 +89,36 @@ class Channels:
                 )
             return list(range(self.count))
         if self.names is None:
-            if self.count == len(wanted):
+            if self.count == len(model_bands):
                 self.notes.append(
-                    f"bands are taken to be {', '.join(wanted)}, the model's, as the file does not name them: "
-                    "--bands says otherwise"
+                    f"bands are assumed to be {', '.join(model_bands)}, the model's, as the file does not name "
+                    "them; if they are not, give --bands"
                 )
                 return list(range(self.count))
-            raise SourceError(self._not_named(wanted))
+            raise SourceError(self._not_named(model_bands))
         try:
-            return bandnames.order(self.names, wanted, self._reading.filled)
+            return bandnames.order(self.names, model_bands, self._reading.filled)
         except bandnames.BandError as error:
             raise SourceError(
-                f"{self._path}: {error}. --bands says what the channels are, --images which of them are meant, "
-                "--model takes a model of other bands, --fill-bands fills a missing one with zeros"
+                f"{self._path}: {error}. --bands says what the channels are, --images selects some of them, "
+                "--model chooses a model of other bands, --fill-bands fills a missing one with zeros"
             ) from error
 
-    def _not_named(self, wanted: tuple[str, ...]) -> str:
-        which = f"at least {len(wanted) - self.count} of them is missing" if self.count < len(wanted) else ""
+    def _not_named(self, model_bands: tuple[str, ...]) -> str:
+        which = (
+            f"at least {len(model_bands) - self.count} of them is missing"
+            if self.count < len(model_bands)
+            else ""
+        )
         return (
             f"{self._path}: images have {self.count} channels that nothing names, and the model "
-            f"{self._layout.name} takes {len(wanted)} bands, "
-            f"{', '.join(wanted)}{': ' if which else ''}{which}. Give --bands with a name for each channel, "
-            "in their order"
+            f"{self._layout.name} takes {len(model_bands)} bands, "
+            f"{', '.join(model_bands)}{': ' if which else ''}{which}. Give --bands with a name for each "
+            "channel, in their order"
         )
 
     def _scale(self) -> float | None:
-        """Arcsec a pixel, by the user or by the file."""
+        """Arcsec a pixel, from the user or the file."""
         if self._reading.pixel_scale is not None:
             return self._reading.pixel_scale
         used = self._used_columns()
@@ -125,7 +129,7 @@ class Channels:
         return known[0] if known else None
 
     def _zero_points(self) -> list[float] | None:
-        """Of the pixels of each band, by the user or by the file; None where it is not known."""
+        """The zero point of each band's pixels, from the user or the file; None if it is not known."""
         given = self._reading.pixel_zero_point
         if given is not None:
             return [given] * len(self.order)
@@ -147,7 +151,7 @@ class Channels:
 
     @property
     def zero_point(self) -> float | None:
-        """Where it is that of every band."""
+        """The zero point of all bands; None if they differ or it is not known."""
         return self.zero_points[0] if self.zero_points and len(set(self.zero_points)) == 1 else None
 
     @property
@@ -181,22 +185,23 @@ class Channels:
             raise SourceError(f"{self._path}: {error}") from error
 
     def _new_scale(self) -> float | None:
-        """Where the source does not say its scale, the new one is not known."""
+        """Arcsec a pixel after `plan`; None if the source does not state its scale."""
         if self.scale is None:
             return None
         if self.plan.zoom != 1 and self._reading.fit == "scale":
             return self._layout.photometry.pixel_scale
         return self.scale / self.plan.zoom
 
-    def _say(self) -> None:
+    def _add_notes(self) -> None:
         model = self._layout.photometry
-        for name, unknown, wanted, option in (
+        for name, unknown, model_value, option in (
             ("pixel scale", self.scale is None, model.pixel_scale, "--pixel-scale"),
             ("zero point of the pixels", not self.zero_points, model.zero_point, "--pixel-unit"),
         ):
-            if unknown and wanted is not None:
+            if unknown and model_value is not None:
                 self.notes.append(
-                    f"{name} is taken to be {wanted:g}, the model's, as nothing says it: {option} does"
+                    f"{name} is assumed to be {model_value:g}, the model's, as the source does not state "
+                    f"it; {option} sets it"
                 )
         if self.names is not None:
             left = [name for index, name in enumerate(self.names) if index not in self.order]
@@ -204,7 +209,7 @@ class Channels:
                 self.notes.append(f"left out, as the model does not take them: {', '.join(left)}")
         filled = [band for band, index in zip(self.bands or (), self.order, strict=False) if index is None]
         if filled:
-            self.notes.append(f"filled with zeros, as asked for: {', '.join(filled)}")
+            self.notes.append(f"filled with zeros, as requested: {', '.join(filled)}")
 
     def read(self, start: int, stop: int) -> Floats:
         """Images (n, C, H, W) in the order of the bands, before they are fitted; bad pixels are NaN."""

@@ -14,12 +14,12 @@ _LEAST_GALAXIES = 10  # with fewer, medians and scatters say nothing
 _BRIGHT_SHARE = 0.5  # of the galaxies: the brighter half is compared, where noise matters least
 _ORDER_GAIN = 0.7  # another order must have at most this share of the scatter of the given one
 _OFFSET = 1.5  # mag: more than a circle misses of most galaxies; zero points in use are 2 or more apart
-_COMPACT = 0.9  # of the galaxies are larger than those that the zero point is told by
+_COMPACT = 0.9  # of the galaxies are larger than those that show the zero point
 _BAND_OFFSET = 1.0  # mag between bands, whose seeing differs
 _FLAT_PIXELS = 4  # at a stamp's greatest value: a core that was cut off
 _ROUND = 1e-5  # mag from two decimals: markers are round numbers
 _REPEATED = 2  # galaxies with the same extreme magnitude
-_SHARE = 0.02  # of the galaxies: more than this many of a fault are told
+_SHARE = 0.02  # of the galaxies: a fault in more than this share is reported
 
 
 def stamp_magnitudes(images: NDArray[np.float32], zero_point: float) -> Doubles:
@@ -56,22 +56,22 @@ def warnings(
 ) -> list[str]:
     """Sentences for the user. stamps: of `stamp_magnitudes`; zeros: stamps without light, by channel."""
     count = len(magnitudes)
-    told = []
+    sentences = []
     if zeros and min(zeros) == count > 0:
-        told.append("all images are zero")
+        sentences.append("all images are zero")
     else:
-        told += [
+        sentences += [
             f"band {band}: all images are zero" for band, n in zip(bands, zeros, strict=True) if n == count > 0
         ]
         some = [f"{n} in {band}" for band, n in zip(bands, zeros, strict=True) if count > n > _SHARE * count]
-        told += [f"images that are all zero: {', '.join(some)} of {count}"] if some else []
+        sentences += [f"images that are all zero: {', '.join(some)} of {count}"] if some else []
     if saturated > _SHARE * count:
-        told.append(
+        sentences.append(
             f"{saturated} of {count} galaxies look saturated: several pixels have the same greatest value"
         )
     if stamps.shape == magnitudes.shape and len(bands) > 1:
-        told += _photometric(stamps, magnitudes, bands, zero_point)
-    return told
+        sentences += _photometric(stamps, magnitudes, bands, zero_point)
+    return sentences
 
 
 def _photometric(stamps: Doubles, magnitudes: Doubles, bands: Sequence[str], zero_point: float) -> list[str]:
@@ -89,12 +89,12 @@ def _photometric(stamps: Doubles, magnitudes: Doubles, bands: Sequence[str], zer
             "give --bands"
         ]
     difference = magnitudes - stamps
-    # A stamp lacks light of large galaxies: the most compact ones tell the zero point.
+    # A stamp lacks light of large galaxies: the most compact ones show the zero point.
     offset = float(np.median(np.quantile(difference, _COMPACT, axis=0)))
     offsets = np.median(difference, 0)
-    told = []
+    sentences = []
     if abs(offset) > _OFFSET:
-        told.append(
+        sentences.append(
             f"the images look like fluxes of zero point {zero_point + offset:.0f} or so, not {zero_point:g}, "
             "by the magnitudes: give --pixel-unit or --pixel-zero-point"
         )
@@ -105,8 +105,8 @@ def _photometric(stamps: Doubles, magnitudes: Doubles, bands: Sequence[str], zer
         if abs(value) > _BAND_OFFSET
     ]
     if odd:
-        told.append(f"images and magnitudes differ from the other bands in {', '.join(odd)}")
-    return told
+        sentences.append(f"images and magnitudes differ from the other bands in {', '.join(odd)}")
+    return sentences
 
 
 def _best_order(stamps: Doubles, magnitudes: Doubles) -> list[int] | None:
@@ -126,9 +126,9 @@ def repeated_extremes(
 ) -> list[str]:
     """A sentence for each band whose faintest or brightest value several galaxies share, as markers are shared.
 
-    limits: what undetected galaxies have got, which they do share.
+    limits: the magnitudes of undetected galaxies, which they do share.
     """
-    told = []
+    sentences = []
     for place, band in enumerate(bands):
         known = magnitudes[:, place][np.isfinite(magnitudes[:, place])]
         if limits is not None:
@@ -136,8 +136,8 @@ def repeated_extremes(
         for value in {known.min(), known.max()} if known.size else ():
             count = int((known == value).sum())
             if count >= _REPEATED and abs(value - round(float(value), 2)) < _ROUND:
-                told.append(
+                sentences.append(
                     f"{count} galaxies have the same extreme magnitude {value:g} in {band}: if it is a "
                     f"marker, give --missing {value:g}=not-detected or {value:g}=not-observed"
                 )
-    return told
+    return sentences

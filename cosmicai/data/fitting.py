@@ -46,7 +46,7 @@ class Plan:
             steps.append(f"resampled by a factor of {self.zoom:.4g}, flux conserved")
         if min(self.height, self.width) * self.zoom > self.size + 0.5:
             steps.append(f"cropped to the central {self.size}×{self.size}")
-        return f"{self.height}×{self.width}: " + (", ".join(steps) if steps else "taken as they are")
+        return f"{self.height}×{self.width}: " + (", ".join(steps) if steps else "used as they are")
 
 
 def plan(
@@ -54,13 +54,13 @@ def plan(
 ) -> Plan:
     """How stamps of (height, width) pixels of `scale` arcsec become (size, size) of `target` arcsec.
 
-    Without both scales only stamps of the right size are taken, unless `fit` says what is meant.
+    Without both scales only stamps of the right size are accepted, unless `fit` says what to do.
     Raises FitError.
     """
     side = min(height, width)
     if fit == "resize":
         if height != width:
-            raise FitError(f"stamps are {height}×{width}: --fit resize takes square ones; give --fit crop")
+            raise FitError(f"stamps are {height}×{width}: --fit resize needs square ones; give --fit crop")
         zoom = size / side
     elif fit == "crop" or scale is None or target is None:
         zoom = 1.0
@@ -83,18 +83,20 @@ def _unknown(height: int, width: int, size: int, scale: float | None, target: fl
     return f"{sizes}, and {lacking}: give {', or '.join(options)}"
 
 
-def _padded(found: Plan, pad: bool, scale: float | None) -> Plan:
-    covered = min(found.height, found.width) * found.zoom
-    if covered >= found.size - 1e-6:
-        return found
-    padding = int(np.ceil((found.size / found.zoom - min(found.height, found.width)) / 2))
+def _padded(unpadded: Plan, pad: bool, scale: float | None) -> Plan:
+    covered = min(unpadded.height, unpadded.width) * unpadded.zoom
+    if covered >= unpadded.size - 1e-6:
+        return unpadded
+    padding = int(np.ceil((unpadded.size / unpadded.zoom - min(unpadded.height, unpadded.width)) / 2))
     if pad:
-        return Plan(found.size, found.height + 2 * padding, found.width + 2 * padding, found.zoom, padding)
-    at = f' of {scale:g}"' if scale and found.zoom != 1 else ""
+        return Plan(
+            unpadded.size, unpadded.height + 2 * padding, unpadded.width + 2 * padding, unpadded.zoom, padding
+        )
+    at = f' of {scale:g}"' if scale and unpadded.zoom != 1 else ""
     raise FitError(
-        f"stamps are {found.height}×{found.width} pixels{at}, which cover {covered:.4g} pixels of the "
-        f"model's; it takes {found.size}×{found.size}: cut larger stamps, or give --pad to surround them with "
-        "zeros"
+        f"stamps are {unpadded.height}×{unpadded.width} pixels{at}, which cover {covered:.4g} pixels of the "
+        f"model's; it takes {unpadded.size}×{unpadded.size}: cut larger stamps, or give --pad to surround them "
+        "with zeros"
     )
 
 

@@ -30,7 +30,7 @@ Floats = NDArray[np.float32]
 class Block:
     """Consecutive galaxies: images (n, C, S, S), magnitudes (n, M), redshift (n,), NaN for what is not known.
 
-    rows: their numbers in the source. objects: `id`, ra and dec where they are known, and kept columns.
+    rows: their numbers in the source. objects: `id`, ra and dec if they are known, and kept columns.
     """
 
     images: Floats
@@ -53,11 +53,11 @@ class Block:
 
 
 class Galaxies:
-    """The galaxies of an opened source for one model. Raises SourceError before anything is read where it can.
+    """The galaxies of an opened source for one model. Raises SourceError, if possible before anything is read.
 
     total: in the source. counts: missing values, by column and kind, as blocks are read. bad_images: galaxies
     with NaN or masked pixels, first_bad the first of them. dropped: galaxies that were left out; unusable:
-    those with NaN that were not. notes: what was taken without being asked for.
+    those with NaN that were not. notes: choices that no option made.
     """
 
     def __init__(self, table: Table, reading: Reading, layout: ModelLayout) -> None:
@@ -79,7 +79,7 @@ class Galaxies:
 
     @property
     def bands(self) -> tuple[str, ...] | None:
-        """Of the channels that blocks have."""
+        """The bands of the channels in blocks."""
         return self.channels.bands
 
     @property
@@ -100,11 +100,11 @@ class Galaxies:
         )
 
     def _factors(self) -> Floats:
-        """(C, 1, 1): by which pixels are multiplied to have the model's zero point."""
-        stated, wanted = self.channels.zero_points, self.layout.photometry.zero_point
-        if stated is None or wanted is None:
+        """(C, 1, 1): the factors that give pixels the model's zero point."""
+        stated, model_zero_point = self.channels.zero_points, self.layout.photometry.zero_point
+        if stated is None or model_zero_point is None:
             return np.ones((len(self.channels.order), 1, 1), np.float32)
-        return (10 ** (0.4 * (wanted - np.array(stated)))).astype(np.float32)[:, None, None]
+        return (10 ** (0.4 * (model_zero_point - np.array(stated)))).astype(np.float32)[:, None, None]
 
     def _checked_rows(self) -> int:
         choice = self.choice
@@ -158,10 +158,10 @@ class Galaxies:
         column = self.choice.redshift
         if column is None:
             return None
-        found = self._plain(column, start, stop)
-        if found is None:
+        redshifts = self._plain(column, start, stop)
+        if redshifts is None:
             return None
-        known = known_redshifts(found.reshape(-1), column.label, self.counts)
+        known = known_redshifts(redshifts.reshape(-1), column.label, self.counts)
         if np.isfinite(known).any() and float(np.nanmedian(known)) > 10:
             raise SourceError(
                 f"{self.table.path}: {column.label} has a median of {np.nanmedian(known):.4g}, which is not a "
@@ -178,20 +178,20 @@ class Galaxies:
             raise SourceError(f"{self.table.path}: {column.label}, rows from {start} on: {error}") from error
 
     def _objects(self, start: int, stop: int) -> Objects:
-        """What goes into partitions beside the tensors; without identifiers the row numbers are those."""
-        found = {"id": self._identifiers(start, stop)}
+        """What is stored next to the tensors of partitions; row numbers replace missing identifiers."""
+        columns = {"id": self._identifiers(start, stop)}
         for name, column in (("ra", self.choice.ra), ("dec", self.choice.dec)):
             degrees = self._plain(column, start, stop)
             if degrees is not None:
-                found[name] = degrees.reshape(-1)
+                columns[name] = degrees.reshape(-1)
         for name, column in self.choice.kept:
             try:
-                found[name] = kept(column.read(start, stop))
+                columns[name] = kept(column.read(start, stop))
             except ObjectsError as error:
                 raise SourceError(
                     f"{self.table.path}: {column.label}, rows from {start} on: {error}: leave it out of --keep"
                 ) from error
-        return found
+        return columns
 
     def _identifiers(self, start: int, stop: int) -> Array:
         column = self.choice.ids

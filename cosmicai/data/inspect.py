@@ -17,7 +17,7 @@ from cosmicai.data.sources import Array, Column, SourceError, Table, opened_sour
 from cosmicai.data.summary import SHEET, Sample, Summary
 
 _ROWS = 512  # read at once
-_LOOKED_AT = 2048  # galaxies that the summary of an inspection is of
+_LOOKED_AT = 2048  # galaxies in the summary of an inspection
 
 
 class _Figures:
@@ -40,15 +40,15 @@ class _Figures:
 def describe(source: Path, reading: Reading, model: Path = layouts.BUNDLED) -> Iterator[tuple[str, ...]]:
     """A row per column: name, shape, type, least, median, greatest, how many values are missing.
 
-    Figures are those of the columns that are taken; of all, where it cannot be told which are.
+    Figures are those of the chosen columns, or of all if the choice is ambiguous.
     Raises SourceError.
     """
     layout = layouts.read(model)
     with opened_source(source, reading, layout) as table:
-        taken = _taken(table, reading, layout)
+        chosen = _chosen(table, reading, layout)
         for column in table.columns:
             shape = f"({', '.join(map(str, (column.rows, *column.shape)))})"
-            figures = _figures(column) if taken is None or column.label in taken else None
+            figures = _figures(column) if chosen is None or column.label in chosen else None
             if figures is None:
                 yield column.label, shape, column.dtype, "", "", "", ""
                 continue
@@ -56,8 +56,8 @@ def describe(source: Path, reading: Reading, model: Path = layouts.BUNDLED) -> I
             yield column.label, shape, column.dtype, *numbers, str(figures.bad)
 
 
-def _taken(table: Table, reading: Reading, layout: ModelLayout) -> set[str] | None:
-    """Labels of the columns that `data prepare` would take, or None."""
+def _chosen(table: Table, reading: Reading, layout: ModelLayout) -> set[str] | None:
+    """Labels of the columns that `data prepare` would read; None if it would refuse."""
     try:
         choice: Choice = choose(table, reading, layout)
     except SourceError:
@@ -81,7 +81,7 @@ def _figures(column: Column) -> _Figures | None:
 
 
 def look(source: Path, reading: Reading, model: Path = layouts.BUNDLED) -> Summary:
-    """What `data prepare` would say of the first 2,048 galaxies. Raises SourceError where it refuses them."""
+    """What `data prepare` would say of the first 2,048 galaxies. Raises SourceError if it refuses them."""
     layout = layouts.read(model)
     with opened_source(source, reading, layout) as table:
         galaxies = Galaxies(table, reading, layout)

@@ -1,4 +1,4 @@
-"""The partitions in a folder on this machine: those that a run would take of the same folder in S3."""
+"""The partitions in a folder on this machine: those that a run would read from the same folder in S3."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from initialize.plan import STAGE, Listing, PartitionFile, part_of_a_set, partit
 
 
 def list_folder(folder: Path) -> Listing:
-    """What lies in a folder and below; keys are paths below it. Raises OSError."""
-    found: list[PartitionFile] = []
+    """The files in a folder and its subfolders; keys are paths below it. Raises OSError."""
+    files: list[PartitionFile] = []
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         within = Path(place).relative_to(folder)
@@ -23,14 +23,14 @@ def list_folder(folder: Path) -> Listing:
         seen.add(real)
         hidden = [name for name in folders if name.startswith(".") and name != STAGE]
         folders[:] = [name for name in folders if name not in hidden]
-        found += [
+        files += [
             PartitionFile((within / name).as_posix(), _size(Path(place, name))) for name in names + hidden
         ]
-    return partitions_among((file for file in found if Path(file.key).name != LOCK), 0)
+    return partitions_among((file for file in files if Path(file.key).name != LOCK), 0)
 
 
 def partitions_in(folder: Path) -> Listing:
-    """The same of a folder that is to be read. Raises PartitionError where it holds none, or part of a set."""
+    """The same for a folder to be read. Raises PartitionError if it holds none, or part of a set."""
     listing = list_folder(folder)
     if listing.is_part:
         raise PartitionError(part_of_a_set(str(folder)))
@@ -41,7 +41,7 @@ def partitions_in(folder: Path) -> Listing:
 
 
 def _size(path: Path) -> int:
-    """In bytes; 0 of a link that leads nowhere."""
+    """In bytes; 0 for a broken link."""
     return path.stat().st_size if path.exists() else 0
 
 

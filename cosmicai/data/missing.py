@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 
 class MissingError(ValueError):
-    """A marker is not one that can be told; the message names it."""
+    """A marker of missing values is not valid; the message names it."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Identifiers, positions and kept columns of a source, as partitions hold them beside their tensors."""
+"""Identifiers, positions and kept columns of a source, as partitions hold them next to their tensors."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class ObjectsError(ValueError):
     """A column cannot be kept; the message names the reason."""
 
 
-def column_name(given: str, taken: Sequence[str]) -> str:
-    """The name of a kept column in partitions and results. Raises ObjectsError where another one has it."""
+def column_name(given: str, used: Sequence[str]) -> str:
+    """The name of a kept column in partitions and results. Raises ObjectsError if another one has it."""
     name = re.sub(r"[^A-Za-z0-9_.+-]", "_", given)[:57]
     if is_reserved(name) or name.lower() in _POSITIONS:
         name = f"source_{name}"
-    if not is_name(name) or name.lower() in {one.lower() for one in taken}:
+    if not is_name(name) or name.lower() in {one.lower() for one in used}:
         raise ObjectsError(f"{given} would be the column {name or 'without a name'}, and there is one already")
     return name
 

@@ -21,11 +21,11 @@ class PhotometryError(ValueError):
 
 @dataclass(frozen=True)
 class Photometry:
-    """None where a value is not known.
+    """None if a value is not known.
 
     bands: names in the order of the channels. zero_point: AB magnitude of a flux of 1. pixel_scale: arcsec per
-    pixel. flux_unit: of the images' pixels. magnitude_limits: what a galaxy gets that is not detected in a
-    band, by band.
+    pixel. flux_unit: of the images' pixels. magnitude_limits: by band, the magnitude of a galaxy that is
+    not detected in it.
     """
 
     bands: tuple[str, ...] | None = None
@@ -47,7 +47,7 @@ class Photometry:
 
 
 def read(folder: Path) -> Photometry:
-    """Of a folder of partitions; all unknown where it has no photometry.json."""
+    """That of a folder of partitions; all unknown if it has no photometry.json."""
     path = folder / FILE
     if not path.exists():
         return Photometry()
@@ -63,7 +63,7 @@ def read(folder: Path) -> Photometry:
 
 
 def common(folders: Iterable[Path]) -> Photometry:
-    """What all folders agree on; raises PhotometryError where two of them say different things."""
+    """What all folders agree on; raises PhotometryError if two of them disagree."""
     agreed: dict[str, Any] = {}
     for folder in folders:
         for name, value in asdict(read(folder)).items():

@@ -33,7 +33,7 @@ _CONFLICTS = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 def sha256(body: BinaryIO) -> str:
-    """Of a stream from where it stands."""
+    """SHA-256 of a stream from its current position."""
     return hashlib.file_digest(body, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
@@ -109,9 +109,9 @@ def _digest(file: Path) -> str | None:
 class Bucket:
     """s3://bucket/prefix/. Objects are uploaded in parts, each with a checksum, and carry their SHA-256.
 
-    Nothing in S3 is moved: where nothing is to be replaced, partitions are written to their place at once, and
-    a mark says until the end that they are a part of a set, which no run takes. Otherwise they wait below the
-    prefix and are copied there.
+    Nothing in S3 is moved: if nothing is to be replaced, partitions are written to their place at once, and
+    until the end a mark says that they are a part of a set, which no run reads. Otherwise they wait below the
+    prefix and are copied to their place at the end.
     """
 
     def __init__(self, s3: Any, bucket: str, prefix: str) -> None:
@@ -223,7 +223,7 @@ class Bucket:
                 self._is_marked = True
 
     def describe(self, photometry: Photometry) -> None:
-        """Nothing: networks are trained on folders, and a run takes partitions alone."""
+        """Does nothing: networks are trained on folders, and a run reads only partitions."""
 
     def publish(self, names: Sequence[str], old: Sequence[str]) -> None:
         if names or old:
@@ -236,7 +236,7 @@ class Bucket:
             self._delete([MOVING])
 
     def _copy(self, name: str) -> None:
-        """From where it waits to its place; in parts where it is large, which would lose its metadata."""
+        """Copies a waiting object to its place; a large one in parts, which would lose its metadata."""
         waits = self._key(f"{STAGE}/{name}")
         digest = self._s3.head_object(Bucket=self._bucket, Key=waits)["Metadata"]["sha256"]
         extra = {"Metadata": {"sha256": digest}, "MetadataDirective": "REPLACE", "ChecksumAlgorithm": "SHA256"}

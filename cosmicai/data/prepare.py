@@ -1,7 +1,7 @@
 """From a team's own files to partitions 1.pt, 2.pt, … in a folder or in S3.
 
-They appear together at the end. What is there already with the same content is left alone, so that a call that
-was cut off is finished by the same call again.
+They appear together at the end. What is there already with the same content is left alone, so that the
+same call finishes one that was interrupted.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def prepare(
     partition_mb: float,
     reading: Reading = Reading(),  # noqa: B008
     model: Path = layouts.BUNDLED,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda stored, total: None,
     overwrite: bool = False,
 ) -> Prepared:
     """Writes the partitions of one source; memory is bounded by a few partitions, whatever its size.
 
-    overwrite: in place of another set of partitions. Raises SourceError that names file, place and fault,
-    LayoutError, or SetError where the place holds another set; the place is then as before.
+    overwrite: replace another set of partitions. Raises SourceError that names file, place and fault,
+    LayoutError, or SetError if the place holds another set; the place is then as before.
     """
     layout = layouts.read(model)
     with opened_source(source, reading, layout) as table:
@@ -68,19 +68,19 @@ def prepare(
         size = rows_per_partition(partition_mb, layout)
         names = {f"{number}.pt" for number in range(1, -(-galaxies.total // size) + 1)}
         with new_set(place, overwrite, names.__contains__) as partitions:
-            number, done, written = _write(galaxies, partitions, size, sample, progress)
-            if not done:
+            number, stored, written = _write(galaxies, partitions, size, sample, progress)
+            if not stored:
                 raise SourceError(f"{source}: holds no galaxy" + (" that is usable" * bool(galaxies.dropped)))
             place.describe(galaxies.photometry)
             removed = partitions.finish()
-        return Prepared(number, done, written, removed, sample.summary())
+        return Prepared(number, stored, written, removed, sample.summary())
 
 
 def _write(
     galaxies: Galaxies, partitions: NewSet, size: int, sample: Sample, progress: Progress
 ) -> tuple[int, int, int]:
     """How many partitions and galaxies there are, and how many partitions were written."""
-    number, done, written = 0, 0, 0
+    number, stored, written = 0, 0, 0
     pending: dict[Future[bool], int] = {}
     with ThreadPoolExecutor(_IN_FLIGHT) as pool:
         for number, (rows, columns) in enumerate(_partitions(galaxies, size, sample), 1):
@@ -88,16 +88,16 @@ def _write(
             while len(pending) >= _IN_FLIGHT:
                 finished, _ = wait(pending, return_when=FIRST_COMPLETED)
                 written += sum(future.result() for future in finished)
-                done += sum(pending.pop(future) for future in finished)
-                progress(done, galaxies.total - galaxies.dropped)
+                stored += sum(pending.pop(future) for future in finished)
+                progress(stored, galaxies.total - galaxies.dropped)
         written += sum(future.result() for future in pending)
-        done += sum(pending.values())
-        progress(done, done)
-    return number, done, written
+        stored += sum(pending.values())
+        progress(stored, stored)
+    return number, stored, written
 
 
 def rows_per_partition(partition_mb: float, layout: ModelLayout) -> int:
-    """Galaxies in a partition of `partition_mb` MiB of tensors. Raises SourceError where not even one fits."""
+    """Galaxies in a partition of `partition_mb` MiB of tensors. Raises SourceError if not even one fits."""
     rows = int(partition_mb * MIB // layout.sample_bytes)
     if rows < 1:
         raise SourceError(
@@ -121,7 +121,7 @@ def _store(partitions: NewSet, name: str, dataset: TensorDataset, columns: Objec
 
 
 def _partitions(galaxies: Galaxies, size: int, sample: Sample) -> Iterator[tuple[TensorDataset, Objects]]:
-    """TensorDatasets of exactly `size` galaxies with what stands beside them; the last one of what is left."""
+    """TensorDatasets of `size` galaxies, the last perhaps of fewer, and the columns stored next to them."""
     held: list[Block] = []
     count = 0
     for block in galaxies.blocks(max(1, min(size, _BLOCK_BYTES // galaxies.layout.sample_bytes))):

@@ -17,7 +17,7 @@ BadPixels = Literal["keep", "zero"]
 class Columns:
     """Names in the source; None: by the usual names.
 
-    images: one name of images of all bands, or one for each band; * stands for anything. magnitudes: one
+    images: one name of images of all bands, or one for each band; * matches any text. magnitudes: one
     column (N, M), or one for each band. redshift: "none" for none. mask: pixels that are not 0 are bad; ivar:
     pixels that are 0 are. ids: "none" for row numbers. keep: columns that go into the results.
     """
@@ -33,14 +33,14 @@ class Columns:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a source is read. None: as the source says, else as the model has it, which is then said.
+    """How a source is read. None: as the source states, else as the model has it, which is then reported.
 
     bands: of the source's channels, in its order. pixel_scale: arcsec. pixel_zero_point: AB magnitude of a
     pixel value of 1. flux_zero_point: the magnitude columns hold fluxes, and this is the AB magnitude of 1.
-    missing: markers beside the usual ones. limits: magnitudes of what is not detected, by band. filled: bands
-    of the model that the source may lack. bad_pixels: NaN or masked ones stay NaN or become 0. pad: smaller
-    stamps get a rim of zeros. drop_unusable: galaxies with a bad pixel or no magnitude are left out. catalogue:
-    a file with more columns of the same galaxies.
+    missing: markers in addition to the usual ones. limits: magnitudes of what is not detected, by band. filled:
+    bands of the model that the source may lack. bad_pixels: NaN or masked ones stay NaN or become 0. pad:
+    smaller stamps get a rim of zeros. drop_unusable: galaxies with a bad pixel or no magnitude are left out.
+    catalogue: a file with more columns of the same galaxies.
     """
 
     columns: Columns = Columns()

@@ -1,7 +1,7 @@
-"""A set of partitions on its way into a folder or an S3 prefix: never beside another set, never half of it.
+"""A set of partitions on its way into a folder or an S3 prefix: never mixed with another set, never half of it.
 
 A new set waits in a hidden folder until it is complete; then it takes the place of what was there. What is
-there already with the same content stays, so that a call that was cut off is finished by the same call.
+there already with the same content stays, so that the same call finishes one that was interrupted.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Place(Protocol):
     def listing(self) -> Listing: ...
 
     def wrote(self, name: str) -> bool:
-        """Whether what is there under a name that is no NUMBER.pt comes from this tool."""
+        """Whether this tool wrote what is there under a name that is not NUMBER.pt."""
 
     def digest(self, name: str) -> str | None:
-        """SHA-256 of what is there under a name; "" where it is not known, None where nothing is."""
+        """SHA-256 of what is there under a name; "" if it is not known, None if nothing is there."""
 
     def waits(self, name: str, digest: str) -> bool:
         """Whether a partition of this content waits already."""
@@ -43,7 +43,7 @@ class Place(Protocol):
         """Lets a partition wait; it does so whole or not at all."""
 
     def describe(self, photometry: Photometry) -> None:
-        """Keeps what the numbers mean beside the partitions, where that is of use."""
+        """Stores what the numbers mean next to the partitions, if that is of use."""
 
     def publish(self, names: Sequence[str], old: Sequence[str]) -> None:
         """Removes the old ones, puts those that wait in their place, and drops whatever else waits."""
@@ -64,26 +64,26 @@ class NewSet:
         self._check(others=[name for name in self._there if not may_hold(name)])
 
     def _check(self, others: Sequence[str]) -> None:
-        """Raises SetError where partitions of another set may not be removed."""
+        """Raises SetError if partitions of another set may not be removed."""
         if not others:
             return
-        named = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" * (len(others) > _SHOWN))
+        names = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" * (len(others) > _SHOWN))
         if not self._overwrite:
             raise SetError(
-                f"{self._place} holds partitions of another set: {named}; give --overwrite to put this set in "
+                f"{self._place} holds partitions of another set: {names}; give --overwrite to put this set in "
                 "their place, or write elsewhere"
             )
         foreign = [name for name in others if not _NUMBERED.fullmatch(name) and not self._place.wrote(name)]
         if foreign:
             raise SetError(
-                f"{self._place} holds {', '.join(foreign[:_SHOWN])}, which a run would take but this tool did "
+                f"{self._place} holds {', '.join(foreign[:_SHOWN])}, which a run would read but this tool did "
                 f"not write ({len(foreign)} files): move them away, or write elsewhere"
             )
 
     def add(self, name: str, body: BinaryIO, digest: str) -> bool:
-        """Takes a partition in, from where its body stands; says whether it had to be written.
+        """Adds a partition, from its body's current position; returns whether it had to be written.
 
-        Raises SetError where another one is in its place.
+        Raises SetError if another one is in its place.
         """
         self._names.add(name)
         if name in self._there:
@@ -112,8 +112,7 @@ def new_set(
     """A set to add partitions to and to finish; may_hold: whether it may have one of a name.
 
     After an error the place is as before. What waits stays for the same call, unless it was refused. Raises
-    SetError where the place holds another set, unless that is to be overwritten, or where another process
-    writes to it.
+    SetError if the place holds another set that is not to be overwritten, or if another process writes to it.
     """
     with place.locked():
         try:

@@ -44,7 +44,7 @@ class BandRange:
 @dataclass(frozen=True)
 class Summary:
     """facts: (name, text) in order. ranges: a row for each band. missing: column, marker, kind, count. notes:
-    what was taken without being asked for. warnings: what looks wrong. stamps: the first, with redshifts."""
+    choices that no option made. warnings: what looks wrong. stamps: the first, with redshifts."""
 
     facts: tuple[tuple[str, str], ...]
     ranges: tuple[BandRange, ...]
@@ -156,11 +156,11 @@ class Sample:
             ("kept", ", ".join(self._kept())),
         ]
         if galaxies.bad_images:
-            done = "set to 0" if galaxies.reading.bad_pixels == "zero" else "left as NaN"
+            treatment = "set to 0" if galaxies.reading.bad_pixels == "zero" else "left as NaN"
             facts.append(
                 (
                     "bad pixels",
-                    f"in {galaxies.bad_images:,} galaxies, the first in row {galaxies.first_bad}, {done}",
+                    f"in {galaxies.bad_images:,} galaxies, the first in row {galaxies.first_bad}, {treatment}",
                 )
             )
         if galaxies.dropped:
@@ -174,10 +174,14 @@ class Sample:
         )
 
     def _pixels(self) -> str:
-        channels, wanted = self._galaxies.channels, self._galaxies.layout.photometry.zero_point
+        channels, model_zero_point = self._galaxies.channels, self._galaxies.layout.photometry.zero_point
         stated = channels.zero_point_text
         if stated is None:
-            return "unit not known" if wanted is None else f"taken to have zero point {wanted:g}, the model's"
+            return (
+                "unit not known"
+                if model_zero_point is None
+                else f"assumed to have zero point {model_zero_point:g}, the model's"
+            )
         factors = self._galaxies.factors
         scaled = (
             ""
@@ -195,8 +199,8 @@ class Sample:
             return f"{column.label}: none known"
         low, high = min(one[1] for one in self._redshifts), max(one[2] for one in self._redshifts)
         trained = self._galaxies.layout.redshifts
-        beside = "" if trained is None else f"; the model's training {trained[0]:.3g} to {trained[1]:.3g}"
-        return f"{column.label}: {known:,} known, {low:.4g} to {high:.4g}{beside}"
+        training = "" if trained is None else f"; the model's training {trained[0]:.3g} to {trained[1]:.3g}"
+        return f"{column.label}: {known:,} known, {low:.4g} to {high:.4g}{training}"
 
     def _identifiers(self) -> str:
         column = self._galaxies.choice.ids
@@ -230,36 +234,36 @@ class Sample:
 
     def _warnings(self) -> list[str]:
         galaxies = self._galaxies
-        told = []
+        warnings = []
         if self._magnitudes:
             zero_point = self._zero_point if self._zero_point is not None else np.nan
             light = np.concatenate(self._light) + zero_point
             magnitudes = np.concatenate(self._magnitudes).astype(np.float64)
-            told += checks.warnings(
+            warnings += checks.warnings(
                 light, magnitudes, self._bands, zero_point, self._saturated, [int(n) for n in self._zeros]
             )
-            told += checks.repeated_extremes(
+            warnings += checks.repeated_extremes(
                 magnitudes.astype(np.float32), galaxies.magnitudes.names, galaxies.magnitudes.limits
             )
         undetected = galaxies.counts.total(Missing.NOT_DETECTED)
         if undetected and galaxies.magnitudes.limits is None:
-            told.append(
+            warnings.append(
                 f"{undetected:,} magnitudes are not detected, and no limits are known: NaN; give --limits"
             )
         unknown = galaxies.counts.total(Missing.NOT_OBSERVED) + galaxies.counts.total(Missing.UNUSABLE)
         if unknown:
-            told.append(f"{unknown:,} magnitudes are not known: NaN in the partitions")
+            warnings.append(f"{unknown:,} magnitudes are not known: NaN in the partitions")
         if galaxies.unusable:
-            told.append(
+            warnings.append(
                 f"{galaxies.unusable:,} galaxies hold NaN; a run flags them and uses what is left of each, if "
                 "the network can: --drop-unusable leaves them out, --bad-pixels zero sets pixels to 0"
             )
-        told += [
+        warnings += [
             f"{row.outside:,} magnitudes in {row.band} are outside those of the model's training"
             for row in self._ranges()
             if row.outside > max(1, 0.05 * self._count)
         ]
-        return told
+        return warnings
 
 
 def _quantile(counts: NDArray[np.int64], share: float) -> float:

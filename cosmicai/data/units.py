@@ -45,12 +45,12 @@ def zero_point_of(unit: str) -> float | None:
 
 def unit_of(zero_point: float) -> str:
     """The unit of fluxes with this zero point, in words."""
-    named = [name for name, value in ZERO_POINTS.items() if abs(value - zero_point) < 1e-6]
-    return named[0] if named else f"linear flux, AB zero point {zero_point:g}"
+    names = [name for name, value in ZERO_POINTS.items() if abs(value - zero_point) < 1e-6]
+    return names[0] if names else f"linear flux, AB zero point {zero_point:g}"
 
 
 def magnitudes(fluxes: NDArray[np.float64], zero_point: float) -> NDArray[np.float64]:
     """AB magnitudes; +inf for a flux of zero or less."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = zero_point - 2.5 * np.log10(np.where(fluxes > 0, fluxes, np.nan))
-    return np.where(fluxes > 0, found, np.where(np.isnan(fluxes), np.nan, np.inf))
+        converted = zero_point - 2.5 * np.log10(np.where(fluxes > 0, fluxes, np.nan))
+    return np.where(fluxes > 0, converted, np.where(np.isnan(fluxes), np.nan, np.inf))

@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-# Text that stands for no value: astropy, pandas, topcat, SQL clients and people write it like this.
+# Text that means no value: astropy, pandas, topcat, SQL clients and people write it like this.
 BLANKS = frozenset({"", "null", "none", "n/a", "na", "--", "-", "nodata", "masked"})
 
 
 class ValueFault(ValueError):
-    """A value is no number; the message names it and its row in the array."""
+    """A value is not a number; the message names it and its row in the array."""
 
 
 def numbers(values: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The values as float64, NaN where there is none, and where the file says so by a mask or blank text.
+    """The values as float64, NaN if missing, and which are missing: by the file's mask or by blank text.
 
-    Raises ValueFault for text that is neither a number nor blank, and for values that are no real numbers.
+    Raises ValueFault for text that is neither a number nor blank, and for values that are not real numbers.
     """
     masked = np.ma.getmaskarray(values).copy() if np.ma.isMaskedArray(values) else np.zeros(values.shape, bool)
     plain = np.asarray(np.ma.getdata(values))
@@ -51,7 +51,7 @@ def _of_text(values: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
 
 
 def identifiers(values: Array) -> Array:
-    """int64 or text, as they are; whole numbers in floating point as int64 where that is exact.
+    """int64 or text, as they are; whole numbers in floating point as int64 if that is exact.
 
     Raises ValueFault for a missing one and for floating-point numbers that are not exact.
     """

@@ -1,4 +1,4 @@
-"""Questions to AWS by its command line, for what runs without boto3. Standard library alone."""
+"""Queries AWS through its command line, for code that runs without boto3. Standard library only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Ask = Callable[..., Any]
-"""Arguments of the aws command line to its answer. Raises AskError."""
+"""Runs the aws command line with the arguments; returns its answer. Raises AskError."""
 
 
 class AskError(RuntimeError):
@@ -18,15 +18,15 @@ class AskError(RuntimeError):
 def by_command_line(region: str, environment: Mapping[str, str]) -> Ask:
     def ask(*arguments: str) -> Any:
         command = ["aws", "--region", region, "--output", "json", "--cli-connect-timeout", "10", *arguments]
-        done = subprocess.run(
+        completed = subprocess.run(
             command,
             env={**environment, "AWS_PAGER": ""},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
         )
-        if done.returncode:
-            raise AskError(" ".join((done.stderr or done.stdout).split()))
-        return json.loads(done.stdout or "{}")
+        if completed.returncode:
+            raise AskError(" ".join((completed.stderr or completed.stdout).split()))
+        return json.loads(completed.stdout or "{}")
 
     return ask

@@ -1,4 +1,4 @@
-"""The build context of the inference image as `docker build` would send it. Standard library alone."""
+"""The build context of the inference image as `docker build` would send it. Standard library only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 DOCKERFILE = "docker/inference.Dockerfile"
 _IGNORE = ".dockerignore"
-_ALWAYS_SENT = (_IGNORE, DOCKERFILE)  # even where .dockerignore names them
+_ALWAYS_SENT = (_IGNORE, DOCKERFILE)  # even if .dockerignore names them
 _MEANINGS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 _SIGN = re.compile(r"\*\*/|\*\*|\*|\?|\[[^]]+\]|\\.|.", re.DOTALL)
 
@@ -49,7 +49,7 @@ class Ignored:
         return left_out
 
     def may_keep_below(self, folder: str) -> bool:
-        """Whether a line with an exclamation mark is about something in a folder that is left out."""
+        """Whether a line with an exclamation mark keeps something in a folder that is left out."""
         return any(one.keeps and f"{one.text}/".startswith(f"{folder}/") for one in self._patterns)
 
 
@@ -60,7 +60,7 @@ def _pattern(line: str) -> _Pattern:
 
 
 def _expression(pattern: str) -> re.Pattern[str]:
-    """Go's filepath.Match, in which ** stands for any number of folders besides."""
+    """Go's filepath.Match, in which ** also matches any number of folders."""
     return re.compile("".join(_MEANINGS.get(sign) or _kept(sign) for sign in _SIGN.findall(pattern)), re.DOTALL)
 
 

@@ -20,7 +20,7 @@ from inference.engine.cpu import KERNELS, instructions
 
 @dataclass(frozen=True)
 class Check:
-    """One check: whether it holds, and what was found or what to do."""
+    """One check: whether it holds, and the finding or the remedy."""
 
     name: str
     holds: bool
@@ -30,17 +30,19 @@ class Check:
 def examine(
     team: str | None, local: bool, profile: str | None, environment: Mapping[str, str], folder: Path
 ) -> Iterator[Check]:
-    """Checks of this machine, then of the deployment. folder: of the embedded AWS."""
+    """Checks of this machine, then of the deployment. folder: the embedded AWS's."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield Check("Python", sys.version_info >= (3, 11), version)
     yield _tool("Terraform", ["terraform", "version"], "install Terraform 1.11 or newer")
-    found = instructions()
-    yield Check("engine", found is not None, f"by {found}" if found else _no_kernels())
+    instruction_set = instructions()
+    yield Check(
+        "engine", instruction_set is not None, f"by {instruction_set}" if instruction_set else _no_kernels()
+    )
     yield _provider(environment)
     if not local:
         yield _tool("AWS CLI", ["aws", "--version"], "install AWS CLI v2; `make deploy` needs it")
-        told = "install Docker, or deploy with BUILD=codebuild, or with IMAGE=URI of an image that exists"
-        yield _tool("Docker buildx", ["docker", "buildx", "version"], told)
+        remedy = "install Docker, or deploy with BUILD=codebuild, or with IMAGE=URI of an image that exists"
+        yield _tool("Docker buildx", ["docker", "buildx", "version"], remedy)
         if team is not None:
             yield from _preflight(team, environment)
     try:
@@ -61,15 +63,17 @@ def _provider(environment: Mapping[str, str]) -> Check:
 
 
 def _preflight(team: str, environment: Mapping[str, str]) -> list[Check]:
-    """What would stop `make deploy` of this team, which only a checkout can."""
+    """What would stop `make deploy` of this team, which is possible only from a checkout."""
     if IS_INSTALLED:
         return [Check("settings", True, "not checked: a team is deployed from a checkout")]
     command = ["sh", str(ROOT / "scripts" / "preflight.sh"), team]
     own = {**environment, "PYTHON": sys.executable}
-    done = subprocess.run(command, env=own, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode:
-        return [Check("settings", False, (done.stderr.strip().splitlines() or ["no reason was given"])[-1])]
-    return [Check(**finding) for finding in json.loads(done.stdout)]
+    completed = subprocess.run(command, env=own, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if completed.returncode:
+        return [
+            Check("settings", False, (completed.stderr.strip().splitlines() or ["no reason was given"])[-1])
+        ]
+    return [Check(**finding) for finding in json.loads(completed.stdout)]
 
 
 def _no_kernels() -> str:
@@ -83,16 +87,18 @@ def _questions(target: Target) -> dict[str, Callable[[], str]]:
         return str(target.client("sts").get_caller_identity()["Arn"])
 
     def machine() -> str:
-        found = target.client("stepfunctions").describe_state_machine(stateMachineArn=target.state_machine_arn)
-        return str(found["status"]).lower()
+        description = target.client("stepfunctions").describe_state_machine(
+            stateMachineArn=target.state_machine_arn
+        )
+        return str(description["status"]).lower()
 
     def bucket() -> str:
         target.client("s3").head_bucket(Bucket=target.bucket)
         return "there"
 
     def inference() -> str:
-        found = target.client("lambda").get_function_configuration(FunctionName=target.inference_function)
-        return f"{found['MemorySize']} MB, {', '.join(found['Architectures'])}, {found['Timeout']} s"
+        settings = target.client("lambda").get_function_configuration(FunctionName=target.inference_function)
+        return f"{settings['MemorySize']} MB, {', '.join(settings['Architectures'])}, {settings['Timeout']} s"
 
     def concurrency() -> str:
         limit = target.client("lambda").get_account_settings()["AccountLimit"]["UnreservedConcurrentExecutions"]
@@ -117,6 +123,6 @@ def _asked(name: str, ask: Callable[[], str]) -> Check:
 def _tool(name: str, command: list[str], remedy: str) -> Check:
     if shutil.which(command[0]) is None:
         return Check(name, False, remedy)
-    done = subprocess.run(command, capture_output=True, text=True)
-    found = (done.stdout or done.stderr).strip().splitlines()
-    return Check(name, done.returncode == 0, found[0] if found and done.returncode == 0 else remedy)
+    completed = subprocess.run(command, capture_output=True, text=True)
+    lines = (completed.stdout or completed.stderr).strip().splitlines()
+    return Check(name, completed.returncode == 0, lines[0] if lines and completed.returncode == 0 else remedy)

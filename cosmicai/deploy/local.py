@@ -1,4 +1,4 @@
-"""`cosmicai local`: an embedded AWS with the bundle deployed, which runs until it is told to stop."""
+"""`cosmicai local`: an embedded AWS with the bundle deployed, which runs until it is stopped."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def running_state(folder: Path) -> dict[str, Any] | None:
 
 
 def status(folder: Path) -> dict[str, Any] | None:
-    """What runs, as running_state(), after it has answered; None if nothing runs.
+    """The state of the embedded AWS that runs, once it has answered; None if none runs.
 
-    Raises LocalError where its process lives and does not answer.
+    Raises LocalError if its process is alive but does not answer.
     """
     deadline = time.monotonic() + _ANSWER_SECONDS
     while (state := running_state(folder)) is not None:
@@ -152,9 +152,9 @@ def _step(folder: Path) -> str | None:
 def _check_same(running: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     differing = [name for name, value in asked.items() if running.get(name) != value]
     if differing:
-        told = ", ".join(f"{name} {running.get(name)!r}, not {asked[name]!r}" for name in differing)
+        others = ", ".join(f"{name} {running.get(name)!r}, not {asked[name]!r}" for name in differing)
         raise LocalError(
-            f"an embedded AWS is running already, with {told}: stop it with `cosmicai local down`, which "
+            f"an embedded AWS is running already, with {others}: stop it with `cosmicai local down`, which "
             "deletes everything in it, and start it again"
         )
 
@@ -211,7 +211,7 @@ def serve(folder: Path, settings: Mapping[str, Any], environment: Mapping[str, s
 
 
 def _end_with(pipe: int, deployed: threading.Event) -> None:
-    """Ends this process when the `up` that started it is gone before the bundle was deployed."""
+    """Ends this process if the `up` that started it ends before the bundle is deployed."""
     os.read(pipe, 1)  # nothing is ever written: it returns when the pipe is closed
     if not deployed.is_set():
         os.kill(os.getpid(), signal.SIGTERM)

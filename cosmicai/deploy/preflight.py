@@ -1,7 +1,7 @@
-"""What would stop a deployment half-way: asked of the account before anything is made, with a remedy each.
+"""What would stop a deployment half-way: checks of the account before anything is created, each with a remedy.
 
 Standard library and the aws command line, as scripts/deploy.sh: `python -m cosmicai.deploy.preflight` reads the
-settings as JSON from its standard input, prints what does not hold, and ends with status 1 if there is any.
+settings as JSON from its standard input, prints what does not hold, and exits with status 1 if there is any.
 With --json it prints all findings.
 """
 
@@ -45,7 +45,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Finding:
-    """One question, whether its answer lets a deployment succeed, and what was found or what to do."""
+    """One question, whether its answer lets a deployment succeed, and the finding or the remedy."""
 
     name: str
     holds: bool
@@ -53,7 +53,7 @@ class Finding:
 
 
 def examine(settings: Settings, ask: Ask) -> Iterator[Finding]:
-    """Credentials first: without them nothing else is asked."""
+    """Credentials first: without them nothing else is checked."""
     try:
         account = str(ask("sts", "get-caller-identity")["Account"])
     except AskError as error:
@@ -70,7 +70,7 @@ def examine(settings: Settings, ask: Ask) -> Iterator[Finding]:
     for name, check in checks.items():
         try:
             finding = check(settings, ask)
-        except AskError as error:  # who deploys may lack the permission to ask, and need not have it
+        except AskError as error:  # the user may lack the permission to ask, which a deployment does not need
             finding = Finding(name, True, f"not checked: {error}")
         if finding:
             yield finding
@@ -84,15 +84,15 @@ def _bucket(settings: Settings, ask: Ask) -> Finding | None:
         if "(404)" in str(error) and not settings.is_deployed:
             return Finding(name, True, f"{settings.bucket} is free")
         if "(404)" in str(error):
-            return Finding(name, True, f"{settings.bucket} is gone; it will be made again")
+            return Finding(name, True, f"{settings.bucket} is gone; it will be created again")
         if "(403)" in str(error) or "(301)" in str(error):
-            told = f"{settings.bucket} belongs to another account or region"
-            return Finding(name, False, f"{told}: set storage.bucket_name in the tfvars")
+            fault = f"{settings.bucket} belongs to another account or region"
+            return Finding(name, False, f"{fault}: set storage.bucket_name in the tfvars")
         raise
     if settings.is_deployed:
         return Finding(name, True, f"{settings.bucket} is the deployment's own")
-    told = f"{settings.bucket} is there already, outside of this deployment's state"
-    return Finding(name, False, f"{told}: set storage.bucket_name in the tfvars, or restore the state")
+    fault = f"{settings.bucket} exists already, outside this deployment's state"
+    return Finding(name, False, f"{fault}: set storage.bucket_name in the tfvars, or restore the state")
 
 
 def _concurrency(settings: Settings, ask: Ask) -> Finding:
@@ -100,37 +100,35 @@ def _concurrency(settings: Settings, ask: Ask) -> Finding:
     limits = ask("lambda", "get-account-settings")["AccountLimit"]
     limit, free = int(limits["ConcurrentExecutions"]), int(limits["UnreservedConcurrentExecutions"])
     if settings.memory_mb > _NEW_ACCOUNT_MB and limit <= _NEW_ACCOUNT:
-        told = (
-            f"an account with {limit} executions at once is new, and new ones take {_NEW_ACCOUNT_MB} MB at most"
-        )
+        fault = f"an account with {limit} executions at once is new and allows {_NEW_ACCOUNT_MB} MB at most"
         remedy = f"set inference.memory_mb = {_NEW_ACCOUNT_MB}, or ask AWS Support for more memory"
-        return Finding(name, False, f"{told}: {remedy}")
+        return Finding(name, False, f"{fault}: {remedy}")
     reserved = settings.reserved_concurrency
     if reserved is not None and not settings.is_deployed and free - reserved < _LEAST_UNRESERVED:
-        told = f"inference.reserved_concurrency = {reserved}, but {_LEAST_UNRESERVED} of {free} must stay free"
+        fault = f"inference.reserved_concurrency = {reserved}, but {_LEAST_UNRESERVED} of {free} must stay free"
         most = max(0, free - _LEAST_UNRESERVED)
-        return Finding(name, False, f"{told}: reserve {most} at most, or {_QUOTAS}, Lambda")
-    asked = settings.max_concurrency
-    if asked is not None and asked > limit:
-        told = f"inference.max_concurrency = {asked}, but the account runs {limit} at once"
-        return Finding(name, False, f"{told}: set inference.max_concurrency = {limit}, or {_QUOTAS}, Lambda")
-    at_once = min(value for value in (free, asked, reserved) if value is not None)
+        return Finding(name, False, f"{fault}: reserve {most} at most, or {_QUOTAS}, Lambda")
+    most_at_once = settings.max_concurrency
+    if most_at_once is not None and most_at_once > limit:
+        fault = f"inference.max_concurrency = {most_at_once}, but the account runs {limit} at once"
+        return Finding(name, False, f"{fault}: set inference.max_concurrency = {limit}, or {_QUOTAS}, Lambda")
+    at_once = min(value for value in (free, most_at_once, reserved) if value is not None)
     return Finding(name, True, f"{at_once:,} ranks at once")
 
 
 def _offered(settings: Settings, ask: Ask) -> Finding:
-    name, offerings = "type of the rendezvous host", ["ec2", "describe-instance-type-offerings"]
-    wanted = f"Name=instance-type,Values={HOST_TYPE}"
-    found = ask(*offerings, "--location-type", "availability-zone", "--filters", wanted)
-    zones = sorted(offer["Location"] for offer in found["InstanceTypeOfferings"])
+    name, query = "type of the rendezvous host", ["ec2", "describe-instance-type-offerings"]
+    type_filter = f"Name=instance-type,Values={HOST_TYPE}"
+    answer = ask(*query, "--location-type", "availability-zone", "--filters", type_filter)
+    zones = sorted(offer["Location"] for offer in answer["InstanceTypeOfferings"])
     without = "give rendezvous.address, or set rendezvous.enabled = false"
     if not zones:
         return Finding(name, False, f"no zone of {settings.region} offers {HOST_TYPE}: {without}")
     if settings.subnet_id:
         (subnet,) = ask("ec2", "describe-subnets", "--subnet-ids", settings.subnet_id)["Subnets"]
         if subnet["AvailabilityZone"] not in zones:
-            told = f"{settings.subnet_id} is in {subnet['AvailabilityZone']}, which does not offer {HOST_TYPE}"
-            return Finding(name, False, f"{told}: give a subnet in {', '.join(zones)}")
+            fault = f"{settings.subnet_id} is in {subnet['AvailabilityZone']}, which does not offer {HOST_TYPE}"
+            return Finding(name, False, f"{fault}: give a subnet in {', '.join(zones)}")
     return Finding(name, True, f"{HOST_TYPE} in {', '.join(zones)}")
 
 
@@ -143,11 +141,11 @@ def _networks(settings: Settings, ask: Ask) -> Finding | None:
         return Finding("networks", True, "the deployment's own is there")
     code = ["--service-code", "vpc", "--quota-code", _VPC_QUOTA]
     quota = int(ask("service-quotas", "get-service-quota", *code)["Quota"]["Value"])
-    told = f"{len(networks)} of {quota} VPCs in {settings.region}"
+    count = f"{len(networks)} of {quota} VPCs in {settings.region}"
     if len(networks) >= quota:
         remedy = "give rendezvous.subnet_id, set rendezvous.enabled = false, or "
-        return Finding("networks", False, f"{told}, and the rendezvous host needs one: {remedy}{_QUOTAS}, VPC")
-    return Finding("networks", True, told)
+        return Finding("networks", False, f"{count}, and the rendezvous host needs one: {remedy}{_QUOTAS}, VPC")
+    return Finding("networks", True, count)
 
 
 def main() -> None:

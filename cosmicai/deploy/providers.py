@@ -1,6 +1,6 @@
 """Where Terraform's AWS provider comes from, for `cosmicai`, `make deploy` and `cosmicai doctor` alike.
 
-Standard library alone: `python cosmicai/deploy/providers.py` prints the folder of an offline mirror, or
+Standard library only: `python cosmicai/deploy/providers.py` prints the folder of an offline mirror, or
 nothing.
 """
 
@@ -17,19 +17,19 @@ _PREFIXES = ("/opt", "/usr/share", "/usr/local/share", "/usr/lib")
 
 
 class ProviderError(RuntimeError):
-    """The folder that the environment names is no mirror of the provider."""
+    """The folder that the environment names is not a mirror of the provider."""
 
 
 def plugin_dir(environment: Mapping[str, str]) -> Path | None:
-    """An offline mirror of the AWS provider; None where the public registry is to be used.
+    """An offline mirror of the AWS provider; None if the public registry is to be used.
 
     COSMICAI_TERRAFORM_PLUGIN_DIR names one; otherwise the usual prefixes are searched, one level deep. Raises
     ProviderError.
     """
-    if named := environment.get(PLUGIN_DIR_VARIABLE):
-        if not (Path(named) / PROVIDER).is_dir():
-            raise ProviderError(f"{PLUGIN_DIR_VARIABLE}={named} holds no {PROVIDER}: correct it, or unset it")
-        return Path(named)
+    if chosen := environment.get(PLUGIN_DIR_VARIABLE):
+        if not (Path(chosen) / PROVIDER).is_dir():
+            raise ProviderError(f"{PLUGIN_DIR_VARIABLE}={chosen} holds no {PROVIDER}: correct it, or unset it")
+        return Path(chosen)
     for prefix in map(Path, _PREFIXES):
         for folder in [prefix, *sorted(prefix.glob("*/"))]:
             if (folder / PROVIDER).is_dir():

@@ -1,4 +1,4 @@
-"""The deployment that a command means, a team's on AWS or that of `cosmicai local`, and clients for it."""
+"""The deployment that a command refers to, a team's on AWS or that of `cosmicai local`, and clients for it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STATES = STATE / "terraform"  # where `make deploy` keeps them
 _DEPLOY = "run `make deploy TEAM=…`" + (
     " in a checkout and set COSMICAI_HOME to that folder" if IS_INSTALLED else ""
 )
-_KEPT = (".tfstate", ".outputs.json")  # the state itself, or its outputs where the state is in S3
+_KEPT = (".tfstate", ".outputs.json")  # the state itself, or its outputs if the state is in S3
 
 
 class TargetError(RuntimeError):
@@ -43,7 +43,7 @@ def local_folder(environment: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True)
 class Target:
-    """A deployment: the outputs that commands need, and the session by which it is reached."""
+    """A deployment: the outputs that commands need, and the session for its clients."""
 
     name: str
     bucket: str
@@ -70,20 +70,20 @@ class Target:
         return self.session.client(service, region_name=self.region, endpoint_url=self.endpoint, config=config)
 
     def execution_arn(self, name: str) -> str:
-        """Of an execution by its name; an ARN stays what it is."""
+        """The ARN of an execution by its name; an ARN is returned unchanged."""
         if name.startswith("arn:"):
             return name
         return f"{self.state_machine_arn.replace(':stateMachine:', ':execution:')}:{name}"
 
 
 def find(team: str | None, local: bool, profile: str | None, folder: Path) -> Target:
-    """The named deployment, or the only one. folder: of the embedded AWS. Raises TargetError."""
+    """The named deployment, or the only one. folder: the embedded AWS's. Raises TargetError."""
     if local and team is not None:
         raise TargetError("give --team or --local, not both")
     if local:
         return _local(folder)
-    kept = {path.name.partition(".")[0]: path for kind in _KEPT for path in STATES.glob(f"*{kind}")}
-    deployed = sorted(kept)
+    states = {path.name.partition(".")[0]: path for kind in _KEPT for path in STATES.glob(f"*{kind}")}
+    deployed = sorted(states)
     if team is None:
         running = _local_state(folder) is not None
         if len(deployed) + running != 1:
@@ -100,7 +100,7 @@ def find(team: str | None, local: bool, profile: str | None, folder: Path) -> Ta
             f"team {team} is not deployed from here ({STATES} has {', '.join(deployed) or 'no state'}): "
             f"{_DEPLOY.replace('…', team)}, or give --local"
         )
-    outputs = _outputs(kept[team])
+    outputs = _outputs(states[team])
     session = boto3.Session(profile_name=profile) if profile else boto3.Session()
     return Target(team, outputs["bucket"], outputs["state_machine_arn"], session)
 
@@ -109,13 +109,13 @@ def _outputs(state: Path) -> dict[str, Any]:
     try:
         content = json.loads(state.read_text(encoding="utf-8"))
         values = content.get("outputs", {}) if state.suffix == ".tfstate" else content
-        found = {name: value["value"] for name, value in values.items()}
+        outputs = {name: value["value"] for name, value in values.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TargetError(f"{state} is not what Terraform writes; restore it, or deploy again") from error
     for name in ("bucket", "state_machine_arn"):
-        if not found.get(name):
+        if not outputs.get(name):
             raise TargetError(f"{state} has no output {name}: its deployment did not finish; deploy it again")
-    return found
+    return outputs
 
 
 def _local(folder: Path) -> Target:
@@ -148,22 +148,22 @@ _REMEDIES = {
     "ThrottlingException": "AWS asks to slow down: wait a minute and try again",
     "TooManyRequestsException": "AWS asks to slow down: wait a minute and try again",
     "StateMachineDoesNotExist": "the state machine is gone: was it destroyed, or is this another account?",
-    "ExecutionDoesNotExist": "there is no such run: `cosmicai list` shows those there are",
-    "ExecutionAlreadyExists": "a run of this name is there already: give another --name",
+    "ExecutionDoesNotExist": "there is no such run: `cosmicai list` shows the runs",
+    "ExecutionAlreadyExists": "a run of this name exists already: give another --name",
     "NoSuchBucket": "the bucket is gone: was the deployment destroyed, or is this another account?",
 }
 
 
 def explained(error: Exception) -> str | None:
-    """What an error of AWS's means and what to do, in a line or two; None for any other error."""
+    """What an AWS error means and what to do, in a line or two; None for any other error."""
     if isinstance(error, ClientError):
         fault = error.response.get("Error", {})
         code, message = fault.get("Code", "unknown"), fault.get("Message", "")
         remedy = _REMEDIES.get(code)
-        told = f"{error.operation_name}: {code}: {message}".rstrip(": ")
-        return f"{told}\n{remedy}" if remedy else told
+        text = f"{error.operation_name}: {code}: {message}".rstrip(": ")
+        return f"{text}\n{remedy}" if remedy else text
     if isinstance(error, ProfileNotFound):
-        return f"{error}: `aws configure list-profiles` shows those there are; set --profile or AWS_PROFILE"
+        return f"{error}: `aws configure list-profiles` shows the profiles; set --profile or AWS_PROFILE"
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return f"{error}: sign in (`aws sso login`, `aws configure`), or set --profile or AWS_PROFILE"
     if isinstance(error, SSOTokenLoadError | TokenRetrievalError | UnauthorizedSSOTokenError):

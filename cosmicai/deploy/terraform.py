@@ -67,10 +67,12 @@ class Deployment:
         return Outputs(**{field.name: values[field.name]["value"] for field in fields(Outputs)})
 
     def _run(self, command: str, *options: str) -> str:
-        done = self._guarded(["terraform", command, *options])
-        if done.returncode:
-            raise DeploymentError(f"terraform {command} failed:\n{(done.stderr or done.stdout).strip()}")
-        return done.stdout
+        completed = self._guarded(["terraform", command, *options])
+        if completed.returncode:
+            raise DeploymentError(
+                f"terraform {command} failed:\n{(completed.stderr or completed.stdout).strip()}"
+            )
+        return completed.stdout
 
     def _guarded(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         """Runs Terraform so that it and its provider end with this process.
@@ -98,11 +100,11 @@ class Deployment:
 def emulated_variables(
     team: str, aws: Emulator, variant: str = "lean", extra: ExtraPackages = NO_EXTRAS, **more: Any
 ) -> dict[str, Any]:
-    """The variables by which the embedded AWS differs from AWS, and `more`, whose groups are added to these."""
+    """The variables that differ on the embedded AWS, and `more`, whose groups are added to these."""
     variables: dict[str, Any] = {
         "team": team,
         "s3_use_path_style": True,
-        # The provider would wait a minute for rules of a lifecycle there.
+        # The provider would wait a minute for lifecycle rules there.
         "storage": {
             "abort_uploads_after_days": 0,
             "expire_keys_after_days": 0,
@@ -112,7 +114,7 @@ def emulated_variables(
         "image_uri": f"embedded/{image_name(variant, extra)}:latest",
         "build_folder": str(aws.build.root),
         "inference": {"architecture": "x86_64", "retry_seconds": 1, "max_concurrency": aws.concurrency},
-        "rendezvous": {"address": aws.rendezvous},  # an EC2 instance is but a record there
+        "rendezvous": {"address": aws.rendezvous},  # an EC2 instance is only a record there
     }
     for name, value in more.items():
         variables[name] = {**variables.get(name, {}), **value} if isinstance(value, dict) else value

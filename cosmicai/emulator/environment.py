@@ -46,7 +46,7 @@ def of_the_machine(inherited: Mapping[str, str]) -> dict[str, str]:
 def without_account(inherited: Mapping[str, str]) -> dict[str, str]:
     """For a client of the embedded AWS: all but the user's AWS settings, and no proxy for loopback.
 
-    A session token, a profile or an AWS_ENDPOINT_URL_S3 would win over the endpoint that is meant. Terraform's
+    A session token, a profile or an AWS_ENDPOINT_URL_S3 would override the endpoint. Terraform's
     TF_VAR_…, TF_CLI_ARGS… and TF_WORKSPACE are dropped as well: they change what is applied.
     """
     kept = {
@@ -71,11 +71,11 @@ def session() -> boto3.Session:
     return boto3.Session(
         botocore_session=botocore.session.Session(session_vars=unset),
         aws_access_key_id="test",
-        aws_secret_access_key="test",  # noqa: S106 - the emulator takes any
+        aws_secret_access_key="test",  # noqa: S106 - the emulator accepts any
         region_name=REGION,
     )
 
 
 def direct(**options: Any) -> Config:
-    """botocore's Config with `options` for a client that no proxy of the environment comes between."""
+    """botocore's Config with `options`, for a client that ignores the environment's proxies."""
     return Config(s3={"addressing_style": "path"}, proxies={}, **options)

@@ -1,4 +1,4 @@
-"""Express children of a Distributed Map, which LocalStack's grammar does not know: it has STANDARD alone.
+"""Express children of a Distributed Map, which LocalStack's grammar does not know: it has only STANDARD.
 
 A definition is parsed with STANDARD in their place. Each such Map then ends a child after Express' limit and
 counts it as timed out.
@@ -43,7 +43,7 @@ def learn_express(seconds: int) -> None:
 
 
 def _as_standard(definition: str) -> tuple[str, list[str]]:
-    """The definition with Standard children alone, and the names of the Map states that had Express ones."""
+    """The definition with only Standard children, and the names of the Map states that had Express ones."""
     try:
         content = json.loads(definition)
         states = content["States"].items()

@@ -190,7 +190,7 @@ class Emulator:
         raise EmulatorError(f"the embedded AWS was not up after {START_SECONDS} s:\n{self._log_tail()}")
 
     def _check_listening(self) -> None:
-        """Fails where another process has taken the port, or a socket is open to others than this machine."""
+        """Raises EmulatorError if another process has taken the port, or other machines can reach a socket."""
         expected = ("127.0.0.1", int(self.endpoint.rpartition(":")[2]))
         beyond = [f"{host}:{port}" for host, port in self.listening if host not in _LOOPBACK]
         if beyond:
@@ -205,7 +205,7 @@ class Emulator:
 
 
 def is_healthy(endpoint: str, seconds: float = 2) -> bool:
-    """Whether a LocalStack answers there; False where nothing listens, or no answer comes in time."""
+    """Whether a LocalStack answers there; False if nothing listens, or no answer comes in time."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{endpoint}/_localstack/health", timeout=seconds) as reply:
@@ -222,7 +222,7 @@ def _listening(process: psutil.Process) -> set[tuple[str, int]]:
 
 
 def free_port() -> int:
-    """A port of loopback where nothing listens, and that no outgoing connection is given before it is used."""
+    """A free port on loopback, outside the range from which outgoing connections get theirs."""
     for port in random.SystemRandom().sample(_PORTS, 100):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))

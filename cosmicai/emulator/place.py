@@ -1,4 +1,4 @@
-"""Where a sandbox's process lives: with a /tmp of its own where the system allows it.
+"""The file system of a sandbox's process, with a /tmp of its own if the system allows it.
 
 Code for Lambda may name /tmp literally. In a mount namespace of its own (Linux; root, or unprivileged user
 namespaces) the sandbox's scratch folder is its /tmp; elsewhere TMPDIR names the scratch folder, and /tmp is
@@ -59,7 +59,7 @@ def shared(function: _Function, scratch: Path) -> Place:
 
 
 def isolated(function: _Function, scratch: Path) -> Place | None:
-    """A file system in which `scratch` is /tmp; None where that cannot be had."""
+    """A file system in which `scratch` is /tmp; None if that is not possible."""
     unshare = _unshare()
     if unshare is None:
         return None
@@ -84,5 +84,5 @@ def _unshare() -> list[str] | None:
         return None
     command = [tool, "--mount"] + ([] if os.geteuid() == 0 else ["--map-root-user"])
     probe = [*command, "sh", "-c", "mount --bind /usr /tmp"]
-    done = subprocess.run(probe, capture_output=True, timeout=10)
-    return command if done.returncode == 0 else None
+    completed = subprocess.run(probe, capture_output=True, timeout=10)
+    return command if completed.returncode == 0 else None

@@ -1,7 +1,7 @@
 """LocalStack's runtime-executor plugin that runs Lambda functions as processes on this machine.
 
 LocalStack finds it through the entry point `localstack.lambda.runtime_executor` when LAMBDA_RUNTIME_EXECUTOR
-is `cosmicai`. An executor of LocalStack's is only a seat in the queue here: processes live in the SandboxPool.
+is `cosmicai`. Here, a LocalStack executor only queues invocations: the processes belong to the SandboxPool.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Function:
     handler: str
     task_folder: Path
     python: Path  # folder of a bare virtual environment
-    runtime: Path | None  # what Lambda's runtime brings beside the task folder, for zip functions
+    runtime: Path | None  # what Lambda's runtime adds to the task folder, for zip functions
     environment: dict[str, str]
     memory_mb: int
     timeout_seconds: int
@@ -159,7 +159,7 @@ class Sandbox:
     def _wait(self, future: Future[T], deadline: float) -> T:
         """The future's result; raises _Failure when the process ends, grows too large or is too slow.
 
-        A busy machine may come to look at the memory too late, so the peak is checked once more at the end.
+        A busy machine may look at the memory too late, so the peak is checked once more at the end.
         """
         while True:
             try:
@@ -247,7 +247,7 @@ def _exit_text(status: int) -> str:
 
 
 def _resident_mb(pid: int) -> float:
-    """Resident memory of a process and all that descends from it, in MiB: what they hold now, or, where that is
+    """Resident memory of a process and all that descends from it, in MiB: what they hold now, or, if that is
     more, the peak of the largest of them, which Linux remembers."""
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
@@ -263,7 +263,7 @@ def _resident(process: psutil.Process) -> int:
 
 
 def _peak(process: psutil.Process) -> int:
-    """Bytes; 0 where the system does not tell."""
+    """Bytes; 0 if the system does not say."""
     with contextlib.suppress(OSError, StopIteration):
         status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))

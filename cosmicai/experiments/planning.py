@@ -32,7 +32,7 @@ _GET_BYTES = 2_000_000  # of a ranged GET of the partition reader
 
 
 class PlanningError(ValueError):
-    """No run can be planned for what was asked; the message says why and what is possible."""
+    """No run can meet the request; the message says why and what is possible."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Assumptions:
     cold_start_seconds: tuple[float, float] = (1.3, 2.1)
     """Images with onnxruntime and without torch, measured by others: 1.3 s on arm64, 2.1 s on x86."""
     init_limit_seconds: float = 10.0
-    """After it Lambda starts the init phase a second time, within the invocation
+    """After this time, Lambda starts the init phase a second time, within the invocation
     (https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html)."""
     concurrency: int = 1000
     """The default quota of an account."""
@@ -55,7 +55,7 @@ class Assumptions:
     """Of all ranks on AWS Batch together, batch.max_vcpus of the tfvars."""
     sandboxes_at_once: int = 1000
     new_sandboxes_per_second: float = 100.0
-    """A function gets 1,000 sandboxes at once and another 1,000 every 10 s, where the quota allows
+    """A function gets 1,000 sandboxes at once and another 1,000 every 10 s, if the quota allows it
     (https://docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html)."""
     children: Children | None = None
     """Of the Distributed Map; None: as Initialize would choose."""
@@ -67,7 +67,7 @@ class Assumptions:
     """Of a job of AWS Batch, mostly the download of its image, which is billed; an estimate, no account was at
     hand. That Fargate's network is as fast as a function's was not measured either."""
     rendezvous_seconds: float = 30.0
-    """From a stopped t4g.nano to one that answers; an estimate, no account was at hand."""
+    """From a stopped t4g.nano to one that answers; an estimate: no account was available."""
     initialize_seconds: float = 2.0
     """Cold start of a zip function with boto3 and some listings; an estimate."""
     summarize_ranks_per_second: float = 600.0
@@ -80,24 +80,26 @@ class Assumptions:
         try:
             summary = Summary.from_json(json.loads(path.read_text(encoding="utf-8")))
             if summary.cost is None:
-                raise ValueError("it is of `cosmicai infer`, not of Lambdas")
+                raise ValueError("`cosmicai infer` wrote it, not a run on Lambda")
             if summary.cost.batch is not None:
                 raise ValueError("its ranks ran on AWS Batch, whose vCPUs do not follow from their memory")
             spread = summary.spread
             threads = _threads(summary.cost.gb_seconds, summary.seconds["duration"])
             speed, init = spread["sample_persec"], spread["init (seconds)"]
-            given = cls(
+            measured = cls(
                 images_per_second_vcpu=(speed["min"] / threads, speed["max"] / threads),
                 cold_start_seconds=(min(init["p50"], init["max"]), init["max"]),
             )
-            if not (0 < given.images_per_second_vcpu[0] < math.inf and 0 <= given.cold_start_seconds[0] < 900):
-                raise ValueError("its speed or its cold starts are no measurements")
+            if not (
+                0 < measured.images_per_second_vcpu[0] < math.inf and 0 <= measured.cold_start_seconds[0] < 900
+            ):
+                raise ValueError("its speed or its cold starts are not measurements")
         except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
-            told = f"{error} is missing" if isinstance(error, KeyError) else error
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise PlanningError(
-                f"{path} is not the summary.json of a run whose ranks were measured ({told})"
+                f"{path} is not the summary.json of a run whose ranks were measured ({reason})"
             ) from error
-        return given
+        return measured
 
 
 def _threads(gb_seconds: float, seconds: float) -> float:
@@ -132,17 +134,17 @@ class Case:
         """vCPUs that compute; on Lambda they follow from the memory."""
         return self.vcpus or max(1.0, self.memory_mb / MB_PER_VCPU)
 
-    def at_once(self, given: Assumptions) -> int:
+    def at_once(self, assumptions: Assumptions) -> int:
         """The ranks that can run at the same time."""
-        return given.concurrency if self.vcpus is None else max(1, given.max_vcpus // self.vcpus)
+        return assumptions.concurrency if self.vcpus is None else max(1, assumptions.max_vcpus // self.vcpus)
 
-    def starts_per_second(self, given: Assumptions) -> float:
-        return fargate.STARTS_PER_SECOND if self.vcpus else STARTS_PER_SECOND[self.children(given)]
+    def starts_per_second(self, assumptions: Assumptions) -> float:
+        return fargate.STARTS_PER_SECOND if self.vcpus else STARTS_PER_SECOND[self.children(assumptions)]
 
-    def children(self, given: Assumptions) -> Children:
+    def children(self, assumptions: Assumptions) -> Children:
         """As what its ranks on Lambda are started."""
         largest = min(self.images, self.images_per_partition) * IMAGE_BYTES
-        return given.children or children(largest, self.memory_mb, self.ranks, script=False)[0]
+        return assumptions.children or children(largest, self.memory_mb, self.ranks, script=False)[0]
 
 
 @dataclass(frozen=True)
@@ -179,19 +181,19 @@ class Plan:
         return not any(obstacle.prevents for obstacle in self.obstacles)
 
 
-def plan(case: Case, given: Assumptions = Assumptions(), seed: int = 0) -> Plan:
+def plan(case: Case, assumptions: Assumptions = Assumptions(), seed: int = 0) -> Plan:
     """Simulates one run."""
     if case.images < 1:
         raise PlanningError(f"images: {case.images} is not allowed; give at least 1")
     if case.ranks > MOST_RANKS:
         return Plan(case, math.inf, {}, {}, "number of ranks", (_too_many_ranks(case),))
-    ranks = _simulate(case, given, random.Random(seed))  # noqa: S311 - no secret
+    ranks = _simulate(case, assumptions, random.Random(seed))  # noqa: S311 - no secret
     last = max(ranks, key=lambda rank: rank["end"])
-    before = given.initialize_seconds + (given.rendezvous_seconds if case.collectives else 0.0)
-    after = given.summarize_seconds + case.ranks / given.summarize_ranks_per_second
+    before = assumptions.initialize_seconds + (assumptions.rendezvous_seconds if case.collectives else 0.0)
+    after = assumptions.summarize_seconds + case.ranks / assumptions.summarize_ranks_per_second
     parts = {
-        "initialize": given.initialize_seconds,
-        "rendezvous host": given.rendezvous_seconds if case.collectives else 0.0,
+        "initialize": assumptions.initialize_seconds,
+        "rendezvous host": assumptions.rendezvous_seconds if case.collectives else 0.0,
         "dispatch": last["dispatched"],
         "concurrency quota": last["start"] - last["dispatched"],
         "cold start": last["cold"],
@@ -200,17 +202,22 @@ def plan(case: Case, given: Assumptions = Assumptions(), seed: int = 0) -> Plan:
         "summarize": after,
     }
     seconds = before + last["end"] + after
-    usd = _usd(case, given, ranks, seconds, before)
+    usd = _usd(case, assumptions, ranks, seconds, before)
     return Plan(
-        case, seconds, parts, usd, max(parts, key=lambda name: parts[name]), _obstacles(case, given, ranks)
+        case,
+        seconds,
+        parts,
+        usd,
+        max(parts, key=lambda name: parts[name]),
+        _obstacles(case, assumptions, ranks),
     )
 
 
-def _simulate(case: Case, given: Assumptions, dice: random.Random) -> list[dict[str, float]]:
+def _simulate(case: Case, assumptions: Assumptions, dice: random.Random) -> list[dict[str, float]]:
     """Times of every rank, in seconds from the first dispatch."""
-    at_once, starts_per_second = case.at_once(given), case.starts_per_second(given)
+    at_once, starts_per_second = case.at_once(assumptions), case.starts_per_second(assumptions)
     free: list[float] = []  # when each sandbox that is busy will be free again
-    found, left = [], case.images
+    ranks, left = [], case.images
     for number in range(case.ranks):
         images = min(case.images_per_partition, left)
         left -= images
@@ -222,32 +229,34 @@ def _simulate(case: Case, given: Assumptions, dice: random.Random) -> list[dict[
         elif len(free) >= at_once:
             start, cold = heapq.heappop(free), case.vcpus is not None
         elif case.vcpus is None:
-            ramp = max(0.0, len(free) + 1 - given.sandboxes_at_once) / given.new_sandboxes_per_second
+            ramp = (
+                max(0.0, len(free) + 1 - assumptions.sandboxes_at_once) / assumptions.new_sandboxes_per_second
+            )
             start = max(dispatched, ramp)
-        wait = _cold_start(case, given, dice) if cold else 0.0
+        wait = _cold_start(case, assumptions, dice) if cold else 0.0
         size = images * IMAGE_BYTES
-        burst = min(size, given.burst_bytes)
-        network = burst / given.burst_bytes_per_second + (size - burst) / given.bytes_per_second
-        compute = images / (dice.uniform(*given.images_per_second_vcpu) * case.threads)
+        burst = min(size, assumptions.burst_bytes)
+        network = burst / assumptions.burst_bytes_per_second + (size - burst) / assumptions.bytes_per_second
+        compute = images / (dice.uniform(*assumptions.images_per_second_vcpu) * case.threads)
         run = wait + max(network, compute)  # they overlap
         heapq.heappush(free, start + run)
-        found.append({
+        ranks.append({
             "dispatched": dispatched, "start": start, "end": start + run, "billed": run, "cold": wait,
             "network": max(network - compute, 0.0), "compute": compute, "bytes": size,
         })  # fmt: skip
-    return found
+    return ranks
 
 
-def _cold_start(case: Case, given: Assumptions, dice: random.Random) -> float:
+def _cold_start(case: Case, assumptions: Assumptions, dice: random.Random) -> float:
     """Seconds; every job of AWS Batch has one."""
-    wait = dice.uniform(*given.cold_start_seconds)
+    wait = dice.uniform(*assumptions.cold_start_seconds)
     if case.vcpus is not None:
-        return wait + dice.uniform(*given.job_start_seconds)
-    return wait + (given.init_limit_seconds if wait > given.init_limit_seconds else 0.0)
+        return wait + dice.uniform(*assumptions.job_start_seconds)
+    return wait + (assumptions.init_limit_seconds if wait > assumptions.init_limit_seconds else 0.0)
 
 
 def _usd(
-    case: Case, given: Assumptions, ranks: list[dict[str, float]], seconds: float, before: float
+    case: Case, assumptions: Assumptions, ranks: list[dict[str, float]], seconds: float, before: float
 ) -> dict[str, float]:
     billed = [rank["billed"] for rank in ranks]
     gets = sum(math.ceil(rank["bytes"] / _GET_BYTES) + 2 for rank in ranks) + len(ranks)
@@ -263,7 +272,7 @@ def _usd(
     return {
         "Lambda compute": sum(billed) * case.memory_mb / 1024 * pricing.GB_SECOND[case.architecture],
         "Lambda requests": len(ranks) * pricing.LAMBDA_REQUEST,
-        "Step Functions": pricing.step_functions(len(ranks), sum(billed), case.children(given)),
+        "Step Functions": pricing.step_functions(len(ranks), sum(billed), case.children(assumptions)),
         "S3 requests": s3,
         "rendezvous host": host * pricing.RENDEZVOUS_HOUR,
     }
@@ -283,13 +292,13 @@ def _too_many_ranks(case: Case) -> Obstacle:
     )
 
 
-def _obstacles(case: Case, given: Assumptions, ranks: list[dict[str, float]]) -> tuple[Obstacle, ...]:
-    on_batch, at_once, obstacles = case.vcpus is not None, case.at_once(given), []
+def _obstacles(case: Case, assumptions: Assumptions, ranks: list[dict[str, float]]) -> tuple[Obstacle, ...]:
+    on_batch, at_once, obstacles = case.vcpus is not None, case.at_once(assumptions), []
     if case.ranks > at_once:
         waves = math.ceil(case.ranks / at_once)
         more = (
-            f"{given.max_vcpus:,} vCPUs run {at_once:,} at once; raise batch.max_vcpus and, if that is less, "
-            "the account's quota (Service Quotas: AWS Fargate, vCPU resource count)"
+            f"{assumptions.max_vcpus:,} vCPUs run {at_once:,} at once; raise batch.max_vcpus and, if that is "
+            "less, the account's quota (Service Quotas: AWS Fargate, vCPU resource count)"
             if on_batch
             else f"the account runs {at_once:,} at once; ask for more (Service Quotas: Lambda, concurrent "
             "executions); metrics are reduced over S3"
@@ -311,20 +320,20 @@ def _obstacles(case: Case, given: Assumptions, ranks: list[dict[str, float]]) ->
 
 def options(
     images: int, partitions_mb: Iterable[float], memories_mb: Iterable[int], architectures: Iterable[str],
-    given: Assumptions = Assumptions(), collectives: bool = True,
+    assumptions: Assumptions = Assumptions(), collectives: bool = True,
 ) -> Iterator[Plan]:  # fmt: skip
     """A plan for each combination."""
     for partition_mb, memory_mb, architecture in product(partitions_mb, memories_mb, architectures):
-        yield plan(Case(images, partition_mb, memory_mb, architecture, collectives), given)
+        yield plan(Case(images, partition_mb, memory_mb, architecture, collectives), assumptions)
 
 
 def options_on_batch(
     images: int, partitions_mb: Iterable[float], sizes: Iterable[tuple[int, int]], architectures: Iterable[str],
-    given: Assumptions = Assumptions(),
+    assumptions: Assumptions = Assumptions(),
 ) -> Iterator[Plan]:  # fmt: skip
     """The same for ranks on AWS Batch, which reduce nothing among themselves. sizes: vCPUs and MB of a rank."""
     for partition_mb, (vcpus, memory_mb), architecture in product(partitions_mb, sizes, architectures):
-        yield plan(Case(images, partition_mb, memory_mb, architecture, False, vcpus), given)
+        yield plan(Case(images, partition_mb, memory_mb, architecture, False, vcpus), assumptions)
 
 
 def recommended(plans: list[Plan], target_seconds: float | None, budget_usd: float | None) -> Plan:
@@ -335,8 +344,8 @@ def recommended(plans: list[Plan], target_seconds: float | None, budget_usd: flo
     """
     possible = [one for one in plans if one.possible]
     if not possible:
-        told = "; ".join(obstacle.text for obstacle in plans[0].obstacles)
-        raise PlanningError(f"none of these can be run: {told}")
+        obstacles = "; ".join(obstacle.text for obstacle in plans[0].obstacles)
+        raise PlanningError(f"none of these can be run: {obstacles}")
     fitting = [
         one
         for one in possible
@@ -358,15 +367,17 @@ def _none_fits(possible: list[Plan], target_seconds: float | None, budget_usd: f
     cheapest = min(possible, key=lambda one: one.total_usd)
     if target_seconds is not None and fastest.seconds > target_seconds:
         return (
-            f"--target-seconds {target_seconds:g} cannot be met; the fastest takes {_told(fastest)}; "
+            f"--target-seconds {target_seconds:g} cannot be met; the fastest takes {_time_and_cost(fastest)}; "
             f"its bottleneck is: {fastest.bottleneck}"
         )
     if budget_usd is not None and cheapest.total_usd > budget_usd:
-        return f"--budget {budget_usd:g} is too small; the cheapest takes {_told(cheapest)}"
+        return f"--budget {budget_usd:g} is too small; the cheapest takes {_time_and_cost(cheapest)}"
     within = [one for one in possible if target_seconds is None or one.seconds <= target_seconds]
     best = min(within, key=lambda one: one.total_usd)
-    return f"--target-seconds and --budget cannot both be met; the cheapest in time takes {_told(best)}"
+    return (
+        f"--target-seconds and --budget cannot both be met; the cheapest in time takes {_time_and_cost(best)}"
+    )
 
 
-def _told(one: Plan) -> str:
+def _time_and_cost(one: Plan) -> str:
     return f"{one.seconds:,.0f} s and {one.total_usd:.4g} USD"

@@ -36,13 +36,13 @@ PUBLISHED_WAY = replace(
 """The figures of those runs: what was published, and the rest as for ours."""
 
 
-def beside_published() -> list[tuple[Published, Plan, Plan]]:
-    """Each published run, its plan by its own figures, and the plan of our way (3,538 MB, arm64)."""
-    found = []
+def compare_published() -> list[tuple[Published, Plan, Plan]]:
+    """Each published run, its plan from its own figures, and the plan of our way (3,538 MB, arm64)."""
+    rows = []
     for earlier in PUBLISHED:
         images = int(PUBLISHED_GB * 1e9 / IMAGE_BYTES)
         partition = images / earlier.ranks * IMAGE_BYTES / MIB
         theirs = Case(images, partition * 1.0001, PUBLISHED_MEMORY_MB, "x86_64", collectives=False)
         ours = Case(images, earlier.partition_mb, 3538, "arm64")
-        found.append((earlier, plan(theirs, PUBLISHED_WAY), plan(ours)))
-    return found
+        rows.append((earlier, plan(theirs, PUBLISHED_WAY), plan(ours)))
+    return rows

@@ -42,7 +42,7 @@ class Swept:
 
 @dataclass(frozen=True)
 class Case:
-    """One run of the grid; data_gb is None for all that is there."""
+    """One run of the grid; data_gb is None for all the data."""
 
     partition_mb: float
     data_gb: float | None
@@ -82,7 +82,7 @@ class Grid:
     prefix: str
 
     def cases(self) -> list[Case]:
-        """Repeats are the outermost loop, so that a sweep that was cut off has run each case as often."""
+        """Repeats are the outermost loop, so that an interrupted sweep has run each case equally often."""
         numbers = range(1, self.repeat + 1)
         grid = product(numbers, self.partitions_mb, self.data_gb, self.batch_sizes)
         return [
@@ -122,7 +122,7 @@ def _summary_of(target: Target, s3: Any, stepfunctions: Any, case: Case, files: 
 
 
 def _files(s3: Any, bucket: str, partition_mb: float, data_gb: float | None) -> int | None:
-    """How many partitions hold so much data; None for all. Raises SweepError if there are too few."""
+    """How many partitions hold this much data; None for all. Raises SweepError if there are too few."""
     try:
         sizes = [file.size for file in list_partitions(s3, bucket, f"{partition_mb:g}MB").files]
     except PlanError as error:
@@ -152,19 +152,19 @@ def _summary(s3: Any, bucket: str, case: Case) -> Summary | None:
 
 
 def _run(stepfunctions: Any, target: Target, case: Case, payload: Json) -> None:
-    """Runs a case; waits instead for a run of the same case that a sweep which was cut off has started."""
+    """Runs a case, or waits for a run of the same case that an interrupted sweep has started."""
     arn = _running(stepfunctions, target, case)
     if arn is None:
         name = f"sweep-{case.result_path}-{time.time_ns() // 10**6}".replace("/", "-")
         arn = client.start(target, payload, name[-80:].lstrip("-"))
     while True:
-        found = stepfunctions.describe_execution(executionArn=arn)
-        if found["status"] == "SUCCEEDED":
+        execution = stepfunctions.describe_execution(executionArn=arn)
+        if execution["status"] == "SUCCEEDED":
             return
-        if found["status"] != "RUNNING":
+        if execution["status"] != "RUNNING":
             raise SweepError(
-                f"{case.result_path} ended as {found['status']}: {found.get('error', '')}: "
-                f"{found.get('cause', '')[:500]}; the same command continues from here"
+                f"{case.result_path} ended as {execution['status']}: {execution.get('error', '')}: "
+                f"{execution.get('cause', '')[:500]}; the same command continues from here"
             )
         time.sleep(_POLL_SECONDS)
 
@@ -174,14 +174,14 @@ def _running(stepfunctions: Any, target: Target, case: Case) -> str | None:
         stateMachineArn=target.state_machine_arn, statusFilter="RUNNING", maxResults=100
     )
     for item in running["executions"]:
-        found = stepfunctions.describe_execution(executionArn=item["executionArn"])
-        if json.loads(found["input"]).get("result_path") == case.result_path:
+        execution = stepfunctions.describe_execution(executionArn=item["executionArn"])
+        if json.loads(execution["input"]).get("result_path") == case.result_path:
             return str(item["executionArn"])
     return None
 
 
 def _row(case: Case, summary: Summary) -> Json:
-    """One run, with the historic names and some that they lack."""
+    """One run, with the historic names and some additional ones."""
     spread, wall = summary.spread, summary.wall_seconds
     samples, cost = summary.num_samples, summary.cost
     return {
@@ -228,14 +228,14 @@ def over_repeats(rows: list[Json]) -> Iterable[Json]:
         "total_process_memory (MB)", "total (USD)",
     ]  # fmt: skip
     for key, group in groups.items():
-        found: Json = {**dict(zip(keys, key, strict=True)), "repeats": len(group)}
+        case: Json = {**dict(zip(keys, key, strict=True)), "repeats": len(group)}
         for figure in figures:
             values = [row[figure] for row in group]
-            found[f"{figure} mean"] = statistics.fmean(values)
-            found[f"{figure} std"] = statistics.stdev(values) if len(values) > 1 else 0.0
+            case[f"{figure} mean"] = statistics.fmean(values)
+            case[f"{figure} std"] = statistics.stdev(values) if len(values) > 1 else 0.0
         times = [row["duration (seconds)"] for row in group]
-        found["outliers"] = sum(_is_outlier(value, times) for value in times)
-        yield found
+        case["outliers"] = sum(_is_outlier(value, times) for value in times)
+        yield case
 
 
 def _is_outlier(value: float, values: list[float]) -> bool:

@@ -27,7 +27,7 @@ _TWO_SIDED = 2.0  # standard errors: a smaller difference of two means may be ch
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of a run: its column, a title, what it is of, its unit, and whether less is better."""
+    """A figure of a run: its column, a title, what it describes, its unit, and whether less is better."""
 
     column: str
     title: str
@@ -74,19 +74,19 @@ def with_same_amounts(rows: Sequence[Json]) -> list[Json]:
 def _verdict(column: str, word: str, cases: list[Json]) -> str:
     best = min(cases, key=lambda case: case[f"{column} mean"])
     amount = f"{best['data_gb']:.3g} GB"
-    told = f"{amount}: {word} is {_named(best)}, {_figures(best)}"
+    winner = f"{amount}: {word} is {_case_name(best)}, {_figures(best)}"
     if len(cases) == 1:
-        return f"{amount}: the only case is {_named(best)}, {_figures(best)}."
+        return f"{amount}: the only case is {_case_name(best)}, {_figures(best)}."
     equal = [case for case in cases if case is not best and not _differ(best, case, column)]
     if not equal:
-        return f"{told}."
+        return f"{winner}."
     if len(equal) == len(cases) - 1:
-        return f"{told}, but no case differs from it by more than chance."
-    names = "; ".join(_named(case) for case in equal[:3]) + ("; …" if len(equal) > 3 else "")
-    return f"{told}. As good within chance: {names}."
+        return f"{winner}, but no case differs from it by more than chance."
+    names = "; ".join(_case_name(case) for case in equal[:3]) + ("; …" if len(equal) > 3 else "")
+    return f"{winner}. As good within chance: {names}."
 
 
-def _named(case: Json) -> str:
+def _case_name(case: Json) -> str:
     return f"batch size {case['batch_size']} with {case['partition_mb']:g} MB partitions"
 
 
@@ -96,7 +96,7 @@ def _figures(case: Json) -> str:
 
 
 def _differ(first: Json, second: Json, column: str) -> bool:
-    """Whether two means differ by more than two standard errors; single runs do not tell."""
+    """Whether two means differ by more than two standard errors; single runs cannot show it."""
     if min(first["repeats"], second["repeats"]) < 2:
         return False
     error = math.hypot(*(case[f"{column} std"] / math.sqrt(case["repeats"]) for case in (first, second)))
@@ -215,12 +215,14 @@ def _lines(rows: list[Json], axis: str) -> list[tuple[str, list[Json]]]:
     groups: dict[tuple[Any, ...], list[Json]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in others), []).append(row)
-    named = []
+    named_groups = []
     for key, group in sorted(groups.items()):
         values = dict(zip(others, key, strict=True))
-        told = ", ".join(f"{_AXES[name].partition(',')[0]} {values[name]:g}{_UNITS[name]}" for name in varying)
-        named.append((told or "all runs", group))
-    return named
+        values_text = ", ".join(
+            f"{_AXES[name].partition(',')[0]} {values[name]:g}{_UNITS[name]}" for name in varying
+        )
+        named_groups.append((values_text or "all runs", group))
+    return named_groups
 
 
 _UNITS = {"batch_size": "", "partition_mb": " MB", "data_gb": " GB"}

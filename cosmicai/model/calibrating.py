@@ -1,9 +1,9 @@
 """Calibrating a model folder: fitting what turns its redshifts into probabilities.
 
-A network that gives p(z) itself is calibrated by all galaxies. Of another, half of the galaxies fit the base
-distribution, a mixture density network (Bishop 1994) of the residual over
-predicted redshift, magnitude and colours; the other half calibrates it. See inference.probability.predictive
-for what is then guaranteed, and why.
+A network that gives p(z) itself is calibrated on all galaxies. For any other network, half of the galaxies
+fit the base distribution, a mixture density network (Bishop 1994) of the residual over predicted redshift,
+magnitude and colours; the other half calibrates it. inference.probability.predictive says what is then
+guaranteed, and why.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ Progress = Callable[[int, int], None]
 
 
 class CalibratingError(RuntimeError):
-    """The galaxies do not suffice; the message says what is missing."""
+    """The galaxies are too few or not suitable; the message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Predicted:
 
 
 def predicted(folder: Path, files: Sequence[Path], threads: int = 1) -> Predicted:
-    """By the float32 engine, without galaxies that lack something. Raises CalibratingError for too few."""
+    """Predictions of the float32 engine for complete galaxies. Raises CalibratingError for too few."""
     engine = load(folder, "auto", "float32", threads)
     if not engine.embedding_width:
         raise CalibratingError(
@@ -116,8 +116,8 @@ def predicted(folder: Path, files: Sequence[Path], threads: int = 1) -> Predicte
         within, finite = redshift >= 0, np.isfinite(z_pred) & (z_pred > -1)
         tally.left_out[UNKNOWN_REDSHIFT] += int((~within).sum())
         tally.left_out["without a prediction above -1"] += int((within & ~finite).sum())
-        found = Predicted(z_pred, part.magnitudes, redshift, embedding, bins=bins)
-        parts.append(found.at(np.flatnonzero(within & finite)))
+        predictions = Predicted(z_pred, part.magnitudes, redshift, embedding, bins=bins)
+        parts.append(predictions.at(np.flatnonzero(within & finite)))
     tally.left_out += Counter()  # reasons that no galaxy has
     if tally.used < FEWEST_GALAXIES:
         raise CalibratingError(
@@ -142,7 +142,7 @@ def _edges(folder: Path) -> Doubles:
 
 
 def drop_calibration(folder: Path) -> None:
-    """What another network was calibrated with is wrong for the one that takes its place."""
+    """Deletes the calibration in a model folder whose network is replaced."""
     for name in (CALIBRATION, NOVELTY):
         (folder / name).unlink(missing_ok=True)
 
@@ -155,10 +155,10 @@ def calibrate_folder(
     progress: Progress = lambda done, total: None,
     tell: Callable[[str], None] = lambda note: None,
 ) -> Calibration:
-    """Writes calibration.json and novelty.json of a model folder, and says so in its card.
+    """Writes calibration.json and novelty.json of a model folder, and records it in its card.
 
-    tell: is called with what was left out. Raises CalibratingError for too few galaxies, and for those that the
-    card says it was trained on.
+    tell: called with notes on what was left out. Raises CalibratingError for too few galaxies, and for those
+    that the card says it was trained on.
     """
     card_path = folder / "card.json"
     card: Json = json.loads(card_path.read_text(encoding="utf-8")) if card_path.exists() else {}
@@ -280,7 +280,7 @@ def _calibrator(values: Doubles) -> tuple[Doubles, Doubles]:
 def _members(
     started: Calibration, fitting: Predicted, seed: int, progress: Progress
 ) -> tuple[tuple[Layer, ...], ...]:
-    """Each stops by its own fifth of the galaxies, and is fitted to the others."""
+    """The members; each is fitted to four fifths of the galaxies and stopped by its own fifth."""
     inputs = torch.from_numpy(started.features(fitting.z_pred, fitting.magnitudes))
     targets = torch.from_numpy((fitting.residuals / started.unit).astype(np.float32))
     parts = np.array_split(np.random.default_rng(seed).permutation(len(targets)), MEMBERS)
@@ -327,9 +327,9 @@ def _fitted(known: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor]) -> nn.Seq
             optimiser.step()
             schedule.step()
         with torch.no_grad():
-            found = float(_loss(network(held[0]), held[1]))
-        if found < least:
-            least, best = found, {name: value.clone() for name, value in network.state_dict().items()}
+            held_loss = float(_loss(network(held[0]), held[1]))
+        if held_loss < least:
+            least, best = held_loss, {name: value.clone() for name, value in network.state_dict().items()}
     network.load_state_dict(best)
     return network
 

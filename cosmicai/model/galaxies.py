@@ -47,7 +47,7 @@ def read_galaxies(
     """The galaxies of the partitions that have what is needed, by the rules of the ranks.
 
     limits: magnitudes of galaxies that are not detected. Raises PartitionError for other bands or sizes
-    than the config's, for a file without redshifts that are needed, and where too few galaxies are left.
+    than the config's, for a file that lacks needed redshifts, and if too few galaxies are left.
     """
     if limits is not None and len(limits) != config.magnitudes:
         raise PartitionError(
@@ -59,14 +59,14 @@ def read_galaxies(
     if without and needs.redshift:
         raise PartitionError(f"{', '.join(without)}: no redshifts, which training needs")
     tally, rules = Tally(), rules_by(parts, None if limits is None else np.array(limits, np.float32))
-    found = together(list(usable(parts, rules, tally, needs)))
+    whole = together(list(usable(parts, rules, tally, needs)))
     if tally.used < FEWEST_GALAXIES:
         raise PartitionError(
             f"{tally.used:,} galaxies to train on, {FEWEST_GALAXIES} are the fewest"
             + "".join(f"; {note}" for note in tally.notes())
         )
-    redshift = np.empty(0, np.float32) if found.redshift is None else found.redshift
-    tensors = torch.from_numpy(found.images), torch.from_numpy(found.magnitudes), torch.from_numpy(redshift)
+    redshift = np.empty(0, np.float32) if whole.redshift is None else whole.redshift
+    tensors = torch.from_numpy(whole.images), torch.from_numpy(whole.magnitudes), torch.from_numpy(redshift)
     return Galaxies(*tensors, tally)
 
 

@@ -44,7 +44,7 @@ def build(model: astromae.AstroMAE, ranges: Ranges | None = None) -> onnx.ModelP
 
     A network with a head for p(z) also gives density (N, K), the probabilities of its bins.
 
-    ranges: given, the Linear layers of the encoder's blocks multiply in int8, with weights of 7 bits so that
+    ranges: if given, the Linear layers of the encoder's blocks multiply in int8, with weights of 7 bits so that
     AVX2's 16-bit sums cannot overflow, and activations scaled by the ranges: a galaxy's redshift does not
     depend on its neighbours in a batch.
     """
@@ -87,7 +87,7 @@ def build(model: astromae.AstroMAE, ranges: Ranges | None = None) -> onnx.ModelP
 
 
 def _softened(g: Graph, model: astromae.AstroMAE) -> str:
-    """asinh(x / softening), each channel with its own; the images themselves where the network has none."""
+    """asinh(x / softening), each channel with its own; the images themselves if the network has none."""
     if model.softening is None:
         return INPUTS[0]
     return g.kernel("Soften", INPUTS[0], g.floats(1 / doubles(model.softening).ravel()))
@@ -162,7 +162,7 @@ class _Block:
         return g.op("Add", g.linear(mean[0], rewrites.affine(self._block.mlp[2])), mean[1])
 
     def _hidden(self, x: str, normalised: Activation, skipped: int) -> tuple[str, Activation]:
-        """What attention and the parallel module make of x; and of that the MLP's activated first layer."""
+        """x after attention and the parallel module, and the MLP's activated first layer of that."""
         project, expand = rewrites.affine(self._block.attention.project), rewrites.affine(self._block.mlp[0])
         attended = self._attention(normalised, skipped).times(project.weight)
         residual = self._parallel(x, skipped)
@@ -183,7 +183,7 @@ class _Block:
         return out, quantiser.kernel("AddNorm", *inputs, outputs=[out], epsilon=norm.eps)
 
     def _attention(self, normalised: Activation, skipped: int) -> Activation:
-        """Of each galaxy's tokens but the first `skipped` to all of them."""
+        """The attention of each galaxy's tokens, except the first `skipped`, to all of them."""
         attention, tokens = self._block.attention, self._config.tokens + 1
         layer = rewrites.queries_keys_values(attention)
         return self._quantisers["project"].kernel(

@@ -24,14 +24,14 @@ def import_checkpoint(
     outputs: str | None = None,
     onnx: bool = True,
 ) -> dict[str, Any]:
-    """Writes config.json, model.safetensors, card.json and, where asked, the graph to `out`; returns the card.
+    """Writes config.json, model.safetensors, card.json and, if `onnx`, the graph to `out`; returns the card.
 
     expected: an .npz of galaxies with the outputs of the user's own code, under the name `outputs`; the model
     must give the same. Raises CheckpointError, and then leaves nothing. No part of the checkpoint is executed.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out}: is there already; name a folder that is not, or delete it first")
-    beside = None if expected is None else Expected.read(expected, source, outputs)
+        raise CheckpointError(f"{out}: exists already; name a new folder, or delete it first")
+    reference = None if expected is None else Expected.read(expected, source, outputs)
     reading = read(source, choices or Choices())
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -39,7 +39,7 @@ def import_checkpoint(
         astromae.save(reading.model, scratch)
         if onnx:
             optimise(scratch)
-        checked = beside.check(scratch, onnx) if beside is not None else False
+        checked = reference.check(scratch, onnx) if reference is not None else False
         card = _card(source, reading, command, checked)
         (scratch / "card.json").write_text(json.dumps(card, indent=2) + "\n")
         scratch.chmod(0o755)
@@ -64,8 +64,8 @@ def _card(source: Path, reading: Reading, command: str, checked: object) -> dict
     }
 
 
-def told(card: dict[str, Any], out: Path) -> list[str]:
-    """What a user should read of an import."""
+def report_lines(card: dict[str, Any], out: Path) -> list[str]:
+    """What the user should know of an import, line by line."""
     assumed = dict(card["assumed"])
     notes = assumed.pop("notes")
     checked = card["checked"]
@@ -76,7 +76,7 @@ def told(card: dict[str, Any], out: Path) -> list[str]:
     ]
     if assumed:
         values = ", ".join(f"{name}={'usual' if value is None else value}" for name, value in assumed.items())
-        lines.append(f"assumed as published: {values}; say what is otherwise by --assume FIELD=VALUE")
+        lines.append(f"assumed as published: {values}; change one with --assume FIELD=VALUE")
     if checked:
         errors = ", ".join(
             f"{name}: {value:.1e}" for name, value in checked.items() if name.startswith("largest")

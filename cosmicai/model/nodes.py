@@ -1,4 +1,4 @@
-"""Nodes and weights of an ONNX graph as they are written, and int8 where ranges of activations are known."""
+"""Nodes and weights of an ONNX graph as they are written, and int8 if ranges of activations are known."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ _ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {  # the operators of thos
 
 @dataclass(frozen=True)
 class Activation:
-    """What enters a Linear layer: float32, or uint8 where its scale and zero are given."""
+    """What enters a Linear layer: float32, or uint8 if its scale and zero are given."""
 
     graph: Graph
     value: str
@@ -123,7 +123,7 @@ class Activation:
 
 
 class Quantiser:
-    """The uint8 of a layer's activations; float32 where their range is not known."""
+    """The uint8 of a layer's activations; float32 if their range is not known."""
 
     def __init__(self, graph: Graph, limits: tuple[float, float] | None) -> None:
         self._graph, self.parameters = graph, list[str]()
@@ -133,7 +133,7 @@ class Quantiser:
             self.parameters = [graph.floats(scale), graph.constant(np.array(round(-low / scale), np.uint8))]
 
     def kernel(self, kind: str, *inputs: str, outputs: Sequence[str] = (), **attributes: Any) -> Activation:
-        """A kernel that gives its last output so; `outputs` are those in front of it."""
+        """A kernel whose last output is such an activation; `outputs`: those before it."""
         kind += "ToUint8" if self.parameters else ""
         last = f"v{len(self._graph.nodes)}"
         names = [*outputs, last]

@@ -1,4 +1,4 @@
-"""Learns what a network's galaxies look like, so that ranks know others; see inference.probability.novelty."""
+"""Learns what a network's galaxies look like, so that ranks spot others; see inference.probability.novelty."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from inference.engine.interface import Floats
 from inference.probability.novelty import Novelty
 
-COMPONENTS = 8  # of the mixture, where there are enough galaxies
+COMPONENTS = 8  # of the mixture, if there are enough galaxies
 _GALAXIES_OF_A_COMPONENT = 100
 _LEAST_VARIANCE = 0.01  # relative to that of all galaxies: added, so that no direction is too narrow
 _STEPS = 100
@@ -20,7 +20,7 @@ _STEPS = 100
 def learn(
     network: str, embedding: Floats, magnitudes: Floats, fits: NDArray[np.bool_], seed: int = 0
 ) -> Novelty:
-    """Of galaxies that the network was not trained on: embeddings (N, D), magnitudes (N, M).
+    """Learns from galaxies that the network was not trained on: embeddings (N, D), magnitudes (N, M).
 
     fits (N,): which of them the density is fitted to; the scores of the others calibrate p-values. Galaxies
     with a number that is not finite are left out.

@@ -36,7 +36,7 @@ class Standardised:
         return features
 
     def heads(self, image_features: Tensor, magnitude_features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Redshifts of B galaxies, and logits of p(z); features of one row stand for all of them."""
+        """Redshifts of B galaxies, and logits of p(z); features of one row apply to all of them."""
         rows = max(len(image_features), len(magnitude_features))
         fused, logits = self.model.heads(image_features.expand(rows, -1), magnitude_features.expand(rows, -1))
         return fused * self.z_scale + self.z_mean, logits
@@ -104,7 +104,7 @@ def losses(inputs: Standardised, batch: Galaxies, recipe: Recipe, photometer: Ph
 
 
 def _loss(inputs: Standardised, image: Tensor, magnitude: Tensor, batch: Galaxies, recipe: Recipe) -> Tensor:
-    """Of redshifts and, for a network with a head for it, p(z), by features of images and magnitudes."""
+    """The loss of redshifts and, if there is a head for it, of p(z), from features of images and magnitudes."""
     redshift, logits = inputs.heads(image, magnitude)
     loss = _point_loss(redshift, batch.redshift)
     if logits is None:
@@ -126,7 +126,7 @@ def _point_loss(predicted: Tensor, true: Tensor) -> Tensor:
 def validate(
     inputs: Standardised, galaxies: Galaxies, recipe: Recipe
 ) -> tuple[float, tuple[float, float, float]]:
-    """The loss by image and magnitudes; NMAD by both, by images alone, by magnitudes alone."""
+    """The loss from image and magnitudes; NMAD from both, from images alone, from magnitudes alone."""
     inputs.model.eval()
     blank = inputs.model.image_features(torch.zeros_like(galaxies.images[:1]).to(DEVICE))
     unknown = inputs.magnitude_features(inputs.hidden_magnitudes)

@@ -1,4 +1,4 @@
-"""The graphs of a model folder: float32 for every model, int8 where galaxies show that it may be used.
+"""The graphs of a model folder: float32 for every model, int8 if galaxies show that it may be used.
 
 graphs.json names what there is and is written last:
 
@@ -59,7 +59,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Report:
-    """How int8 differs from float32 on galaxies that gave no ranges; accuracy where redshifts are known.
+    """How int8 differs from float32 on galaxies that gave no ranges; accuracy if redshifts are known.
 
     Two p(z) differ by how far probability moves from one to the other in ln(1 + z), on average (Wasserstein's
     distance): of two redshifts that is |z_int8 - z_float32| / (1 + z), and so it has the same limits.
@@ -103,11 +103,11 @@ def optimise(folder: Path, galaxies: Partition | None = None, limits: Limits = L
     """
     model = astromae.load(folder)
     (folder / GRAPHS).unlink(missing_ok=True)
-    found: Json = {
+    graphs: Json = {
         "network": network_digest(folder, None),
         "float32": _written(folder, "model", graph.build(model)),
     }
-    _write_graphs(folder, found)
+    _write_graphs(folder, graphs)
     _check(model, load(folder, "onnxruntime", "float32", threads=1))
     if galaxies is None:
         return None
@@ -118,7 +118,7 @@ def optimise(folder: Path, galaxies: Partition | None = None, limits: Limits = L
     ranges = activation_ranges(model, galaxies.rows(0, CALIBRATED_ON))
     int8 = _written(folder, "model.int8", graph.build(model, ranges))
     report = _judge(folder, tuple(int8["files"]), galaxies.rows(CALIBRATED_ON, len(galaxies)), limits)
-    _write_graphs(folder, {**found, "int8": {**int8, "admitted": report.admitted, "report": asdict(report)}})
+    _write_graphs(folder, {**graphs, "int8": {**int8, "admitted": report.admitted, "report": asdict(report)}})
     return report
 
 
@@ -188,8 +188,8 @@ def _check(model: astromae.AstroMAE, engine: Engine) -> None:
         logs = math.log1p(config.density_to)
         with torch.inference_mode():
             bins = model.outputs(torch.from_numpy(images), torch.from_numpy(magnitudes))[2]
-        found = _density(engine, Partition(images, magnitudes, None))
-        moved = float(_moved(found, bins.numpy() if bins is not None else found, logs).max())
+        density = _density(engine, Partition(images, magnitudes, None))
+        moved = float(_moved(density, bins.numpy() if bins is not None else density, logs).max())
         difference = max(difference, moved)
     if not difference <= TOLERANCE:
         raise OptimiseError(
@@ -232,14 +232,16 @@ def _density(engine: Engine, galaxies: Partition) -> NDArray[np.float32]:
     return np.concatenate([one.density for one in outputs if one.density is not None])
 
 
-def _moved(found: NDArray[np.float32], expected: NDArray[np.float32], width: float) -> NDArray[np.float64]:
+def _moved(density: NDArray[np.float32], expected: NDArray[np.float32], width: float) -> NDArray[np.float64]:
     """Wasserstein's distance of p(z) (N, K) in ln(1 + z), of which all bins cover `width`."""
-    apart: NDArray[np.float64] = np.abs(np.cumsum(found.astype(float) - expected, axis=1)).mean(axis=1) * width
+    apart: NDArray[np.float64] = (
+        np.abs(np.cumsum(density.astype(float) - expected, axis=1)).mean(axis=1) * width
+    )
     return apart
 
 
-def _differences(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:
-    differences: NDArray[np.float64] = np.abs(found.astype(float) - expected) / (1 + np.abs(expected))
+def _differences(predicted: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:
+    differences: NDArray[np.float64] = np.abs(predicted.astype(float) - expected) / (1 + np.abs(expected))
     return differences
 
 

@@ -19,10 +19,10 @@ class Recipe:
     weight_decay: float = 1e-2
     magnitude_noise: float = 0.02  # standard deviation of the noise added to magnitudes, mag
     validation_fraction: float = 0.1
-    images_weight: float = 0.5  # of the loss of redshifts by images alone, beside 1 for both
-    magnitudes_weight: float = 0.5  # of the loss of redshifts by magnitudes alone
+    images_weight: float = 0.5  # of the loss of redshifts from images alone; that from both has weight 1
+    magnitudes_weight: float = 0.5  # of the loss of redshifts from magnitudes alone
     photometry_weight: float = 0.05  # of the loss of magnitudes read from the image's features
     density_weight: float = 0.02  # of the cross entropy of p(z)'s bins, for a network with a head for p(z)
-    without_images: bool = False  # trains by magnitudes alone: what the images add is measured against it
+    without_images: bool = False  # trains on magnitudes alone, to measure what the images add
     freeze_encoder: bool = False
     mixed_precision: bool = False  # the encoder in bfloat16; weights, other branches and validation in float32

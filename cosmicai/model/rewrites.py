@@ -106,7 +106,7 @@ def folded(layer: nn.Module, norm: nn.Module) -> Convolution:
 class InceptionLayers:
     """An Inception block's convolutions with BatchNorm folded in; each is followed by the activation.
 
-    five: its 1×1 and its 5×5 convolution; None where the block does not use that path.
+    five: its 1×1 and its 5×5 convolution; None if the block does not use that path.
     """
 
     one: Convolution
@@ -140,7 +140,7 @@ def _unit(unit: nn.Module) -> Convolution:
     return folded(unit[0], unit[1])
 
 
-PACKED = 4  # outputs whose weights lie side by side; inception.h
+PACKED = 4  # outputs whose weights are side by side; inception.h
 
 
 def packed(layer: Convolution) -> Doubles:
@@ -155,7 +155,7 @@ def inception(branch: astromae.Inception) -> tuple[NDArray[np.int64], Doubles]:
     """What the kernel of the Inception branch reads: its plan (blocks, 9), and all weights in a row.
 
     The stem has no activation, and average pooling commutes with it: it is merged into the first block's 1×1
-    convolutions where no maximum comes in between. The pooled path computes it (`stem` of kernels.h).
+    convolutions if no maximum comes in between. The pooled path computes it (`stem` of kernels.h).
     """
     plan: list[list[int]] = []
     weights: list[Doubles] = []

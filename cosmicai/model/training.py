@@ -1,7 +1,7 @@
 """Training AstroMAE on partitions: augmentation, a validation split, early stopping, resumption, a seed.
 
-Every step asks for three redshifts of each galaxy: by image and magnitudes, by its image alone, by its
-magnitudes alone. So the network cannot ignore either, and a galaxy that lacks one of them still gets a
+Every step asks for three redshifts of each galaxy: from image and magnitudes, from its image alone, from
+its magnitudes alone. So the network cannot ignore either, and a galaxy that lacks one of them still gets a
 redshift. A hidden image is all zeros; hidden magnitudes have the values of the config's `hidden_magnitudes`.
 """
 
@@ -47,7 +47,7 @@ class Epoch:
 
     @property
     def score(self) -> float:
-        """What chooses the epoch: the loss feels outliers, the NMAD the bulk of the galaxies."""
+        """Chooses the best epoch: the loss is sensitive to outliers, the NMAD to the bulk of the galaxies."""
         return self.validation_loss + self.nmad
 
 
@@ -102,7 +102,7 @@ _HIDDEN = 5.0  # standard deviations above the mean: fainter in every band than 
 
 
 def _with_hidden(config: astromae.Config, galaxies: Galaxies) -> astromae.Config:
-    """The config with the magnitudes that stand for unknown ones."""
+    """The config with the magnitudes that replace unknown ones."""
     mean, scale = galaxies.magnitudes.mean(0), galaxies.magnitudes.std(0)
     return replace(config, hidden_magnitudes=tuple(round(float(v), 3) for v in mean + _HIDDEN * scale))
 

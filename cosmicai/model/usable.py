@@ -26,7 +26,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Needs:
-    """Without what a galaxy is of no use."""
+    """What a galaxy must have to be of use."""
 
     images: bool = True
     magnitudes: bool = True
@@ -41,7 +41,7 @@ class Needs:
 
 @dataclass
 class Tally:
-    """How many galaxies were read, in how many a limit stands for a magnitude, and how many were left out."""
+    """How many galaxies were read, in how many a limit replaces a magnitude, and how many were left out."""
 
     galaxies: int = 0
     not_detected: int = 0
@@ -52,7 +52,7 @@ class Tally:
         return self.galaxies - self.left_out.total()
 
     def notes(self) -> list[str]:
-        """In sentences; none where nothing was missing."""
+        """In sentences; none if nothing was missing."""
         notes = []
         if self.not_detected:
             notes.append(
@@ -60,8 +60,8 @@ class Tally:
                 "were not detected"
             )
         if self.left_out:
-            told = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
-            notes.append(f"{self.left_out.total():,} of {self.galaxies:,} galaxies are left out: {told}")
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
+            notes.append(f"{self.left_out.total():,} of {self.galaxies:,} galaxies are left out: {reasons}")
         return notes
 
 
@@ -75,33 +75,33 @@ def usable(
 ) -> Iterator[Partition]:
     """The galaxies of each part that have what is needed, magnitudes as a rank would use them.
 
-    What is not needed is zero, or NaN of a redshift, where it is not known.
+    What is neither needed nor known is zero, or NaN for a redshift.
     """
     for part in parts:
         quality = Quality(rules)
-        given = quality.usable(part)
+        cleaned = quality.usable(part)
         left = np.ones(len(part), bool)
         for flag in needs.flags:
-            found = left & ((quality.flags & np.uint16(flag)) != 0)
-            tally.left_out[_REASONS[flag]] += int(found.sum())
-            left &= ~found
+            lacking = left & ((quality.flags & np.uint16(flag)) != 0)
+            tally.left_out[_REASONS[flag]] += int(lacking.sum())
+            left &= ~lacking
         redshift = np.full(len(part), np.nan, np.float32)
         if part.redshift is not None:
             redshift = np.where(known_redshifts(part.redshift), part.redshift, redshift)
         if needs.redshift:
-            found = left & np.isnan(redshift)
-            tally.left_out[UNKNOWN_REDSHIFT] += int(found.sum())
-            left &= ~found
+            lacking = left & np.isnan(redshift)
+            tally.left_out[UNKNOWN_REDSHIFT] += int(lacking.sum())
+            left &= ~lacking
         tally.left_out += Counter()  # reasons that no galaxy has
         tally.galaxies += len(part)
         tally.not_detected += int(np.count_nonzero(quality.flags[left] & np.uint16(Flag.NOT_DETECTED)))
-        yield Partition(given.images[left], given.magnitudes[left], redshift[left])
+        yield Partition(cleaned.images[left], cleaned.magnitudes[left], redshift[left])
 
 
 def rules_by(parts: Sequence[Partition], limits: Floats | None) -> Rules:
-    """Of galaxies that are to train a network: its limits, and whether their magnitudes are AB magnitudes.
+    """The rules for galaxies to train on: their limits, and whether their magnitudes are AB magnitudes.
 
-    They are where there are limits, or where most values are among those of galaxies.
+    They are if there are limits, or if most values are in the range of galaxies' magnitudes.
     """
     if limits is not None:
         return Rules(limits=limits, in_ab=True)

@@ -21,10 +21,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("step", choices=["zips", "tag", "packages", "extra", "kernels", "code"])
     parser.add_argument("folder", type=Path, nargs="?", help="the image's task folder")
-    parser.add_argument("--variant", choices=list(LOCKS), default="lean", help="of the inference image")
-    parser.add_argument("--extra", default="", help="packages for scripts, with blanks between")
+    parser.add_argument("--variant", choices=list(LOCKS), default="lean", help="variant of the inference image")
+    parser.add_argument("--extra", default="", help="packages for scripts, separated by spaces")
     parser.add_argument(
-        "--architecture", choices=["", *MACHINES], default="", help="of the image; default: this machine's"
+        "--architecture",
+        choices=["", *MACHINES],
+        default="",
+        help="architecture of the image; default: this machine's",
     )
     arguments = parser.parse_args()
     if arguments.step in ("packages", "extra", "code") and arguments.folder is None:

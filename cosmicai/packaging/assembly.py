@@ -1,7 +1,7 @@
 """Reproducible zips for three Lambdas, and the task folder of the inference image.
 
 docker/inference.Dockerfile and the embedded AWS assemble the task folder with the same steps: `packages`,
-`extra`, `code`. Standard library alone, so that the image's build stage needs nothing else.
+`extra`, `code`. Standard library only, so that the image's build stage needs nothing else.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def package(build: BuildFolder) -> None:
 
 
 def assemble(build: BuildFolder, variants: Sequence[str] = ("lean",), extra: ExtraPackages = NO_EXTRAS) -> None:
-    """The zips, and all that the embedded AWS needs to run functions; at once when nothing has changed."""
+    """The zips, and all that the embedded AWS needs to run functions; returns at once if nothing changed."""
     from filelock import FileLock
 
     build.root.mkdir(parents=True, exist_ok=True)
@@ -57,16 +57,16 @@ def assemble(build: BuildFolder, variants: Sequence[str] = ("lean",), extra: Ext
 
 
 def _extend(base: Path, folder: Path, extra: ExtraPackages) -> None:
-    """`folder` as `base` with the extra packages, unless it is so already; its files are links to base's."""
-    marker, wanted = folder / ".extra", (base / ".requirements").read_text() + extra.digest
-    if marker.exists() and marker.read_text() == wanted:
+    """Makes `folder` a copy of `base` with the extra packages, unless it is one; its files are hard links."""
+    marker, content = folder / ".extra", (base / ".requirements").read_text() + extra.digest
+    if marker.exists() and marker.read_text() == content:
         return
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(base, folder, copy_function=os.link)
     shutil.rmtree(folder / "inference", ignore_errors=True)  # what copy_code writes is not shared
     (folder / ".code").unlink(missing_ok=True)
     install_extra(folder, extra)
-    marker.write_text(wanted)
+    marker.write_text(content)
 
 
 def copy_code(folder: Path, machine: str = platform.machine()) -> None:
@@ -74,16 +74,16 @@ def copy_code(folder: Path, machine: str = platform.machine()) -> None:
     compile_kernels(machine)
     source, target = FUNCTIONS / "inference", folder / "inference"
     shipped = _shipped(source, machine)
-    wanted = digest(*(str(p.relative_to(source)).encode() + p.read_bytes() for p in shipped))
+    content = digest(*(str(p.relative_to(source)).encode() + p.read_bytes() for p in shipped))
     marker = folder / ".code"
-    if marker.exists() and marker.read_text() == wanted:
+    if marker.exists() and marker.read_text() == content:
         return
     shutil.rmtree(target, ignore_errors=True)
     for path in shipped:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    marker.write_text(wanted)
+    marker.write_text(content)
 
 
 def image_tag(extra: ExtraPackages = NO_EXTRAS) -> str:
@@ -93,16 +93,16 @@ def image_tag(extra: ExtraPackages = NO_EXTRAS) -> str:
     parts = [*steps, COMPILER_LOCK, *(lock for locks in LOCKS.values() for lock in locks)]
     parts += sorted(path for path in KERNELS.iterdir() if path.suffix in SOURCES)
     shipped = [path for path in _shipped(source) if path.parent != KERNELS]
-    named = (str(path.relative_to(source)).encode() + path.read_bytes() for path in shipped)
+    contents = (str(path.relative_to(source)).encode() + path.read_bytes() for path in shipped)
     extras = [extra.digest.encode()] if extra.packages else []
-    return digest(*(path.read_bytes() for path in parts), *named, *extras)[:16]
+    return digest(*(path.read_bytes() for path in parts), *contents, *extras)[:16]
 
 
 def _shipped(folder: Path, machine: str = platform.machine()) -> list[Path]:
     """The files below a function's folder, those of the contract that it links to among them."""
     files = (Path(at) / name for at, _, names in os.walk(folder, followlinks=True) for name in names)
-    wanted = (path for path in files if not _is_build_input(path, machine))
-    return sorted(path for path in wanted if not set(_NOT_SHIPPED) & set(path.relative_to(folder).parts))
+    shipped = (path for path in files if not _is_build_input(path, machine))
+    return sorted(path for path in shipped if not set(_NOT_SHIPPED) & set(path.relative_to(folder).parts))
 
 
 def _is_build_input(path: Path, machine: str) -> bool:

@@ -13,7 +13,7 @@ _DISTRIBUTIONS = {
     "rail": "pz-rail-base",
     "sklearn": "scikit-learn",
 }
-"""By the name that is imported, where a distribution is called otherwise."""
+"""Distributions by the name that is imported, if the two names differ."""
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+).*\bextra == ['\"]([a-z]+)['\"]")
 _FOR_DEVELOPERS = ("docs", "test")
 
@@ -23,32 +23,32 @@ class MissingPackageError(RuntimeError):
 
 
 def needed(module: str) -> Any:
-    """Imports an optional package. Raises MissingPackageError where it is not installed."""
+    """Imports an optional package. Raises MissingPackageError if it is not installed."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        told = remedy(error.name or module)
-        if told is None:
+        message = remedy(error.name or module)
+        if message is None:
             raise
-        raise MissingPackageError(told) from error
+        raise MissingPackageError(message) from error
 
 
 def remedy(module: str) -> str | None:
-    """What to say where a module is missing; None unless an extra of this distribution has its package."""
+    """How to install a missing module; None unless an extra of this distribution has its package."""
     package = module.partition(".")[0]
     extras = _extras(_DISTRIBUTIONS.get(package, package))
     if not extras:
         return None
     commands = " or ".join(f"pip install 'cosmicai[{extra}]'" for extra in extras)
-    return f"{package} is not installed, which this needs: {commands}"
+    return f"{package}, which this needs, is not installed: {commands}"
 
 
 def _extras(distribution: str) -> list[str]:
-    """The extras that name a distribution; [] where cosmicai itself is not installed."""
+    """The extras that name a distribution; [] if cosmicai itself is not installed."""
     try:
         requirements = metadata.requires("cosmicai") or []
     except metadata.PackageNotFoundError:
         return []
-    found = (_REQUIREMENT.match(requirement) for requirement in requirements)
-    pairs = (one.groups() for one in found if one)
+    matches = (_REQUIREMENT.match(requirement) for requirement in requirements)
+    pairs = (match.groups() for match in matches if match)
     return [extra for name, extra in pairs if name == distribution and extra not in _FOR_DEVELOPERS]

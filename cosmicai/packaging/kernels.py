@@ -14,7 +14,7 @@ from cosmicai.packaging.packages import PackagingError, digest
 from cosmicai.packaging.places import COMPILER_LOCK, FUNCTIONS
 
 KERNELS = FUNCTIONS / "inference" / "engine" / "kernels"
-SOURCES = (".cpp", ".h")  # shipped as what they are compiled to
+SOURCES = (".cpp", ".h")  # shipped only as compiled
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno")
 _WARNINGS = ("-Wall", "-Wextra", "-Werror")
 _NO_RUNTIME = ("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics")  # no C++ library is linked
@@ -29,7 +29,7 @@ class _Machine:
     instructions: dict[str, str]
 
 
-MACHINES = {  # by what Python calls them; glibc 2.28 is the oldest that onnxruntime itself takes
+MACHINES = {  # by what Python calls them; glibc 2.28 is the oldest that onnxruntime itself supports
     "x86_64": _Machine(
         "x86_64-linux-gnu.2.28", "x86_64_v2", {"avx2": "x86_64_v3", "avx512": "x86_64_v4-prefer_256_bit"}
     ),
@@ -39,16 +39,16 @@ MACHINES = {  # by what Python calls them; glibc 2.28 is the oldest that onnxrun
 
 
 def compile_kernels(machine: str = platform.machine()) -> Path | None:
-    """The engine's kernels as a library for a machine, compiled by PyPI's zig unless they are already; None for
-    a machine that they are not made for, where torch has to do."""
+    """The engine's kernels as a library for a machine, compiled by PyPI's zig unless it is up to date; None
+    for a machine that they are not written for, on which torch computes."""
     library, marker, made_for = KERNELS / f"{machine}.so", KERNELS / f".{machine}", MACHINES.get(machine)
     if made_for is None:
         return None
     sources = sorted(path for path in KERNELS.iterdir() if path.suffix in SOURCES)
-    wanted = digest(
+    version = digest(
         Path(__file__).read_bytes(), COMPILER_LOCK.read_bytes(), *(path.read_bytes() for path in sources)
     )
-    if library.exists() and marker.exists() and marker.read_text() == wanted:
+    if library.exists() and marker.exists() and marker.read_text() == version:
         return library
     zig = [sys.executable, "-m", "ziglang", "c++", "-target", made_for.target]
     with tempfile.TemporaryDirectory() as folder:
@@ -63,11 +63,11 @@ def compile_kernels(machine: str = platform.machine()) -> Path | None:
         stays = ["-Wl,-z,nodelete"] if "linux" in made_for.target else []
         _compile([*zig, "-shared", "-s", "-nostdlib++", *stays, *objects, "-o", str(finished)])
     finished.replace(library)
-    marker.write_text(wanted)
+    marker.write_text(version)
     return library
 
 
 def _compile(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise PackagingError(f"the engine's kernels could not be compiled:\n{done.stderr.strip()[-2000:]}")
+    completed = subprocess.run(command, capture_output=True, text=True)
+    if completed.returncode:
+        raise PackagingError(f"the engine's kernels could not be compiled:\n{completed.stderr.strip()[-2000:]}")

@@ -1,7 +1,7 @@
 """What pip installs into the task folders: packages locked by their hashes, and a team's extra packages.
 
 Only wheels are installed: building a source distribution would run its code, with build tools that no hash
-pins. Standard library alone, because docker/inference.Dockerfile runs it too.
+pins. Standard library only, because docker/inference.Dockerfile runs it too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 
 class PackagingError(RuntimeError):
-    """Something that is to be deployed could not be put together."""
+    """A part of the deployment could not be assembled."""
 
 
 _NO_DEPS, _HASH = "--no-deps", "--hash="
@@ -54,7 +54,7 @@ class ExtraPackages:
 
     @classmethod
     def parse(cls, text: str) -> ExtraPackages:
-        """All of them in a line, with blanks between."""
+        """Packages from one line, separated by spaces."""
         return cls(tuple(_EXTRA_IN_TEXT.findall(text)))
 
     def versions(self, no_deps: bool | None = None) -> dict[str, str]:
@@ -67,7 +67,7 @@ class ExtraPackages:
         """The options --hash=… by normalised name, of the packages that have any."""
         split = (one.split() for one in self.packages)
         options = {words[0]: tuple(word for word in words if word.startswith(_HASH)) for words in split}
-        return {_normalised(name.split("==")[0]): given for name, given in options.items() if given}
+        return {_normalised(name.split("==")[0]): hashes for name, hashes in options.items() if hashes}
 
     @property
     def digest(self) -> str:
@@ -125,8 +125,8 @@ def install_extra(folder: Path, extra: ExtraPackages, machine: str = platform.ma
                 f"extra_packages: {name}=={version}: the image has {name} {own[name]} and was tested "
                 "with it; leave yours out"
             )
-    asked = extra.versions(no_deps=True) | _with_dependencies(extra.versions(no_deps=False), own, machine)
-    new = {name: version for name, version in asked.items() if name not in own}
+    needed = extra.versions(no_deps=True) | _with_dependencies(extra.versions(no_deps=False), own, machine)
+    new = {name: version for name, version in needed.items() if name not in own}
     if "torch" in new:
         raise PackagingError(
             f"extra_packages: {' '.join(extra.packages)}: torch is needed, which the lean image does not have; "
@@ -144,7 +144,7 @@ def _line(name: str, version: str, hashes: Iterable[str] = ()) -> str:
 
 
 def _install_lines(folder: Path, machine: str, lines: Sequence[str]) -> None:
-    """Installs lines of a requirements file. Either all or none have hashes: pip mixes the two in no file."""
+    """Installs lines of a requirements file; all or none of them have hashes, as pip requires."""
     if lines:
         with tempfile.TemporaryDirectory() as apart:
             requirements = Path(apart, "requirements.txt")
@@ -154,10 +154,10 @@ def _install_lines(folder: Path, machine: str, lines: Sequence[str]) -> None:
 
 
 def _install(folder: Path, what: str, machine: str, *options: str) -> None:
-    """Adds packages alone, without what they depend on, to a folder; a file that is there already stays."""
+    """Adds packages to a folder, without their dependencies; files that exist there stay."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as apart:
         _pip(what, "--target", apart, "--no-deps", *_for_machine(machine), *options)
-        # pip would leave out a folder that is there already, such as bin or that of a namespace of packages.
+        # pip would leave out a folder that exists already, such as bin or that of a namespace of packages.
         shutil.copytree(apart, folder, dirs_exist_ok=True, copy_function=_move_new)
 
 
@@ -185,7 +185,7 @@ def _with_dependencies(packages: Mapping[str, str], own: Mapping[str, str], mach
 
 
 def _check_same_dependencies(resolved: Iterable[Mapping[str, Any]], machine: str) -> None:
-    """Raises PackagingError where dependencies depend on the machine: pip would take those of its own."""
+    """Raises PackagingError if dependencies depend on the machine: pip would use those of its own machine."""
     for package in resolved:
         for requirement in package.get("requires_dist", []):
             if "platform_machine" in requirement and "extra ==" not in requirement:
@@ -203,12 +203,12 @@ _WHEELS_ONLY = " as a wheel (source distributions are not installed, because bui
 def _pip(what: str, *options: str) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     command += ["--root-user-action=ignore", "--only-binary", ":all:"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True)
-    if done.returncode:
-        hint = _WHEELS_ONLY if "No matching distribution" in done.stderr else ""
-        # Of a hundred hashes that a file could have had, pip lists each in a line.
-        told = "\n".join(line for line in done.stderr.splitlines() if "Expected     or " not in line)
-        raise PackagingError(f"pip could not install {what}{hint}:\n{told.strip()[-2000:]}")
+    completed = subprocess.run([*command, *options], capture_output=True, text=True)
+    if completed.returncode:
+        hint = _WHEELS_ONLY if "No matching distribution" in completed.stderr else ""
+        # pip prints a line for each hash that the file could have had, perhaps a hundred.
+        errors = "\n".join(line for line in completed.stderr.splitlines() if "Expected     or " not in line)
+        raise PackagingError(f"pip could not install {what}{hint}:\n{errors.strip()[-2000:]}")
 
 
 def _normalised(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Where sources are, and what is built from them. Standard library alone."""
+"""Where sources are, and what is built from them. Standard library only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ IMAGE_NAMES = {"lean": "inference", "torch": "inference-torch", "cuda": "inferen
 
 @dataclass(frozen=True)
 class BuildFolder:
-    """Where everything that can be made again from the sources lies."""
+    """The folder of everything that can be made again from the sources."""
 
     root: Path = STATE / "build" if IS_INSTALLED else ROOT / "build"
 

@@ -16,7 +16,7 @@ from initialize.plan import natural
 
 Array = NDArray[Any]
 
-_PER_RUN = ("index", "files", "rows", "run_id", "z_grid")  # arrays that are no columns
+_PER_RUN = ("index", "files", "rows", "run_id", "z_grid")  # arrays that are not columns
 
 _IN_HALF_PRECISION = {"pdf", "embedding"}  # which most formats do not have
 
@@ -71,10 +71,10 @@ class Catalogue:
     def tables(self) -> Iterator[dict[str, Array]]:
         """The columns of one rank after the other."""
         for file in self.files:
-            found = _columns(_arrays(file), file)
-            count = len(found["z_pred"])
+            columns = _columns(_arrays(file), file)
+            count = len(columns["z_pred"])
             yield {
-                name: found[name].astype(kind) if name in found else _missing(count, kind, shape)
+                name: columns[name].astype(kind) if name in columns else _missing(count, kind, shape)
                 for name, (kind, shape) in self.types.items()
             }
 
@@ -101,7 +101,7 @@ def _columns(arrays: dict[str, Array], file: Path) -> dict[str, Array]:
     columns = {name: array for name, array in arrays.items() if name not in _PER_RUN}
     wrong = [name for name, array in columns.items() if array.ndim == 0 or len(array) != count]
     if wrong:
-        raise CatalogueError(f"{file}: {', '.join(wrong)} has not a row for each of the {count} galaxies")
+        raise CatalogueError(f"{file}: {', '.join(wrong)} lacks a row for each of the {count} galaxies")
     for name in _IN_HALF_PRECISION & columns.keys():
         columns[name] = columns[name].astype(np.float32)
     files, rows = arrays.get("files"), arrays.get("rows")

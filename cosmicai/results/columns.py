@@ -14,7 +14,7 @@ from inference.probability.predictive import CONFIDENCE_RANGE, LEVELS, quantile_
 
 @dataclass(frozen=True)
 class Column:
-    """unit: '' for a number without one; ucd: '' where no word of the vocabulary says it."""
+    """unit: '' for a number without one; ucd: '' if the vocabulary has no word for it."""
 
     description: str
     unit: str = ""

@@ -73,8 +73,8 @@ def _schema(catalogue: Catalogue) -> Any:
         value = pa.string() if kind.kind == "U" else pa.from_numpy_dtype(kind)
         type_ = pa.list_(value, int(np.prod(shape))) if shape else value
         column = described(name)
-        told = {"unit": column.unit, "ucd": column.ucd, "description": column.description}
-        fields.append(pa.field(name, type_, metadata={key: text for key, text in told.items() if text}))
+        metadata = {"unit": column.unit, "ucd": column.ucd, "description": column.description}
+        fields.append(pa.field(name, type_, metadata={key: text for key, text in metadata.items() if text}))
     grid = {} if catalogue.grid is None else {"z_grid": json.dumps(catalogue.grid.tolist())}
     return pa.schema(fields, metadata={"run_id": catalogue.run_id, **grid})
 
@@ -146,7 +146,7 @@ def _fits_zero(array: Array) -> dict[str, int]:
     return {} if zero is None else {"bzero": zero}
 
 
-_SIGNED = {"u2": "i4", "u4": "i8"}  # VOTable has no whole numbers without a sign but bytes
+_SIGNED = {"u2": "i4", "u4": "i8"}  # VOTable has no unsigned whole numbers except bytes
 
 
 def write_votable(catalogue: Catalogue, folder: Path) -> Path:
@@ -157,7 +157,7 @@ def write_votable(catalogue: Catalogue, folder: Path) -> Path:
         wider = _SIGNED.get(f"{table[name].dtype.kind}{table[name].dtype.itemsize}")
         if wider is not None:
             table[name] = table[name].astype(wider)
-    table.meta.clear()  # told in the description; `meta` of another kind would become INFO elements
+    table.meta.clear()  # given in the description; `meta` of another kind would become INFO elements
     votable = from_table(table)
     first = votable.get_first_table()
     for field in first.fields:

@@ -53,7 +53,7 @@ def write(folder: Path, summary: Summary, infos: Sequence[RankInfo]) -> None:
 
 
 def _draw(predicted: Redshifts, true: Redshifts, accuracy: Json, path: Path) -> None:
-    """The picture, where matplotlib is installed."""
+    """Draws the picture, if matplotlib is installed."""
     try:
         from cosmicai.results.plots import predicted_against_true
     except ModuleNotFoundError as error:
@@ -88,7 +88,7 @@ def results(infos: Sequence[RankInfo], accuracy: Json | None) -> Json:
     seconds = _products(per_batch, columns["number of batches"])
     time, bits = _total(seconds), _total(_products(rates, seconds))
     on_cpu = 0.0 if device == "cpu" else None
-    found = {
+    figures = {
         "total cpu time (second)": _total(columns["total cpu time (second)"]),
         "total gpu time (second)": _total(columns["total gpu time (second)"], on_cpu),
         "execution time per batch (second)": _ratio(time, batches),
@@ -100,14 +100,14 @@ def results(infos: Sequence[RankInfo], accuracy: Json | None) -> Json:
         "device": device,
     }
     measures = {name: None if accuracy is None else accuracy[ours] for name, ours in MEASURES.items()}
-    return {**found, **measures, **_ours(infos, found, accuracy, time)}
+    return {**figures, **measures, **_ours(infos, figures, accuracy, time)}
 
 
-def _ours(infos: Sequence[RankInfo], found: Json, accuracy: Json | None, seconds: float | None) -> Json:
+def _ours(infos: Sequence[RankInfo], figures: Json, accuracy: Json | None, seconds: float | None) -> Json:
     """The same figures under the names of rank infos, and those that the historic script did not have."""
     samples, sources = counted(infos)
     return {
-        **{ours: found[historic] for historic, ours in IN_RANK_INFO.items()},
+        **{ours: figures[historic] for historic, ours in IN_RANK_INFO.items()},
         "num_samples": samples,
         "num_samples_from": sources,
         "sample_persec": _ratio(samples, seconds) if is_exact(sources) else None,
@@ -157,5 +157,5 @@ def _redshifts(folder: Path, rank: int) -> tuple[Redshifts, Redshifts] | None:
         return None  # not there, or not what a rank writes
     if predicted.ndim != 1 or predicted.shape != true.shape:
         return None
-    has = np.isfinite(predicted)  # a galaxy without a redshift is none of the picture
+    has = np.isfinite(predicted)  # a galaxy without a redshift is not in the picture
     return predicted[has], true[has]

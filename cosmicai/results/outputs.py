@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 LOCK = ".cosmicai.lock"
-"""There while a process writes to a folder that no other may write to meanwhile."""
+"""This file exists while a process writes to a folder that no other may write to."""
 _REMEDIES = {
     errno.ENOSPC: "free some space, or write elsewhere",
     errno.EDQUOT: "free some space, or write elsewhere",
@@ -44,7 +44,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises OutputError, which names `path`, where writing within fails (space, permission)."""
+    """Raises OutputError, which names `path`, if writing within fails (space, permission)."""
     try:
         yield
     except OutputError:
@@ -73,7 +73,7 @@ def _concerns(path: Path, error: OSError) -> bool:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A file to write to, which takes the place of `path` at the end; nothing stays of it after an error."""
+    """A file to write to, which replaces `path` at the end; after an error, nothing of it stays."""
     scratch = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}{path.suffix}")
     with writing(path), made(path.parent):
         try:
@@ -91,7 +91,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, beside `path`; the caller moves it, and whatever is left of it goes at the end."""
+    """A folder to fill, next to `path`; the caller moves it, and whatever is left of it goes at the end."""
     place = path.absolute()
     scratch = place.with_name(f".{place.stem[:40]}.{secrets.token_hex(4)}")
     with writing(path), made(place.parent):
@@ -106,7 +106,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Holds a folder that is there for this process. Raises OutputError while another process does.
+    """Locks an existing folder for this process. Raises OutputError while another process does.
 
     A process that was killed no longer holds it.
     """
@@ -156,7 +156,7 @@ def made(folder: Path) -> Iterator[None]:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copies all that is in one folder to another, which may be there. Raises OSError of the first fault."""
+    """Copies all that is in one folder to another, which may exist. Raises OSError of the first fault."""
     for path in sorted(source.rglob("*")):
         place = target / path.relative_to(source)
         if path.is_dir():

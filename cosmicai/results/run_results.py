@@ -78,14 +78,14 @@ class Results:
         return tables.pandas_frame(self.catalogue)
 
     def to_qp(self) -> qp.Ensemble:
-        """p(z) of the galaxies that have one, as qp and RAIL take it, with the other columns as `ancil`.
+        """p(z) of the galaxies that have one, as qp and RAIL use it, with the other columns as `ancil`.
 
         Raises CatalogueError if there is no p(z), and MissingPackageError if qp is not installed.
         """
         return tables.qp_ensemble(self.catalogue)
 
     def write(self, *formats: str) -> list[Path]:
-        """Writes the catalogue beside the results: csv, parquet, fits, votable, qp, hats.
+        """Writes the catalogue next to the results: csv, parquet, fits, votable, qp, hats.
 
         Returns the paths. Raises ResultsError for an unknown format, CatalogueError, OutputError and
         MissingPackageError.

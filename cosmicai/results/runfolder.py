@@ -1,6 +1,6 @@
 """A folder of results holds the files of one run, and a record of which they are.
 
-Beside them may lie a user's own files, which stay when the results of another run take their place.
+A user's own files may be next to them; they stay when the results of another run replace these.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WRITTEN_AGAIN = (
     "report.html", "Results.json", "inference.png", "columns.csv",
     *(f"catalogue.{kind}" for kind in ("csv", "parquet", "fits", "vot", "qp.hdf5", "hats")),
 )  # fmt: skip
-"""By `cosmicai report` and `cosmicai catalogue`, after the record; some of them are folders."""
+"""What `cosmicai report` and `cosmicai catalogue` write after the record; some of them are folders."""
 _OF_A_RUN = re.compile(
     r"(run|manifest|metrics|combined_data|summary|Results|(0|[1-9][0-9]*))\.json|report\.html|inference\.png|"
     r"predictions/(0|[1-9][0-9]*)\.npz|failures/(0|[1-9][0-9]*)\.json"
@@ -31,7 +31,7 @@ _SHOWN = 5  # files that a message names
 
 @dataclass(frozen=True)
 class _Record:
-    """The run whose files lie in a folder, and their paths below it; not complete while they are replaced."""
+    """The run whose files are in a folder, and their paths below it; not complete while they are replaced."""
 
     run_id: str | None = None
     files: set[str] = field(default_factory=set)
@@ -71,7 +71,7 @@ def _results_in(folder: Path, ranks: int | None = None) -> set[str]:
 
 
 def check_complete(folder: Path) -> None:
-    """Raises OutputError where results were being replaced by those of another run."""
+    """Raises OutputError if results were being replaced by those of another run."""
     if not _recorded(folder).complete:
         raise OutputError(
             f"{folder} holds a part of the results of a run: the command that writes them still runs, or was "
@@ -83,8 +83,8 @@ def check_complete(folder: Path) -> None:
 def run_folder(folder: Path, run_id: str, overwrite: bool = False) -> Iterator[Path]:
     """A folder to fill with the results of a run, which appear in `folder` together at the end.
 
-    Results of the same run there are replaced, and those of another one where overwrite says so; other files
-    stay. After an error nothing has changed. Raises OutputError where the folder holds other results, or where
+    Results of the same run there are replaced, and those of another one if `overwrite` is set; other files
+    stay. After an error nothing has changed. Raises OutputError if the folder holds other results, or if
     another process writes to it.
     """
     with made(folder.absolute()), exclusive(folder):
@@ -99,7 +99,7 @@ def _check(folder: Path, earlier: _Record, run_id: str, overwrite: bool) -> None
     unknown = sorted(_results_in(folder) - earlier.files)
     if unknown:
         raise OutputError(
-            f"{folder} holds results that no run is known for: {', '.join(unknown[:_SHOWN])} ({len(unknown)} "
+            f"{folder} holds results of an unknown run: {', '.join(unknown[:_SHOWN])} ({len(unknown)} "
             "files); move them away, or write elsewhere"
         )
     if earlier.run_id not in (None, run_id) and not overwrite:
@@ -111,10 +111,10 @@ def _check(folder: Path, earlier: _Record, run_id: str, overwrite: bool) -> None
 
 def _publish(scratch: Path, folder: Path, earlier: _Record, run_id: str) -> None:
     files = {path.relative_to(scratch).as_posix() for path in scratch.rglob("*") if not path.is_dir()}
-    taken = sorted(name for name in files - earlier.files if (folder / name).is_file())
-    if taken:
+    foreign = sorted(name for name in files - earlier.files if (folder / name).is_file())
+    if foreign:
         raise OutputError(
-            f"{folder / taken[0]} is no result of an earlier call, and would be replaced: move it away"
+            f"{folder / foreign[0]} is not a result of an earlier call, and would be replaced: move it away"
         )
     _Record(run_id, files | earlier.files, complete=False).write(folder)
     for name in earlier.files:

@@ -54,7 +54,7 @@ def pandas_frame(catalogue: Catalogue) -> pandas.DataFrame:
 def qp_ensemble(catalogue: Catalogue) -> qp.Ensemble:
     """p(z) as qp's interpolated densities, with the other columns as ancillary data.
 
-    Galaxies without p(z) are left out. Raises CatalogueError where no galaxy has one, and MissingPackageError.
+    Galaxies without p(z) are left out. Raises CatalogueError if no galaxy has one, and MissingPackageError.
     """
     qp = needed("qp")
     if catalogue.grid is None:

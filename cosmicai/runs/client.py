@@ -46,11 +46,11 @@ def start(target: Target, payload: Json, name: str) -> str:
 def executions(target: Target, limit: int) -> list[Json]:
     """The latest executions as Step Functions lists them, the newest first."""
     pages = target.client("stepfunctions").get_paginator("list_executions")
-    found = pages.paginate(
+    listing = pages.paginate(
         stateMachineArn=target.state_machine_arn,
         PaginationConfig={"MaxItems": limit, "PageSize": min(limit, 100)},
     )
-    return [item for page in found for item in page["executions"]]
+    return [item for page in listing for item in page["executions"]]
 
 
 def execution_arn(target: Target, name: str | None) -> str:
@@ -63,8 +63,8 @@ def execution_arn(target: Target, name: str | None) -> str:
     return str(latest[0]["executionArn"])
 
 
-def taken(by: str, name: str, place: str) -> str:
-    """What is said of a run whose result path another run has taken since; place: that path."""
+def overwritten(by: str, name: str, place: str) -> str:
+    """The message on a run whose result path another run has since overwritten; place: that path."""
     return f"another run, {by}, has overwritten {place}: the results of {name} are no longer there"
 
 
@@ -76,7 +76,7 @@ def follow(
     progress: Progress,
     poll: float = _POLL_SECONDS,
 ) -> Ended:
-    """Waits until the execution ends; reports the ranks that are done, and all."""
+    """Waits until the execution ends; reports (ranks that are done, all ranks)."""
     while True:
         execution = stepfunctions.describe_execution(executionArn=execution_arn)
         ranks = _ranks(s3, payload)

@@ -38,7 +38,7 @@ class RunFailed(RunError):
 class Deployment:
     """A deployed bundle: a team's on AWS, or with `local` that of `cosmicai local up`.
 
-    team: not needed if there is only one deployment. profile: of AWS's configuration; by default the
+    team: not needed if there is only one deployment. profile: one of the AWS configuration; by default the
     environment's. Raises TargetError if there is no such deployment, or if there are several.
     """
 
@@ -59,12 +59,12 @@ class Deployment:
         """Starts a run, and returns at once.
 
         payload: its fields, or the path of a JSON file; its bucket is the deployment's by default. changes:
-        fields in place of the payload's. name: by default the file's name and the time.
+        fields that replace the payload's. name: by default the file's name and the time.
 
         Raises PayloadError with every fault of the payload, before anything is started, and botocore's errors.
         """
-        given = payload if isinstance(payload, Mapping) else _read(payload)
-        content = {"bucket": self.bucket, **given, **(changes or {})}
+        fields = payload if isinstance(payload, Mapping) else _read(payload)
+        content = {"bucket": self.bucket, **fields, **(changes or {})}
         resolve(content)
         stem = "run" if isinstance(payload, Mapping) else Path(payload).stem
         return self._started(content, name or _new_name(stem))
@@ -108,13 +108,13 @@ class Run:
         ended after `seconds`; the run then continues.
         """
         until = None if seconds is None else time.monotonic() + seconds
-        for found in self.watcher.states(POLL_SECONDS):
+        for snapshot in self.watcher.states(POLL_SECONDS):
             if on_change is not None:
-                on_change(found)
-            if not found.ended and until is not None and time.monotonic() > until:
+                on_change(snapshot)
+            if not snapshot.ended and until is not None and time.monotonic() > until:
                 raise TimeoutError(f"{self.name} has not ended after {seconds:g} s; it continues")
-        if found.status != "SUCCEEDED":
-            raise RunFailed(f"{self.name} {found.fault}", found)
+        if snapshot.status != "SUCCEEDED":
+            raise RunFailed(f"{self.name} {snapshot.fault}", snapshot)
         return self
 
     def results(
@@ -125,9 +125,9 @@ class Run:
     ) -> Results:
         """Downloads the run's files, and those of no other run, and adds Results.json and inference.png.
 
-        out: by default results/NAME in the current folder. overwrite: in place of the results of another run.
-        Also of a run that has failed or still runs: what there is. Raises RunError if another run has taken its
-        path, and OutputError; then nothing has changed.
+        out: by default results/NAME in the current folder. overwrite: replace the results of another run.
+        For a run that has failed or still runs, downloads what there is. Raises RunError if another run has
+        overwritten its path, and OutputError; then nothing has changed.
         """
         execution = self._execution()
         payload, name = json.loads(execution["input"]), str(execution["name"])
@@ -138,14 +138,14 @@ class Run:
     def resume(self) -> Run:
         """Starts a run of the ranks that have no result.
 
-        Raises RunError while this one still runs, and if another run has taken its path.
+        Raises RunError while this one still runs, and if another run has overwritten its path.
         """
         execution = self._execution()
         if execution["status"] == "RUNNING":
             raise RunError(f"{self.name} is still running: wait for it, or stop it with `cosmicai stop`")
-        found = self.state()
-        if found.taken_by is not None:
-            raise RunError(f"{found.taken_text}; start it again with another result_path")
+        snapshot = self.state()
+        if snapshot.taken_by is not None:
+            raise RunError(f"{snapshot.overwritten_text}; start it again with another result_path")
         content = {**json.loads(execution["input"]), "resume": True}
         base = self.name.partition("-resumed-")[0]
         return self.deployment._started(content, _new_name(base, "-resumed"))
@@ -183,9 +183,9 @@ def fetched(
     def finish(scratch: Path) -> None:
         historic_of(scratch)
 
-    found = download(s3, bucket, prefix, name, folder, progress, finish, overwrite)
-    left_out = {f"s3://{bucket}/{key}": reason for key, reason in found.left_out.items()}
-    return Results(folder, tuple(found.files), left_out)
+    downloaded = download(s3, bucket, prefix, name, folder, progress, finish, overwrite)
+    left_out = {f"s3://{bucket}/{key}": reason for key, reason in downloaded.left_out.items()}
+    return Results(folder, tuple(downloaded.files), left_out)
 
 
 def _read(file: str | Path) -> Json:
@@ -200,6 +200,6 @@ def _read(file: str | Path) -> Json:
 
 
 def _new_name(stem: str, kind: str = "") -> str:
-    """A name for a run: of what it is made from, and the time."""
+    """A name for a run: the name of what it was started from, and the time."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem) or "run"
     return f"{plain[:_LONGEST_STEM]}{kind}-{datetime.now(UTC):%Y%m%d-%H%M%S}"

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from cosmicai.results.runfolder import run_folder
-from cosmicai.runs.client import RunError, taken
+from cosmicai.runs.client import RunError, overwritten
 from inference.contract.paths import PathError, below, is_marker
 
 _TRANSFERS = 8  # objects in flight
-_CLOCKS = timedelta(seconds=5)  # by which those of S3 and Step Functions may differ
+_CLOCKS = timedelta(seconds=5)  # how far the clocks of S3 and Step Functions may differ
 _FILE_AND_FOLDER = "it would be a file and a folder at once; rename one of them"
-_UNFIT = {
+_KEY_FAULTS = {
     errno.EEXIST: _FILE_AND_FOLDER,
     errno.ENOTDIR: _FILE_AND_FOLDER,
     errno.EISDIR: _FILE_AND_FOLDER,
@@ -57,12 +57,12 @@ def download(
     finish: Callable[[Path], None] = lambda folder: None,
     overwrite: bool = False,
 ) -> Downloaded:
-    """Downloads what the run has left under s3://bucket/folder/ to `target`; name: of its execution.
+    """Downloads what the run has left under s3://bucket/folder/ to `target`; name: its execution's.
 
-    The files appear together at the end, in place of those of an earlier call, or of another run where
-    overwrite says so; finish: adds more before that. Objects that stand for folders are skipped. Those of other
-    runs, and those whose keys lead outside `target`, are left out. Raises RunError where another run has taken
-    the path or nothing is there, and OutputError, and then nothing has changed.
+    The files appear together at the end, in place of those of an earlier call, or of another run if
+    `overwrite` is set; finish: adds more before that. Objects that mark folders are skipped. Those of other
+    runs, and those whose keys lead outside `target`, are left out. Raises RunError if another run has
+    overwritten the path or nothing is there, and OutputError; then nothing has changed.
     """
     place = f"s3://{bucket}/{folder}/"
     times = _written(s3, bucket, f"{folder}/")
@@ -71,18 +71,18 @@ def download(
     run = _plan(s3, bucket, f"{folder}/run.json", place, name)
 
     def fetch(name: str) -> str | None:
-        """Why an object is left out; None where it is in the scratch folder."""
+        """Why an object is left out; None if it is in the scratch folder."""
         try:
-            below(target, name)  # whose bytes count, not those of the scratch folder
+            below(target, name)  # the limit on lengths is for this path, not for the scratch folder's
             path = below(scratch, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             s3.download_file(bucket, f"{folder}/{name}", str(path))
         except PathError as error:
             return str(error)
         except OSError as error:
-            if error.errno not in _UNFIT:
+            if error.errno not in _KEY_FAULTS:
                 raise
-            return _UNFIT[error.errno]
+            return _KEY_FAULTS[error.errno]
         if not _is_of(run, name, path, times[name]):
             path.unlink()
             return OF_ANOTHER_RUN
@@ -118,7 +118,7 @@ def _plan(s3: Any, bucket: str, key: str, place: str, name: str) -> Json:
         raise RunError(f"{place}run.json is not what a run writes: something has replaced it") from error
     if name not in started_as:
         raise RunError(
-            f"{taken(taken_by, name, place)}; `cosmicai results {taken_by}` downloads those of {taken_by}"
+            f"{overwritten(taken_by, name, place)}; `cosmicai results {taken_by}` downloads those of {taken_by}"
         )
     return dict(run)
 
@@ -129,9 +129,9 @@ def _is_of(run: Json, name: str, path: Path, modified: datetime) -> bool:
     if rank is not None and int(rank[1] or rank[2]) >= run["world_size"]:
         return False
     if rank is not None or name in _WITH_A_RUN_ID:
-        found = _run_id(path)
-        if found is not _NO_ID:
-            return bool(found == run["run_id"])
+        written_by = _run_id(path)
+        if written_by is not _NO_ID:
+            return bool(written_by == run["run_id"])
     try:
         return modified >= datetime.fromisoformat(run["started"]) - _CLOCKS
     except (KeyError, TypeError, ValueError):
@@ -139,7 +139,7 @@ def _is_of(run: Json, name: str, path: Path, modified: datetime) -> bool:
 
 
 def _run_id(path: Path) -> object:
-    """The run id in a result of a rank or of the whole run; _NO_ID where there is none."""
+    """The run id in a result of a rank or of the whole run; _NO_ID if there is none."""
     try:
         if path.suffix == ".npz":
             with np.load(path) as arrays:

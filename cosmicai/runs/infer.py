@@ -44,11 +44,11 @@ from summarize.summary import summary
 
 MOST_GALAXIES, MOST_PROCESSES = 65_536, 1024  # of a batch; at once
 DEVICES, ENGINES, PRECISIONS = ("cpu", "cuda"), ("auto", "onnxruntime", "torch"), ("auto", "float32", "int8")
-LOCAL = ""  # stands for the file system where S3 has the name of a bucket
+LOCAL = ""  # in place of a bucket's name: the file system
 Json = dict[str, Any]
 Progress = Callable[[int, int], None]
 Moved = tuple[str, str]
-"""A folder of events, and the one to write to in its place."""
+"""The result folder that events name, and the folder to write to instead."""
 
 
 class InputError(ValueError):
@@ -105,12 +105,12 @@ def infer(
 
     sources: .pt files, folders of them, s3://bucket/prefix. A partition has images (N, 5, 32, 32) and
     magnitudes (N, 5), or what the model's config says, and may have redshifts (N,). out: folder for the files
-    of a run, which appear together at the end; overwrite: in place of those of an earlier call. batch_size:
+    of a run, which appear together at the end; overwrite: replace those of an earlier call. batch_size:
     galaxies. processes: partitions at once, which share the cores. model: its folder, or the bundled model.
     device: cpu or cuda. engine: auto, onnxruntime or torch. precision: auto, float32 or int8. progress: called
-    with the partitions that are done, and all. tell: called with each note, such as files that are not taken.
-    outputs: what is written for each galaxy: redshift (always), pdf, embedding. share: computes these of the
-    partitions alone, into a folder below `out`, for merging.py.
+    with (partitions done, all partitions). tell: called with each note, such as on files that are left out.
+    outputs: what is written for each galaxy: redshift (always), pdf, embedding. share: computes only this share
+    of the partitions, into a folder below `out`, for merging.py.
 
     A partition that cannot be computed is a failed rank of the results' summary, as is one of which more than
     `max_bad_fraction` of the galaxies lack something. Raises InputError for a source or an option that is not
@@ -129,7 +129,7 @@ def infer(
     for note in notes:
         tell(note)
     run = _run(files, out, batch_size, notes)
-    asked: Json = {
+    options: Json = {
         "engine": engine,
         "precision": precision,
         "max_bad_fraction": max_bad_fraction,
@@ -138,17 +138,17 @@ def infer(
     ranks, place = list(range(len(files))), out
     if share is not None:
         ranks, place = share.ranks([file.size for _, file in files]), share.folder(out)
-        run = replace(run, run_id=_id_of_shares(run, files, share, {**asked, "device": device}, model))
-    events = [replace(_event(run, rank, files[rank], out, model), **asked) for rank in ranks]
+        run = replace(run, run_id=_id_of_shares(run, files, share, {**options, "device": device}, model))
+    events = [replace(_event(run, rank, files[rank], out, model), **options) for rank in ranks]
     with run_folder(place, run.run_id, overwrite) as scratch:
         failures = _computed(events, min(processes, len(events)), device, (str(out), str(scratch)), progress)
         if share is not None:
             _finish_share(scratch, run, ranks, failures)
             return Results(place)
         if len(failures) == len(events):
-            told = failures[0]["cause"]
+            cause = failures[0]["cause"]
             raise InferenceError(
-                told if len(events) == 1 else f"no partition could be computed; the first: {told}"
+                cause if len(events) == 1 else f"no partition could be computed; the first: {cause}"
             )
         finish(scratch, run, ranks, failures)
     return Results(place)
@@ -157,7 +157,7 @@ def infer(
 def _check_options(
     batch_size: int, processes: int, max_bad_fraction: float, device: str, engine: str, precision: str
 ) -> None:
-    """Raises InputError, which names the option and what it takes."""
+    """Raises InputError, which names the option and its allowed values."""
     for name, number, most in (
         ("batch_size", batch_size, MOST_GALAXIES),
         ("processes", processes, MOST_PROCESSES),
@@ -210,11 +210,11 @@ def _failure(rank: Future[None]) -> Json | None:
 
 
 _Listed = tuple[list[tuple[str, PartitionFile]], str | None]
-"""(bucket, file) of every partition of one source, in natural order; a sentence on what is not taken of it."""
+"""(bucket, file) of every partition of one source, in natural order; a note on what is left out."""
 
 
 def _partitions(source: str) -> _Listed:
-    """What a run would take of a source. Raises PlanError, PartitionError and InputError."""
+    """What a run would read from a source. Raises PlanError, PartitionError and InputError."""
     if source.startswith("s3://"):
         bucket, _, prefix = source.removeprefix("s3://").partition("/")
         listing = list_partitions(boto3.client("s3"), bucket, prefix.strip("/"))
@@ -282,13 +282,13 @@ def _sandbox(threads: int, device: str, moved: Moved | None = None) -> Sandbox:
 
 
 def _id_of_shares(
-    run: Run, files: list[tuple[str, PartitionFile]], share: Share, asked: Json, model: Path | None
+    run: Run, files: list[tuple[str, PartitionFile]], share: Share, options: Json, model: Path | None
 ) -> str:
-    """By all that the results follow from, so that shares of different data or options are never merged."""
+    """An id made from all that the results depend on: shares of different data or options are never merged."""
     folder = BUNDLED_MODEL if model is None else model
     listed = [(bucket, file.key, file.size) for bucket, file in files]
     network = network_digest(folder, read_graphs(folder))
-    return run_id([listed, run.payload, share.of, asked, network, None if model is None else str(model)])
+    return run_id([listed, run.payload, share.of, options, network, None if model is None else str(model)])
 
 
 def _finish_share(folder: Path, run: Run, ranks: list[int], failures: dict[int, Json]) -> None:
@@ -300,11 +300,11 @@ def _finish_share(folder: Path, run: Run, ranks: list[int], failures: dict[int, 
 
 def finish(folder: Path, run: Run, ranks: list[int], failures: dict[int, Json]) -> None:
     """Writes everything that concerns the whole run."""
-    from cosmicai.results import historic  # and matplotlib, which no process of the pool needs
+    from cosmicai.results import historic  # imports matplotlib, which no process of the pool needs
 
     _write_failures(folder, run, failures)
     infos = _infos(folder, [rank for rank in ranks if rank not in failures])
-    # What Lambda would bill for the memory of this machine says nothing.
+    # Lambda's price of as much memory as this machine has would mean nothing.
     content = replace(summary(run, infos, failures), cost=None)
     _write_records(folder, run, content, infos)
     write_text(folder / "report.html", report(content, infos))

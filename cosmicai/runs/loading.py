@@ -25,9 +25,9 @@ def load_results(
 ) -> Results:
     """The results in a folder, under s3://bucket/path, or of a run.
 
-    Those of S3 and of a run are downloaded to `out`, by default results/NAME in the current folder, in place of
-    those of another run where `overwrite` says so. session: a boto3.Session, by default the environment's, for
-    s3://. progress: called with the objects that are downloaded, and all.
+    Those in S3 and of a run are downloaded to `out`, by default results/NAME in the current folder; `overwrite`
+    replaces those of another run. session: a boto3.Session, by default the environment's, for
+    s3://. progress: called with (objects downloaded, all objects).
 
     Raises ResultsError if a folder holds no results, RunError if no run has written to the path in S3,
     OutputError if `out` cannot be written to, and botocore's errors.

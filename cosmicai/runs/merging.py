@@ -21,11 +21,11 @@ _SHOWN = 5  # shares or partitions that a message names
 
 
 class MergeError(ValueError):
-    """The shares in a folder are not those of one run, or are not all; the message says which, and why."""
+    """The shares in a folder are not those of one run, or some are missing; the message says which, and why."""
 
 
 @dataclass(frozen=True)
-class _Done:
+class _Computed:
     """The folder of a share, its run, and the ranks that it computed or that failed in it."""
 
     folder: Path
@@ -38,10 +38,10 @@ class _Done:
 def merge(out: Path, overwrite: bool = False) -> Results:
     """The results of all shares in `out`, as one call of `infer` without shares writes them.
 
-    The shares stay. Raises MergeError, or OutputError where other results are there; then nothing has changed.
+    The shares stay. Raises MergeError, or OutputError if other results are there; then nothing has changed.
     """
     shares = _shares(out)
-    run, done = _checked(out, shares)
+    run, computed = _checked(out, shares)
     with run_folder(out, run.run_id, overwrite) as scratch:
         for share in shares:
             for path in share.folder.rglob("*"):
@@ -49,13 +49,13 @@ def merge(out: Path, overwrite: bool = False) -> Results:
                 if path.is_file() and (_RANK.fullmatch(name.name) or name.suffix == ".npz"):
                     _place(path, scratch / name)
         failures = {rank: record for share in shares for rank, record in share.failures.items()}
-        finish(scratch, run, sorted(done - failures.keys()), failures)
+        finish(scratch, run, sorted(computed - failures.keys()), failures)
     return Results(out)
 
 
-def _shares(out: Path) -> list[_Done]:
-    found = ((path, Share.of_folder(path)) for path in sorted((out / FOLDER).glob("*")))
-    folders = [(path, share) for path, share in found if share is not None]
+def _shares(out: Path) -> list[_Computed]:
+    shares = ((path, Share.of_folder(path)) for path in sorted((out / FOLDER).glob("*")))
+    folders = [(path, share) for path, share in shares if share is not None]
     if not folders:
         raise MergeError(
             f"{out} holds no shares; `cosmicai infer PARTITIONS --out {out} --share 0/2` computes one of two"
@@ -63,7 +63,7 @@ def _shares(out: Path) -> list[_Done]:
     return [_read(folder, share) for folder, share in folders]
 
 
-def _read(folder: Path, share: Share) -> _Done:
+def _read(folder: Path, share: Share) -> _Computed:
     check_complete(folder)
     try:
         run = Run.from_json(json.loads((folder / "run.json").read_text(encoding="utf-8")))
@@ -74,11 +74,11 @@ def _read(folder: Path, share: Share) -> _Done:
     except (OSError, ValueError) as error:
         raise MergeError(f"{folder} is not what `infer --share` writes ({error}); compute it again") from error
     ranks = {int(path.stem) for path in folder.iterdir() if _RANK.fullmatch(path.name)}
-    return _Done(folder, share, run, ranks | failed.keys(), failed)
+    return _Computed(folder, share, run, ranks | failed.keys(), failed)
 
 
-def _checked(out: Path, shares: list[_Done]) -> tuple[Run, set[int]]:
-    """The run, from when its first share was started, and its ranks. Raises MergeError."""
+def _checked(out: Path, shares: list[_Computed]) -> tuple[Run, set[int]]:
+    """The run, started when its first share was, and its ranks. Raises MergeError."""
     first = shares[0]
     for other in shares:
         if other.run.run_id != first.run.run_id:
@@ -87,29 +87,29 @@ def _checked(out: Path, shares: list[_Done]) -> tuple[Run, set[int]]:
                 "or the options differ; compute them in the same way, or delete those that you do not want"
             )
     count = sum(len(share.ranks) for share in shares)
-    done = {rank for share in shares for rank in share.ranks}
+    computed = {rank for share in shares for rank in share.ranks}
     run = replace(first.run, started=min(share.run.started for share in shares))
-    if len(done) < count or done - set(range(run.world_size)):
+    if len(computed) < count or computed - set(range(run.world_size)):
         raise MergeError(
             f"{out / FOLDER}: two shares hold the same partition; delete them, and compute them again"
         )
-    lacking = sorted(set(range(run.world_size)) - done)
+    lacking = sorted(set(range(run.world_size)) - computed)
     if lacking:
         absent = sorted(set(range(first.share.of)) - {share.share.number for share in shares})
-        named = ", ".join(f"{number}/{first.share.of}" for number in absent[:_SHOWN])
+        names = ", ".join(f"{number}/{first.share.of}" for number in absent[:_SHOWN])
         more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
         raise MergeError(
             f"{out / FOLDER}: {len(lacking)} of {run.world_size} partitions have no result yet; compute the "
-            f"shares {named}{more}"
+            f"shares {names}{more}"
         )
     failed = {rank: record for share in shares for rank, record in share.failures.items()}
-    if failed.keys() == done:
+    if failed.keys() == computed:
         raise MergeError(f"{out / FOLDER}: no partition could be computed; the first: {failed[0]['cause']}")
-    return run, done
+    return run, computed
 
 
 def _place(source: Path, target: Path) -> None:
-    """A second name of the file, or a copy where the file system has no such names."""
+    """Hard-links the file, or copies it if the file system has no hard links."""
     target.parent.mkdir(exist_ok=True)
     try:
         os.link(source, target)

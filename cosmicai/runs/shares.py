@@ -1,4 +1,4 @@
-"""One of several shares of the partitions, for calls of `infer` beside each other on a cluster."""
+"""One of several shares of the partitions, for parallel calls of `infer` on a cluster."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Share:
 
     @classmethod
     def of_folder(cls, folder: Path) -> Share | None:
-        """None for a folder that is not called like that of a share."""
+        """None if the folder is not named like one of a share."""
         match = re.fullmatch(r"([0-9]{1,5})-of-([0-9]{1,5})", folder.name)
         return None if match is None else cls(int(match[1]), int(match[2]))
 
@@ -50,6 +50,6 @@ class Share:
         return sorted(int(file.key) for file in hands[self.number])
 
 
-def run_id(question: Any) -> str:
-    """The same for all shares of one question, which JSON can hold; without it they could not be merged."""
-    return f"local-{hashlib.sha256(json.dumps(question).encode()).hexdigest()[:12]}"
+def run_id(content: Any) -> str:
+    """A run id that depends on `content` alone, which JSON can hold: shares of one run have the same."""
+    return f"local-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]}"

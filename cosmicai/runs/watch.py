@@ -14,7 +14,7 @@ from typing import Any
 
 from cosmicai.deploy.target import Target
 from cosmicai.runs import batch_jobs
-from cosmicai.runs.client import taken
+from cosmicai.runs.client import overwritten
 from summarize.contract.images import counted, images_text, is_exact
 from summarize.contract.pricing import cost
 from summarize.contract.rank_info import MOST_BYTES, RankInfo, is_result, parse
@@ -36,7 +36,7 @@ Json = dict[str, Any]
 class Snapshot:
     """A run at one moment; counts of ranks are None until they are planned.
 
-    taken_by: the run that has taken the result path since; nothing of this one can then be counted.
+    taken_by: the run that has since overwritten the result path; nothing of this one can then be counted.
 
     seconds: of this execution. wall_seconds: from the run's start to its last rank's end, as in summary.json
     and report.html; None until there is a summary. usd_so_far: of the ranks that have finished and the
@@ -61,7 +61,7 @@ class Snapshot:
     gigabytes_read: float = 0.0
     usd_so_far: float = 0.0
     cost_notes: list[str] = field(default_factory=list)  # on prices that vary or are not known
-    notes: list[str] = field(default_factory=list)  # of Initialize: files that are not taken, idle ranks
+    notes: list[str] = field(default_factory=list)  # from Initialize: files left out, idle ranks
     taken_by: str | None = None
     errors: dict[int, str] = field(default_factory=dict)
     error: str = ""
@@ -72,9 +72,9 @@ class Snapshot:
         return self.status != "RUNNING"
 
     @property
-    def taken_text(self) -> str:
-        """That another run has taken the path; '' where none has."""
-        return "" if self.taken_by is None else taken(self.taken_by, self.name, self.result)
+    def overwritten_text(self) -> str:
+        """That another run has overwritten the path; '' if none has."""
+        return "" if self.taken_by is None else overwritten(self.taken_by, self.name, self.result)
 
     @property
     def images_text(self) -> str:
@@ -83,7 +83,7 @@ class Snapshot:
 
     @property
     def fault(self) -> str:
-        """How a run ended that did not succeed: status, error, cause."""
+        """How an unsuccessful run ended: status, error, cause."""
         cause = self.cause
         with suppress(ValueError, AttributeError):  # Lambda's JSON, whose message is what matters
             cause = json.loads(cause).get("errorMessage", cause)
@@ -113,37 +113,37 @@ class Watcher:
         """The run as it is now. Raises botocore's errors."""
         execution = self._stepfunctions.describe_execution(executionArn=self._arn)
         self.payload = json.loads(execution["input"])
-        until = execution.get("stopDate") or datetime.now(UTC)
+        end = execution.get("stopDate") or datetime.now(UTC)
         bucket, folder = self.payload.get("bucket", ""), str(self.payload.get("result_path", "")).rstrip("/")
-        found = Snapshot(
+        snapshot = Snapshot(
             name=execution["name"],
             status=execution["status"],
             state=None if execution["status"] != "RUNNING" else self._state(),
             started=execution["startDate"].astimezone(UTC).isoformat(timespec="seconds"),
-            seconds=max((until - execution["startDate"]).total_seconds(), 0.0),
+            seconds=max((end - execution["startDate"]).total_seconds(), 0.0),
             result=f"s3://{bucket}/{folder}",
             error=execution.get("error", ""),
             cause=execution.get("cause", ""),
         )
         self._read_run(execution, bucket, folder)
-        found.taken_by = self._taken_by
+        snapshot.taken_by = self._taken_by
         if self._run is not None:
-            found.notes = (self._run.notes or [])[:_MOST_NOTES]
-            self._count(found, bucket, folder, execution["startDate"])
-            self._total(found, bucket, folder, execution["startDate"])
-        return found
+            snapshot.notes = (self._run.notes or [])[:_MOST_NOTES]
+            self._count(snapshot, bucket, folder, execution["startDate"])
+            self._total(snapshot, bucket, folder, execution["startDate"])
+        return snapshot
 
     def states(self, pause: float = POLL_SECONDS) -> Iterator[Snapshot]:
         """One look after another, `pause` seconds apart, until the run has ended."""
         while True:
-            found = self.look()
-            yield found
-            if found.ended:
+            snapshot = self.look()
+            yield snapshot
+            if snapshot.ended:
                 return
             time.sleep(pause)
 
     def _read_run(self, execution: Json, bucket: str, folder: str) -> None:
-        """run.json of this very execution, or of the run that it resumes; else which run has taken its place.
+        """Reads run.json if it is of this run or of one that this one resumes; else notes whose it is.
 
         A run keeps its path as long as it runs, so that only one that has ended can have lost it.
         """
@@ -159,57 +159,57 @@ class Watcher:
         elif execution["status"] != "RUNNING" and answer["LastModified"] >= _second(execution["startDate"]):
             self._taken_by = run.run_id
 
-    def _count(self, found: Snapshot, bucket: str, folder: str, began: datetime) -> None:
+    def _count(self, snapshot: Snapshot, bucket: str, folder: str, began: datetime) -> None:
         assert self._run is not None  # noqa: S101 - for the type checker
         self._read_new(bucket, f"{folder}/", self._results, is_result)
-        # A resumed run has the records of ranks that failed before: they are no failures of this execution.
+        # A resumed run has the records of ranks that failed before: they are not failures of this execution.
         self._read_new(bucket, f"{folder}/failures/", self._failures, _is_of, _second(began))
         infos = [RankInfo.from_json(info) for info in self._results.values()]
         failures = {rank: record for rank, record in self._failures.items() if rank not in self._results}
-        found.ranks, found.done = self._run.world_size, len(infos)
-        found.images, found.images_from = counted(infos)
-        exact = found.images is not None and is_exact(found.images_from)
-        found.images_per_second = (found.images or 0) / max(found.seconds, 1e-3) if exact else None
-        host = found.seconds if self._run.channel == "direct" else 0.0
+        snapshot.ranks, snapshot.done = self._run.world_size, len(infos)
+        snapshot.images, snapshot.images_from = counted(infos)
+        exact = snapshot.images is not None and is_exact(snapshot.images_from)
+        snapshot.images_per_second = (snapshot.images or 0) / max(snapshot.seconds, 1e-3) if exact else None
+        host = snapshot.seconds if self._run.channel == "direct" else 0.0
         sizes = self._run.bytes_per_rank or []
-        found.gigabytes_read = sum(sizes[rank] for rank in self._results if rank < len(sizes)) / 1e9
+        snapshot.gigabytes_read = sum(sizes[rank] for rank in self._results if rank < len(sizes)) / 1e9
         spent = cost(infos, host, self._run.child_type, self._run.on_batch)
-        found.usd_so_far, found.cost_notes = spent.total, spent.notes or []
+        snapshot.usd_so_far, snapshot.cost_notes = spent.total, spent.notes or []
         if self._run.on_batch:
-            failures |= self._killed(found, bucket, folder, began, failures)
-        elif not found.ended:
-            found.running, found.pending = self._map_counts()
-        if found.ended:
-            found.running, found.pending = 0, 0
-        found.failed = len(failures)
-        found.errors = {rank: _message(record) for rank, record in sorted(failures.items())}
+            failures |= self._killed(snapshot, bucket, folder, began, failures)
+        elif not snapshot.ended:
+            snapshot.running, snapshot.pending = self._map_counts()
+        if snapshot.ended:
+            snapshot.running, snapshot.pending = 0, 0
+        snapshot.failed = len(failures)
+        snapshot.errors = {rank: _message(record) for rank, record in sorted(failures.items())}
 
     def _killed(
-        self, found: Snapshot, bucket: str, folder: str, began: datetime, recorded: dict[int, Json]
+        self, snapshot: Snapshot, bucket: str, folder: str, began: datetime, recorded: dict[int, Json]
     ) -> dict[int, Json]:
         """Failures of ranks that left no record, by the summary or, until there is one, by AWS Batch."""
-        if found.ended and (summary := self._read_summary(bucket, folder, began)) is not None:
+        if snapshot.ended and (summary := self._read_summary(bucket, folder, began)) is not None:
             return {int(rank): record for rank, record in summary.failed_ranks.items()}
         if self._jobs is None:
             self._jobs = batch_jobs.Jobs(self._target, self._arn)
         seen = self._jobs.look(bucket, folder, recorded.keys())
-        found.running, found.pending = seen.running, seen.pending
+        snapshot.running, snapshot.pending = seen.running, seen.pending
         if self._jobs.denied:
-            found.notes = [*found.notes, batch_jobs.NOTE]
+            snapshot.notes = [*snapshot.notes, batch_jobs.NOTE]
         return {rank: record for rank, record in seen.failures.items() if rank not in self._results}
 
-    def _total(self, found: Snapshot, bucket: str, folder: str, began: datetime) -> None:
+    def _total(self, snapshot: Snapshot, bucket: str, folder: str, began: datetime) -> None:
         """Time, speed and cost of a run that has ended, as its summary has them."""
-        if not found.ended:
+        if not snapshot.ended:
             return
         summary = self._read_summary(bucket, folder, began)
         if summary is not None:
-            found.wall_seconds = summary.wall_seconds
+            snapshot.wall_seconds = summary.wall_seconds
             if summary.cost is not None:
-                found.usd_so_far = summary.cost.total
-                found.cost_notes = summary.cost.notes or []
-            if found.images_per_second is not None and found.wall_seconds:
-                found.images_per_second = (found.images or 0) / found.wall_seconds
+                snapshot.usd_so_far = summary.cost.total
+                snapshot.cost_notes = summary.cost.notes or []
+            if snapshot.images_per_second is not None and snapshot.wall_seconds:
+                snapshot.images_per_second = (snapshot.images or 0) / snapshot.wall_seconds
 
     def _read_summary(self, bucket: str, folder: str, began: datetime) -> Summary | None:
         """The summary that this execution has written; one that was stopped leaves that of an earlier one."""
@@ -230,7 +230,7 @@ class Watcher:
         bucket: str,
         prefix: str,
         known: dict[int, Json],
-        is_wanted: Callable[[Any, str, int], bool],
+        is_valid: Callable[[Any, str, int], bool],
         since: datetime = _EVER,
     ) -> None:
         """Reads the objects PREFIX{rank}.json of ranks that are not known, if written at `since` or later."""
@@ -250,7 +250,7 @@ class Watcher:
 
         with ThreadPoolExecutor(16) as pool:
             for rank, content in pool.map(read, new):
-                if self._run is not None and is_wanted(content, self._run.run_id, rank):
+                if self._run is not None and is_valid(content, self._run.run_id, rank):
                     known[rank] = content
 
     def _state(self) -> str | None:
@@ -276,7 +276,7 @@ def _is_of(record: Any, run_id: str, _: int) -> bool:
 
 
 def _second(time: datetime) -> datetime:
-    """The beginning of its second, to which S3 rounds."""
+    """The time rounded down to the second, as S3 rounds it."""
     return time - timedelta(microseconds=time.microsecond)
 
 

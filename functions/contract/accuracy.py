@@ -6,7 +6,7 @@ outlier fraction the share of |dz| > 0.15 (Hildebrandt et al. 2010, A&A 523, A31
 added; the medians come from a histogram of dz with bins of BIN_WIDTH, which
 bounds the error of NMAD by 1.48 BIN_WIDTH as long as half of all |dz| are below RANGE.
 
-Standard library alone: the same file serves the ranks and Summarize.
+Standard library only, since both the ranks and Summarize use it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .missing import is_known
 from .packing import MOST_GALAXIES, packed, required, unpacked, whole
 from .probabilities import MAGNITUDE_EDGES, REDSHIFT_EDGES, Probabilities
 
-NMAD_FACTOR = 1.48  # the historic one, by which "precision" was published for AstroMAE
+NMAD_FACTOR = 1.48  # the historic one, with which "precision" was published for AstroMAE
 NORMAL_NMAD_FACTOR = 1.4826  # 1 / (sqrt(2) erfinv(1/2)): NMAD is then the standard deviation of a normal dz
 OUTLIER_LIMIT = 0.15
 BIN_WIDTH = 1e-4
@@ -36,7 +36,7 @@ NAMES = ("MAE", "MSE", "bias", "precision (NMAD)", "R2", "outlier fraction")
 DENSITY_WIDTH = 0.05  # of a bin of the density of predicted against true redshifts, 0 to 3
 DENSITY_BINS = 60
 PREDICTED_WIDTH = 0.01  # of a bin of predicted redshifts
-PREDICTED_RANGE = (-1.0, 20.0)  # what lies outside counts in the first or the last bin
+PREDICTED_RANGE = (-1.0, 20.0)  # values outside count in the first or the last bin
 
 _LAST_BIN = round(RANGE / BIN_WIDTH)
 _LARGEST_SUM = 10**120  # in UNITs: of 2**53 galaxies with float32 redshifts
@@ -65,7 +65,7 @@ class Accuracy:
 
     @classmethod
     def of(cls, predicted: Iterable[float], true: Iterable[float]) -> Accuracy:
-        """The state of some galaxies; one whose redshift is not known is left out."""
+        """The state of some galaxies; those without a known redshift are left out."""
         state = cls()
         for guess, z in zip(predicted, true, strict=True):
             if is_known(z):
@@ -85,7 +85,7 @@ class Accuracy:
         self.histogram[max(-_LAST_BIN, min(_LAST_BIN, round(scaled / BIN_WIDTH)))] += 1
 
     def measures(self, nmad_factor: float = NMAD_FACTOR) -> dict[str, float | None]:
-        """The measures of NAMES; None where one is undefined, for which `undefined` gives the reason."""
+        """The measures of NAMES; an undefined one is None, and `undefined` gives the reason."""
         if not self.count:
             return dict.fromkeys(NAMES)
         values = (
@@ -99,7 +99,7 @@ class Accuracy:
         return dict(zip(NAMES, values, strict=True))
 
     def undefined(self) -> dict[str, str]:
-        """Why a measure is None, for each that is."""
+        """{measure: why it is None}."""
         if not self.count:
             return dict.fromkeys(NAMES, "no galaxy with a known redshift")
         return {} if self._has_spread() else {"R2": "all known redshifts are the same"}
@@ -125,7 +125,7 @@ class Accuracy:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Accuracy:
-        """Raises ValueError for a state of another unit or bin width, or one that no galaxies give."""
+        """Raises ValueError for another unit or bin width, and for counts that contradict each other."""
         for name, ours in (("unit", UNIT), ("bin_width", BIN_WIDTH)):
             if required(content, name) != ours:
                 raise ValueError(f"accuracy state: {name} is not {ours}")
@@ -139,7 +139,7 @@ class Accuracy:
 
 @dataclass
 class BinnedAccuracy:
-    """Accuracy in bins of some quantity: `states[i]` is that of edges[i] <= value < edges[i + 1]."""
+    """Accuracy in bins of some quantity: `states[i]` covers edges[i] <= value < edges[i + 1]."""
 
     edges: tuple[float, ...]
     states: list[Accuracy]
@@ -232,7 +232,7 @@ class Predicted:
 
     @classmethod
     def of(cls, predicted: Iterable[float]) -> Predicted:
-        """Of finite redshifts."""
+        """The histogram of finite redshifts."""
         first, last = _PREDICTED_BINS[0], _PREDICTED_BINS[1] - 1
         return cls(Counter(max(first, min(last, math.floor(z / PREDICTED_WIDTH))) for z in predicted))
 
@@ -256,7 +256,7 @@ def _density_bin(redshift: float) -> int:
 
 @dataclass
 class Metrics:
-    """What a run says of its accuracy: in all, by true redshift and by reference magnitude."""
+    """The accuracy of a run: overall, by true redshift and by reference magnitude."""
 
     total: Accuracy
     by_redshift: BinnedAccuracy
@@ -285,7 +285,7 @@ class Metrics:
             self.probabilities.add(other.probabilities)
 
     def report(self) -> dict[str, Any]:
-        """The measures with their counts, what bounds their error, and why one is undefined."""
+        """The measures with their counts, bounds on their errors, and the reasons for undefined ones."""
         return {
             "count": self.total.count,
             **self.total.measures(),
@@ -303,7 +303,7 @@ class Metrics:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Metrics:
-        """Raises ValueError for whatever `to_json` has not made."""
+        """Raises ValueError for anything that `to_json` would not write."""
         return cls(
             Accuracy.from_json(required(content, "total")),
             BinnedAccuracy.from_json(required(content, "by_redshift"), REDSHIFT_EDGES),
@@ -314,7 +314,7 @@ class Metrics:
 
 
 def exact_nmad(predicted: Iterable[float], true: Iterable[float], factor: float = NMAD_FACTOR) -> float | None:
-    """NMAD of galaxies that are all at hand, without the histogram's error; None where none is known."""
+    """NMAD from the galaxies themselves, without the histogram's error; None if no redshift is known."""
     scaled = [(guess - z) / (1.0 + z) for guess, z in zip(predicted, true, strict=True) if is_known(z)]
     if not scaled:
         return None
@@ -323,9 +323,9 @@ def exact_nmad(predicted: Iterable[float], true: Iterable[float], factor: float 
 
 
 def _median(histogram: Counter[Any]) -> float:
-    """The median bin; between two bins where each side has half of all galaxies."""
+    """The median bin, or the mean of two bins if half of the galaxies are on either side."""
     total, seen = sum(histogram.values()), 0
-    halves = []  # the bins in which the lower and the upper middle galaxy lie
+    halves = []  # the bins of the lower and the upper middle galaxy
     for index in sorted(histogram):
         before, seen = seen, seen + histogram[index]
         halves += [index for middle in ((total - 1) // 2, total // 2) if before <= middle < seen]

@@ -11,7 +11,7 @@ from typing import Any
 Json = dict[str, Any]
 
 FAILED = 1  # exit status of a rank that has left its record
-TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the job definition has such a job tried again
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the job definition retries a job with this status
 _DESCRIBED = 100  # jobs of one DescribeJobs
 _MOST_CHARACTERS = 500  # of each of AWS's texts
 

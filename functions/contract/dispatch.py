@@ -1,4 +1,4 @@
-"""How a run's ranks are started: as Express children of the Distributed Map where each is sure to end in time.
+"""How a run's ranks are started: as Express children of the Distributed Map if each is sure to end in time.
 
 Express children start ten times faster and cost a fraction of a Standard child, but Step Functions ends them
 after five minutes and may start one twice (https://docs.aws.amazon.com/step-functions/latest/dg/choosing-workflow-type.html).
@@ -18,11 +18,11 @@ STARTS_PER_SECOND: dict[Children, float] = {"express": 1000.0, "standard": 100.0
 """https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html"""
 
 EXPRESS_SECONDS = 300
-"""After which Step Functions ends an Express execution
+"""The time after which Step Functions ends an Express execution
 (https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html)."""
 
 ATTEMPT_SECONDS = 240
-"""After which the state machine gives an Express child's call up, so that its failure is still recorded."""
+"""The time after which the state machine abandons an Express child's call: early enough to record a failure."""
 
 _ATTEMPTS = 2  # of a rank whose sandbox dies, as statemachine/cosmicai.asl.json has it
 _RESERVE_SECONDS = 30.0  # for the waits between attempts, and for the record of a failure
@@ -36,7 +36,7 @@ _PATIENCE_SECONDS = 20.0  # that a rank waits for others at each level of the re
 
 
 def attempt_seconds(largest: int, memory_mb: int) -> float:
-    """The longest that one attempt of a rank may take, without its waiting for other ranks.
+    """The longest that one attempt of a rank may take in seconds, without waiting for other ranks.
 
     largest: bytes of the rank that reads most. memory_mb: of the inference function.
     """
@@ -47,7 +47,7 @@ def attempt_seconds(largest: int, memory_mb: int) -> float:
 def children(largest: int, memory_mb: int, world_size: int, script: bool) -> tuple[Children, str]:
     """What the Distributed Map starts for each rank, and why.
 
-    memory_mb: of the inference function; 0 where it is not known. script: users' own code runs in the ranks.
+    memory_mb: of the inference function; 0 if unknown. script: whether the ranks run the user's own code.
     """
     if script:
         return "standard", "a user's script may take as long as the function"
@@ -57,8 +57,8 @@ def children(largest: int, memory_mb: int, world_size: int, script: bool) -> tup
     waiting = _PATIENCE_SECONDS * (levels + 1)
     longest = _ATTEMPTS * attempt_seconds(largest, memory_mb) + waiting + _RESERVE_SECONDS
     if longest <= EXPRESS_SECONDS:
-        return "express", f"a rank ends within {longest:.0f} s, also when it is tried {_ATTEMPTS} times"
+        return "express", f"a rank ends within {longest:.0f} s, even if it is tried {_ATTEMPTS} times"
     return "standard", (
-        f"a rank may take {longest:.0f} s when it is tried {_ATTEMPTS} times, and Express children end after "
+        f"a rank may take {longest:.0f} s if it is tried {_ATTEMPTS} times, but Express children end after "
         f"{EXPRESS_SECONDS} s"
     )

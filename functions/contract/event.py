@@ -8,17 +8,17 @@ from typing import Annotated, Any, Self
 from .fields import Field, Keys, Record, RecordError
 
 OUTPUTS = ("redshift", "pdf", "embedding")
-"""What a rank may write of every galaxy. redshift, with flags and quantiles, is always written."""
+"""What a rank may write for every galaxy. redshift, with flags and quantiles, is always written."""
 DEFAULT_OUTPUTS = ("redshift", "pdf")
 
 
 class EventError(ValueError):
-    """An event lacks a field or holds one that Initialize would not have written."""
+    """A field of the event is missing, or holds a value that Initialize would not have written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankEvent(Record):
-    """What one rank is asked to do: an element of manifest.json, with RENDEZVOUS where the run has a host."""
+    """What one rank has to do: an element of manifest.json, with RENDEZVOUS if the run has such a host."""
 
     bucket: Annotated[str, Field("the bucket that the run writes to", "S3_BUCKET")]
     object_type: Annotated[str, Field("`folder`", "S3_OBJECT_TYPE")] = "folder"
@@ -48,7 +48,7 @@ class RankEvent(Record):
     rank: Annotated[int, Field("the number of the rank, from 0", "RANK")]
     data_paths: Annotated[Keys, Field("the key of its partition, or a list of keys", "DATA_PATH")]
     rendezvous: Annotated[
-        str | None, Field("HOST:PORT of the rendezvous host, where there is one", "RENDEZVOUS")
+        str | None, Field("HOST:PORT of the rendezvous host, if there is one", "RENDEZVOUS")
     ] = None
 
     @property

@@ -1,7 +1,7 @@
 """The point measures of the field under RAIL's names (rail.evaluation.metrics.pointestimates).
 
-With ez = (z_pred - z) / (1 + z). Merged ranks have a histogram of ez, which bounds the error of each measure by
-about a bin; of galaxies that are all at hand they are exact. Standard library alone.
+With ez = (z_pred - z) / (1 + z). Merged ranks have only a histogram of ez, so each measure may be off by about
+one bin; a rank computes them exactly from its own galaxies. Standard library only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ Measures = dict[str, float | None]
 
 
 def field_measures(histogram: Mapping[Any, int], bin_width: float) -> Measures:
-    """Of galaxies by bin of ez, {bin: galaxies}; the middle of bin i is i bin_width. None without galaxies."""
+    """The measures of a histogram {bin: galaxies} of ez; the middle of bin i is i bin_width.
+
+    All are None if there is no galaxy.
+    """
     total = sum(histogram.values())
     if not total:
         return dict.fromkeys(DEFINITIONS)
@@ -49,7 +52,7 @@ def field_measures(histogram: Mapping[Any, int], bin_width: float) -> Measures:
 
 
 def exact_field_measures(predicted: Iterable[float], true: Iterable[float]) -> Measures:
-    """Of galaxies that are all at hand; those without a known redshift, which is above -1, are left out."""
+    """The measures from the galaxies themselves; those without a known redshift, above -1, are left out."""
     pairs = zip(predicted, true, strict=True)
     scaled = Counter((guess - z) / (1.0 + z) for guess, z in pairs if -1.0 < z < math.inf)
     return field_measures(scaled, 1.0)  # each value is a bin of its own
@@ -58,8 +61,10 @@ def exact_field_measures(predicted: Iterable[float], true: Iterable[float]) -> M
 def _quantile(ordered: list[tuple[Any, int]], share: float) -> float:
     """Between the two order statistics around share (n - 1), as numpy.quantile; ordered: (value, how often)."""
     place = share * (sum(count for _, count in ordered) - 1)
-    wanted, found, seen = (math.floor(place), math.ceil(place)), [], 0
+    orders = (math.floor(place), math.ceil(place))
+    statistics: list[Any] = []
+    seen = 0
     for value, count in ordered:
         before, seen = seen, seen + count
-        found += [value for one in wanted if before <= one < seen]
-    return float(found[0] + (found[1] - found[0]) * (place - wanted[0]))
+        statistics += [value for order in orders if before <= order < seen]
+    return float(statistics[0] + (statistics[1] - statistics[0]) * (place - orders[0]))

@@ -1,4 +1,4 @@
-"""Records of a run: dataclasses whose fields say their names in JSON, their units and what they mean.
+"""Records of a run: dataclasses whose fields state their names in JSON, their units and what they mean.
 
 The types, the checks of what others wrote and docs/reference.md all follow from this one definition.
 """
@@ -15,22 +15,22 @@ from .untrusted import shown
 
 Json = dict[str, Any]
 Keys = tuple[str, ...]
-"""Keys of objects; a single one is a text in JSON, several are a list."""
+"""Keys of objects; in JSON a single one is a string, several are a list."""
 
-_LARGEST_FIGURE = 1e15  # of seconds, megabytes, rates: more is no measurement, and sums would overflow
-_LARGEST_COUNT = 2**53  # more is no count of galaxies
+_LARGEST_FIGURE = 1e15  # of seconds, megabytes, rates: more cannot be a measurement, and sums would overflow
+_LARGEST_COUNT = 2**53  # more cannot be a count of galaxies
 
 
 class RecordError(ValueError):
-    """JSON is not the record that it should be; the message names every field at fault."""
+    """JSON does not match the record that it should be; the message names every wrong field."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """What a field means, the rest of the sentence "it is …"; name: in JSON, where the attribute has another.
+    """What a field means, as the end of a sentence "it is …"; name: in JSON, if the attribute's is different.
 
-    signed: a number may be below 0. choices: the texts that are allowed. null: it stands in JSON as null where
-    it has no value, while other fields are left out then.
+    signed: whether a number may be below 0. choices: the allowed strings. null: whether a missing value is
+    written as null; otherwise the field is left out then.
     """
 
     meaning: str
@@ -53,11 +53,11 @@ class Described:
 
     @property
     def expected(self) -> str:
-        """What a value has to be, for messages."""
+        """What a value must be, for messages."""
         return f"one of {', '.join(self.field.choices)}" if self.field.choices else _words(self)
 
     def read(self, value: Any) -> Any:
-        """The value of JSON as that of the attribute. Raises ValueError."""
+        """The attribute's value from the JSON value. Raises ValueError."""
         if value is None and not self.required:
             return None
         read = _read(self.kind, value, self.field.signed)
@@ -66,12 +66,12 @@ class Described:
         return read
 
     def fault(self, value: Any) -> str:
-        """The sentence that names a value which cannot be read."""
+        """The message about a value that cannot be read."""
         return f"{self.name}: {shown(value)} is not {self.expected}"
 
 
 class Record:
-    """Base of the dataclasses that stand for JSON objects. Each annotates its fields with `Field`."""
+    """Base of the dataclasses that represent JSON objects. Each annotates its fields with `Field`."""
 
     @classmethod
     def described(cls) -> tuple[Described, ...]:
@@ -82,7 +82,7 @@ class Record:
 
     @classmethod
     def from_json(cls, content: Any) -> Self:
-        """Reads the object; fields of other names are not read. Raises RecordError."""
+        """Reads the object; unknown fields are ignored. Raises RecordError."""
         values, faults = read_fields(cls, content)
         if faults:
             raise RecordError("; ".join(faults.values()))
@@ -102,7 +102,7 @@ class Record:
 
 
 def read_fields(record: type[Record], content: Any) -> tuple[Json, dict[str, str]]:
-    """The values of the object's fields by attribute, and the sentences about faults by the fields' names."""
+    """The object's values by attribute, and a message for each faulty field by its name in JSON."""
     if not isinstance(content, Mapping):
         return {}, {"": "it is not a JSON object"}
     values: Json = {}
@@ -120,7 +120,7 @@ def read_fields(record: type[Record], content: Any) -> tuple[Json, dict[str, str
 
 
 def number(value: Any) -> float | None:
-    """The number; None for anything else, and for one beyond any measurement."""
+    """The number; None for anything else, and for a number too large to be a measurement."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if abs(value) <= _LARGEST_FIGURE else None  # which NaN is not
@@ -164,7 +164,7 @@ def _words(one: Described) -> str:
     if one.kind == Keys:
         return "a key or a list of keys"
     plain = get_origin(one.kind) or one.kind
-    return {int: "a whole number from 0", bool: "true or false", str: "a text", list: "a list"}.get(
+    return {int: "a whole number from 0", bool: "true or false", str: "a string", list: "a list"}.get(
         plain, "a JSON object"
     )
 
@@ -178,18 +178,18 @@ def _written(value: Any) -> Any:
 
 
 _DESCRIBED: dict[type[Record], tuple[Described, ...]] = {}
-"""Of each class, since its type hints take a while to read."""
+"""By class: kept, because reading type hints is slow."""
 
 
 def _described(record: Any) -> tuple[Described, ...]:
     hints = get_type_hints(record, include_extras=True)
-    found = []
+    described = []
     for one in fields(record):
         if get_origin(hints[one.name]) is not Annotated:
-            continue  # it does not stand in JSON
+            continue  # not part of the JSON
         kind, field = get_args(hints[one.name])
         if get_origin(kind) in (Union, UnionType):
             (kind,) = (part for part in get_args(kind) if part is not NoneType)
         required = one.default is MISSING and one.default_factory is MISSING
-        found.append(Described(one.name, field.name or one.name, kind, required, field))
-    return tuple(found)
+        described.append(Described(one.name, field.name or one.name, kind, required, field))
+    return tuple(described)

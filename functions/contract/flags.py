@@ -31,14 +31,14 @@ FLAGS = {
 }
 
 BAD = Flag.IMAGE | Flag.BLANK | Flag.MAGNITUDES | Flag.NO_REDSHIFT
-"""With one of these a galaxy lacks something; `max_bad_fraction` of the payload limits how many may."""
+"""A galaxy with one of these lacks something; `max_bad_fraction` of the payload limits their share."""
 
 FEW_BAD = 5
-"""So many never fail a rank, unless they are more than half of it or `max_bad_fraction` is 0."""
+"""Up to this many never fail a rank, unless they are more than half of it or `max_bad_fraction` is 0."""
 
 
 def name(flag: Flag) -> str:
-    """As rank infos and summaries call it: no_redshift."""
+    """The flag's name in rank infos and summaries, such as no_redshift."""
     return str(flag.name).lower()
 
 

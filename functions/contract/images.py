@@ -11,7 +11,7 @@ ENGINE, UNKNOWN = "engine", "unknown"
 
 
 def samples(info: RankInfo) -> tuple[int | None, str]:
-    """How many images a rank computed, and the field that says so.
+    """How many images a rank computed, and the field that states it.
 
     Batches × batch size is an upper bound: the last batch may be smaller.
     """
@@ -28,7 +28,7 @@ def samples(info: RankInfo) -> tuple[int | None, str]:
 
 
 def counted(infos: Iterable[RankInfo]) -> tuple[int | None, dict[str, int]]:
-    """The images of all ranks that say it, None where none does; and how many ranks were counted by what."""
+    """The images of all ranks that report a number, None if none does; and {how it is known: ranks}."""
     total, known, sources = 0, 0, Counter[str]()
     for info in infos:
         count, source = samples(info)
@@ -39,7 +39,7 @@ def counted(infos: Iterable[RankInfo]) -> tuple[int | None, dict[str, int]]:
 
 
 def is_exact(sources: dict[str, int]) -> bool:
-    """Whether every rank has said its number of images."""
+    """Whether every rank has reported its exact number of images."""
     return set(sources) <= {ENGINE, "num_samples"}
 
 

@@ -1,6 +1,6 @@
 """Values that are not measurements: one table of the markers that surveys use, and what each becomes.
 
-`cosmicai data prepare`, training and the ranks go by it. Standard library alone.
+`cosmicai data prepare`, training and the ranks use it. Standard library only.
 
 Not detected: the survey looked and saw nothing, so the band gets the model's limiting magnitude, as in
 training.
@@ -53,5 +53,5 @@ MARKED_REDSHIFTS = frozenset([*REDSHIFT_MARKERS, *map(_as_float32, REDSHIFT_MARK
 
 
 def is_known(redshift: float) -> bool:
-    """Whether a true redshift can be measured against: finite, above -1, where 1 + z divides, and no marker."""
+    """Whether a true redshift is usable: finite, above -1 (errors are divided by 1 + z), and not a marker."""
     return LEAST_REDSHIFT < redshift < math.inf and redshift not in MARKED_REDSHIFTS

@@ -1,4 +1,4 @@
-"""Histograms and sums as JSON: written compactly, and read as from a stranger. Standard library alone."""
+"""Histograms and sums as JSON: written compactly, and read as untrusted input. Standard library only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that others chose, of S3 objects above all, as paths below a folder."""
+"""Names that others chose, mostly of S3 objects, as paths below a folder."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 class PathError(ValueError):
-    """A name is no path below a folder; the message names it and the reason."""
+    """A name cannot be used as a path below a folder; the message gives the name and the reason."""
 
 
 def below(folder: Path, name: str) -> Path:
-    """FOLDER/NAME, where NAME is relative, in normal form, and valid on Linux, macOS and Windows drives.
+    """FOLDER/NAME, if NAME is relative, in normal form, and valid on Linux, macOS and Windows drives.
 
-    Raises PathError: nothing is corrected, as two names could then become one file. Symbolic links below the
+    Raises PathError otherwise: if names were corrected, two could become one file. Symbolic links below the
     folder are followed; S3 objects are never written as such.
     """
     fault = _fault(name)
     if fault is not None:
-        raise PathError(f"{_quoted(name)} is no path below a folder: {fault}; rename it")
+        raise PathError(f"{_quoted(name)} cannot be a path below a folder: {fault}; rename it")
     return folder.joinpath(*name.split("/"))
 
 
 def plain(folder: Path, name: str) -> Path:
     """A file directly in the folder. Raises PathError."""
     if "/" in name:
-        raise PathError(f"{_quoted(name)} is no name of a file in a folder: it has a slash; rename it")
+        raise PathError(f"{_quoted(name)} cannot be the name of a file: it has a slash; rename it")
     return below(folder, name)
 
 
 def is_marker(key: str) -> bool:
-    """Whether an object stands for a folder, as S3's console makes them: without content, its key ends in /."""
+    """Whether an object represents a folder, as S3's console creates them: empty, with a key that ends in /."""
     return key.endswith("/")
 
 
 def _quoted(name: str) -> str:
-    """Printable, as repr escapes what is not."""
+    """The name, shortened; repr escapes what is not printable."""
     return repr(name[:_SHOWN]) + ("…" if len(name) > _SHOWN else "")
 
 
 def _fault(name: str) -> str | None:
-    """The first reason why it is none."""
+    """The first reason why the name cannot be used; None if it can."""
     try:
         encoded = name.encode()
     except UnicodeEncodeError:

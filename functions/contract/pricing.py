@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 AS_OF = "2026-11"
 # https://aws.amazon.com/lambda/pricing: configured memory times billed duration, init included
 GB_SECOND = {"x86_64": 0.0000166667, "arm64": 0.0000133334, "aarch64": 0.0000133334}
-BILLED_AS = "x86_64"  # a rank that does not say what it ran on
+BILLED_AS = "x86_64"  # a rank that does not state its architecture
 LAMBDA_REQUEST = 0.20 / 1e6
 # https://aws.amazon.com/step-functions/pricing: Standard workflows
 STATE_TRANSITION = 0.025 / 1e3
@@ -37,7 +37,7 @@ GETS_OF_SUMMARIZE_PER_RANK = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Cost(Record):
-    """What the ranks of a run cost that finished."""
+    """What the finished ranks of a run cost."""
 
     gb_seconds: Annotated[
         float, Field("configured memory times duration, on Lambda and AWS Batch", "GB-seconds", "GB s")
@@ -58,7 +58,7 @@ class Cost(Record):
     ]
     s3_requests: Annotated[float, Field("requests to S3", "S3 requests (USD)", "USD")]
     rendezvous_host: Annotated[float, Field("the host and its address", "rendezvous host (USD)", "USD")]
-    total: Annotated[float, Field("all of it", "total (USD)", "USD")]
+    total: Annotated[float, Field("the sum", "total (USD)", "USD")]
     prices_as_of: Annotated[str, Field("the month of the list prices, the oldest of them", "prices as of")]
     notes: Annotated[
         list[str] | None,
@@ -67,7 +67,7 @@ class Cost(Record):
 
 
 def step_functions(ranks: int, seconds: float, children: Children) -> float:
-    """USD of a run's execution. seconds: of all ranks together."""
+    """USD for a run's execution. seconds: the sum over all ranks."""
     run = TRANSITIONS_PER_RUN * STATE_TRANSITION
     if children == "express":
         return run + ranks * EXPRESS_REQUEST + seconds * EXPRESS_MEMORY_GB * EXPRESS_GB_SECOND
@@ -82,11 +82,10 @@ def cost(
 ) -> Cost:
     """GB-seconds and USD of the ranks that finished, from their configured memory and measured duration.
 
-    host_seconds: that the rendezvous host was needed for; 0 where it was not. children: express or standard, of
-    the ranks on Lambda. on_batch: whether the run was sent to AWS Batch, at least at last.
+    host_seconds: how long the run needed the rendezvous host; 0 if it did not. children: express or standard,
+    of the ranks on Lambda. on_batch: whether the run was sent to AWS Batch, at least at last.
 
-    Attempts that failed, and Initialize and Summarize themselves, are not in it. What an info
-    lacks counts as nothing.
+    Failed attempts, Initialize and Summarize are not included. A field that an info lacks counts as 0.
     """
     assumed = None if on_batch else "lambda"  # of a rank of an earlier version, which does not say it
     on_lambda = [info for info in infos if (info.capacity or assumed) == "lambda"]

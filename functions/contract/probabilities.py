@@ -1,7 +1,7 @@
 """How good the densities p(z) of calibrated ranks are, as a state that ranks can add up.
 
 Like those of `accuracy`, sums are whole numbers of a unit and so do not depend on the order in which ranks are
-added. PIT is the probability that a galaxy's density puts below its true redshift. Standard library alone.
+added. PIT is the probability that a galaxy's density puts below its true redshift. Standard library only.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _MOST_POINTS = 5001
 
 @dataclass(frozen=True)
 class Scored:
-    """What is known of some galaxies with densities and true redshifts: a value of each per galaxy.
+    """Scores of galaxies with a density and a true redshift, each with one value per galaxy.
 
-    cde, crps, brier: its part of the means of DEFINITIONS; within: for each of INTERVALS, whether it holds the
-    true redshift.
+    cde, crps, brier: the terms of the means in DEFINITIONS; within: for each of INTERVALS, whether it contains
+    the true redshift.
     """
 
     pit: Sequence[float]
@@ -58,7 +58,7 @@ class Scored:
 
 @dataclass
 class Coverage:
-    """By bin of some quantity, how many galaxies there are, and how many of them each interval holds."""
+    """By bin of some quantity: the number of galaxies, and how many true redshifts each interval contains."""
 
     edges: tuple[float, ...]
     counts: list[list[int]]
@@ -80,7 +80,7 @@ class Coverage:
             row[:] = [mine + theirs for mine, theirs in zip(row, more, strict=True)]
 
     def table(self) -> list[dict[str, Any]]:
-        """A row for each bin that holds a galaxy: from, to, count and the share in each interval."""
+        """A row for each bin with a galaxy: from, to, count and the share in each interval."""
         rows = zip(pairwise(self.edges), self.counts, strict=True)
         return [
             {"from": low, "to": high, "count": count, **_shares(inside, count)}
@@ -92,7 +92,7 @@ class Coverage:
     def from_json(cls, content: Any, edges: tuple[float, ...]) -> Coverage:
         """Raises ValueError."""
         if not isinstance(content, list) or len(content) != len(edges) - 1:
-            raise ValueError(f"coverage: it is not of {len(edges) - 1} bins")
+            raise ValueError(f"coverage: it is not a list of {len(edges) - 1} bins")
         counts = [_counts(row, 1 + len(INTERVALS)) for row in content]
         if any(inside > count for count, *insides in counts for inside in insides):
             raise ValueError("coverage: an interval holds more galaxies than there are")
@@ -120,15 +120,15 @@ class Stack:
         if type(step) not in (int, float) or not 0 < step < math.inf:
             raise ValueError("stack: step is not a positive number")
         if not isinstance(sums, list) or not 2 <= len(sums) <= _MOST_POINTS:
-            raise ValueError(f"stack: sums are not 2 to {_MOST_POINTS}")
+            raise ValueError(f"stack: sums is not a list of 2 to {_MOST_POINTS} numbers")
         return cls(step, _counts(sums, len(sums), _LARGEST_STACK))
 
 
 @dataclass
 class Probabilities:
-    """Sums over galaxies with a density and a known redshift; `stacked` is over all with a density.
+    """Sums over galaxies with a density and a known redshift; `stacked` counts all that have a density.
 
-    stack: None where ranks with different grids were added.
+    stack: None after ranks with different grids were added.
     """
 
     stack: Stack | None
@@ -146,7 +146,7 @@ class Probabilities:
     def of(
         cls, stack: Stack, stacked: int, scored: Scored, magnitude: Sequence[float], predicted: Sequence[float]
     ) -> Probabilities:
-        """magnitude, predicted: of the galaxies that are scored."""
+        """magnitude, predicted: those of the scored galaxies."""
         return cls(
             stack=stack,
             stacked=stacked,
@@ -202,7 +202,7 @@ class Probabilities:
         }
 
     def _kolmogorov_smirnov(self) -> float:
-        """At the edges of the bins; within one, it differs by a bin's width at most."""
+        """The statistic at the edges of the bins; within a bin it differs by at most a bin's width."""
         largest, below = 0.0, 0
         for index in sorted(self.pit):
             largest = max(largest, abs(below / self.count - index / PIT_BINS))
@@ -240,7 +240,7 @@ class Probabilities:
 
     @classmethod
     def from_json(cls, content: Any) -> Probabilities:
-        """Raises ValueError for whatever `to_json` has not made."""
+        """Raises ValueError for anything that `to_json` would not write."""
         if required(content, "unit") != UNIT:
             raise ValueError(f"probabilities: unit is not {UNIT}")
         stack = required(content, "stack")
@@ -267,5 +267,5 @@ def _counts(content: Any, length: int, largest: int = MOST_GALAXIES) -> list[int
     """A list of whole numbers from 0. Raises ValueError."""
     good = isinstance(content, list) and len(content) == length
     if not good or not all(type(value) is int and 0 <= value <= largest for value in content):
-        raise ValueError(f"probabilities: not {length} whole numbers within bounds")
+        raise ValueError(f"probabilities: expected a list of {length} whole numbers within bounds")
     return list(content)

@@ -1,6 +1,6 @@
-"""Rank infos, whoever wrote them: the engine, or a user's own script.
+"""Rank infos, whether the engine or a user's own script wrote them.
 
-A script decides what it writes, so nothing is assumed here of a field's presence or type.
+A script decides what it writes, so nothing is assumed here about a field's presence or type.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from .untrusted import load
 
 MOST_BYTES = 1 << 20  # of a rank info; the largest state of metrics takes a third of it
 _MOST_DIGITS = 120  # of a whole number; the sums of a state of metrics have up to that
-LEFT_OUT = "left_out"  # the field that names the wrong fields which are not in an info
-_MOST_TOLD = 20  # faults of a rank info that its rank has named
+LEFT_OUT = "left_out"  # the field that lists the wrong fields which an info leaves out
+_MOST_EARLIER = 20  # faults that are kept of those that the rank itself has listed
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankInfo(Record):
-    """{rank}.json: what a rank did. `others`: what a script has written besides these fields."""
+    """{rank}.json: what a rank did. `others`: additional fields that a script has written."""
 
     world_size: Annotated[int | None, Field("the ranks of the run")] = None
     data_paths: Annotated[Keys | None, Field("the key of the partition, or a list of keys", "data_path")] = None
@@ -65,7 +65,7 @@ class RankInfo(Record):
     versions: Annotated[Any, Field("the versions of Python and of the libraries that compute")] = None
     num_samples: Annotated[
         int | None,
-        Field("the number of galaxies; null where a script does not say", unit="galaxies", null=True),
+        Field("the number of galaxies; null if a script does not state it", unit="galaxies", null=True),
     ] = None
     batch_size: Annotated[int | None, Field("the batch size of the payload", unit="galaxies")] = None
     num_batches: Annotated[int | None, Field("the number of batches of that size")] = None
@@ -147,10 +147,10 @@ class RankInfo(Record):
     ] = None
     total_gpu_time: Annotated[
         float | None,
-        Field("GPU time, where a script measures it", "total_gpu_time (seconds)", "s"),
+        Field("GPU time, if a script measures it", "total_gpu_time (seconds)", "s"),
     ] = None
     total_gpu_memory: Annotated[
-        float | None, Field("GPU memory, where a script measures it", "total_gpu_memory (MB)", "MB")
+        float | None, Field("GPU memory, if a script measures it", "total_gpu_memory (MB)", "MB")
     ] = None
     number_of_batches: Annotated[
         int | None, Field("num_batches, as a script may call it", "number of batches")
@@ -164,14 +164,14 @@ class RankInfo(Record):
     left_out: Annotated[list[str] | None, Field("the wrong fields that are not in the info, and why")] = None
     others: Json = field(default_factory=dict)
     names: tuple[str, ...] = ()
-    """The names in the order of the JSON that was read; () for an info that was not read."""
+    """The names in the order of the JSON that was read; () for an info that was not read from JSON."""
 
     @classmethod
     def from_json(cls, content: Any, faults: Iterable[str] = ()) -> Self:
-        """Reads an info, without the fields whose values have another type or are out of bounds.
+        """Reads an info, without the fields whose values have a wrong type or are out of bounds.
 
-        What is not read, `faults` and what the rank itself has left out are named in `left_out`. Raises
-        RecordError for an info without rank or run_id.
+        `left_out` lists these fields, `faults`, and what the rank itself has left out. Raises RecordError for
+        an info without rank or run_id.
         """
         values, wrong = read_fields(cls, content)
         lacking = [fault for name, fault in wrong.items() if name in ("", "rank", "run_id")]
@@ -181,8 +181,8 @@ class RankInfo(Record):
         others = {name: value for name, value in content.items() if name not in ours}
         wrong.pop(LEFT_OUT, None)
         earlier = content.get(LEFT_OUT)
-        told = [one for one in earlier if isinstance(one, str)] if isinstance(earlier, list) else []
-        values["left_out"] = [*told[:_MOST_TOLD], *faults, *wrong.values()] or None
+        listed = [one for one in earlier if isinstance(one, str)] if isinstance(earlier, list) else []
+        values["left_out"] = [*listed[:_MOST_EARLIER], *faults, *wrong.values()] or None
         names = tuple(name for name in content if name not in wrong and name != LEFT_OUT)
         return cls(**values, others=others, names=names)
 
@@ -195,11 +195,11 @@ class RankInfo(Record):
         return {**{name: content.get(name) for name in self.names}, **last}
 
     def _has_null(self, one: Described) -> bool:
-        """A measure is null where `undefined` says why."""
+        """A measure is written as null if `undefined` gives the reason."""
         return super()._has_null(one) or (one.name in NAMES and self.undefined is not None)
 
     def figure(self, name: str) -> float | None:
-        """The number under a name of the JSON object, also of one that a script has written besides."""
+        """The number under a name of the JSON object, which may be an additional field of a script."""
         attribute = _ATTRIBUTES.get(name)
         return number(self.others.get(name) if attribute is None else getattr(self, attribute))
 
@@ -208,12 +208,12 @@ _ATTRIBUTES = {one.name: one.attribute for one in RankInfo.described()}
 
 
 def parse(body: bytes) -> tuple[Any, list[str]]:
-    """A rank info or a record of a failure, and what was left out of it. Raises UntrustedError."""
+    """Reads a rank info or a failure record; also returns what was left out. Raises UntrustedError."""
     return load(body, MOST_BYTES, _MOST_DIGITS)
 
 
 def is_result(content: Any, run_id: str, rank: int | None = None) -> bool:
-    """Whether an object is a rank's finished info of this run; rank: by the object's key.
+    """Whether an object is the info of a finished rank of this run; rank: from the object's key.
 
     A script may write an object of the same key while it runs; until its rank has ended, that object lacks
     what the rank itself measures.

@@ -29,14 +29,16 @@ class Run(Record):
         None
     )
     not_taken: Annotated[
-        dict[str, int] | None, Field("the number of files that were not taken, by the reason")
+        dict[str, int] | None, Field("the number of files that the run leaves out, by reason")
     ] = None
-    notes: Annotated[list[str] | None, Field("sentences about files that were not taken and idle ranks")] = None
-    execution: Annotated[str | None, Field("the execution that runs it or has resumed it last")] = None
+    notes: Annotated[list[str] | None, Field("sentences about files that are left out and idle ranks")] = None
+    execution: Annotated[str | None, Field("the execution that runs it, or the last one that resumed it")] = (
+        None
+    )
     executions: Annotated[list[str] | None, Field("all executions that have run it, the first one first")] = (
         None
     )
-    collectives: Annotated[Json | None, Field("the channel, and why another than the payload's")] = None
+    collectives: Annotated[Json | None, Field("the channel, and why it is not the payload's")] = None
     children: Annotated[
         Json | None,
         Field("how Step Functions starts the ranks on Lambda, express or standard, and why"),
@@ -44,7 +46,7 @@ class Run(Record):
 
     @property
     def child_type(self) -> Children:
-        """How Step Functions starts the ranks; runs of earlier versions do not say it, and it was Standard."""
+        """How Step Functions starts the ranks; standard if the run does not say it, as in earlier versions."""
         return "express" if (self.children or {}).get("type") == "express" else "standard"
 
     def was_run_by(self, execution: str) -> bool:
@@ -61,14 +63,14 @@ class Run(Record):
         """Raises RecordError. A wrong optional field counts as missing: a script may have replaced it."""
         values, faults = read_fields(cls, content)
         optional = {one.name for one in cls.described() if not one.required}
-        told = [fault for name, fault in faults.items() if name not in optional]
-        if told:
-            raise RecordError("; ".join(told))
+        serious = [fault for name, fault in faults.items() if name not in optional]
+        if serious:
+            raise RecordError("; ".join(serious))
         return cls(**values)
 
     @property
     def channel(self) -> str | None:
-        """By which the ranks reduce their metrics; None for a run on one machine."""
+        """The channel over which the ranks reduce their metrics; None for a run on one machine."""
         return None if self.collectives is None else self.collectives.get("channel")
 
     @property
@@ -79,7 +81,7 @@ class Run(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class ReducedMetrics(Record):
-    """metrics.json: what the ranks have reduced among themselves, written by rank 0."""
+    """metrics.json: the metrics that the ranks have reduced among themselves, written by rank 0."""
 
     run_id: Annotated[str, Field("the name of the execution that planned the run")]
     world_size: Annotated[int | None, Field("the number of ranks")] = None
@@ -107,7 +109,7 @@ class Summary(Record):
     failed_ranks: Annotated[dict[str, dict[str, str]], Field("error and cause by rank")]
     num_samples: Annotated[
         int | None,
-        Field("the number of galaxies; null where a script's ranks do not say", unit="galaxies", null=True),
+        Field("the number of galaxies; null if a script's ranks do not state it", unit="galaxies", null=True),
     ] = None
     num_samples_from: Annotated[
         dict[str, int],
@@ -128,7 +130,7 @@ class Summary(Record):
     )
     flags: Annotated[
         dict[str, int] | None,
-        Field("galaxies by flag; null where no rank says so", unit="galaxies", null=True),
+        Field("galaxies by flag; null if no rank reports any", unit="galaxies", null=True),
     ] = None
     metrics_source: Annotated[
         str, Field("collectives, with the ranks that were added from their infos, or rank infos")
@@ -140,9 +142,7 @@ class Summary(Record):
         float | None,
         Field("the time from the start to the last rank's end", "wall (seconds)", "s", null=True),
     ] = None
-    collectives: Annotated[Json | None, Field("the channel, and why another than the payload's", null=True)] = (
-        None
-    )
+    collectives: Annotated[Json | None, Field("the channel, and why it is not the payload's", null=True)] = None
     children: Annotated[
         Json | None,
         Field("how Step Functions started the ranks, express or standard, and why", null=True),

@@ -1,7 +1,7 @@
 """Reading and writing objects over connections that break.
 
-botocore repeats a request until its answer begins. What breaks off after that, in a body or in the body of an
-error, is raised, the latter as urllib3's own.
+botocore repeats a request until its answer begins. A connection that breaks after that, in a body, raises
+botocore's exception; in the body of an error answer it raises urllib3's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib3.exceptions import HTTPError
 T = TypeVar("T")
 
 BROKEN: tuple[type[Exception], ...] = (HTTPClientError, IncompleteReadError, HTTPError)
-"""What a connection raises that broke off; the request may be made again."""
+"""What a broken connection raises; the request may be made again."""
 
 _ATTEMPTS = 5
 _PAUSE = 0.1  # seconds, doubled each time
@@ -52,8 +52,8 @@ def put_json(s3: Any, bucket: str, key: str, content: object) -> None:
 def put_if(s3: Any, bucket: str, key: str, body: bytes, condition: Mapping[str, str]) -> None:
     """Writes JSON under a condition of HTTP, such as {"If-None-Match": "*"}. Raises botocore's ClientError.
 
-    The header is set by hand: boto3 has arguments for both conditions since 1.35.69, and Lambda's own may be
-    older.
+    The header is set directly: boto3 has arguments for both conditions only since 1.35.69, and Lambda's boto3
+    may be older.
     """
 
     def add(params: dict[str, Any], **_: Any) -> None:

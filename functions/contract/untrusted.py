@@ -1,4 +1,4 @@
-"""JSON that others wrote, read without assuming anything of it."""
+"""JSON that others wrote, read without assuming anything about it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _SHOWN = 60  # characters of a name or value in a fault
 
 
 class UntrustedError(ValueError):
-    """Nothing of a text can be used; the message says why."""
+    """A text cannot be used at all; the message says why."""
 
 
 class _Refused:
-    """Stands for a number until its place is known."""
+    """Holds a refused number until its place in the JSON is known."""
 
     def __init__(self, text: str) -> None:
         self.text = text
 
 
 def load(body: bytes, most_bytes: int, most_digits: int) -> tuple[Any, list[str]]:
-    """What the JSON holds, and the values that were left out of it, each with its place.
+    """The content of the JSON, and a message with the place of each value that was left out.
 
-    null stands for numbers that are not finite or have more than `most_digits` digits, and for what is nested
-    deeper than 32 levels. Lone surrogates, which no UTF-8 can carry, become U+FFFD. Raises UntrustedError.
+    Numbers that are not finite or have more than `most_digits` digits become null, and so does what is nested
+    deeper than 32 levels. Lone surrogates, which UTF-8 cannot carry, become U+FFFD. Raises UntrustedError.
     """
     if len(body) > most_bytes:
         raise UntrustedError(f"it has more than {most_bytes:,} bytes")
@@ -46,7 +46,7 @@ def load(body: bytes, most_bytes: int, most_digits: int) -> tuple[Any, list[str]
 
 
 def shown(value: object) -> str:
-    """A value in a fault: short, and printable as repr is. value: cleaned, so not nested deeply."""
+    """A value for a message: short, and printable since it is a repr. value: cleaned, so not nested deeply."""
     text = repr(value[:_SHOWN] if isinstance(value, str) else value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
             runpy.run_module("awslambdaric", run_name="__main__", alter_sys=True)
         case _:
             raise SystemExit(
-                "error: give serve, rank, or the name of a handler such as inference.handler.handler"
+                "error: give one argument: serve, rank, or a handler's name such as inference.handler.handler"
             )
 
 

@@ -1,4 +1,4 @@
-"""Redshifts as an answer by HTTP: CSV, or a JSON object in each line."""
+"""Redshifts as the body of an HTTP response: CSV, or a JSON object per line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OFFERED = "text/csv, application/jsonlines or application/x-ndjson"
 
 
 def chosen(accept: str) -> str | None:
-    """The type of the answer for a header `Accept`; None where none of ours is accepted (RFC 9110, 12.5.1)."""
+    """The content type for a header `Accept`; None if it accepts none of ours (RFC 9110, 12.5.1)."""
     weighted = []
     for place, entry in enumerate(accept.lower().split(",")):
         kind, *parameters = (part.strip() for part in entry.split(";"))
@@ -39,7 +39,7 @@ def chosen(accept: str) -> str | None:
 
 
 def written(table: Table, kind: str) -> bytes:
-    """The table in one of the types that are offered. A redshift that is not known is empty, or null."""
+    """The table in one of the OFFERED types. An unknown redshift is empty in CSV and null in JSON."""
     columns = [_shortest(column) for column in table.values()]
     rows = zip(*columns, strict=True)
     if kind == CSV:
@@ -53,7 +53,7 @@ def written(table: Table, kind: str) -> bytes:
 
 
 def _shortest(column: NDArray[Any]) -> list[Any]:
-    """Python's values; of a float32 the shortest one that gives it again; None for NaN."""
+    """The column as Python's values: for a float32 the shortest one that rounds to it; None for NaN."""
     if column.dtype.kind != "f":
         return list(column.tolist())
     return [None if np.isnan(value) else float(str(value)) for value in column]

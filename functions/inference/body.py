@@ -10,7 +10,7 @@ _MOST_TRAILERS = 20
 
 
 class BodyError(ValueError):
-    """A body that is not taken: the status of the answer, and the sentence that says why."""
+    """A refused body: the status of the response, and a message with the reason."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -18,7 +18,7 @@ class BodyError(ValueError):
 
 
 def read_body(stream: BufferedIOBase, coding: str | None, length: str | None, most_bytes: int) -> bytes:
-    """coding, length: the headers Transfer-Encoding and Content-Length. Raises BodyError."""
+    """Reads a body. coding, length: the headers Transfer-Encoding and Content-Length. Raises BodyError."""
     if coding is not None:
         if coding.strip().lower() != "chunked" or length is not None:
             raise BodyError(400, "send the body either in chunks or with its Content-Length")

@@ -17,15 +17,15 @@ from .data.storage import Storage
 from .rank import Rank
 from .sandbox import Host, Sandbox
 
-# All of this happens in Lambda's init phase; the S3 client and the engine are made at once.
+# All of this happens in Lambda's init phase; the S3 client and the engine are made at the same time.
 _host = Host.of_lambda(
     int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]),
     Path(tempfile.gettempdir()),
     os.environ.get("REDIS_HOST"),
 )
 _sandbox = Sandbox(lambda: Storage(_client), _host)
-with ThreadPoolExecutor(1) as _beside:
-    _prepared = _beside.submit(_sandbox.prepare)
+with ThreadPoolExecutor(1) as _background:
+    _prepared = _background.submit(_sandbox.prepare)
     _client: Any = boto3.client(
         "s3",
         config=Config(
@@ -37,11 +37,11 @@ with ThreadPoolExecutor(1) as _beside:
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """event: one element of manifest.json, with RENDEZVOUS where the run has a rendezvous host; or
-    {"warm_up": true}, after a deployment, whose purpose is fulfilled by now."""
+    {"warm_up": true} after a deployment: all that it asks for, loading the model, has happened by now."""
     if event == {"warm_up": True}:
         return {"message": "loaded"}
-    asked = RankEvent.from_json(event)
-    print(json.dumps({"message": "rank starts", "rank": asked.rank, "run_id": asked.run_id}))
-    written = Rank(asked, _sandbox, lambda: context.get_remaining_time_in_millis() / 1000).run()
-    print(json.dumps({"message": "rank done", **written}))
-    return written
+    rank_event = RankEvent.from_json(event)
+    print(json.dumps({"message": "rank starts", "rank": rank_event.rank, "run_id": rank_event.run_id}))
+    result = Rank(rank_event, _sandbox, lambda: context.get_remaining_time_in_millis() / 1000).run()
+    print(json.dumps({"message": "rank done", **result}))
+    return result

@@ -34,7 +34,7 @@ class JobError(ValueError):
 class Job:
     """Which rank a job is, and what its container was given.
 
-    manifest: bucket and key of manifest.json. index: of the rank's event in it; 0 where the job is no array.
+    manifest: bucket and key of manifest.json. index: of the rank's event in it; 0 if the job is not an array.
     memory_mb, vcpus: None for all that the machine has. device: cpu, cuda, or auto for cuda where there is a
     GPU. machine: what is billed.
     """
@@ -68,7 +68,7 @@ class Job:
         own = event.script is not None or event.engine == "onnxruntime"
         chosen = "cpu" if own else device(self.device)
         if self.device == "auto" and not own:
-            _tell("device", {"device": chosen})
+            _log("device", {"device": chosen})
         machine = Host.of_machine(Path(tempfile.gettempdir()), chosen)
         threads = min(self.vcpus or machine.threads, machine.threads)
         memory_mb = self.memory_mb or machine.memory_mb
@@ -103,7 +103,7 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
 
 
 def run(environment: Mapping[str, str]) -> int:
-    """Runs the rank; returns the exit status. A rank that fails leaves a record, as the state machine does."""
+    """Runs the rank; returns the exit status. Records a failure in S3, as the state machine does on Lambda."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))  # Spot takes the machine back
     client: Any = boto3.client(
         "s3",
@@ -118,9 +118,9 @@ def run(environment: Mapping[str, str]) -> int:
     except (JobError, ObjectError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return TRY_AGAIN if isinstance(error, ObjectError) else FAILED
-    _tell("rank starts", {"rank": event.rank, "run_id": event.run_id})
+    _log("rank starts", {"rank": event.rank, "run_id": event.run_id})
     try:
-        written = Rank(event, Sandbox(lambda: Storage(client), job.host(event))).run()
+        result = Rank(event, Sandbox(lambda: Storage(client), job.host(event))).run()
     except Exception as error:
         record = {
             "rank": event.rank,
@@ -128,12 +128,12 @@ def run(environment: Mapping[str, str]) -> int:
             "error": type(error).__name__,
             "cause": str(error),
         }
-        _tell("rank failed", record)
+        _log("rank failed", record)
         storage.write_json(event.bucket, f"{event.result_path}/failures/{event.rank}.json", record)
         return TRY_AGAIN if isinstance(error, ObjectError) else FAILED
-    _tell("rank done", written)
+    _log("rank done", result)
     return 0
 
 
-def _tell(message: str, content: Mapping[str, Any]) -> None:
+def _log(message: str, content: Mapping[str, Any]) -> None:
     print(json.dumps({"message": message, **content}), flush=True)

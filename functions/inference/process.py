@@ -1,4 +1,4 @@
-"""What this process is and needs: memory, age, versions."""
+"""Facts about this process: memory, age, versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MIB = 1024 * 1024
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that computed."""
+    """The versions of Python and of the libraries that computed."""
     loaded = ((name, sys.modules.get(name)) for name in ("numpy", "onnxruntime", "torch"))
     libraries = {name: str(getattr(module, "__version__", "")) for name, module in loaded if module is not None}
     return {"python": platform.python_version(), **libraries}
@@ -31,7 +31,7 @@ def peak_memory() -> int:
 
 
 def machine_memory() -> int:
-    """Megabytes that this machine, or the container that the process runs in, gives."""
+    """The memory of this machine, or of the container that the process runs in, in MB."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, ValueError):  # no control group, or "max": no limit
         memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
@@ -39,7 +39,7 @@ def machine_memory() -> int:
 
 
 def age() -> float:
-    """Seconds since this process was started; 0 where the system does not tell (only Linux does, cheaply)."""
+    """Seconds since this process was started; 0 on systems other than Linux, which do not say it cheaply."""
     try:
         started_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         uptime = float(Path("/proc/uptime").read_text().split()[0])

@@ -25,12 +25,12 @@ _MIB = 1024 * 1024
 
 
 class Rank:
-    """One invocation: what it was asked, where it reads and writes, and what it has measured so far."""
+    """One invocation: its event, where it reads and writes, and what it has measured so far."""
 
     def __init__(
         self, event: RankEvent, sandbox: Sandbox, seconds_left: Callable[[], float] = lambda: float("inf")
     ) -> None:
-        """seconds_left: of the function's time."""
+        """seconds_left: how much of the function's time is left."""
         self._began = time.perf_counter()
         self._event, self._sandbox, self._seconds_left = event, sandbox, seconds_left
         self._storage, self._cold = sandbox.invoked()
@@ -52,7 +52,7 @@ class Rank:
         return {"rank": event.rank, "run_id": event.run_id, **known}
 
     def _run_script(self) -> dict[str, Any]:
-        """Runs the user's own code, and adds what it wrote as its rank info to ours."""
+        """Runs the user's own code, and adds the rank info that it wrote to ours."""
         event, storage, scratch = self._event, self._storage, self._sandbox.host.scratch
         with self._clock.phase("download"):
             folder = self._sandbox.scripts.fetch(event, storage)
@@ -64,7 +64,7 @@ class Rank:
         return script.rank_info(self._ended(self._measured()), written)
 
     def _infer(self) -> RankInfo:
-        """The built-in way: the engine over the rank's partitions; then the metrics, among the ranks."""
+        """Runs the engine over the rank's partitions, then reduces the metrics among the ranks."""
         event, storage, results = self._event, self._storage, self._results
         redis = self._sandbox.host.redis
         with collectives.reduction(event, storage, redis, self._seconds_left) as reduction:
@@ -74,7 +74,7 @@ class Rank:
             with self._clock.phase("communication"):
                 own = Share([event.rank], len(results.z_pred), copy.deepcopy(metrics))
                 share = reduction.finish(own)
-                told = collectives.publish(event, storage, share, reduction)
+                record = collectives.publish(event, storage, share, reduction)
         info = replace(
             self._measured(),
             device=engine.device,
@@ -84,13 +84,13 @@ class Rank:
             precision_reason=model.choice.reason,
             flags=results.quality.counts(),
             predicted_redshifts=results.distribution(),
-            collectives=told,
+            collectives=record,
         )
         info = results.with_speed(info, event.batch_size, self._clock.seconds["inference"])
         return self._ended(results.with_accuracy(self._with_memory(info, engine), metrics))
 
     def _computed(self, reduction: Reduction) -> Model:
-        """Fills the results and writes the predictions; what computed them."""
+        """Fills the results and writes the predictions; returns the model that computed them."""
         event, results = self._event, self._results
         try:
             with self._clock.phase("init"):
@@ -113,11 +113,11 @@ class Rank:
         return model
 
     def _predict(self, model: Model) -> None:
-        """Reading and computing overlap: `download` is what the rank waited for bytes."""
+        """Reading and computing overlap: `download` is only the time that the rank waited for bytes."""
         event, seconds, results, engine = self._event, self._clock.seconds, self._results, model.engine
         results.novelty = model.novelty
         results.keeps_embedding = "embedding" in event.outputs
-        described = results.keeps_embedding or model.novelty is not None
+        with_embedding = results.keeps_embedding or model.novelty is not None
         waiting: deque[Floats] = deque()  # magnitudes of the batches that the engine has been given
         openers = [partial(self._open, key, engine.layout) for key in event.data_paths]
         batch = engine.batch(event.batch_size)
@@ -135,7 +135,7 @@ class Rank:
                     yield part
 
         with_density = model.calibration is not None and model.calibration.edges is not None
-        for output in engine.outputs(batches(), described, with_density):
+        for output in engine.outputs(batches(), with_embedding, with_density):
             results.keep(output, waiting.popleft())
         waited = seconds["download"] - before
         seconds["inference"] += time.perf_counter() - began - waited
@@ -150,7 +150,7 @@ class Rank:
         return f"s3://{bucket}/{key}" if bucket else key
 
     def _measured(self) -> RankInfo:
-        """What every rank info holds, whatever did the work."""
+        """The part of the rank info that does not depend on what computed: the engine or a script."""
         event, host, seconds = self._event, self._sandbox.host, self._clock.seconds
         info = RankInfo(
             world_size=event.world_size,
@@ -176,7 +176,7 @@ class Rank:
         return self._storage.with_requests(info)
 
     def _ended(self, info: RankInfo) -> RankInfo:
-        """Adds how long all of it has taken, and when it ended: now."""
+        """Adds the duration, and the current time as the end."""
         duration, ended = self._before + time.perf_counter() - self._began, time.time()
         since = self._sandbox.host.machine.since
         billed = None if since is None else max(ended - since, duration)

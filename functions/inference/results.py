@@ -47,14 +47,14 @@ class Clock:
 
 @dataclass
 class Results:
-    """What a rank collects over its partitions, in their order."""
+    """What a rank collects from its partitions, in their order."""
 
     quality: Quality = field(default_factory=Quality)
     predicted: list[Floats] = field(default_factory=list)
     keeps_embedding: bool = False
     embeddings: list[HalfFloats] = field(default_factory=list)
     novelty: Novelty | None = None  # of the model
-    scores: list[Floats] = field(default_factory=list)  # by it
+    scores: list[Floats] = field(default_factory=list)  # from `novelty`
     densities: list[Floats] = field(default_factory=list)  # of a network with a head for p(z)
     true: list[Floats] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Results:
     _bands: int = 0
 
     def add(self, block: Block) -> Partition:
-        """Notes rows that are about to be computed, and gives them as the network takes them."""
+        """Records rows that are about to be computed, and returns them in a form that the network can use."""
         if block.file is not self._file:
             self._file = block.file
             self.rows.append(block.file.count)
@@ -83,7 +83,7 @@ class Results:
         return self.quality.usable(rows)
 
     def keep(self, output: Output, magnitudes: Floats) -> None:
-        """What the engine has computed for the next rows, whose magnitudes were these."""
+        """Stores what the engine has computed for the next rows, which have these magnitudes."""
         self.predicted.append(output.redshift)
         if output.density is not None:
             self.densities.append(output.density)
@@ -94,20 +94,21 @@ class Results:
         if self.novelty is not None:
             self.scores.append(self.novelty.score(output.embedding, magnitudes))
 
-    def described(self) -> dict[str, NDArray[np.floating]]:
-        """Arrays with a row per galaxy: its embedding, in half precision, and how unlikely it is.
+    def image_arrays(self) -> dict[str, NDArray[np.floating]]:
+        """Arrays with a row per galaxy: its embedding, in half precision, its novelty score and p-value.
 
-        NaN for galaxies without a usable image, and the latter also for those that lack something else.
+        All are NaN for galaxies without a usable image; score and p-value also for those that lack something
+        else.
         """
-        found: dict[str, NDArray[np.floating]] = {}
+        arrays: dict[str, NDArray[np.floating]] = {}
         if self.keeps_embedding and self.embeddings:
             embedding = np.concatenate(self.embeddings)
             embedding[(self.quality.flags & np.uint16(Flag.IMAGE | Flag.BLANK)) != 0] = np.nan
-            found["embedding"] = embedding
+            arrays["embedding"] = embedding
         score, p_value = self._unlikely()
         if score is not None and p_value is not None:
-            found |= {"ood_score": score, "ood_p": p_value}
-        return found
+            arrays |= {"ood_score": score, "ood_p": p_value}
+        return arrays
 
     def _unlikely(self) -> tuple[Floats | None, Floats | None]:
         if self.novelty is None:
@@ -117,11 +118,11 @@ class Results:
         return score, self.novelty.p_value(score)
 
     def batches(self, size: int) -> int:
-        """How many batches of the asked-for size they are; the engine cuts them as it likes."""
+        """The number of batches of the requested size, which may differ from the engine's own batches."""
         return sum(-(-rows // size) for rows in self.rows)
 
     def complete(self) -> None:
-        """When all is computed: galaxies that have no redshift get NaN."""
+        """To be called when all is computed: galaxies without a redshift get NaN."""
         self.predicted = [self.quality.redshifts(self.z_pred)]
         _, p_value = self._unlikely()
         if p_value is not None:
@@ -147,7 +148,7 @@ class Results:
         return self.quality.magnitudes(bands)[:, min(REFERENCE_BAND, bands - 1)]
 
     def find_probabilities(self, calibration: Calibration) -> None:
-        """Those of all galaxies but of those that lack something, which are not among what calibrated."""
+        """Computes p(z), but not for galaxies that lack something: such galaxies were not used to calibrate."""
         lacking = (self.quality.flags & np.uint16(BAD)) != 0
         z_pred = np.where(lacking, np.float32(np.nan), self.z_pred)
         magnitudes = self.quality.magnitudes(calibration.magnitudes)
@@ -158,7 +159,7 @@ class Results:
 
     @property
     def metrics(self) -> Metrics | None:
-        """What the metrics of all ranks are merged from; None without redshifts."""
+        """This rank's part of the run's metrics; None without redshifts."""
         if not self.has_redshift:
             return None
         metrics = Metrics.of(*self._measured())
@@ -172,8 +173,8 @@ class Results:
 
         flags (N,) are bits of contract.flags; a galaxy without a redshift has NaN. files and rows say which
         partition each galaxy comes from. id, ra, dec and kept columns (N,) are those of the partitions, if they
-        have them. A calibrated model adds the arrays of Densities, each with a row per galaxy but for z_grid;
-        outputs without pdf leave out pdf and z_grid. See `described` for the others.
+        have them. A calibrated model adds the arrays of Densities, each with a row per galaxy except z_grid;
+        outputs without pdf leave out pdf and z_grid. See `image_arrays` for the others.
         """
         arrays: dict[str, Any] = {
             "index": np.arange(len(self.z_pred)),
@@ -189,7 +190,7 @@ class Results:
             arrays |= self.probabilities.arrays()
             if "pdf" not in outputs:
                 del arrays["pdf"], arrays["z_grid"]
-        arrays |= self.described()
+        arrays |= self.image_arrays()
         arrays |= joined(list(zip(self.objects, self.rows, strict=True)))
         body = io.BytesIO()
         np.savez(body, **arrays)

@@ -27,9 +27,9 @@ from .script import Scripts
 
 @dataclass(frozen=True)
 class Host:
-    """What the machine gives: configured memory in MB, threads, where files may be kept, cpu or cuda.
+    """What the machine offers: configured memory in MB, threads, a folder for temporary files, cpu or cuda.
 
-    redis: HOST or HOST:PORT of the deployment's Redis, None where it has none. machine: what is billed.
+    redis: HOST or HOST:PORT of the deployment's Redis; None if it has none. machine: what is billed.
     """
 
     memory_mb: int
@@ -54,7 +54,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model folder; calibration, novelty: None where the folder has none."""
+    """A loaded model folder; calibration, novelty: None if the folder has none."""
 
     engine: Engine
     choice: Choice
@@ -67,7 +67,7 @@ class Sandbox:
     """Serves one rank at a time; the engine is loaded once and reused by warm invocations."""
 
     def __init__(self, new_storage: Callable[[], Storage], host: Host) -> None:
-        """new_storage: one for each invocation, since it counts the requests of that."""
+        """new_storage: makes a storage for each invocation, whose requests it counts."""
         self.host = host
         self.reading = ThreadPoolExecutor(READS_AHEAD, "reading")
         self.scripts = Scripts(host.scratch)
@@ -82,7 +82,7 @@ class Sandbox:
         return self._new_storage(), cold
 
     def prepare(self) -> None:
-        """Loads the bundled model before the first event asks for it, as most will."""
+        """Loads the bundled model before the first event, which will probably ask for it."""
         with suppress(EngineError):
             self._start(BUNDLED_MODEL, choose(read_graphs(BUNDLED_MODEL), "auto", "auto", self.host.device))
 
@@ -93,8 +93,8 @@ class Sandbox:
         files = storage.folder(event.bucket, event.model, self.host.scratch / "models")
         graphs = read_graphs(files.fetch([GRAPHS])) if GRAPHS in files.etags else None
         choice = self._choose(event, graphs)
-        told = [file for file in (*CARD_FILES, CALIBRATION, NOVELTY) if file in files.etags]
-        folder = files.fetch(list(dict.fromkeys([*choice.files, *told, *([GRAPHS] if graphs else [])])))
+        optional = [file for file in (*CARD_FILES, CALIBRATION, NOVELTY) if file in files.etags]
+        folder = files.fetch(list(dict.fromkeys([*choice.files, *optional, *([GRAPHS] if graphs else [])])))
         if (folder, choice) not in self._models:
             verify(folder, choice)
         return self._start(folder, choice)

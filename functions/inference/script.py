@@ -30,8 +30,8 @@ _NO_MODULE = (
     "its package in image.extra_packages and deploy"
 )
 _UNMET = (
-    "the image does not have what requirements.txt asks for, and nothing is installed while a rank runs: what "
-    "the script needs of it belongs in image.extra_packages"
+    "the image does not have what requirements.txt asks for, and nothing is installed while a rank runs: add "
+    "what the script needs to image.extra_packages"
 )
 _MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([A-Za-z_]\w*)")
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)\s*(?:==\s*(?P<version>[\w.+!-]+)|[<>=!~][^;]*)?")
@@ -48,7 +48,7 @@ Versions = dict[str, tuple[str, datetime] | None]
 
 
 class ScriptError(RuntimeError):
-    """The user's script is missing or has failed; the message holds its exit status and last lines."""
+    """The user's script is missing or has failed; the message has its exit status and last lines."""
 
 
 class Scripts:
@@ -67,13 +67,13 @@ class Scripts:
             raise ScriptError(
                 f"S3_object_name: s3://{event.bucket}/{prefix} holds no object; upload the script there"
             )
-        held = self._fetched.get(target, {})
+        fetched = self._fetched.get(target, {})
         where = f"S3_object_name: s3://{event.bucket}/{prefix}"
         paths = {key: _below(where, target, key.removeprefix(prefix)) for key in etags}
         for key, path in paths.items():
-            if held.get(key) != etags[key]:
+            if fetched.get(key) != etags[key]:
                 _fetch_one(storage, event.bucket, key, path)
-        for key in set(held) - set(etags):
+        for key in set(fetched) - set(etags):
             below(target, key.removeprefix(prefix)).unlink(missing_ok=True)
         self._fetched[target] = etags
         return target
@@ -97,10 +97,9 @@ def _fetch_one(storage: Storage, bucket: str, key: str, path: Path) -> None:
 
 
 def run(event: RankEvent, folder: Path, scratch: Path, more: Mapping[str, str]) -> float:
-    """Runs the script to its end; returns the seconds that it took. more: environment variables for it.
+    """Runs the script to its end; returns the seconds that it took. more: additional environment variables.
 
-    Its output goes to the log line by line. Raises ScriptError when it is missing or ends with another
-    status than 0.
+    Its output goes to the log line by line. Raises ScriptError if it is missing or its exit status is not 0.
     """
     script = _below("script", scratch, str(event.script).removeprefix("/tmp/"))  # noqa: S108 - as users write it
     if not script.is_file():
@@ -138,8 +137,8 @@ def run(event: RankEvent, folder: Path, scratch: Path, more: Mapping[str, str]) 
 
 
 def _remedy(last: Iterable[str]) -> str:
-    """What to do about a module that the script has not found; '' where that is not what it ended of."""
-    missing = [found[1] for line in last if (found := _MISSING_MODULE.search(line))]
+    """What to do about a module that the script lacks; '' if that is not why it failed."""
+    missing = [match[1] for line in last if (match := _MISSING_MODULE.search(line))]
     if not missing:
         return ""
     return _NO_TORCH if missing[-1] == "torch" else _NO_MODULE.format(missing[-1])
@@ -148,16 +147,16 @@ def _remedy(last: Iterable[str]) -> str:
 def unmet_requirements(folder: Path) -> list[str]:
     """The lines of the folder's requirements.txt whose package the image lacks or has in another version.
 
-    Lines with an option, a URL or a marker are left out: what they ask for is not known here.
+    Lines with an option, a URL or a marker are ignored: what they ask for is not known here.
     """
     file = folder / "requirements.txt"
     lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
-    asked = (_REQUIREMENT.fullmatch(line.partition("#")[0].strip()) for line in lines)
-    return [found[0] for found in asked if found and not _is_met(folder, found["name"], found["version"])]
+    matches = (_REQUIREMENT.fullmatch(line.partition("#")[0].strip()) for line in lines)
+    return [match[0] for match in matches if match and not _is_met(folder, match["name"], match["version"])]
 
 
 def _is_met(folder: Path, name: str, version: str | None) -> bool:
-    """Whether the script's folder or the image has the package, in that version where one is given."""
+    """Whether the script's folder or the image has the package, in the given version if there is one."""
     from importlib import metadata  # only here, as it would lengthen every cold start
 
     installed = [one.version for one in metadata.distributions(name=name, path=[str(folder), *sys.path])]
@@ -165,7 +164,7 @@ def _is_met(folder: Path, name: str, version: str | None) -> bool:
 
 
 def shield() -> None:
-    """Keeps this process's memory and environment from others of its user, as a script is one: without
+    """Hides this process's memory and environment from other processes of its user, such as a script: without
     PR_SET_DUMPABLE they can neither trace it nor open its /proc/PID/mem (prctl(2), ptrace(2))."""
     if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
@@ -191,7 +190,7 @@ def _environment(event: RankEvent, folder: Path, inherited: Mapping[str, str]) -
 
 
 def info_versions(event: RankEvent, storage: Storage) -> Versions:
-    """ETag and time of {rank}.json in each bucket where the script may write one, None where there is none."""
+    """ETag and time of {rank}.json in each bucket to which the script may write it; None if it is missing."""
     key, versions = f"{event.result_path}/{event.rank}.json", Versions()
     for bucket in dict.fromkeys([event.bucket, event.data_bucket]):
         versions[bucket] = None
@@ -199,15 +198,15 @@ def info_versions(event: RankEvent, storage: Storage) -> Versions:
             versions[bucket] = storage.list_versions(bucket, key).get(key)
         except ObjectError:
             if bucket == event.bucket:
-                raise  # of another bucket the role may read the partitions alone
+                raise  # in another bucket the role may read only the partitions
     return versions
 
 
 def written_info(event: RankEvent, storage: Storage, before: Versions) -> dict[str, Any]:
-    """The rank info that the script itself has written since `before`; {} where it has written none.
+    """The rank info that the script itself has written since `before`; {} if it has written none.
 
-    A value that is not a number within bounds becomes null. It is named in the field
-    left_out, as is a text that is not JSON: a fault in it does not cost the rank what it has computed.
+    A number out of bounds becomes null, and the field left_out names it, as it does an object that is not JSON.
+    Such faults do not cost the rank its result.
     """
     now = info_versions(event, storage)
     bucket = next((bucket for bucket in now if now[bucket] not in (None, before[bucket])), None)
@@ -225,14 +224,14 @@ def written_info(event: RankEvent, storage: Storage, before: Versions) -> dict[s
 
 
 def rank_info(measured: RankInfo, written: Mapping[str, Any]) -> dict[str, Any]:
-    """What the rank has measured, and after that the script's own fields.
+    """What the rank has measured, followed by the script's own fields.
 
-    Summarize and the bill go by the measured ones, so these stay; what the script wrote under their names is
-    kept in `script_values`.
+    Summarize and the cost use the measured fields, so a script cannot replace them; what it wrote under their
+    names is kept in `script_values`.
     """
     info = replace(measured, engine="script").to_json()
     ours = info.keys() - _SCRIPTS_OWN
-    requests = written.get("s3_num_requests")  # which the bill counts
+    requests = written.get("s3_num_requests")  # part of the cost
     if type(requests) is not int or requests < 0:
         ours.add("s3_num_requests")
     others = ours.intersection(written) - {"rank", "run_id"}

@@ -1,4 +1,4 @@
-"""SageMaker's side of the inference container: a partition comes by HTTP, and its redshifts go back.
+"""The inference container as an endpoint of SageMaker: a partition comes by HTTP, its redshifts go back.
 
 GET /ping says that the network is loaded. POST /invocations takes a partition file and answers with CSV or JSON
 lines, whichever `Accept` asks for. GET /execution-parameters tells Batch Transform how to send them.
@@ -35,15 +35,15 @@ from .rank import Rank
 from .sandbox import Host, Sandbox
 
 _MOST_MB = 100  # of a body: the most that Batch Transform sends with a length
-_SILENT_SECONDS = 60  # after which a connection is closed
-_DISCARDED = 1 << 30  # bytes of a refused body that are taken, so that its sender reads why
-_DISCARD_SECONDS = 2  # for the next of them
+_SILENT_SECONDS = 60  # after which a silent connection is closed
+_DISCARDED = 1 << 30  # bytes of a refused body that are still read, so that its sender reads why
+_DISCARD_SECONDS = 2  # of waiting for the next of them
 _BODY = "the request's body"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What SageMaker, or the maker of a model there, sets in the environment."""
+    """Settings that SageMaker, or whoever creates a model there, makes in the environment."""
 
     port: int = 8080
     model_folder: Path = Path("/opt/ml/model")  # where SageMaker unpacks the model that a job brings
@@ -55,22 +55,22 @@ class Settings:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Settings:
-        """Raises ValueError for a value that is no number."""
-        given = environment.get
-        megabytes = int(given("SAGEMAKER_MAX_PAYLOAD_IN_MB") or 0) or _MOST_MB  # 0: sent in chunks
+        """Raises ValueError for a value that should be a number and is not."""
+        get = environment.get
+        megabytes = int(get("SAGEMAKER_MAX_PAYLOAD_IN_MB") or 0) or _MOST_MB  # 0: sent in chunks
         return cls(
-            int(given("SAGEMAKER_BIND_TO_PORT") or 8080),
-            Path(given("SM_MODEL_DIR", "/opt/ml/model")),
+            int(get("SAGEMAKER_BIND_TO_PORT") or 8080),
+            Path(get("SM_MODEL_DIR", "/opt/ml/model")),
             megabytes << 20,
-            given("DEVICE", "cpu"),
-            given("ENGINE", "auto"),
-            given("PRECISION", "auto"),
-            float(given("MAX_BAD_FRACTION", "0.05")),
+            get("DEVICE", "cpu"),
+            get("ENGINE", "auto"),
+            get("PRECISION", "auto"),
+            float(get("MAX_BAD_FRACTION", "0.05")),
         )
 
     @property
     def model(self) -> Path | None:
-        """The model folder that was unpacked, None where nothing was. Raises ValueError for something else."""
+        """The unpacked model folder; None if there is none. Raises ValueError for another kind of folder."""
         if not self.model_folder.is_dir() or not any(self.model_folder.iterdir()):
             return None
         if not (self.model_folder / "config.json").is_file():
@@ -82,7 +82,7 @@ class Settings:
 
 
 class Predictor:
-    """A rank for each partition that is sent, with one network that stays loaded; for one thread at a time."""
+    """Runs a rank for each partition that is sent, with one network that stays loaded. Not thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises ValueError for a model that cannot be loaded, or ObjectError."""
@@ -121,7 +121,7 @@ class Predictor:
 
 
 class _Request(Storage):
-    """A rank's storage for one request: it reads the body and keeps in memory what is written."""
+    """A rank's storage for one request: it reads the request's body and keeps in memory what is written."""
 
     def __init__(self, body: bytes) -> None:
         super().__init__(None)
@@ -139,7 +139,7 @@ class _Request(Storage):
 
 
 class Server(ThreadingHTTPServer):
-    """Answers /ping at any time, and one /invocations after the other."""
+    """Answers /ping at any time, and /invocations one at a time."""
 
     def __init__(self, host: str, settings: Settings, predictor: Predictor) -> None:
         super().__init__((host, settings.port), _Handler)
@@ -148,7 +148,7 @@ class Server(ThreadingHTTPServer):
 
 
 class _Refused(Exception):
-    """A request that cannot be answered: the status, and the sentence that says why."""
+    """A refused request: the status of the response, and a message with the reason."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -167,36 +167,36 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, "text/plain", b"")
         elif path == "/execution-parameters":
             megabytes = self.server.settings.most_bytes >> 20
-            told = {
+            parameters = {
                 "MaxConcurrentTransforms": 1,
                 "BatchStrategy": "SINGLE_RECORD",
                 "MaxPayloadInMB": megabytes,
             }
-            self._send(200, "application/json", json.dumps(told).encode())
+            self._send(200, "application/json", json.dumps(parameters).encode())
         elif path == "/invocations":
             self._refuse(405, "send the partition file by POST")
         else:
-            self._refuse(404, "there are /ping, /execution-parameters and /invocations")
+            self._refuse(404, "not found; the paths are /ping, /execution-parameters and /invocations")
 
     def do_POST(self) -> None:
         try:
             if self.path.partition("?")[0] != "/invocations":
-                raise _Refused(404, "a partition file is sent to /invocations")
+                raise _Refused(404, "send the partition file to /invocations")
             self._send(200, *self._answer())
         except _Refused as refused:
             self._refuse(refused.status, str(refused))
         except (TimeoutError, ConnectionError):
-            raise  # nobody is there to be told
+            raise  # there is nobody left to answer
         except Exception as error:
             print(json.dumps({"message": "fault", "error": type(error).__name__, "cause": str(error)}))
             self._refuse(500, f"{type(error).__name__}: {error}")
 
     def _answer(self) -> tuple[str, bytes]:
-        """The type of the answer, and the answer. Raises _Refused."""
-        asked = self.headers.get("Accept", "*/*")
-        kind = answers.chosen(asked)
+        """The content type and the body of the response. Raises _Refused."""
+        accept = self.headers.get("Accept", "*/*")
+        kind = answers.chosen(accept)
         if kind is None:
-            raise _Refused(406, f"Accept: {asked[:80]!r} cannot be given; ask for {answers.OFFERED}")
+            raise _Refused(406, f"Accept: {accept[:80]!r} is not available; ask for {answers.OFFERED}")
         with self.server.one_at_a_time:  # so that one body is in memory, too
             try:
                 coding, length = self.headers.get("Transfer-Encoding"), self.headers.get("Content-Length")
@@ -214,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._discard()
 
     def _discard(self) -> None:
-        """Takes what is left of the body: a client that still sends would not read the answer otherwise."""
+        """Reads the rest of the body: a client that is still sending would otherwise not read the answer."""
         left = _DISCARDED
         with suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
@@ -232,7 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """A line for each request but SageMaker's pings, which come every few seconds."""
+        """Logs each request except SageMaker's pings, which come every few seconds."""
         if self.path != "/ping":
             print(json.dumps({"message": "request", "told": format % args}), flush=True)
 

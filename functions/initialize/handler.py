@@ -15,10 +15,10 @@ _s3 = boto3.client("s3")
 
 
 def _concurrency() -> int:
-    """The executions that may run at once: of the deployment where it says so, else of the account."""
-    named = os.environ.get("MAX_CONCURRENCY")
-    if named:
-        return int(named)
+    """How many executions may run at once: the deployment's limit if it has one, otherwise the account's."""
+    configured = os.environ.get("MAX_CONCURRENCY")
+    if configured:
+        return int(configured)
     limits = boto3.client("lambda").get_account_settings()["AccountLimit"]
     return int(limits["UnreservedConcurrentExecutions"])
 
@@ -44,7 +44,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         memory_mb=int(os.environ.get("INFERENCE_MEMORY_MB", 0)),
     )
     planned = start(_s3, event["payload"], event["run_id"], event["started"], deployed)
-    told = (
+    logged = (
         "run_id",
         "result_path",
         "world_size",
@@ -54,5 +54,5 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         "backend",
         "notes",
     )
-    print(json.dumps({"message": "run planned", **{name: planned[name] for name in told}}))
+    print(json.dumps({"message": "run planned", **{name: planned[name] for name in logged}}))
     return planned

@@ -1,9 +1,10 @@
 """The payload against payload.schema.json: every fault at once, before anything is started.
 
-Of JSON Schema this knows what that file uses: type, enum, items, uniqueItems, pattern, minimum, maximum,
-default, required, dependentRequired, additionalProperties; a field of type integer or number that may also be a
-string is turned into the number. A schema counts characters and S3 bytes of UTF-8: x-most-bytes, of a key's
-1,024 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html), leaves room for what is added.
+This implements the part of JSON Schema that the file uses: type, enum, items, uniqueItems, pattern, minimum,
+maximum, default, required, dependentRequired, additionalProperties. A string in a field that may also be an
+integer or a number is converted to the number. JSON Schema counts characters, but S3 counts bytes of UTF-8:
+x-most-bytes leaves room for what is appended within the 1,024 bytes of a key
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html).
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ def schema() -> dict[str, Any]:
 
 
 def defaults() -> dict[str, Any]:
-    """The fields that a payload may leave out and that have a value all the same."""
+    """The default values of the optional fields."""
     return {name: rule["default"] for name, rule in schema()["properties"].items() if "default" in rule}
 
 
 def resolve(payload: object) -> dict[str, Any]:
     """The payload with numbers as numbers, folders without a closing slash, and every default filled in.
 
-    A folder that ends in /_READY, the key of the object that announces it, is meant without.
+    /_READY at the end of a folder, the key of the object that announces it, is removed.
 
     Raises PayloadError.
     """
@@ -86,7 +87,7 @@ def resolve(payload: object) -> dict[str, Any]:
 
 
 def _script_faults(resolved: dict[str, Any]) -> list[str]:
-    """A script is in the folder that is fetched with it, and its names become files: no schema says that."""
+    """Faults that the schema cannot express: a script is in its folder, and the names can be file names."""
     folder, script = resolved.get("S3_object_name"), resolved.get("script")
     faults = [
         f"{name}: {_shown(value)} is not allowed; give names of at most {_LONGEST_NAME} bytes, as files have"
@@ -118,7 +119,7 @@ def _value(value: object, rule: dict[str, Any]) -> object:
             return value.rstrip("/").removesuffix(READY)
         value = float(value) if "number" in types else int(value)
     if isinstance(value, float) and value.is_integer() and "integer" in types:
-        value = int(value)  # as JSON Schema counts 11.0
+        value = int(value)  # 11.0 is an integer in JSON Schema
     known = any(isinstance(value, _TYPES[t]) for t in types) and (
         isinstance(value, bool) == (types == ["boolean"])
     )
@@ -129,7 +130,10 @@ def _value(value: object, rule: dict[str, Any]) -> object:
 
 
 def _chosen(value: object, rule: dict[str, Any]) -> list[str]:
-    """Some of a few texts, each once, in the order of the schema; the first of them is always meant."""
+    """The chosen strings, in the order of the schema; its first one is always included.
+
+    Raises ValueError for unknown and for repeated ones.
+    """
     names = value.split(",") if isinstance(value, str) else value
     known: list[str] = rule["items"]["enum"]
     _accept(value, isinstance(names, list) and all(isinstance(name, str) and name in known for name in names))
@@ -151,11 +155,11 @@ def _allowed(rule: dict[str, Any]) -> str:
 def _shown(value: object) -> str:
     try:
         return cut(json.dumps(value, default=str, ensure_ascii=False))
-    except (ValueError, RecursionError):  # a whole number of thousands of digits, or lists in lists in lists
+    except (ValueError, RecursionError):  # a whole number of thousands of digits, or deeply nested lists
         return f"a value of type {type(value).__name__}"
 
 
 def cut(text: str) -> str:
-    """A text from outside in a message: short, without characters that a terminal would obey or not show."""
+    """Foreign text for a message: shortened, with unprintable and control characters escaped."""
     short = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "…"
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in short)

@@ -14,16 +14,16 @@ from .contract.run_records import Run
 from .contract.s3 import repeated
 from .payload import READY, cut
 
-_MOST_NAMES = 5  # of files, for each reason why they are not taken
+_MOST_NAMES = 5  # of files, for each reason why they are left out
 STAGE = ".partial"
-"""Folder in which a new set of partitions waits until it is complete, below the one that it is for."""
+"""Subfolder of the target folder in which a new set of partitions waits until it is complete."""
 MOVING = f"{STAGE}/moving"
-"""There while a set is being put in its place: what lies there is a part of one, for as long."""
-_OURS = (READY.strip("/"), "photometry.json", "stamps.png")  # beside the partitions, by our own commands
+"""Exists while a set is moved to its folder, which holds only part of the set until then."""
+_OURS = (READY.strip("/"), "photometry.json", "stamps.png")  # next to the partitions, by our own commands
 
 
 class PlanError(ValueError):
-    """The data and the payload do not go together; the message says why and what to do."""
+    """The data and the payload do not fit together; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +36,23 @@ class PartitionFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies in a folder of partitions: what a run takes, in natural order, and the rest by the reason.
+    """A folder of partitions: the files that a run reads, in natural order, and {reason: files left out}.
 
-    is_part: whether the set is incomplete, because the command that writes it still runs or was cut off.
+    is_part: whether the set is incomplete, because the command that writes it still runs or was interrupted.
     """
 
     files: list[PartitionFile]
-    not_taken: dict[str, list[str]]
+    left_out: dict[str, list[str]]
     is_part: bool = False
 
     def note(self, place: str) -> str | None:
-        """A sentence that counts and names what a run does not take of `place`; None if that is nothing."""
-        count = sum(map(len, self.not_taken.values()))
+        """A sentence that counts and names the files in `place` that a run leaves out; None without any."""
+        count = sum(map(len, self.left_out.values()))
         if not count:
             return None
-        reasons = "; ".join(f"{reason}: {_named(names)}" for reason, names in sorted(self.not_taken.items()))
-        return f"{count:,} {'file is' if count == 1 else 'files are'} not taken of {place} ({reasons})"
+        reasons = "; ".join(f"{reason}: {_named(names)}" for reason, names in sorted(self.left_out.items()))
+        files, are = ("file", "is") if count == 1 else ("files", "are")
+        return f"{count:,} {files} in {place} {are} left out ({reasons})"
 
 
 def natural(key: str) -> list[tuple[int, int | str]]:
@@ -59,15 +60,15 @@ def natural(key: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", key)]
 
 
-def partitions_among(found: Iterable[PartitionFile], start: int) -> Listing:
-    """What a run takes of the files in a folder, nested ones too; `start`: where keys continue below it.
+def partitions_among(listed: Iterable[PartitionFile], start: int) -> Listing:
+    """Chooses the partitions among a folder's files, nested ones too; `start`: the length of the folder's key.
 
-    It takes what ends in .pt, unless it is empty, or hidden like macOS's ._1.pt.
+    A run reads files that end in .pt, except empty ones and hidden ones such as macOS's ._1.pt.
     """
     files: list[PartitionFile] = []
-    not_taken: dict[str, list[str]] = {}
+    left_out: dict[str, list[str]] = {}
     is_part = False
-    for file in sorted(found, key=lambda file: natural(file.key)):
+    for file in sorted(listed, key=lambda file: natural(file.key)):
         name = file.key[start:]
         if name in _OURS or not name or name.endswith("/"):  # folders, as S3's console makes them
             continue
@@ -76,15 +77,15 @@ def partitions_among(found: Iterable[PartitionFile], start: int) -> Listing:
         if reason is None:
             files.append(file)
         else:
-            not_taken.setdefault(reason, []).append(name)
-    return Listing(files, not_taken, is_part)
+            left_out.setdefault(reason, []).append(name)
+    return Listing(files, left_out, is_part)
 
 
 def part_of_a_set(place: str) -> str:
-    """The sentence that refuses a folder of which a listing says that it is_part."""
+    """The message that refuses a folder whose Listing has is_part."""
     return (
-        f"{place} holds a part of a set of partitions: the command that writes it still runs, or was cut off; "
-        "wait until it has ended, or give the same command again, which finishes it"
+        f"{place} holds an incomplete set of partitions: the command that writes it still runs or was "
+        "interrupted; wait until it ends, or give the same command again to complete the set"
     )
 
 
@@ -102,10 +103,10 @@ def _named(names: list[str]) -> str:
 
 
 def list_partitions(s3: Any, bucket: str, prefix: str) -> Listing:
-    """What lies under the prefix, however much it is.
+    """The partitions under the prefix.
 
-    Raises PlanError for a bucket that does not exist or may not be read, and for a prefix without partitions or
-    with a part of a set.
+    Raises PlanError for a bucket that does not exist or may not be read, and for a prefix with no partitions or
+    with an incomplete set.
     """
 
     def listed() -> list[PartitionFile]:
@@ -113,36 +114,36 @@ def list_partitions(s3: Any, bucket: str, prefix: str) -> Listing:
         return [PartitionFile(o["Key"], o["Size"]) for page in pages for o in page.get("Contents", [])]
 
     try:
-        found = repeated(listed)
+        objects = repeated(listed)
     except s3.exceptions.ClientError as error:
         code = error.response["Error"]["Code"]
         raise PlanError(
             f"data_bucket: {bucket} cannot be listed ({code}); give a bucket that exists and that this "
             "deployment may read"
         ) from error
-    listing = partitions_among(found, len(prefix) + 1)
+    listing = partitions_among(objects, len(prefix) + 1)
     if listing.is_part:
         raise PlanError(f"data_prefix: {part_of_a_set(f's3://{bucket}/{prefix}/')}")
     if not listing.files:
         note = listing.note("it")
         raise PlanError(
-            f"data_prefix: s3://{bucket}/{prefix}/ holds no .pt file among its {len(found)} objects; upload "
+            f"data_prefix: s3://{bucket}/{prefix}/ holds no .pt file among its {len(objects)} objects; upload "
             "partitions there or correct the prefix" + (f"; {note}" if note else "")
         )
     return listing
 
 
 def deal(files: list[PartitionFile], world_size: int) -> list[list[PartitionFile]]:
-    """Files for each rank, balanced by bytes: the largest file left goes to the rank with least so far.
+    """Files for each rank, balanced by bytes: the largest remaining file goes to the rank with least so far.
 
     There are never more ranks than files. One rank per file keeps the natural order. Raises PlanError for more
-    ranks than MOST_RANKS.
+    than MOST_RANKS ranks.
     """
     world_size = min(world_size, len(files))
     if world_size > MOST_RANKS:
         raise PlanError(
-            f"world_size: {len(files)} partition files would be {world_size} ranks, of which one run has "
-            f"{MOST_RANKS} at most; give a world_size up to that, and a rank reads several files"
+            f"world_size: {world_size} ranks for {len(files)} partition files are more than the {MOST_RANKS} "
+            f"of one run; give a world_size of at most {MOST_RANKS}, and each rank reads several files"
         )
     if world_size == len(files):
         return [[file] for file in files]
@@ -156,7 +157,7 @@ def deal(files: list[PartitionFile], world_size: int) -> list[list[PartitionFile
 
 
 def data_map(hands: Iterable[list[PartitionFile]]) -> dict[str, str | list[str]]:
-    """rank -> key, or list of keys where a rank has several, as run.json and payload.json carry it."""
+    """{rank: key, or list of keys if it has several}, as in run.json and payload.json."""
     return {
         str(rank): hand[0].key if len(hand) == 1 else [file.key for file in hand]
         for rank, hand in enumerate(hands)

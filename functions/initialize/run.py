@@ -38,9 +38,9 @@ _MAY_CHANGE_ON_RESUME = (
 
 @dataclass(frozen=True)
 class Deployed:
-    """What this deployment allows. concurrency: ranks that can run at once; is_running: whether an execution
-    runs, by its name; memory_mb: of the inference function, 0 where that is not known; has_rendezvous: whether
-    there is a host on which ranks find each other; has_batch: whether ranks may be jobs of AWS Batch."""
+    """What this deployment allows. concurrency: how many ranks can run at once; is_running: whether the
+    execution of a name runs; memory_mb: of the inference function, 0 if unknown; has_rendezvous: whether there
+    is a host through which ranks find each other; has_batch: whether ranks may be jobs of AWS Batch."""
 
     allow_scripts: bool
     has_redis: bool
@@ -52,7 +52,7 @@ class Deployed:
 
 
 def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deployed) -> dict[str, Any]:
-    """Writes run.json, manifest.json and the run's key and returns what the state machine carries on.
+    """Writes run.json, manifest.json and the run's key; returns what the state machine passes on.
 
     Raises PayloadError and PlanError before anything is written.
     """
@@ -62,7 +62,7 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     earlier, version = _earlier(s3, resolved, run_id, deployed)
     run = _resumed(earlier, resolved) if resume else _planned(s3, resolved, run_id, started)
     ranks: Sequence[int] = _missing(s3, run) if resume else range(run.world_size)
-    # More than can run would be throttled, tried again, and start in any order.
+    # Lambda would throttle more than can run at once; they would be tried again, and start in any order.
     most = run.world_size if run.on_batch else deployed.concurrency()
     at_once = min(resolved.get("max_concurrency", run.world_size), most)
     if run.on_batch:
@@ -83,10 +83,10 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     _claim(s3, resolved, run, version)
     key = f".cosmicai/{run.run_id}/key"
     s3.put_object(Bucket=bucket, Key=key, Body=secrets.token_bytes(_KEY_BYTES))
-    # The job with the index i of an array computes the event i.
+    # The job with index i of an array computes event i.
     events = rank_events(run, ranks if run.on_batch else _in_order(ranks, channel))
     put_json(s3, bucket, f"{folder}/manifest.json", [event.to_json() for event in events])
-    if "script" in resolved and not resume:  # such scripts read it there
+    if "script" in resolved and not resume:  # historic scripts read it there
         put_json(s3, bucket, "payload.json", _for_scripts(resolved, run))
     return {
         "run_id": run.run_id,
@@ -110,7 +110,7 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
 def _earlier(
     s3: Any, payload: dict[str, Any], run_id: str, deployed: Deployed
 ) -> tuple[Run | None, str | None]:
-    """run.json of an earlier run at the result path and its ETag. Raises PayloadError where that still runs."""
+    """run.json of an earlier run at the result path, and its ETag. Raises PayloadError if that still runs."""
     key = f"{payload['result_path']}/run.json"
     try:
         body, version = read(s3, payload["bucket"], key)
@@ -124,15 +124,15 @@ def _earlier(
     try:
         run = Run.from_json(json.loads(body))
     except (ValueError, RecursionError):
-        return None, version  # nothing of ours
+        return None, version  # not written by Initialize
     other = run.execution or run.run_id
     if other != run_id and deployed.is_running(other):
-        raise _taken(payload, f"the run {other}")
+        raise _in_use(payload, f"the run {other}")
     return run, version
 
 
 def _claim(s3: Any, payload: dict[str, Any], run: Run, version: str | None) -> None:
-    """Writes run.json unless another execution has done so meanwhile: of two at once, one continues."""
+    """Writes run.json unless another execution has just done so: of two at once, only one continues."""
     body = json.dumps(run.to_json(), indent=1).encode()
     key = f"{payload['result_path']}/run.json"
     condition = {"If-None-Match": "*"} if version is None else {"If-Match": version}
@@ -143,21 +143,21 @@ def _claim(s3: Any, payload: dict[str, Any], run: Run, version: str | None) -> N
             raise
         held, _ = read(s3, payload["bucket"], key)
         if held != body:  # else it is ours: only S3's answer was lost, and the request repeated
-            raise _taken(payload, "another run") from error
+            raise _in_use(payload, "another run") from error
 
 
-def _taken(payload: dict[str, Any], by: str) -> PayloadError:
+def _in_use(payload: dict[str, Any], user: str) -> PayloadError:
     return PayloadError(
-        f"result_path: {by} writes to s3://{payload['bucket']}/{payload['result_path']}; give another "
+        f"result_path: {user} writes to s3://{payload['bucket']}/{payload['result_path']}; give another "
         "result_path, or wait until it has ended"
     )
 
 
 def _in_order(ranks: Sequence[int], channel: str) -> list[int]:
-    """The order in which ranks are started: who waits for others' metrics starts behind them.
+    """The order in which ranks are started: a rank that waits for others' metrics starts after them.
 
-    Where all run at once, a rank whose children are the next FANOUT - 1 starts just behind these. Where they do
-    not, or messages wait in a store anyway, everybody starts behind all children.
+    If all run at once, a rank whose children are the next FANOUT - 1 starts right after these. Otherwise, or if
+    messages wait in a store anyway, every rank starts after all its children.
     """
     if channel == "direct":
         return sorted(ranks, key=lambda rank: (rank // FANOUT, (rank - 1) % FANOUT))
@@ -165,7 +165,7 @@ def _in_order(ranks: Sequence[int], channel: str) -> list[int]:
 
 
 def _check(payload: dict[str, Any], deployed: Deployed) -> None:
-    """What is allowed in a payload, but not in this deployment: all of it at once."""
+    """Raises PayloadError for all that the payload asks for but this deployment does not have."""
     faults = []
     if "script" in payload and not deployed.allow_scripts:
         faults.append(
@@ -186,21 +186,23 @@ def _check(payload: dict[str, Any], deployed: Deployed) -> None:
         raise PayloadError("; ".join(faults))
 
 
-def _collectives(asked: str, world_size: int, resume: bool, at_once: int, deployed: Deployed) -> dict[str, Any]:
-    """The channel that the ranks use and, where it is another than the one asked for, why."""
-    if resume and asked != "none":
-        return {"channel": "none", "reason": "the ranks that are missing cannot reduce with those that ended"}
-    if asked in ("direct", "redis"):
+def _collectives(
+    requested: str, world_size: int, resume: bool, at_once: int, deployed: Deployed
+) -> dict[str, Any]:
+    """The channel that the ranks use and, if it is not the requested one, the reason."""
+    if resume and requested != "none":
+        return {"channel": "none", "reason": "missing ranks cannot reduce with ranks that have already ended"}
+    if requested in ("direct", "redis"):
         if world_size == 1:
-            return {"channel": "s3", "reason": "one rank has no other to meet"}
+            return {"channel": "s3", "reason": "a single rank has no other to connect to"}
         if at_once < world_size:
             return {
                 "channel": "s3",
-                "reason": f"{world_size} ranks, of which {at_once} can run at once: messages wait in S3",
+                "reason": f"only {at_once} of {world_size} ranks can run at once, so messages wait in S3",
             }
-    if asked == "direct" and not deployed.has_rendezvous:
+    if requested == "direct" and not deployed.has_rendezvous:
         return {"channel": "s3", "reason": "this deployment has no rendezvous host"}
-    return {"channel": asked}
+    return {"channel": requested}
 
 
 def _children(run: Run, deployed: Deployed) -> dict[str, str]:
@@ -230,25 +232,25 @@ def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str) -> Run
         files=len(files),
         bytes=sum(file.size for file in files),
         bytes_per_rank=[sum(file.size for file in hand) for hand in hands],
-        not_taken={reason: len(names) for reason, names in listing.not_taken.items()},
+        not_taken={reason: len(names) for reason, names in listing.left_out.items()},
         notes=[note for note in notes if note],
     )
 
 
-def _idle(asked: int, files: int) -> str | None:
-    if asked <= files:
+def _idle(world_size: int, files: int) -> str | None:
+    if world_size <= files:
         return None
-    return f"world_size is {asked}, but there are only {files} partition files: {files} ranks run"
+    return f"world_size is {world_size}, but there are only {files} partition files: {files} ranks run"
 
 
 def _unbounded(payload: dict[str, Any]) -> str | None:
     if payload.get("backend") != "batch" or "max_concurrency" not in payload:
         return None
-    return "max_concurrency has no effect on AWS Batch: batch.max_vcpus of the tfvars bounds the ranks at once"
+    return "max_concurrency has no effect on AWS Batch: batch.max_vcpus in the tfvars limits the ranks at once"
 
 
 def _for_scripts(payload: dict[str, Any], run: Run) -> dict[str, Any]:
-    """payload.json, with as many ranks as there are: scripts wait for all others."""
+    """payload.json, with the actual number of ranks, since scripts wait for all the others."""
     return {**payload, "world_size": run.world_size, "data_map": run.data_map}
 
 
@@ -258,7 +260,7 @@ def _resumed(run: Run | None, payload: dict[str, Any]) -> Run:
             f"resume: there is no run at s3://{payload['bucket']}/{payload['result_path']}; "
             "start it without resume"
         )
-    before = {**defaults(), **run.payload}  # an earlier version did not know every field
+    before = {**defaults(), **run.payload}  # a run of an earlier version lacks newer fields
     changed = [
         name
         for name in {**payload, **before}
@@ -274,7 +276,7 @@ def _resumed(run: Run | None, payload: dict[str, Any]) -> Run:
 
 
 def _missing(s3: Any, run: Run) -> list[int]:
-    """Ranks without a result of this very run."""
+    """Ranks without a result of this run."""
     bucket, folder = run.payload["bucket"], run.payload["result_path"]
 
     def unfinished(rank: int) -> bool:

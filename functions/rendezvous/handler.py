@@ -1,7 +1,7 @@
 """AWS Lambda's entry point of Rendezvous: starts and watches the host on which ranks find each other.
 
 The host is an EC2 instance of this deployment (INSTANCE_ID), or one that somebody else runs (ADDRESS), which is
-only watched. Several runs share it, and a run that follows soon finds it running: it stops by itself when no
+only watched. Several runs share it, and the next run may find it still running: it stops by itself when no
 ranks have met for a while.
 """
 
@@ -23,18 +23,18 @@ class NotHealthy(Exception):
 
 
 class Host:
-    """instance_id: of the EC2 instance, None for a host of somebody else's at `address` (HOST:PORT)."""
+    """instance_id: of the EC2 instance; None for somebody else's host at `address` (HOST:PORT)."""
 
     def __init__(self, instance_id: str | None, address: str, port: int) -> None:
         self._instance, self._address, self._port = instance_id, address, port
 
     @classmethod
     def of_environment(cls) -> Host:
-        given = os.environ
-        return cls(given.get("INSTANCE_ID"), given.get("ADDRESS", ""), int(given["PORT"]))
+        environment = os.environ
+        return cls(environment.get("INSTANCE_ID"), environment.get("ADDRESS", ""), int(environment["PORT"]))
 
     def start(self) -> dict[str, Any]:
-        """Idempotent: a host that runs keeps running. Raises ClientError while it is still stopping."""
+        """Starts the host unless it runs already. Raises ClientError while it is still stopping."""
         if self._instance is not None:
             boto3.client("ec2").start_instances(InstanceIds=[self._instance])
         return {"started": self._instance is not None}
@@ -45,8 +45,8 @@ class Host:
         return {"address": address, "health": health(address)}
 
     def _public_address(self) -> str:
-        found = boto3.client("ec2").describe_instances(InstanceIds=[self._instance])
-        instance = found["Reservations"][0]["Instances"][0]
+        answer = boto3.client("ec2").describe_instances(InstanceIds=[self._instance])
+        instance = answer["Reservations"][0]["Instances"][0]
         state, address = instance["State"]["Name"], instance.get("PublicIpAddress")
         if state != "running" or not address:
             raise NotHealthy(f"the rendezvous host {self._instance} is {state}, without a public address yet")
@@ -60,12 +60,12 @@ def health(address: str) -> dict[str, Any]:
         with socket.create_connection((host, int(port)), _SECONDS) as connection:
             connection.sendall(_HEALTH)
             with connection.makefile() as lines:
-                found: Any = json.loads(lines.readline(4096))
+                answer: Any = json.loads(lines.readline(4096))
     except (OSError, ValueError) as error:
         raise NotHealthy(f"the rendezvous host at {address} does not answer: {error}") from error
-    if not isinstance(found, dict) or not found.get("healthy"):
-        raise NotHealthy(f"the rendezvous host at {address} says {found}")
-    return found
+    if not isinstance(answer, dict) or not answer.get("healthy"):
+        raise NotHealthy(f"the rendezvous host at {address} is not healthy, it answers {answer}")
+    return answer
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
@@ -73,10 +73,10 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     host = Host.of_environment()
     match event["action"]:
         case "start":
-            done = host.start()
+            answer = host.start()
         case "status":
-            done = host.status()
+            answer = host.status()
         case other:
             raise ValueError(f"action: {other!r} is neither start nor status")
-    print(json.dumps({"message": f"rendezvous {event['action']}", "execution": event["execution"], **done}))
-    return done
+    print(json.dumps({"message": f"rendezvous {event['action']}", "execution": event["execution"], **answer}))
+    return answer

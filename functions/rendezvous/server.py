@@ -1,19 +1,20 @@
 """Rendezvous host: tells two ranks behind NATs each other's public address, or carries their bytes.
 
-Standard library of Python 3.9 and newer, and one file, so that it fits the user data of an EC2 instance. One
-TCP port; what a client sends first decides, in one segment of fewer than 100 bytes:
+Standard library of Python 3.9 or newer, and one file, so that it fits into the user data of an EC2 instance.
+One TCP port; a client's first segment, of fewer than 100 bytes, decides what it gets:
 
 NAME            TCPunch's protocol (https://github.com/spcl/TCPunch): the host answers at once with the client's
-                own address as 8 bytes (IPv4 and port in network order, two bytes of padding) and, when a second
-                client brings the name, sends each the other's, and closes.
-0x02 ROLE NAME  the same between the two roles L and H alone; a newer client of a role takes the place of an
-                older one, so that a rank that tries again never meets itself.
+                own address as 8 bytes (IPv4 and port in network order, two bytes of padding). When a second
+                client sends the same name, the host sends each the other's address, and closes.
+0x02 ROLE NAME  the same, but only between the roles L and H; a newer client of a role replaces an older one, so
+                that a rank that tries again never meets itself.
 0x03 ROLE NAME  a relay between the two roles, for clients that know the host's relay key. The host sends
-                frames: two bytes of length in network order and that many bytes. The first is a challenge of 16
-                bytes. The client answers with HMAC-SHA256(relay key, 0x03 ROLE NAME challenge). The second is
-                one byte 0x01, once both are there. What either client sends from then on goes to the other in
-                frames. A frame of length 0 ends it: one byte says why (End), eight the limit that was reached.
-0x01            health: one line of JSON with the counters, then the end.
+                frames: two bytes of length in network order, then the content. The first frame is a challenge
+                of 16 bytes. The client answers with HMAC-SHA256(relay key, 0x03 ROLE NAME challenge). The
+                second frame is one byte 0x01, once both are there. What either client sends from then on goes
+                to the other in frames. After a frame of length 0, which ends the relay, one byte says why (End)
+                and eight bytes give the limit that was reached.
+0x01            health: one line of JSON with the counters; then the host closes.
 
 Run: python server.py [--port 10000] [--relay-key-file FILE] [--idle-exit SECONDS]; --help lists the limits.
 SIGTERM and SIGINT end it.
@@ -41,19 +42,16 @@ from typing import Any
 VERSION = 2
 NAME_LIMIT = 100  # bytes, TCPunch's
 HEALTH, PAIR, RELAY = b"\x01", b"\x02", b"\x03"
-KEY_BYTES = 32  # that a relay key has at least
+KEY_BYTES = 32  # the least length of a relay key
 _ROLES = {b"L": b"H", b"H": b"L"}
-_OF_RANKS = re.compile(
-    rb"[0-9]_[0-9]+\Z"
-)  # how FMI's names end; two scanners that say the same are a pair, too
+# The end of FMI's names; two port scanners that send the same bytes are a pair, too.
+_OF_RANKS = re.compile(rb"[0-9]_[0-9]+\Z")
 _PROOF = 32  # bytes of HMAC-SHA256
-_CHUNK = 1 << 14  # bytes that are read at once in a relay, and that may wait for their reader
-_READ_AHEAD = 1 << 12  # bytes that asyncio holds of what was not read, about
-_KERNEL_BUFFER = (
-    1 << 14
-)  # bytes asked of the kernel for each direction of a relay's socket; Linux takes twice that
-_CANCEL_SECONDS = 0.1  # for a task to end before it is cancelled again
-LINGER_SECONDS = 2.0  # for a client to read why its relay has ended
+_CHUNK = 1 << 14  # bytes that a relay reads at once, and that may wait for their reader
+_READ_AHEAD = 1 << 12  # about the number of unread bytes that asyncio buffers
+_KERNEL_BUFFER = 1 << 14  # bytes of each direction of a relay's socket; Linux doubles them
+_CANCEL_SECONDS = 0.1  # that a task has to end before it is cancelled again
+LINGER_SECONDS = 2.0  # that a client has to read why its relay has ended
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
 _GONE = (OSError, EOFError, asyncio.TimeoutError)  # before Python 3.11 TimeoutError was another class
 
@@ -72,31 +70,30 @@ class End(enum.IntEnum):
     RELAY_STALL_SECONDS = 9
 
 
-def _limit(default: float, told: str) -> Any:
-    return field(default=default, metadata={"help": told})
+def _limit(default: float, meaning: str) -> Any:
+    return field(default=default, metadata={"help": meaning})
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Each is an option of the command line."""
+    """The host's limits. Each is an option of the command line."""
 
     clients: int = _limit(8_000, "clients at once")
     clients_per_address: int = _limit(4_096, "clients at once from one address")
-    name_seconds: float = _limit(
-        15.0, "for a client to send its name"
-    )  # on a lossy line TCP may send it thrice
-    wait_seconds: float = _limit(120.0, "for a partner to come")
+    # On a lossy line TCP may have to send a name three times.
+    name_seconds: float = _limit(15.0, "seconds in which a client must send its name")
+    wait_seconds: float = _limit(120.0, "seconds that a client waits for its partner")
     relays: int = _limit(256, "relays at once")
-    relays_per_address: int = _limit(64, "relays at once to which one address belongs")
+    relays_per_address: int = _limit(64, "relays at once in which one address takes part")
     relay_bytes: int = _limit(4 << 20, "bytes through one relay in one direction")
     relay_bytes_per_hour: int = _limit(256 << 20, "bytes through all relays in an hour")
-    relay_idle_seconds: float = _limit(900.0, "that a relay may carry nothing")
-    relay_stall_seconds: float = _limit(20.0, "that bytes in a relay may wait for their reader")
+    relay_idle_seconds: float = _limit(900.0, "seconds after which a relay without traffic ends")
+    relay_stall_seconds: float = _limit(20.0, "seconds that bytes in a relay may wait for their reader")
 
 
 @dataclass
 class Counters:
-    """Since the start; `clients` and `relays` are now."""
+    """Counts since the start, but `clients` and `relays` are the current numbers."""
 
     clients: int = 0
     accepted: int = 0
@@ -115,7 +112,7 @@ class Counters:
 
 @dataclass(eq=False)
 class _Client:
-    """A client that has sent its name; `partner` is set by the one that comes later and finds it waiting."""
+    """A client that has sent its name; `partner` is set by the later client that finds it waiting."""
 
     address: tuple[str, int]
     reader: asyncio.StreamReader
@@ -129,10 +126,10 @@ class _Client:
         self.writer.write(len(data).to_bytes(2, "big") + data)
 
     async def part(self, end: End, value: float) -> None:
-        """Tells it why its relay ends, and waits until it has closed its side, but not for long.
+        """Sends the client the reason why its relay ends, and waits briefly until it has closed its side.
 
         What it still sends is read and dropped: the kernel would answer unread bytes with a reset, and the
-        client would lose what is on its way to it.
+        client would lose the reason that is on its way.
         """
         with suppress(*_GONE):
             self.writer.write(b"\0\0" + struct.pack("!BQ", end, int(value)))
@@ -142,9 +139,9 @@ class _Client:
 
 
 class Rendezvous:
-    """The host's state; nothing outlives the connection that it belongs to, but counters.
+    """The host's state. Only the counters outlive the connection that they come from.
 
-    relay_key: what clients must know for a relay; None: relays for nobody.
+    relay_key: the key that clients must know for a relay; None: the host relays for nobody.
     """
 
     def __init__(self, limits: Limits = Limits(), relay_key: bytes | None = None) -> None:
@@ -159,13 +156,13 @@ class Rendezvous:
 
     @property
     def idle_seconds(self) -> float:
-        """Since two ranks met or their relay ended; 0 while there is a relay. Other clients are no reason to
-        stay: they may be scanners.
+        """Seconds since two ranks met or their relay ended; 0 while there is a relay. Other clients do not
+        count, since they may be port scanners.
         """
         return 0.0 if self.counters.relays else time.monotonic() - self._last_pair
 
     def health(self) -> dict[str, object]:
-        """What the health line says."""
+        """The content of the health line."""
         return {
             "healthy": True,
             "version": VERSION,
@@ -176,7 +173,7 @@ class Rendezvous:
         }
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serves a client in a task of its own; asyncio's would be logged in other ways in each version."""
+        """Serves a client in our own task: each version of asyncio logs the faults of its tasks differently."""
         task = asyncio.ensure_future(self.serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._served)
@@ -184,14 +181,14 @@ class Rendezvous:
     def _served(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log("a client was not served", error=repr(task.exception()))
+            log("serving a client failed", error=repr(task.exception()))
 
     async def close(self) -> None:
-        """Ends all clients."""
+        """Ends the connections of all clients."""
         await _cancelled(*self._tasks)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One client, from its connection to its end; no fault of it reaches another."""
+        """Serves one client from its connection to its end; its faults do not reach other clients."""
         address = writer.get_extra_info("peername")
         limits = self._limits
         full = self.counters.clients >= limits.clients
@@ -254,17 +251,17 @@ class Rendezvous:
             client.ended.set()
 
     async def _admitted(self, client: _Client, first: bytes) -> End | None:
-        """Why a client may not relay; None where it has proven that it knows the relay key."""
+        """Why a client may not relay; None if it has proven that it knows the relay key."""
         if self._relay_key is None:
             return End.NO_KEY
         challenge = os.urandom(16)
         client.send(challenge)
         proof = await asyncio.wait_for(client.reader.readexactly(_PROOF), self._limits.name_seconds)
-        right = hmac.digest(self._relay_key, first + challenge, "sha256")
-        return None if hmac.compare_digest(proof, right) else End.WRONG_KEY
+        expected = hmac.digest(self._relay_key, first + challenge, "sha256")
+        return None if hmac.compare_digest(proof, expected) else End.WRONG_KEY
 
     async def _meet(self, client: _Client, theirs: bytes, ours: bytes) -> tuple[_Client | None, bool]:
-        """The partner under the name, and whether it came later; None if none comes, or this client leaves."""
+        """The partner of the same name, and whether it came later; None if none comes or this client leaves."""
         other = self._waiting.pop(theirs, None)
         if other is not None and not other.partner.done():
             self.counters.paired += 1
@@ -280,13 +277,13 @@ class Rendezvous:
         gone = asyncio.ensure_future(client.reader.read(1))
         either: set[asyncio.Future[Any]] = {client.partner, gone}
         try:
-            done, _ = await asyncio.wait(
+            ended, _ = await asyncio.wait(
                 either, timeout=self._limits.wait_seconds, return_when=asyncio.FIRST_COMPLETED
             )
-            if client.partner in done:
+            if client.partner in ended:
                 return client.partner.result(), True
-            self.counters.left += bool(done)
-            self.counters.expired += not done
+            self.counters.left += bool(ended)
+            self.counters.expired += not ended
             return None, True
         finally:
             await _cancelled(gone)
@@ -296,7 +293,7 @@ class Rendezvous:
                 del self._waiting[ours]
 
     async def _relay(self, client: _Client, partner: _Client) -> None:
-        """Carries the bytes of both until one leaves or a limit is reached, and tells both why."""
+        """Carries the bytes of both until one leaves or a limit is reached, and sends both the reason."""
         both = (client, partner)
         addresses = {each.address[0] for each in both}
         end = self._full(addresses)
@@ -327,7 +324,7 @@ class Rendezvous:
         return None if self._bytes_left() else End.RELAY_BYTES_PER_HOUR
 
     def _bytes_left(self) -> int:
-        """That all relays may carry in this hour."""
+        """The bytes that all relays may still carry in this hour."""
         now = time.monotonic()
         if now - self._hour >= 3600:
             self._hour, self._bytes_of_hour = now, 0
@@ -344,18 +341,18 @@ class Rendezvous:
                 silent = time.monotonic() - max(way.last for way in ways)
                 if silent >= self._limits.relay_idle_seconds:
                     return End.RELAY_IDLE_SECONDS
-                done, _ = await asyncio.wait(
+                ended, _ = await asyncio.wait(
                     pumps,
                     timeout=self._limits.relay_idle_seconds - silent,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                if done:
-                    return done.pop().result()
+                if ended:
+                    return ended.pop().result()
         finally:
             await _cancelled(*pumps)
 
     async def _pump(self, way: _Way) -> End:
-        """Carries bytes one way; returns why it ends."""
+        """Carries bytes in one direction; returns why it ends."""
         left = self._limits.relay_bytes
         while True:
             try:
@@ -382,7 +379,7 @@ class Rendezvous:
 
 @dataclass
 class _Way:
-    """One direction of a relay; last: when a byte came."""
+    """One direction of a relay; last: when the last byte came."""
 
     source: _Client
     target: _Client
@@ -390,10 +387,10 @@ class _Way:
 
 
 async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
-    """Ends the tasks and takes what they have ended with, which asyncio would otherwise log.
+    """Ends the tasks and retrieves their exceptions, which asyncio would otherwise log.
 
-    Again and again: before Python 3.12, wait_for loses a cancellation that comes together with its result
-    (https://github.com/python/cpython/issues/81839), and its task would go on.
+    It cancels them repeatedly: before Python 3.12, wait_for loses a cancellation that arrives together with its
+    result (https://github.com/python/cpython/issues/81839), and its task would continue.
     """
     left = set(tasks)
     while left:
@@ -411,7 +408,7 @@ async def _drained(reader: asyncio.StreamReader) -> None:
 
 
 def _bound_buffers(writer: asyncio.StreamWriter) -> None:
-    """Bounds what a relay's client can make the host and its kernel hold, and finds out if it is gone."""
+    """Limits what the host and its kernel buffer for a relay's client, and detects when it has gone."""
     writer.transport.set_write_buffer_limits(_CHUNK)
     connection = writer.get_extra_info("socket")
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
@@ -429,7 +426,7 @@ def _count_down(counter: Counter[str], key: str) -> None:
 
 
 def _parsed(first: bytes) -> tuple[bytes, bytes, bytes]:
-    """(kind, role, name) of what a client sent; plain names are pairs without a role, cut at a NUL."""
+    """(kind, role, name) of a client's first bytes; plain names end at a NUL and have neither kind nor role."""
     if first[:1] in (PAIR, RELAY):
         role = first[1:2]
         return (first[:1], role, first[2:]) if role in _ROLES else (b"", b"", b"")
@@ -440,13 +437,13 @@ def _packed(address: tuple[str, int]) -> bytes:
     return socket.inet_aton(address[0]) + int(address[1]).to_bytes(2, "big") + b"\0\0"
 
 
-def log(message: str, **told: object) -> None:
-    with suppress(OSError):  # a log that nobody reads any more stops no rank
-        print(json.dumps({"message": message, **told}), flush=True)
+def log(message: str, **details: object) -> None:
+    with suppress(OSError):  # a closed log must not stop the ranks
+        print(json.dumps({"message": message, **details}), flush=True)
 
 
 def read_key(file: Path | None) -> bytes | None:
-    """The relay key; None, and a line in the log, where there is none: ranks can still be paired."""
+    """The relay key; None, with a line in the log, if there is none: ranks can still be paired."""
     try:
         key = b"" if file is None else file.read_bytes()
     except OSError as error:
@@ -454,15 +451,15 @@ def read_key(file: Path | None) -> bytes | None:
         key = b""
     if len(key) >= KEY_BYTES:
         return key
-    log(f"relays for nobody: --relay-key-file must name a file of at least {KEY_BYTES} random bytes")
+    log(f"no relays: --relay-key-file must name a file of at least {KEY_BYTES} random bytes")
     return None
 
 
 async def run(host: str, port: int, idle_exit: float | None, rendezvous: Rendezvous) -> None:
-    """Serves until SIGTERM or SIGINT, or until nobody has met for `idle_exit` seconds."""
+    """Serves until SIGTERM or SIGINT, or until no ranks have met for `idle_exit` seconds."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     loop.set_exception_handler(
-        lambda _, found: log("fault", error=f"{found['message']}: {found.get('exception')}")
+        lambda _, context: log("fault", error=f"{context['message']}: {context.get('exception')}")
     )
     server = await asyncio.start_server(
         rendezvous.accept, host, port, family=socket.AF_INET, limit=_READ_AHEAD, backlog=4096
@@ -475,7 +472,7 @@ async def run(host: str, port: int, idle_exit: float | None, rendezvous: Rendezv
             await asyncio.wait_for(stop.wait(), min(60.0, idle_exit or 60.0))
         log("rendezvous", **rendezvous.health())
         if idle_exit is not None and rendezvous.idle_seconds >= idle_exit:
-            log("nobody has met for a while", idle_seconds=round(rendezvous.idle_seconds))
+            log("stops: no ranks have met for a while", idle_seconds=round(rendezvous.idle_seconds))
             break
     server.close()
     await rendezvous.close()
@@ -487,19 +484,21 @@ def main() -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on")  # noqa: S104 - ranks come from anywhere
-    parser.add_argument("--port", type=int, default=10_000, help="TCP port to listen on; 0: any that is free")
+    parser.add_argument("--port", type=int, default=10_000, help="TCP port to listen on; 0: any free port")
     parser.add_argument(
-        "--idle-exit", type=float, metavar="SECONDS", help="end when nobody has met for so long"
+        "--idle-exit", type=float, metavar="SECONDS", help="end when no ranks have met for this time"
     )
-    parser.add_argument("--relay-key-file", type=Path, metavar="FILE", help="the key of clients that may relay")
+    parser.add_argument(
+        "--relay-key-file", type=Path, metavar="FILE", help="file with the relay key, which clients must know"
+    )
     for limit in fields(Limits):
         option = f"--{limit.name.replace('_', '-')}"
         kind = type(limit.default)
         parser.add_argument(option, type=kind, default=limit.default, metavar="N", help=limit.metadata["help"])
-    given = parser.parse_args()
-    limits = Limits(**{limit.name: getattr(given, limit.name) for limit in fields(Limits)})
-    rendezvous = Rendezvous(limits, read_key(given.relay_key_file))
-    asyncio.run(run(given.host, given.port, given.idle_exit, rendezvous))
+    options = parser.parse_args()
+    limits = Limits(**{limit.name: getattr(options, limit.name) for limit in fields(Limits)})
+    rendezvous = Rendezvous(limits, read_key(options.relay_key_file))
+    asyncio.run(run(options.host, options.port, options.idle_exit, rendezvous))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The last Lambda of a run: gathers what the ranks left in S3 and says what is missing."""
+"""The last Lambda of a run: gathers what the ranks have written to S3 and reports what is missing."""

@@ -11,7 +11,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def usd_text(usd: float) -> str:
-    """'$1,234.50', '$0.0930' or, where that would round too much away, two digits: '$0.000012'."""
+    """'$1,234.50', '$0.0930' or, if that would round too much away, two digits: '$0.000012'."""
     if usd >= 1 or not math.isfinite(usd):
         return f"${usd:,.2f}"
     decimals = 4 if usd == 0 else max(4, 1 - math.floor(math.log10(abs(usd))))

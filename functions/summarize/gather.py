@@ -33,7 +33,7 @@ class GatherError(RuntimeError):
 
 
 def summarize_run(s3: Any, event: Json, batch: Callable[[], Any] = _no_batch) -> Json:
-    """Reads all that the run `event["run_id"]` left under its result_path, and nothing of any other run.
+    """Summarises what the run `event["run_id"]` wrote under its result_path, and ignores other runs.
 
     batch: makes a client of AWS Batch, which is asked about the ranks that were killed there.
 
@@ -78,9 +78,9 @@ def summarize_run(s3: Any, event: Json, batch: Callable[[], Any] = _no_batch) ->
 
 @dataclass(frozen=True)
 class _Object:
-    """PREFIX{rank}.json: its content, what was left out of that, and when S3 got it, in Unix seconds.
+    """PREFIX{rank}.json: its content, the faults left out of it, and when S3 received it, in Unix seconds.
 
-    fault: why no part of it can be used, '' otherwise.
+    fault: why no part of it can be used; '' if it can.
     """
 
     rank: int
@@ -94,9 +94,9 @@ class _Object:
 
 
 def _plan(s3: Any, event: Json) -> Run:
-    """run.json. Raises GatherError where it is no longer what Initialize wrote."""
+    """run.json. Raises GatherError if it is no longer what Initialize wrote."""
     bucket, key = event["bucket"], f"{event['result_path']}/run.json"
-    wrong = f"s3://{bucket}/{key} is not the one of run {event['run_id']}; something replaced it"
+    wrong = f"s3://{bucket}/{key} is no longer that of run {event['run_id']}: something has replaced it"
     try:
         run = Run.from_json(_read(s3, bucket, key))
     except RecordError as error:
@@ -106,14 +106,14 @@ def _plan(s3: Any, event: Json) -> Run:
     return run
 
 
-def _unusable(found: _Object, where: str) -> Json:
-    """The record of a rank that has left an info which is none."""
-    reason = found.fault or "it lacks what a rank measures when it ends, or names another rank"
-    return {"error": "RankInfoError", "cause": f"{where} is not the info of a rank that ended: {reason}"}
+def _unusable(object_: _Object, where: str) -> Json:
+    """The failure record of a rank whose info is not valid."""
+    reason = object_.fault or "it lacks what a rank measures when it ends, or names another rank"
+    return {"error": "RankInfoError", "cause": f"{where} is not the info of a finished rank: {reason}"}
 
 
 def _by_one_clock(info: RankInfo, modified: float) -> RankInfo:
-    """The rank info; of a rank whose clock is off, with S3's word for when it ended."""
+    """The rank info; if the rank's clock is off, with S3's time as its end."""
     skewed = info.ended is not None and abs(info.ended - modified) > CLOCK_TOLERANCE
     return replace(info, ended=modified) if skewed else info
 
@@ -123,13 +123,13 @@ def _objects(s3: Any, bucket: str, prefix: str, run: Run) -> Iterator[_Object]:
 
     def listed() -> dict[str, tuple[int, float]]:
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
-        found = (item for page in pages for item in page.get("Contents", []))
-        return {item["Key"]: (item["Size"], item["LastModified"].timestamp()) for item in found}
+        items = (item for page in pages for item in page.get("Contents", []))
+        return {item["Key"]: (item["Size"], item["LastModified"].timestamp()) for item in items}
 
     def parsed(key: str) -> tuple[Any, list[str], str]:
         size, _ = keys[key]
         if size > MOST_BYTES:
-            return None, [], f"it has {size:,} bytes, at most {MOST_BYTES:,} are read"
+            return None, [], f"it has {size:,} bytes, and at most {MOST_BYTES:,} are read"
         try:
             return *parse(read(s3, bucket, key)[0]), ""
         except UntrustedError as error:
@@ -144,7 +144,7 @@ def _objects(s3: Any, bucket: str, prefix: str, run: Run) -> Iterator[_Object]:
 
 
 def _reduced(s3: Any, bucket: str, folder: str, run: Run) -> Json | None:
-    """metrics.json of this very run, where there is one."""
+    """metrics.json of this run, if there is one."""
     try:
         content = _read(s3, bucket, f"{folder}/metrics.json")
     except s3.exceptions.NoSuchKey:
@@ -153,17 +153,17 @@ def _reduced(s3: Any, bucket: str, folder: str, run: Run) -> Json | None:
 
 
 def _delete_private(s3: Any, bucket: str, prefix: str) -> None:
-    """The run's key and the messages between its ranks, which nobody needs any more."""
+    """Deletes the run's key and the messages between its ranks, which are no longer needed."""
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         keys = [{"Key": item["Key"]} for item in page.get("Contents", [])]
         if keys:
             answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
-            for fault in answer.get("Errors", []):  # no fault of the run
+            for fault in answer.get("Errors", []):  # not a reason to fail the run
                 print(json.dumps({"message": "could not be deleted", **fault}))
 
 
 def _read(s3: Any, bucket: str, key: str) -> Json:
-    """The object, or {} where it is none of ours: foreign files in the folder must not stop a summary."""
+    """The JSON object, or {} for anything else: foreign files in the folder must not stop a summary."""
     try:
         content = json.loads(read(s3, bucket, key)[0])
     except (ValueError, RecursionError):

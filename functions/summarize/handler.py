@@ -15,6 +15,6 @@ _s3 = boto3.client("s3", config=Config(max_pool_connections=READERS))
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """event: what Initialize returned."""
-    done = summarize_run(_s3, event, lambda: boto3.client("batch"))
-    print(json.dumps({"message": "run summarised", **done}))
-    return done
+    verdict = summarize_run(_s3, event, lambda: boto3.client("batch"))
+    print(json.dumps({"message": "run summarised", **verdict}))
+    return verdict

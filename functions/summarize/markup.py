@@ -1,4 +1,4 @@
-"""Parts of the pages: a whole page, charts, tables; whatever is put in is escaped."""
+"""Parts of the HTML pages: the whole page, charts, tables. All texts are escaped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TEXT, _BAD = ' class="text"', ' class="bad"'
 
 
 def page(title: str, body: str, data: object, script: Path, style: str = "") -> str:
-    """A page whose script, which ends the HTML, draws the data; style: more than style.css has."""
+    """A page with `script` at its end, which draws the data; style: rules in addition to style.css."""
     return filled(
         _read("begin.html") + script.read_text(encoding="utf-8"),
         {
@@ -31,9 +31,9 @@ def _read(name: str) -> str:
 
 
 def filled(template: str, parts: dict[str, str]) -> str:
-    """A page with its parts in place of their marks, which must come in the order of the page.
+    """The template with each mark replaced by its part; `parts` must be in the order of the marks.
 
-    What is put in is never searched for marks.
+    The parts themselves are never searched for marks.
     """
     filled_parts = []
     for mark, part in parts.items():
@@ -50,7 +50,7 @@ def chart(name: str, title: str, note: str, kind: str = "") -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], bad: bool = False) -> str:
-    """A section with a table whose first column holds numbers; cells are texts, which it escapes."""
+    """A section with a table whose first column holds numbers. Escapes the cells."""
     head = "".join(
         f'<th scope="col"{_TEXT if number else ""}>{escaped(column)}</th>'
         for number, column in enumerate(columns)
@@ -66,11 +66,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], bad
 
 
 def escaped(value: object) -> str:
-    """As text of HTML."""
+    """The value as HTML text."""
     return html.escape(str(value))
 
 
 def embedded(content: object) -> str:
-    """JSON that no string in it can end the script element of."""
+    """The content as JSON for a script element, which no string in it can end."""
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,4 +1,4 @@
-"""report.html: a run to look at, in one page that needs no network."""
+"""report.html: the results of a run in one page that needs no network."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _EXPLAINED = {
     "public addresses), Step Functions, S3 requests and the rendezvous host, in USD; free tiers and discounts are not "
     "subtracted.",
     "GB-seconds": "Configured memory × duration of all ranks. Lambda bills this; AWS Batch bills vCPUs as well.",
-    "cold starts": "Ranks that started a new sandbox; the others found a warm one.",
+    "cold starts": "Ranks that started in a new sandbox; the others reused a warm one.",
 }
 """What the tiles' labels mean, shown on hover, focus or touch."""
 
@@ -92,16 +92,16 @@ def _accuracy_charts(summary: Summary) -> list[str]:
 
 
 def _probability_charts(summary: Summary) -> list[str]:
-    """How well p(z) is calibrated, of a run by a calibrated model."""
-    found = (summary.accuracy or {}).get("probabilities")
-    if not found or not found["count"]:
+    """How well p(z) is calibrated, if the model is calibrated."""
+    measures = (summary.accuracy or {}).get("probabilities")
+    if not measures or not measures["count"]:
         return []
     shares = (
-        f"{found[f'coverage {one}']:.1%} of the galaxies are in their interval of {one}" for one in INTERVALS
+        f"{measures[f'coverage {one}']:.1%} of the galaxies are in their interval of {one}" for one in INTERVALS
     )
     pit = (
         "The probability that p(z) puts below the true redshift, by tenth. Flat is calibrated: Kolmogorov-Smirnov "
-        f"{found['PIT KS']:.4f}, CDE loss {found['CDE loss']:.3f}, CRPS {found['CRPS']:.4f}."
+        f"{measures['PIT KS']:.4f}, CDE loss {measures['CDE loss']:.3f}, CRPS {measures['CRPS']:.4f}."
     )
     return [
         '<div class="pair">',
@@ -109,12 +109,12 @@ def _probability_charts(summary: Summary) -> list[str]:
         chart("coverage", "Coverage by magnitude", f"{'; '.join(shares)}."),
         "</div>",
         chart("coverage-z", "Coverage by predicted redshift", "The dashed lines are what the intervals state."),
-        *([chart("nz", "n(z)", "The mean of p(z) over all galaxies.")] if found["n(z)"] else []),
+        *([chart("nz", "n(z)", "The mean of p(z) over all galaxies.")] if measures["n(z)"] else []),
     ]
 
 
 def _predicted_chart(summary: Summary) -> list[str]:
-    """The distribution of predicted redshifts, of a run in which not every galaxy has a true one."""
+    """The distribution of predicted redshifts, if not every galaxy has a true one."""
     known = 0 if summary.accuracy is None else summary.accuracy["count"]
     histogram = predicted_histogram(summary)
     if histogram.count <= known:
@@ -123,7 +123,7 @@ def _predicted_chart(summary: Summary) -> list[str]:
     bars = histogram.bars
     ends = ((histogram.below, f"below {bars[0][0]:g}"), (histogram.above, f"above {bars[-1][1]:g}"))
     beyond = ", ".join(f"{count:,} {where}" for count, where in ends if count)
-    note = f"{histogram.count:,} galaxies. {truth}: this says nothing of accuracy."
+    note = f"{histogram.count:,} galaxies. {truth}, so this shows no accuracy."
     return [
         chart("predicted", "Predicted redshifts", note + (f" Not drawn: {beyond}." if beyond else "")),
     ]
@@ -135,7 +135,7 @@ def _rank_charts(infos: list[RankInfo]) -> list[str]:
     note = "A bar is a rank. A rank reads while it computes: download is only the time that it waited for data."
     timeline = chart("timeline", "What each rank did, and when", note, "tall")
     if len(infos) == 1:
-        return [timeline]  # there is nothing to compare; the table has its speed and memory
+        return [timeline]  # with nothing to compare; the table has the rank's speed and memory
     return [
         timeline,
         '<div class="pair">',
@@ -162,17 +162,17 @@ def _head(summary: Summary) -> str:
 
 
 def _badge(summary: Summary) -> str:
-    """Whether the run succeeded, as the state machine decides it."""
+    """Whether the run succeeded, by the rule of the state machine."""
     ranks, finished = summary.world_size, summary.finished_ranks
     lacking = ranks - finished
     tolerated = float(summary.payload.get("tolerated_failure_percentage", 0))
     if not lacking:
-        told = f": all {ranks:,} ranks finished" if ranks > 1 else ""
-        return f'<p class="badge good" role="status">✓ Succeeded{told}</p>'
-    told = f"{lacking:,} of {ranks:,} ranks left no result"
+        everyone = f": all {ranks:,} ranks finished" if ranks > 1 else ""
+        return f'<p class="badge good" role="status">✓ Succeeded{everyone}</p>'
+    lack = f"{lacking:,} of {ranks:,} ranks left no result"
     if 100 * lacking / ranks <= tolerated:
-        return f'<p class="badge warn" role="status">! Succeeded, but {told} (up to {tolerated:g} % are tolerated)</p>'
-    return f'<p class="badge fail" role="status">✗ Failed: {told}</p>'
+        return f'<p class="badge warn" role="status">! Succeeded, but {lack} (up to {tolerated:g} % are tolerated)</p>'
+    return f'<p class="badge fail" role="status">✗ Failed: {lack}</p>'
 
 
 def _tiles(summary: Summary, infos: list[RankInfo]) -> str:
@@ -226,7 +226,7 @@ def _failed(summary: Summary) -> str:
 
 
 def _flags(summary: Summary) -> str:
-    """How many galaxies have each flag; '' where none has one that says it lacks something."""
+    """How many galaxies have each flag; '' if no galaxy lacks anything."""
     counts = {flag: (summary.flags or {}).get(name(flag), 0) for flag in FLAGS}
     if not any(counts[flag] for flag in FLAGS if flag & BAD):
         return ""
@@ -235,7 +235,7 @@ def _flags(summary: Summary) -> str:
 
 
 def _left_out(summary: Summary) -> str:
-    """The wrong fields of rank infos; '' of a run, or of an older summary, that has none."""
+    """The wrong fields of rank infos; '' if there is none, as in summaries of older versions."""
     ranks = list(summary.left_out.items())
     if not ranks:
         return ""
@@ -269,8 +269,8 @@ def _cost(summary: Summary) -> str:
 
 def _compared(summary: Summary, total: float) -> str:
     wall, gigabytes = summary.wall_seconds, summary.input_bytes / 1e9
-    taken = "–" if wall is None else f"{wall:,.1f}"
-    own = (f"this run, {gigabytes:,.2f} GB", summary.world_size, gigabytes, taken, total, None)
+    duration = "–" if wall is None else f"{wall:,.1f}"
+    own = (f"this run, {gigabytes:,.2f} GB", summary.world_size, gigabytes, duration, total, None)
     rows: list[tuple[str, int, float, str, float | None, float | None]] = [own]
     rows += [
         (name, ranks, _PUBLISHED_GB, seconds, billed, usd) for name, ranks, seconds, usd, billed in _PUBLISHED

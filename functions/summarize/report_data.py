@@ -21,7 +21,7 @@ from .contract.run_records import Summary
 
 Json = dict[str, Any]
 
-LAST_CELL = (DENSITY_BINS - 1) * DENSITY_WIDTH  # of the density plot: it begins there
+LAST_CELL = (DENSITY_BINS - 1) * DENSITY_WIDTH  # the redshift at which the last cell of the density plot begins
 _ERROR_BIN = 0.005  # of the histogram of scaled errors
 _ERROR_RANGE = 0.3
 _MOST_BARS = 90  # of the histogram of predicted redshifts
@@ -61,7 +61,7 @@ def _errors(histogram: Counter[int]) -> list[tuple[float, int]]:
 
 
 def errors_beyond(summary: Summary) -> int:
-    """Galaxies whose scaled error lies outside the histogram."""
+    """Galaxies whose scaled error is outside the histogram."""
     metrics = _metrics(summary)
     return (
         0
@@ -71,7 +71,7 @@ def errors_beyond(summary: Summary) -> int:
 
 
 def drawn_at_the_edge(summary: Summary) -> int:
-    """Galaxies whose true or predicted redshift may lie beyond the density plot, and is drawn at its edge."""
+    """Galaxies in the last cells of the density plot, which also hold redshifts beyond it."""
     metrics, last = _metrics(summary), DENSITY_BINS - 1
     cells = [] if metrics is None else metrics.density.cells()
     return sum(count for true, predicted, count in cells if last in (true, predicted))
@@ -92,7 +92,7 @@ class Histogram:
 
 
 def predicted_histogram(summary: Summary) -> Histogram:
-    """The predicted redshifts in at most _MOST_BARS bars, without the few at either end."""
+    """The predicted redshifts in at most _MOST_BARS bars, without the few outliers at either end."""
     state = summary.predicted_redshifts
     counts = Counter[int]() if state is None else Predicted.from_json(state).counts
     if not counts:

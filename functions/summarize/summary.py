@@ -26,14 +26,14 @@ _SPREAD = (
     "total_process_memory (MB)",
 )
 _NAMED_RANKS = 10  # in the cause of a failed execution, which Step Functions cuts at 32,768 characters
-_CAUSE_CHARACTERS = 400  # of each of them: the beginning says where, the end says what
+_CAUSE_CHARACTERS = 400  # for each of them: the beginning says where, the end says what
 
 
 def summary(run: Run, infos: list[RankInfo], failures: dict[int, Json], reduced: Json | None = None) -> Summary:
     """infos: the rank infos by rank; failures: {rank: record} of ranks without a result;
-    reduced: metrics.json, where rank 0 has written one."""
-    done = {info.rank for info in infos}
-    missing = [rank for rank in range(run.world_size) if rank not in done]
+    reduced: metrics.json, if rank 0 has written one."""
+    finished = {info.rank for info in infos}
+    missing = [rank for rank in range(run.world_size) if rank not in finished]
     samples, sources = counted(infos)
     metrics, source, faults = _metrics(run, infos, reduced)
     predicted = _predicted(infos, faults)
@@ -69,13 +69,13 @@ def _total(infos: list[RankInfo], name: str) -> float:
 
 
 def _numbers(infos: list[RankInfo], name: str) -> list[float]:
-    """A figure of all ranks that have it: a user's own script may have written other rank infos."""
+    """A figure of all ranks that have it: a user's own script may write rank infos without it."""
     values = (info.figure(name) for info in infos)
     return [value for value in values if value is not None]
 
 
 def _error(record: Json) -> dict[str, str]:
-    """Error and cause; of Lambda's JSON the message alone, failures/{rank}.json has the rest."""
+    """Error and cause; of Lambda's JSON only the message, as failures/{rank}.json has the rest."""
     cause = record.get("cause", "")
     with suppress(ValueError, KeyError, TypeError, RecursionError):
         cause = json.loads(cause)["errorMessage"]
@@ -103,11 +103,11 @@ def _predicted(infos: list[RankInfo], faults: dict[int, str]) -> Predicted | Non
 
 
 def _left_out(infos: list[RankInfo], faults: dict[int, str]) -> dict[str, list[str]]:
-    """{rank: wrong fields that are not in its info, or state of metrics that is not counted}."""
+    """{rank: messages about wrong fields left out of its info, or about a state of metrics not counted}."""
     named = {info.rank: [*(info.left_out or [])] for info in infos}
     for rank, fault in faults.items():
         named[rank].append(fault)
-    return {str(rank): told for rank, told in sorted(named.items()) if told}
+    return {str(rank): messages for rank, messages in sorted(named.items()) if messages}
 
 
 def _spread(values: list[float]) -> Json | None:
@@ -125,18 +125,18 @@ def _spread(values: list[float]) -> Json | None:
 def _metrics(
     run: Run, infos: list[RankInfo], reduced: Json | None
 ) -> tuple[Metrics | None, str, dict[int, str]]:
-    """What the ranks have reduced among themselves, with those added that it lacks; where it comes from; and
-    the ranks whose states cannot be used.
+    """The run's metrics, where they come from, and {rank: why its state cannot be used}.
 
-    Where it covers a rank that left no result, no part of it is used: no galaxy counts without its redshift.
+    They are what the ranks have reduced among themselves, plus the states of ranks that this lacks. If it
+    covers a rank without a result, it is not used: metrics must not count galaxies whose redshifts are lost.
     """
-    done = {info.rank for info in infos}
+    finished = {info.rank for info in infos}
     unused = ""
     try:
         share = None if reduced is None else _share(reduced, run.world_size)
     except ValueError as error:
         share, unused = None, f"; metrics.json is not used: {error}"
-    if share is None or not share[0] <= done:
+    if share is None or not share[0] <= finished:
         total, faults = _merged(infos, None)
         return total, f"rank infos{unused}", faults
     covered, state, channel = share
@@ -158,7 +158,7 @@ def _share(reduced: Json, world_size: int) -> tuple[set[int], Metrics | None, st
 
 
 def _merged(infos: Iterable[RankInfo], total: Metrics | None) -> tuple[Metrics | None, dict[int, str]]:
-    """`total` with the states of rank infos, one after the other: 10,000 histograms at once would not fit."""
+    """Adds the states of rank infos to `total` one by one: 10,000 histograms would not fit in memory."""
     faults: dict[int, str] = {}
     for info in infos:
         state = info.accuracy_state
@@ -177,15 +177,15 @@ def _merged(infos: Iterable[RankInfo], total: Metrics | None) -> tuple[Metrics |
 
 
 def _flags(infos: list[RankInfo]) -> dict[str, int] | None:
-    """Galaxies by flag, over the ranks that say so; None where none does."""
+    """Galaxies by flag, over the ranks that report flags; None if none does."""
     counts = [info.flags for info in infos if info.flags is not None]
     return {flag: sum(count.get(flag, 0) for count in counts) for flag in NAMES} if counts else None
 
 
 def _wall_seconds(run: Run, infos: list[RankInfo]) -> float | None:
-    """From the run's start to its last rank's end, by the ranks' clocks or S3's; None where they do not say.
+    """From the run's start to its last rank's end, by the ranks' clocks or S3's; None if no rank has an end.
 
-    A resumed run has the time between in it.
+    For a resumed run this includes the time between its executions.
     """
     ends = _numbers(infos, "ended (unix seconds)")
     if not ends:
@@ -194,7 +194,7 @@ def _wall_seconds(run: Run, infos: list[RankInfo]) -> float | None:
 
 
 def _host_seconds(run: Run, infos: list[RankInfo]) -> float | None:
-    """How long the run kept the rendezvous host; 0 where it had none."""
+    """How long the run used the rendezvous host; 0 if it did not."""
     return _wall_seconds(run, infos) if run.channel == "direct" else 0.0
 
 

@@ -376,6 +376,6 @@ def test_a_communicator_closes_all_of_its_channels_and_then_says_what_was_wrong(
     with ThreadPoolExecutor(2) as pool:
         told = list(pool.map(rank, channels))
     assert told == [
-        "rank 1 sent bcast of <f8 with root 1 among 2 ranks, which rank 0 has not taken",
-        "rank 0 sent bcast of <f8 with root 0 among 2 ranks, which rank 1 has not taken",
+        "rank 1 sent bcast of <f8 with root 1 among 2 ranks, which rank 0 has not read",
+        "rank 0 sent bcast of <f8 with root 0 among 2 ranks, which rank 1 has not read",
     ]

@@ -175,7 +175,7 @@ def test_an_object_that_is_no_info_costs_no_other_rank(body: bytes) -> None:
     assert [info["rank"] for info in infos] == [0, 2]
     assert not returned["within_tolerance"]
     if body != b"[1]" and body != b'"text"':
-        assert "1.json is not the info of a rank that ended: " in returned["cause"]
+        assert "1.json is not the info of a finished rank: " in returned["cause"]
         assert summary["failed_ranks"]["1"]["error"] == "RankInfoError"
 
 
@@ -227,7 +227,7 @@ def test_forged_metrics_are_not_used(metrics: Json) -> None:
     "run", [b"", b"[]", b"{}", DEEP.encode(), json.dumps({**RUN, "run_id": "other"}).encode()]
 )
 def test_a_replaced_plan_is_named(run: bytes) -> None:
-    with pytest.raises(GatherError, match=r"s3://b/results/1/run\.json is not the one of run r"):
+    with pytest.raises(GatherError, match=r"s3://b/results/1/run\.json is no longer that of run r"):
         _summarized({"run.json": run})
 
 

@@ -83,10 +83,10 @@ def test_from_partitions_to_a_report(cli: Cli, partitions: Partitions, prefix: s
         (folder / name).write_bytes(body)
     assert f"/{prefix}/" in cli("data", "upload", str(folder), prefix, "--local")
     file = cli.payload(data_prefix=prefix, result_path=f"results/{prefix}")
-    told = cli("run", file, "--local", "--name", "first", "--set", "batch_size=8")
-    assert "succeeded: 60 redshifts in " in told
-    assert "None" not in told
-    assert "0 waiting" not in told
+    output = cli("run", file, "--local", "--name", "first", "--set", "batch_size=8")
+    assert "succeeded: 60 redshifts in " in output
+    assert "None" not in output
+    assert "0 waiting" not in output
     found = json.loads(cli("status", "first", "--json", "--local"))
     assert (found["status"], found["ranks"], found["done"], found["failed"], found["images"]) == (
         "SUCCEEDED", 3, 3, 0, 60,
@@ -104,7 +104,7 @@ def test_from_partitions_to_a_report(cli: Cli, partitions: Partitions, prefix: s
         assert (out / name).exists()
     results = json.loads((out / "Results.json").read_text())
     assert tuple(results)[: len(KEYS)] == KEYS
-    _check_that_times_and_dollars_agree(told, found, out, cli("status", "first", "--local"))
+    _check_that_times_and_dollars_agree(output, found, out, cli("status", "first", "--local"))
     assert (results["batch size"], results["number of batches"], results["device"]) == (8, 9, "cpu")
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["num_samples"], summary["num_samples_from"]) == (60, {"engine": 3})
@@ -118,13 +118,13 @@ def test_from_partitions_to_a_report(cli: Cli, partitions: Partitions, prefix: s
     assert json.loads((out / "run.json").read_text())["payload"]["batch_size"] == 8
 
 
-def _check_that_times_and_dollars_agree(told: str, status: dict[str, Any], out: Path, screen: str) -> None:
+def _check_that_times_and_dollars_agree(output: str, status: dict[str, Any], out: Path, screen: str) -> None:
     """Between watch, status, summary.json and report.html: the same numbers, written alike."""
     summary = json.loads((out / "summary.json").read_text())
     wall, usd = summary["wall (seconds)"], summary["cost"]["total (USD)"]
     assert (status["wall_seconds"], status["usd_so_far"]) == (wall, usd)
     assert status["images_per_second"] == summary["num_samples"] / wall
-    assert f"in {seconds_text(wall)}, {usd_text(usd)}" in told
+    assert f"in {seconds_text(wall)}, {usd_text(usd)}" in output
     page = (out / "report.html").read_text().replace("&nbsp;", " ")
     assert f"{seconds_text(wall)} from start to the last rank" in page
     assert f"<b>{usd_text(usd)}</b>" in page
@@ -139,10 +139,10 @@ def test_a_failed_run_says_why_and_is_resumed(
     files = partitions(3)
     cloud.put_all(prefix, {**files, "2.pt": b"not yet there"})
     file = cli.payload(data_prefix=prefix, result_path=f"results/{prefix}")
-    told = cli("run", file, "--local", "--name", "broken", expect=3)
-    assert "rank 1: PartitionError" in told
-    assert "1 of 3 ranks left no result: 1." in told
-    assert "cosmicai resume broken" in told
+    output = cli("run", file, "--local", "--name", "broken", expect=3)
+    assert "rank 1: PartitionError" in output
+    assert "1 of 3 ranks left no result: 1." in output
+    assert "cosmicai resume broken" in output
     again = cli("resume", "broken", "--local", expect=3)  # still broken: the error is that of this attempt
     assert [line.startswith("rank 1: PartitionError") for line in again.splitlines()].count(True) == 1
     cloud.put(f"{prefix}/2.pt", files["2.pt"])
@@ -150,8 +150,8 @@ def test_a_failed_run_says_why_and_is_resumed(
         cli("resume", "broken", "--local", "--detach")
         found = _until(lambda: json.loads(cli("status", "--local", "--json")), lambda one: one["ranks"] == 3)
         assert (found["done"], found["failed"], found["errors"]) == (2, 0, {})
-    told = cli("watch", "--local")
-    assert "PartitionError" not in told
+    output = cli("watch", "--local")
+    assert "PartitionError" not in output
     found = json.loads(cli("status", "--local", "--json"))
     assert (found["status"], found["done"], found["failed"]) == ("SUCCEEDED", 3, 0)
     out = tmp_path / "out"
@@ -162,10 +162,10 @@ def test_a_failed_run_says_why_and_is_resumed(
 
 def _until(look: Callable[[], Any], holds: Callable[[Any], bool]) -> Any:
     deadline = time.monotonic() + 120
-    while not holds(found := look()):
-        assert time.monotonic() < deadline, found
+    while not holds(status := look()):
+        assert time.monotonic() < deadline, status
         time.sleep(0.2)
-    return found
+    return status
 
 
 def test_ctrl_c_leaves_the_run_running_and_stop_ends_it(
@@ -195,16 +195,16 @@ def test_ctrl_c_leaves_the_run_running_and_stop_ends_it(
         (("run", "payload.json", "--local", "--set", "batch_sise=8"), "batch_sise: unknown field; did you"),
         (("run", "payload.json", "--team", "nobody"), "team nobody is not deployed from here"),
         (("run", "payload.json", "--team", "nobody", "--local"), "give --team or --local, not both"),
-        (("status", "no-such-run", "--local"), "there is no such run: `cosmicai list` shows those"),
+        (("status", "no-such-run", "--local"), "there is no such run: `cosmicai list` shows the runs"),
         (("report", "."), "summary.json is missing: download a run with `cosmicai results NAME`"),
         (("sweep", "--partitions-mb", "77", "--local"), "/77MB/ holds no partition"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said_in_a_line_or_two(cli: Cli, arguments: tuple[str, ...], fault: str) -> None:
     cli.payload(data_prefix="d", result_path="r")
-    told = cli(*arguments, expect=1)
-    assert fault in told
-    assert len(told.strip().splitlines()) <= 2
+    output = cli(*arguments, expect=1)
+    assert fault in output
+    assert len(output.strip().splitlines()) <= 2
 
 
 def test_names_and_numbers_are_never_cut(cli: Cli, cloud: Cloud, partitions: Partitions, prefix: str) -> None:
@@ -283,9 +283,9 @@ def test_credentials_and_networks_that_fail_are_explained(cli: Cli, tmp_path: Pa
             "AWS_SECRET_ACCESS_KEY": "b",
             "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
         }
-        told = cli("list", "--team", state.stem, expect=1)
-        assert "AWS cannot be reached" in told
-        assert len(told.strip().splitlines()) <= 2
+        output = cli("list", "--team", state.stem, expect=1)
+        assert "AWS cannot be reached" in output
+        assert len(output.strip().splitlines()) <= 2
     finally:
         state.unlink()
 
@@ -319,9 +319,9 @@ def test_a_sweep_is_interrupted_and_goes_on(cli: Cli, cloud: Cloud, partitions: 
     _, errors = sweeping.communicate(timeout=30)
     assert (sweeping.returncode, "the same command continues from here" in errors) == (130, True)
     before = {row["run_id"] for row in _rows(stats)}
-    told = cli(*command)
-    assert "fastest is batch size " in told
-    assert "cheapest is batch size " in told
+    output = cli(*command)
+    assert "fastest is batch size " in output
+    assert "cheapest is batch size " in output
     rows = _rows(stats)
     assert len(rows) == 12
     assert before <= {row["run_id"] for row in rows}  # none was made twice

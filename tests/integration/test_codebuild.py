@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +87,7 @@ def test_an_image_is_built_on_aws_and_deployed(checkout: Checkout) -> None:
     assert checkout.aws.client("lambda").list_functions()["Functions"] == []
 
     (machine / "fault").unlink()
+    _assert_an_interrupted_build_is_stopped(checkout, machine / "fault")
     (machine / "calls").write_text("")
     printed, calls = checkout.make("deploy", "BUILD=codebuild")
     assert not [call for call in calls if call[0] == "docker"]
@@ -118,6 +122,36 @@ def test_an_image_is_built_on_aws_and_deployed(checkout: Checkout) -> None:
     assert checkout.aws.client("logs").describe_log_groups()["logGroups"] == []
     assert BUCKET not in {one["Name"] for one in checkout.aws.client("s3").list_buckets()["Buckets"]}
     assert_the_deployer_may(actions(checkout.aws.recording, DEPLOYER))
+
+
+def _assert_an_interrupted_build_is_stopped(checkout: Checkout, fault: Path) -> None:
+    """By a CI system that ends make, which ends deploy.sh, and by Ctrl-C."""
+    os.mkfifo(fault)  # the stand-in for docker waits for a writer
+    command = [sys.executable, "-m", "cosmicai.deploy.codebuild", "--region", "us-east-1", "--project", BUILDER]
+    command += ["--bucket", BUCKET, "--image", IMAGE, "--architecture", "arm64", "--variant", "lean"]
+    for start, number in (
+        (lambda: checkout.start("deploy", "BUILD=codebuild"), signal.SIGTERM),
+        (lambda: checkout.start_command(command), signal.SIGINT),
+    ):
+        with start() as process:
+            assert process.stdout
+            assert process.stderr
+            printed = ""
+            while "Running command " not in printed:
+                printed += (line := process.stdout.readline())
+                assert line, process.stderr.read()
+            process.send_signal(number)
+            printed += process.stdout.read()  # of whatever make has left running, to its end
+            (build_id,) = re.findall(
+                rf"^building .* in ({BUILDER}:\S+); Ctrl-C stops it$", printed, re.MULTILINE
+            )
+            assert printed.splitlines()[-1] == f"stopped {build_id}", process.stderr.read()
+        assert process.returncode != 0
+        (build,) = checkout.aws.client("codebuild").batch_get_builds(ids=[build_id])["builds"]
+        assert build["buildStatus"] == "STOPPED"
+        assert _contexts(checkout) == []
+    fault.unlink()
+    assert checkout.aws.client("lambda").list_functions()["Functions"] == []
 
 
 def _assert_the_role_is_just_enough(checkout: Checkout) -> None:

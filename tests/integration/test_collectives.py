@@ -85,7 +85,7 @@ def test_more_ranks_than_can_run_at_once_reduce_over_s3(
     metrics, summary = _reduced(ran)
     assert metrics["ranks"] == list(range(20))
     assert summary["metrics_source"] == "collectives (s3) of 20 ranks"
-    assert summary["collectives"]["reason"] == "20 ranks, of which 16 can run at once: messages wait in S3"
+    assert summary["collectives"]["reason"] == "only 16 of 20 ranks can run at once, so messages wait in S3"
     one = run({**cloud.payload(prefix, max_concurrency=1, file_limit=3), "result_path": "results/one-by-one"})
     assert _reduced(one)[1]["metrics_source"] == "collectives (s3) of 3 ranks"
 

@@ -173,7 +173,7 @@ def test_a_missing_package_is_named_with_its_extra(
     places = {"out": out, "model": model, "folder": tmp_path}
     given = [word.format(**places) for word in words]
     done = installed.code(_WITHOUT.format(module=module, words=given), expect=1)
-    assert f"error: {module} is not installed, which this needs: pip install 'cosmicai[" in done.stderr
+    assert f"error: {module}, which this needs, is not installed: pip install 'cosmicai[" in done.stderr
     assert f"pip install 'cosmicai[{extra}]'" in done.stderr
 
 

@@ -43,7 +43,7 @@ def _found(settings: Settings, ask: Callable[..., Any]) -> dict[str, Finding]:
 
 
 @pytest.mark.parametrize(
-    ("settings", "limit", "told"),
+    ("settings", "limit", "expected"),
     [
         ({}, 1000, "1,000 ranks at once"),
         ({}, 10, "10 ranks at once"),
@@ -52,9 +52,9 @@ def _found(settings: Settings, ask: Callable[..., Any]) -> dict[str, Finding]:
         ({"reserved_concurrency": 900}, 1000, "900 ranks at once"),
     ],
 )
-def test_what_lambda_grants(settings: dict[str, int], limit: int, told: str) -> None:
+def test_what_lambda_grants(settings: dict[str, int], limit: int, expected: str) -> None:
     assert _found(replace(SETTINGS, **settings), _account(limit))["concurrency"] == (  # type: ignore[arg-type]
-        Finding("concurrency", True, told)
+        Finding("concurrency", True, expected)
     )
 
 
@@ -79,11 +79,11 @@ def test_what_is_reserved_already_is_not_counted_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "is_deployed", "holds", "told"),
+    ("head", "is_deployed", "holds", "expected"),
     [
         (_NOT_FOUND, False, True, "is free"),
         (None, True, True, "is the deployment's own"),
-        (None, False, False, "outside of this deployment's state: set storage.bucket_name"),
+        (None, False, False, "outside this deployment's state: set storage.bucket_name"),
         (
             _NOT_FOUND.replace("404", "403"),
             False,
@@ -93,10 +93,10 @@ def test_what_is_reserved_already_is_not_counted_twice() -> None:
         ("An error occurred (SlowDown)", False, True, "not checked: An error occurred (SlowDown)"),
     ],
 )
-def test_the_buckets_name(head: str | None, is_deployed: bool, holds: bool, told: str) -> None:
+def test_the_buckets_name(head: str | None, is_deployed: bool, holds: bool, expected: str) -> None:
     found = _found(replace(SETTINGS, is_deployed=is_deployed), _account(head=head))["bucket's name"]
     assert found.holds == holds
-    assert told in found.told
+    assert expected in found.told
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,7 @@ def _start_build(self: codebuild.CodeBuildResponse) -> ActionResult:
     project = self.codebuild_backend.codebuild_projects[build["projectName"]].project_metadata
     given = self._get_param("environmentVariablesOverride") or []
     variables = {one["name"]: one["value"] for one in given}
+    build["environment"] = {**project["environment"], "environmentVariables": given}
     build["logs"] = {"groupName": project["logsConfig"]["cloudWatchLogs"]["groupName"]}
     threading.Thread(target=_carry_out, args=(build, project, variables), daemon=True).start()
     return ActionResult({"build": build})

@@ -57,16 +57,31 @@ class Checkout:
 
     def run(self, target: str, *variables: str) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
         """Calls make, and reads the calls of docker and terraform."""
-        calls = self.folder.parent / "calls"
-        calls.write_text("")
+        process = self.start(target, *variables)
+        output, errors = process.communicate()
+        calls = self._calls.read_text().splitlines()
+        result = subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+        return result, [json.loads(line) for line in calls]
+
+    def start(self, target: str, *variables: str) -> subprocess.Popen[str]:
+        """Starts make."""
+        self._calls.write_text("")
+        return self.start_command(["make", target, f"TEAM={TEAM}", f"PYTHON={sys.executable}", *variables])
+
+    def start_command(self, command: list[str]) -> subprocess.Popen[str]:
+        """Starts a command in the copy, with the stand-ins and the replica's account."""
         tools = self.folder.parent / "tools"
         environment = {
-            **self.aws.environment, "CALLS": str(calls), "APPROVE": TEAM,
+            **self.aws.environment, "CALLS": str(self._calls), "APPROVE": TEAM,
             "PATH": f"{tools}:{Path(sys.executable).parent}:{self.aws.environment['PATH']}",
         }  # fmt: skip
-        command = ["make", target, f"TEAM={TEAM}", f"PYTHON={sys.executable}", *variables]
-        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
-        return done, [json.loads(line) for line in calls.read_text().splitlines()]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    @property
+    def _calls(self) -> Path:
+        return self.folder.parent / "calls"
 
 
 def copy_project(folder: Path) -> None:

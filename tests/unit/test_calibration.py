@@ -195,7 +195,7 @@ def _with(path: tuple[Any, ...], value: object) -> Callable[[Any], None]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "fault"),
     [
         (_with(("format",), 2), "format is not 1"),
         (_without("members"), "members is missing"),
@@ -209,20 +209,20 @@ def _with(path: tuple[Any, ...], value: object) -> Callable[[Any], None]:
         (_with(("unit",), float("nan")), "not a finite number"),
         (_with(("residuals", 3), 9), "residuals is not"),
         (_with(("calibrator", "base", 0), 1e-12), "calibrator does not map 0 to 0"),
-        (_with(("redshifts", "step"), 1e-5), "redshifts are not 2 to"),
+        (_with(("redshifts", "step"), 1e-5), "redshifts: to / step is not from 2 to"),
         (_with(("galaxies", "fitted"), True), "fitted is not a whole number"),
         (_with(("magnitudes",), 10**30), "not a finite number"),
     ],
 )
 def test_a_malformed_file_says_what_is_wrong(
-    calibration: Calibration, tmp_path: Path, change: Callable[[Any], None], told: str
+    calibration: Calibration, tmp_path: Path, change: Callable[[Any], None], fault: str
 ) -> None:
     content = json.loads(json.dumps(calibration.to_json()))
     change(content)
     (tmp_path / CALIBRATION).write_text(json.dumps(content))
     with pytest.raises(CalibrationError, match="run `cosmicai model calibrate`") as error:
         Calibration.read(tmp_path)
-    assert told in str(error.value)
+    assert fault in str(error.value)
 
 
 def test_too_few_galaxies_are_refused(tmp_path: Path) -> None:

@@ -36,40 +36,40 @@ def test_what_is_right_is_not_warned_of(rendered: Arrays, tmp_path: Path) -> Non
 @pytest.mark.parametrize("order", ["zirgu", "griuz"])
 def test_bands_in_another_order(order: str, rendered: Arrays, tmp_path: Path) -> None:
     places = [BANDS.index(band) for band in order]
-    told = _warnings(tmp_path, {**rendered, "images": rendered["images"][:, places]})
-    assert any(f"u, g, r, i, z hold {', '.join(order)}: give --bands" in text for text in told), told
+    warnings = _warnings(tmp_path, {**rendered, "images": rendered["images"][:, places]})
+    assert any(f"u, g, r, i, z hold {', '.join(order)}: give --bands" in text for text in warnings), warnings
 
 
 @pytest.mark.parametrize("zero_point", [22.5, 25.0, 30.0, 31.4])
 def test_another_zero_point(zero_point: float, rendered: Arrays, tmp_path: Path) -> None:
     images = rendered["images"] * np.float32(10 ** (0.4 * (zero_point - 27)))
-    told = [text for text in _warnings(tmp_path, {**rendered, "images": images}) if "zero point" in text]
-    assert len(told) == 1
-    likely = float(told[0].partition("zero point ")[2].split()[0])
+    warnings = [text for text in _warnings(tmp_path, {**rendered, "images": images}) if "zero point" in text]
+    assert len(warnings) == 1
+    likely = float(warnings[0].partition("zero point ")[2].split()[0])
     assert abs(likely - zero_point) < 1
 
 
 def test_one_band_in_another_unit(rendered: Arrays, tmp_path: Path) -> None:
     images = rendered["images"].copy()
     images[:, 3] *= 10
-    told = _warnings(tmp_path, {**rendered, "images": images})
-    assert any("differ from the other bands in i by" in text for text in told), told
+    warnings = _warnings(tmp_path, {**rendered, "images": images})
+    assert any("differ from the other bands in i by" in text for text in warnings), warnings
 
 
 def test_saturation_and_zeros(rendered: Arrays, tmp_path: Path) -> None:
     images = rendered["images"].copy()
     images[:20] = np.minimum(images[:20], images[:20].max((2, 3), keepdims=True) * 0.3)
     images[30:60, 1], images[:, 4] = 0, 0
-    told = _warnings(tmp_path, {**rendered, "images": images})
-    assert any("20 of 120 galaxies look saturated" in text for text in told), told
-    assert "band z: all images are zero" in told
-    assert "images that are all zero: 30 in g of 120" in told
+    warnings = _warnings(tmp_path, {**rendered, "images": images})
+    assert any("20 of 120 galaxies look saturated" in text for text in warnings), warnings
+    assert "band z: all images are zero" in warnings
+    assert "images that are all zero: 30 in g of 120" in warnings
     assert "all images are zero" in _warnings(tmp_path, {**rendered, "images": images * 0})
 
 
 def test_magnitudes_beyond_the_training(rendered: Arrays, tmp_path: Path) -> None:
-    told = _warnings(tmp_path, {**rendered, "magnitudes": rendered["magnitudes"] - 8})
-    assert any("magnitudes in i are outside those of the model's training" in text for text in told)
+    warnings = _warnings(tmp_path, {**rendered, "magnitudes": rendered["magnitudes"] - 8})
+    assert any("magnitudes in i are outside those of the model's training" in text for text in warnings)
 
 
 def test_a_summary_has_all_that_is_to_be_looked_at(rendered: Arrays, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_summary_has_all_that_is_to_be_looked_at(rendered: Arrays, tmp_path: P
     summary = look(tmp_path / "a.npz", Reading(pixel_scale=0.2, pixel_zero_point=27.0))
     facts = dict(summary.facts)
     assert facts["bands"] == "u, g, r, i, z"
-    assert facts["stamps"] == "32×32: taken as they are"
+    assert facts["stamps"] == "32×32: used as they are"
     assert facts["pixel scale"] == '0.2"'
     assert facts["identifiers"] == "objid (int64), the first 7"
     assert facts["redshift"].startswith("redshift: 120 known, ")

@@ -62,7 +62,7 @@ def test_every_order_of_names_gives_the_models(names: list[str]) -> None:
 
 
 def test_a_band_twice_or_missing_is_named() -> None:
-    with pytest.raises(bands.BandError, match="band g is there 2 times: g, HSC-G"):
+    with pytest.raises(bands.BandError, match="band g occurs 2 times: g, HSC-G"):
         bands.order(["g", "HSC-G", "r", "i", "z"], tuple("griz"))
     with pytest.raises(bands.BandError, match="no band u or z among g, r; the model takes u, g, r, z"):
         bands.order(["g", "r"], tuple("ugrz"))
@@ -77,10 +77,10 @@ def _bare(arrays: Arrays) -> dict[str, np.ndarray]:
 
 def test_the_magnitude_z_is_no_redshift(arrays: Arrays, tmp_path: Path) -> None:
     source = _npz(tmp_path / "a.npz", images=arrays["images"], **_bare(arrays))
-    found, done = made(source, tmp_path / "out")
-    assert "redshift" not in found
-    assert np.array_equal(found["magnitudes"], arrays["magnitudes"])
-    assert "magnitudes are u, g, r, i, z" in done.summary.notes
+    written, prepared = made(source, tmp_path / "out")
+    assert "redshift" not in written
+    assert np.array_equal(written["magnitudes"], arrays["magnitudes"])
+    assert "magnitudes are u, g, r, i, z" in prepared.summary.notes
     refused(source, "z is a magnitude already: give another --redshift", Reading(Columns(redshift="z")))
 
 
@@ -89,18 +89,20 @@ def test_a_bare_z_among_bands_is_left_alone(arrays: Arrays, tmp_path: Path) -> N
     source = _npz(
         tmp_path / "a.npz", images=arrays["images"], mags=arrays["magnitudes"], g=columns["g"], z=columns["z"]
     )
-    _, done = made(source, tmp_path / "out")
-    assert any("no redshifts: z stands beside g and is taken for a band" in note for note in done.summary.notes)
+    _, prepared = made(source, tmp_path / "out")
+    assert any(
+        "no redshifts: z is next to g and so counts as a band" in note for note in prepared.summary.notes
+    )
 
 
 def test_a_bare_z_is_taken_last_and_said(arrays: Arrays, tmp_path: Path) -> None:
     source = _npz(tmp_path / "a.npz", images=arrays["images"], mags=arrays["magnitudes"], z=arrays["redshift"])
-    found, done = made(source, tmp_path / "out")
-    assert np.array_equal(found["redshift"], arrays["redshift"])
-    assert "z is taken for the redshift, as no column is called u, g, r or i" in done.summary.notes
+    written, prepared = made(source, tmp_path / "out")
+    assert np.array_equal(written["redshift"], arrays["redshift"])
+    assert "z counts as the redshift, as no column is called u, g, r or i" in prepared.summary.notes
     both = dict(np.load(source)) | {"z_spec": arrays["redshift"] + 1}
-    found, _ = made(_npz(tmp_path / "b.npz", **both), tmp_path / "both")
-    assert np.array_equal(found["redshift"], arrays["redshift"] + 1)
+    written, _ = made(_npz(tmp_path / "b.npz", **both), tmp_path / "both")
+    assert np.array_equal(written["redshift"], arrays["redshift"] + 1)
 
 
 def test_a_redshift_that_is_a_magnitude_by_its_values_isrefused(arrays: Arrays, tmp_path: Path) -> None:
@@ -119,10 +121,10 @@ def test_unknown_redshifts(arrays: Arrays, tmp_path: Path) -> None:
     redshift[: len(markers)] = markers
     redshift[10] = -0.001
     source = _npz(tmp_path / "a.npz", **{**arrays, "redshift": redshift})
-    found, done = made(source, tmp_path / "out")
-    assert np.isnan(found["redshift"][: len(markers)]).all()
-    assert np.array_equal(found["redshift"][8:], redshift[8:])
-    counts = {marker: count for column, marker, kind, count in done.summary.missing if kind == "unknown"}
+    written, prepared = made(source, tmp_path / "out")
+    assert np.isnan(written["redshift"][: len(markers)]).all()
+    assert np.array_equal(written["redshift"][8:], redshift[8:])
+    counts = {marker: count for column, marker, kind, count in prepared.summary.missing if kind == "unknown"}
     assert counts == {"not finite or masked": 2, "-1 or less": 4, "99, 999, …": 2}
 
 
@@ -139,8 +141,8 @@ def test_two_sets_of_magnitudes_arerefused(arrays: Arrays, tmp_path: Path) -> No
     source = _npz(tmp_path / "a.npz", images=arrays["images"], **columns)
     refused(source, r"magnitudes could be psfMag_u, .* or modelMag_u, .*: give --magnitudes NAMES")
     reading = Reading(Columns(magnitudes=("modelMag_*",)))
-    found, _ = made(source, tmp_path / "out", reading)
-    assert np.array_equal(found["magnitudes"], arrays["magnitudes"])
+    written, _ = made(source, tmp_path / "out", reading)
+    assert np.array_equal(written["magnitudes"], arrays["magnitudes"])
 
 
 def test_named_magnitudes_go_by_their_bands(arrays: Arrays, tmp_path: Path) -> None:
@@ -155,13 +157,13 @@ def test_each_marker_becomes_what_it_means(arrays: Arrays, tmp_path: Path) -> No
     magnitudes[: len(undetected), 1] = undetected
     magnitudes[10 : 10 + len(unobserved), 2] = unobserved
     source = _npz(tmp_path / "a.npz", images=arrays["images"], mags=magnitudes)
-    found, done = made(source, tmp_path / "out")
-    assert (found["magnitudes"][: len(undetected), 1] == np.float32(29.04)).all()
-    assert np.isnan(found["magnitudes"][10 : 10 + len(unobserved), 2]).all()
+    written, prepared = made(source, tmp_path / "out")
+    assert (written["magnitudes"][: len(undetected), 1] == np.float32(29.04)).all()
+    assert np.isnan(written["magnitudes"][10 : 10 + len(unobserved), 2]).all()
     rest = np.ones((COUNT, 5), bool)
     rest[: len(undetected), 1] = rest[10 : 10 + len(unobserved), 2] = False
-    assert np.array_equal(found["magnitudes"][rest], arrays["magnitudes"][rest])
-    rows = {(column, marker): (kind, count) for column, marker, kind, count in done.summary.missing}
+    assert np.array_equal(written["magnitudes"][rest], arrays["magnitudes"][rest])
+    rows = {(column, marker): (kind, count) for column, marker, kind, count in prepared.summary.missing}
     assert rows == {
         ("g", "99"): ("not detected", 1),
         ("g", "99.99"): ("not detected", 1),
@@ -173,7 +175,7 @@ def test_each_marker_becomes_what_it_means(arrays: Arrays, tmp_path: Path) -> No
         ("r", "0"): ("not observed", 1),
         ("r", "nan"): ("not observed", 1),
     }
-    assert any("5 magnitudes are not known: NaN" in text for text in done.summary.warnings)
+    assert any("5 magnitudes are not known: NaN" in text for text in prepared.summary.warnings)
 
 
 def test_the_user_says_what_a_marker_means(arrays: Arrays, tmp_path: Path) -> None:
@@ -182,9 +184,9 @@ def test_the_user_says_what_a_marker_means(arrays: Arrays, tmp_path: Path) -> No
     source = _npz(tmp_path / "a.npz", images=arrays["images"], mags=magnitudes)
     markers = missing.parse_markers(["nan=not-detected", "25.5=not-observed"])
     reading = Reading(missing=markers, limits=(26.0, 27.0, 27.0, 27.0, 27.0))
-    found, _ = made(source, tmp_path / "out", reading)
-    assert found["magnitudes"][3, 0] == 26
-    assert np.isnan(found["magnitudes"][4, 0])
+    written, _ = made(source, tmp_path / "out", reading)
+    assert written["magnitudes"][3, 0] == 26
+    assert np.isnan(written["magnitudes"][4, 0])
     with pytest.raises(MissingError, match="--missing 99: give VALUE=not-detected"):
         missing.parse_markers(["99"])
 
@@ -194,11 +196,11 @@ def test_fluxes_have_markers_of_their_own(arrays: Arrays, tmp_path: Path) -> Non
     fluxes[0, 1], fluxes[1, 1], fluxes[2, 1] = -0.3, 0.0, -9999
     source = _npz(tmp_path / "a.npz", images=arrays["images"], flux=fluxes)
     refused(source, r"no column for magnitudes, but fluxes: flux\. Give --flux-unit")
-    found, done = made(source, tmp_path / "out", Reading(flux_zero_point=22.5))
-    assert found["magnitudes"][0, 1] == np.float32(29.04)
-    assert np.isnan(found["magnitudes"][1:3, 1]).all()
-    assert np.abs(found["magnitudes"][3:] - arrays["magnitudes"][3:]).max() < 4e-6
-    assert ("g", "a flux below 0", "not detected", 1) in done.summary.missing
+    written, prepared = made(source, tmp_path / "out", Reading(flux_zero_point=22.5))
+    assert written["magnitudes"][0, 1] == np.float32(29.04)
+    assert np.isnan(written["magnitudes"][1:3, 1]).all()
+    assert np.abs(written["magnitudes"][3:] - arrays["magnitudes"][3:]).max() < 4e-6
+    assert ("g", "a flux below 0", "not detected", 1) in prepared.summary.missing
 
 
 @pytest.mark.parametrize(
@@ -226,12 +228,12 @@ def test_one_odd_magnitude_costs_one_galaxy(arrays: Arrays, tmp_path: Path) -> N
     magnitudes = arrays["magnitudes"].copy()
     magnitudes[7, 3] = 45
     source = _npz(tmp_path / "a.npz", images=arrays["images"], mags=magnitudes)
-    found, done = made(source, tmp_path / "out")
-    assert np.isnan(found["magnitudes"][7, 3])
-    assert np.isfinite(found["magnitudes"]).sum() == 5 * COUNT - 1
-    assert ("i", "outside 8 to 36 mag", "unusable", 1) in done.summary.missing
-    found, done = made(source, tmp_path / "drop", Reading(drop_unusable=True))
-    assert done.galaxies == len(found["images"]) == COUNT - 1
+    written, prepared = made(source, tmp_path / "out")
+    assert np.isnan(written["magnitudes"][7, 3])
+    assert np.isfinite(written["magnitudes"]).sum() == 5 * COUNT - 1
+    assert ("i", "outside 8 to 36 mag", "unusable", 1) in prepared.summary.missing
+    written, prepared = made(source, tmp_path / "drop", Reading(drop_unusable=True))
+    assert prepared.galaxies == len(written["images"]) == COUNT - 1
 
 
 # Units and values
@@ -249,15 +251,15 @@ def test_units_and_their_zero_points(unit: str, zero_point: float) -> None:
 @given(st.floats(10, 34), st.floats(0, 35))
 def test_magnitudes_of_fluxes(magnitude: float, zero_point: float) -> None:
     flux = np.array([10 ** (-0.4 * (magnitude - zero_point)), 0.0, -1.0, np.nan])
-    found = units.magnitudes(flux, zero_point)
-    assert found[0] == pytest.approx(magnitude)
-    assert np.isposinf(found[1:3]).all()
-    assert np.isnan(found[3])
+    converted = units.magnitudes(flux, zero_point)
+    assert converted[0] == pytest.approx(magnitude)
+    assert np.isposinf(converted[1:3]).all()
+    assert np.isnan(converted[3])
 
 
 def test_text_is_numbers_blank_or_a_fault() -> None:
-    found, blank = values.numbers(np.array([" 1.5", "", "NULL", "nan", "1e3", "--"]))
-    assert np.array_equal(found, [1.5, np.nan, np.nan, np.nan, 1000, np.nan], equal_nan=True)
+    numbers, blank = values.numbers(np.array([" 1.5", "", "NULL", "nan", "1e3", "--"]))
+    assert np.array_equal(numbers, [1.5, np.nan, np.nan, np.nan, 1000, np.nan], equal_nan=True)
     assert blank.tolist() == [False, True, True, False, False, True]
     with pytest.raises(values.ValueFault, match="holds '1,5' in row 1, which is not a number"):
         values.numbers(np.array(["1", "1,5"]))
@@ -273,8 +275,8 @@ def test_text_is_numbers_blank_or_a_fault() -> None:
     ],
 )
 def test_identifiers_stay_exact(ids: np.ndarray) -> None:
-    found = values.identifiers(ids)
-    assert [str(one) for one in found] == [one.decode() if isinstance(one, bytes) else str(one) for one in ids]
+    kept = values.identifiers(ids)
+    assert [str(one) for one in kept] == [one.decode() if isinstance(one, bytes) else str(one) for one in ids]
 
 
 def test_identifiers_that_a_float_cannot_hold_arerefused() -> None:

@@ -71,9 +71,9 @@ def test_all_faults_of_an_event_are_named() -> None:
     with pytest.raises(EventError) as refused:
         RankEvent.from_json(content)
     assert str(refused.value) == (
-        "rank event: RUN_ID: is missing; MODEL: 7 is not a text; SAVE_PREDICTIONS: 'yes' is not true or false; "
-        "RANK: -1 is not a whole number from 0; DATA_PATH: [1] is not a key or a list of keys; start runs "
-        "through Initialize"
+        "rank event: RUN_ID: is missing; MODEL: 7 is not a string; SAVE_PREDICTIONS: 'yes' is not true or "
+        "false; RANK: -1 is not a whole number from 0; DATA_PATH: [1] is not a key or a list of keys; "
+        "start runs through Initialize"
     )
 
 

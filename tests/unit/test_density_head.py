@@ -51,8 +51,8 @@ def test_the_graph_gives_the_networks_density(fusion: tuple[int, ...], tmp_path:
     for name, batch in (("onnxruntime", 11), ("onnxruntime", 3), ("torch", 4)):
         engine = load(tmp_path, name, "float32", threads=2)
         outputs = list(engine.outputs(galaxies.batches(batch), embedding=True, density=True))
-        found = np.concatenate([one.density for one in outputs if one.density is not None])
-        assert found == pytest.approx(expected.numpy(), abs=1e-6)
+        density = np.concatenate([one.density for one in outputs if one.density is not None])
+        assert density == pytest.approx(expected.numpy(), abs=1e-6)
         assert next(iter(engine.outputs(galaxies.batches(11), embedding=False))).density is None
 
 
@@ -106,8 +106,8 @@ def test_calibration_makes_narrow_densities_cover_what_they_state() -> None:
         (made, (0.68, 0.95)),
         (replace(made, base=np.array([0.0, 1.0]), level=np.array([0.0, 1.0])), (0.38, 0.67)),
     ):
-        found = densities(calibration, judged.z_pred, judged.magnitudes, judged.redshift, judged.bins)
-        columns = dict(zip(LEVELS, found.z_quantiles.T, strict=True))
+        calibrated = densities(calibration, judged.z_pred, judged.magnitudes, judged.redshift, judged.bins)
+        columns = dict(zip(LEVELS, calibrated.z_quantiles.T, strict=True))
         for (low, high), share in zip(((0.16, 0.84), (0.025, 0.975)), expected, strict=True):
             inside = (columns[low] <= judged.redshift) & (judged.redshift <= columns[high])
             assert inside.mean() == pytest.approx(share, abs=0.025)
@@ -119,17 +119,17 @@ def test_the_density_has_the_peaks_of_the_bins() -> None:
     assert galaxies.edges is not None
     bins = np.zeros((2, 200), np.float32)
     bins[0, [60, 150]] = 0.7, 0.3
-    found = densities(made, np.array([0.5, np.nan], np.float32), np.zeros((2, 5), np.float32), None, bins)
+    calibrated = densities(made, np.array([0.5, np.nan], np.float32), np.zeros((2, 5), np.float32), None, bins)
     middle = (galaxies.edges[1:] + galaxies.edges[:-1]) / 2
-    assert found.z_mode[0] == pytest.approx(middle[60], abs=0.01)
-    pdf = found.pdf[0].astype(np.float64)
-    assert np.trapezoid(pdf, found.redshifts) == pytest.approx(1, abs=5e-3)
-    near = np.abs(found.redshifts - middle[150]) < 0.05
-    assert np.trapezoid(pdf[near], found.redshifts[near]) == pytest.approx(0.3, abs=0.06)
-    between = np.abs(found.redshifts - (middle[60] + middle[150]) / 2) < 0.1
+    assert calibrated.z_mode[0] == pytest.approx(middle[60], abs=0.01)
+    pdf = calibrated.pdf[0].astype(np.float64)
+    assert np.trapezoid(pdf, calibrated.redshifts) == pytest.approx(1, abs=5e-3)
+    near = np.abs(calibrated.redshifts - middle[150]) < 0.05
+    assert np.trapezoid(pdf[near], calibrated.redshifts[near]) == pytest.approx(0.3, abs=0.06)
+    between = np.abs(calibrated.redshifts - (middle[60] + middle[150]) / 2) < 0.1
     assert pdf[between].max() < 1e-3
-    assert np.isnan(found.z_median[1])
-    assert np.isnan(found.pdf[1]).all()
+    assert np.isnan(calibrated.z_median[1])
+    assert np.isnan(calibrated.pdf[1]).all()
 
 
 def test_the_file_gives_the_same_densities_and_belongs_to_one_network(tmp_path: Path) -> None:

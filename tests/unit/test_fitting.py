@@ -63,7 +63,7 @@ def test_stamps_that_are_not_square_are_cropped() -> None:
     images = np.random.default_rng(1).normal(0, 1, (2, 5, 40, 64)).astype(np.float32)
     new = fitted(images, plan(40, 64, 32, "scale", 0.2, 0.2, pad=False))
     assert np.array_equal(new, images[:, :, 4:36, 16:48])
-    with pytest.raises(FitError, match="--fit resize takes square ones"):
+    with pytest.raises(FitError, match="--fit resize needs square ones"):
         plan(40, 64, 32, "resize", None, None, pad=False)
 
 

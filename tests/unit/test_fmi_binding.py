@@ -195,8 +195,8 @@ def test_what_may_be_given(kind: fmi.types, value: Any, sent: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "value", "error", "message"),
     [
-        (INT, 1.5, TypeError, r"value: 1\.5 \(float\) is no number of the type int; use a double, or round"),
-        (INT, 3.0, TypeError, r"3\.0 \(float\) is no number of the type int"),  # not even a whole one is cut
+        (INT, 1.5, TypeError, r"value: 1\.5 \(float\) is not a number of the type int; use a double, or round"),
+        (INT, 3.0, TypeError, r"3\.0 \(float\) is not a number of the type int"),  # not even a whole one is cut
         (INT, np.float64(3), TypeError, r"use a double"),
         (INT, True, TypeError, r"True \(bool\) .* give an int"),
         (INT, None, TypeError, r"None \(NoneType\) .* give an int"),
@@ -213,18 +213,18 @@ def test_what_may_be_given(kind: fmi.types, value: Any, sent: Any) -> None:
         (DOUBLE, 10**400, OverflowError, r"does not fit into the 64 bits of float64; scale it down"),
         (ints(2), [1, 2, 3], ValueError, r"got 3 values, but the type says int_list of 2; .*int_list, 3\)"),
         (ints(2), [1], ValueError, r"got 1 values, but the type says int_list of 2"),
-        (ints(1), 1, TypeError, r"value: 1 is no list, but the type says int_list of 1; give a list"),
-        (ints(2), "12", TypeError, r"'12' is no list"),
-        (ints(2), None, TypeError, r"None is no list"),
-        (ints(2), {1, 2}, TypeError, r"\{1, 2\} is no list"),
-        (ints(2), [1, 2.0], TypeError, r"2\.0 \(float\) is no number of the type int_list of 2"),
+        (ints(1), 1, TypeError, r"value: 1 is not a list, but the type says int_list of 1; give a list"),
+        (ints(2), "12", TypeError, r"'12' is not a list"),
+        (ints(2), None, TypeError, r"None is not a list"),
+        (ints(2), {1, 2}, TypeError, r"\{1, 2\} is not a list"),
+        (ints(2), [1, 2.0], TypeError, r"2\.0 \(float\) is not a number of the type int_list of 2"),
         (ints(2), np.array([1, 2**31]), OverflowError, r"2147483648 does not fit"),
-        (doubles(2), np.array([True, False]), TypeError, r"True \(bool\) is no number"),
-        (ints(2), np.array([1.0, 2.0]), TypeError, r"1\.0 \(float\) is no number"),
+        (doubles(2), np.array([True, False]), TypeError, r"True \(bool\) is not a number"),
+        (ints(2), np.array([1.0, 2.0]), TypeError, r"1\.0 \(float\) is not a number"),
         (ints(2), [-(2**31), 2**31], OverflowError, r"value: 2147483648 does not fit"),
         (ints(2), [1, None], TypeError, r"None \(NoneType\)"),
-        (ints(2), np.zeros((1, 2), int), TypeError, r"is no list"),
-        (doubles(2), [[1.0], [2.0]], TypeError, r"\[1\.0\] \(list\) is no number"),
+        (ints(2), np.zeros((1, 2), int), TypeError, r"is not a list"),
+        (doubles(2), [[1.0], [2.0]], TypeError, r"\[1\.0\] \(list\) is not a number"),
     ],
 )
 def test_a_value_of_another_kind_or_length_is_refused_by_every_operation(
@@ -277,7 +277,7 @@ def test_a_rank_that_does_not_exist_is_refused(alone: fmi.Communicator, rank: in
 @pytest.mark.parametrize("rank", [0.0, "0", None, True])
 def test_a_rank_that_is_no_number_is_refused(alone: fmi.Communicator, rank: Any) -> None:
     for name, call in _by_rank(alone, rank):
-        with pytest.raises(TypeError, match=f"{name}: {rank!r} is no whole number; give an int"):
+        with pytest.raises(TypeError, match=f"{name}: {rank!r} is not a whole number; give an int"):
             call()
 
 
@@ -298,17 +298,17 @@ def test_what_is_in_the_wrong_place_is_named(alone: fmi.Communicator) -> None:
         (lambda: alone.recv(0, INT), ValueError, r"src: rank 0 is this rank itself"),
         (lambda: alone.reduce(1, SUM, 0, INT), TypeError, r"the order is reduce\(value, root, func, type\)"),
         (lambda: alone.reduce(1, 0, fmi.op.sum, INT), TypeError, r"func: .* give one such as fmi\.func\("),
-        (lambda: alone.allreduce(1, max, INT), TypeError, r"func: .* is no function; give one such as"),
-        (lambda: alone.scan(1, INT, SUM), TypeError, r"type: .* is no type"),
+        (lambda: alone.allreduce(1, max, INT), TypeError, r"func: .* is not a function; give one such as"),
+        (lambda: alone.scan(1, INT, SUM), TypeError, r"type: .* is not a type"),
         (lambda: alone.send(1, 1, fmi.datatypes.int), TypeError, r"type: .* give one such as fmi\.types\("),
-        (lambda: alone.recv(1, int), TypeError, r"type: <class 'int'> is no type"),
-        (lambda: alone.hint("fast"), TypeError, r"hint: 'fast' is no hint; give fmi\.hints\.fast"),
-        (lambda: fmi.types("int"), TypeError, r"types: 'int' is no datatype"),
+        (lambda: alone.recv(1, int), TypeError, r"type: <class 'int'> is not a type"),
+        (lambda: alone.hint("fast"), TypeError, r"hint: 'fast' is not a hint; give fmi\.hints\.fast"),
+        (lambda: fmi.types("int"), TypeError, r"types: 'int' is not a datatype"),
         (lambda: fmi.types(fmi.datatypes.int_list), ValueError, r"int_list needs the number of values"),
         (lambda: fmi.types(fmi.datatypes.int_list, -1), ValueError, r"the count -1 is negative"),
-        (lambda: fmi.types(fmi.datatypes.int_list, 2.0), TypeError, r"the count 2\.0 is no whole number"),
-        (lambda: fmi.func("sum"), TypeError, r"func: 'sum' is no operation"),
-        (lambda: fmi.func(fmi.op.custom), ValueError, r"give f with op\.custom and with it alone"),
+        (lambda: fmi.types(fmi.datatypes.int_list, 2.0), TypeError, r"the count 2\.0 is not a whole number"),
+        (lambda: fmi.func("sum"), TypeError, r"func: 'sum' is not an operation"),
+        (lambda: fmi.func(fmi.op.custom), ValueError, r"give f with op\.custom, and only with that"),
         (lambda: fmi.func(fmi.op.sum, max), ValueError, r"op\.sum with f = .*; give f with op\.custom"),
         (lambda: fmi.func(fmi.op.custom, 3, True, True), TypeError, r"func: 3 cannot be called"),
     ]
@@ -320,7 +320,7 @@ def test_what_is_in_the_wrong_place_is_named(alone: fmi.Communicator) -> None:
 @pytest.mark.parametrize(
     ("result", "error", "message"),
     [
-        (1.5, TypeError, r"the custom function's result: 1\.5 \(float\) is no number of the type int"),
+        (1.5, TypeError, r"the custom function's result: 1\.5 \(float\) is not a number of the type int"),
         (None, TypeError, r"the custom function's result: None"),
         (2**31, OverflowError, r"the custom function's result: 2147483648 does not fit"),
         ([1], TypeError, r"the custom function's result: \[1\]"),
@@ -378,7 +378,7 @@ def test_over_one_channel_it_is_the_same_interface() -> None:
     assert c.chosen("bcast", 8) == "MemoryChannel"
     c.hint(fmi.hints.fast)
     assert c.chosen("barrier", 0) == "MemoryChannel"
-    with pytest.raises(ValueError, match="operation: 'shout' is unknown; there are recv, send, bcast"):
+    with pytest.raises(ValueError, match="operation: 'shout' is unknown; give recv, send, bcast"):
         c.chosen("shout", 8)
     assert c.allreduce(5, SUM, INT) == 5
     c.close()

@@ -172,17 +172,17 @@ def test_a_figure_that_is_missing_is_taken_from_fmis_example_and_said(tmp_path: 
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("{", r"fmi\.json is no JSON"),
-        ("[]", r"backends is no JSON object"),
+        ("{", r"fmi\.json is not JSON"),
+        ("[]", r"backends is not a JSON object"),
         ({}, r"no back end is enabled; give backends\.Direct"),
         ({"backends": {"Direct": {"host": "h"}}}, r"no back end is enabled"),
         ({"backends": {"Direct": {"enabled": "true"}}}, r"backends\.Direct\.host is missing; give it"),
         ({"backends": {"S3": {"enabled": "true"}}}, r"backends\.S3\.bucket_name is missing"),
         (
             {"backends": {"Kafka": {"enabled": True}}},
-            r"backends\.Kafka is unknown; there are Direct, Redis, S3",
+            r"backends\.Kafka is unknown; give Direct or Redis or S3",
         ),
-        ({"backends": {"Direct": "on"}}, r"backends\.Direct is no JSON object"),
+        ({"backends": {"Direct": "on"}}, r"backends\.Direct is not a JSON object"),
         (_changed(S3={"overhead": "fast"}), r"model\.S3\.overhead: 'fast' is not a number"),
         (_changed(S3={"bandwidth": 0}), r"model\.S3\.bandwidth: 0 must be finite and above 0"),
         (_changed(Redis={"instance_price": -1}), r"model\.Redis\.instance_price: -1 must be .* at least 0"),
@@ -198,11 +198,11 @@ def test_a_configuration_that_cannot_work_is_named(tmp_path: Path, content: Any,
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
-        ({"port": "ten"}, r"backends\.Direct\.port: 'ten' is no number above 0"),
-        ({"port": 70_000}, r"backends\.Direct\.port: 70000 is no port; give 1 to 65535"),
-        ({"max_timeout": 0}, r"backends\.Direct\.max_timeout: 0 is no number above 0"),
-        ({"secret": "key"}, r"backends\.Direct\.secret holds other characters than hexadecimal digits"),
-        ({"relay_key": "key"}, r"backends\.Direct\.relay_key holds other characters than hexadecimal digits"),
+        ({"port": "ten"}, r"backends\.Direct\.port: 'ten' is not a number above 0"),
+        ({"port": 70_000}, r"backends\.Direct\.port: 70000 is not a port; give 1 to 65535"),
+        ({"max_timeout": 0}, r"backends\.Direct\.max_timeout: 0 is not a number above 0"),
+        ({"secret": "key"}, r"backends\.Direct\.secret must have only hexadecimal digits"),
+        ({"relay_key": "key"}, r"backends\.Direct\.relay_key must have only hexadecimal digits"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named(tmp_path: Path, settings: Json, fault: str) -> None:
@@ -220,12 +220,12 @@ def test_the_arguments_of_a_communicator_are_checked(tmp_path: Path) -> None:
         ((2, 2), ValueError, r"peer_id: rank 2 is not in a group of 2"),
         ((-1, 2), ValueError, r"peer_id: rank -1 is not in a group of 2"),
         ((0, 0), ValueError, r"peer_id: rank 0 is not in a group of 0"),
-        (("0", 2), TypeError, r"peer_id: '0' is no whole number"),
-        ((0, 2.0), TypeError, r"num_peers: 2\.0 is no whole number"),
+        (("0", 2), TypeError, r"peer_id: '0' is not a whole number"),
+        ((0, 2.0), TypeError, r"num_peers: 2\.0 is not a whole number"),
     ):
         with pytest.raises(error, match=fault):
             fmi.Communicator(*arguments, path, "run-")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"faas_memory: '512' is no whole number"):
+    with pytest.raises(TypeError, match=r"faas_memory: '512' is not a whole number"):
         fmi.Communicator(0, 2, path, "run-", "512")  # type: ignore[arg-type]
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from cosmicai.cli.following import _shown_in_lines, screen
 from cosmicai.runs.watch import Snapshot
 
-NOTES = ["2 files are not taken of s3://b/25MB/ (hidden: ._1.pt; empty: \x1b[2J.pt)"]
+NOTES = ["2 files in s3://b/25MB/ are left out (hidden: ._1.pt; empty: \x1b[2J.pt)"]
 
 
 def _snapshot(status: str, ranks: int | None = None, done: int = 0, notes: list[str] | None = None) -> Snapshot:
@@ -19,9 +19,9 @@ def test_the_first_lines_say_what_a_run_does_not_take(capsys: pytest.CaptureFixt
     planned = [_snapshot("RUNNING", 3, done, NOTES) for done in (0, 1)]
     _shown_in_lines(iter([_snapshot("RUNNING"), *planned, _snapshot("SUCCEEDED", 3, 3, NOTES)]), quiet=False)
     lines = capsys.readouterr().out.splitlines()
-    assert [number for number, line in enumerate(lines) if line.startswith("note: 2 files are not taken")] == [
-        1
-    ]
+    assert [
+        number for number, line in enumerate(lines) if line.startswith("note: 2 files in s3://b/25MB/")
+    ] == [1]
     assert "1 of 3 ranks done" in lines[2]
     assert "\x1b" not in "".join(lines)
 
@@ -30,5 +30,5 @@ def test_the_screen_begins_with_the_notes() -> None:
     console = Console(width=120)
     with console.capture() as shown:
         console.print(screen(_snapshot("RUNNING", 3, notes=NOTES)))
-    assert shown.get().startswith("note: 2 files are not taken of s3://b/25MB/ (hidden: ._1.pt;")
+    assert shown.get().startswith("note: 2 files in s3://b/25MB/ are left out (hidden: ._1.pt;")
     assert "\x1b[2J" not in shown.get()

@@ -57,21 +57,25 @@ def test_the_keys_are_the_historic_ones_to_the_letter() -> None:
 
 
 def test_units_and_sums() -> None:
-    found = historic.results([_rank(0, 20, 2.0), _rank(1, 30, 3.0)], None)
-    assert found["total cpu time (second)"] == pytest.approx(7.5)
-    assert found["number of batches"] == 3 + 4
-    assert found["execution time per batch (second)"] == pytest.approx(5.0 / 7)
-    assert found["throughput(bps)"] == pytest.approx(50 * _SAMPLE_BITS / 5.0)
-    assert found["cpu memory (MB)"] == 101.0
-    assert (found["batch size"], found["device"]) == (8, "cpu")
-    assert (found["total gpu time (second)"], found["gpu memory (MB)"]) == (0.0, 0.0)
-    assert (found["num_samples"], found["sample_persec"]) == (50, pytest.approx(10.0))
-    assert [found[name] for name in ("MAE", "MSE", "Bias", "Precision", "R2")] == [None] * 5
+    figures = historic.results([_rank(0, 20, 2.0), _rank(1, 30, 3.0)], None)
+    assert figures["total cpu time (second)"] == pytest.approx(7.5)
+    assert figures["number of batches"] == 3 + 4
+    assert figures["execution time per batch (second)"] == pytest.approx(5.0 / 7)
+    assert figures["throughput(bps)"] == pytest.approx(50 * _SAMPLE_BITS / 5.0)
+    assert figures["cpu memory (MB)"] == 101.0
+    assert (figures["batch size"], figures["device"]) == (8, "cpu")
+    assert (figures["total gpu time (second)"], figures["gpu memory (MB)"]) == (0.0, 0.0)
+    assert (figures["num_samples"], figures["sample_persec"]) == (50, pytest.approx(10.0))
+    assert [figures[name] for name in ("MAE", "MSE", "Bias", "Precision", "R2")] == [None] * 5
 
 
 def test_what_is_not_measured_on_a_gpu_is_not_zero() -> None:
-    found = historic.results([_rank(0, 20, 2.0, device="cuda")], None)
-    assert (found["device"], found["total gpu time (second)"], found["gpu memory (MB)"]) == ("cuda", None, None)
+    figures = historic.results([_rank(0, 20, 2.0, device="cuda")], None)
+    assert (figures["device"], figures["total gpu time (second)"], figures["gpu memory (MB)"]) == (
+        "cuda",
+        None,
+        None,
+    )
 
 
 def test_accuracy_is_that_of_all_predictions(tmp_path: Path) -> None:
@@ -88,14 +92,16 @@ def test_accuracy_is_that_of_all_predictions(tmp_path: Path) -> None:
         infos.append(_rank(rank, size, 2.0, accuracy_state=state))
         columns.append((predicted[1:].astype(float), true[1:].astype(float)))
     historic.write(tmp_path, summary(_RUN, infos, {}), infos)
-    found = json.loads((tmp_path / "Results.json").read_text())
+    figures = json.loads((tmp_path / "Results.json").read_text())
     predicted, true = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     scaled = (predicted - true) / (1 + true)
-    assert found["MAE"] == pytest.approx(np.mean(np.abs(predicted - true)), rel=1e-9)
-    assert found["MSE"] == pytest.approx(np.mean((predicted - true) ** 2), rel=1e-9)
-    assert found["Bias"] == pytest.approx(np.mean(scaled), rel=1e-9)
-    assert found["Precision"] == pytest.approx(1.48 * np.median(np.abs(scaled - np.median(scaled))), rel=1e-9)
-    assert found["R2"] == pytest.approx(1 - np.sum((predicted - true) ** 2) / np.sum((true - true.mean()) ** 2))
+    assert figures["MAE"] == pytest.approx(np.mean(np.abs(predicted - true)), rel=1e-9)
+    assert figures["MSE"] == pytest.approx(np.mean((predicted - true) ** 2), rel=1e-9)
+    assert figures["Bias"] == pytest.approx(np.mean(scaled), rel=1e-9)
+    assert figures["Precision"] == pytest.approx(1.48 * np.median(np.abs(scaled - np.median(scaled))), rel=1e-9)
+    assert figures["R2"] == pytest.approx(
+        1 - np.sum((predicted - true) ** 2) / np.sum((true - true.mean()) ** 2)
+    )
     assert (tmp_path / "inference.png").exists()
 
 
@@ -104,8 +110,8 @@ def test_without_predictions_the_precision_is_that_of_the_summary(tmp_path: Path
     infos = [_rank(0, 3, 1.0, accuracy_state=state)]
     content = summary(_RUN, infos, {})
     historic.write(tmp_path, content, infos)
-    found = json.loads((tmp_path / "Results.json").read_text())
-    assert found["Precision"] == (content.accuracy or {})["precision (NMAD)"]
+    figures = json.loads((tmp_path / "Results.json").read_text())
+    assert figures["Precision"] == (content.accuracy or {})["precision (NMAD)"]
     assert not (tmp_path / "inference.png").exists()
 
 
@@ -116,8 +122,8 @@ def test_redshifts_that_are_all_unknown_give_no_accuracy_and_no_picture(tmp_path
     state = Metrics.of([1.0] * 3, unknown.tolist(), [20.0] * 3).to_json()
     infos = [_rank(0, 3, 1.0, accuracy_state=state)]
     historic.write(tmp_path, summary(_RUN, infos, {}), infos)
-    found = json.loads((tmp_path / "Results.json").read_text())
-    assert [found[name] for name in ("MAE", "MSE", "Bias", "Precision", "R2")] == [None] * 5
+    figures = json.loads((tmp_path / "Results.json").read_text())
+    assert [figures[name] for name in ("MAE", "MSE", "Bias", "Precision", "R2")] == [None] * 5
     assert not (tmp_path / "inference.png").exists()
 
 
@@ -130,18 +136,18 @@ def test_a_scripts_figures_count_by_either_name() -> None:
         "device": "cpu",
     }
     infos = [_script(0, **ours), _script(1, **theirs)]
-    found = historic.results(infos, None)
-    assert found["execution time per batch (second)"] == pytest.approx((3 * 0.5 + 2.5) / 4)
-    assert (found["batch size"], found["number of batches"], found["device"]) == (8, 4, "cpu")
-    assert found["num_samples"] == 32
-    assert found["num_samples_from"] == {
+    figures = historic.results(infos, None)
+    assert figures["execution time per batch (second)"] == pytest.approx((3 * 0.5 + 2.5) / 4)
+    assert (figures["batch size"], figures["number of batches"], figures["device"]) == (8, 4, "cpu")
+    assert figures["num_samples"] == 32
+    assert figures["num_samples_from"] == {
         "num_batches * batch_size": 1, "number of batches * batch size": 1,
     }  # fmt: skip
-    assert found["sample_persec"] is None  # 32 is an upper bound
-    assert found["throughput(bps)"] is None  # which no script said
+    assert figures["sample_persec"] is None  # 32 is an upper bound
+    assert figures["throughput(bps)"] is None  # which no script said
 
 
 def test_a_figure_that_one_rank_lacks_is_null() -> None:
-    found = historic.results([_script(0, num_batches=3, batch_size=8, device="cpu"), _script(1)], None)
-    assert [found[name] for name in KEYS] == [None] * len(KEYS)
-    assert found["num_samples_from"] == {"num_batches * batch_size": 1, "unknown": 1}
+    figures = historic.results([_script(0, num_batches=3, batch_size=8, device="cpu"), _script(1)], None)
+    assert [figures[name] for name in KEYS] == [None] * len(KEYS)
+    assert figures["num_samples_from"] == {"num_batches * batch_size": 1, "unknown": 1}

@@ -65,9 +65,9 @@ def test_a_model_folder_that_ranks_can_run(model: foreign.ViT_Astro, checkpoint:
     assert card["checked"]["largest error, onnxruntime"] <= 1e-5
     images, magnitudes = foreign.galaxies(5)
     engine = load(out, "onnxruntime", "float32", threads=1)
-    found = next(iter(engine.predict([Partition(images.numpy(), magnitudes.numpy(), None)])))
+    predicted = next(iter(engine.predict([Partition(images.numpy(), magnitudes.numpy(), None)])))
     assert np.allclose(
-        found.reshape(-1), model([images, magnitudes])[:, 0].detach().numpy(), atol=1e-5, rtol=1e-5
+        predicted.reshape(-1), model([images, magnitudes])[:, 0].detach().numpy(), atol=1e-5, rtol=1e-5
     )
 
 
@@ -94,8 +94,8 @@ def test_an_imported_model_gives_its_outputs_through_infer(tmp_path: Path) -> No
     torch.save(galaxies, tmp_path / "parts" / "2.pt", _use_new_zipfile_serialization=False)
     infer([str(tmp_path / "parts")], tmp_path / "out", batch_size=7, processes=1, model=tmp_path / "model")
     for rank in (0, 1):
-        found = np.load(tmp_path / "out" / "predictions" / f"{rank}.npz")["z_pred"]
-        errors = np.abs(found - expected["plain_vit_depth4"]) / np.maximum(
+        predicted = np.load(tmp_path / "out" / "predictions" / f"{rank}.npz")["z_pred"]
+        errors = np.abs(predicted - expected["plain_vit_depth4"]) / np.maximum(
             1, np.abs(expected["plain_vit_depth4"])
         )
         assert errors.max() <= 1e-5
@@ -212,7 +212,7 @@ def test_which_array_holds_the_outputs(model: foreign.ViT_Astro, checkpoint: Pat
     assert imported() == "checkpoint", "of the checkpoint's name"
     write(a=outputs, b=outputs)
     _leaves_nothing(
-        tmp_path, checkpoint, r"has no array that must be the outputs; of the right shape are: a, b; name one",
+        tmp_path, checkpoint, r"no array that is clearly the outputs; of the right shape are: a, b; name one",
         expected=expected, onnx=False,
     )  # fmt: skip
     assert imported("b") == "b"
@@ -255,7 +255,7 @@ def test_an_expected_file_that_is_no_npz(content: bytes, checkpoint: Path, tmp_p
 def test_a_folder_that_holds_something_is_left_alone(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").write_text("mine")
-    _leaves_nothing(tmp_path, checkpoint, r"model: is there already", onnx=False)
+    _leaves_nothing(tmp_path, checkpoint, r"model: exists already", onnx=False)
     assert (tmp_path / "model" / "mine.txt").read_text() == "mine"
 
 
@@ -268,26 +268,26 @@ def test_an_empty_folder_is_filled(checkpoint: Path, tmp_path: Path) -> None:
 def test_what_the_command_says(model: foreign.ViT_Astro, tmp_path: Path) -> None:
     path = foreign.save(model.state_dict(), tmp_path)
     arguments = ["import", str(path), str(tmp_path / "m"), "--heads", "3", "--assume", "final_norm_eps=1e-6"]
-    told = CliRunner().invoke(app, arguments, catch_exceptions=False).stdout
-    lines = told.splitlines()
+    output = CliRunner().invoke(app, arguments, catch_exceptions=False).stdout
+    lines = output.splitlines()
     assert lines[0].endswith("parameters from a state dict (torch.save)")
     assert (
         "2 blocks of width 24, patches of 8, 3 heads, MLP 48 (gelu), parallel convolutions 48 (1×1, 6 groups"
-        in told
+        in output
     )
-    assert "Inception: 8 → 21, 16, 12, 16, 6 channels (relu, max pooling of 3, halved by average)" in told
-    assert "assumed as published: attention_scale=usual, norm_eps=1e-06" in told
-    assert "not checked: give --expected FILE.npz" in told
+    assert "Inception: 8 → 21, 16, 12, 16, 6 channels (relu, max pooling of 3, halved by average)" in output
+    assert "assumed as published: attention_scale=usual, norm_eps=1e-06" in output
+    assert "not checked: give --expected FILE.npz" in output
 
 
 def test_what_the_command_says_of_a_checked_module(
     model: foreign.ViT_Astro, checkpoint: Path, tmp_path: Path
 ) -> None:
     arguments = ["import", str(checkpoint), str(tmp_path / "m"), "--expected", str(_expected(model, tmp_path))]
-    told = CliRunner().invoke(app, arguments, catch_exceptions=False).stdout
-    assert "parameters from a pickled module ViT_Astro" in told
-    assert "checked with 5 galaxies: largest error, torch: " in told
-    assert "not checked" not in told
+    output = CliRunner().invoke(app, arguments, catch_exceptions=False).stdout
+    assert "parameters from a pickled module ViT_Astro" in output
+    assert "checked with 5 galaxies: largest error, torch: " in output
+    assert "not checked" not in output
 
 
 def test_refusals_are_one_line_and_a_status(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_two_readings_are_refused_and_listed(tmp_path: Path) -> None:
     state = _renamed(_taken_out(model.state_dict()), {"vit_block": "head_mlp"})
     message = (
         r"can be read in 2 ways: head_mlp is the encoder_branch, tail is the inception_branch; or "
-        r"tail is the encoder_branch, head_mlp is the inception_branch\. Say which by --rename NAME=vit_block"
+        r"tail is the encoder_branch, head_mlp is the inception_branch\. Say which with --rename NAME=vit_block"
     )
     _refused(state, tmp_path, message)
     path = foreign.save(state, tmp_path)
@@ -234,7 +234,7 @@ def _with(**tensors: Tensor) -> Callable[[State], State]:
         (_with(head__weight=torch.ones(24, 23)), r"head\.weight has shape \(24, 23\), expected \(24, 24\)"),
         (_with(pos_embed=torch.ones(1, 16, 24)), r"pos_embed has shape \(1, 16, 24\), not"),
         (_with(inception_model__conv2d_init__bias=torch.ones(8)), r"conv2d_init and .*0 are one layer"),
-        (lambda state: _renamed(state, {"fc_norm": "norm"}), r"norm stands for fc_norm: it normalises"),
+        (lambda state: _renamed(state, {"fc_norm": "norm"}), r"norm takes the place of fc_norm: it normalises"),
         (lambda state: {k.replace("head.", "head.parametrizations."): v for k, v in state.items()},
          r"head is parametrised or normalised"),
         (lambda state: {k.replace("head.weight", "head.weight_orig"): v for k, v in state.items()},

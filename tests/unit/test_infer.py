@@ -145,17 +145,17 @@ def test_results_have_the_historic_keys_and_meanings(
         (partitions / f"{number}.pt").write_bytes(body)
     done = _infer(partitions, "--out", out, "--model", small_model[0], "--batch-size", "8")
     assert done.returncode == 0, done.stderr
-    found = json.loads((out / "Results.json").read_text())
-    assert tuple(found)[: len(KEYS)] == KEYS
-    assert (found["batch size"], found["number of batches"], found["device"]) == (8, 3 + 2, "cpu")
+    figures = json.loads((out / "Results.json").read_text())
+    assert tuple(figures)[: len(KEYS)] == KEYS
+    assert (figures["batch size"], figures["number of batches"], figures["device"]) == (8, 3 + 2, "cpu")
     infos = json.loads((out / "combined_data.json").read_text())
     seconds = sum(info["inference (seconds)"] for info in infos)
     sample_bits = 8 * 4 * (32 * 32 * 5 + 5)  # float32 images and magnitudes
-    assert found["throughput(bps)"] == pytest.approx(33 * sample_bits / seconds)
-    assert found["execution time per batch (second)"] == pytest.approx(seconds / 5)
-    assert found["total cpu time (second)"] > 0
-    assert 0 < found["cpu memory (MB)"] < 2000
-    measures = [found[name] for name in ("MAE", "MSE", "Bias", "Precision", "R2")]
+    assert figures["throughput(bps)"] == pytest.approx(33 * sample_bits / seconds)
+    assert figures["execution time per batch (second)"] == pytest.approx(seconds / 5)
+    assert figures["total cpu time (second)"] > 0
+    assert 0 < figures["cpu memory (MB)"] < 2000
+    measures = [figures[name] for name in ("MAE", "MSE", "Bias", "Precision", "R2")]
     if with_redshift:
         assert measures == pytest.approx(_measured(out, 2), rel=1e-6)
     else:
@@ -285,5 +285,11 @@ def test_nested_partitions_are_taken_and_what_is_not_is_named(
     assert "4 redshifts" in done.stdout
     (note,) = json.loads((tmp_path / "out" / "run.json").read_text())["notes"]
     assert f"note: {note}" in done.stdout
-    told = ("6 files are not taken", "4.pth, 5.pt.gz, deep/3.PT", "empty: empty.pt", "hidden: ._1.pt, .trash")
+    told = (
+        "6 files in ",
+        " are left out (",
+        "4.pth, 5.pt.gz, deep/3.PT",
+        "empty: empty.pt",
+        "hidden: ._1.pt, .trash",
+    )
     assert [text for text in told if text not in note] == []

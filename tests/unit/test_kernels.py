@@ -96,11 +96,11 @@ def test_residuals_are_added_and_normalised(width: int) -> None:
     total = double(product) + double(bias) + double(residual)
     expected = F.layer_norm(total, [width], double(gamma), double(beta), 1e-6)
     inputs = (product, bias, residual, gamma, beta)
-    found = run("AddNorm", *inputs, outputs=(np.float32, np.float32), epsilon=1e-6)
-    assert found[0] == pytest.approx(total.numpy(), abs=1e-5)
-    assert found[1] == pytest.approx(expected.numpy(), abs=2e-5 if width > 1 else 1e-2)
-    found = run("AddNormToUint8", *inputs, *constants(0.05, 90), outputs=(np.float32, np.uint8), epsilon=1e-6)
-    assert np.abs(found[1] - quantised(expected, 0.05, 90)).max() <= 1
+    result = run("AddNorm", *inputs, outputs=(np.float32, np.float32), epsilon=1e-6)
+    assert result[0] == pytest.approx(total.numpy(), abs=1e-5)
+    assert result[1] == pytest.approx(expected.numpy(), abs=2e-5 if width > 1 else 1e-2)
+    result = run("AddNormToUint8", *inputs, *constants(0.05, 90), outputs=(np.float32, np.uint8), epsilon=1e-6)
+    assert np.abs(result[1] - quantised(expected, 0.05, 90)).max() <= 1
 
 
 @pytest.mark.parametrize("tokens", [2, 5, 16, 17, 18, 33, 65])
@@ -123,8 +123,8 @@ def test_attention_to_tokens_of_very_different_weight() -> None:
     qkv[:, :8] = 1
     qkv[:, 8:16] = np.array([-1e4, -1e4, 50, -300])[:, None]  # all but the third vanish
     qkv[:, 16:] = np.arange(4)[:, None]
-    found = run("Attention", qkv, np.zeros(24, np.float32), tokens=4, heads=1, skipped=0)[0]
-    assert found == pytest.approx(np.full((4, 8), 2.0), abs=1e-6)
+    result = run("Attention", qkv, np.zeros(24, np.float32), tokens=4, heads=1, skipped=0)[0]
+    assert result == pytest.approx(np.full((4, 8), 2.0), abs=1e-6)
 
 
 @pytest.mark.parametrize("tokens", [2, 5, 9, 17, 34])
@@ -143,8 +143,8 @@ def test_the_parallel_module(tokens: int, groups: int, outer: int, inner: int, s
     added = torch.einsum("ntgi,goi->ntgo", hidden, double(w2)) + double(b2).view(groups, outer)
     added[:, 0] = 0
     expected = (rows + added)[:, skipped:].reshape(-1, width)
-    found = run("Parallel", x, w1, b1, w2, b2, tokens=tokens, skipped=skipped)[0]
-    assert found == pytest.approx(expected.numpy(), abs=1e-4)
+    result = run("Parallel", x, w1, b1, w2, b2, tokens=tokens, skipped=skipped)[0]
+    assert result == pytest.approx(expected.numpy(), abs=1e-4)
 
 
 def test_softening() -> None:
@@ -195,10 +195,10 @@ def test_the_inception_branch(galaxies: int, changes: dict[str, Any]) -> None:
     images = normal(galaxies, config.channels, config.image_size, config.image_size)
     with torch.no_grad():
         expected = inception(double(images)).numpy()
-    found = run("Inception", images, *constant)[0]
-    assert found == pytest.approx(expected, abs=5e-6 * np.abs(expected).max())
+    result = run("Inception", images, *constant)[0]
+    assert result == pytest.approx(expected, abs=5e-6 * np.abs(expected).max())
     alone = [run("Inception", images[n : n + 1], *constant)[0] for n in range(galaxies)]
-    assert (np.concatenate(alone) == found).all()  # to the last bit
+    assert (np.concatenate(alone) == result).all()  # to the last bit
 
 
 def _pooled(images: Array) -> Array:
@@ -261,22 +261,22 @@ def test_what_is_not_a_number_stays_so_and_spoils_no_other_galaxy() -> None:
     attended = run("Attention", qkv, bias, tokens=4, heads=1, skipped=0)[0]
     assert np.isfinite(attended[:4]).all()
     assert np.isnan(attended[5]).all()
-    for found in (
+    for result in (
         run("Gelu", x, bias[:8])[0],
         run("AddNorm", x, bias[:8], x, bias[:8], bias[:8], outputs=(np.float32,) * 2, epsilon=1e-6)[0],
         run("Parallel", x, normal(2, 3, 4), bias[:6], normal(2, 4, 3), bias[:8], tokens=4, skipped=0)[0],
     ):
-        assert np.isnan(found[5]).any()
-        assert np.isfinite(np.delete(found, 5, 0)).all()
+        assert np.isnan(result[5]).any()
+        assert np.isfinite(np.delete(result, 5, 0)).all()
     images = normal(2, 1, 4, 4)
     images[1, 0, 2, 2:] = np.nan, np.inf
     softened = run("Soften", images, np.ones(1, np.float32))[0]
     assert np.isnan(softened[1, 0, 2, 2:]).all()
     assert np.isfinite(softened).sum() == 30
     plan = np.array([[1, 2, 0, 0, 0, 0, 0, 1, 0]], np.int64)
-    found = run("Inception", images, plan, np.ones(16, np.float32))[0]
-    assert np.isfinite(found[0]).all()
-    assert np.isnan(found[1]).any()
+    result = run("Inception", images, plan, np.ones(16, np.float32))[0]
+    assert np.isfinite(result[0]).all()
+    assert np.isnan(result[1]).any()
 
 
 WRONG: list[tuple[str, tuple[tuple[int, ...], ...], dict[str, Any], str]] = [
@@ -293,11 +293,11 @@ WRONG: list[tuple[str, tuple[tuple[int, ...], ...], dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "shapes", "attributes", "told"), WRONG)
+@pytest.mark.parametrize(("kind", "shapes", "attributes", "fault"), WRONG)
 def test_what_does_not_fit_is_an_error(
-    kind: str, shapes: tuple[tuple[int, ...], ...], attributes: dict[str, Any], told: str
+    kind: str, shapes: tuple[tuple[int, ...], ...], attributes: dict[str, Any], fault: str
 ) -> None:
-    with pytest.raises(Exception, match=told):
+    with pytest.raises(Exception, match=fault):
         run(kind, *(normal(*shape) for shape in shapes), **attributes)
 
 
@@ -306,7 +306,7 @@ NEEDED = 8 + 8 + 16  # weights of that plan
 
 
 @pytest.mark.parametrize(
-    ("plan", "weights", "channels", "told"),
+    ("plan", "weights", "channels", "fault"),
     [
         (PLAN, NEEDED - 1, 1, "more or fewer weights"),
         (PLAN, NEEDED + 1, 1, "more or fewer weights"),
@@ -322,11 +322,11 @@ NEEDED = 8 + 8 + 16  # weights of that plan
     ],
 )
 def test_an_inception_plan_that_does_not_fit_is_an_error(
-    plan: list[int], weights: int, channels: int, told: str
+    plan: list[int], weights: int, channels: int, fault: str
 ) -> None:
     images = normal(2, channels, 4, 4)
     run("Inception", normal(2, 1, 4, 4), np.array(PLAN, np.int64), np.ones(NEEDED, np.float32))
-    with pytest.raises(Exception, match=told):
+    with pytest.raises(Exception, match=fault):
         run("Inception", images, np.array(plan, np.int64), np.ones(weights, np.float32))
 
 

@@ -46,7 +46,7 @@ def galaxies() -> Arrays:
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+def predictions(tmp_path: Path) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
     """ood_p and flags, as a rank writes them."""
 
     def find(images: np.ndarray, magnitudes: np.ndarray) -> dict[str, np.ndarray]:
@@ -64,9 +64,9 @@ def _flagged(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return flagged
 
 
-def test_galaxies_of_the_survey_are_rarely_flagged(galaxies: Arrays, found: Callable[..., Any]) -> None:
+def test_galaxies_of_the_survey_are_rarely_flagged(galaxies: Arrays, predictions: Callable[..., Any]) -> None:
     """p is uniform: the bounds are three standard errors."""
-    arrays = found(*galaxies)
+    arrays = predictions(*galaxies)
     assert _flagged(arrays).mean() <= 0.01
     for level in (0.05, 0.2, 0.5):
         assert (arrays["ood_p"] <= level).mean() == pytest.approx(
@@ -75,10 +75,12 @@ def test_galaxies_of_the_survey_are_rarely_flagged(galaxies: Arrays, found: Call
     assert np.array_equal(_flagged(arrays), arrays["ood_p"] < 0.001)
 
 
-def test_real_stars_are_flagged_and_real_galaxies_are_not(tmp_path: Path, found: Callable[..., Any]) -> None:
+def test_real_stars_are_flagged_and_real_galaxies_are_not(
+    tmp_path: Path, predictions: Callable[..., Any]
+) -> None:
     """But for one of each. SDSS's stamps, brought to the network's bands, pixel scale and zero point."""
     prepared, _ = made(SDSS, tmp_path / "sdss", TO_MODEL)
-    arrays = found(prepared["images"], prepared["magnitudes"])
+    arrays = predictions(prepared["images"], prepared["magnitudes"])
     with np.load(SDSS) as source:
         stars = source["label"] == _STAR
     assert (stars.sum(), (~stars).sum()) == (5, 15)
@@ -111,17 +113,23 @@ def test_real_stars_are_flagged_and_real_galaxies_are_not(tmp_path: Path, found:
     ],
 )
 def test_what_is_wrong_with_all_galaxies_shows(
-    galaxies: Arrays, found: Callable[..., Any], change: Callable[..., Arrays], flagged: float, rare: float
+    galaxies: Arrays,
+    predictions: Callable[..., Any],
+    change: Callable[..., Arrays],
+    flagged: float,
+    rare: float,
 ) -> None:
-    arrays = found(*change(*galaxies))
+    arrays = predictions(*change(*galaxies))
     assert _flagged(arrays).mean() > flagged
     assert (arrays["ood_p"] < 0.05).mean() > rare
 
 
-def test_galaxies_that_lack_something_have_no_p_value(galaxies: Arrays, found: Callable[..., Any]) -> None:
+def test_galaxies_that_lack_something_have_no_p_value(
+    galaxies: Arrays, predictions: Callable[..., Any]
+) -> None:
     images, magnitudes = galaxies[0][:5].copy(), galaxies[1][:5].copy()
     images[1, 0, 0, 0], magnitudes[2, 3], images[3] = np.nan, np.nan, 0
-    arrays = found(images, magnitudes)
+    arrays = predictions(images, magnitudes)
     assert np.isnan(arrays["ood_p"]).tolist() == np.isnan(arrays["ood_score"]).tolist()
     assert np.isnan(arrays["ood_p"]).tolist() == [False, True, True, True, False]
     assert not _flagged(arrays)[1:4].any()
@@ -179,7 +187,7 @@ def test_the_file_gives_the_same_scores(learnt: tuple[Novelty, np.ndarray], tmp_
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "fault"),
     [
         ({"format": 2}, "format is not 1"),
         ({"embedding": 0}, "embedding is not a whole number from 1"),
@@ -192,10 +200,10 @@ def test_the_file_gives_the_same_scores(learnt: tuple[Novelty, np.ndarray], tmp_
     ],
 )
 def test_a_malformed_file_says_what_is_wrong(
-    learnt: tuple[Novelty, np.ndarray], tmp_path: Path, changes: dict[str, Any], told: str
+    learnt: tuple[Novelty, np.ndarray], tmp_path: Path, changes: dict[str, Any], fault: str
 ) -> None:
     (tmp_path / NOVELTY).write_text(json.dumps({**learnt[0].to_json(), **changes}))
-    with pytest.raises(NoveltyError, match=told) as error:
+    with pytest.raises(NoveltyError, match=fault) as error:
         Novelty.read(tmp_path)
     assert "run `cosmicai model calibrate`" in str(error.value)
 

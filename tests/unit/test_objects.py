@@ -349,14 +349,14 @@ def _with(data: bytes, record: bytes, name: str = RECORD, compression: int = zip
         (_npy(np.zeros(2, [("id", "<f8")])), "id has the type"),
         (_npy(np.zeros(2, [("id", "<i8"), ("ra", "<U3")])), "ra has the type"),
         (_npy(np.zeros(2, [("ra", "<f8")])), "no column id"),
-        (_npy(np.zeros(2, [("id", "<i8"), ("ID", "<i8")])), "two of one name"),
-        (_npy(np.zeros(2, [("id", "<i8"), ("z_pred", "<f8")])), "'z_pred' is no name of a column"),
-        (_npy(np.zeros(2, [("id", "<i8"), ("file", "<f8")])), "'file' is no name of a column"),
-        (_npy(np.zeros(2, [("id", "<i8"), ("../../x", "<f8")])), "is no name of a column"),
-        (_npy(np.zeros(2, [("id", "<i8"), ("a\x1b[2J", "<f8")])), r"'a\\x1b\[2J' is no name"),
+        (_npy(np.zeros(2, [("id", "<i8"), ("ID", "<i8")])), "two columns of one name"),
+        (_npy(np.zeros(2, [("id", "<i8"), ("z_pred", "<f8")])), "'z_pred' is not allowed as the name"),
+        (_npy(np.zeros(2, [("id", "<i8"), ("file", "<f8")])), "'file' is not allowed as the name of a column"),
+        (_npy(np.zeros(2, [("id", "<i8"), ("../../x", "<f8")])), "is not allowed as the name of a column"),
+        (_npy(np.zeros(2, [("id", "<i8"), ("a\x1b[2J", "<f8")])), r"'a\\x1b\[2J' is not allowed as the name"),
         (_npy(np.zeros(2, [("id", "<i8"), *((f"c{n}", "<i8") for n in range(64))])), "1 to 64 columns"),
-        (_npy(np.full(2, 0xD800, "<u4").view([("id", "<U1")])), "id holds bytes that are no text"),
-        (_npy(np.full(2, 0x110000, "<u4").view([("id", "<U1")])), "id holds bytes that are no text"),
+        (_npy(np.full(2, 0xD800, "<u4").view([("id", "<U1")])), "id holds bytes that are not text"),
+        (_npy(np.full(2, 0x110000, "<u4").view([("id", "<U1")])), "id holds bytes that are not text"),
         (_npy(np.full(18, 7, "u1").view([("id", "<i8"), ("a", "|b1")])), "neither true nor false"),
     ],
 )  # fmt: skip
@@ -386,7 +386,7 @@ def test_bounds_of_the_entry_itself(saved: Save, make_partition: Make) -> None:
         PartitionFile.open(Buffer(_with(data, bytes(MOST_BYTES + 1))), "1.pt")
     damaged = bytearray(_with(data, record))
     damaged[damaged.rindex(b"\x93NUMPY") + len(record) - 1] ^= 1
-    with pytest.raises(PartitionError, match=r"objects\.npy has another checksum"):
+    with pytest.raises(PartitionError, match=r"checksum of cosmicai/objects\.npy is not"):
         PartitionFile.open(Buffer(bytes(damaged)), "1.pt")
     assert PartitionFile.open(Buffer(_with(data, b"junk", "notes/mine")), "1.pt").objects is None
 

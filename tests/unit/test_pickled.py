@@ -61,26 +61,26 @@ def test_plain_values_are_kept_in_every_protocol_of_torch(protocol: int) -> None
 
 
 def test_objects_become_records_of_what_was_said_of_them() -> None:
-    found, _ = pickled.read(pickle.dumps(_Thing(width=3, inner=_Thing(name="x")), 2), RULES)
-    assert isinstance(found, Record)
-    assert (found.dotted, found.name) == (f"{__name__}._Thing", "_Thing")
-    assert found.attributes["width"] == 3
-    assert found.attributes["inner"].attributes == {"name": "x"}
+    content, _ = pickled.read(pickle.dumps(_Thing(width=3, inner=_Thing(name="x")), 2), RULES)
+    assert isinstance(content, Record)
+    assert (content.dotted, content.name) == (f"{__name__}._Thing", "_Thing")
+    assert content.attributes["width"] == 3
+    assert content.attributes["inner"].attributes == {"name": "x"}
 
 
 def test_functions_are_named_and_not_called(tmp_path: Path) -> None:
-    found, _ = pickled.read(pickle.dumps([Path.touch, tmp_path / "made"], 4), RULES)
-    assert isinstance(found, list)
-    assert next(part.dotted for part in found) in ("pathlib.Path.touch", "builtins.getattr")
+    content, _ = pickled.read(pickle.dumps([Path.touch, tmp_path / "made"], 4), RULES)
+    assert isinstance(content, list)
+    assert next(part.dotted for part in content) in ("pathlib.Path.touch", "builtins.getattr")
     assert not (tmp_path / "made").exists()
 
 
 def test_objects_that_refer_to_themselves() -> None:
     thing = _Thing()
     thing.again = thing  # type: ignore[attr-defined]
-    found, _ = pickled.read(pickle.dumps(thing, 4), RULES)
-    assert isinstance(found, Record)
-    assert found.attributes["again"] is found
+    content, _ = pickled.read(pickle.dumps(thing, 4), RULES)
+    assert isinstance(content, Record)
+    assert content.attributes["again"] is content
 
 
 def test_every_reading_makes_stand_ins_of_its_own() -> None:
@@ -118,7 +118,7 @@ def test_a_state_is_set_once() -> None:
     """So no later part of a pickle changes what an earlier one made."""
     made = b"cmodels\nNet\n)\x81"
     assert pickled.read(_put(made, b"}b"), RULES)
-    with pytest.raises(TorchFileError, match="sets the state of a Record that has one"):
+    with pytest.raises(TorchFileError, match="sets the state of a Record that cannot be set"):
         pickled.read(_put(made, b"}b", b"}b"), RULES)
 
 
@@ -129,13 +129,13 @@ DAMAGED = {
     "a buffer": (pickle.BYTEARRAY8 + b"\xff" * 8, "holds the opcode 0x96"),
     "a text that does not end": (b"X\xff\xff\xff\xff", "ends inside a value"),
     "a text of a length beyond all": (b"\x8d" + b"\xff" * 8, "ends inside a value"),
-    "a text that is none": (b"X\x01\x00\x00\x00\xff", "a text that is none"),
+    "a string that is not UTF-8": (b"X\x01\x00\x00\x00\xff", "one of its strings is not UTF-8"),
     "a name that does not end": (b"cmodels", "a name in it does not end"),
-    "a name beyond the limit": (b"c" + b"m" * 499 + b"\nNet\n", "other than a short text"),
-    "what was never put": (b"h\x07", "takes what it never put"),
-    "a number far ahead": (b"Nr\xff\xff\xff\x7f", "a number far ahead"),
-    "no mark": (b"NNt", "takes what it never put"),
-    "an empty stack": (b"\x85", "takes what it never put"),
+    "a name beyond the limit": (b"c" + b"m" * 499 + b"\nNet\n", "other than a short string"),
+    "what was never put": (b"h\x07", "uses a value that it never made"),
+    "a number far ahead": (b"Nr\xff\xff\xff\x7f", "a gap in the numbers of its memo"),
+    "no mark": (b"NNt", "uses a value that it never made"),
+    "an empty stack": (b"\x85", "uses a value that it never made"),
     "a call of a number": (b"K\x01)R", "calls a int"),
     "a call with a list": (b"cm\nf\n]R", "calls a Global"),
     "a newer protocol": (b"\x80\x06", "newer than 5"),
@@ -285,8 +285,10 @@ def test_a_negated_column_of_a_partition_is_read_with_its_sign(
     tensors = list(expected.tensors)
     tensors[column] = torch._neg_view(-tensors[column])
     assert tensors[column].is_neg()
-    found = read(saved(torch.utils.data.TensorDataset(*tensors)), "1.pt")
-    for ours, theirs in zip((found.images, found.magnitudes, found.redshift), expected.tensors, strict=True):
+    partition = read(saved(torch.utils.data.TensorDataset(*tensors)), "1.pt")
+    for ours, theirs in zip(
+        (partition.images, partition.magnitudes, partition.redshift), expected.tensors, strict=True
+    ):
         assert ours is not None
         assert np.array_equal(ours, theirs.numpy())
 
@@ -295,8 +297,8 @@ def test_bfloat16_partitions(
     saved: Callable[[object], bytes], make_partition: Callable[..., torch.utils.data.TensorDataset]
 ) -> None:
     tensors = [tensor.bfloat16() for tensor in make_partition(3).tensors]
-    found = read(saved(torch.utils.data.TensorDataset(*tensors)), "1.pt")
-    assert np.array_equal(found.images, tensors[0].float().numpy())
+    partition = read(saved(torch.utils.data.TensorDataset(*tensors)), "1.pt")
+    assert np.array_equal(partition.images, tensors[0].float().numpy())
 
 
 def test_a_partition_cannot_change_how_later_ones_are_read(
@@ -318,5 +320,5 @@ def test_a_partition_cannot_change_how_later_ones_are_read(
 
 
 def test_a_global_is_a_value() -> None:
-    found, _ = pickled.read(_put(b"ctorch\nfloat32\n"), RULES)
-    assert found == Global("torch.float32")
+    content, _ = pickled.read(_put(b"ctorch\nfloat32\n"), RULES)
+    assert content == Global("torch.float32")

@@ -50,7 +50,7 @@ def test_there_are_never_more_ranks_than_files() -> None:
 def test_more_ranks_than_one_run_may_have_is_a_clear_error() -> None:
     files = [PartitionFile(f"{n}.pt", 1) for n in range(10_001)]
     with pytest.raises(
-        PlanError, match="10001 partition files would be 10001 ranks, of which one run has 10000"
+        PlanError, match="10001 ranks for 10001 partition files are more than the 10000 of one run"
     ):
         deal(files, len(files))
     assert len(deal(files, 10_000)) == 10_000

@@ -59,7 +59,7 @@ def test_what_is_not_taken_is_counted_and_named(s3: Any) -> None:
     assert answer["not_taken"] == run["not_taken"] == {"hidden": 2, "does not end in .pt": 13, "empty": 1}
     (note,) = answer["notes"]
     assert run["notes"] == [note]
-    assert note.startswith(f"16 files are not taken of s3://{BUCKET}/25MB/ (")
+    assert note.startswith(f"16 files in s3://{BUCKET}/25MB/ are left out (")
     assert note.endswith("; empty: 6.pt; hidden: ._1.pt, .trash/5.pt)")
     assert "(does not end in .pt: 2.PT, 3.pth, 4.pt.gz, b/7.pt\\x1b[2J, log/1.txt and 8 more;" in note
     assert note.isprintable()
@@ -67,7 +67,7 @@ def test_what_is_not_taken_is_counted_and_named(s3: Any) -> None:
 
 def test_a_prefix_without_partitions_says_what_lies_there(s3: Any) -> None:
     _put(s3, "25MB/1.PT", "25MB/2.pth")
-    with pytest.raises(PlanError, match=r"2 files are not taken of it \(does not end in \.pt: 1\.PT, 2\.pth\)"):
+    with pytest.raises(PlanError, match=r"2 files in it are left out \(does not end in \.pt: 1\.PT, 2\.pth\)"):
         _start(s3, PAYLOAD)
 
 
@@ -88,7 +88,9 @@ def test_a_historic_payload_with_fewer_files_than_ranks_runs(s3: Any) -> None:
 def test_a_prefix_with_a_part_of_a_set_is_refused(s3: Any) -> None:
     _put(s3, "25MB/1.pt", "25MB/2.pt")
     _put(s3, "25MB/.partial/moving", body=b"")
-    with pytest.raises(PlanError, match=r"s3://team3-cosmicai/25MB/ holds a part of a set.*same command again"):
+    with pytest.raises(
+        PlanError, match=r"s3://team3-cosmicai/25MB/ holds an incomplete set.*same command again"
+    ):
         _start(s3, PAYLOAD)
     assert "Contents" not in s3.list_objects_v2(Bucket=BUCKET, Prefix="r/")
 

@@ -23,20 +23,20 @@ from cosmicai.experiments.planning import (
     plan,
     recommended,
 )
-from cosmicai.experiments.published import PUBLISHED, beside_published
+from cosmicai.experiments.published import PUBLISHED, compare_published
 from summarize.contract import pricing
 from summarize.contract.run_records import Summary
 
 
 def test_the_published_runs_are_met_within_a_quarter() -> None:
-    for earlier, theirs, _ in beside_published():
+    for earlier, theirs, _ in compare_published():
         assert theirs.case.ranks == pytest.approx(earlier.ranks, abs=1)
         assert theirs.seconds == pytest.approx(sum(earlier.seconds) / 2, rel=0.25)
 
 
 def test_the_honest_bill_of_the_published_75_mb_case_is_met_within_a_quarter() -> None:
     """0.97 USD by configured memory and billed duration, not the 0.30 by used memory."""
-    (theirs,) = (theirs for earlier, theirs, _ in beside_published() if earlier.partition_mb == 75)
+    (theirs,) = (theirs for earlier, theirs, _ in compare_published() if earlier.partition_mb == 75)
     assert theirs.total_usd == pytest.approx(0.97, rel=0.25)
 
 
@@ -71,33 +71,33 @@ def test_large_data_name_the_quotas_in_the_way(terabytes: int, obstacle: str) ->
 
 
 def test_a_rank_beyond_lambdas_time_is_named() -> None:
-    found = plan(Case(2_000_000, 20_000, 1769, "arm64"))
-    assert any("Lambda ends it after 900 s" in obstacle.text for obstacle in found.obstacles)
+    planned = plan(Case(2_000_000, 20_000, 1769, "arm64"))
+    assert any("Lambda ends it after 900 s" in obstacle.text for obstacle in planned.obstacles)
     with pytest.raises(PlanningError, match="none of these can be run: a rank takes"):
-        recommended([found], None, None)
+        recommended([planned], None, None)
 
 
 def test_the_recommendation_keeps_to_what_was_asked() -> None:
-    found = list(options(600_000, (25, 50, 100), (1769, 3538), ("arm64", "x86_64")))
-    cheapest, fastest = min(one.total_usd for one in found), min(one.seconds for one in found)
-    assert recommended(found, 1e6, None).total_usd == cheapest
-    assert recommended(found, None, 1e6).seconds == fastest
-    middle = sorted(one.seconds for one in found)[len(found) // 2]
-    assert recommended(found, middle, None).seconds <= middle
+    plans = list(options(600_000, (25, 50, 100), (1769, 3538), ("arm64", "x86_64")))
+    cheapest, fastest = min(one.total_usd for one in plans), min(one.seconds for one in plans)
+    assert recommended(plans, 1e6, None).total_usd == cheapest
+    assert recommended(plans, None, 1e6).seconds == fastest
+    middle = sorted(one.seconds for one in plans)[len(plans) // 2]
+    assert recommended(plans, middle, None).seconds <= middle
     with pytest.raises(PlanningError, match="--target-seconds 1 cannot be met; the fastest takes"):
-        recommended(found, 1.0, None)
+        recommended(plans, 1.0, None)
     with pytest.raises(PlanningError, match=r"--budget 0\.001 is too small; the cheapest takes"):
-        recommended(found, None, 0.001)
+        recommended(plans, None, 0.001)
 
 
 def test_target_and_budget_are_both_kept() -> None:
-    found = list(options(600_000, (25, 50, 100), (1769, 3538), ("arm64", "x86_64")))
-    fastest, cheapest = (min(found, key=key) for key in (lambda one: one.seconds, lambda one: one.total_usd))
-    best = recommended(found, fastest.seconds, fastest.total_usd)
+    plans = list(options(600_000, (25, 50, 100), (1769, 3538), ("arm64", "x86_64")))
+    fastest, cheapest = (min(plans, key=key) for key in (lambda one: one.seconds, lambda one: one.total_usd))
+    best = recommended(plans, fastest.seconds, fastest.total_usd)
     assert (best.seconds, best.total_usd) <= (fastest.seconds, fastest.total_usd)
     assert cheapest.seconds > fastest.seconds
     with pytest.raises(PlanningError, match="--target-seconds and --budget cannot both be met"):
-        recommended(found, fastest.seconds, cheapest.total_usd)
+        recommended(plans, fastest.seconds, cheapest.total_usd)
 
 
 @pytest.mark.parametrize("text", ["in 4 waves", "a rank takes 1,000 s", ""])
@@ -113,9 +113,9 @@ def test_the_recommendation_depends_on_the_flag_of_an_obstacle_and_not_on_its_te
 
 def test_more_ranks_than_one_run_can_have_are_not_simulated() -> None:
     began = time.monotonic()
-    found = plan(Case(10**15, 25, 1769, "arm64"))
+    planned = plan(Case(10**15, 25, 1769, "arm64"))
     assert time.monotonic() - began < 1
-    assert (found.possible, found.seconds, found.total_usd) == (False, math.inf, math.inf)
+    assert (planned.possible, planned.seconds, planned.total_usd) == (False, math.inf, math.inf)
 
 
 def test_a_rank_on_batch_has_its_own_vcpus_starts_and_price() -> None:
@@ -205,5 +205,5 @@ def test_the_report_and_the_plan_name_the_same_published_runs() -> None:
     """Summarize imports nothing from outside its folder, so both have them."""
     from summarize.report import _PUBLISHED
 
-    told = [(f"{run.partition_mb:g} MB partitions", run.ranks, run.usd) for run in PUBLISHED]
-    assert told == [(name, ranks, usd) for name, ranks, _, usd, _ in _PUBLISHED]
+    published = [(f"{run.partition_mb:g} MB partitions", run.ranks, run.usd) for run in PUBLISHED]
+    assert published == [(name, ranks, usd) for name, ranks, _, usd, _ in _PUBLISHED]

@@ -149,7 +149,7 @@ def test_columns_by_name_one_magnitude_per_band(galaxies: Arrays, tmp_path: Path
     columns = Columns(("pixels",), ("m0", "m1", "m2", "m3", "m4"), "spec")
     done = prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1, Reading(columns))
     assert_same(prepared(tmp_path / "out"), galaxies)
-    assert "magnitudes are taken in the order given: m0, m1, m2, m3, m4" in done.summary.notes
+    assert "magnitudes are in the order given: m0, m1, m2, m3, m4" in done.summary.notes
 
 
 def test_more_channels_last_and_larger_are_selected_turned_and_cropped(

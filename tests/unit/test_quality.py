@@ -179,11 +179,11 @@ def test_raw_partitions_are_judged_as_prepared_ones(tmp_path: Path) -> None:
     strange = [*MAGNITUDE_MARKERS, 36.1, 28.5, 27.79, 27.8]
     arrays["magnitudes"][: len(strange), 0], arrays["magnitudes"][3, 1] = strange, 7.9
     np.savez(tmp_path / "source.npz", **arrays)
-    found, _ = made(tmp_path / "source.npz", tmp_path / "out")
+    written, _ = made(tmp_path / "source.npz", tmp_path / "out")
     cleaned, _ = Rules.of_folder(BUNDLED_MODEL).cleaned(arrays["magnitudes"])
-    assert np.array_equal(cleaned, found["magnitudes"], equal_nan=True)
+    assert np.array_equal(cleaned, written["magnitudes"], equal_nan=True)
     assert np.isnan(cleaned).any()
-    again, undetected = Rules.of_folder(BUNDLED_MODEL).cleaned(found["magnitudes"])
+    again, undetected = Rules.of_folder(BUNDLED_MODEL).cleaned(written["magnitudes"])
     assert np.array_equal(again, cleaned, equal_nan=True)
     assert not undetected.any()
 

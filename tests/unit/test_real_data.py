@@ -25,17 +25,17 @@ TO_MODEL = Reading(pixel_scale=0.396, pixel_zero_point=22.5, bands=tuple("ugriz"
 
 
 def test_sdss_stamps_become_the_models_by_scale_and_zero_point(tmp_path: Path) -> None:
-    found, done = made(SDSS, tmp_path, TO_MODEL)
+    written, prepared = made(SDSS, tmp_path, TO_MODEL)
     with np.load(SDSS) as source:
         images, magnitudes = source["images"], source["magnitudes"]
-    assert np.array_equal(found["magnitudes"], magnitudes)
-    assert found["images"].shape == (20, 5, 32, 32)
+    assert np.array_equal(written["magnitudes"], magnitudes)
+    assert written["images"].shape == (20, 5, 32, 32)
     # 32 pixels of 0.2" are the central 16.16 of 0.396": the same light, in units 10**(0.4 * 4.5) times smaller.
     inner, outer = (images[:, :, n:-n, n:-n].sum((2, 3)) * 10**1.8 for n in (16, 15))
-    light = found["images"].sum((2, 3))
+    light = written["images"].sum((2, 3))
     assert (light > inner - 0.02 * outer).all()
     assert (light < outer).all()
-    assert dict(done.summary.facts)["pixels"] == "zero point 22.5, multiplied by 63.0957"
+    assert dict(prepared.summary.facts)["pixels"] == "zero point 22.5, multiplied by 63.0957"
     assert photometry.read(tmp_path) == photometry.Photometry(
         tuple("ugriz"), 27.0, 0.2, "linear flux, AB zero point 27", (27.79, 29.04, 29.06, 28.62, 27.98)
     )
@@ -73,11 +73,11 @@ def _griz_config(folder: Path) -> Path:
 def test_legacy_stamps_are_prepared_for_a_network_of_their_bands(tmp_path: Path) -> None:
     reading = Reading(bands=GRIZ, fit="crop", pixel_scale=0.262, pixel_zero_point=22.5)
     done = prepare(LEGACY, Folder(tmp_path / "out"), 25, reading, _griz_config(tmp_path))
-    found = prepared(tmp_path / "out")
+    written = prepared(tmp_path / "out")
     with np.load(LEGACY) as source:
-        assert np.array_equal(found["images"], source["images"][:, :, 3:19, 3:19])
-        assert np.array_equal(found["redshift"], source["redshift"])
-        assert np.array_equal(found["magnitudes"], source["magnitudes"])
+        assert np.array_equal(written["images"], source["images"][:, :, 3:19, 3:19])
+        assert np.array_equal(written["redshift"], source["redshift"])
+        assert np.array_equal(written["magnitudes"], source["magnitudes"])
         assert (
             dict(done.summary.facts)["identifiers"] == f"object_id (text), the first {source['object_id'][0]}"
         )
@@ -93,10 +93,10 @@ def test_a_marker_of_the_files_own_is_told(tmp_path: Path) -> None:
     markers = {30.0: Missing.NOT_DETECTED}
     reading = Reading(bands=GRIZ, fit="crop", missing=markers, limits=(24.7, 23.9, 23.4, 23.0))
     done = prepare(LEGACY, Folder(tmp_path / "out"), 25, reading, _griz_config(tmp_path))
-    found = prepared(tmp_path / "out")["magnitudes"]
+    written = prepared(tmp_path / "out")["magnitudes"]
     with np.load(LEGACY) as source:
         marked = source["magnitudes"] == 30
-    assert np.array_equal(found[marked], np.tile(np.float32((24.7, 23.9, 23.4, 23.0)), (50, 1))[marked])
+    assert np.array_equal(written[marked], np.tile(np.float32((24.7, 23.9, 23.4, 23.0)), (50, 1))[marked])
     assert ("g", "30", "not detected", 2) in done.summary.missing
     assert ("z", "30", "not detected", 3) in done.summary.missing
 
@@ -105,20 +105,20 @@ def test_legacy_magnitudes_follow_from_its_fluxes(tmp_path: Path) -> None:
     """The magnitudes of the file were made of its fluxes in nanomaggies, and 30 where there is none."""
     reading = Reading(bands=GRIZ, fit="crop", flux_zero_point=22.5, columns=Columns(magnitudes=("flux",)))
     done = prepare(LEGACY, Folder(tmp_path / "out"), 25, reading, _griz_config(tmp_path))
-    found = prepared(tmp_path / "out")["magnitudes"]
+    written = prepared(tmp_path / "out")["magnitudes"]
     with np.load(LEGACY) as source:
         flux, magnitudes = source["flux"], source["magnitudes"]
     detected = flux > 0
-    assert np.abs(found - magnitudes)[detected].max() < 1e-5
-    assert np.isnan(found[~detected]).all()
+    assert np.abs(written - magnitudes)[detected].max() < 1e-5
+    assert np.isnan(written[~detected]).all()
     assert sum(count for *_, count in done.summary.missing) == (~detected).sum() > 0
 
 
 def test_a_missing_band_is_filled_only_if_asked_for(tmp_path: Path) -> None:
     reading = Reading(bands=GRIZ, fit="resize", filled=("u",))
-    found, done = made(LEGACY, tmp_path, reading)
-    assert (found["images"][:, 0] == 0).all()
-    assert (found["magnitudes"][:, 0] == np.float32(27.79)).all()
+    written, prepared = made(LEGACY, tmp_path, reading)
+    assert (written["images"][:, 0] == 0).all()
+    assert (written["magnitudes"][:, 0] == np.float32(27.79)).all()
     with np.load(LEGACY) as source:
-        assert np.abs(found["images"][:, 1:].sum((2, 3)) - source["images"].sum((2, 3))).max() < 1e-3
-    assert "filled with zeros, as asked for: u" in done.summary.notes
+        assert np.abs(written["images"][:, 1:].sum((2, 3)) - source["images"].sum((2, 3))).max() < 1e-3
+    assert "filled with zeros, as requested: u" in prepared.summary.notes

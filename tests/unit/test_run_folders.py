@@ -31,17 +31,17 @@ def _npz(run_id: str) -> bytes:
 def _results(run_id: str, ranks: int) -> dict[str, bytes]:
     """What a run leaves, as far as run ids go."""
     infos = [{"rank": rank, "run_id": run_id} for rank in range(ranks)]
-    found: dict[str, Any] = {f"{rank}.json": info for rank, info in enumerate(infos)}
-    found |= {
+    objects: dict[str, Any] = {f"{rank}.json": info for rank, info in enumerate(infos)}
+    objects |= {
         "combined_data.json": infos,
         "summary.json": {"run_id": run_id},
         "metrics.json": {"run_id": run_id},
     }
-    found |= {"manifest.json": [{"RANK": 0, "RUN_ID": run_id}], "failures/0.json": {"run_id": run_id}}
-    found["run.json"] = {
+    objects |= {"manifest.json": [{"RANK": 0, "RUN_ID": run_id}], "failures/0.json": {"run_id": run_id}}
+    objects["run.json"] = {
         "run_id": run_id, "execution": run_id, "world_size": ranks, "started": STARTED.isoformat(),
     }  # fmt: skip
-    files = {name: json.dumps(content).encode() for name, content in found.items()}
+    files = {name: json.dumps(content).encode() for name, content in objects.items()}
     return {**files, **{f"predictions/{rank}.npz": _npz(run_id) for rank in range(ranks)}}
 
 
@@ -51,29 +51,29 @@ def _put(s3: Any, files: dict[str, bytes]) -> None:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    found = {
+    objects = {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
-    found.pop(RECORD, None)
-    return found
+    objects.pop(RECORD, None)
+    return objects
 
 
 def test_objects_of_an_earlier_run_at_the_path_are_left_out(s3: Any, tmp_path: Path) -> None:
     late, early = _results("late", 2), _results("early", 4)
     del late["failures/0.json"], late["predictions/1.npz"]
     _put(s3, {**early, **late, "script.log": b"the script's own"})
-    found = download(s3, BUCKET, PLACE, "late", tmp_path / "out")
+    downloaded = download(s3, BUCKET, PLACE, "late", tmp_path / "out")
     assert _files(tmp_path / "out") == {**late, "script.log": b"the script's own"}
     stale = {"2.json", "3.json", "failures/0.json", *(f"predictions/{rank}.npz" for rank in (1, 2, 3))}
-    assert found.left_out == {f"{PLACE}/{name}": OF_ANOTHER_RUN for name in stale}
+    assert downloaded.left_out == {f"{PLACE}/{name}": OF_ANOTHER_RUN for name in stale}
 
 
 def test_what_has_no_run_id_is_left_out_where_it_is_older_than_the_run(s3: Any, tmp_path: Path) -> None:
     files = _results("late", 1)
     run = {**json.loads(files["run.json"]), "started": (datetime.now(UTC) + timedelta(minutes=1)).isoformat()}
     _put(s3, {**files, "run.json": json.dumps(run).encode(), "report.html": b"<p>early", "out.csv": b"early"})
-    found = download(s3, BUCKET, PLACE, "late", tmp_path / "out")
-    assert set(found.left_out) == {f"{PLACE}/{name}" for name in ("report.html", "out.csv")}
+    downloaded = download(s3, BUCKET, PLACE, "late", tmp_path / "out")
+    assert set(downloaded.left_out) == {f"{PLACE}/{name}" for name in ("report.html", "out.csv")}
     assert "0.json" in _files(tmp_path / "out")
 
 
@@ -141,7 +141,7 @@ def test_results_that_no_run_is_known_for_are_never_removed(tmp_path: Path, name
     out = tmp_path / "out"
     (out / name).parent.mkdir(parents=True)
     (out / name).write_bytes(b"mine")
-    with pytest.raises(OutputError, match=rf"no run is known for: {name}"):
+    with pytest.raises(OutputError, match=rf"results of an unknown run: {name}"):
         _fill(out, "late", 2, overwrite=True)
     assert _files(out) == {name: b"mine"}
 

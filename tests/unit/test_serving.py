@@ -157,8 +157,8 @@ def test_what_cannot_be_answered_is_refused_with_a_sentence(port: int, partition
         (400, "the request's body: is cut short or not a .pt file", ("POST", "/invocations", b"junk"), {}),
         (400, "the request's body: is cut short", ("POST", "/invocations", body[: len(body) // 2]), {}),
         (400, "the request's body: is cut short", ("POST", "/invocations", b""), {}),
-        (404, "is sent to /invocations", ("POST", "/predict", body), {}),
-        (404, "there are /ping", ("GET", "/"), {}),
+        (404, "send the partition file to /invocations", ("POST", "/predict", body), {}),
+        (404, "the paths are /ping", ("GET", "/"), {}),
         (405, "send the partition file by POST", ("GET", "/invocations"), {}),
         (406, "ask for text/csv, application/jsonlines", ("POST", "/invocations", body), {"Accept": "image/*"}),
         (411, "has no Content-Length", ("POST", "/invocations"), {"Content-Length": ""}),
@@ -273,4 +273,4 @@ def test_an_unknown_command_of_the_container_is_refused(build: BuildFolder) -> N
     command = [str(build.python / "bin" / "python"), "-m", "inference"]
     done = subprocess.run(command, cwd=build.image("lean"), capture_output=True, text=True)
     assert done.returncode == 1
-    assert "error: give serve, rank, or the name of a handler" in done.stderr
+    assert "error: give one argument: serve, rank, or a handler's name" in done.stderr

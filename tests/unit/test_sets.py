@@ -148,7 +148,13 @@ def test_nested_partitions_are_copied_by_their_paths(s3: Any, tmp_path: Path) ->
     done = copying.copy(folder, Bucket(s3, BUCKET, PREFIX))
     assert _objects(s3) == nested
     assert done.note is not None
-    for named in ("6 files are not taken", "hidden: ._1.pt, .git", "5.pt.gz, 6.PT, 7.pth", "empty: 8.pt"):
+    for named in (
+        "6 files in ",
+        " are left out (",
+        "hidden: ._1.pt, .git",
+        "5.pt.gz, 6.PT, 7.pth",
+        "empty: 8.pt",
+    ):
         assert named in done.note
     flat = _put(tmp_path / "flat", {"1.pt": b"1"})
     assert copying.copy(flat, Bucket(s3, BUCKET, PREFIX), overwrite=True).removed == sorted(nested)
@@ -194,7 +200,7 @@ def test_a_cut_off_move_is_refused_by_all_readers_until_the_same_call_has_finish
     monkeypatch.setattr(place, move, interrupted)
     with pytest.raises(_Interrupted):
         copying.copy(new, place, overwrite=True)
-    with pytest.raises(kind.refused, match=r"part of a set of partitions.*same command again"):
+    with pytest.raises(kind.refused, match=r"incomplete set of partitions.*same command again"):
         kind.list()
     copying.copy(new, kind.open(), overwrite=True)
     assert kind.read() == NEW
@@ -215,7 +221,7 @@ def test_a_first_upload_that_is_cut_off_is_no_data_for_a_run(
     monkeypatch.setattr(place, "stage", interrupted)
     with pytest.raises(_Interrupted):
         copying.copy(old, place)
-    with pytest.raises(PlanError, match="data_prefix: s3://team3-cosmicai/25MB/ holds a part of a set"):
+    with pytest.raises(PlanError, match="data_prefix: s3://team3-cosmicai/25MB/ holds an incomplete set"):
         list_partitions(s3, BUCKET, PREFIX)
     assert copying.copy(old, Bucket(s3, BUCKET, PREFIX)).written in (1, 2)
     assert _objects(s3) == OLD
@@ -272,7 +278,7 @@ def test_a_copy_that_is_killed_while_it_moves_leaves_no_half_of_both(
 
     _killed(killed)
     assert {body for name, body in _files(out).items() if "/" not in name} <= {b"new 1", b"old 2", b""}
-    with pytest.raises(PartitionError, match="part of a set"):
+    with pytest.raises(PartitionError, match="incomplete set"):
         partitions_in(out)
     with pytest.raises(SetError):
         copying.copy(old, Folder(out))  # and what waits is not lost by it
@@ -288,4 +294,4 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (folder / "nowhere.pt").symlink_to(tmp_path / "missing")
     listing = list_folder(folder)
     assert [file.key for file in listing.files] == ["linked/1.pt", "sub/2.pt"]
-    assert listing.not_taken == {"empty": ["nowhere.pt"]}
+    assert listing.left_out == {"empty": ["nowhere.pt"]}

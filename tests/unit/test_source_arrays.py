@@ -59,9 +59,9 @@ def test_compound_tables_and_text_of_any_length(arrays: Arrays, tmp_path: Path) 
         file["images"], file["photometry"] = arrays["images"], rows
         file["specz"] = [f"{value:.9g}" for value in arrays["redshift"]]
     reading = Reading(Columns(redshift="specz"))
-    found, done = made(tmp_path / "a.h5", tmp_path / "out", reading)
-    assert_same(found, arrays)
-    assert dict(done.summary.facts)["identifiers"] == f"photometry/objectId (int64), the first {2**60}"
+    written, prepared = made(tmp_path / "a.h5", tmp_path / "out", reading)
+    assert_same(written, arrays)
+    assert dict(prepared.summary.facts)["identifiers"] == f"photometry/objectId (int64), the first {2**60}"
     refused(tmp_path / "a.h5", r"redshift could be photometry/redshift .* or specz")
 
 
@@ -75,9 +75,9 @@ def test_links_are_followed_within_the_folder(arrays: Arrays, tmp_path: Path) ->
         file["redshift"] = arrays["redshift"]
         file["loop"] = h5py.SoftLink("/")
         file["broken"] = h5py.SoftLink("/nowhere")
-    found, done = made(tmp_path / "a.h5", tmp_path / "out")
-    assert_same(found, arrays)
-    assert "broken is a link that leads nowhere" in done.summary.notes
+    written, prepared = made(tmp_path / "a.h5", tmp_path / "out")
+    assert_same(written, arrays)
+    assert "broken is a broken link" in prepared.summary.notes
 
 
 def test_links_and_virtual_datasets_of_files_elsewhere_are_not_followed(arrays: Arrays, tmp_path: Path) -> None:
@@ -108,14 +108,14 @@ def test_units_and_chunked_compressed_datasets(arrays: Arrays, tmp_path: Path) -
         for number, band in enumerate(BANDS):
             file[f"{band}_cModelFlux"] = fluxes[:, number]
     refused(tmp_path / "a.h5", r"no column for magnitudes, but fluxes: u_cModelFlux, .*--flux-unit")
-    found, done = made(tmp_path / "a.h5", tmp_path / "stated", Reading(flux_zero_point=31.4))
-    assert np.abs(found["magnitudes"] - arrays["magnitudes"]).max() < 4e-6
+    written, prepared = made(tmp_path / "a.h5", tmp_path / "stated", Reading(flux_zero_point=31.4))
+    assert np.abs(written["magnitudes"] - arrays["magnitudes"]).max() < 4e-6
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         for band in BANDS:
             file[f"{band}_cModelFlux"].attrs["unit"] = "nJy"
-    again, done = made(tmp_path / "a.h5", tmp_path / "unit")
-    assert np.array_equal(again["magnitudes"], found["magnitudes"])
-    assert "magnitudes are made of fluxes: nJy" in done.summary.notes
+    again, prepared = made(tmp_path / "a.h5", tmp_path / "unit")
+    assert np.array_equal(again["magnitudes"], written["magnitudes"])
+    assert "magnitudes are computed from fluxes: nJy" in prepared.summary.notes
 
 
 # Multimodal Universe
@@ -142,12 +142,12 @@ def test_multimodal_universe_hdf5(arrays: Arrays, tmp_path: Path) -> None:
         for number, band in enumerate(BANDS):
             file[f"{band}_cmodel_mag"] = arrays["magnitudes"][:, number]
             file[f"{band}_cmodel_magerr"], file[f"a_{band}"] = np.ones(COUNT), np.ones(COUNT)
-    found, done = made(tmp_path / "001-of-001.hdf5", tmp_path / "out")
-    assert_same(found, arrays)
-    facts = dict(done.summary.facts)
+    written, prepared = made(tmp_path / "001-of-001.hdf5", tmp_path / "out")
+    assert_same(written, arrays)
+    facts = dict(prepared.summary.facts)
     assert facts["bands"].startswith("u, g, r, i, z (in the file: hsc-u, hsc-g")
     assert facts["pixel scale"] == '0.2"'
-    assert any("Z is taken for the redshift" in note for note in done.summary.notes)
+    assert any("Z counts as the redshift" in note for note in prepared.summary.notes)
 
 
 def test_multimodal_universe_parquet_and_other_structs(arrays: Arrays, tmp_path: Path) -> None:
@@ -171,9 +171,9 @@ def test_multimodal_universe_parquet_and_other_structs(arrays: Arrays, tmp_path:
     )
     image = pa.array(rows, pa.list_(one))
     parquet.write_table(pa.table({**table, "image": image}), tmp_path / "a.parquet", row_group_size=40)
-    found, done = made(tmp_path / "a.parquet", tmp_path / "out")
-    assert_same(found, arrays)
-    assert dict(done.summary.facts)["identifiers"] == "object_id (text), the first id-0"
+    written, prepared = made(tmp_path / "a.parquet", tmp_path / "out")
+    assert_same(written, arrays)
+    assert dict(prepared.summary.facts)["identifiers"] == "object_id (text), the first id-0"
 
 
 # Parquet
@@ -201,11 +201,11 @@ def test_parquet_with_image_columns(kind: str, arrays: Arrays, tmp_path: Path) -
     else:
         columns |= {f"cutout_{band}": _nested(arrays["images"][:, n]) for n, band in enumerate(BANDS)}
     parquet.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=64)
-    found, done = made(tmp_path / "a.parquet", tmp_path / "out")
+    written, prepared = made(tmp_path / "a.parquet", tmp_path / "out")
     expected = arrays["redshift"].copy()
     expected[3] = np.nan
-    assert_same(found, {**arrays, "redshift": expected})
-    assert ("z_spec", "not finite or masked", "unknown", 1) in done.summary.missing
+    assert_same(written, {**arrays, "redshift": expected})
+    assert ("z_spec", "not finite or masked", "unknown", 1) in prepared.summary.missing
 
 
 def test_flat_lists_do_not_tell_a_shape(arrays: Arrays, tmp_path: Path) -> None:
@@ -257,9 +257,9 @@ def test_a_plain_npy_needs_a_catalogue(arrays: Arrays, tmp_path: Path) -> None:
     values = np.column_stack([arrays["magnitudes"], arrays["redshift"]])
     lines += [f"00{row}," + ",".join(f"{value:.9g}" for value in values[row]) for row in range(COUNT)]
     (tmp_path / "cat.csv").write_text("# made up\n" + "\n".join(lines) + "\n")
-    found, done = made(tmp_path / "stamps.npy", tmp_path / "out", Reading(catalogue=tmp_path / "cat.csv"))
-    assert_same(found, arrays)
-    assert dict(done.summary.facts)["identifiers"] == "id (text), the first 000"
+    written, prepared = made(tmp_path / "stamps.npy", tmp_path / "out", Reading(catalogue=tmp_path / "cat.csv"))
+    assert_same(written, arrays)
+    assert dict(prepared.summary.facts)["identifiers"] == "id (text), the first 000"
 
 
 @pytest.mark.parametrize(
@@ -320,8 +320,8 @@ def test_two_columns_that_could_be_the_images_arerefused(arrays: Arrays, tmp_pat
     np.savez(tmp_path / "b.npz", a=arrays["images"], b=arrays["images"], mags=arrays["magnitudes"])
     refused(tmp_path / "b.npz", r"images could be a \(150, 5, 32, 32\) or b")
     np.savez(tmp_path / "c.npz", data=arrays["images"], mags=arrays["magnitudes"])
-    done = made(tmp_path / "c.npz", tmp_path / "out")[1]
-    assert "images are data (150, 5, 32, 32), the only column of stamps" in done.summary.notes
+    prepared = made(tmp_path / "c.npz", tmp_path / "out")[1]
+    assert "images are data (150, 5, 32, 32), the only column of stamps" in prepared.summary.notes
 
 
 def test_columns_of_a_parquet_file_are_decoded_apart(arrays: Arrays, tmp_path: Path) -> None:

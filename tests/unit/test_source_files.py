@@ -58,19 +58,19 @@ def _catalogue(arrays: Arrays, **columns: object) -> Table:
 
 def test_a_folder_of_cut_outs_with_all_in_their_headers(arrays: Arrays, tmp_path: Path) -> None:
     names = _cubes(tmp_path / "cut", arrays, with_header=True)
-    found, done = made(tmp_path / "cut", tmp_path / "out")
+    written, prepared = made(tmp_path / "cut", tmp_path / "out")
     order = np.argsort(names)
-    assert_same(found, {name: array[order] for name, array in arrays.items()})
-    assert dict(done.summary.facts)["identifiers"] == f"OBJID (int64), the first {2**60}"
+    assert_same(written, {name: array[order] for name, array in arrays.items()})
+    assert dict(prepared.summary.facts)["identifiers"] == f"OBJID (int64), the first {2**60}"
 
 
 def test_cut_outs_are_matched_to_a_catalogue_by_name(arrays: Arrays, tmp_path: Path) -> None:
     names = _cubes(tmp_path / "cut", arrays)
     refused(tmp_path / "cut", "no column for magnitudes")
     _catalogue(arrays, name=names, number=np.arange(COUNT)).write(tmp_path / "cat.fits")
-    found, done = made(tmp_path / "cut", tmp_path / "out", Reading(catalogue=tmp_path / "cat.fits"))
-    assert_same(found, arrays)
-    assert "files are matched by the catalogue's name" in done.summary.notes
+    written, prepared = made(tmp_path / "cut", tmp_path / "out", Reading(catalogue=tmp_path / "cat.fits"))
+    assert_same(written, arrays)
+    assert "files are matched by the catalogue's name" in prepared.summary.notes
     (tmp_path / "cut" / f"{names[3]}.fits").unlink()
     reading = Reading(catalogue=tmp_path / "cat.fits")
     refused(tmp_path / "cut", rf"1 of 11 rows have no file in .*, the first is row 3, name {names[3]}", reading)
@@ -122,9 +122,9 @@ def test_a_table_of_paths(kind: str, arrays: Arrays, tmp_path: Path) -> None:
         parquet.write_table(pa.table({name: table[name].tolist() for name in table.colnames}), path)
     else:
         table.write(path)
-    found, done = made(path, tmp_path / "out")
-    assert_same(found, arrays)
-    assert dict(done.summary.facts)["identifiers"].endswith(f"the first {2**60}")
+    written, prepared = made(path, tmp_path / "out")
+    assert_same(written, arrays)
+    assert dict(prepared.summary.facts)["identifiers"].endswith(f"the first {2**60}")
     (tmp_path / "cut" / f"{names[2]}.fits").unlink()
     refused(path, rf"1 of 11 files are missing, the first in row 2: .*{names[2]}\.fits")
 
@@ -180,14 +180,14 @@ def test_stamps_are_cut_from_frames_by_position(arrays: Arrays, tmp_path: Path) 
     images, world = _frames(tmp_path / "frames", 0.2)
     ra, dec = _positions(world, 300)
     _catalogue(arrays, ra=ra, dec=dec, id=np.arange(COUNT)).write(tmp_path / "cat.fits")
-    found, done = made(tmp_path / "frames", tmp_path / "out", Reading(catalogue=tmp_path / "cat.fits"))
+    written, prepared = made(tmp_path / "frames", tmp_path / "out", Reading(catalogue=tmp_path / "cat.fits"))
     sky = world.pixel_to_world(*world.all_world2pix(ra, dec, 0))
     for row in range(COUNT):
         for number, band in enumerate(BANDS):
             expected = Cutout2D(images[band], sky[row], 32, wcs=world, mode="partial", fill_value=np.nan).data
-            assert np.array_equal(found["images"][row, number], expected, equal_nan=True)
-    assert np.array_equal(found["magnitudes"], arrays["magnitudes"])
-    assert any("u DECam c0000 from frame9.fits HDU 0" in note for note in done.summary.notes)
+            assert np.array_equal(written["images"][row, number], expected, equal_nan=True)
+    assert np.array_equal(written["magnitudes"], arrays["magnitudes"])
+    assert any("u DECam c0000 from frame9.fits HDU 0" in note for note in prepared.summary.notes)
     assert photometry.read(tmp_path / "out").pixel_scale == pytest.approx(0.2)
 
 
@@ -205,8 +205,8 @@ def test_frames_of_another_scale_are_resampled_around_the_galaxy(arrays: Arrays,
     sky = world.pixel_to_world(x, y)
     one = {name: array[:1] for name, array in arrays.items()}
     _catalogue(one, ra=[sky.ra.deg], dec=[sky.dec.deg]).write(tmp_path / "cat.csv")
-    found, _ = made(tmp_path / "frames", tmp_path / "out", Reading(catalogue=tmp_path / "cat.csv"))
-    stamp = found["images"][0, 0].astype(np.float64)
+    written, _ = made(tmp_path / "frames", tmp_path / "out", Reading(catalogue=tmp_path / "cat.csv"))
+    stamp = written["images"][0, 0].astype(np.float64)
     assert stamp.sum() == pytest.approx(blob.sum(), rel=1e-3)
     centre = (np.mgrid[:32, :32] * stamp).sum((1, 2)) / stamp.sum()
     assert np.abs(centre - 16).max() < 1.01  # the frame's nearest pixel: half of one of 0.4", one of 0.2"
@@ -218,11 +218,11 @@ def test_positions_beyond_a_frame_are_bad_pixels(arrays: Arrays, tmp_path: Path)
     edge = world.pixel_to_world(3, 150)
     ra[1], dec[1], dec[2] = edge.ra.deg, edge.dec.deg, 60.0
     _catalogue(arrays, ra=ra, dec=dec).write(tmp_path / "cat.fits")
-    found, done = made(tmp_path / "frames", tmp_path / "out", Reading(catalogue=tmp_path / "cat.fits"))
-    bad = np.isnan(found["images"]).any(1).sum((1, 2))
+    written, prepared = made(tmp_path / "frames", tmp_path / "out", Reading(catalogue=tmp_path / "cat.fits"))
+    bad = np.isnan(written["images"]).any(1).sum((1, 2))
     assert bad[2] == 32 * 32
     assert 0 < bad[1] < 32 * 32
-    assert ("bad pixels", "in 2 galaxies, the first in row 1, left as NaN") in done.summary.facts
+    assert ("bad pixels", "in 2 galaxies, the first in row 1, left as NaN") in prepared.summary.facts
 
 
 def test_frames_as_hdus_of_one_file_with_masks_beside(arrays: Arrays, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_units_of_a_frame_are_those_of_its_header(arrays: Arrays, tmp_path: Path
     for number in range(5):
         with fits.open(tmp_path / "frames" / f"frame{9 - number}.fits", mode="update") as hdus:
             hdus[0].header["MAGZERO"] = 27.0 + number
-    scaled, done = made(tmp_path / "frames", tmp_path / "scaled", reading)
+    scaled, prepared = made(tmp_path / "frames", tmp_path / "scaled", reading)
     factor = 10 ** (-0.4 * np.arange(5))[:, None, None]
     assert np.allclose(scaled["images"], plain["images"] * factor, rtol=1e-6)
-    assert dict(done.summary.facts)["pixels"].startswith("zero point 27, 28, 29, 30, 31, multiplied by")
+    assert dict(prepared.summary.facts)["pixels"].startswith("zero point 27, 28, 29, 30, 31, multiplied by")

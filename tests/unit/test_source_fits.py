@@ -50,9 +50,9 @@ def _refused(path: Path, match: str, reading: Reading = Reading(), out: str = "o
 
 def test_bands_are_put_in_order_by_extname(arrays: Arrays, tmp_path: Path) -> None:
     source = _write(tmp_path / "a.fits", *_bands(arrays["images"]), _table(arrays))
-    found, done = made(source, tmp_path / "out")
-    assert_same(found, arrays)
-    assert dict(done.summary.facts)["bands"] == "u, g, r, i, z (in the file: G, Z, U, I, R)"
+    written, prepared = made(source, tmp_path / "out")
+    assert_same(written, arrays)
+    assert dict(prepared.summary.facts)["bands"] == "u, g, r, i, z (in the file: G, Z, U, I, R)"
 
 
 @pytest.mark.parametrize("key", ["FILTER", "BAND"])
@@ -97,12 +97,12 @@ def test_planes_of_one_band_each_are_told_apart_by_a_pattern(arrays: Arrays, tmp
     ivar[3, 2, 4, 5] = 0
     hdus = [*_bands(images, lambda b: f"SCI_{b}"), *_bands(ivar, lambda b: f"IVAR_{b}"), _table(arrays)]
     source = _write(tmp_path / "a.fits", *hdus)
-    _refused(source, r"band u is there 2 times: SCI_U, IVAR_U.*--images")
+    _refused(source, r"band u occurs 2 times: SCI_U, IVAR_U.*--images")
     named = Reading(Columns(images=("sci_*",), ivar=("ivar_*",)), bad_pixels="zero")
-    found, done = made(source, tmp_path / "out", named)
+    written, prepared = made(source, tmp_path / "out", named)
     images[3, 2, 4, 5] = 0
-    assert_same(found, {**arrays, "images": images})
-    assert ("bad pixels", "in 1 galaxies, the first in row 3, set to 0") in done.summary.facts
+    assert_same(written, {**arrays, "images": images})
+    assert ("bad pixels", "in 1 galaxies, the first in row 3, set to 0") in prepared.summary.facts
 
 
 def test_a_mask_for_all_bands_marks_pixels_as_bad(arrays: Arrays, tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_a_mask_for_all_bands_marks_pixels_as_bad(arrays: Arrays, tmp_path: Path
     mask[7, 30, 31] = 4
     hdus = [fits.ImageHDU(arrays["images"], name="SCI"), fits.ImageHDU(mask, name="MASK"), _table(arrays)]
     reading = Reading(Columns(images=("SCI",), mask=("MASK",)))
-    found, _ = made(_write(tmp_path / "a.fits", *hdus), tmp_path / "out", reading)
+    written, _ = made(_write(tmp_path / "a.fits", *hdus), tmp_path / "out", reading)
     expected = arrays["images"].copy()
     expected[7, :, 30, 31] = np.nan
-    assert_same(found, {**arrays, "images": expected})
+    assert_same(written, {**arrays, "images": expected})
 
 
 def test_a_set_of_bands_that_lacks_one_or_cannot_be_named_is_refused(arrays: Arrays, tmp_path: Path) -> None:
@@ -169,11 +169,11 @@ def test_stored_numbers_of_every_kind_have_their_value(kind: str, arrays: Arrays
     source = _write(tmp_path / "a.fits", INTEGERS[kind](counts), _table(arrays))
     with fits.open(source, do_not_scale_image_data=True) as hdus:
         assert ("BZERO" in hdus[1].header) == ("uint16" in kind)
-    found, _ = made(source, tmp_path / "out")
+    written, _ = made(source, tmp_path / "out")
     expected = counts + (30000 if "uint16" in kind else 0)
     if "BLANK" in kind:
         expected[counts == counts[5, 1, 2, 3]] = np.nan
-    assert np.array_equal(found["images"], expected.astype(np.float32), equal_nan=True)
+    assert np.array_equal(written["images"], expected.astype(np.float32), equal_nan=True)
 
 
 def test_bscale_and_bzero_scale(arrays: Arrays, tmp_path: Path) -> None:
@@ -184,9 +184,9 @@ def test_bscale_and_bzero_scale(arrays: Arrays, tmp_path: Path) -> None:
         hdus[1].header["BSCALE"], hdus[1].header["BZERO"] = 0.001, 5.0
     with fits.open(source) as hdus:
         by_astropy = hdus[1].data
-    found, _ = made(source, tmp_path / "out")
-    assert np.abs(found["images"] - by_astropy).max() < 2e-5
-    assert np.array_equal(found["images"], (counts * 0.001 + 5.0).astype(np.float32))
+    written, _ = made(source, tmp_path / "out")
+    assert np.abs(written["images"] - by_astropy).max() < 2e-5
+    assert np.array_equal(written["images"], (counts * 0.001 + 5.0).astype(np.float32))
 
 
 @pytest.mark.parametrize("name", ["a.fits.gz", "a.fits.fz", "a.fit", "a.data"])
@@ -226,12 +226,12 @@ def _scaled_table(path: Path, arrays: Arrays) -> np.ndarray:
 
 def test_tscal_tzero_and_tnull_of_a_table(arrays: Arrays, tmp_path: Path) -> None:
     expected = _scaled_table(tmp_path / "a.fits", arrays)
-    found, done = made(tmp_path / "a.fits", tmp_path / "out")
-    assert np.allclose(found["magnitudes"][:, 0], expected, atol=1e-5, equal_nan=True)
-    assert done.summary.missing == (("u", "masked or blank", "not observed", 1),)
+    written, prepared = made(tmp_path / "a.fits", tmp_path / "out")
+    assert np.allclose(written["magnitudes"][:, 0], expected, atol=1e-5, equal_nan=True)
+    assert prepared.summary.missing == (("u", "masked or blank", "not observed", 1),)
     reading = Reading(missing={np.nan: _not_detected()})
-    found, _ = made(tmp_path / "a.fits", tmp_path / "limit", reading)
-    assert found["magnitudes"][2, 0] == np.float32(27.79)
+    written, _ = made(tmp_path / "a.fits", tmp_path / "limit", reading)
+    assert written["magnitudes"][2, 0] == np.float32(27.79)
 
 
 def _not_detected() -> object:
@@ -248,11 +248,11 @@ def test_integer_redshifts_with_tnull_and_text_numbers(arrays: Arrays, tmp_path:
     source = _write(
         tmp_path / "a.fits", fits.ImageHDU(arrays["images"]), fits.BinTableHDU.from_columns(columns)
     )
-    found, done = made(source, tmp_path / "out")
+    written, prepared = made(source, tmp_path / "out")
     expected = np.round(arrays["redshift"].astype(np.float64), 4).astype(np.float32)
     expected[4:6] = np.nan
-    assert np.allclose(found["redshift"], expected, atol=1e-6, equal_nan=True)
-    assert ("z_spec", "not finite or masked", "unknown", 2) in done.summary.missing
+    assert np.allclose(written["redshift"], expected, atol=1e-6, equal_nan=True)
+    assert ("z_spec", "not finite or masked", "unknown", 2) in prepared.summary.missing
     columns[-1] = fits.Column("z_spec", "12A", array=["0.5"] * 8 + ["about 1"] + ["0.5"] * 3)
     source = _write(
         tmp_path / "b.fits", fits.ImageHDU(arrays["images"]), fits.BinTableHDU.from_columns(columns)
@@ -268,9 +268,9 @@ def test_ascii_tables_are_read(arrays: Arrays, tmp_path: Path) -> None:
     ]
     columns.append(fits.Column("redshift", "F12.8", ascii=True, array=arrays["redshift"]))
     source = _write(tmp_path / "a.fits", fits.ImageHDU(arrays["images"]), fits.TableHDU.from_columns(columns))
-    found, _ = made(source, tmp_path / "out")
-    assert np.abs(found["magnitudes"] - arrays["magnitudes"]).max() < 2e-6
-    assert np.abs(found["redshift"] - arrays["redshift"]).max() < 1e-7
+    written, _ = made(source, tmp_path / "out")
+    assert np.abs(written["magnitudes"] - arrays["magnitudes"]).max() < 2e-6
+    assert np.abs(written["redshift"] - arrays["redshift"]).max() < 1e-7
 
 
 def test_values_with_errors_are_named(arrays: Arrays, tmp_path: Path) -> None:
@@ -287,9 +287,9 @@ def test_values_with_errors_are_named(arrays: Arrays, tmp_path: Path) -> None:
 def test_the_header_gives_scale_and_unit(arrays: Arrays, tmp_path: Path) -> None:
     cube = fits.ImageHDU(arrays["images"])
     cube.header.update({"BUNIT": "nanomaggy", "PIXSCALE": 0.2})
-    found, done = made(_write(tmp_path / "a.fits", cube, _table(arrays)), tmp_path / "out")
-    assert np.allclose(found["images"], arrays["images"] * 10 ** (0.4 * 4.5), rtol=1e-5)
-    assert dict(done.summary.facts)["pixels"].startswith("zero point 22.5, multiplied by 63.09")
+    written, prepared = made(_write(tmp_path / "a.fits", cube, _table(arrays)), tmp_path / "out")
+    assert np.allclose(written["images"], arrays["images"] * 10 ** (0.4 * 4.5), rtol=1e-5)
+    assert dict(prepared.summary.facts)["pixels"].startswith("zero point 22.5, multiplied by 63.09")
     world = {
         "CTYPE1": "RA---TAN",
         "CTYPE2": "DEC--TAN",
@@ -328,5 +328,5 @@ def test_object_identifiers_beyond_a_float_are_exact(arrays: Arrays, tmp_path: P
     ids = np.arange(COUNT, dtype=np.int64) + 2**53 + 1
     table = _table(arrays, fits.Column("TARGETID", "K", array=ids))
     source = _write(tmp_path / "a.fits", fits.ImageHDU(arrays["images"]), table)
-    done = made(source, tmp_path / "out")[1]
-    assert dict(done.summary.facts)["identifiers"] == f"TARGETID (int64), the first {2**53 + 1}"
+    prepared = made(source, tmp_path / "out")[1]
+    assert dict(prepared.summary.facts)["identifiers"] == f"TARGETID (int64), the first {2**53 + 1}"

@@ -105,5 +105,5 @@ def _lines(path: Path) -> int:
     return len(path.read_text().splitlines())
 
 
-LONGER = {"functions/rendezvous/server.py": 506}
+LONGER = {"functions/rendezvous/server.py": 505}
 """Files that are longer, with their lines. The server is one file because it runs alone on its host."""

@@ -43,9 +43,9 @@ def _predictions(folder: Path) -> Arrays:
 
 
 def _redshifts(folder: Path) -> np.ndarray:
-    found = _predictions(folder)
-    assert np.array_equal(found["index"], np.arange(len(found["z_pred"])))
-    return found["z_pred"]
+    predictions = _predictions(folder)
+    assert np.array_equal(predictions["index"], np.arange(len(predictions["z_pred"])))
+    return predictions["z_pred"]
 
 
 @pytest.fixture(scope="module")
@@ -100,25 +100,25 @@ def test_a_survey_like_file_gives_the_redshifts_of_the_plain_arrays(survey: Arra
     refusal = _cosmicai("data", "prepare", tmp_path / "survey.fits", "--out", tmp_path / "no", status=1)
     assert "it has several images" in refusal
     assert "HDU 6 (IVAR) (60, 32, 32)" in refusal
-    told = _cosmicai(
+    output = _cosmicai(
         *("data", "prepare", tmp_path / "survey.fits", "--out", tmp_path / "survey"),
         *("--images", "SCI_*", "--mask", "MASK", "--ivar", "IVAR", "--pixel-scale", "0.2"),
     )
     for words in ("u, g, r, i, z (in the file: z sloan, g sloan", f"TARGETID (int64), the first {2**60}"):
-        assert words in told
+        assert words in output
     for row in (
         "u │ 99 │ not detected │ 2",
         "z │ inf │ not detected │ 1",
         "Z_SPEC │ not finite or masked │ unknown │ 1",
     ):
-        assert row in told, told
+        assert row in output, output
     _cosmicai("data", "prepare", tmp_path / "plain.npz", "--out", tmp_path / "plain")
-    found = {}
+    redshifts = {}
     for name in ("plain", "survey"):
         _cosmicai("infer", tmp_path / name, "--out", tmp_path / f"{name}-out")
-        found[name] = _redshifts(tmp_path / f"{name}-out")
-    assert np.abs(found["survey"] - found["plain"]).max() < 1e-6
-    assert np.std(found["plain"]) > 0.1
+        redshifts[name] = _redshifts(tmp_path / f"{name}-out")
+    assert np.abs(redshifts["survey"] - redshifts["plain"]).max() < 1e-6
+    assert np.std(redshifts["plain"]) > 0.1
     predictions = _predictions(tmp_path / "survey-out")
     assert predictions["id"].dtype == np.int64
     assert np.array_equal(predictions["id"], np.arange(COUNT) + 2**60)
@@ -126,12 +126,12 @@ def test_a_survey_like_file_gives_the_redshifts_of_the_plain_arrays(survey: Arra
 
 
 def test_sdss_stamps_prepare_and_infer(tmp_path: Path) -> None:
-    told = _cosmicai(
+    output = _cosmicai(
         *("data", "prepare", SDSS, "--out", tmp_path / "sdss", "--bands", "u,g,r,i,z"),
         *("--pixel-scale", "0.396", "--pixel-unit", "nanomaggies"),
     )
-    assert "1 partition of 20 galaxies in" in told
-    assert "outside those of the model's training" in told
+    assert "1 partition of 20 galaxies in" in output
+    assert "outside those of the model's training" in output
     assert (tmp_path / "sdss" / "stamps.png").read_bytes().startswith(b"\x89PNG")
     _cosmicai("infer", tmp_path / "sdss", "--out", tmp_path / "out")
     redshifts = _redshifts(tmp_path / "out")
@@ -187,19 +187,19 @@ def test_legacy_stamps_train_a_network_of_their_bands(tmp_path: Path) -> None:
 
 
 def test_inspect_shows_a_file_that_prepare_would_refuse(tmp_path: Path) -> None:
-    told = _cosmicai("data", "inspect", LEGACY, status=1)
-    assert "images │ (50, 4, 23, 23) │ float32" in told.replace(" ", " ")
-    assert "`data prepare` refuses it" in told
-    told = _cosmicai("data", "inspect", SDSS, "--pixel-scale", "0.396", "--sheet", tmp_path / "sheet.png")
-    assert "the images look like fluxes of zero point 22 or so, not 27" in told
+    output = _cosmicai("data", "inspect", LEGACY, status=1)
+    assert "images │ (50, 4, 23, 23) │ float32" in output.replace(" ", " ")
+    assert "`data prepare` refuses it" in output
+    output = _cosmicai("data", "inspect", SDSS, "--pixel-scale", "0.396", "--sheet", tmp_path / "sheet.png")
+    assert "the images look like fluxes of zero point 22 or so, not 27" in output
     assert (tmp_path / "sheet.png").exists()
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--pixel-unit", "furlongs"), "furlongs is none of maggies, nanomaggies"),
-        (("--flux-unit", "nJy", "--zero-point", "31.4"), "give it or --zero-point, not both"),
+        (("--pixel-unit", "furlongs"), "furlongs: give one of maggies, nanomaggies"),
+        (("--flux-unit", "nJy", "--zero-point", "31.4"), "and --zero-point exclude each other; give one"),
         (("--missing", "99=gone"), "VALUE=not-detected or VALUE=not-observed"),
         (("--flux-unit", "nanomaggies"), "look like magnitudes"),
     ],

@@ -83,31 +83,31 @@ def early(target: Target) -> str:
 def test_status_and_watch_say_that_another_run_has_taken_the_path(
     target: Target, early: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = Watcher(target, early).look()
-    assert (found.taken_by, found.ranks) == ("late", None)
+    snapshot = Watcher(target, early).look()
+    assert (snapshot.taken_by, snapshot.ranks) == ("late", None)
     for words, status in ((["status", "early"], 0), (["watch", "early"], 3)):
-        code, told = _call(monkeypatch, capsys, *words)
+        code, output = _call(monkeypatch, capsys, *words)
         assert code == status
-        assert TAKEN in told
-        assert "aborted" in told.lower()
-        assert "ranks" not in told
-        assert "$" not in told
-    code, told = _call(monkeypatch, capsys, "status", "early", "--json")
-    assert json.loads(told)["taken_by"] == "late"
+        assert TAKEN in output
+        assert "aborted" in output.lower()
+        assert "ranks" not in output
+        assert "$" not in output
+    code, output = _call(monkeypatch, capsys, "status", "early", "--json")
+    assert json.loads(output)["taken_by"] == "late"
 
 
 def test_the_run_that_took_it_is_shown_as_ever(target: Target, early: str) -> None:
-    found = Watcher(target, early.replace("early", "late")).look()
-    assert (found.taken_by, found.ranks) == (None, 7)
+    snapshot = Watcher(target, early.replace("early", "late")).look()
+    assert (snapshot.taken_by, snapshot.ranks) == (None, 7)
 
 
 def test_a_run_that_lost_its_path_is_not_resumed(
     target: Target, early: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Initialize would resume the run that lies there now."""
-    code, told = _call(monkeypatch, capsys, "resume", "early", "--detach")
+    code, output = _call(monkeypatch, capsys, "resume", "early", "--detach")
     assert code == 1
-    assert f"{TAKEN} there; start it again with another result_path" in told
+    assert f"{TAKEN} there; start it again with another result_path" in output
     listed = target.client("stepfunctions").list_executions(stateMachineArn=target.state_machine_arn)
     assert {item["name"] for item in listed["executions"]} == {"early", "late"}
 
@@ -123,19 +123,19 @@ def test_executions_that_resumed_a_run_show_it_until_another_takes_its_path(
     _plan(target, "early", "again")
     _stop(target, again)
     for arn in (first, again):
-        found = Watcher(target, arn).look()
-        assert (found.ranks, found.taken_by) == (2, None)
+        snapshot = Watcher(target, arn).look()
+        assert (snapshot.ranks, snapshot.taken_by) == (2, None)
     _plan(target, "late", ranks=7)
     for arn in (first, again):
-        found = Watcher(target, arn).look()
-        assert (found.ranks, found.taken_by) == (None, "late")
-    code, told = _call(monkeypatch, capsys, "logs", "0", "--run", "again")
+        snapshot = Watcher(target, arn).look()
+        assert (snapshot.ranks, snapshot.taken_by) == (None, "late")
+    code, output = _call(monkeypatch, capsys, "logs", "0", "--run", "again")
     assert code == 1
-    assert "another run, late, has overwritten" in told
+    assert "another run, late, has overwritten" in output
 
 
 def test_a_run_that_is_not_planned_yet_has_lost_nothing(target: Target) -> None:
     """What lies at its path is of the run before it."""
     _plan(target, "before")
-    found = Watcher(target, _start(target, "early")).look()
-    assert (found.taken_by, found.ranks) == (None, None)
+    snapshot = Watcher(target, _start(target, "early")).look()
+    assert (snapshot.taken_by, snapshot.ranks) == (None, None)

@@ -55,14 +55,14 @@ def _write(path: Path, arrays: Arrays, saved: Saved) -> Path:
 def test_galaxies_that_lack_something_are_left_out_with_a_count(
     arrays: Arrays, tmp_path: Path, saved: Saved
 ) -> None:
-    found = read_galaxies([_write(tmp_path / "1.pt", arrays, saved)], limits=LIMITS)
+    read = read_galaxies([_write(tmp_path / "1.pt", arrays, saved)], limits=LIMITS)
     left = np.arange(8, COUNT)
-    assert np.array_equal(found.images.numpy(), arrays["images"][left])
-    assert np.array_equal(found.redshift.numpy(), arrays["redshift"][left])
+    assert np.array_equal(read.images.numpy(), arrays["images"][left])
+    assert np.array_equal(read.redshift.numpy(), arrays["redshift"][left])
     expected = arrays["magnitudes"][left]
     expected[1, 1] = LIMITS[1]
-    assert np.array_equal(found.magnitudes.numpy(), expected)
-    assert found.tally.notes() == [
+    assert np.array_equal(read.magnitudes.numpy(), expected)
+    assert read.tally.notes() == [
         "1 of 40 galaxies have the limit in a band in which they were not detected",
         TOLD,
     ]
@@ -71,9 +71,9 @@ def test_galaxies_that_lack_something_are_left_out_with_a_count(
 def test_without_limits_a_galaxy_that_is_not_detected_is_left_out(
     arrays: Arrays, tmp_path: Path, saved: Saved
 ) -> None:
-    found = read_galaxies([_write(tmp_path / "1.pt", arrays, saved)])
-    assert len(found) == COUNT - 9
-    assert "3 with a magnitude that is not known" in found.tally.notes()[0]
+    read = read_galaxies([_write(tmp_path / "1.pt", arrays, saved)])
+    assert len(read) == COUNT - 9
+    assert "3 with a magnitude that is not known" in read.tally.notes()[0]
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_what_is_not_needed_may_be_missing(
     arrays: Arrays, tmp_path: Path, saved: Saved, needs: Needs, count: int
 ) -> None:
     arrays["redshift"][0] = 0.5
-    found = read_galaxies([_write(tmp_path / "1.pt", arrays, saved)], limits=LIMITS, needs=needs)
-    assert len(found) == count
-    assert torch.isfinite(found.images).all()
-    assert torch.isfinite(found.magnitudes).all()
+    read = read_galaxies([_write(tmp_path / "1.pt", arrays, saved)], limits=LIMITS, needs=needs)
+    assert len(read) == count
+    assert torch.isfinite(read.images).all()
+    assert torch.isfinite(read.magnitudes).all()
 
 
 def test_pretraining_takes_partitions_without_redshifts(arrays: Arrays, tmp_path: Path, saved: Saved) -> None:
@@ -100,9 +100,9 @@ def test_pretraining_takes_partitions_without_redshifts(arrays: Arrays, tmp_path
 
 def test_scaled_magnitudes_have_no_markers(arrays: Arrays, tmp_path: Path, saved: Saved) -> None:
     scaled = {**arrays, "magnitudes": np.round(arrays["magnitudes"] - 22).astype(np.float32)}
-    found = read_galaxies([_write(tmp_path / "1.pt", scaled, saved)])
-    assert len(found) == COUNT - 7  # all but those with NaN; 0 and -1 are values
-    assert (found.magnitudes == 0).any()
+    read = read_galaxies([_write(tmp_path / "1.pt", scaled, saved)])
+    assert len(read) == COUNT - 7  # all but those with NaN; 0 and -1 are values
+    assert (read.magnitudes == 0).any()
 
 
 def test_too_few_that_are_left_say_why(arrays: Arrays, tmp_path: Path, saved: Saved) -> None:
@@ -135,8 +135,8 @@ def test_train_and_optimise_say_what_they_leave_out(arrays: Arrays, tmp_path: Pa
     assert np.isfinite(card["redshift"]).all()
     network = astromae.load(model)
     assert all(torch.isfinite(parameter).all() for parameter in network.parameters())
-    told = _model("optimise", model, "--calibration", tmp_path / "in", status=1)  # those left are too few
-    assert "4 of 40 galaxies are left out" in told
+    output = _model("optimise", model, "--calibration", tmp_path / "in", status=1)  # those left are too few
+    assert "4 of 40 galaxies are left out" in output
 
 
 @pytest.fixture
@@ -151,9 +151,9 @@ def _calibrate(model: Path, *folders: Path, status: int = 1) -> str:
     """What `model calibrate` says of galaxies that do not suffice; the model folder is as before."""
     before = {path.name: path.read_bytes() for path in model.iterdir()}
     options = [word for folder in folders for word in ("--calibration", folder)]
-    told = _model("calibrate", model, *options, status=status)
+    output = _model("calibrate", model, *options, status=status)
     assert {path.name: path.read_bytes() for path in model.iterdir()} == before
-    return told
+    return output
 
 
 def test_calibrate_takes_the_files_that_a_run_takes_and_names_the_others(
@@ -171,11 +171,11 @@ def test_calibrate_takes_the_files_that_a_run_takes_and_names_the_others(
         (folder / name).write_bytes(body)
     (folder / "below" / "8.pt").write_bytes(b"")
     (folder / "photometry.json").write_text("{}")  # as `data prepare` writes it
-    told = _calibrate(model, folder, tmp_path / "other")
-    assert f"{3 + 4 + 5 + 6 + 20} galaxies with a known redshift are too few" in told
-    assert f"7 files are not taken of {folder}" in told
+    output = _calibrate(model, folder, tmp_path / "other")
+    assert f"{3 + 4 + 5 + 6 + 20} galaxies with a known redshift are too few" in output
+    assert f"7 files in {folder} are left out" in output
     for name in ("4.PT", "5.pth", "6.pt.gz", "._1.pt", ".hidden", "notes.txt", "below/8.pt"):
-        assert name in told
+        assert name in output
 
 
 @pytest.mark.parametrize(
@@ -186,10 +186,10 @@ def test_calibrate_takes_the_files_that_a_run_takes_and_names_the_others(
         (
             {"1.pt": b""},
             2,
-            "holds no .pt file; give a folder of .pt files (1 file is not taken of it (empty: 1.pt))",
+            "holds no .pt file; give a folder of .pt files (1 file in it is left out (empty: 1.pt))",
         ),
-        ({"1.npz": b"PK"}, 2, "1 file is not taken of it (does not end in .pt: 1.npz)"),
-        ({"1.pt": b"any", ".partial/moving": b""}, 1, "part of a set"),
+        ({"1.npz": b"PK"}, 2, "1 file in it is left out (does not end in .pt: 1.npz)"),
+        ({"1.pt": b"any", ".partial/moving": b""}, 1, "incomplete set"),
     ],
 )
 def test_calibrate_refuses_a_folder_that_holds_something_else(

@@ -52,7 +52,7 @@ KINDS: tuple[Kind, ...] = (
     stampfiles.FOLDER,
     frames.KIND,
 )
-_MOST_FILES = 500  # of a folder that are read one after the other; each stays open
+_MOST_FILES = 500  # of a folder, read one after the other; each stays open
 _CUTOUTS = (".fits", ".fit", ".fits.gz", ".fits.fz", ".fits.bz2", ".fit.gz", ".npy")
 
 
@@ -94,18 +94,18 @@ def _table(path: Path, reading: Reading, layout: ModelLayout, stack: ExitStack) 
         table = stampfiles.with_files(table, paths)
     if catalogue is None:
         return table
-    found = (
+    sky_frames = (
         frames.frames_of([path], reading.columns.images, stack)
         if kind_of(unpacked(path, stack)) == "fits"
         else []
     )
-    if found and not any(len(column.shape) > 1 for column in table.columns):
-        return _cut(path, found, catalogue, reading, layout)
+    if sky_frames and not any(len(column.shape) > 1 for column in table.columns):
+        return _cut(path, sky_frames, catalogue, reading, layout)
     return replace(table, columns=(*table.columns, *catalogue.columns), notes=(*table.notes, *catalogue.notes))
 
 
 def _paths(table: Table, reading: Reading) -> list[Column]:
-    """The columns that name files, where the table has no images of its own."""
+    """The columns that name files, if the table has no images of its own."""
     if any(len(column.shape) > 1 for column in table.columns):
         return []
     return stampfiles.path_columns(table, reading.columns.images)
@@ -137,21 +137,21 @@ def _folder(
         "partitions": [file for file in files if file.suffix.lower() in (".pt", ".pth", ".npz")],
         "cutouts": [file for file in files if file.name.lower().endswith(_CUTOUTS)],
     }
-    kinds = {kind: found for kind, found in by_kind.items() if found}
+    kinds = {kind: chosen for kind, chosen in by_kind.items() if chosen}
     if len(kinds) != 1:
         listed = (
-            ", ".join(f"{len(found)} such as {found[0].name}" for found in kinds.values())
+            ", ".join(f"{len(chosen)} such as {chosen[0].name}" for chosen in kinds.values())
             or "no file of a known kind"
         )
         raise SourceError(f"{path}: holds {listed}: give a folder of files of one kind")
-    ((kind, found),) = kinds.items()
+    ((kind, chosen),) = kinds.items()
     if kind == "cutouts":
-        return _cutouts(path, found, reading, layout, catalogue, stack)
-    if len(found) > _MOST_FILES:
+        return _cutouts(path, chosen, reading, layout, catalogue, stack)
+    if len(chosen) > _MOST_FILES:
         raise SourceError(
-            f"{path}: holds {len(found)} files, more than {_MOST_FILES}: prepare a part at a time"
+            f"{path}: holds {len(chosen)} files, more than {_MOST_FILES}: prepare a part at a time"
         )
-    return concatenated(path, [_file(file, stack) for file in found])
+    return concatenated(path, [_file(file, stack) for file in chosen])
 
 
 def _cutouts(
@@ -167,9 +167,9 @@ def _cutouts(
         if len({column.rows for column in table.columns}) == 1 and len(table.columns) > 1 and catalogue is None:
             return table
     elif catalogue is not None and len(files) <= _MOST_FRAMES:
-        found = frames.frames_of(files, reading.columns.images, stack)
-        if frames.are_frames(found, catalogue):
-            return _cut(path, found, catalogue, reading, layout)
+        sky_frames = frames.frames_of(files, reading.columns.images, stack)
+        if frames.are_frames(sky_frames, catalogue):
+            return _cut(path, sky_frames, catalogue, reading, layout)
     if catalogue is not None:
         return stampfiles.matched(path, files, catalogue)
     return stampfiles.folder(path, files)
@@ -179,9 +179,9 @@ _MOST_FRAMES = 64
 
 
 def _cut(
-    path: Path, found: Sequence[frames.Frame], catalogue: Table, reading: Reading, layout: ModelLayout
+    path: Path, sky_frames: Sequence[frames.Frame], catalogue: Table, reading: Reading, layout: ModelLayout
 ) -> Table:
     if reading.pixel_scale is not None:
-        found = [replace(frame, scale=reading.pixel_scale) for frame in found]
+        sky_frames = [replace(frame, scale=reading.pixel_scale) for frame in sky_frames]
     resample = reading.fit == "scale"
-    return frames.table(path, found, catalogue, layout.size, layout.photometry.pixel_scale, resample)
+    return frames.table(path, sky_frames, catalogue, layout.size, layout.photometry.pixel_scale, resample)

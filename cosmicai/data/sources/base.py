@@ -30,10 +30,10 @@ class SourceError(ValueError):
 class Column:
     """One value or array for each galaxy.
 
-    name: as the file has it. group: what stands before it where a file has several tables or groups.
-    shown: how messages name it, where that is not both. shape: of one row. read(start, stop): these rows,
-    masked where the file says that a value is missing; the ranges of successive calls must be adjacent or begin
-    again at 0, because compressed files are read from front to back. bands: names of an image's channels;
+    name: as the file has it. group: its prefix, if a file has several tables or groups. shown: how messages
+    name it, if not by group and name. shape: of one row. read(start, stop): these rows, masked where the file
+    says that a value is missing; the ranges of successive calls must be adjacent or begin again at 0, because
+    compressed files are read from front to back. bands: names of an image's channels;
     pixel_scale: arcsec; zero_point: AB magnitude of a pixel value of 1.
     """
 
@@ -74,7 +74,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A source's columns. notes: what was understood of the file and should be said to the user."""
+    """A source's columns. notes: what the user should know of how the file was understood."""
 
     path: Path
     columns: tuple[Column, ...]
@@ -83,8 +83,8 @@ class Table:
     def find(self, given: str, option: str, images: bool = False) -> Column:
         """The column of this name, whole or without its table, in any case; NAME[0] is the first of its values.
 
-        images: it is one of images, which may share a name with a column of numbers. Raises SourceError where
-        there is none or where there are several.
+        images: it is one of images, which may share a name with a column of numbers. Raises SourceError if
+        there is none or there are several.
         """
         columns = [column for column in self.columns if (len(column.shape) > 1) == images]
         matches = _matching(columns, given)
@@ -106,7 +106,7 @@ class Table:
 
 
 def _matching(columns: Sequence[Column], given: str) -> list[Column]:
-    """All columns that a name means: by the whole name, else by the last part of it, else in any case."""
+    """All columns that a name may mean: by the whole name, else by the last part of it, else in any case."""
     lower = given.lower()
     for matches in (
         [column for column in columns if column.label == given],

@@ -14,7 +14,7 @@ from cosmicai.data.sources.base import Array, Column, Read, SourceError, Table
 
 
 def concatenated(path: Path, tables: Sequence[Table]) -> Table:
-    """Columns that every file has in one shape. Raises SourceError where files differ."""
+    """Columns that every file has in one shape. Raises SourceError if files differ."""
     first = tables[0]
     columns = []
     for column in first.columns:
@@ -24,12 +24,14 @@ def concatenated(path: Path, tables: Sequence[Table]) -> Table:
     return Table(path, tuple(columns), (f"{len(tables)} files, one after the other", *notes))
 
 
-def _same(table: Table, wanted: Column) -> Column:
+def _same(table: Table, expected: Column) -> Column:
     for column in table.columns:
-        if column.label == wanted.label and column.shape == wanted.shape and column.bands == wanted.bands:
+        if column.label == expected.label and column.shape == expected.shape and column.bands == expected.bands:
             return column
-    has = next((column.described for column in table.columns if column.label == wanted.label), "no such column")
-    raise SourceError(f"{table.path}: has {has}, the first file has {wanted.described}")
+    has = next(
+        (column.described for column in table.columns if column.label == expected.label), "no such column"
+    )
+    raise SourceError(f"{table.path}: has {has}, the first file has {expected.described}")
 
 
 def _reader(parts: Sequence[Column]) -> Read:

@@ -129,7 +129,7 @@ def _columns(path: Path, hdu: Any, group: str, place: str, notes: list[str]) -> 
 
 
 class _Rows:
-    """Rows of one table, taken from the file as a small table of their own, so that astropy scales them."""
+    """Rows of one table, read from the file as a small table of their own, so that astropy scales them."""
 
     def __init__(self, path: Path, hdu: Any, place: str) -> None:
         self._path, self._place = path, place

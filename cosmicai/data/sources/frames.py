@@ -46,15 +46,15 @@ class Frame:
 
 
 def frames_of(files: Sequence[Path], images: Sequence[str] | None, stack: ExitStack) -> list[Frame]:
-    """All images of two axes with celestial coordinates, of the HDUs that `images` names, where it does."""
+    """All images of two axes with celestial coordinates, of the HDUs that `images` names, if it names any."""
     frames = []
-    wanted = {name.lower() for name in images or ()}
+    hdu_names = {name.lower() for name in images or ()}
     for file in files:
         hdus = stack.enter_context(fitsfile.opened(unpacked(file, stack)))
         for index, hdu in enumerate(hdus):
             if not fitsfile.is_image(hdu) or len(hdu.shape) != 2:
                 continue
-            if wanted and not wanted & {hdu.name.lower(), f"hdu {index}", str(index)}:
+            if hdu_names and not hdu_names & {hdu.name.lower(), f"hdu {index}", str(index)}:
                 continue
             world, scale = celestial(hdu.header), pixel_scale(hdu.header)
             if world is None or scale is None:
@@ -83,14 +83,14 @@ def are_frames(frames: Sequence[Frame], catalogue: Table) -> bool:
 def table(
     path: Path, frames: Sequence[Frame], catalogue: Table, size: int, scale: float | None, resample: bool
 ) -> Table:
-    """A column of stamps (size, size) for each frame, beside the catalogue's. scale: of the model's pixels.
+    """A column of stamps (size, size) for each frame, and those of the catalogue. scale: of the model's pixels.
 
     Raises SourceError.
     """
     ra, dec = _position(catalogue, RA), _position(catalogue, DEC)
     if ra is None or dec is None:
         raise SourceError(
-            f"{catalogue.path}: has no columns ra and dec, by which stamps are cut from the frames"
+            f"{catalogue.path}: has no columns ra and dec, which are needed to cut stamps from the frames"
         )
     names = [frame.name for frame in frames]
     for name in names:
@@ -110,8 +110,8 @@ def table(
 
 
 def _position(catalogue: Table, usual: Sequence[str]) -> Column | None:
-    named = {column.name.lower(): column for column in catalogue.columns if not column.shape}
-    return next((named[name] for name in usual if name in named), None)
+    by_name = {column.name.lower(): column for column in catalogue.columns if not column.shape}
+    return next((by_name[name] for name in usual if name in by_name), None)
 
 
 class _Positions:
@@ -156,7 +156,7 @@ def _column(frame: Frame, positions: _Positions, size: int, target: float | None
 
 
 def _cut(frame: Frame, x: float, y: float, side: int) -> Array:
-    """Pixels that the frame does not have are NaN, all of them where it lacks the position.
+    """Pixels that the frame does not have are NaN, all of them if it lacks the position.
 
     Only the pixels around the position are read.
     """

@@ -42,7 +42,7 @@ def _walk(
     here = above | {group.id}
     for name in group:
         link = group.get(name, getlink=True)
-        if isinstance(link, h5py.ExternalLink) and not _beside(path, link.filename):
+        if isinstance(link, h5py.ExternalLink) and not _is_in_same_folder(path, link.filename):
             notes.append(
                 f"{prefix}{name} links to {link.filename}, not a file in the same folder, and is not read"
             )
@@ -50,7 +50,7 @@ def _walk(
         try:
             item = group[name]
         except (KeyError, OSError, RuntimeError):
-            notes.append(f"{prefix}{name} is a link that leads nowhere")
+            notes.append(f"{prefix}{name} is a broken link")
             continue
         if isinstance(item, h5py.Group):
             if item.id not in here:
@@ -60,15 +60,15 @@ def _walk(
             columns += _columns(path, item, name, prefix)
 
 
-def _beside(path: Path, filename: str) -> bool:
+def _is_in_same_folder(path: Path, filename: str) -> bool:
     target = (path.parent / filename).resolve()
     return target.parent == path.parent.resolve() and target.is_file()
 
 
 def _check_virtual(path: Path, dataset: Any) -> None:
-    """Raises SourceError where HDF5 would give zeros for a file that is missing."""
+    """Raises SourceError if HDF5 would give zeros for a file that is missing."""
     for source in dataset.virtual_sources() if dataset.is_virtual else ():
-        if source.file_name != "." and not _beside(path, source.file_name):
+        if source.file_name != "." and not _is_in_same_folder(path, source.file_name):
             raise SourceError(
                 f"{path}: {dataset.name} is a virtual dataset of {source.file_name}, which is not in the "
                 "folder of this file"
@@ -99,8 +99,8 @@ def _kind(dtype: Any) -> str:
 
 def _unit(dataset: Any) -> str | None:
     """What astropy, pytables and others write as the attribute `unit` or `units`."""
-    found = next((dataset.attrs[key] for key in ("unit", "units") if key in dataset.attrs), None)
-    text = found.decode(errors="replace") if isinstance(found, bytes) else found
+    value = next((dataset.attrs[key] for key in ("unit", "units") if key in dataset.attrs), None)
+    text = value.decode(errors="replace") if isinstance(value, bytes) else value
     return text if isinstance(text, str) else None
 
 

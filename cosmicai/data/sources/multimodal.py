@@ -1,7 +1,7 @@
 """Multimodal Universe's layout (Audenaert et al. 2024, arXiv:2412.02527): image_array, image_band and others.
 
 Its HDF5 files have a dataset for each; its Parquet files on Hugging Face a list of structs `image`, one for
-each band. The band names stand in every row, so rows may have them in different orders.
+each band. The band names are in every row, so rows may have them in different orders.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KIND = Kind(
     "`--mask` names them, because masks mean different things in different surveys",
 )
 ARRAYS = ("image_array", "image.flux", "image.array")
-_BESIDE = ("image_ivar", "image.ivar", "image_mask", "image.mask", "bit_mask", "image.bit_mask")
+_PLANES = ("image_ivar", "image.ivar", "image_mask", "image.mask", "bit_mask", "image.bit_mask")
 
 
 def understood(table: Table) -> Table:
@@ -30,9 +30,9 @@ def understood(table: Table) -> Table:
 
     Channels are in the order of the first row in every row. Raises SourceError for a row with other bands.
     """
-    named = {column.name: column for column in table.columns}
-    image = next((named[name] for name in ARRAYS if name in named), None)
-    bands = named.get("image_band") or named.get("image.band")
+    by_name = {column.name: column for column in table.columns}
+    image = next((by_name[name] for name in ARRAYS if name in by_name), None)
+    bands = by_name.get("image_band") or by_name.get("image.band")
     if (
         image is None
         or bands is None
@@ -42,12 +42,12 @@ def understood(table: Table) -> Table:
     ):
         return table
     order = tuple(str(name) for name in np.asarray(bands.read(0, 1))[0].astype(np.str_))
-    scale = named.get("image_scale") or named.get("image.scale")
+    scale = by_name.get("image_scale") or by_name.get("image.scale")
     arcsec = None if scale is None else _one_scale(table, scale)
-    beside = {image.label, *(named[name].label for name in _BESIDE if name in named)}
+    image_labels = {image.label, *(by_name[name].label for name in _PLANES if name in by_name)}
 
     def turned(column: Column) -> Column:
-        if column.label not in beside or column.shape != image.shape:
+        if column.label not in image_labels or column.shape != image.shape:
             return column
         read = _Reordered(table, column, bands, order).read
         return replace(column, read=read, bands=order, pixel_scale=arcsec)

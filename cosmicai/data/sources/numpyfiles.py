@@ -73,12 +73,12 @@ class _Stream:
         if self._dtype.names is None:
             reader = _Reader(self, self._dtype)
             return [Column(self._name, self._shape[0], self._shape[1:], reader.read, str(self._dtype))]
-        found = []
+        columns = []
         for field in self._dtype.names:
             kind = self._dtype[field]
             read = _Reader(self, self._dtype, field).read
-            found.append(Column(field, self._shape[0], kind.shape, read, str(kind.base)))
-        return found
+            columns.append(Column(field, self._shape[0], kind.shape, read, str(kind.base)))
+        return columns
 
     def start(self) -> IO[bytes]:
         """The file, at the first row; it is closed with the source."""

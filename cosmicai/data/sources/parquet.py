@@ -89,7 +89,7 @@ def _member(name: str) -> Callable[[Any], Any]:
             return array.field(name)
         return arrow.LargeListArray.from_arrays(
             np.asarray(array.offsets, np.int64), array.values.field(name)
-        )  # of every band the field, still a list for each row
+        )  # the field of every band, still a list for each row
 
     return pick
 
@@ -107,7 +107,7 @@ class _Reader:
         self._shape = self.shape()
 
     def shape(self) -> tuple[int, ...] | None:
-        """Of a row, by the first one; None where the column is of a kind that is not read."""
+        """Of a row, by the first one; None if the column is of a kind that is not read."""
         if not self._file.metadata.num_rows:
             return ()
         try:
@@ -120,10 +120,10 @@ class _Reader:
         if start != self._place or not start:
             rows = _IMAGES if len(self._shape or ()) > 1 else _VALUES
             self._batches, self._held, self._place = self._decoded(rows), [], 0
-            self._taken(start)
-        return self._taken(stop - start)
+            self._next_rows(start)
+        return self._next_rows(stop - start)
 
-    def _taken(self, rows: int) -> Array:
+    def _next_rows(self, rows: int) -> Array:
         while sum(map(len, self._held)) < rows:
             self._held.append(next(self._batches))
         whole = _joined(self._path, self._name, self._held) if self._held else np.empty(0)

@@ -17,7 +17,7 @@ _BAND = ("FILTER", "FILTNAM", "FILTNAME", "BAND")
 
 
 def bands_of(header: Any, channels: int) -> tuple[str, ...] | None:
-    """Names of the channels; None where the header does not say them.
+    """Names of the channels; None if the header does not say them.
 
     BAND0, BAND1, … and BANDS are what the cut-out service of the Legacy Surveys writes.
     """

@@ -46,15 +46,15 @@ _STRUCTURE = (
 
 
 def path_columns(table: Table, given: Sequence[str] | None) -> list[Column]:
-    """The text columns that name files; none where the table has images itself. Raises SourceError."""
+    """The text columns that name files; none if the table has images itself. Raises SourceError."""
     texts = [
         column
         for column in table.columns
         if column.dtype.startswith(("text", "bytes", "str", "<U", "|S", "string", "large_string"))
     ]
     if given:
-        named = [column for name in given for column in texts if column.name.lower() == name.lower()]
-        return named if len(named) == len(given) else []
+        columns = [column for name in given for column in texts if column.name.lower() == name.lower()]
+        return columns if len(columns) == len(given) else []
     usual = [column for column in texts if column.name.lower() in PATH_NAMES]
     if len(usual) > 1:
         listed = " or ".join(column.label for column in usual)
@@ -78,7 +78,7 @@ def with_files(table: Table, paths: Sequence[Column]) -> Table:
         images = _images(files)
         if len(paths) > 1:
             if len(images) > 1:
-                raise SourceError(f"{files[0]}: has several images, where one for each of --images is expected")
+                raise SourceError(f"{files[0]}: has several images; one for each of --images is expected")
             images = [replace(images[0], name=column.name, shown=f"{images[0].shown} of {column.label}")]
         columns += images
     rest = tuple(column for column in table.columns if column not in paths)
@@ -118,7 +118,7 @@ def matched(path: Path, files: Sequence[Path], catalogue: Table) -> Table:
             f"row {row}, {column.label} {keys[row]}"
         )
     if len(set(keys)) < len(keys):
-        raise SourceError(f"{catalogue.path}: two rows have one file, by {column.label}")
+        raise SourceError(f"{catalogue.path}: two rows name the same file in {column.label}")
     images = _images([by_stem[key] for key in keys])
     notes = [f"files are matched by the catalogue's {column.label}"]
     if len(files) > len(keys):
@@ -146,14 +146,14 @@ def _images(files: Sequence[Path]) -> list[Column]:
     files_of = _Files(files)
     with ExitStack() as stack:
         hdus = stack.enter_context(fitsfile.opened(unpacked(files[0], stack)))
-        found = [
+        images = [
             _column(files_of, len(files), index, hdu)
             for index, hdu in enumerate(hdus)
             if fitsfile.is_image(hdu) and len(hdu.shape) in (2, 3)
         ]
-    if not found:
+    if not images:
         raise SourceError(f"{files[0]}: has no image of two or three axes")
-    return found
+    return images
 
 
 def _column(files: _Files, rows: int, index: int, hdu: Any) -> Column:

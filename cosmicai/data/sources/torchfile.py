@@ -31,12 +31,12 @@ def read(path: Path, stack: ExitStack) -> Table:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed with the last view of it
     source = Buffer(memoryview(mapped))
     try:
-        named = _named(path, describe(source, frozenset({_DATASET})))
-        columns = tuple(_column(name, tensor, source, mapped) for name, tensor in named if tensor.shape)
-        beside = objects.read(source, columns[0].rows if columns else 0) or {}
+        tensors = _named(path, describe(source, frozenset({_DATASET})))
+        columns = tuple(_column(name, tensor, source, mapped) for name, tensor in tensors if tensor.shape)
+        extra = objects.read(source, columns[0].rows if columns else 0) or {}
     except TorchFileError as error:
         raise SourceError(f"{path}: {error}") from error
-    return Table(path, (*columns, *(array_column(name, array) for name, array in beside.items())))
+    return Table(path, (*columns, *(array_column(name, array) for name, array in extra.items())))
 
 
 def _named(path: Path, content: object) -> list[tuple[str, Tensor]]:

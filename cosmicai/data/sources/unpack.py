@@ -1,4 +1,4 @@
-"""Compressed files as plain ones beside the temporary files, and what a file is by its first bytes."""
+"""Compressed files unpacked into temporary ones, and what a file is by its first bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MAGIC = (
     (b"\x89HDF\r\n\x1a\n", "hdf5"),
     (b"PAR1", "parquet"),
     (b"\x93NUMPY", "npy"),
-    (b"\x80", "torch"),  # a row of pickles, of before torch 1.6
+    (b"\x80", "torch"),  # a row of pickles, as torch wrote before 1.6
 )
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint cannot tell: given by the user, or assumed as published and said aloud."""
+"""What a checkpoint does not record: given by the user, or assumed as published and reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PUBLISHED: dict[str, object] = {
     "magnitude_branch.activation": "relu",
     "fusion.activation": "relu",
 }
-"""Fields of our config that no shape of a tensor tells, as the published network has them."""
+"""Fields of our config that no tensor's shape shows, as the published network has them."""
 
 _PARSERS = {"heads": int, "inception_pool_size": int} | dict.fromkeys(
     ("attention_scale", "norm_eps", "final_norm_eps", "parallel_norm_eps", "inception_norm_eps"), float
@@ -37,10 +37,10 @@ _PARSERS = {"heads": int, "inception_pool_size": int} | dict.fromkeys(
 
 @dataclass
 class Assumed:
-    """given: what the user says, by field. taken: what was needed of it or assumed, filled while reading."""
+    """given: the user's values, by field. used: the values that were needed, given or assumed."""
 
     given: Mapping[str, object] = field(default_factory=dict)
-    taken: dict[str, object] = field(default_factory=dict)
+    used: dict[str, object] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, texts: Mapping[str, str]) -> Assumed:
@@ -61,23 +61,25 @@ class Assumed:
         return cls(given)
 
     def value(self, name: str) -> Any:
-        """The user's value, or the published one; either way it is noted as taken."""
-        self.taken[name] = self.given.get(name, PUBLISHED[name])
-        return self.taken[name]
+        """The user's value, or the published one; either way it is noted as used."""
+        self.used[name] = self.given.get(name, PUBLISHED[name])
+        return self.used[name]
 
     def heads(self) -> int:
-        """Has no value of its own: a wrong number of heads gives wrong redshifts without a sign."""
+        """Has no value of its own: a wrong number of heads silently gives wrong redshifts."""
         if "heads" not in self.given:
-            raise CheckpointError("does not tell the number of attention heads: give --heads (6 is published)")
+            raise CheckpointError(
+                "does not record the number of attention heads: give --heads (6 is published)"
+            )
         return int(self.value("heads"))
 
     @property
     def assumed(self) -> dict[str, object]:
-        """What was taken as published because nobody said it."""
-        return {name: value for name, value in self.taken.items() if name not in self.given}
+        """What was assumed as published because the user did not give it."""
+        return {name: value for name, value in self.used.items() if name not in self.given}
 
     def check(self, config: Config) -> None:
-        """Raises CheckpointError where the checkpoint itself says something else than the user."""
+        """Raises CheckpointError if the checkpoint itself contradicts the user."""
         for name, value in self.given.items():
             part, _, inner = name.partition(".")
             stored = getattr(config, part)

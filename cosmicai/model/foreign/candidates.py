@@ -1,8 +1,8 @@
 """Which networks a checkpoint's content holds, under which keys.
 
 Training scripts wrap networks in many ways: {'model': …, 'optimizer': …}, Lightning's checkpoints, copies
-averaged over training (EMA) beside the network itself, a whole module in a dict. What looks like a network is
-found wherever it lies; where there are several, the user says which.
+averaged over training (EMA) next to the network itself, a whole module in a dict. What looks like a network is
+found wherever it is; if there are several, the user chooses one.
 """
 
 from __future__ import annotations
@@ -42,19 +42,21 @@ def is_module(content: object) -> TypeGuard[Record]:
 
 def chosen(content: object, select: str | None) -> Candidate:
     """The one network of a content, or the one that `select` names. Raises CheckpointError that lists them."""
-    found = [one for candidate in _candidates(content) for one in _separated(candidate, select)]
+    networks = [one for candidate in _candidates(content) for one in _separated(candidate, select)]
     if select is not None:
-        named = [candidate for candidate in found if candidate.key == select]
-        if len(named) != 1:
-            keys = listed(candidate.key or "the whole file" for candidate in found)
-            raise CheckpointError(f"--select {printable(select)}: there is no such network; there is: {keys}")
-        return named[0]
-    if not found:
+        matches = [candidate for candidate in networks if candidate.key == select]
+        if len(matches) != 1:
+            keys = listed(candidate.key or "the whole file" for candidate in networks)
+            raise CheckpointError(
+                f"--select {printable(select)}: there is no such network; the file holds: {keys}"
+            )
+        return matches[0]
+    if not networks:
         raise CheckpointError(f"holds no network: it is {_described(content)}")
-    if len(found) > 1:
-        keys = listed((f"--select {shown(candidate.key)}" for candidate in found), _NETWORKS)
-        raise CheckpointError(f"holds {len(found)} networks; say which is meant: {keys}")
-    return found[0]
+    if len(networks) > 1:
+        keys = listed((f"--select {shown(candidate.key)}" for candidate in networks), _NETWORKS)
+        raise CheckpointError(f"holds {len(networks)} networks; say which is meant: {keys}")
+    return networks[0]
 
 
 def _candidates(content: object) -> Iterator[Candidate]:

@@ -1,6 +1,6 @@
 """The classes that a network may be made of, and what each attribute of their objects means.
 
-A pickled module says all that it knows of itself: every attribute is in the file. For each class there is an
+A pickled module is complete: every attribute is in the file. For each class there is an
 entry here that names every attribute which the class may have, in one of these ways:
 
 read      a value that the network is built from
@@ -63,7 +63,7 @@ class Kind:
     idle: frozenset[str] = frozenset()  # children that must compute nothing: dropout, identity
     unused: frozenset[str] = frozenset()  # children that its forward does not call
     any_child: bool = False  # a container
-    any_attribute: bool = False  # a wrapper, whose attributes are its own affair
+    any_attribute: bool = False  # a wrapper, whose attributes do not matter
 
     @property
     def is_wrapper(self) -> bool:
@@ -110,7 +110,7 @@ _LAYERS = (
         f"{_NN}.conv.Conv2d",
         read="stride padding dilation groups",
         must={"padding_mode": "zeros"},
-        # the weight's shape tells all that these do; padding that is repeated is of other modes than zeros
+        # the weight's shape says all that these do; padding that is repeated is of other modes than zeros
         ignored="in_channels out_channels kernel_size output_padding transposed "
         "_reversed_padding_repeated_twice",
         needed="stride padding dilation groups",

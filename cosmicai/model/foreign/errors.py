@@ -1,4 +1,4 @@
-"""What is said when a checkpoint is refused."""
+"""The error for a refused checkpoint, and how messages show its contents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An imported model beside the outputs that the user's own code gave for the same galaxies."""
+"""Compares an imported model with the outputs that the user's own code gave for the same galaxies."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ class Expected:
         return cls(path, galaxies, fitting[name].reshape(-1).astype(np.float64), name)
 
     def check(self, folder: Path, graph: bool) -> dict[str, Any]:
-        """Compares a model folder, in torch and, where asked, in its float32 graph; returns what a card says.
+        """Compares a model folder, in torch and, if `graph`, in its float32 graph; returns what a card says.
 
         Raises CheckpointError beyond TOLERANCE.
         """
         config = Config.read(folder / "config.json")
         shape = (config.channels, config.image_size, config.image_size)
         if self.galaxies.images.shape[1:] != shape or self.galaxies.magnitudes.shape[1] != config.magnitudes:
-            given = f"{self.galaxies.images.shape[1:]} and {self.galaxies.magnitudes.shape[1]}"
+            shapes = f"{self.galaxies.images.shape[1:]} and {self.galaxies.magnitudes.shape[1]}"
             raise CheckpointError(
-                f"{self.path}: its galaxies are {given}; the model takes {shape} and {config.magnitudes}"
+                f"{self.path}: its galaxies are {shapes}; the model takes {shape} and {config.magnitudes}"
             )
         errors = {
             f"largest error, {engine}": self._error(folder, engine)
@@ -72,15 +72,17 @@ class Expected:
         return {"galaxies": len(self.outputs), "outputs": self.name, "sha256": digest, **errors}
 
     def _error(self, folder: Path, engine: str) -> float:
-        """Of max(1, |expected|), the largest of all galaxies."""
+        """The largest of all galaxies, as a fraction of max(1, |expected|)."""
         network = load(folder, engine, "float32", threads=1)
-        found = np.concatenate(list(network.predict(self.galaxies.batches(network.batch(_BATCH))))).reshape(-1)
-        errors = np.abs(found - self.outputs) / np.maximum(1, np.abs(self.outputs))
+        predicted = np.concatenate(list(network.predict(self.galaxies.batches(network.batch(_BATCH))))).reshape(
+            -1
+        )
+        errors = np.abs(predicted - self.outputs) / np.maximum(1, np.abs(self.outputs))
         worst = int(np.argmax(np.where(np.isnan(errors), np.inf, errors)))
         if not errors[worst] <= TOLERANCE:
             raise CheckpointError(
                 f"{self.path}: {self.name} of galaxy {worst} is {self.outputs[worst]:.8g}, the imported model "
-                f"gives {found[worst]:.8g} ({engine}); {TOLERANCE} of max(1, |expected|) is allowed"
+                f"gives {predicted[worst]:.8g} ({engine}); {TOLERANCE} of max(1, |expected|) is allowed"
             )
         return float(errors[worst])
 
@@ -98,12 +100,12 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise CheckpointError(f"{path}: cannot be read as an .npz file ({error})") from error
 
 
-def _name(path: Path, fitting: list[str], stem: str, asked: str | None) -> str:
-    for name in [asked] if asked is not None else ["outputs", stem]:
+def _name(path: Path, fitting: list[str], stem: str, chosen: str | None) -> str:
+    for name in [chosen] if chosen is not None else ["outputs", stem]:
         if name in fitting:
             return name
-    if asked is None and len(fitting) == 1:
+    if chosen is None and len(fitting) == 1:
         return fitting[0]
-    what = f"no outputs {asked}" if asked is not None else "no array that must be the outputs"
-    remedy = "name one by --outputs" if fitting else "one of shape (N,) is needed"
+    what = f"no outputs {chosen}" if chosen is not None else "no array that is clearly the outputs"
+    remedy = "name one with --outputs" if fitting else "one of shape (N,) is needed"
     raise CheckpointError(f"{path}: has {what}; of the right shape are: {listed(fitting) or 'none'}; {remedy}")

@@ -81,14 +81,16 @@ def chain_of(name: str, nodes: list[Node]) -> Chain:
             layers.append(linear(node))
             waiting = False
         elif not layers or waiting or node is nodes[-1]:
-            raise node.fault("stands where a Linear layer is expected")
+            raise node.fault("is used where a Linear layer is expected")
         else:
             between.append(activation(node))
             waiting = True
     if not layers:
         raise CheckpointError(f"{name} holds no Linear layer")
     if len(set(between)) > 1:
-        raise CheckpointError(f"{name} has different activations ({', '.join(between)}): one serves all here")
+        raise CheckpointError(
+            f"{name} has different activations ({', '.join(between)}): only one for all is computed here"
+        )
     return Chain(name, tuple(layers), between[0] if between else "relu")
 
 
@@ -98,7 +100,7 @@ _POOLS = {"average pool": "average", "max pool": "max"}
 def pool(node: Node, stride: int | None = None) -> Pool:
     """stride None: as large as the pool, without padding (it halves); 1: with padding that keeps the size."""
     if node.role not in _POOLS:
-        raise node.fault("stands where average or max pooling is expected")
+        raise node.fault("is used where average or max pooling is expected")
     size = node.pair("kernel_size")
     steps = size if node.attribute("stride") is None else node.pair("stride")
     expected = (2, 2) if stride is None else (stride, stride)

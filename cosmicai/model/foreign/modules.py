@@ -48,7 +48,7 @@ def read(record: Record, tree: Tree, assumed: Assumed) -> Network:
         raise root.fault("is not an AstroMAE (ViT_Astro)")
     mixed = root.child(_name_of(root, "inception_model", _is_inception_model), open_ended=True)
     if mixed.role != "inception model":
-        raise mixed.fault("stands where an Input_Mix_Model is expected")
+        raise mixed.fault("is used where an Input_Mix_Model is expected")
     encoder = _encoder(root)
     vision, branch = _vision(mixed, assumed)
     known, others = _stacks(root, mixed)
@@ -104,9 +104,9 @@ def _encoder(root: Node) -> Encoder:
     patches, positions = root.of_role("patch_embed", "patches"), root.needed_floats("pos_embed")
     embed = convolution(patches.of_role("proj", "convolution"), patches=True)
     image_size = image_size_of(positions, embed, "pos_embed")
-    given = patches.attribute("img_size")
-    if given is not None and given != (image_size, image_size):
-        raise patches.fault(f"has img_size = {shown(given)}; its positions cover {image_size}")
+    img_size = patches.attribute("img_size")
+    if img_size is not None and img_size != (image_size, image_size):
+        raise patches.fault(f"has img_size = {shown(img_size)}; its positions cover {image_size}")
     if embed.groups != 1:
         raise patches.fault(f"has {embed.groups} groups in proj; only 1 is computed here")
     return Encoder(
@@ -122,7 +122,7 @@ def _encoder(root: Node) -> Encoder:
 
 def _block(node: Node, width: int) -> Block:
     if node.role not in ("block", "cell"):
-        raise node.fault("stands where a block of the encoder is expected (timm's Block or NormalCell)")
+        raise node.fault("is used where a block of the encoder is expected (timm's Block or NormalCell)")
     attention, mlp = _attention(node.of_role("attn", "attention"), width), _mlp(node.of_role("mlp", "mlp"))
     return Block(
         node.path,
@@ -168,7 +168,7 @@ def _attention(node: Node, width: int) -> Attention:
 
 
 def _scale(node: Node, head_width: int) -> float | None:
-    """None: of the heads' width, as always where torch's own attention is called (fused_attn)."""
+    """None: from the heads' width, as always if torch's own attention is called (fused_attn)."""
     fused, usual = node.attribute("fused_attn"), head_width**-0.5
     if fused is not None and type(fused) is not bool:
         raise node.fault(f"has fused_attn = {shown(fused)}; only True and False are known")
@@ -197,8 +197,8 @@ def _vision(mixed: Node, assumed: Assumed) -> tuple[Vision, Chain]:
     """The branch, and the Linear layers at its end."""
     node = mixed.child(_name_of(mixed, "vis_inception", _holds_inception_blocks))
     steps = node.sequence()
-    named = {"average pool": "pool", "max pool": "pool", "inception block": "block"}
-    roles = [named.get(step.role, step.role) for step in steps]
+    kinds = {"average pool": "pool", "max pool": "pool", "inception block": "block"}
+    roles = [kinds.get(step.role, step.role) for step in steps]
     if tuple(roles[: len(_STEPS)]) != _STEPS:
         raise node.fault(f"is {', '.join(roles)}; only {', '.join(_STEPS)} and Linear layers are computed here")
     parts = {
@@ -227,7 +227,7 @@ def _inception(node: Node, relu: str) -> Inception:
     if type(custom) is not bool:
         raise node.fault(f"has is_custom = {shown(custom)}; only True and False are known")
     if node.role != "inception block":
-        raise node.fault("stands where an InceptionBlock is expected")
+        raise node.fault("is used where an InceptionBlock is expected")
     three, five = node.child("branch2").sequence(), node.child("branch3").sequence()
     pooled = node.child("branch4").sequence()
     if not len(three) == len(five) == len(pooled) == 2:
@@ -245,8 +245,8 @@ def _inception(node: Node, relu: str) -> Inception:
 def _unit(node: Node, relu: str) -> Unit:
     """Its activation is in the code of its class, and so is not in the file."""
     if node.role != "unit":
-        raise node.fault("stands where a ConvBlock is expected")
-    found = convolution(node.of_role("conv", "convolution"))
-    if found.groups != 1:
-        raise node.fault(f"has {found.groups} groups; only 1 is computed here")
-    return Unit(found, batch_norm(node.of_role("bn", "batch norm")), relu)
+        raise node.fault("is used where a ConvBlock is expected")
+    layer = convolution(node.of_role("conv", "convolution"))
+    if layer.groups != 1:
+        raise node.fault(f"has {layer.groups} groups; only 1 is computed here")
+    return Unit(layer, batch_norm(node.of_role("bn", "batch norm")), relu)

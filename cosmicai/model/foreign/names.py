@@ -1,6 +1,6 @@
-"""A state dict as a Network: by the published names, and by shapes where stacks of Linear layers have others.
+"""A state dict as a Network: by the published names, or by shapes if stacks of Linear layers have others.
 
-What no name and no shape tells is taken from the user or assumed as published (assumed.py).
+What neither names nor shapes show is given by the user or assumed as published (assumed.py).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def read(tensors: Mapping[str, object], file: File, assumed: Assumed) -> Network
 
 
 def _check_kind(tensors: Mapping[str, object]) -> None:
-    """Raises CheckpointError for what is known and no AstroMAE."""
+    """Raises CheckpointError for what is recognised and is not an AstroMAE."""
     for name in tensors:
         if match := _PARAMETRISED.match(name):
             raise CheckpointError(
@@ -83,18 +83,18 @@ def _check_kind(tensors: Mapping[str, object]) -> None:
 
 
 def _one_prefix(tensors: Mapping[str, object]) -> str:
-    """What stands before the encoder's names."""
+    """The prefix of the encoder's names."""
     prefixes = [name.removesuffix(ANCHOR) for name in tensors if name.endswith(ANCHOR)]
     if len(prefixes) != 1:
         raise CheckpointError(
-            f"has {len(prefixes)} tensors {ANCHOR}: {listed(prefixes)}; say which by --select"
+            f"has {len(prefixes)} tensors {ANCHOR}: {listed(prefixes)}; say which with --select"
         )
     return prefixes[0]
 
 
 @dataclass
 class _Names:
-    """The tensors that have not found their place yet."""
+    """The tensors that have no place in the network yet."""
 
     left: dict[str, object]
     file: File
@@ -149,8 +149,8 @@ class _Names:
 def _encoder(names: _Names, prefix: str) -> Encoder:
     if f"{prefix}norm.weight" in names.left and f"{prefix}fc_norm.weight" not in names.left:
         raise CheckpointError(
-            f"{prefix}norm stands for fc_norm: it normalises the tokens before they are averaged, which is "
-            "another network"
+            f"{prefix}norm takes the place of fc_norm: it normalises the tokens before they are averaged, "
+            "which is another network"
         )
     embed, positions = names.convolution(f"{prefix}patch_embed.proj"), names.take(f"{prefix}pos_embed")
     image_size = image_size_of(positions, embed, f"{prefix}pos_embed")
@@ -227,14 +227,14 @@ Units = tuple[Unit, Unit, Unit, Unit, Unit, Unit]
 
 
 def _vision(names: _Names) -> tuple[Convolution, dict[str, Units], Chain | None]:
-    """Stem, blocks by name, and the Linear layers at the branch's end where they are part of it."""
-    found = {match[1] for match in map(_UNIT.fullmatch, names.left) if match}
-    if len(found) != 1:
-        places = f"in {len(found)} places: {listed(sorted(found))}" if found else "nowhere"
+    """Stem, blocks by name, and the Linear layers at the branch's end if they are part of it."""
+    prefixes = {match[1] for match in map(_UNIT.fullmatch, names.left) if match}
+    if len(prefixes) != 1:
+        places = f"in {len(prefixes)} places: {listed(sorted(prefixes))}" if prefixes else "nowhere"
         raise CheckpointError(
             f"has InceptionBlocks (N.branch1.conv.weight) {places}; one branch of them is expected"
         )
-    (prefix,) = found
+    (prefix,) = prefixes
     numbers = _numbers(names.left, prefix)
     blocks = [number for number in numbers if f"{prefix}{number}.branch1.conv.weight" in names.left]
     if len(blocks) != 5:
@@ -273,22 +273,22 @@ def _units(names: _Names, name: str) -> Units:
 def _with_paths(
     names: _Names, stem: Convolution, units: dict[str, Units], inputs: list[int], image_size: int
 ) -> Vision:
-    """Whether a block uses its 5×5 path is told by how many channels whatever follows it takes."""
+    """Whether a block uses its 5×5 path follows from the number of channels that the next layer takes."""
     pool = Pool("inception_pool", names.text("inception_pool"), int(names.number("inception_pool_size")))
     halvings = (Pool("halving", names.text("halving"), 2),) * 3
     after = [[unit[0].convolution.weight.shape[1]] for unit in units.values()][1:]
     pixels = (image_size // 8) ** 2
     after.append([count // pixels for count in inputs if count % pixels == 0])
     blocks: list[Inception] = []
-    for (name, part), taken in zip(units.items(), after, strict=True):
+    for (name, part), accepted in zip(units.items(), after, strict=True):
         widths = {
             use: Vision(stem, halvings, (Inception(name, part, pool, use),)).channels for use in (True, False)
         }
-        fitting = [use for use, width in widths.items() if width in taken]
+        fitting = [use for use, width in widths.items() if width in accepted]
         if len(fitting) != 1:
             raise CheckpointError(
                 f"{name} has {widths[True]} channels with its 5×5 path and {widths[False]} without; what "
-                f"follows takes {listed(map(str, taken)) or 'another number'}"
+                f"follows takes {listed(map(str, accepted)) or 'another number'}"
             )
         blocks.append(Inception(name, part, pool, fitting[0]))
     return Vision(stem, halvings, tuple(blocks))

@@ -210,7 +210,7 @@ def flat_features(vision: Vision, image_size: int) -> int:
 
 
 def check_stem(stem: Convolution, name: str, weight: Floats | None, bias: Floats | None) -> None:
-    """Raises CheckpointError where the stem that is registered by itself is not the one that is used."""
+    """Raises CheckpointError if the stem that is registered by itself is not the one that is used."""
     pairs = ((stem.weight, weight), (stem.bias, bias))
     if not all(a is b or (a is not None and b is not None and np.array_equal(a, b)) for a, b in pairs):
         raise CheckpointError(

@@ -23,7 +23,7 @@ _PARTS = ("_parameters", "_buffers", "_modules")
 
 
 def class_names(record: Record) -> list[str]:
-    """Of a module and, where it is a wrapper, of what it wraps."""
+    """Class names of a module and, if it is a wrapper, of what it wraps."""
     names = [record.name]
     while isinstance(inner := _wrapped(record), Record) and len(names) < 8:
         record = inner
@@ -32,7 +32,7 @@ def class_names(record: Record) -> list[str]:
 
 
 def _wrapped(record: Record) -> object:
-    """What a wrapper holds; None where it is not a wrapper."""
+    """What a wrapper holds; None if it is not a wrapper."""
     kind = kind_of(record.dotted)
     if kind is None or not kind.is_wrapper:
         return None
@@ -47,7 +47,7 @@ def _wrapped(record: Record) -> object:
 class Tree:
     """What the nodes of one stored network share.
 
-    by_name: classes of AstroMAE's code and of timm count wherever they have been moved.
+    by_name: classes of AstroMAE's code and of timm are recognised in any module.
     renames: names of children, by what they are called in the file.
     """
 
@@ -82,7 +82,7 @@ class Tree:
 
 
 class Node:
-    """children: records by name, those that are None left out; strangers: children that its class has not."""
+    """children: records by name, without None; strangers: children that its class does not have."""
 
     def __init__(self, tree: Tree, record: object, path: str, open_ended: bool = False) -> None:
         self.path = path or "the module"
@@ -141,26 +141,26 @@ class Node:
 
     def _checked_tensors(self) -> dict[str, object]:
         """Parameters, buffers and attributes that are tensors, by name; those that are None left out."""
-        found: dict[str, object] = {}
+        tensors: dict[str, object] = {}
         places = [self._part("_parameters"), self._part("_buffers")]
         places.append({name: self._attributes[name] for name in self.kind.tensors & self._attributes.keys()})
         for name, value in ((name, value) for place in places for name, value in place.items()):
-            if name in found:
+            if name in tensors:
                 raise self.fault(f"has two tensors {printable(name)}")
             if name in self.kind.unused_tensors:
                 continue
             if name not in self.kind.tensors:
                 raise self.fault(f"has the unknown tensor {printable(name)}{_why_unknown(name)}")
-            found[name] = value
-        return {name: value for name, value in found.items() if value is not None}
+            tensors[name] = value
+        return {name: value for name, value in tensors.items() if value is not None}
 
     def _checked_children(self) -> dict[str, object]:
-        renames, found = self._tree.renames, {}
+        renames, children = self._tree.renames, {}
         for name, child in self._part("_modules").items():
-            if renames.get(name, name) in found:
+            if renames.get(name, name) in children:
                 raise self.fault(f"has two children {printable(renames.get(name, name))}")
-            found[renames.get(name, name)] = child
-        return {name: child for name, child in found.items() if child is not None}
+            children[renames.get(name, name)] = child
+        return {name: child for name, child in children.items() if child is not None}
 
     def _part(self, name: str) -> dict[str, Any]:
         part = self.record.attributes.get(name)
@@ -171,16 +171,16 @@ class Node:
     def _check_idle(self, name: str) -> None:
         child = self.child(name)
         if child.role != "idle":
-            raise child.fault("computes something, where only dropout or nothing is known")
+            raise child.fault("computes something; only dropout or nothing is known here")
 
     # What is read
 
     def attribute(self, name: str) -> Any:
-        """An attribute that its class may have; None where it has none."""
+        """An attribute that its class may have; None if it has none."""
         return self._attributes.get(name)
 
     def has(self, name: str) -> bool:
-        """Whether a tensor of that name is declared, be it None."""
+        """Whether a tensor of that name is declared, even if it is None."""
         return name in self._attributes or name in self._part("_parameters") or name in self._part("_buffers")
 
     def number(self, name: str) -> float:
@@ -216,13 +216,13 @@ class Node:
         """A child that must be of one of these roles."""
         child = self.child(name)
         if child.role not in roles:
-            raise child.fault(f"stands where only {' or '.join(roles)} is computed here")
+            raise child.fault(f"is used where only {' or '.join(roles)} is computed here")
         return child
 
     def sequence(self) -> list[Node]:
-        """What a container runs, in order, without what computes nothing; containers in it are run through."""
+        """What a container runs, in order, without what computes nothing; nested containers are flattened."""
         if self.role != "container":
-            raise self.fault("stands where only a Sequential or ModuleList is known")
+            raise self.fault("is used where only a Sequential or ModuleList is known")
         return list(self._run())
 
     def _run(self, depth: int = 0) -> Iterator[Node]:
@@ -237,7 +237,7 @@ class Node:
 
 
 def activation(node: Node) -> str:
-    """The name that our config has for an activation. Raises CheckpointError for what is none that we have."""
+    """The name that our config has for an activation. Raises CheckpointError for one that we do not have."""
     match node.role:
         case "gelu":
             kinds = {None: "gelu", "none": "gelu", "tanh": "gelu_tanh"}
@@ -253,7 +253,7 @@ def activation(node: Node) -> str:
             return "identity"
         case role if role in ACTIVATIONS:
             return role
-    raise node.fault(f"stands where an activation is expected: {', '.join(ACTIVATIONS)}")
+    raise node.fault(f"is used where an activation is expected: {', '.join(ACTIVATIONS)}")
 
 
 def _same(value: object, expected: object) -> bool:

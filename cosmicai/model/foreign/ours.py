@@ -35,7 +35,7 @@ def model_of(network: Network) -> AstroMAE:
     """Our network with the same weights. Raises CheckpointError that names what it cannot compute."""
     try:
         with torch.device("meta"):  # shapes are compared before anything is allocated
-            found = AstroMAE(_config(network))
+            model = AstroMAE(_config(network))
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
     weights = _Weights()
@@ -43,8 +43,8 @@ def model_of(network: Network) -> AstroMAE:
     _put_inception(network, weights)
     for name in STACKS:
         weights.chain(name, getattr(network, name))
-    _fill(found, weights)
-    return found.eval()
+    _fill(model, weights)
+    return model.eval()
 
 
 def _config(network: Network) -> Config:
@@ -106,7 +106,7 @@ def _parallel(network: Network) -> dict[str, Any]:
     if len(cells) < len(network.encoder.blocks):
         bare = next(block.name for block in network.encoder.blocks if block.parallel is None)
         raise CheckpointError(
-            f"{bare} has no parallel convolutions (PCM), {cells[0].name} is some: all or none"
+            f"{bare} has no parallel convolutions (PCM), {cells[0].name} is one: all or none must have them"
         )
     convolutions = [part for cell in cells for part in (cell.expand, cell.contract)]
     return {
@@ -130,8 +130,8 @@ def _one(parts: Iterable[T], value: Callable[[T], V], what: str, name: Callable[
             first = part
         elif value(part) != value(first):
             raise CheckpointError(
-                f"{what}: {value(first)} in {name(first)}, {value(part)} in {name(part)}: one value serves all "
-                "here"
+                f"{what}: {value(first)} in {name(first)}, {value(part)} in {name(part)}: only one value "
+                "for all is computed here"
             )
     if first is None:
         raise CheckpointError(f"{what}: there is no layer that has it")
@@ -214,8 +214,8 @@ def _put_inception(network: Network, weights: _Weights) -> None:
             weights.batch_norm(f"{target}.1", unit.norm, eps)
 
 
-def _fill(found: AstroMAE, weights: _Weights) -> None:
-    state = found.state_dict()
+def _fill(model: AstroMAE, weights: _Weights) -> None:
+    state = model.state_dict()
     for name, tensor in state.items():
         if name not in weights.values:
             if name.endswith("num_batches_tracked"):  # counts training steps, changes no result
@@ -228,4 +228,4 @@ def _fill(found: AstroMAE, weights: _Weights) -> None:
         state[name] = torch.from_numpy(values)
     if weights.values:
         raise CheckpointError(f"{next(iter(weights.values.values()))[1]} has no place in AstroMAE")
-    found.load_state_dict(state, assign=True)
+    model.load_state_dict(state, assign=True)

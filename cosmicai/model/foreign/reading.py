@@ -1,4 +1,4 @@
-"""From a checkpoint file to our model, and what is to be said about how it was read."""
+"""From a checkpoint file to our model, and a record of how it was read."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from inference.engine.astromae import AstroMAE
 class Choices:
     """What the user says of a checkpoint.
 
-    fields: values of our config that the checkpoint cannot tell, as texts.
-    select: which network of several. renames: names in the file by the published ones they stand for.
-    classes_by_name: AstroMAE's and timm's classes count in whatever module they are.
+    fields: values of our config that the checkpoint does not record, as texts.
+    select: which network of several. renames: published names by the names in the file.
+    classes_by_name: AstroMAE's and timm's classes are recognised in any module.
     """
 
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Reading:
-    """assumed: taken as published, by field. notes: what else was taken for granted. numbers: stored types."""
+    """assumed: published values, by field. notes: what else was assumed. numbers: stored types."""
 
     model: AstroMAE
     kind: str
@@ -47,7 +47,7 @@ class Reading:
 
 
 def read(path: Path, choices: Choices) -> Reading:
-    """Raises CheckpointError, which names the file and why it was not taken. No part of it is ever run."""
+    """Raises CheckpointError, which names the file and why it is refused. No part of it is ever run."""
     try:
         assumed = Assumed.parse(choices.fields)
         file = File.open(path)

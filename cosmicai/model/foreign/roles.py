@@ -1,4 +1,4 @@
-"""Which stack of Linear layers is which, where names do not tell: by shapes, if they leave one reading."""
+"""Which stack of Linear layers is which, if names do not say: by shapes, if they leave one reading."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def assigned(
 ) -> dict[str, Chain]:
     """All four stacks: those known by name, the rest of `others` by shapes. inputs: of the image branches.
 
-    Raises CheckpointError that lists the readings where there is not exactly one.
+    Raises CheckpointError that lists the readings if there is not exactly one.
     """
     missing = [role for role in STACKS if role not in known]
     if len(others) > len(missing):
@@ -35,7 +35,7 @@ def assigned(
     if len(readings) > 1:
         shown = "; or ".join(_described(reading, missing) for reading in readings)
         raise CheckpointError(
-            f"can be read in {len(readings)} ways: {shown}. Say which by --rename {_remedy(missing)}"
+            f"can be read in {len(readings)} ways: {shown}. Say which with --rename {_remedy(missing)}"
         )
     return readings[0]
 

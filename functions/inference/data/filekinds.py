@@ -1,4 +1,4 @@
-"""What a file is that was taken for one of torch.save, by its first bytes."""
+"""Recognises, by its first bytes, a file that is not one of torch.save."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\x93NUMPY", "is a numpy array, not one of torch.save"),
     (
         b"\x80",
-        "is a plain pickle: load it where it was made and save it with torch.save",
+        "is a plain pickle: load it where it was made, and save it with torch.save",
     ),
 )
 
 
 def other_kind(start: bytes) -> str | None:
-    """What a file with this beginning is, and the remedy; None where it is nothing that is known here.
+    """What a file with this beginning is, and the remedy; None if its kind is not known here.
 
-    start: at least the first 300 bytes, where the file has them.
+    start: at least the first 300 bytes, or the whole of a shorter file.
     """
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):

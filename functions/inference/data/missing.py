@@ -1,4 +1,4 @@
-"""Which values of an array are measurements, by contract.missing: one rule for all who read magnitudes."""
+"""Which values of an array are measurements, by contract.missing: one rule for all readers of magnitudes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Float = TypeVar("Float", np.float32, np.float64)
 
 
 class Hit(NamedTuple):
-    """Values that are not measurements: by which marker or reason, of what kind, and where."""
+    """Values that are not measurements: their marker or the reason, the kind, and where they are."""
 
     marker: str
     kind: Missing
@@ -27,7 +27,7 @@ class Hit(NamedTuple):
 def marked(values: Numbers, markers: Mapping[float, Missing]) -> list[Hit]:
     """The values that are markers, each in one of the hits.
 
-    Text and float32 round a marker, so that one within a millionth of it is meant.
+    Text and float32 round a marker, so a value within a millionth of one counts as that marker.
     """
     left = np.ones(values.shape, bool)
     hits = []
@@ -42,9 +42,10 @@ def marked(values: Numbers, markers: Mapping[float, Missing]) -> list[Hit]:
 
 
 def beyond(magnitudes: Numbers, hits: Sequence[Hit], limits: Numbers | np.floating[Any] | float) -> list[Hit]:
-    """Where AB magnitudes are none that surveys measure, and where they are fainter than the limit (NaN: none).
+    """Where AB magnitudes are outside what surveys measure, and where they are fainter than the limit.
 
-    Values that are among `hits` are left out."""
+    A limit of NaN is no limit. Values that are among `hits` are ignored.
+    """
     known = np.ones(magnitudes.shape, bool)
     for hit in hits:
         known &= ~hit.where
@@ -60,11 +61,11 @@ def beyond(magnitudes: Numbers, hits: Sequence[Hit], limits: Numbers | np.floati
 def settled(
     magnitudes: NDArray[Float], hits: Sequence[Hit], limits: Numbers | np.floating[Any] | float
 ) -> NDArray[Float]:
-    """A copy that has the limit where nothing was detected, and NaN where nothing is known."""
+    """A copy with the limit where nothing was detected, and NaN where nothing is known."""
     result = magnitudes.copy()
-    stands = np.broadcast_to(np.asarray(limits, magnitudes.dtype), magnitudes.shape)
+    all_limits = np.broadcast_to(np.asarray(limits, magnitudes.dtype), magnitudes.shape)
     for hit in hits:
-        result[hit.where] = stands[hit.where] if hit.kind is Missing.NOT_DETECTED else np.nan
+        result[hit.where] = all_limits[hit.where] if hit.kind is Missing.NOT_DETECTED else np.nan
     return result
 
 
@@ -79,13 +80,13 @@ def known_redshifts(redshift: Numbers) -> Mask:
 
 
 def row_sums(array: Numbers) -> NDArray[np.float32]:
-    """(N,): of each row, in float32, which is fast. Not finite where a value is not, or where it overflows."""
+    """The sum of each row (N,), in float32, which is fast. Not finite if a value is not, or if it overflows."""
     with np.errstate(invalid="ignore", over="ignore"):
         return np.asarray(_flat(array).sum(1, dtype=np.float32))
 
 
 def finite_rows(array: Numbers, sums: NDArray[np.float32] | None = None) -> Mask:
-    """(N,): which rows hold neither NaN nor infinity. sums: row_sums of the array, if they are at hand."""
+    """(N,): which rows hold neither NaN nor infinity. sums: row_sums of the array, if already computed."""
     finite = np.isfinite(row_sums(array) if sums is None else sums)
     if not finite.all():
         suspects = np.flatnonzero(~finite)
@@ -103,5 +104,5 @@ def blank_rows(array: Numbers, sums: NDArray[np.float32]) -> Mask:
 
 
 def _flat(array: Numbers) -> Numbers:
-    """(N, values of a row); also of no rows."""
+    """(N, values of a row), also for N = 0."""
     return array.reshape(len(array), math.prod(array.shape[1:]))

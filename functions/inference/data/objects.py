@@ -1,7 +1,7 @@
-"""What a partition says of its galaxies beside the tensors: identifiers, positions, columns that users keep.
+"""What a partition has besides the tensors: identifiers, positions, and columns that users keep.
 
-A record of the .pt file's zip, which torch.load does not look at: a structured numpy array (.npy) with a row
-for each galaxy. It is read as data: no pickles, few types, nothing larger than its bounds.
+It is an entry of the .pt file's zip, which torch.load does not look at: a structured numpy array (.npy) with a
+row for each galaxy. It is read as data: no pickles, few types, nothing larger than its bounds.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ MOST_COLUMNS = 64
 MOST_CHARACTERS = 1024  # of a text
 NAME = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 RESERVED = frozenset({"embedding", "file", "files", "flags", "index", "pdf", "pit", "row", "rows", "run_id"})
-"""Names that predictions have for something else, in lower case; those that begin with z_ are too."""
+"""Names that predictions use for something else, in lower case; names that begin with z_ are reserved, too."""
 NUMBERS = ("<i8", "<u8", "<f8", "<f4", "|b1")
 _HEADER_BYTES = 16_384
 
 
 def is_name(name: str) -> bool:
-    """Whether a column may be called so."""
+    """Whether a column may have this name."""
     return NAME.fullmatch(name) is not None and not is_reserved(name)
 
 
@@ -42,7 +42,7 @@ def is_reserved(name: str) -> bool:
 
 
 def read(source: Source, count: int) -> Objects | None:
-    """The record of a partition of `count` galaxies; None where it has none. Raises TorchFileError."""
+    """The columns of a partition of `count` galaxies; None if it has none. Raises TorchFileError."""
     content = record(source, RECORD, MOST_BYTES)
     if content is None:
         return None
@@ -74,37 +74,37 @@ def _parsed(content: bytes, count: int) -> Objects:
 
 
 def _check_type(dtype: np.dtype[Any]) -> None:
-    """Raises ValueError unless it is a plain record of the few types that are written."""
+    """Raises ValueError unless it is a plain table of the few types that `cosmicai data prepare` writes."""
     names = dtype.names or ()
     fields = [(name, dtype[name]) for name in names]
     if not fields or len(fields) > MOST_COLUMNS or dtype != np.dtype(fields):
         raise ValueError(f"it is not a table of 1 to {MOST_COLUMNS} columns")
     for name, kind in fields:
         if not is_name(name):
-            raise ValueError(f"{name[:80]!r} is no name of a column")
+            raise ValueError(f"{name[:80]!r} is not allowed as the name of a column")
         text = kind.kind == "U" and kind.str[0] == "<" and 4 <= kind.itemsize <= 4 * MOST_CHARACTERS
         allowed = {"id": ("<i8", "<u8"), "ra": ("<f8",), "dec": ("<f8",)}.get(name, NUMBERS)
         if not (text and name not in ("ra", "dec")) and kind.str not in allowed:
-            raise ValueError(f"{name} has the type {kind.str[:20]}")
+            raise ValueError(f"{name} has the type {kind.str[:20]}, which is not allowed there")
     if len({name.lower() for name in names}) < len(names) or "id" not in names:
-        raise ValueError("it has no column id, or two of one name")
+        raise ValueError("it has no column id, or two columns of one name")
 
 
 def _check_values(name: str, column: Array) -> None:
-    """Raises ValueError for bytes that are no text, or neither true nor false."""
+    """Raises ValueError for bytes that are not Unicode text, or neither true nor false."""
     if column.dtype.kind == "U":
         code = column.view(np.uint32)
         if ((code > 0x10FFFF) | ((code >= 0xD800) & (code <= 0xDFFF))).any():
-            raise ValueError(f"{name} holds bytes that are no text")
+            raise ValueError(f"{name} holds bytes that are not text")
     if column.dtype.kind == "b" and (column.view(np.uint8) > 1).any():
         raise ValueError(f"{name} holds bytes that are neither true nor false")
 
 
 def joined(parts: Sequence[tuple[Objects | None, int]]) -> Objects:
-    """The columns of several partitions, each with its number of galaxies, one after the other.
+    """Concatenates the columns of several partitions, each with its number of galaxies.
 
-    Values stay exact: where partitions differ in a column's type, it becomes text. A partition without a column
-    has NaN there, or '' in text.
+    Values stay exact: if partitions differ in a column's type, it becomes text. A partition without a column
+    gets NaN there, or '' in text.
     """
     names = dict.fromkeys(name for columns, _ in parts for name in columns or ())
     return {name: _column([((columns or {}).get(name), count) for columns, count in parts]) for name in names}

@@ -1,4 +1,4 @@
-"""Partition files: the galaxies that a rank reads, checked before they are computed, block by block."""
+"""Partition files: the galaxies that a rank reads block by block, checked before they are computed."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ READS_AHEAD = 4  # blocks that are read while one is computed; S3 gives 85 to 90
 
 
 class PartitionError(ValueError):
-    """A partition file is broken, hostile or not what the model takes; the message names file and fault."""
+    """A partition file is damaged, hostile or does not fit the model; the message names file and fault."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a model takes: images (N, channels, size, size) and magnitudes (N, magnitudes)."""
+    """What a model expects: images (N, channels, size, size) and magnitudes (N, magnitudes)."""
 
     channels: int = 5
     size: int = 32
@@ -50,7 +50,7 @@ class Partition:
         return len(self.images)
 
     def rows(self, start: int, stop: int) -> Partition:
-        """A view of some of them."""
+        """A view of some of the galaxies."""
         redshift = None if self.redshift is None else self.redshift[start:stop]
         return Partition(self.images[start:stop], self.magnitudes[start:stop], redshift)
 
@@ -62,10 +62,10 @@ class Partition:
 def read(
     data: bytes | memoryview, name: str, layout: Layout = Layout(), *, only_finite: bool = True
 ) -> Partition:
-    """The whole TensorDataset in `data`; its images are views where they are stored as float32.
+    """The whole TensorDataset in `data`; its images are views if they are stored as float32.
 
     Raises PartitionError, which names `name` and the fault: not a .pt file, cut short, damaged, a pickle that
-    asks for anything but tensors, the wrong number or shape of tensors, or, with `only_finite`, values that are
+    asks for more than tensors, the wrong number or shape of tensors, or, with `only_finite`, values that are
     not finite.
     """
     file = PartitionFile.open(Buffer(data), name, layout)
@@ -78,9 +78,9 @@ def read(
 
 @dataclass
 class PartitionFile:
-    """An opened partition: small columns in memory, images still where they are.
+    """An opened partition: its small columns are in memory, its images not yet.
 
-    Blocks must be taken in order from the first, so that the images' checksum can be followed.
+    Blocks must be read in order from the first, so that the images' checksum can be computed on the way.
     """
 
     name: str
@@ -90,12 +90,12 @@ class PartitionFile:
     _source: Source
     _magnitudes: Floats
     _images: Tensor
-    _whole: Array | None = None  # images that are stored out of order, all of them
+    _whole: Array | None = None  # all images, if they are stored out of order
     _crc: int = field(default=0, init=False)
 
     @classmethod
     def open(cls, source: Source, name: str, layout: Layout = Layout()) -> PartitionFile:
-        """Reads all but the images and checks every shape. Raises PartitionError."""
+        """Reads everything except the images, and checks every shape. Raises PartitionError."""
         try:
             tensors = _tensors(source)
             if len(tensors) not in (2, 3):
@@ -117,10 +117,10 @@ class PartitionFile:
         return self._source.read(piece.start + start * row, piece.start + stop * row)
 
     def block(self, start: int, stop: int, content: bytes | memoryview | None = None) -> Partition:
-        """The rows from `start` to `stop`, the next ones; content: what `fetch` gave for them.
+        """The next rows, from `start` to `stop`; content: what `fetch` has returned for them.
 
-        Values may be NaN or infinite: see quality.py. Raises PartitionError for a wrong checksum, at the last
-        row.
+        Values may be NaN or infinite: see quality.py. Raises PartitionError at the last row if the checksum is
+        wrong.
         """
         images = self._decoded(start, stop, self.fetch(start, stop) if content is None else content)
         redshift = None if self.redshift is None else self.redshift[start:stop]
@@ -150,10 +150,11 @@ class Block:
 def stream(
     openers: Iterable[Callable[[], PartitionFile]], batch: int, pool: Executor, ahead: int = READS_AHEAD
 ) -> Iterator[Block]:
-    """All rows of several files in order, while later ones are still being read by `pool`.
+    """All rows of several files in order, while `pool` is still reading later ones.
 
-    Blocks hold whole batches of `batch` rows (except the last of a file); one of no rows stands for an empty
-    file. At most `ahead` blocks, and small columns of as many files, are in memory besides the current one.
+    Blocks hold whole batches of `batch` rows (except the last of a file); an empty file gives one block without
+    rows. Besides the current block, at most `ahead` blocks are in memory, and the small columns of the same
+    number of files.
     """
     window: deque[tuple[PartitionFile, int, int, Future[bytes | memoryview]]] = deque()
     try:
@@ -161,15 +162,15 @@ def stream(
             for start, stop in _cuts(file, batch):
                 window.append((file, start, stop, pool.submit(file.fetch, start, stop)))
                 if len(window) > ahead:
-                    yield _taken(*window.popleft())
+                    yield _decoded_block(*window.popleft())
         while window:
-            yield _taken(*window.popleft())
+            yield _decoded_block(*window.popleft())
     finally:
         for *_, future in window:
             future.cancel()
 
 
-def _taken(file: PartitionFile, start: int, stop: int, content: Future[bytes | memoryview]) -> Block:
+def _decoded_block(file: PartitionFile, start: int, stop: int, content: Future[bytes | memoryview]) -> Block:
     return Block(file, file.block(start, stop, content.result()))
 
 
@@ -232,9 +233,9 @@ def _checked_count(tensors: tuple[Tensor, ...], layout: Layout) -> int:
 
 def _check_shape(tensor: Tensor, expected: tuple[int, ...], what: str) -> None:
     if tensor.shape != expected:
-        wanted = "(" + ", ".join(["N", *map(str, expected[1:])]) + ("," if len(expected) == 1 else "") + ")"
+        allowed = "(" + ", ".join(["N", *map(str, expected[1:])]) + ("," if len(expected) == 1 else "") + ")"
         count = f" with N = {expected[0]}, the number of images" if what != "images" else ""
-        raise TorchFileError(f"{what} have shape {tensor.shape}, expected {wanted}{count}")
+        raise TorchFileError(f"{what} have shape {tensor.shape}, expected {allowed}{count}")
 
 
 def _float32(array: Array) -> Floats:
@@ -245,6 +246,6 @@ def _check_finite(array: Floats, what: str, name: str) -> None:
     bad = np.flatnonzero(~finite_rows(array))
     if len(bad):
         raise PartitionError(
-            f"{name}: {what} of {len(bad)} of {len(array)} galaxies hold NaN or infinity, the first in row "
+            f"{name}: the {what} of {len(bad)} of {len(array)} galaxies hold NaN or infinity, the first in row "
             f"{bad[0]}"
         )

@@ -1,11 +1,11 @@
 """Pickles as data: their objects are read, and none of their classes or functions is imported or called.
 
 A pickle is a program for a small stack machine, whose opcodes are described in Lib/pickletools.py of Python's
-sources. The machine here makes numbers, texts, tuples and lists as they are, and stand-ins for all else:
+sources. The machine here makes real numbers, strings, tuples and lists, and stand-ins for everything else:
 `Pairs` for dicts, `Record` for objects, `Global` for the classes and functions that are named. The opcodes that
-change an object act on such stand-ins and on lists alone, and every pickle makes its own, so a file can change
-only what is made of itself. Only texts of a pickle are hashed, and the number of opcodes is
-limited, so that reading ends.
+change an object act only on such stand-ins and on lists, which every pickle makes for itself, so a file can
+change only its own objects. Of a pickle's values only strings are hashed, and the number of opcodes is limited,
+so that reading ends.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _NAME_LIMIT = 500  # characters of a class's or function's dotted name
-_NESTING = 1000  # of what is open at once
+_NESTING = 1000  # marks that are open at once
 _NEWEST_PROTOCOL = 5
 
 
 def printable(text: str, limit: int = 120) -> str:
-    """A file's text for a message: without control characters, and cut after `limit` characters."""
+    """Text from a file for a message: without control characters, and cut after `limit` characters."""
     text = text[: limit + 1]
     escaped = text if text.isprintable() else ascii(text)[1:-1]
     return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
 
 
 class TorchFileError(ValueError):
-    """A file is broken, hostile or not one of torch's; the message names the fault."""
+    """A file is damaged, hostile or not one of torch's; the message names the fault."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Global:
 
 @dataclass(slots=True, eq=False)
 class Pairs:
-    """A dict: what stands under texts, and the pairs whose keys are something else.
+    """A dict: the values under strings, and the pairs with other keys.
 
     used: it has become an object's state. Python copies a state, so a later change would not reach the object.
     """
@@ -61,13 +61,13 @@ class Pairs:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Record:
-    """An object of a class that was not imported: what the pickle says that it is made of."""
+    """An object of a class that was not imported: the parts that the pickle makes it from."""
 
     dotted: str
     arguments: tuple[Any, ...] = ()
     state: object = None
-    items: list[object] = field(default_factory=list)  # of a kind of list or set
-    pairs: Pairs = field(default_factory=Pairs)  # of a kind of dict
+    items: list[object] = field(default_factory=list)  # if it is a kind of list or set
+    pairs: Pairs = field(default_factory=Pairs)  # if it is a kind of dict
 
     @property
     def name(self) -> str:
@@ -80,17 +80,17 @@ class Record:
 
 
 Maker = Callable[[tuple[Any, ...]], object]
-"""What is to be made of the arguments of a call in a pickle. Raises TorchFileError."""
+"""Makes the result of a call in a pickle from its arguments. Raises TorchFileError."""
 
 
 @dataclass(frozen=True)
 class Rules:
     """What a pickle may hold.
 
-    opcodes: the most that are read; a million are read in one to four seconds.
-    makers: what calls of some functions become, by dotted name; others become a Record.
+    opcodes: the largest number that is read; reading a million takes one to four seconds.
+    makers: what makes the results of calls, by the function's dotted name; other calls become a Record.
     known: the only globals besides those of `makers` that may be named; None: any.
-    persistent: what a reference to something outside the pickle (a storage of torch) becomes.
+    persistent: resolves a reference to something outside the pickle (a storage of torch).
     """
 
     opcodes: int
@@ -105,9 +105,11 @@ def read(data: bytes, rules: Rules, start: int = 0) -> tuple[object, int]:
     try:
         return machine.run(), machine.place
     except (struct.error, IndexError):
-        raise TorchFileError("its pickle is damaged: it ends too early or takes what it never put") from None
+        raise TorchFileError(
+            "its pickle is damaged: it ends early, or uses a value that it never made"
+        ) from None
     except UnicodeDecodeError:
-        raise TorchFileError("its pickle is damaged: it holds a text that is none") from None
+        raise TorchFileError("its pickle is damaged: one of its strings is not UTF-8") from None
 
 
 class _Machine:
@@ -128,9 +130,9 @@ class _Machine:
             if operation is None:
                 raise TorchFileError(f"its pickle holds the opcode {opcode:#04x}, which torch never writes")
             operation(self)
-        raise TorchFileError(f"its pickle has more than {self._rules.opcodes:,} opcodes, the most that is read")
+        raise TorchFileError(f"its pickle has more than {self._rules.opcodes:,} opcodes, and no more are read")
 
-    # What opcodes carry with them
+    # The arguments of opcodes
 
     def _take(self, count: int) -> bytes:
         start, self.place = self.place, self.place + count
@@ -156,7 +158,7 @@ class _Machine:
         self._stack.append(self._number(form))
 
     def push_long(self, form: struct.Struct) -> None:
-        """No more than 64 bits: larger ones are part of nothing that is read here."""
+        """Reads at most 64 bits: nothing that is read here uses larger numbers."""
         raw = self._take(self._number(form))
         self._stack.append(
             int.from_bytes(raw, "little", signed=True) if len(raw) <= 8 else Record("builtins.int")
@@ -195,13 +197,13 @@ class _Machine:
             self.since_mark()
 
     def put(self, index: int) -> None:
-        """Writers number what they remember without gaps."""
+        """Stores an object in the memo. Writers of pickles number its entries without gaps."""
         if index == len(self._memo):
             self._memo.append(self._stack[-1])
         elif index < len(self._memo):
             self._memo[index] = self._stack[-1]
         else:
-            raise TorchFileError("its pickle is damaged: it remembers an object under a number far ahead")
+            raise TorchFileError("its pickle is damaged: it leaves a gap in the numbers of its memo")
 
     def get(self, index: int) -> None:
         self._stack.append(self._memo[index])
@@ -245,7 +247,9 @@ class _Machine:
 
     def named(self, module: object, name: object) -> None:
         if type(module) is not str or type(name) is not str or len(module) + len(name) > _NAME_LIMIT:
-            raise TorchFileError("its pickle is damaged: it names a class by something other than a short text")
+            raise TorchFileError(
+                "its pickle is damaged: it names a class by something other than a short string"
+            )
         dotted, rules = f"{module}.{name}", self._rules
         if rules.known is not None and dotted not in rules.known and dotted not in rules.makers:
             raise TorchFileError(
@@ -261,7 +265,7 @@ class _Machine:
         self._stack.append(maker(arguments) if maker else Record(function.dotted, arguments))
 
     def new_object(self, keywords: bool = False) -> None:
-        """An object of a class that is not called: what torch makes by a call is never made like this."""
+        """Makes an object without calling its class. torch never does so with a class of `makers`."""
         if keywords:
             self._stack.pop()
         kind = self._stack[-2]
@@ -276,14 +280,14 @@ class _Machine:
         if type(target) is Pairs:
             return  # attributes of an OrderedDict, such as the versions of a state dict's modules
         if type(target) is not Record or target.state is not None:
-            raise TorchFileError(f"its pickle sets the state of a {type(target).__name__} that has one")
+            raise TorchFileError(f"its pickle sets the state of a {type(target).__name__} that cannot be set")
         target.state = state
         if type(state) is Pairs:
             state.used = True
 
     def persistent(self) -> None:
         if self._rules.persistent is None:
-            raise TorchFileError("its pickle refers to something outside it")
+            raise TorchFileError("its pickle refers to something outside the pickle, which is not allowed here")
         self._stack.append(self._rules.persistent(self._stack.pop()))
 
 
@@ -294,7 +298,7 @@ _UNSIGNED, _LENGTH, _FLOAT = struct.Struct("<I"), struct.Struct("<Q"), struct.St
 
 def _protocol(machine: _Machine) -> None:
     if machine._number(_BYTE) > _NEWEST_PROTOCOL:
-        raise TorchFileError(f"its pickle is of a protocol newer than {_NEWEST_PROTOCOL}")
+        raise TorchFileError(f"its pickle has a protocol newer than {_NEWEST_PROTOCOL}")
 
 
 _OPERATIONS: dict[int, Callable[[_Machine], object]] = {

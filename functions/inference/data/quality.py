@@ -1,4 +1,4 @@
-"""One bad galaxy costs one galaxy: what of each can be used, and what is said of the rest."""
+"""A bad galaxy affects only itself: which of its values are used, and the flags that say what was wrong."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Bits = NDArray[np.uint16]
 
 @dataclass
 class Quality:
-    """The flags of a rank's galaxies, in their order, and their magnitudes as they are known."""
+    """The flags of a rank's galaxies, in their order, and their magnitudes as far as they are known."""
 
     rules: Rules = field(default_factory=Rules)
     _flags: list[Bits] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Quality:
         return np.concatenate([*self._magnitudes, np.empty((0, bands), np.float32)])
 
     def usable(self, rows: Partition) -> Partition:
-        """The rows as the network gets them: measurements, limits and what stands for the rest. Notes their
+        """The rows as the network gets them: with limits and placeholders for missing values. Records their
         flags."""
         flags = np.zeros(len(rows), np.uint16)
         images, (magnitudes, undetected) = rows.images, self.rules.cleaned(rows.magnitudes)
@@ -72,7 +72,7 @@ class Quality:
         return without | bad_magnitudes if self.rules.hidden_magnitudes is None else without
 
     def redshifts(self, predicted: Floats) -> Floats:
-        """The network's redshifts (N,) of all galaxies, NaN for those that have none. Completes the flags."""
+        """The network's redshifts (N,) of all galaxies, NaN for those without one. Completes the flags."""
         flags = self.flags
         flags[~np.isfinite(predicted)] |= np.uint16(Flag.NO_REDSHIFT)
         without = (flags & np.uint16(Flag.NO_REDSHIFT)) != 0
@@ -85,31 +85,31 @@ class Quality:
         return predicted
 
     def note(self, flag: Flag, rows: NDArray[np.bool_]) -> None:
-        """Adds a flag to some of all galaxies, once all are computed."""
+        """Adds a flag to the galaxies of `rows` (N,), once all are computed."""
         self._flags = [np.where(rows, self.flags | np.uint16(flag), self.flags)]
 
     def counts(self) -> dict[str, int]:
-        """Galaxies by flag, all of FLAGS."""
+        """The number of galaxies by flag, for all FLAGS."""
         flags = self.flags
         return {name(flag): int(np.count_nonzero(flags & np.uint16(flag))) for flag in FLAGS}
 
     def check(self, most: float, where: str) -> None:
-        """Raises PartitionError where more than a share `most` of the galaxies lacks something.
+        """Raises PartitionError if more than a share `most` of the galaxies lacks something.
 
-        FEW_BAD of them are no reason, however small the rank is, unless they are more than half of it; with a
-        share of 0 any is.
+        Up to FEW_BAD such galaxies are allowed however small the rank is, unless they are more than half of it;
+        with a share of 0 none is.
         """
         flags = self.flags
         bad, count = int(np.count_nonzero(flags & np.uint16(BAD))), len(flags)
         few = most > 0 and bad <= FEW_BAD and 2 * bad <= count
         if bad <= most * count or few:
             return
-        told = "; ".join(
+        reasons = "; ".join(
             f"{count:,}: {FLAGS[flag]}"
             for flag in FLAGS
             if flag & BAD and (count := int(np.count_nonzero(flags & np.uint16(flag))))
         )
         raise PartitionError(
-            f"{where}: {bad:,} of {len(flags):,} galaxies lack something ({told}), and max_bad_fraction "
+            f"{where}: {bad:,} of {len(flags):,} galaxies lack something ({reasons}), and max_bad_fraction "
             f"{most:g} allows fewer; repair the data, or give a higher max_bad_fraction"
         )

@@ -1,4 +1,4 @@
-"""What a model folder says of galaxies that lack something: config.json and card.json, read as data."""
+"""What a model folder says about galaxies that lack something: config.json and card.json, read as data."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Floats = NDArray[np.float32]
 Range = tuple[Floats, Floats]
 
 CARD_FILES = ("config.json", "card.json")
-_BANDS = 5  # of a config that does not say
+_BANDS = 5  # if the config does not say it
 _MAGNITUDES = "magnitudes, 0.1 and 99.9 percent"
 _NOT_FINITE = {marker: kind for marker, kind in MAGNITUDE_MARKERS.items() if not np.isfinite(marker)}
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a network does about galaxies that lack something, and what it was trained on.
+    """How a network handles galaxies that lack something, and what it was trained on.
 
-    hidden_magnitudes (M,): stand for magnitudes that cannot be used. None: the network was not trained without
-    magnitudes, and such galaxies get no redshift. hides_images: whether it was trained without images; zeros
-    stand for them. limits (M,): what a galaxy gets that is not detected. magnitudes and redshift: least and
-    greatest of the training. in_ab: whether its magnitudes are AB magnitudes, and not scaled values or colours.
-    None where the model's card does not say them.
+    hidden_magnitudes (M,): replace magnitudes that cannot be used. None: the network was not trained to do
+    without magnitudes, and such galaxies get no redshift. hides_images: whether it was trained to do without
+    images; zeros replace them. limits (M,): the magnitudes of galaxies that are not detected. magnitudes and
+    redshift: their ranges in the training. in_ab: whether its magnitudes are AB magnitudes, and not scaled
+    values or colours. Values that the model's card does not state are None.
     """
 
     hidden_magnitudes: Floats | None = None
@@ -43,7 +43,7 @@ class Rules:
 
     @classmethod
     def of_folder(cls, folder: Path) -> Rules:
-        """Of a model folder; what its config.json and card.json do not say is not known."""
+        """The rules of a model folder, as far as its config.json and card.json state them."""
         config, card = (_content(folder / file) for file in CARD_FILES)
         trained, recipe = _part(card, "trained on"), _part(card, "recipe")
         bands = config.get("magnitudes", _BANDS)
@@ -65,8 +65,8 @@ class Rules:
         """Magnitudes (N, M) with the limit where nothing was detected and NaN where nothing is known; and which
         galaxies (N,) have such a limit in place of a marker.
 
-        Where the card does not say that they are AB magnitudes, markers count, and every other value is one;
-        where it says that they are not, only NaN and infinity are missing.
+        If the card does not say whether they are AB magnitudes, only markers are missing values; if it says
+        that they are not, only NaN and infinity are.
         """
         undetected = np.zeros(len(magnitudes), bool)
         limits = np.float32(np.nan) if self.limits is None else self.limits
@@ -74,7 +74,7 @@ class Rules:
         if not magnitudes.size:
             return magnitudes, undetected
         if (magnitudes.min(0) >= BRIGHTEST).all() and (magnitudes.max(0) <= top).all():
-            return magnitudes, undetected  # no marker lies among these
+            return magnitudes, undetected  # no marker is in this range
         with np.errstate(invalid="ignore"):
             suspects = np.flatnonzero(~((magnitudes >= BRIGHTEST) & (magnitudes <= top)).all(1))
         hits = self._hits(magnitudes[suspects], limits)
@@ -91,7 +91,7 @@ class Rules:
 
 
 def _in_ab(limits: Floats | None, magnitudes: Range | None) -> bool | None:
-    """Limits are those of surveys; else by the range of the training."""
+    """True for a model with limits, since those are of surveys; otherwise by the range of the training."""
     if limits is not None or magnitudes is None:
         return True if limits is not None else None
     low, high = magnitudes

@@ -1,4 +1,4 @@
-"""S3 as a rank uses it, with every request counted and timed."""
+"""A rank's access to S3, with every request counted and timed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 _FIRST_READ = 1 << 20  # bytes: the pickle, and most small files as a whole
 _LAST_READ = 1 << 16  # bytes: the zip's central directory
 _PIECE = 1 << 18
-_FRUITLESS = 5  # attempts without a byte, each of which has already been repeated
+_FRUITLESS = 5  # attempts without a new byte, each of which has already been repeated
 
 
 class ObjectError(RuntimeError):
@@ -55,14 +55,14 @@ class Storage:
         return self._timed(get, "read", bucket, key)
 
     def open(self, bucket: str, key: str) -> Source:
-        """An object to be read in pieces, by several threads; a small one comes in one request."""
+        """An object that several threads may read in pieces; a small one is read in one request."""
         return _Object(self, bucket, key)
 
     def get_range(self, bucket: str, key: str, start: int, stop: int, etag: str | None = None) -> Range:
-        """Bytes of an object from `start` to `stop` or its end, all of one version of it.
+        """Bytes of one version of an object, from `start` to `stop` or its end.
 
-        A connection that breaks or ends early is made again, from the byte after the last one received.
-        etag: of the version that is wanted; None for whatever there is. Raises ObjectError.
+        If a connection breaks or ends early, another request continues after the last byte received.
+        etag: of the version to read; None for the current one. Raises ObjectError.
         """
         body, failures, fault = bytearray(), 0, "it ends early"
         while failures <= _FRUITLESS:
@@ -79,7 +79,7 @@ class Storage:
         raise ObjectError(f"s3://{bucket}/{key} could not be read: {fault}")
 
     def _get(self, bucket: str, key: str, start: int, stop: int, etag: str | None) -> Any:
-        """S3's answer; None for an empty object, which has no first byte."""
+        """S3's answer; None for an empty object, of which no range can be read."""
         condition = {} if etag is None else {"IfMatch": etag}
 
         def get() -> Any:
@@ -107,14 +107,14 @@ class Storage:
         self.write(bucket, key, json.dumps(content, indent=1).encode(), "application/json")
 
     def folder(self, bucket: str, prefix: str, cache: Path) -> Folder:
-        """The objects under a prefix, as files that are fetched when they are needed."""
+        """The objects under a prefix, as files that are fetched on demand."""
         etags = self.list_etags(bucket, f"{prefix}/")
         return Folder(
             self, bucket, prefix, {key.removeprefix(f"{prefix}/"): etag for key, etag in etags.items()}, cache
         )
 
     def list_etags(self, bucket: str, prefix: str) -> dict[str, str]:
-        """ETag of every object whose key begins with `prefix`, by key, but of those that stand for folders."""
+        """ETag of every object whose key begins with `prefix`, by key, except those that represent folders."""
         versions = self.list_versions(bucket, prefix)
         return {key: etag for key, (etag, _) in versions.items() if not is_marker(key)}
 
@@ -122,8 +122,8 @@ class Storage:
         """ETag and time of every object whose key begins with `prefix`, by key."""
 
         def pages() -> dict[str, tuple[str, datetime]]:
-            found = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-            items = (item for page in found for item in page.get("Contents", []))
+            listing = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+            items = (item for page in listing for item in page.get("Contents", []))
             return {item["Key"]: (item["ETag"], item["LastModified"]) for item in items}
 
         return self._timed(pages, "listed", bucket, prefix)
@@ -164,7 +164,7 @@ class Folder:
     cache: Path
 
     def fetch(self, names: Sequence[str]) -> Path:
-        """A folder of this machine with these files, fetched unless they are there already."""
+        """A folder on this machine with these files, fetched unless they are there already."""
         missing = [name for name in names if name not in self.etags]
         if missing:
             raise ObjectError(f"s3://{self.bucket}/{self.prefix}/ holds no {', '.join(missing)}")
@@ -181,7 +181,7 @@ class Folder:
         return folder
 
     def _paths(self, names: Sequence[str], folder: Path) -> list[Path]:
-        """Raises ObjectError for a name that is not one of a file in the folder."""
+        """Raises ObjectError for a name that cannot be a file in the folder."""
         try:
             return [plain(folder, name) for name in names]
         except PathError as error:
@@ -206,7 +206,7 @@ class LocalFolder(Folder):
 
 
 def _receive(stream: Any, body: bytearray) -> Exception | None:
-    """Appends what comes; returns what broke it off."""
+    """Appends what comes to `body`; returns the exception that ended it early, if any."""
     try:
         while piece := stream.read(_PIECE):
             body += piece
@@ -218,7 +218,7 @@ def _receive(stream: Any, body: bytearray) -> Exception | None:
 
 
 class _Object:
-    """One version of an S3 object, whose beginning and end are kept once they were read."""
+    """One version of an S3 object; its beginning and end are read once and kept."""
 
     def __init__(self, storage: Storage, bucket: str, key: str) -> None:
         self._storage, self._bucket, self._key = storage, bucket, key

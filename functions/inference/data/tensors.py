@@ -1,7 +1,7 @@
-"""Tensors of torch's files: what their pickles say of them, and their values.
+"""Tensors of torch's files: their descriptions in pickles, and their values.
 
-A pickle refers to storages, and calls a few functions of torch to make tensors of them; these are done here,
-and shape, offset and strides are checked against the storage.
+A pickle refers to storages, and calls a few functions of torch to make tensors from them. This module does what
+those functions do, and checks shape, offset and strides against the storage.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _STORAGES = {
     "torch.ByteStorage": "uint8",
     "torch.BoolStorage": "bool",
 }
-_UNREAD_STORAGES = {  # bytes of a number of those whose tensors are not read
+_UNREAD_STORAGES = {  # bytes per number of storages whose tensors are not read
     "torch.ComplexFloatStorage": 8,
     "torch.ComplexDoubleStorage": 16,
     "torch.QInt8Storage": 1,
@@ -62,14 +62,15 @@ class Source(Protocol):
     def size(self) -> int: ...
 
     def read(self, start: int, stop: int) -> bytes | memoryview:
-        """The bytes from `start` to `stop`, which lie inside the file."""
+        """The bytes from `start` to `stop`, which must be inside the file."""
 
 
 @dataclass(eq=False)
 class Piece:
-    """The bytes of one storage: from `start`, `size` of them; crc 0 where torch wrote none.
+    """The bytes of one storage: `size` bytes from `start`; crc is 0 if torch wrote none.
 
-    A file of before torch 1.6 tells `start` after the pickle that describes the tensors: until then it is 0.
+    In a file written by torch before 1.6, `start` is known only after the pickle that describes the tensors has
+    been read; until then it is 0.
     """
 
     name: str
@@ -78,20 +79,22 @@ class Piece:
     crc: int = 0
 
     def check(self, crc: int) -> None:
-        """Raises TorchFileError if `crc` of all its bytes is not the stored one.
+        """Raises TorchFileError if `crc`, that of all its bytes, is not the stored one.
 
-        torch leaves 0 where `set_crc32_options(False)` was asked for.
+        After `set_crc32_options(False)` torch stores 0.
         """
         if self.crc and crc != self.crc:
-            raise TorchFileError(f"is damaged: {self.name} has another checksum than when it was written")
+            raise TorchFileError(
+                f"is damaged: the checksum of {self.name} is not the one that was written with it"
+            )
 
 
 @dataclass(frozen=True)
 class Tensor:
     """A tensor as its pickle describes it; offset and strides count values of its piece.
 
-    number: torch's name of the type of its values.
-    negative: torch stored the values with their signs turned (its lazy negation).
+    number: torch's name for the type of its values.
+    negative: torch has stored the values with the opposite sign (lazy negation).
     """
 
     piece: Piece
@@ -103,12 +106,12 @@ class Tensor:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the values as they are stored."""
+        """The type of the values as they are stored."""
         return _NUMBERS[self.number]
 
     @property
     def is_whole_piece(self) -> bool:
-        """Whether its values are those of the piece, in order: then any rows can be read by themselves."""
+        """Whether its values are exactly those of the piece, in order, so that single rows can be read."""
         steps = [math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
         in_order = all(n == 1 or a == b for n, a, b in zip(self.shape, self.strides, steps, strict=True))
         as_stored = not self.negative and self.number != "bfloat16"
@@ -116,9 +119,9 @@ class Tensor:
         return in_order and as_stored and self.offset == 0 and fills
 
     def read(self, source: Source, verify: bool = True) -> Array:
-        """All its values, read-only; a view of the file where the source gives views. bfloat16 as float32.
+        """All its values, read-only; a view of the file if the source gives views. bfloat16 as float32.
 
-        Raises TorchFileError where shape and strides reach beyond the piece, and for a wrong checksum.
+        Raises TorchFileError if shape and strides reach beyond the piece, and for a wrong checksum.
         """
         content = source.read(self.piece.start, self.piece.start + self.piece.size)
         if verify:
@@ -140,7 +143,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class _Storage:
-    """number: None for one whose tensors are not read. first: of its values in the piece."""
+    """number: None if its tensors are not read. first: the position of its first value in the piece."""
 
     piece: Piece
     number: str | None
@@ -149,11 +152,11 @@ class _Storage:
 
 
 Find = Callable[[str, int, int], Piece]
-"""A storage's piece, by its key, the number of its values and their width in bytes. Raises TorchFileError."""
+"""A storage's piece, from its key, the number of its values and their width in bytes. Raises TorchFileError."""
 
 
 def with_tensors(rules: Rules, find: Find, size: int) -> Rules:
-    """The rules of a pickle that refers to storages; size: of the file, in bytes."""
+    """The rules for a pickle that refers to storages; size: of the file, in bytes."""
     makers: dict[str, Maker] = {
         "collections.OrderedDict": lambda arguments: (
             Record("collections.OrderedDict", arguments) if arguments else Pairs()
@@ -173,7 +176,7 @@ def _no_call(arguments: object) -> object:
 
 @dataclass
 class _Storages:
-    """What a pickle's references to something outside it become. A storage is looked for once."""
+    """Resolves a pickle's references to something outside it. Each storage is looked up only once."""
 
     find: Find
     _known: dict[str, _Storage] = field(default_factory=dict)
@@ -189,7 +192,7 @@ class _Storages:
                 storage = self._storage(key, number, count, width)
                 return storage if view in ([], [None]) else self._view(key, storage, view)
             case ("module", Global() as kind, *_):
-                return kind  # files of before torch 1.6 name classes of modules like this, with their source
+                return kind  # torch before 1.6 refers to classes of modules like this, with their source
         raise TorchFileError("refers to a storage in a way that torch does not")
 
     def _storage(self, key: str, number: str | None, count: int, width: int) -> _Storage:
@@ -204,8 +207,8 @@ class _Storages:
             known = self._known[key] = _Storage(piece, number, count)
         if (number, count) != (known.number, known.count) and count + known.count:
             raise TorchFileError(
-                f"is damaged: one tensor takes {known.piece.name} for {known.count} values of type "
-                f"{known.number or 'unknown'}, another for {count} of type {number or 'unknown'}"
+                f"is damaged: one tensor uses {known.piece.name} as {known.count} values of type "
+                f"{known.number or 'unknown'}, another as {count} of type {number or 'unknown'}"
             )
         return known if count else _Storage(known.piece, number, 0)
 
@@ -220,7 +223,7 @@ class _Storages:
 
 
 def _rebuilt(file_size: int, arguments: tuple[Any, ...]) -> object:
-    """What torch._utils._rebuild_tensor_v2 is asked for: storage, offset, shape, strides, …, …, metadata."""
+    """The result of torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, …, …, metadata)."""
     match arguments:
         case (_Storage() as storage, offset, tuple(shape), tuple(strides), _, _, *rest) if len(rest) <= 1:
             pass
@@ -242,16 +245,16 @@ def _rebuilt(file_size: int, arguments: tuple[Any, ...]) -> object:
 
 
 def _check_reach(offset: int, shape: tuple[int, ...], strides: tuple[int, ...], count: int) -> None:
-    """Raises TorchFileError where a tensor's values are not all among `count` stored ones."""
+    """Raises TorchFileError unless all of a tensor's values are among the `count` stored ones."""
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     if math.prod(shape) and not offset <= last < count:
         raise TorchFileError(f"a tensor of shape {shape} reaches beyond its {count} stored values")
 
 
 def _negative(rest: list[Any]) -> bool:
-    """The one flag of torch's tensors that is applied; raises TorchFileError for others.
+    """Whether the flag "neg" is set, the only one that is supported; raises TorchFileError for others.
 
-    torch writes a flag only where it is True, and takes one that is there for True, whatever it says.
+    torch writes a flag only if it is True, and regards any flag that is there as True, whatever its value.
     """
     flags = rest[0] if rest else None
     if flags is None:
@@ -266,7 +269,7 @@ def _negative(rest: list[Any]) -> bool:
 
 
 def _parameter(arguments: tuple[Any, ...]) -> object:
-    """A Parameter is its tensor."""
+    """The tensor of a Parameter."""
     match arguments:
         case (Tensor() | Record() as tensor, _, _, *state) if len(state) <= 1:
             _check_attributes(*state)
@@ -278,7 +281,7 @@ PLAIN_TENSORS = frozenset({"torch.Tensor", "torch._tensor.Tensor", "torch.nn.par
 
 
 def _of_type(file_size: int, arguments: tuple[Any, ...]) -> object:
-    """A tensor with attributes or of a class of its own: how it is made, class, arguments, attributes."""
+    """A tensor with attributes or of a subclass. arguments: function, class, its arguments, attributes."""
     match arguments:
         case (Global("torch._utils._rebuild_tensor_v2"), Global(kind), tuple(inner), state) if (
             kind in PLAIN_TENSORS
@@ -289,7 +292,7 @@ def _of_type(file_size: int, arguments: tuple[Any, ...]) -> object:
 
 
 def _check_attributes(state: object = None) -> None:
-    """Attributes that somebody set on a tensor are no part of what is computed, unless they are its values.
+    """Ignores attributes that somebody set on a tensor; raises TorchFileError if one would change its values.
 
     torch sets each of them on the tensor that it has made (torch._utils._set_obj_state).
     """

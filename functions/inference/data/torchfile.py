@@ -1,10 +1,10 @@
 """Reading files of torch.save without torch and without trust.
 
 Such a file is an uncompressed zip: `data.pkl` describes the objects, `data/KEY` holds each tensor's bytes
-(https://docs.pytorch.org/docs/stable/notes/serialization.html). Before torch 1.6 it was a row of pickles with
-the tensors' bytes after them. The pickles are read as data (pickled.py), so nothing in a file is ever executed.
-Tensors are described by where their bytes lie (tensors.py), for files that are read piece by piece. The
-checksum of every piece is compared where torch has written one.
+(https://docs.pytorch.org/docs/stable/notes/serialization.html). Before torch 1.6 it was a sequence of pickles
+followed by the tensors' bytes. The pickles are read as data (pickled.py), so nothing in a file is executed.
+Tensors are described by the position of their bytes (tensors.py), for files that are read piece by piece. The
+checksum of every piece is verified if torch has written one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Array", "Buffer", "LocalFile", "Source", "Tensor", "TorchFileError",
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, name length, extra length (APPNOTE.TXT 4.3.7)
 _DIRECTORY_LIMIT = 8 << 20  # bytes of a zip's list of entries; a checkpoint of 1,000 tensors has 0.1 MB
-_PICKLE_LIMIT = 16 << 20  # bytes; a TensorDataset's pickle has some hundred, a large module's a megabyte
+_PICKLE_LIMIT = 16 << 20  # bytes; a TensorDataset's pickle has a few hundred, a large module's a megabyte
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     ValueError,
@@ -38,12 +38,12 @@ _ZIP_ERRORS = (
     struct.error,
 )
 _OPCODES = 150_000  # read in half a second at worst; the published module has 56,000
-_FEW_OPCODES = 1_000  # of the small pickles in a file of before torch 1.6
+_FEW_OPCODES = 1_000  # of the small pickles in a file that torch before 1.6 wrote
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """A file that is in memory; what is read of it is a view."""
+    """A file in memory; reading gives views of it."""
 
     data: bytes | memoryview
 
@@ -56,7 +56,7 @@ class Buffer:
 
 
 class LocalFile:
-    """A file of this machine, read where it is asked for. Raises OSError."""
+    """A file on this machine, of which only the requested parts are read. Raises OSError."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
@@ -67,25 +67,25 @@ class LocalFile:
 
 
 def describe(source: Source, known: Container[str] | None = None, opcodes: int = _OPCODES) -> object:
-    """The pickled object, with a `Tensor` for each tensor; reads the pickles and the end of the file alone.
+    """The pickled object, with a `Tensor` for each tensor; reads only the pickles and the end of the file.
 
-    known: dotted names of the classes that it may hold, as `Record`; None: any, none of which is imported.
-    Tensors of numbers that are not read here (complex, quantised, …) are Records. Raises TorchFileError.
+    known: dotted names of the classes that it may hold, as `Record`; None: any. None of them is imported.
+    Tensors of numbers that are not read here (complex, quantised, …) become Records. Raises TorchFileError.
     """
     rules = Rules(opcodes, known=known)
     return _legacy(source, rules) if is_legacy(source) else _zipped(source, rules)
 
 
 def is_legacy(source: Source) -> bool:
-    """Whether torch before 1.6 wrote it, not as a zip (torch.serialization.MAGIC_NUMBER)."""
+    """Whether torch before 1.6 wrote it, which did not write a zip (torch.serialization.MAGIC_NUMBER)."""
     start = bytes(source.read(0, min(32, source.size)))
     return start[:1] == b"\x80" and bytes.fromhex("6cfc9c46f9206aa85019") in start
 
 
 def record(source: Source, name: str, most_bytes: int) -> bytes | None:
-    """The bytes of another entry of the zip than torch's own, by its name below the zip's folder.
+    """The bytes of an additional entry of the zip, by its name below the zip's folder.
 
-    None where there is none, as in every file of before torch 1.6. Raises TorchFileError.
+    None if there is none, as in every file that torch before 1.6 wrote. Raises TorchFileError.
     """
     if is_legacy(source):
         return None
@@ -133,7 +133,7 @@ def _entries(source: Source) -> dict[str, zipfile.ZipInfo]:
 
 
 class _File(io.RawIOBase):
-    """A source as a file, for zipfile; no more of it is read than a list of entries may have."""
+    """A source as a file for zipfile, of which at most _DIRECTORY_LIMIT bytes can be read."""
 
     def __init__(self, source: Source) -> None:
         self._source, self._place, self._left = source, 0, _DIRECTORY_LIMIT
@@ -176,7 +176,7 @@ def _content(source: Source, info: zipfile.ZipInfo, most_bytes: int = _PICKLE_LI
 
 
 def _piece(source: Source, info: zipfile.ZipInfo) -> Piece:
-    """Where an uncompressed entry's bytes lie."""
+    """The position of an uncompressed entry's bytes."""
     shown = printable(info.filename)
     if info.compress_type != zipfile.ZIP_STORED:
         raise TorchFileError(f"{shown} is compressed, which torch never writes")
@@ -187,15 +187,15 @@ def _piece(source: Source, info: zipfile.ZipInfo) -> Piece:
         raise TorchFileError(f"{shown} has no local header: the file is damaged")
     _, name_length, extra_length = _LOCAL_HEADER.unpack_from(header)
     if name_length != len(name) or header[_LOCAL_HEADER.size :] != name:
-        raise TorchFileError(f"is damaged: {shown} goes by another name in its own header")
+        raise TorchFileError(f"is damaged: {shown} has another name in its local header")
     start = named + extra_length
     if start + info.file_size > source.size:
         raise TorchFileError(f"is cut short inside {shown}")
     return Piece(info.filename.partition("/")[2], start, info.file_size, info.CRC)
 
 
-# Files of before torch 1.6: five pickles (magic number, version, machine, object, storages' keys), then the
-# storages in the order of their keys, each after the number of its values (torch.serialization._legacy_load)
+# Files that torch before 1.6 wrote: five pickles (magic number, version, machine, object, the keys),
+# then the storages in the order of the keys, each after its number of values (torch.serialization._legacy_load)
 
 _VERSION = 1001
 _COUNT = struct.Struct("<Q")
@@ -211,7 +211,7 @@ def _legacy(source: Source, rules: Rules) -> object:
     _, version, machine = preamble
     if version != _VERSION or not isinstance(machine, Pairs) or machine.named.get("little_endian") is not True:
         raise TorchFileError(
-            "was written by a torch or on a machine whose files are not read here: save it again"
+            "was written by a torch or on a machine whose files cannot be read here: save it again"
         )
     storages: dict[str, tuple[Piece, int]] = {}
 
@@ -227,17 +227,19 @@ def _legacy(source: Source, rules: Rules) -> object:
 
 
 def _place_storages(source: Source, keys: object, storages: dict[str, tuple[Piece, int]], start: int) -> None:
-    """Places the storages one after the other, in the order of their keys, the first at `start`."""
+    """Sets the positions of the storages, which follow each other in the order of `keys`, from `start`."""
     missing = dict(storages)
     for key in keys if isinstance(keys, list) else ():
         if type(key) is not str or key not in missing:
-            raise TorchFileError("is damaged: it holds a storage that no tensor has")
+            raise TorchFileError("is damaged: it holds a storage that no tensor uses")
         piece, count = missing.pop(key)
         piece.start = start + _COUNT.size
         if piece.start + piece.size > source.size:
             raise TorchFileError(f"is cut short inside {piece.name}")
         if _COUNT.unpack(source.read(start, piece.start))[0] != count:
-            raise TorchFileError(f"is damaged: {piece.name} has another length than its tensors say")
+            raise TorchFileError(
+                f"is damaged: the length of {piece.name} is not the one that its tensors state"
+            )
         start = piece.start + piece.size
     if missing:
         raise TorchFileError("is damaged: it lacks the bytes of a tensor")

@@ -28,7 +28,7 @@ from .config import activation_parts as activation_parts
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; the published network has biases on queries and values alone."""
+    """Multi-head self-attention; the published network has biases only on queries and values."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Attention(nn.Module):
         self.project = nn.Linear(width, width)
 
     def bias(self) -> Tensor:
-        """Of queries, keys and values, (3 D,); zeros where there is none."""
+        """The biases of queries, keys and values, (3 D,); zeros for those that have none."""
         none = self.qkv.weight.new_zeros(self.qkv.in_features)
         parts = (self.query_bias, self.key_bias, self.value_bias)
         return torch.cat([none if part is None else part for part in parts])
@@ -54,7 +54,7 @@ class Attention(nn.Module):
 
 
 class ParallelConvolution(nn.Module):
-    """Two grouped convolutions over the grid of patch tokens, beside attention."""
+    """Two grouped convolutions over the grid of patch tokens, parallel to attention."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class ParallelConvolution(nn.Module):
         self.contract = nn.Conv2d(hidden, width, kernel, padding=kernel // 2, groups=groups)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        # A kernel of 1 sees no neighbours, and so takes any subset of the tokens (masked pretraining).
+        # A kernel of 1 sees no neighbours, so it works on any subset of the tokens (masked pretraining).
         shape = (-1, 1) if self.pointwise else (self.grid, self.grid)
         grid = tokens.transpose(1, 2).unflatten(2, shape)  # (B, D, G, G) or (B, D, T, 1)
         out = self.contract(self.activation(self.norm(self.expand(grid))))
@@ -76,7 +76,7 @@ class ParallelConvolution(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; the parallel module's output is added to the patch tokens alone."""
+    """Pre-norm transformer block; the parallel module's output is added only to the patch tokens."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class Unit(nn.Sequential):
 class InceptionBlock(nn.Module):
     """Parallel 1×1, 3×3, 5×5 and pooled paths, concatenated in this order.
 
-    A block that does not use its 5×5 path holds its weights all the same, as the published network does.
+    A block that does not use its 5×5 path still holds its weights, as the published network does.
     """
 
     def __init__(self, config: Config, inputs: int, widths: Widths, uses_five: bool) -> None:
@@ -241,7 +241,7 @@ class AstroMAE(nn.Module):
         return redshift, embedding, None if logits is None else torch.softmax(logits, 1)
 
     def image_features(self, images: Tensor) -> Tensor:
-        """What the encoder's and the Inception branch make of images, side by side."""
+        """The outputs of the encoder's and the Inception branch for images, concatenated."""
         return self._features(images)[0]
 
     def _features(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,11 @@ from ..contract.paths import plain
 from .cpu import cpu_flags, instructions
 from .interface import EngineError
 
-GRAPHS = "graphs.json"  # of a model folder: which graphs it has, and which of them are admitted
+GRAPHS = "graphs.json"  # in a model folder: which graphs it has, and which of them are admitted
 TORCH_FILES = ("config.json", "model.safetensors")
-_NEON_INT8 = "asimddp"  # dot products, without which NEON is slow at int8; AVX2, which kernels need, is fast
+_NEON_INT8 = (
+    "asimddp"  # dot products, without which NEON is slow at int8; AVX2, which the kernels need, is fast
+)
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,9 @@ class Choice:
 
 
 def choose(graphs: dict[str, Any] | None, engine: str, precision: str, device: str = "cpu") -> Choice:
-    """What to run a model by: its graphs.json (None where it has none), what was asked for, and this host.
+    """How to run a model, from its graphs.json (None if it has none), the requested values, and this machine.
 
-    `auto` takes onnxruntime, and int8 where it is admitted and the CPU is fast at it. Raises EngineError.
+    `auto` chooses onnxruntime, and int8 if it is admitted and the CPU is fast at it. Raises EngineError.
     """
     if engine not in ("auto", "onnxruntime", "torch"):
         raise EngineError(f"engine: {engine} does not exist; give auto, onnxruntime or torch")
@@ -44,8 +46,8 @@ def choose(graphs: dict[str, Any] | None, engine: str, precision: str, device: s
         raise EngineError(_why_no_graph(graphs, device))
     if engine == "torch" or not usable or graphs is None:
         return _torch(graphs, precision, device)
-    found, reason = _graph_precision(graphs, precision)
-    return Choice("onnxruntime", found, tuple(graphs[found]["files"]), reason)
+    chosen, reason = _graph_precision(graphs, precision)
+    return Choice("onnxruntime", chosen, tuple(graphs[chosen]["files"]), reason)
 
 
 def _why_no_graph(graphs: dict[str, Any] | None, device: str) -> str:
@@ -62,7 +64,7 @@ def _why_no_graph(graphs: dict[str, Any] | None, device: str) -> str:
 
 def _torch(graphs: dict[str, Any] | None, precision: str, device: str) -> Choice:
     if precision == "int8":
-        raise EngineError("precision: int8 is onnxruntime's alone; give auto or float32 with torch")
+        raise EngineError("precision: only onnxruntime computes in int8; give auto or float32 with torch")
     if find_spec("torch") is None:
         raise EngineError(
             "engine: torch is not in this image, and "
@@ -72,11 +74,12 @@ def _torch(graphs: dict[str, Any] | None, precision: str, device: str) -> Choice
     return Choice("torch", "float32", TORCH_FILES, "the torch engine computes in float32")
 
 
-def _graph_precision(graphs: dict[str, Any], asked: str) -> tuple[str, str]:
+def _graph_precision(graphs: dict[str, Any], requested: str) -> tuple[str, str]:
+    """The precision, and why."""
     admitted = graphs.get("int8", {}).get("admitted", False)
-    if asked == "float32":
+    if requested == "float32":
         return "float32", "asked for"
-    if asked == "int8":
+    if requested == "int8":
         if not admitted:
             raise EngineError(
                 "precision: int8 is not admitted for this model; "
@@ -85,21 +88,21 @@ def _graph_precision(graphs: dict[str, Any], asked: str) -> tuple[str, str]:
         return "int8", "asked for"
     if not admitted:
         return "float32", "int8 is not admitted for this model"
-    found = instructions()
-    if found == "neon" and _NEON_INT8 not in cpu_flags():
+    available = instructions()
+    if available == "neon" and _NEON_INT8 not in cpu_flags():
         return "float32", f"this CPU ({platform.machine()}) lacks fast int8 products"
-    return "int8", f"admitted, and this CPU has {found}"
+    return "int8", f"admitted, and this CPU has {available}"
 
 
 def read_graphs(folder: Path) -> dict[str, Any] | None:
-    """A model folder's graphs.json; None where it has none. Raises EngineError where it is malformed."""
+    """A model folder's graphs.json; None if it has none. Raises EngineError if it is malformed."""
     path = folder / GRAPHS
     if not path.exists():
         return None
     try:
         graphs = json.loads(path.read_bytes())
         _check_graphs(graphs, folder)
-    except (ValueError, RecursionError) as error:  # JSON's, Unicode's and PathError among them
+    except (ValueError, RecursionError) as error:  # also JSON's, Unicode's, and PathError
         raise EngineError(
             f"model: {GRAPHS} is malformed ({error}); run `cosmicai model optimise` on the model and upload it "
             "again"
@@ -127,7 +130,7 @@ def _check_graphs(graphs: Any, folder: Path) -> None:
 
 
 def network_digest(folder: Path, graphs: dict[str, Any] | None) -> str | None:
-    """SHA-256 of the weights, by graphs.json where that says it; None where it cannot be known here."""
+    """SHA-256 of the weights, from graphs.json if that states it; None if it cannot be known here."""
     if graphs is not None and isinstance(graphs.get("network"), str):
         return str(graphs["network"])
     weights = folder / TORCH_FILES[1]
@@ -138,8 +141,8 @@ def verify(folder: Path, choice: Choice) -> None:
     """Raises EngineError if a graph's file is not the one that graphs.json was written for."""
     graphs = read_graphs(folder)
     sums = graphs[choice.precision]["files"] if graphs and choice.engine == "onnxruntime" else {}
-    for name, wanted in sums.items():
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != wanted:
+    for name, expected in sums.items():
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected:
             raise EngineError(
                 f"model: {name} is not the file that {GRAPHS} was written for; upload the folder again"
             )

@@ -41,7 +41,7 @@ class Config:
     channels: int = 5
     magnitudes: int = 5
     asinh_softening: tuple[float, ...] | None = None  # images -> asinh(images / softening), per channel
-    hidden_magnitudes: tuple[float, ...] | None = None  # stand for unknown magnitudes; zeros for unknown images
+    hidden_magnitudes: tuple[float, ...] | None = None  # replace unknown magnitudes; zeros do unknown images
 
     patch_size: int = 8
     width: int = 192

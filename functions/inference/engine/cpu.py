@@ -12,7 +12,7 @@ KERNELS = Path(__file__).parent / "kernels" / f"{platform.machine()}.so"
 
 @cache
 def instructions() -> str | None:
-    """The instruction set by which the kernels compute on this CPU; None where they are not made for it."""
+    """The instruction set that the kernels use on this CPU; None if they do not support it."""
     try:
         library = ctypes.CDLL(str(KERNELS))
     except OSError:  # not there, or for another system
@@ -24,10 +24,10 @@ def instructions() -> str | None:
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """The CPU's instruction sets, as Linux names them; empty where it does not tell."""
+    """The CPU's instruction sets, as Linux names them; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return frozenset()
-    found = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
-    return frozenset(next(found, "").split())
+    flags = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(flags, "").split())

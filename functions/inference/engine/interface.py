@@ -1,4 +1,4 @@
-"""What every way to run the network offers."""
+"""The interface of the engines, which run the network."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from ..data.partition import Layout, Partition
 
 Floats = NDArray[np.float32]
-REDSHIFT, EMBEDDING, DENSITY = "redshift", "embedding", "density"  # what a graph gives, by name
+REDSHIFT, EMBEDDING, DENSITY = "redshift", "embedding", "density"  # names of a graph's outputs
 
 
 class EngineError(ValueError):
-    """The asked-for engine or precision does not exist here."""
+    """The requested engine or precision is not available here."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """Of a batch: redshifts (B,); where asked for embeddings (B, D), and probabilities of bins (B, K)."""
+    """The results of a batch: redshifts (B,) and, if requested, embeddings (B, D) and p(z) in bins (B, K)."""
 
     redshift: Floats
     embedding: Floats | None = None
@@ -29,11 +29,11 @@ class Output:
 
 
 class Engine(Protocol):
-    """A loaded network. `layout` is what it takes; the other fields go into the rank info.
+    """A loaded network. `layout` describes its inputs; the other fields go into the rank info.
 
-    embedding_width: D, the numbers by which the encoder describes an image, the mean of its patch tokens after
-    the last normalisation; 0 where the graph does not give them. density_bins: K, of p(z); 0 where the network
-    has no head for it.
+    embedding_width: D, the length of the encoder's embedding of an image, which is the mean of its patch tokens
+    after the last normalisation; 0 if the graph does not give it. density_bins: K, the bins of p(z); 0 if the
+    network has no head for it.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Engine(Protocol):
     embedding_width: int
     density_bins: int
 
-    def batch(self, asked: int) -> int:
-        """How many galaxies `predict` wants at once, where the user asked for `asked`."""
+    def batch(self, requested: int) -> int:
+        """The best batch size for `predict`, given the one that the user has requested."""
 
     def predict(self, batches: Iterable[Partition]) -> Iterator[Floats]:
         """Redshifts (B,) of each batch in turn; a galaxy's never depends on the others of its batch."""
 
     def outputs(self, batches: Iterable[Partition], embedding: bool, density: bool = False) -> Iterator[Output]:
-        """The same, with embeddings and p(z) where asked for. Raises EngineError where there are none."""
+        """The same, with embeddings and p(z) if requested. Raises EngineError if the network has none."""

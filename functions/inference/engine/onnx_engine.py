@@ -36,8 +36,8 @@ class OnnxEngine:
         self.instructions = instructions() or ""
         graph = next(file for file in files if file.suffix == ".onnx")
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        images, magnitudes = (given.shape for given in self._session.get_inputs())
-        widths = {given.name: given.shape[-1] for given in self._session.get_outputs()}
+        images, magnitudes = (node.shape for node in self._session.get_inputs())
+        widths = {node.name: node.shape[-1] for node in self._session.get_outputs()}
         self.embedding_width = int(widths.get(EMBEDDING, 0))
         self.density_bins = int(widths.get(DENSITY, 0))
         self.layout = Layout(images[1], images[2], magnitudes[1])
@@ -45,15 +45,15 @@ class OnnxEngine:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, "engine")
 
-    def batch(self, asked: int) -> int:
+    def batch(self, requested: int) -> int:
         """Even parts of at most MICRO_BATCH galaxies."""
-        return -(-asked // -(-asked // MICRO_BATCH))
+        return -(-requested // -(-requested // MICRO_BATCH))
 
     def predict(self, batches: Iterable[Partition]) -> Iterator[Floats]:
         return (one.redshift for one in self.outputs(batches, embedding=False))
 
     def outputs(self, batches: Iterable[Partition], embedding: bool, density: bool = False) -> Iterator[Output]:
-        """A few batches are taken ahead of the one whose redshifts are next."""
+        """Reads a few batches ahead of the one whose redshifts it yields."""
         if embedding and not self.embedding_width:
             raise EngineError(
                 "outputs: the model's graph gives no embedding; run `cosmicai model optimise` on the model and "

@@ -31,9 +31,9 @@ class TorchEngine:
         self.embedding_width, self.density_bins = config.width, config.density_bins
         self.model_bytes = sum(tensor.nbytes for tensor in self._model.state_dict().values())
 
-    def batch(self, asked: int) -> int:
-        """A GPU takes all at once; a CPU's caches hold no more than this."""
-        return asked if self.device == "cuda" else min(asked, CPU_BATCH)
+    def batch(self, requested: int) -> int:
+        """All at once on a GPU; on a CPU at most what its caches hold."""
+        return requested if self.device == "cuda" else min(requested, CPU_BATCH)
 
     def predict(self, batches: Iterable[Partition]) -> Iterator[Floats]:
         return (one.redshift for one in self.outputs(batches, embedding=False))

@@ -2,7 +2,7 @@
 
 Two interfaces over the same collectives: `Group`, for numpy arrays of any type with mpi4py's names, and
 `Communicator`, the interface of FMI's own Python binding (https://github.com/spcl/fmi). Channels: Direct,
-Redis, S3, Memory. It needs numpy alone, and boto3 or redis-py for the two stores.
+Redis, S3, Memory. It needs only numpy, and boto3 or redis-py for the two stores.
 """
 
 from .channel import Channel, Deadline, Memory

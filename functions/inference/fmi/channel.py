@@ -1,4 +1,4 @@
-"""How bytes get from one rank to another: one small interface."""
+"""The interface of channels, which carry bytes from one rank to another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Deadline:
 
 @dataclass(slots=True)
 class Traffic:
-    """Of this rank with one peer; a single thread at a time adds to it."""
+    """This rank's traffic with one peer; only a single thread at a time adds to it."""
 
     messages: int = 0
     sent_bytes: int = 0
@@ -47,7 +47,7 @@ class Traffic:
 
 @dataclass
 class Statistics:
-    """Seconds and bytes of this rank's communication, and with whom."""
+    """Seconds, bytes and partners of this rank's communication."""
 
     setup_seconds: float = 0.0
     relayed: set[int] = field(default_factory=set)
@@ -59,7 +59,7 @@ class Statistics:
             self.setup_seconds += seconds
 
     def of(self, peer: int) -> Traffic:
-        """What the messages to and from a peer are added to."""
+        """The traffic with a peer, to which its messages are added."""
         return self._peers.setdefault(peer, Traffic())
 
     @property
@@ -86,14 +86,14 @@ class Statistics:
         return list(self._peers.items())
 
 
-Received = bytearray | memoryview  # the receiver's own, to be written to as it likes
+Received = bytearray | memoryview  # memory of the receiver's own, which it may change
 
 
 class Channel(Protocol):
-    """Messages between this rank and each other one, in order, whole or not at all.
+    """Messages between this rank and every other rank, in order, whole or not at all.
 
-    Several threads may use it at once, each with peers of its own. durable: what was sent is kept until it is
-    fetched, whatever becomes of its sender.
+    Several threads may use it at once if each has its own peers. durable: whether a sent message is kept until
+    it is received, even if its sender ends.
     """
 
     rank: int
@@ -102,28 +102,29 @@ class Channel(Protocol):
     durable: bool
 
     def connect(self, peer: int, sender: int, deadline: Deadline) -> None:
-        """Does what can be done before the pair's first message, which `sender` of the two sends."""
+        """Prepares for the pair's first message, which the rank `sender` of the two sends."""
 
     def send(self, peer: int, data: bytes | memoryview, purpose: Purpose, deadline: Deadline) -> None:
-        """Raises PeerTimeout, PeerLost, PeerRefused; MessageMismatch where the peer refused an earlier one."""
+        """Raises PeerTimeout, PeerLost, PeerRefused; MessageMismatch if the peer refused an earlier one."""
 
     def recv(self, peer: int, length: int | None, purpose: Purpose, deadline: Deadline) -> Received:
-        """The next message of `peer`, of `length` bytes or, with None, of any.
+        """The next message of `peer`, of `length` bytes, or of any length if that is None.
 
-        Raises MessageMismatch too, where it has another purpose or length; FMI's own wire does not tell the
-        purpose.
+        Raises the same errors, and MessageMismatch if the message has another purpose or length; FMI's own wire
+        does not carry the purpose.
         """
 
     def exchange(self, peer: int, data: bytes | memoryview, purpose: Purpose, deadline: Deadline) -> Received:
-        """Sends to a peer that does the same, and gives its message, of the same length; both at once as far as
-        the channel can. Raises what send and recv do.
+        """Sends to a peer that does the same, and returns its message, which has the same length.
+
+        If the channel can, it does both at once. Raises the errors of send and recv.
         """
 
     def unread(self) -> list[str]:
-        """Messages that have come and that this rank has not taken, in words, as far as they are known."""
+        """Descriptions of messages that have come and that this rank has not read, as far as known."""
 
     def close(self) -> None:
-        """Releases everything; peers that wait for this rank are told so."""
+        """Releases everything; peers that wait for this rank get an error."""
 
 
 _Message = tuple[Purpose, bytes] | None  # None: its sender has closed

@@ -21,15 +21,15 @@ Choose = Callable[[Operation, hints], str]
 
 
 class Communicator:
-    """Rank `peer_id` of `num_peers`. Not for several threads at once.
+    """Rank `peer_id` of `num_peers`. Not thread-safe.
 
-    config_path: FMI's JSON configuration, see the module config. comm_name: of this group of ranks; two groups
-    at the same time need two names. faas_memory: MB of this function.
+    config_path: FMI's JSON configuration, see the module config. comm_name: the name of this group of ranks;
+    groups that exist at the same time need different names. faas_memory: MB of this function.
 
-    Each operation takes the back end that the configuration's model and the hint make best, hints.cheap at
-    first. So all ranks give the same configuration, memory, hints, types and functions. Operations raise
-    TypeError, ValueError or OverflowError for an argument that cannot be right, before anything is sent, and
-    FmiError where other ranks do not take their part in time.
+    Each operation uses the back end that is best by the configuration's model and the hint, at first
+    hints.cheap. Therefore all ranks must give the same configuration, memory, hints, types and functions.
+    Operations raise TypeError, ValueError or OverflowError for an invalid argument, before anything is sent,
+    and FmiError if other ranks do not take part in time.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Communicator:
         return communicator
 
     def _begin(self, rank: int, size: int, choose: Choose, opened: Callable[[str], Group]) -> None:
-        """Sets every attribute, however the channels are had."""
+        """Sets every attribute, wherever the channels come from."""
         self._rank, self._size = int(rank), int(size)
         self._choose, self._opened = choose, opened
         self._hint = hints.cheap
@@ -67,26 +67,26 @@ class Communicator:
     def close(self) -> None:
         """Ends the connections; other ranks that still wait for this one get an error.
 
-        MessageMismatch where this rank and another turn out to have been in different operations.
+        Raises MessageMismatch if this rank and another turn out to have been in different operations.
         """
-        with ExitStack() as closing:  # all of them, whatever one of them says
+        with ExitStack() as closing:  # all of them, even if one raises
             for group in self._groups.values():
                 closing.callback(group.close)
 
     def hint(self, hint: hints) -> None:
         """What matters in the operations that follow: their latency or their price."""
         if not isinstance(hint, hints):
-            raise TypeError(f"hint: {hint!r} is no hint; give fmi.hints.fast or fmi.hints.cheap")
+            raise TypeError(f"hint: {hint!r} is not a hint; give fmi.hints.fast or fmi.hints.cheap")
         self._hint = hint
 
     def chosen(self, operation: str, size: int, ordered: bool = False) -> str:
-        """The back end that an operation takes: Direct, Redis or S3.
+        """The back end that an operation uses: Direct, Redis or S3.
 
-        size: bytes of one rank's value; ordered: with a function that is not commutative and associative.
+        size: bytes of one rank's value; ordered: whether its function is not commutative and associative.
         """
         name = "send" if operation == "recv" else operation
         if name not in _OPERATIONS:
-            raise ValueError(f"operation: {operation!r} is unknown; there are recv, {', '.join(_OPERATIONS)}")
+            raise ValueError(f"operation: {operation!r} is unknown; give recv, {', '.join(_OPERATIONS)}")
         size = 1 if name == "barrier" else size
         return self._choose(Operation(name, size, self._size, ordered and name != "scan"), self._hint)
 
@@ -101,7 +101,7 @@ class Communicator:
         return kind.value(self._group("recv", kind.nbytes).recv(np.empty(kind.length, kind.dtype), src))
 
     def bcast(self, value: Value | None, root: int, type: types) -> Any:
-        """The root's value at every rank; what the others give as value is not looked at."""
+        """The root's value at every rank; the values of the other ranks are ignored."""
         root, kind = self._member(root, "root"), _kind(type)
         mine = self._at_root("bcast", value, root, kind)
         return kind.value(self._group("bcast", kind.nbytes).bcast(mine, root))
@@ -123,8 +123,8 @@ class Communicator:
     def scatter(self, values: Value | None, root: int, type: types) -> list[Any]:
         """This rank's share of the root's list: count / num_peers values, as a list.
 
-        type: of the whole list, so that the number of ranks must divide its count. What other ranks than the
-        root give as values is not looked at.
+        type: of the whole list, so the number of ranks must divide its count. The values of ranks other than
+        the root are ignored.
         """
         root, kind = self._member(root, "root"), _kind(type)
         if not kind.is_list:
@@ -192,17 +192,17 @@ _OPERATIONS = ("send", "bcast", "barrier", "gather", "scatter", "reduce", "allre
 
 def _whole(value: Any, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}: {value!r} is no whole number; give an int")
+        raise TypeError(f"{name}: {value!r} is not a whole number; give an int")
     return int(value)
 
 
 def _kind(type: Any) -> types:
     if not isinstance(type, types):
-        raise TypeError(f"type: {type!r} is no type; give one such as fmi.types(fmi.datatypes.double)")
+        raise TypeError(f"type: {type!r} is not a type; give one such as fmi.types(fmi.datatypes.double)")
     return type
 
 
 def _function(func: Any) -> Function:
     if not isinstance(func, Function):
-        raise TypeError(f"func: {func!r} is no function; give one such as fmi.func(fmi.op.sum)")
+        raise TypeError(f"func: {func!r} is not a function; give one such as fmi.func(fmi.op.sum)")
     return func

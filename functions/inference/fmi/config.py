@@ -1,4 +1,4 @@
-"""FMI's configuration: which back ends there are, how to reach them, and what the model needs to choose.
+"""FMI's configuration: the back ends, how to reach them, and the figures by which the model chooses one.
 
     {"backends": {"Direct": {"enabled": true, "host": "203.0.113.7", "port": 10000, "max_timeout": 1000},
                   "Redis": {"enabled": true, "host": "198.51.100.2", "port": 6379, "max_timeout": 1000},
@@ -7,10 +7,10 @@
      "model": {"FaaS": {"gib_second_price": 0.0000166667},
                "Direct": {"bandwidth": 400.0, "overhead": 0.34, …}, "Redis": {…}, "S3": {…}}}
 
-Numbers and booleans may be strings. max_timeout is in milliseconds, for a whole operation. Where one back end
-is enabled, `model` is not needed. Beyond FMI's form, "secret" of Direct holds the key of the run in hexadecimal
-digits, "relay_key" of Direct that of the rendezvous host, which may also be s3://BUCKET/KEY of an object that
-holds it, and "keep" of S3 leaves messages in the bucket after they were read.
+Numbers and booleans may be strings. max_timeout is in milliseconds, for a whole operation. If only one back end
+is enabled, `model` is not needed. There are three additions to FMI's form: "secret" of Direct is the key of the
+run in hexadecimal digits; "relay_key" of Direct is that of the rendezvous host, or s3://BUCKET/KEY of an object
+that holds it; and "keep" of S3 leaves messages in the bucket after they were read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .errors import RelayRefused
 from .stores import S3, Redis
 
 _REDIS_PORT = 6379
-_TIMEOUT = 30_000  # ms of an operation, where the configuration has no max_timeout
+_TIMEOUT = 30_000  # ms of an operation, if the configuration has no max_timeout
 _NEEDED = {"Direct": "host", "Redis": "host", "S3": "bucket_name"}
 
 
@@ -50,7 +50,7 @@ class Configuration:
                 f"config_path: there is no file {path}; in a script of a run, os.environ['FMI_CONFIG'] is one"
             ) from None
         except ValueError as error:
-            raise ValueError(f"config_path: {path} is no JSON: {error}") from error
+            raise ValueError(f"config_path: {path} is not JSON: {error}") from error
         back_ends, figures = (_object(content, name, f"{path}: {name}") for name in ("backends", "model"))
         enabled = {
             name: settings
@@ -61,7 +61,7 @@ class Configuration:
             raise ValueError(f"{path}: no back end is enabled; give backends.Direct with enabled and host")
         for name, settings in enabled.items():
             if name not in _NEEDED:
-                raise ValueError(f"{path}: backends.{name} is unknown; there are {', '.join(_NEEDED)}")
+                raise ValueError(f"{path}: backends.{name} is unknown; give {' or '.join(_NEEDED)}")
             if not settings.get(_NEEDED[name]):
                 raise ValueError(f"{path}: backends.{name}.{_NEEDED[name]} is missing; give it")
         return cls(path, enabled, figures)
@@ -80,7 +80,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class _Part:
-    """A back end's settings, and where they stand."""
+    """A back end's settings, and their place in the configuration."""
 
     where: str
     settings: dict[str, Any]
@@ -92,24 +92,26 @@ class _Part:
         except (TypeError, ValueError):
             number = math.nan
         if not 0 < number < math.inf:
-            raise ValueError(f"{self.where}.{key}: {value!r} is no number above 0; give one, such as {default}")
+            raise ValueError(
+                f"{self.where}.{key}: {value!r} is not a number above 0; give one, such as {default}"
+            )
         return number
 
     def port(self, default: int) -> int:
         number = self.number("port", default)
         if number != int(number) or number > 65_535:
-            raise ValueError(f"{self.where}.port: {number:g} is no port; give 1 to 65535")
+            raise ValueError(f"{self.where}.port: {number:g} is not a port; give 1 to 65535")
         return int(number)
 
     def secret(self) -> bytes | None:
-        """What this group's ranks alone know; not a setting of FMI's own."""
+        """The secret that only this group's ranks know; an addition to FMI's settings."""
         return self._digits("secret") or None
 
     def relay_key(self) -> Callable[[], bytes] | None:
-        """Reads the rendezvous host's key when a relay is needed; None where there are to be no relays."""
-        given = self.settings.get("relay_key")
-        if isinstance(given, str) and given.startswith("s3://"):
-            return lambda: _object_of(given)
+        """A function that reads the rendezvous host's key when a relay is needed; None: no relays."""
+        setting = self.settings.get("relay_key")
+        if isinstance(setting, str) and setting.startswith("s3://"):
+            return lambda: _object_of(setting)
         key = self._digits("relay_key")
         return (lambda: key) if key else None
 
@@ -117,14 +119,14 @@ class _Part:
         try:
             return bytes.fromhex(self.settings.get(name) or "")
         except (TypeError, ValueError):
-            raise ValueError(f"{self.where}.{name} holds other characters than hexadecimal digits") from None
+            raise ValueError(f"{self.where}.{name} must have only hexadecimal digits, in pairs") from None
 
 
 def _object(content: Any, name: str, where: str) -> dict[str, Any]:
-    found = content.get(name, {}) if isinstance(content, dict) else None
-    if not isinstance(found, dict):
-        raise ValueError(f"{where} is no JSON object; give one, as FMI's configuration has it")
-    return found
+    value = content.get(name, {}) if isinstance(content, dict) else None
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is not a JSON object; give one, as in FMI's configuration")
+    return value
 
 
 def _is_true(value: Any) -> bool:
@@ -132,7 +134,7 @@ def _is_true(value: Any) -> bool:
 
 
 def _object_of(url: str) -> bytes:
-    """Raises RelayRefused."""
+    """The content of an S3 object. Raises RelayRefused."""
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 

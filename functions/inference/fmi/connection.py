@@ -17,20 +17,20 @@ from .errors import FmiError, MessageMismatch, PeerLost, PeerTimeout
 from .handshake import Keys
 from .messages import HEAD, LENGTH, OPERATION, PIECE, REFUSAL, TAG, Bytes, Expected, Purpose, Seal, opened
 
-_BLOCK = 1 << 20  # bytes of a bare message that are given to the kernel at once
-_SENT_AHEAD = 4 * PIECE  # bytes that the kernel takes although the peer does not read
+_BLOCK = 1 << 20  # bytes of a bare message that are passed to the kernel at once
+_SENT_AHEAD = 4 * PIECE  # bytes that the kernel accepts while the peer does not read
 _KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
-_LOOKS = 8  # at a socket before this process sleeps: a message of a peer that runs comes within some µs
-_SHORT_WAIT = 0.05  # seconds that one receiving call may sleep; longer waits have calls of their own
+_LOOKS = 60  # at a socket before this process sleeps, some 40 µs: waking up takes as long as most messages
+_SHORT_WAIT = 0.05  # seconds that one receiving call may sleep; longer waits use poll()
 _SMALL = 1 << 14  # bytes of a body that go to the kernel in one buffer with head and tag
 _NOW = int(socket.MSG_DONTWAIT)
-_LONGEST_REASON = 400  # characters of what a refusal says
+_LONGEST_REASON = 400  # characters of a refusal's text
 
 
 class Stream:
-    """Bytes to and from `peer`. Any error closes it: a part of a message would shift all that follows.
+    """Bytes to and from `peer`. Any error closes it, since after part of a message nothing could be read.
 
-    traffic: what the messages are added to.
+    traffic: counts the messages.
     """
 
     def __init__(self, connection: socket.socket, rank: int, peer: int, traffic: Traffic) -> None:
@@ -39,18 +39,18 @@ class Stream:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SENT_AHEAD)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # NATs forget what is silent
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # NATs forget silent connections
         for option, value in _KEEPALIVE.items():
             if hasattr(socket, option):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
         self._socket, self._rank, self._peer, self._traffic = connection, rank, peer, traffic
-        self._readable, self._writable = select.poll(), select.poll()  # know no highest descriptor
+        self._readable, self._writable = select.poll(), select.poll()  # without select()'s highest descriptor
         self._readable.register(connection, select.POLLIN)
         self._writable.register(connection, select.POLLOUT)
         self.closed = False
 
     def send(self, data: Bytes, purpose: Purpose, deadline: Deadline) -> None:
-        """Raises PeerTimeout, PeerLost or, where the peer has refused an earlier message, MessageMismatch."""
+        """Raises PeerTimeout, PeerLost or, if the peer has refused an earlier message, MessageMismatch."""
         start = time.perf_counter()
         try:
             self._send(data, purpose, deadline)
@@ -59,7 +59,7 @@ class Stream:
         self._traffic.sent(len(data), time.perf_counter() - start)
 
     def recv(self, purpose: Purpose, length: int | None, deadline: Deadline) -> Received:
-        """The next message; length None: whatever it has. Raises PeerTimeout, PeerLost, MessageMismatch."""
+        """The next message; length None: of any length. Raises PeerTimeout, PeerLost, MessageMismatch."""
         start = time.perf_counter()
         try:
             data = self._recv(purpose, length, deadline)
@@ -91,11 +91,11 @@ class Stream:
         raise NotImplementedError
 
     def unread(self) -> str | None:
-        """A message that has come and that nobody has taken, in words; None where there is none."""
+        """A description of a message that has come but has not been read; None if there is none."""
         return None
 
     def _fail(self, error: BaseException) -> None:
-        """Closes the connection and raises the error as its user is to see it."""
+        """Closes the connection and raises the error in the form that the user should see."""
         if isinstance(error, OSError):
             raise self._broken(error) from error
         self.close()
@@ -106,17 +106,17 @@ class Stream:
         return PeerLost(f"rank {self._rank}: the connection to rank {self._peer} broke: {error}")
 
     def _push(self, parts: tuple[Bytes, ...], before: int, total: int, deadline: Deadline) -> None:
-        """Sends the parts; before, total: bytes of the message that were sent earlier, and that it has."""
-        sent, length = self._taken(parts), len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+        """Sends the parts; before: bytes of the message that were sent earlier; total: its length."""
+        sent, length = self._send_now(parts), len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         while sent < length:
             if not deadline.left():
-                taken = f"{min(before + sent, total)} of {total} bytes in {deadline.seconds:g} s"
-                raise PeerTimeout(f"rank {self._rank}: rank {self._peer} took {taken}")
+                progress = f"{min(before + sent, total)} of {total} bytes in {deadline.seconds:g} s"
+                raise PeerTimeout(f"rank {self._rank}: rank {self._peer} accepted only {progress}")
             self._writable.poll(deadline.left() * 1000)
-            sent += self._taken(_without(parts, sent))
+            sent += self._send_now(_without(parts, sent))
 
-    def _taken(self, parts: tuple[Bytes, ...]) -> int:
-        """Bytes that the kernel took at once."""
+    def _send_now(self, parts: tuple[Bytes, ...]) -> int:
+        """Sends what the kernel accepts without waiting; returns the number of bytes."""
         try:
             if len(parts) == 1:
                 return self._socket.send(parts[0], _NOW)
@@ -125,9 +125,9 @@ class Stream:
             return 0
 
     def _read(self, into: memoryview, least: int, deadline: Deadline) -> int:
-        """Reads `least` bytes or more, as many as are there, into the buffer; returns how many.
+        """Reads at least `least` bytes, and more if they are there, into the buffer; returns the number.
 
-        It first looks at the socket some times, then sleeps in the receiving call itself, then polls.
+        It first looks at the socket a few times, then sleeps in the receiving call itself, then polls.
         """
         got, waits, flags = 0, 0, _NOW
         while True:
@@ -155,7 +155,7 @@ class Stream:
                 self._readable.poll(left * 1000)
 
     def wake(self) -> None:
-        """Ends what another thread is waiting for here, with PeerLost."""
+        """Ends the wait of another thread on this connection, with PeerLost."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -165,7 +165,7 @@ class Stream:
 
 
 def _without(parts: tuple[Bytes, ...], sent: int) -> tuple[Bytes, ...]:
-    """What is left of the parts once so many bytes were sent."""
+    """What is left of the parts after `sent` bytes."""
     left: list[Bytes] = []
     for part in parts:
         if sent < len(part):
@@ -175,7 +175,7 @@ def _without(parts: tuple[Bytes, ...], sent: int) -> tuple[Bytes, ...]:
 
 
 def _room(length: int) -> memoryview:
-    """Memory of its own that nobody has filled with zeros."""
+    """New memory, which is not filled with zeros."""
     return np.empty(length, np.uint8).data
 
 
@@ -196,7 +196,7 @@ class Bare(Stream):
         return data
 
     def _exchange(self, data: Bytes, purpose: Purpose, deadline: Deadline) -> Received:
-        """The higher rank sends first: the other one does not take its message before, as FMI's ranks do."""
+        """The higher rank sends first, and the other one receives first, as FMI's ranks do."""
         if self._rank > self._peer:
             self._send(data, purpose, deadline)
             return self._recv(purpose, len(data), deadline)
@@ -206,14 +206,14 @@ class Bare(Stream):
 
 
 class Sealed(Stream):
-    """Messages as the module `messages` describes them: nothing is believed that the peer has not sealed."""
+    """Messages as the module `messages` describes them: bytes that the peer has not sealed are refused."""
 
     def __init__(self, connection: socket.socket, rank: int, peer: int, keys: Keys, traffic: Traffic) -> None:
         super().__init__(connection, rank, peer, traffic)
         self._sending, self._receiving = Seal(keys.sending), Seal(keys.receiving)
         self._bytes = bytearray(HEAD + PIECE + TAG)
         self._buffer = memoryview(self._bytes)
-        self._start = self._end = 0  # of what was received and not looked at
+        self._start = self._end = 0  # of the bytes in the buffer that were received and not yet processed
 
     def _send(self, data: Bytes, purpose: Purpose, deadline: Deadline) -> None:
         total = len(data)
@@ -235,7 +235,7 @@ class Sealed(Stream):
         return received
 
     def _exchange(self, data: Bytes, purpose: Purpose, deadline: Deadline) -> Received:
-        """Piece by piece, so that the kernel takes each although the peer does not read at this moment."""
+        """Works piece by piece, so that the kernel accepts each even while the peer is not reading."""
         if len(data) <= _SMALL:
             self._send(data, purpose, deadline)
             return self._recv(purpose, len(data), deadline)
@@ -257,10 +257,10 @@ class Sealed(Stream):
             yield start, (piece, self._sending.tag(b"", piece))
 
     def _incoming(self, purpose: Purpose, length: int | None, deadline: Deadline) -> Iterator[Received]:
-        """The next message, after each piece: the same memory each time, whole at the end.
+        """Yields the next message after each piece: the same memory each time, complete at the end.
 
-        All pieces but the first are received where they are to stay. So the tag of each stands for a moment
-        where the next piece follows.
+        All pieces except the first are received into their final place, so the tag of each is for a moment
+        where the next piece will be.
         """
         head, first = self._first(deadline)
         if length is None or head != purpose.head(length):
@@ -282,7 +282,7 @@ class Sealed(Stream):
             yield room[:length]
 
     def _small(self, expected: bytes, length: int, deadline: Deadline) -> bytearray | None:
-        """The next message, where it came whole and as expected; else None, and nothing is taken."""
+        """The next message if it has arrived completely and as expected; otherwise None, without reading it."""
         if self._end - self._start < HEAD:
             self._fill(HEAD, deadline)
         data, begin = self._bytes, self._start + HEAD
@@ -295,7 +295,7 @@ class Sealed(Stream):
         return body
 
     def _first(self, deadline: Deadline) -> tuple[bytearray, bytearray]:
-        """The head and the first piece of the next message. MessageMismatch where it is a refusal."""
+        """The head and the first piece of the next message. Raises MessageMismatch if it is a refusal."""
         if self._end - self._start < HEAD:
             self._fill(HEAD, deadline)
         head = self._bytes[self._start : self._start + HEAD]
@@ -319,7 +319,7 @@ class Sealed(Stream):
             )
 
     def _receive(self, into: memoryview, deadline: Deadline) -> None:
-        """Fills it, at first with what was received already."""
+        """Fills `into`, starting with bytes that were received already."""
         ahead = min(self._end - self._start, len(into))
         into[:ahead] = self._buffer[self._start : self._start + ahead]
         self._start += ahead
@@ -327,7 +327,7 @@ class Sealed(Stream):
             self._read(into[ahead:], len(into) - ahead, deadline)
 
     def _fill(self, least: int, deadline: Deadline) -> None:
-        """Waits until `least` bytes are in the buffer, and takes more where they are there."""
+        """Waits until `least` bytes are in the buffer; reads more if they are there."""
         have = self._end - self._start
         if not have:
             self._start = self._end = 0
@@ -338,14 +338,14 @@ class Sealed(Stream):
         self._end += self._read(into, least - have, deadline)
 
     def _refuse(self, reason: str) -> None:
-        """Tells the peer why this rank stops, as far as it can be told at once."""
+        """Sends the peer the reason why this rank stops, without waiting."""
         text = reason[:_LONGEST_REASON].encode()
         head = Purpose(REFUSAL, 0).head(len(text))
         with suppress(OSError):
-            self._taken((head, text, self._sending.tag(head, text)))
+            self._send_now((head, text, self._sending.tag(head, text)))
 
     def _broken(self, error: OSError) -> FmiError:
-        """Why: the peer may have said so before it closed the connection."""
+        """The reason: the peer may have sent it before it closed the connection."""
         try:
             self._first(Deadline(0))
         except MessageMismatch as refusal:
@@ -365,4 +365,4 @@ class Sealed(Stream):
             return str(error)
         except (OSError, FmiError):
             return None
-        return f"rank {self._peer} sent {opened(head)[1]}, which rank {self._rank} has not taken"
+        return f"rank {self._peer} sent {opened(head)[1]}, which rank {self._rank} has not read"

@@ -1,8 +1,8 @@
-"""Which back end an operation takes: FMI's model of latency and price (Copik et al. 2023, section 4).
+"""Which back end an operation uses: FMI's model of latency and price (Copik et al. 2023, section 4).
 
-The formulas are those of FMI's public implementation to the letter, so that ranks of either library choose the
-same back end from the same configuration. That includes its units: an overhead in milliseconds is added to
-seconds of transfer, and the sum is billed as if it were seconds.
+The formulas are exactly those of FMI's public implementation, so that ranks of either library choose the same
+back end from the same configuration. That includes its units: an overhead in milliseconds is added to seconds
+of transfer, and the sum is billed as if it were seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .values import hints
 
 _MB, _GB = 1e6, 1e9
 
-# Of FMI's own example configuration; taken, with a warning, where a configuration has no figure.
+# From FMI's own example configuration; used, with a warning, for figures that a configuration lacks.
 _EXAMPLES: dict[str, dict[str, float | bool]] = {
     "FaaS": {"gib_second_price": 0.0000166667},
     "S3": {"bandwidth": 50.0, "overhead": 40.4, "transfer_price": 0.0, "download_price": 0.00000043,
@@ -34,7 +34,7 @@ _DIVISORS = ("bandwidth", "bandwidth_single", "bandwidth_multiple", "requests_pe
 
 @dataclass(frozen=True)
 class Operation:
-    """What the model needs to know: `size` is the number of bytes of one rank."""
+    """An operation, as far as the model needs it; size: the number of bytes of one rank."""
 
     name: str
     size: int
@@ -124,7 +124,7 @@ class Store(BackEnd):
         return sum(self.transfer_latency(*transfer) for transfer in _transfers(operation))
 
     def price(self, operation: Operation) -> float:
-        if operation.name == "scan":  # FMI's implementation takes latencies for prices here
+        if operation.name == "scan":  # FMI's implementation uses latencies as prices here
             others = range(1, operation.ranks)
             return sum(self.transfer_latency(1, operation.ranks - rank, operation.size) for rank in others)
         return sum(self.transfer_price(*transfer) for transfer in _transfers(operation))
@@ -193,24 +193,24 @@ _KINDS: dict[str, Callable[[Mapping[str, float]], BackEnd]] = {
 class Model:
     """Chooses among the enabled back ends.
 
-    back_ends: their settings by name; figures: the configuration's `model`. Both as FMI's configuration has
-    them. memory: MB of each function. Raises ValueError for a figure that is not a number.
+    back_ends: their settings by name; figures: the configuration's `model`; both in the form of FMI's
+    configuration. memory: MB of each function. Raises ValueError for a figure that is not a number.
     """
 
     def __init__(
         self, back_ends: Mapping[str, Mapping[str, Any]], figures: Mapping[str, Any], memory: int
     ) -> None:
-        self._names = sorted(back_ends)  # the first of equals is taken, in the order of names as FMI does
+        self._names = sorted(back_ends)  # of equally good ones the first is chosen, as in FMI
         if len(self._names) == 1:
             return
         price = _figures("FaaS", figures)["gib_second_price"]
         self._second_price = price * memory / 1024
         self._back_ends: dict[str, BackEnd] = {}
         for name, settings in back_ends.items():
-            found = _figures(name, figures)
+            numbers = _figures(name, figures)
             if name == "S3":
-                found |= _numbers("backends.S3", settings, _EXAMPLE_TIMEOUTS)
-            self._back_ends[name] = _KINDS[name](found)
+                numbers |= _numbers("backends.S3", settings, _EXAMPLE_TIMEOUTS)
+            self._back_ends[name] = _KINDS[name](numbers)
 
     def choose(self, operation: Operation, hint: hints) -> str:
         """The name of the back end with the lowest latency or, for hints.cheap, the lowest price."""
@@ -232,14 +232,14 @@ def _figures(name: str, figures: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _numbers(where: str, given: Mapping[str, Any], examples: Mapping[str, float | bool]) -> dict[str, float]:
-    """The figures that `examples` names. One that is missing is taken from there, with a warning."""
+    """The figures that `examples` names, which also gives the missing ones, with a warning."""
     if not isinstance(given, Mapping):
-        raise ValueError(f"{where}: {given!r} is no object; give one with {', '.join(examples)}")
+        raise ValueError(f"{where}: {given!r} is not a JSON object; give one with {', '.join(examples)}")
     missing = [f"{key} = {str(example).lower()}" for key, example in examples.items() if key not in given]
     if missing:
         warnings.warn(
             f"{where}: {', '.join(missing)} taken from FMI's example configuration; they decide which back end "
-            "operations take, so give them in yours",
+            "operations use, so set them in yours",
             stacklevel=2,
         )
     return {key: _number(f"{where}.{key}", given.get(key, example)) for key, example in examples.items()}
@@ -252,7 +252,7 @@ def _number(where: str, value: Any) -> float:
         number = texts.get(str(value).lower())
         number = float(value) if number is None else number
     except (TypeError, ValueError):
-        raise ValueError(f"{where}: {value!r} is not a number, as itself or as a string") from None
+        raise ValueError(f"{where}: {value!r} is not a number, nor a string with one") from None
     divisor = where.rpartition(".")[2] in _DIVISORS
     if not math.isfinite(number) or number < 0 or (divisor and not number):
         raise ValueError(f"{where}: {value!r} must be finite and {'above 0' if divisor else 'at least 0'}")

@@ -1,10 +1,9 @@
-"""The direct channel: one TCP connection a pair of ranks, made by hole punching through a rendezvous host.
+"""The direct channel: one TCP connection per pair of ranks, made by hole punching through a rendezvous host.
 
-Without a secret it speaks FMI's and TCPunch's wire exactly, and can meet their ranks. With one, which only the
-ranks of a run know, pairing names cannot be guessed, both sides prove that they know it before anything is
-believed, and messages are sealed. A pair that cannot punch through meets in a relay on the host, if it has the
-host's relay key. A rank that had to be relayed once asks for the relay beside its next punches at once, until
-one of them succeeds.
+Without a secret it speaks FMI's and TCPunch's wire exactly, and can connect to their ranks. With one, which
+only the ranks of a run know, pairing names cannot be guessed, both sides first prove that they know it, and
+messages are sealed. A pair that cannot punch through uses a relay on the host, if it has the host's relay key.
+After a rank had to use the relay, it asks for it at once with its next punches, until one of them succeeds.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from .punching import Address, Alternative, Greeting, Met, NotThrough, Punch, bo
 from .relaying import Admission, Relayed
 
 PORT = 10_000
-NAME_LIMIT = 100  # bytes; the host takes no more, and FMI cuts longer names silently
+NAME_LIMIT = 100  # bytes; the host accepts no more, and FMI cuts longer names silently
 PUNCH_SECONDS = 4.0  # then a pair that has no relay tries to be paired again
-HEAD_START = 0.5  # seconds that a rank's first punch has before the pair asks for the relay beside it
-RELAY_SECONDS = 6.0  # for the partner to come there; then the two try to be paired again
+HEAD_START = 0.5  # seconds that a rank's first punch has before the pair also asks for the relay
+RELAY_SECONDS = 6.0  # that the partner has to come to the relay; then the two try to be paired again
 
 _ANY = ("", 0)  # until the connection to the host says which interface leads to it
 _ADDRESS = struct.Struct("!4sHxx")
@@ -39,10 +38,10 @@ _PAIR, _RELAY = b"\x02", b"\x03"
 
 
 class Direct:
-    """Connections are made when a pair first needs one, and kept.
+    """Makes a pair's connection when it is first needed, and keeps it.
 
-    host: of the rendezvous server, a name or an address. comm_name: of the run; without a secret it has fewer
-    than 100 bytes with the ranks. A warning is given where it ends in a digit, as two runs' pairing names can
+    host: the rendezvous server's name or address. comm_name: of the run; without a secret, name and ranks have
+    fewer than 100 bytes, and a name that ends in a digit causes a warning, since two runs' pairing names can
     then be the same. relay_key: reads the host's relay key when a relay is needed, or raises RelayRefused;
     None: no relays. Without a secret there are none.
     """
@@ -63,14 +62,14 @@ class Direct:
         self.statistics, self.durable = Statistics(), False
         self._name, self._host, self._port, self._secret = comm_name, host, port, secret
         self._relay_key = relay_key
-        self._last_was_relayed = False  # the pair that met last could not punch through in time
+        self._last_was_relayed = False  # the last pair could not punch through in time
         self._connections: dict[int, Stream] = {}
         self._meeting: set[socket.socket] = set()  # connections to the host, and those that are greeting
         self._lock = threading.Lock()
         self._closed = False
 
     def connect(self, peer: int, sender: int, deadline: Deadline) -> None:
-        """Makes the pair's connection before it is needed; sender: of its first message, one of the two."""
+        """Makes the pair's connection before it is needed; sender: the rank that sends its first message."""
         self._connected(peer, sender, deadline)
 
     def send(self, peer: int, data: bytes | memoryview, purpose: Purpose, deadline: Deadline) -> None:
@@ -85,7 +84,9 @@ class Direct:
     def unread(self) -> list[str]:
         with self._lock:
             connections = list(self._connections.values())
-        return [told for told in (connection.unread() for connection in connections) if told is not None]
+        return [
+            message for message in (connection.unread() for connection in connections) if message is not None
+        ]
 
     def close(self) -> None:
         """Other threads that wait in this channel end at once, with an error."""
@@ -105,7 +106,7 @@ class Direct:
         return f"rank {self.rank}:"
 
     def _connected(self, peer: int, sender: int, deadline: Deadline) -> Stream:
-        """The pair's connection; `sender`: of the pair's first message, which names a plain pair."""
+        """The pair's connection; `sender`: of its first message, which names a pair without a secret."""
         known = self._connections.get(peer)
         if known is not None and not known.closed:
             return known
@@ -119,7 +120,7 @@ class Direct:
             else:
                 made = Sealed(met, self.rank, peer, keys, traffic)
         except OSError as error:
-            raise PeerLost(f"{self._us} no connection to rank {peer} can be made here: {error}") from error
+            raise PeerLost(f"{self._us} cannot connect to rank {peer}: {error}") from error
         finally:
             self.statistics.connected(time.perf_counter() - start)
         with self._lock:
@@ -130,11 +131,11 @@ class Direct:
         return made
 
     def _meet(self, peer: int, sender: int, deadline: Deadline) -> Met:
-        """Through the host, again and again: a partner that died in an attempt, or whose host did, asks to be
-        paired anew when it is back.
+        """Meets the peer through the host, in several attempts: if the partner or its host ends during one, it
+        asks to be paired again when it is back.
         """
         plain, name = self._plain_name(peer, sender), self._pair_name(peer)
-        wrong = ""  # what else is to be said where time runs out
+        wrong = ""  # added to the message if time runs out
         while True:
             try:
                 met = self._punch(peer, plain if name is None else _PAIR + name, deadline)
@@ -150,10 +151,10 @@ class Direct:
             if self._closed:
                 raise PeerLost(f"{self._us} this channel was closed")
             if not deadline.left():
-                raise PeerTimeout(f"{self._us} no way through to rank {peer} in {deadline.seconds:g} s{wrong}")
+                raise PeerTimeout(f"{self._us} cannot reach rank {peer} in {deadline.seconds:g} s{wrong}")
 
     def _pair_name(self, peer: int) -> bytes | None:
-        """This rank's role and the pair's name, which without the secret nobody can guess."""
+        """This rank's role and the pair's name, which nobody can guess without the secret."""
         if self._secret is None:
             return None
         low, high = sorted((self.rank, peer))
@@ -170,7 +171,7 @@ class Direct:
         return f"{self._name}{sender}_{receiver}".encode()
 
     def _punch(self, peer: int, name: bytes, deadline: Deadline) -> Met:
-        """deadline: for the partner to come to the host; after that there are seconds at most to meet it."""
+        """deadline: for the partner to come to the host; after that, meeting it takes a few seconds at most."""
         with self._ask(name, peer, deadline) as host, self._watched(host):
             own = host.getsockname()
             with bound(own) as listener:
@@ -197,7 +198,7 @@ class Direct:
 
     @contextmanager
     def _watched(self, meeting: socket.socket) -> Iterator[None]:
-        """While it lasts, close() ends what this socket waits for."""
+        """In this context, close() ends the wait of this socket."""
         with self._lock:
             self._meeting.add(meeting)
         try:
@@ -209,13 +210,13 @@ class Direct:
                 self._meeting.discard(meeting)
 
     def _ask(self, name: bytes, peer: int, deadline: Deadline) -> socket.socket:
-        """A connection to the host, with the name sent in one segment, and our own address received.
+        """A connection to the host, after sending the name in one segment and receiving our own address.
 
-        Tried again while there is time: the host may be full or not there yet, or the name may have been lost.
+        It tries again while there is time: the host may be full or not yet up, or the name may have been lost.
         """
         fault = "no time was left"
         while deadline.left() and not self._closed:
-            # Else the kernel may give a port that others share, which cannot be bound again.
+            # Otherwise the kernel may choose a port that others share, which cannot be bound again.
             host = bound(_ANY)
             try:
                 host.settimeout(max(deadline.left(), 1e-3))
@@ -238,7 +239,7 @@ class Direct:
                 raise
         raise PeerTimeout(
             f"{self._us} rendezvous host {self._host}:{self._port} for rank {peer} cannot be reached in "
-            f"{deadline.seconds:g} s: {fault}"
+            f"{deadline.seconds:g} s ({fault}); check that it runs and that its port is open"
         )
 
     def _take(self, host: socket.socket, length: int, peer: int, deadline: Deadline) -> bytes:
@@ -249,8 +250,8 @@ class Direct:
                 piece = host.recv(length - len(data))
                 if not piece:
                     raise PeerLost(
-                        f"{self._us} the rendezvous host let go before rank {peer} came: it is full, was "
-                        "stopped, or this rank has asked again"
+                        f"{self._us} the rendezvous host closed the connection before rank {peer} came: it is "
+                        "full, was stopped, or this rank has asked again"
                     )
                 data += piece
         except TimeoutError:
@@ -258,7 +259,7 @@ class Direct:
                 f"{self._us} rank {peer} did not come to the rendezvous host in {deadline.seconds:g} s"
             ) from None
         except OSError as error:
-            raise PeerLost(f"{self._us} the rendezvous host broke off: {error}") from error
+            raise PeerLost(f"{self._us} the connection to the rendezvous host broke: {error}") from error
         return data
 
 
@@ -267,7 +268,7 @@ def _check_plain_name(comm_name: str, size: int) -> None:
     length, most = len(comm_name.encode()), NAME_LIMIT - 1 - len(f"{size}_{size}")
     if not 0 < length <= most:
         raise ValueError(
-            f"comm_name: {comm_name!r} has {length} bytes, so that the host would confuse pairs of ranks; "
+            f"comm_name: {comm_name!r} has {length} bytes, with which the host would confuse pairs of ranks; "
             f"give 1 to {most}"
         )
     if comm_name[-1].isdigit():

@@ -1,4 +1,4 @@
-"""What can go wrong between ranks; messages name rank, peer, operation and, where one ran out, the time."""
+"""What can go wrong between ranks; messages name rank, peer, operation and, after a timeout, the time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class PeerLost(FmiError):
 
 
 class PeerRefused(FmiError):
-    """A peer does not know the run's secret, or speaks for another run, rank or protocol version."""
+    """A peer does not know the run's secret, or belongs to another run, rank or protocol version."""
 
 
 class MessageMismatch(FmiError):
-    """A peer sent another number of bytes than this rank expects, or they were damaged on the way."""
+    """A peer's message is not the one that this rank expects, or was changed on the way."""
 
 
 class RelayRefused(FmiError):
-    """The rendezvous host does not relay for a pair, or no longer; the message names its limit."""
+    """The rendezvous host does not relay for a pair, or has stopped to; the message names its limit."""

@@ -1,8 +1,8 @@
 """The collectives over numpy arrays, by FMI's algorithms (Copik et al. 2023, 'FMI: Fast and Cheap Message
 Passing for Serverless Functions', ICS; partner orders as in the public implementation, so that both can meet).
 
-N ranks; v is a rank's place counted from the root. Every operation takes `seconds`, the time after which it
-raises PeerTimeout wherever it then stands.
+There are N ranks; v is a rank's place counted from the root. Every operation takes `seconds`, the time after
+which it raises PeerTimeout, however far it has come.
 """
 
 from __future__ import annotations
@@ -25,27 +25,28 @@ Combine = Callable[[Array, Array], Array]
 
 
 class Group:
-    """All ranks that reduce together. Not for several threads at once.
+    """All ranks that reduce together. Not thread-safe.
 
     The names of operations and arguments are mpi4py's (https://mpi4py.readthedocs.io). Arrays are numpy's.
-    op: takes two arrays of one shape and type and gives such an array; `ordered` where it is not both
-    commutative and associative: it is then folded in the order of the ranks, from the left.
+    op: combines two arrays of the same shape and type into another. ordered: must be true unless `op` is
+    commutative and associative; arrays are then combined in the order of the ranks, from the left.
     """
 
     def __init__(self, channel: Channel, seconds: float = 30.0) -> None:
         if channel.size < 1 or not 0 <= channel.rank < channel.size:
             raise ValueError(f"rank {channel.rank} is not in a group of {channel.size}")
         self._channel, self._seconds = channel, seconds
-        self._current: Deadline | None = None  # of the operation that is going on
+        self._current: Deadline | None = None  # of the current operation
         self._part = "a message", 0  # name and root of that operation
         self._purposes: dict[tuple[str, int, np.dtype[Any]], Purpose] = {}
         self._failed = False
         self.rank, self.size = channel.rank, channel.size
 
     def close(self) -> None:
-        """Ends the connections. MessageMismatch where a peer has refused what this rank sent, or sent what this
-        rank has not taken: the two were in different operations, so that what they computed is not to be
-        trusted. After an operation has failed, nothing more is said.
+        """Ends the connections. After an operation has failed, it raises nothing.
+
+        Raises MessageMismatch if a peer has refused a message of this rank, or has sent one that this rank has
+        not read: the two were in different operations, and their results cannot be trusted.
         """
         unread = [] if self._failed else self._channel.unread()
         self._channel.close()
@@ -58,7 +59,7 @@ class Group:
             self._send(self._other(dest, "dest"), obj, deadline)
 
     def recv(self, like: Array, source: int, seconds: float | None = None) -> Array:
-        """The array that rank `source` sends. It has the shape and type of `like`, which is left as it is."""
+        """The array that rank `source` sends. It has the shape and type of `like`, which is not changed."""
         with self._operation("recv", seconds) as deadline:
             return self._recv(self._other(source, "source"), like, deadline)
 
@@ -136,12 +137,12 @@ class Group:
         with self._operation("allreduce", seconds) as deadline:
             mine = np.asarray(sendobj)
             if ordered:
-                done = self.reduce(mine, op, 0, True)
-                return self.bcast(mine if done is None else done, 0)
+                reduced = self.reduce(mine, op, 0, True)
+                return self.bcast(mine if reduced is None else reduced, 0)
             return self._doubled(mine, op, deadline)
 
     def _doubled(self, mine: Array, op: Combine, deadline: Deadline) -> Array:
-        """All ranks' arrays combined, in as few steps as can be."""
+        """All ranks' arrays combined, in the smallest number of steps."""
         rank, power = self.rank, 1 << (self.size.bit_length() - 1)
         if rank >= power:
             self._send(rank - power, mine, deadline)
@@ -187,13 +188,13 @@ class Group:
             return mine
 
     def _operation(self, name: str, seconds: float | None, root: int = 0) -> _Operation:
-        """Names the operation in its messages and errors."""
+        """The context of an operation, whose messages and errors name it."""
         if not 0 <= root < self.size:
             raise ValueError(f"root: {root} is not in a group of {self.size}; give 0 to {self.size - 1}")
         return _Operation(self, name, self._seconds if seconds is None else seconds, root)
 
     def _exchange(self, peer: int, mine: Array, deadline: Deadline) -> Array:
-        """What the peer has, which gets what this rank has."""
+        """Sends this rank's array to the peer and returns the peer's."""
         received = self._channel.exchange(peer, _bytes_of(mine), self._purpose(mine), deadline)
         return _array_of(received, mine)
 
@@ -205,7 +206,7 @@ class Group:
         return _array_of(received, like)
 
     def _purpose(self, array: Array) -> Purpose:
-        """What messages of the current operation with such values are for."""
+        """The purpose of messages of the current operation with values of this type."""
         key = (*self._part, array.dtype)
         purpose = self._purposes.get(key)
         if purpose is None:
@@ -232,7 +233,7 @@ class Group:
 
 
 class _Operation:
-    """An operation that is going on; one that is a part of another has the other's name and time."""
+    """A running operation; one that is part of another has the other's name and deadline."""
 
     __slots__ = ("_group", "_outer", "_part", "_seconds")
 

@@ -1,11 +1,11 @@
 """How two ranks greet each other: bytes in, bytes out, and no socket.
 
-Both send a hello with a challenge. Each answers with a proof, an HMAC over both hellos by the run's secret, so
-that it need not be believed before it has shown that it knows the secret. Only then the hellos are read: ranks
-that disagree about who they are or how many they are get an error on both sides. At last the lower rank
-confirms, because two connections of one pair may be greeted at once and both ranks must take the same one. The
-keys of the messages that follow are derived from the secret and both challenges, one for each direction, so
-that no message of another connection or direction can be taken for one of this.
+Both send a hello with a challenge. Each answers with a proof, an HMAC over both hellos with the run's secret,
+which shows that it knows the secret. Only then are the hellos read: ranks that disagree about who they are or
+how many there are get an error on both sides. Finally the lower rank confirms, because a pair may greet on two
+connections at once and both ranks must choose the same one. The keys of the messages that follow are derived
+from the secret and both challenges, one for each direction, so that no message of another connection or
+direction is accepted.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _PROOF = hashlib.sha256().digest_size
 
 
 class Stranger(FmiError):
-    """Who connected does not know the run's secret; the peer itself may still come."""
+    """Whoever connected does not know the run's secret; the peer itself may still come."""
 
 
 class Keys(NamedTuple):
-    """Of the messages of one connection, 32 bytes each."""
+    """The keys of one connection's messages, 32 bytes each."""
 
     sending: bytes
     receiving: bytes
@@ -49,7 +49,7 @@ class Pair:
 
 
 class Handshake:
-    """One side of it. `outgoing`: bytes to send; `missing`: how many are to be received next, 0 at its end."""
+    """One side of the handshake. outgoing: bytes to send; missing: how many to receive next, 0 at its end."""
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
@@ -61,7 +61,7 @@ class Handshake:
         self.missing = next(self._steps)
 
     def receive(self, data: bytes) -> None:
-        """Takes at most `missing` bytes. Raises Stranger, or PeerRefused for a peer that disagrees."""
+        """Accepts at most `missing` bytes. Raises Stranger, or PeerRefused for a peer that disagrees."""
         self._received += data
         self.missing -= len(data)
         if not self.missing:

@@ -1,10 +1,10 @@
-"""Messages as bytes: a head that says what a message is for, and seals that nobody without the key can make.
+"""Messages as bytes: a head with a message's purpose, and seals that nobody can make without the key.
 
 A sealed message is its head and its body in pieces of at most PIECE bytes, each with a tag: a keyed BLAKE2b
-(RFC 7693, a MAC by itself) of the piece's number on this connection, its length, the head and the bytes. In
-place of many bytes their SHA-256 is sealed, which processors compute faster. So a reader believes a piece
-before it looks at it, holds no more than one piece that is not proven, and notices what was changed, repeated,
-left out or moved. Messages are authenticated, not encrypted.
+(RFC 7693, a MAC by itself) of the piece's number on this connection, its length, the head and the bytes. For
+long pieces the SHA-256 of the bytes is sealed instead, which processors compute faster. So a reader verifies
+each piece before it uses it, never holds more than one unverified piece, and detects pieces that were changed,
+repeated, left out or moved. Messages are authenticated, not encrypted.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from .errors import MessageMismatch
 
 PIECE = 1 << 16  # bytes of a body under one tag
 TAG = 16  # bytes
-LARGEST = 1 << 32  # bytes of a message; more is no message of ours
+LARGEST = 1 << 32  # bytes of a message; none of ours is larger
 OPERATIONS = (
     "a message", "send", "bcast", "barrier", "gather", "scatter", "reduce", "allreduce", "scan", "a refusal",
 )  # fmt: skip
 REFUSAL = OPERATIONS.index("a refusal")
-LENGTH = 8  # bytes of a head that say how many its body has; the others are the purpose
+LENGTH = 8  # bytes of a head that hold the length of its body; the others are the purpose
 _PURPOSE = struct.Struct("<IIB7s")  # world size, root, operation, type of the values
 HEAD = LENGTH + _PURPOSE.size
 OPERATION = LENGTH + 8  # the place of its byte in a head
 _COUNTS = struct.Struct("<QI").pack  # a piece's number, and its body's bytes
-_MANY = 1024  # bytes of a body from which on its SHA-256 is sealed
+_MANY = 1024  # bytes of a body from which its SHA-256 is sealed instead
 Bytes = bytes | bytearray | memoryview
 
 
 class Purpose:
-    """What a message is part of.
+    """The operation that a message belongs to.
 
-    operation: its place in OPERATIONS; size: of the group; root: its rank; values: numpy's name of their type,
-    such as b"<f8", empty where the bytes are not an array. packed: all of that, as a head carries it.
+    operation: its index in OPERATIONS; size: of the group; root: the root's rank; values: numpy's name of their
+    type, such as b"<f8"; empty if the bytes are not an array. packed: all of that, as it is in a head.
     """
 
     __slots__ = ("packed",)
@@ -55,7 +55,7 @@ class Purpose:
 
 
 def opened(head: Bytes) -> tuple[int, Purpose]:
-    """The length of a message's body, and what it is for."""
+    """The length of a message's body, and its purpose."""
     purpose = Purpose.__new__(Purpose)
     purpose.packed = bytes(head[LENGTH:HEAD])
     return int.from_bytes(head[:LENGTH], "little"), purpose
@@ -69,7 +69,7 @@ class Seal:
         self._pieces = 0
 
     def tag(self, head: Bytes, body: Bytes) -> bytes:
-        """Of the next piece; head: empty for all but a message's first."""
+        """The tag of the next piece; head: empty except for a message's first piece."""
         length, number = len(body), self._pieces
         self._pieces = number + 1
         mac = self._keyed.copy()
@@ -78,7 +78,7 @@ class Seal:
         return mac.digest()
 
     def proves(self, tag: Bytes, head: Bytes, body: Bytes) -> bool:
-        """Whether `tag` is that of the next piece."""
+        """Whether `tag` is the tag of the next piece."""
         return hmac.compare_digest(tag, self.tag(head, body))
 
 
@@ -91,7 +91,7 @@ class Expected(NamedTuple):
     length: int | None
 
     def check(self, head: Bytes) -> int:
-        """The length in the head; MessageMismatch where two ranks are not in the same operation."""
+        """The length in the head. Raises MessageMismatch if the two ranks are not in the same operation."""
         length, purpose = opened(head)
         if purpose.packed != self.purpose.packed:
             raise MessageMismatch(f"rank {self.rank} is in {self.purpose}; rank {self.peer} is in {purpose}")

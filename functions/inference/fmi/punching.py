@@ -1,9 +1,9 @@
 """Hole punching: both ranks of a pair listen on, and connect from, the address that the host saw.
 
-Whoever connects first may be a stranger. So all connections greet side by side, and only one whose rank
-knows the run's secret ends the search: a stranger costs neither time nor the operation. A relay greets beside
-them, so that a pair that cannot punch through loses no time either. The lower rank of the pair confirms one
-connection, which both then take.
+Whoever connects first may be a stranger. So all connections greet at the same time, and only one whose rank
+knows the run's secret ends the search: a stranger costs no time and cannot make the operation fail. A relay
+greets at the same time, so that a pair that cannot punch through loses no time either. The lower rank of the
+pair confirms one connection, which both then use.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from .handshake import Handshake, Keys, Stranger
 
 Address = tuple[str, int]
 Met = tuple[socket.socket, Keys | None]
-# For one connection: a hello that is lost on the way is sent again after a second or two.
+# For one connection: a hello that is lost on the way is repeated after a second or two.
 _GREETING_SECONDS = 5.0
-_GREETINGS = 32  # at once; of more, the oldest is given up
+_GREETINGS = 32  # at once; if there are more, the oldest is closed
 _CLOSED_SECONDS = 0.2  # between looks at whether the channel was closed
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1  # seconds between attempts to connect
 
 
 class NotThrough(FmiError):
-    """No connection stood in time; `reason`: why there is no relay, or who came instead, as far as is known."""
+    """No connection was made in time; `reason`: why there is no relay, or who came instead, if known."""
 
     def __init__(self, reason: Exception | None = None) -> None:
-        super().__init__("no connection stood in time")
+        super().__init__("no connection was made in time")
         self.reason = reason
 
 
 class Greeting:
-    """A connection on which the two ranks greet. handshake: None where whoever connects is believed."""
+    """A connection on which the two ranks greet. handshake: None if anyone who connects is accepted."""
 
     def __init__(self, connection: socket.socket, handshake: Handshake | None, until: Deadline) -> None:
         connection.setblocking(False)
@@ -54,12 +54,12 @@ class Greeting:
 
     @property
     def events(self) -> int:
-        """What poll() is to look for."""
-        wants = 0 if self._handshake is None else select.POLLOUT if self._handshake.outgoing else 0
-        return wants | select.POLLIN
+        """The events that poll() should wait for."""
+        sending = 0 if self._handshake is None else select.POLLOUT if self._handshake.outgoing else 0
+        return sending | select.POLLIN
 
     def advance(self) -> None:
-        """Sends and receives what can be at once. Raises OSError, PeerLost, Stranger and PeerRefused."""
+        """Sends and receives without waiting. Raises OSError, PeerLost, Stranger and PeerRefused."""
         shake = self._handshake
         while shake is not None and not self.ended:
             try:
@@ -76,14 +76,14 @@ class Greeting:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A relay beside the punch: `begin` asks for it once the head start has passed."""
+    """A relay in addition to the punch: `begin` asks for it once the head start has passed."""
 
     begin: Callable[[], Greeting]
     head_start: Deadline
 
 
 def bound(own: Address) -> socket.socket:
-    """A socket on a local address that others of this process may share."""
+    """A socket on a local address that other sockets of this process may share."""
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -98,8 +98,8 @@ def bound(own: Address) -> socket.socket:
 class Punch:
     """The search for one connection to a peer at `address`, by a `listener` on the `own` address.
 
-    begin: makes a handshake; None for FMI's own wire, on which connections from the peer's IP address alone are
-    taken. closed: whether to give up. relay: None where there is none.
+    begin: makes a handshake; None for FMI's own wire, on which only connections from the peer's IP address are
+    accepted. closed: whether to give up. relay: None if there is none.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Punch:
         self._reason: Exception | None = None
 
     def through(self, until: Deadline) -> Met:
-        """The connection; `until`: for the punch, a relay that was asked for has a deadline of its own.
+        """The connection; `until`: the punch's deadline. A relay that was asked for has its own.
 
         Raises NotThrough, and PeerRefused for a peer that disagrees.
         """
@@ -146,7 +146,7 @@ class Punch:
                 self._dialing.close()
 
     def _dial(self) -> None:
-        """Where no connection is on its way or greets. A refusal comes at once, so it pauses between two."""
+        """Dials unless a connection is being made or greets. It pauses in between, as refusals come at once."""
         if self._dialing is not None or self._dialed in self._greetings or self._paused.left():
             return
         self._dialing = _dialled(self._own, self._address)
@@ -154,7 +154,7 @@ class Punch:
         self._paused = Deadline(self._pause)
 
     def _ask_relay(self, until: Deadline) -> None:
-        """Once, when the punch has had its head start."""
+        """Asks for the relay, once, when the punch has had its head start."""
         relay = self._relay
         if relay is None or (relay.head_start.left() and until.left()):
             return
@@ -181,7 +181,7 @@ class Punch:
         poll.poll(seconds * 1000)
 
     def _accept(self) -> None:
-        with suppress(OSError):  # nobody, or one that is gone again
+        with suppress(OSError):  # nobody has connected, or whoever did has left again
             accepted, source = self._listener.accept()
             if self._begin is None and source[0] != self._address[0]:
                 accepted.close()
@@ -189,7 +189,7 @@ class Punch:
             self._greet(accepted)
 
     def _look_at_dialed(self) -> None:
-        """Greets on the dialled connection once it stands; tries again where it failed."""
+        """Greets on the dialled connection once it is made; tries again if it failed."""
         dialing = self._dialing
         if dialing is None or not writable(dialing):
             return
@@ -209,14 +209,14 @@ class Punch:
         return greeting
 
     def _greeted(self, greeting: Greeting) -> bool:
-        """Whether it has ended well; one that cannot any more is dropped."""
+        """Whether the greeting has succeeded; drops one that can no longer succeed."""
         try:
             greeting.advance()
             if greeting.ended or greeting.until.left():
                 return greeting.ended
         except (Stranger, RelayRefused) as error:
             self._reason = error
-        except (OSError, PeerLost) as error:  # the half of a connection that the partner gave up
+        except (OSError, PeerLost) as error:  # of a connection that the partner has given up
             if greeting is self._relaying:
                 self._reason = error
         self._drop(greeting)
@@ -228,14 +228,14 @@ class Punch:
 
 
 def writable(connection: socket.socket) -> bool:
-    """Whether it takes bytes, or has failed."""
+    """Whether the connection accepts bytes, or has failed."""
     poll = select.poll()
     poll.register(connection, select.POLLOUT)
     return bool(poll.poll(0))
 
 
 def _dialled(own: Address, address: Address) -> socket.socket | None:
-    """A connection to `address` on its way; None where it failed at once."""
+    """A connection to `address` that is being made; None if it failed at once."""
     dialing = bound(own)
     dialing.setblocking(False)
     if dialing.connect_ex(address) in (0, errno.EINPROGRESS, errno.EALREADY, errno.EAGAIN):

@@ -1,7 +1,7 @@
-"""A relay on the rendezvous host: how a rank is let in, and how it learns why the relay ends.
+"""A relay on the rendezvous host: how a rank is admitted, and how it learns why the relay ends.
 
-The host sends what comes from the peer in frames, so that it can say in words of its own when a limit ends the
-relay; functions/rendezvous/server.py describes the protocol. What a rank sends is not framed.
+The host sends the peer's bytes in frames, so that it can also send the reason when a limit ends the relay;
+functions/rendezvous/server.py describes the protocol. The bytes that a rank sends are not framed.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ _LIMITS = {
 
 
 class Relayed(socket.socket):
-    """A connection to the host on which a relay is asked for, used as one to the peer. who: in errors.
+    """A connection to the host that asks for a relay, and is used like one to the peer. who: for errors.
 
-    Receiving gives the peer's bytes, b"" after the peer has closed, and RelayRefused where the host ends the
-    relay. So does sending.
+    Receiving returns the peer's bytes, b"" after the peer has closed, and raises RelayRefused if the host ends
+    the relay. So does sending.
     """
 
     def __init__(self, who: str) -> None:
@@ -67,7 +67,7 @@ class Relayed(socket.socket):
         self._head = bytearray()  # of the next frame, as far as it has come
         self._left = 0  # bytes of the current frame
         self._peer_left = False
-        self._early = bytearray()  # of the peer, received while sending
+        self._early = bytearray()  # bytes of the peer that were received while sending
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         data = bytearray(bufsize)
@@ -99,7 +99,7 @@ class Relayed(socket.socket):
             raise
 
     def _next_frame(self, flags: int) -> None:
-        """Receives a frame's head, in several calls if it must. RelayRefused where the host ends the relay."""
+        """Receives a frame's head, if necessary in several calls. Raises RelayRefused if the relay ends."""
         length = self._received(_LENGTH, flags)
         self._left = int.from_bytes(length, "big")
         if self._left:
@@ -107,11 +107,11 @@ class Relayed(socket.socket):
             return
         code, value = _END.unpack(self._received(_LENGTH + _END.size, flags)[_LENGTH:])
         if code != End.LEFT:
-            raise RelayRefused(f"{self._who} {_told(code, value)}")
+            raise RelayRefused(f"{self._who} {_reason(code, value)}")
         self._peer_left = True
 
     def _received(self, length: int, flags: int) -> bytes:
-        """That many bytes of the head, once they are there."""
+        """The first `length` bytes of the head, once they are there."""
         while len(self._head) < length:
             piece = super().recv(length - len(self._head), flags)
             if not piece:
@@ -120,7 +120,7 @@ class Relayed(socket.socket):
         return bytes(self._head[:length])
 
     def _look_for_end(self) -> None:
-        """After sending has failed: raises RelayRefused where the host has said why.
+        """After sending has failed: raises RelayRefused if the host has sent the reason.
 
         What the peer sent before is kept: it may say why the peer has closed.
         """
@@ -141,16 +141,16 @@ class Relayed(socket.socket):
 
     def _broken(self) -> RelayRefused:
         return RelayRefused(
-            f"{self._who} the rendezvous host ended it without a word: it is full or was stopped, or this rank "
-            "has asked again, or did not take what was sent to it"
+            f"{self._who} the rendezvous host ended it without a reason: it is full or was stopped, or this "
+            "rank has asked again, or did not read what was sent to it"
         )
 
 
 class Admission(Greeting):
     """A greeting through the relay of the host at `address`.
 
-    Before the two ranks greet, it proves to the host that this rank knows its key, and waits for the peer.
-    request: what the host is asked. Its `advance` raises RelayRefused, too.
+    Before the two ranks greet, it proves to the host that this rank knows the host's key, and waits for the
+    peer. request: the bytes that ask the host for the relay. Its `advance` also raises RelayRefused.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Admission(Greeting):
             super().advance()
 
     def _admitted(self, request: bytes, key: bytes) -> Generator[int, None, None]:
-        """Yields what poll() is to look for before it goes on."""
+        """Yields the events that poll() should wait for before it continues."""
         while not writable(self.socket):
             yield select.POLLOUT
         self.socket.sendall(request)
@@ -201,7 +201,7 @@ class Admission(Greeting):
         return data
 
 
-def _told(code: int, value: int) -> str:
+def _reason(code: int, value: int) -> str:
     end = next((end for end in End if end == code), None)
     if end is None or end not in _LIMITS:
         unknown = f"for the reason {code}, which this version does not know"

@@ -15,11 +15,11 @@ from .errors import MessageMismatch, PeerLost, PeerTimeout
 from .messages import HEAD, TAG, Expected, Purpose, Seal
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2  # seconds between looks for an object; each look costs a GET
-_REDIS_SECONDS = 3600  # that an entry which nobody fetches is kept
+_REDIS_SECONDS = 3600  # after which an entry that nobody has fetched is deleted
 
 
 class _Stored(ABC):
-    """What both have in common. A rank that tries again writes the same entries again; readers see one.
+    """The common part of both. A rank that tries again writes the same entries again; readers see one.
 
     A message is its head and its body and, with a secret that only the group's ranks know, a seal that nobody
     else can make.
@@ -67,7 +67,7 @@ class _Stored(ABC):
         return Seal(key).tag(b"", content)
 
     def _proven(self, entry: str, stored: bytes, peer: int) -> bytes:
-        """The stored bytes without their seal. MessageMismatch where they are not what the peer has written."""
+        """The stored bytes without their seal. Raises MessageMismatch if the peer has not written them."""
         end = len(stored) - (0 if self._secret is None else TAG)
         content, seal = stored[: max(end, 0)], stored[max(end, 0) :]
         if len(content) < HEAD or not hmac.compare_digest(seal, self._seal(entry, content)):
@@ -81,25 +81,25 @@ class _Stored(ABC):
         return []
 
     def close(self) -> None:
-        """Ends waits of other threads; peers that wait are not told, they run into their deadline."""
+        """Ends waits of other threads; peers that wait do not notice, and run into their deadline."""
         self._closed = True
 
     @abstractmethod
     def _put(self, key: str, data: bytes) -> None:
-        """Raises PeerLost where the store cannot be written."""
+        """Raises PeerLost if the store cannot be written."""
 
     @abstractmethod
     def _take(self, key: str, deadline: Deadline) -> bytes | None:
-        """None where it does not come in time. Raises PeerLost where the store cannot be read."""
+        """The stored message; None if it does not come in time. Raises PeerLost if the store cannot be read."""
 
 
 class S3(_Stored):
     """Objects s3://bucket/NAME/FROM_TO_NUMBER.
 
-    client: boto3's, for S3. It is consistent: an object is seen as soon as it was written
+    client: boto3's, for S3. It is consistent: an object can be read as soon as it was written
     (https://aws.amazon.com/s3/consistency). keep: messages stay in the bucket after they were read, so that a
-    rank which is started again finds them; else the reader deletes them, so that a later group of the same name
-    does not read them as its own. Who may write to the bucket is IAM's business; a secret seals messages too.
+    rank that is started again finds them; otherwise the reader deletes them, so that a later group of the same
+    name does not read them as its own. IAM decides who may write to the bucket; a secret also seals messages.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class S3(_Stored):
 
     def _asked(self, request: Callable[[], Any]) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError
-        from urllib3.exceptions import HTTPError  # botocore's, where the body of an error breaks off
+        from urllib3.exceptions import HTTPError  # botocore's, if the body of an error breaks off
 
         try:
             return request()
@@ -160,7 +160,7 @@ class S3(_Stored):
 class Redis(_Stored):
     """Lists NAME/FROM_TO_NUMBER of one element. client: redis-py's, redis.Redis.
 
-    Whoever reaches Redis may write there; a secret seals messages against that.
+    Anyone who can reach Redis can write there; a secret seals messages against that.
     """
 
     def __init__(self, rank: int, size: int, name: str, client: Any, secret: bytes | None = None) -> None:
@@ -176,13 +176,13 @@ class Redis(_Stored):
 
     def _take(self, key: str, deadline: Deadline) -> bytes | None:
         while not self._closed:
-            found = self._asked(lambda: self._pop(key, deadline))
-            if found is not None or not deadline.left():
-                return None if found is None else bytes(found[1])
+            entry = self._asked(lambda: self._pop(key, deadline))
+            if entry is not None or not deadline.left():
+                return None if entry is None else bytes(entry[1])
         return None
 
     def _pop(self, key: str, deadline: Deadline) -> Any:
-        """In pieces, so that close() is noticed; 0 would wait for ever."""
+        """Waits for a second at most, so that close() is noticed; a timeout of 0 would wait for ever."""
         return self._client.blpop([key], timeout=min(max(deadline.left(), 0.01), 1.0))
 
     def _asked(self, request: Callable[[], Any]) -> Any:

@@ -46,7 +46,7 @@ class hints(Enum):
 class types:
     """A datatype and, for lists, the number of values: `types(datatypes.int_list, 2)`.
 
-    For a single int or double the count has no meaning. Raises TypeError or ValueError where the datatype or a
+    For a single int or double the count has no meaning. Raises TypeError or ValueError if the datatype or a
     list's count is missing or wrong.
     """
 
@@ -55,14 +55,16 @@ class types:
 
     def __post_init__(self) -> None:
         if not isinstance(self.datatype, datatypes):
-            raise TypeError(f"types: {self.datatype!r} is no datatype; give one such as fmi.datatypes.double")
+            raise TypeError(
+                f"types: {self.datatype!r} is not a datatype; give one such as fmi.datatypes.double"
+            )
         if not self.is_list:
             return
         example = f"types(datatypes.{self.datatype.name}, 2)"
         if self.count is None:
             raise ValueError(f"types: {self.datatype.name} needs the number of values, as in {example}")
         if isinstance(self.count, bool) or not isinstance(self.count, Integral):
-            raise TypeError(f"types: the count {self.count!r} is no whole number; give one, as in {example}")
+            raise TypeError(f"types: the count {self.count!r} is not a whole number; give one, as in {example}")
         if self.count < 0:
             raise ValueError(f"types: the count {self.count} is negative; give 0 or more, as in {example}")
 
@@ -72,7 +74,7 @@ class types:
 
     @cached_property
     def length(self) -> int:
-        """Number of values: 1 where it is not a list."""
+        """The number of values; 1 if it is not a list."""
         return int(self.count or 0) if self.is_list else 1
 
     @cached_property
@@ -103,7 +105,9 @@ class types:
                 return value.astype(self.dtype)
             value = value.tolist()
         if not isinstance(value, list | tuple):
-            raise TypeError(f"value: {reprlib.repr(value)} is no list, but the type says {self}; give a list")
+            raise TypeError(
+                f"value: {reprlib.repr(value)} is not a list, but the type says {self}; give a list"
+            )
         if len(value) != self.length:
             raise ValueError(
                 f"value: got {len(value)} values, but the type says {self}; give {self.length} values, or "
@@ -112,7 +116,7 @@ class types:
         return self.numbers(value, "value")
 
     def numbers(self, values: Sequence[Any], name: str) -> NDArray[Any]:
-        """These numbers as an array; `name` says in errors what they are."""
+        """These numbers as an array; `name`: what they are, for errors."""
         usual = int if self._whole else float
         if countOf(map(type, values), usual) != len(values) and not set(map(type, values)) <= {int, usual}:
             values = [self._number(value, name) for value in values]
@@ -127,7 +131,7 @@ class types:
             ) from None
 
     def _holds(self, array: NDArray[Any]) -> bool:
-        """Whether this type holds each number of the array, of a type of numpy's, as it is."""
+        """Whether this type can hold each number of a numpy array unchanged."""
         if not self._whole:
             return array.dtype.kind in "iu" or array.dtype in (np.float16, np.float32, np.float64)
         return array.dtype.kind in "iu" and (
@@ -150,10 +154,10 @@ class types:
             remedy = "use int_list or double_list with their count"
         else:
             remedy = f"give {'an int' if self._whole else 'a float'}"
-        raise TypeError(f"{name}: {text} ({kind}) is no number of the type {self}; {remedy}")
+        raise TypeError(f"{name}: {text} ({kind}) is not a number of the type {self}; {remedy}")
 
     def value(self, array: NDArray[Any]) -> Any:
-        """A list, or the one number where the type is no list."""
+        """A list, or a single number if the type is not a list."""
         values = array.reshape(-1).tolist()
         return values if self.is_list else values[0]
 
@@ -177,10 +181,10 @@ class func:
         associative: bool = False,
     ) -> None:
         if not isinstance(operation, op):
-            raise TypeError(f"func: {operation!r} is no operation; give one such as fmi.op.sum")
+            raise TypeError(f"func: {operation!r} is not an operation; give one such as fmi.op.sum")
         if (operation is op.custom) != (f is not None):
             raise ValueError(
-                f"func: op.{operation.name} with f = {f!r}; give f with op.custom and with it alone"
+                f"func: op.{operation.name} with f = {f!r}; give f with op.custom, and only with that"
             )
         if f is not None and not callable(f):
             raise TypeError(f"func: {f!r} cannot be called; give a function of two numbers")

@@ -1,4 +1,4 @@
-"""A run's collectives as its event names them: the channel, the run's key, and what is told of them."""
+"""A run's collectives as its event specifies them: the channel, the run's key, the record in the rank info."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..data.storage import ObjectError, Storage
 from .reduction import Reduction, Share, Tree
 
 RELAY_KEY = ".cosmicai/relay-key"  # in the run's bucket: the rendezvous host's key
-_SCRIPT_SECONDS = 60.0  # that an operation of a user's script waits for other ranks
+_SCRIPT_SECONDS = 60.0  # for which an operation of a user's script waits for other ranks
 
 
 class CollectivesError(RuntimeError):
@@ -25,7 +25,7 @@ class CollectivesError(RuntimeError):
 
 
 def kind(event: RankEvent) -> str:
-    """direct, redis, s3 or none: what the event asks for, but s3 where no rendezvous host could be had."""
+    """direct, redis, s3 or none: what the event asks for, but s3 if there is no rendezvous host."""
     if event.collectives == "direct" and event.rendezvous is None:
         return "s3"
     return event.collectives
@@ -34,7 +34,7 @@ def kind(event: RankEvent) -> str:
 def reduction(
     event: RankEvent, storage: Storage, redis: str | None, seconds_left: Callable[[], float]
 ) -> Reduction:
-    """This rank's part in reducing the metrics; of nobody but itself where the run has no collectives.
+    """This rank's part in reducing the metrics; of a group of only itself if the run has no collectives.
 
     redis: HOST or HOST:PORT of the deployment's Redis.
     """
@@ -43,23 +43,23 @@ def reduction(
     return Reduction(tree, lambda: _channel(event, storage, redis), seconds_left)
 
 
-def publish(event: RankEvent, storage: Storage, share: Share, done: Reduction) -> dict[str, Any]:
-    """At rank 0, writes metrics.json; returns what the rank info says of the collectives."""
-    told: dict[str, Any] = {"channel": kind(event)}
-    if told["channel"] == "none":
-        return told
-    told |= done.info()
+def publish(event: RankEvent, storage: Storage, share: Share, reduction: Reduction) -> dict[str, Any]:
+    """At rank 0, writes metrics.json; returns the field `collectives` of the rank info."""
+    record: dict[str, Any] = {"channel": kind(event)}
+    if record["channel"] == "none":
+        return record
+    record |= reduction.info()
     if kind(event) != event.collectives:
-        told["reason"] = "the rendezvous host could not be reached"
+        record["reason"] = "the rendezvous host could not be reached"
     if event.rank == 0:
-        told["ranks"] = len(share.ranks)
+        record["ranks"] = len(share.ranks)
         try:
             storage.write_json(
                 event.bucket, f"{event.result_path}/metrics.json", _metrics(event, share).to_json()
             )
-        except ObjectError as error:  # no fault of the predictions
-            told["faults"]["metrics.json"] = str(error)
-    return told
+        except ObjectError as error:  # the predictions are good all the same
+            record["faults"]["metrics.json"] = str(error)
+    return record
 
 
 def _metrics(event: RankEvent, share: Share) -> ReducedMetrics:
@@ -93,7 +93,7 @@ def _channel(event: RankEvent, storage: Storage, redis: str | None) -> fmi.Chann
 def for_script(
     event: RankEvent, storage: Storage, redis: str | None, scratch: Path
 ) -> Iterator[dict[str, str]]:
-    """The environment by which `fmi` and `fmilib` find the run's collectives in a user's script."""
+    """The environment variables that lead `fmi` and `fmilib` in a user's script to the run's collectives."""
     if kind(event) == "none":
         yield {}
         return
@@ -123,7 +123,7 @@ def _back_end(event: RankEvent, storage: Storage, redis: str | None) -> dict[str
 
 
 def _key(event: RankEvent, storage: Storage) -> bytes:
-    """The run's secret, which Initialize made; it stands in no event, log or execution history."""
+    """The run's secret, made by Initialize; it appears in no event, log or execution history."""
     return storage.read(event.bucket, f"{event.private_prefix}/key")
 
 
@@ -140,9 +140,9 @@ def _address(event: RankEvent) -> tuple[str, int]:
     return host, int(port)
 
 
-def _redis(named: str | None) -> tuple[str, int]:
-    """Host and port. Raises CollectivesError where the deployment has none."""
-    if not named:
+def _redis(address: str | None) -> tuple[str, int]:
+    """Host and port. Raises CollectivesError if the deployment has no Redis."""
+    if not address:
         raise CollectivesError("collectives: this deployment has no Redis; set redis_host in its tfvars")
-    host, _, port = named.partition(":")
+    host, _, port = address.partition(":")
     return host, int(port or 6379)

@@ -1,8 +1,8 @@
 """The ranks' metrics reduced to rank 0 while they run: a tree of messages that never costs a rank its results.
 
-Connections are made in the background while a rank computes. A leaf sends what it has and leaves; an inner rank
-waits for its children for a while and continues without those that do not come. Summarize finds what is missing
-in S3.
+Connections are made in the background while a rank computes. A leaf sends its metrics and leaves; an inner rank
+waits for its children for a while and continues without those that do not come. Summarize finds the missing
+metrics in S3.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ..contract.accuracy import Metrics
 from ..contract.limits import FANOUT
 from ..fmi import Channel, Deadline, FmiError, Purpose
 
-PATIENCE_SECONDS = 20.0  # of a leaf for its parent; of an inner rank so much more for each level below it
-MARGIN_SECONDS = 10.0  # of the function's time that is left for writing the rank info
+PATIENCE_SECONDS = 20.0  # that a leaf waits for its parent; an inner rank waits that much more per level below
+MARGIN_SECONDS = 10.0  # of the function's time that are kept for writing the rank info
 _AGAIN_SECONDS = 0.2
-_TAKEN = b"\x06"
+_RECEIVED = b"\x06"
 _MOST_UNPACKED = 16 << 20  # bytes of a share as JSON: 10,000 ranks, and histograms with all their bins
 _MOST_SAMPLES = 2**53
 
@@ -50,12 +50,12 @@ class Tree:
 
     @property
     def children(self) -> list[int]:
-        found, digit = [], 1
+        children, digit = [], 1
         while digit < self.size and self.rank % (digit * FANOUT) == 0:
-            places = (self.rank + number * digit for number in range(1, FANOUT))
-            found += [place for place in places if place < self.size]
+            ranks = (self.rank + number * digit for number in range(1, FANOUT))
+            children += [rank for rank in ranks if rank < self.size]
             digit *= FANOUT
-        return found
+        return children
 
     @property
     def height(self) -> int:
@@ -68,7 +68,7 @@ class Tree:
 
 @dataclass
 class Share:
-    """The merged metrics of some ranks; `metrics` is None where none of them saw a redshift."""
+    """The merged metrics of some ranks; `metrics` is None if none of them has true redshifts."""
 
     ranks: list[int]
     num_samples: int
@@ -88,7 +88,7 @@ class Share:
 
     @classmethod
     def unpack(cls, data: bytes) -> Share:
-        """Raises ValueError for whatever `pack` has not made."""
+        """Raises ValueError for anything that `pack` would not make."""
         unpacking = zlib.decompressobj()
         try:
             ranks, samples, state = json.loads(unpacking.decompress(data, _MOST_UNPACKED))
@@ -101,17 +101,17 @@ class Share:
 
 
 class Reduction:
-    """One rank's part in it, begun before its work: `with Reduction(…) as r: …; share = r.finish(mine)`.
+    """One rank's part in the reduction, begun before its work: `with Reduction(…) as r: …; r.finish(mine)`.
 
-    open_channel: makes the channel, in the background; seconds_left: of the function's time. Nothing raises:
-    faults are listed in `info`.
+    open_channel: makes the channel, in the background; seconds_left: how much of the function's time is left.
+    Nothing raises: faults are listed in `info`.
     """
 
     def __init__(
         self, tree: Tree, open_channel: Callable[[], Channel], seconds_left: Callable[[], float]
     ) -> None:
         self._tree, self._seconds_left, self._purpose = tree, seconds_left, Purpose(0, tree.size)
-        self._faults: dict[str, str] = {}  # by what was to be done
+        self._faults: dict[str, str] = {}  # by peer, or "channel"
         self._ended = False
         parent, children = tree.parent, tree.children
         self._pool = ThreadPoolExecutor(len(children) + 2, "reduction")
@@ -134,7 +134,7 @@ class Reduction:
         self._pool.shutdown(cancel_futures=True)
 
     def finish(self, own: Share) -> Share:
-        """What this rank and the children that came in time have, after it was handed to the parent."""
+        """Merges this rank's share with those of the children that came in time, and sends it to the parent."""
         patience = Deadline(min(PATIENCE_SECONDS * (self._tree.height + 1), self._usable()))
         wait(self._shares.values(), patience.left() if self._tree.parent is None else patience.left() / 2)
         for child, future in self._shares.items():
@@ -148,18 +148,18 @@ class Reduction:
         return own
 
     def info(self) -> dict[str, Any]:
-        """For the rank info: what passed between this rank and others, and what went wrong."""
+        """For the rank info: the traffic between this rank and others, and what went wrong."""
         if self._channel is None or not self._channel.done() or self._channel.exception() is not None:
             return {"faults": self._faults}
-        found = self._channel.result().statistics
+        statistics = self._channel.result().statistics
         return {
-            "partners": sorted(found.partners),
-            "relayed": sorted(found.relayed),
-            "set-up, beside the work (seconds)": found.setup_seconds,
-            "waiting, beside the work (seconds)": found.waiting_seconds,
-            "transfer (seconds)": found.sending_seconds,
-            "sent (bytes)": found.sent_bytes,
-            "received (bytes)": found.received_bytes,
+            "partners": sorted(statistics.partners),
+            "relayed": sorted(statistics.relayed),
+            "set-up, beside the work (seconds)": statistics.setup_seconds,
+            "waiting, beside the work (seconds)": statistics.waiting_seconds,
+            "transfer (seconds)": statistics.sending_seconds,
+            "sent (bytes)": statistics.sent_bytes,
+            "received (bytes)": statistics.received_bytes,
             "faults": self._faults,
         }
 
@@ -167,7 +167,7 @@ class Reduction:
         return max(self._seconds_left() - MARGIN_SECONDS, 0.0)
 
     def _opened(self) -> Channel | None:
-        """The channel; None where it cannot be opened, which is then a fault."""
+        """The channel; None if it cannot be opened, which is recorded as a fault."""
         assert self._channel is not None  # noqa: S101 - for the type checker
         error = self._channel.exception()
         if error is not None:
@@ -176,7 +176,7 @@ class Reduction:
         return self._channel.result()
 
     def _collect(self, child: int) -> Share | None:
-        """The child's share, whenever it comes, also after it was started again; in a thread of its own."""
+        """The child's share, whenever it comes, even after a restart of the child. Runs in its own thread."""
         channel, deadline = self._opened(), Deadline(self._usable())
         while channel is not None and not self._ended and deadline.left():
             try:
@@ -186,8 +186,8 @@ class Reduction:
                 self._fault(f"rank {child}", error)
                 continue
             if not channel.durable:
-                with suppress(FmiError):  # a child that does not hear it sends again, which is not needed
-                    channel.send(child, _TAKEN, self._purpose, Deadline(PATIENCE_SECONDS))
+                with suppress(FmiError):  # a child that misses this sends again, which does no harm
+                    channel.send(child, _RECEIVED, self._purpose, Deadline(PATIENCE_SECONDS))
             self._faults.pop(f"rank {child}", None)
             return share
         return None
@@ -210,7 +210,7 @@ class Reduction:
             try:
                 channel.send(parent, data, self._purpose, patience)
                 if not channel.durable:
-                    channel.recv(parent, len(_TAKEN), self._purpose, patience)
+                    channel.recv(parent, len(_RECEIVED), self._purpose, patience)
                 self._faults.pop(f"rank {parent}", None)
                 return
             except FmiError as error:

@@ -1,13 +1,13 @@
-"""calibration.json of a model folder: what turns predicted redshifts into calibrated densities.
+"""calibration.json of a model folder, which turns predicted redshifts into calibrated densities.
 
-`cosmicai model calibrate` writes it. Weights are float32 in base64, all else is plain JSON:
+`cosmicai model calibrate` writes it. Weights are float32 in base64, everything else is plain JSON:
 
     {"format": 1, "network": SHA-256 of model.safetensors, "galaxies": {"fitted": N, "calibrated": N},
      "magnitudes": 5, "features": {"centre": […], "scale": […]}, "unit": …, "residuals": […],
      "members": [[{"shape": [out, in], "weights": "…", "biases": "…"}, …], …],
      "calibrator": {"base": […], "level": […]}, "redshifts": {"to": 3.2, "step": 0.01}}
 
-Of a network that gives p(z) itself, `edges`, the redshifts between its bins, takes the place of all from
+For a network that gives p(z) itself, `edges`, the redshifts between its bins, replaces the fields from
 `features` to `members`.
 """
 
@@ -29,7 +29,7 @@ from ..engine.interface import EngineError, Floats
 
 CALIBRATION = "calibration.json"
 FORMAT = 1
-REFERENCE_BAND = 3  # i of ugriz: the magnitude by which accuracy is binned, too
+REFERENCE_BAND = 3  # i of ugriz, by which accuracy is binned, too
 
 _MOST_BYTES = 8 << 20
 _MOST_DIGITS = 20
@@ -46,11 +46,11 @@ Parsed = TypeVar("Parsed")
 
 
 class CalibrationError(EngineError):
-    """calibration.json is not one, or belongs to another network; the message says what to do."""
+    """calibration.json is malformed or belongs to another network; the message says what to do."""
 
 
 def from_file(path: Path, parse: Callable[[Any], Parsed], most_bytes: int, fault: type[EngineError]) -> Parsed:
-    """What `parse` makes of a file's JSON. Raises `fault` if that is malformed or `parse` refuses it."""
+    """The result of `parse` for a file's JSON. Raises `fault` if that is malformed or `parse` refuses it."""
     try:
         content, faults = load(path.read_bytes(), most_bytes, _MOST_DIGITS)
         if faults:
@@ -77,10 +77,10 @@ class Calibration:
 
     members: multilayer perceptrons (tanh) over the features; each gives a mixture of logistic distributions,
     as weights (logits), centres and log widths, the last two in `unit`s. The base distribution is the mean of
-    the members', taken at `residuals` (J,) and linear between them. The calibrator maps a probability of the
-    base, `base` (L,), to the calibrated one, `level` (L,), and is linear between them.
+    the members' distributions, computed at `residuals` (J,) and linear between them. The calibrator maps a
+    probability of the base, `base` (L,), to the calibrated one, `level` (L,), and is linear between them.
 
-    edges (K + 1,): of the K bins of a network that gives its own density; the mixture then has no members.
+    edges (K + 1,): of the K bins of a network that gives its own density; there are no members then.
     """
 
     network: str
@@ -104,7 +104,7 @@ class Calibration:
         return np.linspace(0.0, self.redshift_to, round(self.redshift_to / self.redshift_step) + 1)
 
     def features(self, z_pred: NDArray[np.floating], magnitudes: NDArray[np.floating]) -> Floats:
-        """What a density depends on, (N, features); see `features`."""
+        """The scaled inputs of the members, (N, features); see `features`."""
         scaled = (features(z_pred, magnitudes) - self.centre) / self.scale
         return np.clip(np.nan_to_num(scaled, nan=0.0), -4.0, 4.0).astype(np.float32)
 
@@ -136,9 +136,9 @@ class Calibration:
         return from_file(folder / CALIBRATION, cls.from_json, _MOST_BYTES, CalibrationError)
 
     def check(self, network: str | None, magnitudes: int, bins: int = 0) -> None:
-        """network: the digest of the weights that the engine runs; bins: of its own p(z).
+        """Raises CalibrationError if it was made for another network.
 
-        Raises CalibrationError.
+        network: the digest of the weights that the engine runs; bins: of the network's own p(z).
         """
         if self.edges is not None and bins != len(self.edges) - 1:
             raise CalibrationError(
@@ -153,7 +153,7 @@ class Calibration:
 
     @classmethod
     def from_json(cls, content: Any) -> Calibration:
-        """Raises ValueError for whatever `to_json` has not made."""
+        """Raises ValueError for anything that `to_json` would not write."""
         if at(content, "format") != FORMAT:
             raise ValueError(f"format is not {FORMAT}")
         bands = whole(content, "magnitudes", 0, _MOST_WIDTH)
@@ -165,7 +165,7 @@ class Calibration:
         redshifts = at(content, "redshifts")
         stop, step = (_positive(redshifts, name) for name in ("to", "step"))
         if not 2 <= stop / step <= _MOST_REDSHIFTS:
-            raise ValueError(f"redshifts are not 2 to {_MOST_REDSHIFTS}")
+            raise ValueError(f"redshifts: to / step is not from 2 to {_MOST_REDSHIFTS}")
         return cls(
             network=str(at(content, "network")),
             fitted=whole(galaxies, "fitted", 0 if edges is not None else 1, 2**53),
@@ -218,7 +218,7 @@ def features(z_pred: NDArray[np.floating], magnitudes: NDArray[np.floating]) -> 
 
 def _member(content: Any, inputs: int) -> tuple[Layer, ...]:
     if not isinstance(content, list) or not 1 <= len(content) <= _MOST_LAYERS:
-        raise ValueError(f"a member has not 1 to {_MOST_LAYERS} layers")
+        raise ValueError(f"a member does not have 1 to {_MOST_LAYERS} layers")
     layers = []
     for one in content:
         shape = at(one, "shape")

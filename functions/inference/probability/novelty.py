@@ -1,10 +1,10 @@
 """Galaxies unlike those that a network was made for: how unlikely they are, and how rare that is.
 
-The encoder's embedding and the magnitudes, as one vector, have a density: a mixture of normal distributions.
-(Lee et al. 2018, arXiv:1807.03888, use one of a network's features.) A galaxy's score is minus its log-density.
-The p-value is conformal (Laxhammar and Falkman 2010, StreamKDD): the share, among the galaxies that calibrated
-and the galaxy itself, of those that score as high. Whatever the density, a galaxy drawn as they were has p <= a
-with a probability of at most a.
+The encoder's embedding and the magnitudes form one vector, whose density is modelled by a mixture of normal
+distributions (Lee et al. 2018, arXiv:1807.03888, model that of a network's features). A galaxy's score is minus
+its log-density. The p-value is conformal (Laxhammar and Falkman 2010, StreamKDD): the share of galaxies with
+such a high score, among the calibration galaxies and the galaxy itself. Whatever the density, a galaxy from the
+same distribution as the calibration galaxies has p <= a with a probability of at most a.
 
 `cosmicai model calibrate` writes novelty.json, with float32 numbers in base64:
 
@@ -40,16 +40,16 @@ Json = dict[str, Any]
 
 
 class NoveltyError(EngineError):
-    """novelty.json is not one, or belongs to another network; the message says what to do."""
+    """novelty.json is malformed or belongs to another network; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Novelty:
-    """What galaxies look like: D numbers of the embedding, then M magnitudes, as one vector of D + M = k.
+    """The density of galaxies as vectors of D numbers of the embedding and M magnitudes, D + M = k.
 
-    constants (K,): of each normal distribution, the logarithm of its weight and of its greatest density.
-    centres (K, k). whitenings (K, k, k): make a difference from the centre uncorrelated numbers of variance 1.
-    scores (n,): of the galaxies that calibrated, rising.
+    constants (K,): for each normal distribution, the logarithm of its weight times its greatest density.
+    centres (K, k). whitenings (K, k, k): turn differences from the centre into uncorrelated numbers of variance
+    1. scores (n,): of the calibration galaxies, rising.
     """
 
     network: str
@@ -62,7 +62,7 @@ class Novelty:
     scores: Floats
 
     def score(self, embedding: Floats, magnitudes: Floats) -> Floats:
-        """(N,): minus the log-density per number, of embeddings (N, D) and magnitudes (N, M)."""
+        """Minus the log-density divided by k, (N,), for embeddings (N, D) and magnitudes (N, M)."""
         vectors = np.concatenate([embedding, magnitudes], axis=1, dtype=np.float32)
         logs = np.empty((len(vectors), len(self.constants)), np.float64)
         parts = zip(self.constants, self.centres, self.whitenings, strict=True)
@@ -75,7 +75,7 @@ class Novelty:
         return (-density / vectors.shape[1]).astype(np.float32)
 
     def p_value(self, score: Floats) -> Floats:
-        """(N,): the share of galaxies that score as high; NaN where the score is."""
+        """The share of galaxies with a score at least as high, (N,); NaN if the score is NaN."""
         lower = np.searchsorted(self.scores, score, side="left")
         shares = (1 + len(self.scores) - lower) / (1 + len(self.scores))
         return np.where(np.isnan(score), np.nan, shares).astype(np.float32)
@@ -101,7 +101,7 @@ class Novelty:
 
     @classmethod
     def from_json(cls, content: Any) -> Novelty:
-        """Raises ValueError for whatever `to_json` has not made."""
+        """Raises ValueError for anything that `to_json` would not write."""
         if at(content, "format") != _FORMAT:
             raise ValueError(f"format is not {_FORMAT}")
         embedding = whole(content, "embedding", 1, _MOST_NUMBERS)
@@ -123,7 +123,7 @@ class Novelty:
         )
 
     def check(self, network: str | None, embedding: int, magnitudes: int) -> None:
-        """network, embedding, magnitudes: of what the engine runs. Raises NoveltyError."""
+        """network, embedding, magnitudes: those of the network that the engine runs. Raises NoveltyError."""
         if not embedding:
             raise NoveltyError(
                 f"model: the graph gives no embedding, which {NOVELTY} needs; run `cosmicai model optimise` on "

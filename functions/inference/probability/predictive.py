@@ -1,15 +1,15 @@
-"""p(z) of galaxies from their predicted redshifts and magnitudes, by a Calibration; numpy alone.
+"""p(z) of galaxies from their predicted redshifts and magnitudes, by a Calibration; needs only numpy.
 
 The base distribution of a galaxy is F(z | z_pred, magnitudes), a mixture fitted to some galaxies that the
 network was not trained on. The calibrator G comes from the values of F at the true redshifts of n others:
 G(F) is a split-conformal predictive distribution (Vovk et al. 2020, Neurocomputing 397, 292) with F as its
 conformity measure (Chernozhukov et al. 2021, PNAS 118, e2107794118; Vovk et al. 2020, PMLR 128, 84).
 
-What is guaranteed: if a galaxy and those n are exchangeable, its redshift lies below its quantile of level a
-with a probability from a to a + 1 / (n + 1), for each level that the calibrator holds, whatever the network
-and F are (Lei et al. 2018, JASA 113, 1094). That is on average over galaxies and over calibrations; for one
-kind of galaxy it holds as well as F describes that kind. Dey et al. 2022 (arXiv:2205.14568, Cal-PIT)
-calibrate each kind by a regression of PIT values, without a guarantee for finite samples.
+The guarantee: if a galaxy and those n are exchangeable, its redshift is below its quantile of level a with a
+probability from a to a + 1 / (n + 1), for each level of the calibrator, whatever the network and F are (Lei et
+al. 2018, JASA 113, 1094). This is an average over galaxies and calibrations; for one kind of galaxy it is only
+as good as F describes that kind. Dey et al. 2022 (arXiv:2205.14568, Cal-PIT) calibrate each kind by a
+regression of PIT values, without a guarantee for finite samples.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..data.missing import known_redshifts
 from ..engine.interface import Floats
 from .calibration import Calibration, CalibrationError, Doubles, Layer
 
-LEVELS = (0.025, 0.16, 0.84, 0.975)  # of the quantiles beside the median
+LEVELS = (0.025, 0.16, 0.84, 0.975)  # of the quantiles besides the median
 CONFIDENCE_RANGE = 0.15  # of (1 + z), on either side of the median
 _CHUNK = 128  # galaxies at once: what they need stays in the processor's cache
 _ROWS = 64  # of a matrix product: BLAS would start threads for more, which cost more than they save
@@ -35,7 +35,7 @@ _SMALLEST = 1e-9  # probability between 0 and the end of the grid
 
 @dataclass(frozen=True)
 class Densities:
-    """What the probabilities of N galaxies are, as arrays; `redshifts` (R,) is the grid of `pdf` (N, R).
+    """The probabilities of N galaxies as arrays; `redshifts` (R,) is the grid of `pdf` (N, R).
 
     pdf: the mean density in a cell of one step around each point of the grid, so that the trapezoidal rule
     gives 1; in half precision, to 1 in 2,000. z_mode: the point with the highest. z_confidence: the probability
@@ -50,10 +50,10 @@ class Densities:
     z_median: Floats
     z_quantiles: Floats  # (N, len(LEVELS))
     z_confidence: Floats
-    pit: Doubles | None = None  # the probability below the true redshift, NaN where that is unknown
+    pit: Doubles | None = None  # the probability below the true redshift, NaN if that is unknown
 
     def arrays(self) -> dict[str, NDArray[np.floating]]:
-        """As predictions/{rank}.npz holds them."""
+        """The arrays under their names in predictions/{rank}.npz."""
         quantiles = zip(LEVELS, self.z_quantiles.T, strict=True)
         return {
             "z_mode": self.z_mode,
@@ -75,7 +75,7 @@ def quantile_name(level: float) -> str:
 
 @dataclass(frozen=True)
 class Distributions:
-    """Of some galaxies: cumulative probabilities (N, J), linear between redshifts (N, J), from 0 to 1.
+    """Cumulative probabilities (N, J) of some galaxies, from 0 to 1, linear between redshifts (N, J).
 
     base: before the calibrator; cumulative: after it.
     """
@@ -98,7 +98,7 @@ def densities(
 ) -> Densities:
     """z_pred (N,), magnitudes (N, M); redshift: the true ones (N,), for `pit`; bins: the network's p(z) (N, K).
 
-    A redshift z_pred that is not finite has no probabilities: all are NaN.
+    A galaxy whose z_pred is not finite has only NaN.
     """
     known, start = np.isfinite(z_pred), 0
     if bins is not None:
@@ -107,9 +107,7 @@ def densities(
     for part in _chunks(calibration, np.where(known, z_pred, 0.0).astype(np.float32), magnitudes, bins):
         rows = slice(start, start + len(part.base))
         for name, values in _densities(calibration, part, None if redshift is None else redshift[rows]).items():
-            if (
-                name not in columns
-            ):  # as many as there will be: parts that are joined at the end take twice as much
+            if name not in columns:  # joining parts at the end would need twice the memory
                 columns[name] = np.empty((len(z_pred), *values.shape[1:]), values.dtype)
             columns[name][rows] = values
         start = rows.stop
@@ -128,15 +126,15 @@ def pit(
 ) -> Doubles:
     """The probability (N,) below the true redshifts (N,): uniform from 0 to 1 for calibrated densities.
 
-    calibrated: False for the base distribution's.
+    calibrated: False for the PIT of the base distribution.
     """
-    found, start = [], 0
+    parts, start = [], 0
     for part in _chunks(calibration, z_pred, magnitudes, bins):
         true = np.asarray(redshift[start : start + len(part.base)], np.float64)[:, None]
         values = part.cumulative if calibrated else part.base
-        found.append(_interpolated(true, part.redshifts, values)[:, 0])
+        parts.append(_interpolated(true, part.redshifts, values)[:, 0])
         start += len(part.base)
-    return np.concatenate([*found, np.empty(0)])
+    return np.concatenate([*parts, np.empty(0)])
 
 
 def _chunks(
@@ -151,14 +149,14 @@ def _chunks(
             yield _distributions(calibration, z_pred[rows], magnitudes[rows])
         elif bins is None:
             raise CalibrationError(
-                "model: calibration.json is for p(z) of the network, which the engine did not give"
+                "model: calibration.json needs the network's own p(z), which the engine did not give"
             )
         else:
             yield _binned(calibration, calibration.edges, bins[rows])
 
 
 def _binned(calibration: Calibration, edges: Doubles, bins: Floats) -> Distributions:
-    """Of the network's own probabilities of bins, even within each of them."""
+    """The distributions from the network's own probabilities of bins, uniform within each bin."""
     base = np.cumsum(bins, axis=1, dtype=np.float64)
     base = np.concatenate([np.zeros((len(bins), 1)), base / np.maximum(base[:, -1:], _SMALLEST)], axis=1)
     cumulative = np.interp(base.ravel(), calibration.base, calibration.level).reshape(base.shape)
@@ -168,7 +166,7 @@ def _binned(calibration: Calibration, edges: Doubles, bins: Floats) -> Distribut
 def _distributions(
     calibration: Calibration, z_pred: NDArray[np.floating], magnitudes: NDArray[np.floating]
 ) -> Distributions:
-    """The mixtures between redshift 0 and the end of the grid, where all of their probability is put."""
+    """The mixtures, restricted to redshifts from 0 to the end of the grid and normalised there."""
     knots = calibration.residuals
     mixture = _mixture(calibration, calibration.features(z_pred, magnitudes)).astype(np.float64)
     predicted = np.clip(np.asarray(z_pred, np.float64), 0.0, calibration.redshift_to)[:, None]
@@ -224,12 +222,12 @@ def _densities(
     width = np.diff(part.redshifts, axis=1)
     mean = (share * middle).sum(axis=1)
     variance = (share * ((middle - mean[:, None]) ** 2 + width**2 / 12)).sum(axis=1)
-    wanted = np.interp((*LEVELS[:2], 0.5, *LEVELS[2:]), calibration.level, calibration.base)
-    quantiles = _interpolated(np.broadcast_to(wanted, (rows, len(wanted))), part.base, part.redshifts)
+    levels = np.interp((*LEVELS[:2], 0.5, *LEVELS[2:]), calibration.level, calibration.base)
+    quantiles = _interpolated(np.broadcast_to(levels, (rows, len(levels))), part.base, part.redshifts)
     median = quantiles[:, 2]
     reach = CONFIDENCE_RANGE * (1.0 + median)
     within = part.at(np.stack([median - reach, median + reach], axis=1))
-    found = {
+    columns = {
         "z_mode": grid[pdf.argmax(axis=1)],
         "z_mean": mean,
         "z_std": np.sqrt(variance),
@@ -237,7 +235,7 @@ def _densities(
         "z_quantiles": np.delete(quantiles, 2, axis=1),
         "z_confidence": within[:, 1] - within[:, 0],
     }
-    arrays: dict[str, NDArray[Any]] = {name: values.astype(np.float32) for name, values in found.items()}
+    arrays: dict[str, NDArray[Any]] = {name: values.astype(np.float32) for name, values in columns.items()}
     arrays["pdf"] = half_precision(pdf)
     if redshift is not None:
         true = np.where(known_redshifts(redshift), redshift, np.nan).astype(np.float64)
@@ -247,10 +245,10 @@ def _densities(
 
 
 def half_precision(values: Doubles) -> NDArray[np.float16]:
-    """What `astype` gives for numbers of at least 0, in less than half of its time; changes `values`.
+    """The same as `astype` for numbers of at least 0, in less than half the time; changes `values`.
 
-    numpy reports each underflow, which takes most of its time. So the numbers that would underflow are rounded
-    before, to multiples of 2**-24: that is the step of such halves, and of doubles from 2**28 on.
+    numpy reports each underflow, which takes most of its time. So the numbers that would underflow are first
+    rounded to multiples of 2**-24, the step of such half-precision numbers, and of doubles from 2**28 up.
     """
     rounded = values + 2.0**28
     rounded -= 2.0**28
@@ -258,15 +256,15 @@ def half_precision(values: Doubles) -> NDArray[np.float16]:
     return values.astype(np.float16)
 
 
-def _interpolated(wanted: Doubles, known: NDArray[np.floating], values: NDArray[np.floating]) -> Doubles:
-    """Row by row, `values` (N, J) at `wanted` (N, Q), linear between `known` (N, J), which rise in each row.
+def _interpolated(points: Doubles, known: NDArray[np.floating], values: NDArray[np.floating]) -> Doubles:
+    """Row by row, `values` (N, J) at `points` (N, Q), linear between `known` (N, J), which rise in each row.
 
-    One call for all rows: each row is moved behind the one before.
+    One call for all rows: each row is shifted to begin after the one before.
     """
     span = 1.0 + max(float(known[:, -1].max(initial=1.0)) - float(known[:, 0].min(initial=0.0)), 0.0)
     offset = span * np.arange(len(known))[:, None]
-    if not wanted.size:
-        return np.empty(wanted.shape)
+    if not points.size:
+        return np.empty(points.shape)
     first, last = known[:, :1], known[:, -1:]
-    inside = np.clip(wanted, first, last)
-    return np.interp((inside + offset).ravel(), (known + offset).ravel(), values.ravel()).reshape(wanted.shape)
+    inside = np.clip(points, first, last)
+    return np.interp((inside + offset).ravel(), (known + offset).ravel(), values.ravel()).reshape(points.shape)

@@ -1,4 +1,4 @@
-"""How good densities are where the true redshifts are known; contract.probabilities has the definitions."""
+"""How good densities are if the true redshifts are known; contract.probabilities has the definitions."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ _CHUNK = 512  # galaxies
 
 
 def state(
-    found: Densities,
+    densities: Densities,
     z_pred: NDArray[np.floating],
     z_true: NDArray[np.floating],
     magnitude: NDArray[np.floating],
 ) -> Probabilities:
-    """What Summarize adds up of galaxies (N,); magnitude: the reference one."""
-    with_density = np.isfinite(found.z_median)
+    """The state of galaxies (N,) that Summarize adds up; magnitude: the reference magnitude."""
+    with_density = np.isfinite(densities.z_median)
     rows = np.flatnonzero(with_density & known_redshifts(z_true))
-    sums = np.zeros(len(found.redshifts), np.int64)
+    sums = np.zeros(len(densities.redshifts), np.int64)
     for some in _chunks(np.flatnonzero(with_density)):
-        sums += np.rint(found.pdf[some].astype(np.float64) / STACK_UNIT).astype(np.int64).sum(axis=0)
-    step = float(found.redshifts[1])
+        sums += np.rint(densities.pdf[some].astype(np.float64) / STACK_UNIT).astype(np.int64).sum(axis=0)
+    step = float(densities.redshifts[1])
     return Probabilities.of(
         Stack(step, sums.tolist()),
         int(with_density.sum()),
-        scored(found, z_true, rows),
+        scored(densities, z_true, rows),
         magnitude[rows].tolist(),
         z_pred[rows].tolist(),
     )
 
 
-def scored(found: Densities, z_true: NDArray[np.floating], rows: NDArray[np.integer]) -> Scored:
+def scored(densities: Densities, z_true: NDArray[np.floating], rows: NDArray[np.integer]) -> Scored:
     """The scores of some rows, whose true redshifts are known."""
     true = z_true[rows].astype(np.float64)
     losses = []
     for some in _chunks(np.arange(len(rows))):
-        pdf = found.pdf[rows[some]].astype(np.float64)
-        losses.append([loss(found.redshifts, pdf, true[some]) for loss in (cde_loss, crps, brier)])
+        pdf = densities.pdf[rows[some]].astype(np.float64)
+        losses.append([loss(densities.redshifts, pdf, true[some]) for loss in (cde_loss, crps, brier)])
     cde, ranked, squared = np.concatenate([np.empty((3, 0)), *losses], axis=1).tolist()
-    columns = {level: found.z_quantiles[rows, place] for place, level in enumerate(LEVELS)}
-    pit = np.full(len(z_true), np.nan) if found.pit is None else found.pit
+    columns = {level: densities.z_quantiles[rows, place] for place, level in enumerate(LEVELS)}
+    pit = np.full(len(z_true), np.nan) if densities.pit is None else densities.pit
     return Scored(
         pit=pit[rows].tolist(),
         cde=cde,
@@ -59,25 +59,25 @@ def scored(found: Densities, z_true: NDArray[np.floating], rows: NDArray[np.inte
 
 
 def _chunks(rows: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
-    """So many rows that their densities in full precision take a few MB."""
+    """Chunks of rows whose densities in full precision take a few MB."""
     return (rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK))
 
 
 def cde_loss(redshifts: Doubles, pdf: Doubles, true: Doubles) -> Doubles:
-    """Of each galaxy (N,), from densities (N, R) at a grid (R,); integrals by the trapezoidal rule."""
+    """The loss of each galaxy (N,), from densities (N, R) on a grid (R,); integrals by the trapezoidal rule."""
     nearest = _cell(redshifts, true)
     return np.trapezoid(pdf**2, redshifts, axis=1) - 2.0 * pdf[np.arange(len(pdf)), nearest]
 
 
 def brier(redshifts: Doubles, pdf: Doubles, true: Doubles) -> Doubles:
-    """Of each galaxy (N,): Brier's original score over the cells around the points of the grid."""
+    """Brier's original score of each galaxy (N,), over the cells around the points of the grid."""
     probability = pdf * np.diff(_edges(redshifts))
-    held = probability[np.arange(len(pdf)), _cell(redshifts, true)]
-    return (probability**2).sum(axis=1) - held**2 + (1.0 - held) ** 2
+    at_true = probability[np.arange(len(pdf)), _cell(redshifts, true)]
+    return (probability**2).sum(axis=1) - at_true**2 + (1.0 - at_true) ** 2
 
 
 def crps(redshifts: Doubles, pdf: Doubles, true: Doubles) -> Doubles:
-    """Of each galaxy (N,), exact for a density that is constant in each cell; true is cut to the grid."""
+    """The score of each galaxy (N,), exact for densities constant in each cell; clips `true` to the grid."""
     edges, rows = _edges(redshifts), np.arange(len(pdf))
     widths = np.diff(edges)
     below = np.concatenate([np.zeros((len(pdf), 1)), np.cumsum(pdf * widths, axis=1)], axis=1)
@@ -111,15 +111,15 @@ def cramer_von_mises(pit: Doubles) -> float:
 
 
 def _squares(first: Doubles, last: Doubles) -> Doubles:
-    """The mean of the square of what goes linearly from `first` to `last`."""
+    """The mean square of a function that is linear from `first` to `last`."""
     return (first**2 + first * last + last**2) / 3.0
 
 
 def _edges(redshifts: Doubles) -> Doubles:
-    """Of the cells around the points of a grid."""
+    """The edges of the cells around the points of a grid."""
     return np.concatenate([redshifts[:1], (redshifts[1:] + redshifts[:-1]) / 2, redshifts[-1:]])
 
 
 def _cell(redshifts: Doubles, true: Doubles) -> NDArray[np.intp]:
-    """Of the nearest point of the grid."""
+    """The index of the grid's point nearest to each true redshift."""
     return np.clip(np.searchsorted(_edges(redshifts), true, "left") - 1, 0, len(redshifts) - 1)

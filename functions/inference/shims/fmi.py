@@ -1,6 +1,6 @@
 """`import fmi` in users' own scripts: the library of this bundle.
 
-By its place, not as inference.fmi: such scripts are often called inference.py themselves.
+It is loaded by its path, not as inference.fmi: such scripts are often called inference.py themselves.
 """
 
 import importlib.util

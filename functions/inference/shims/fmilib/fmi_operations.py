@@ -1,4 +1,4 @@
-"""`from fmilib.fmi_operations import fmi_communicator`, as users' scripts have it."""
+"""`from fmilib.fmi_operations import fmi_communicator`, as users' scripts import it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fmi import Communicator  # type: ignore[import-not-found]
 
 
 def fmi_communicator(world_size: int | Mapping[str, Any], rank: int | None = None) -> Communicator:
-    """This rank's communicator in the run whose environment the script has.
+    """This rank's communicator in the run that has started the script.
 
     Scripts call it as fmi_communicator(world_size, rank), or with one dictionary that has both. Raises
     RuntimeError outside of a run with collectives.
