@@ -9,11 +9,12 @@ ARG BASE=public.ecr.aws/lambda/python:3.12
 # hadolint ignore=DL3029
 FROM --platform=$BUILDPLATFORM ${BASE} AS packages
 ARG TARGETARCH
-# lean, or torch for users' own scripts and the torch engine.
+# lean; torch for users' own scripts and the torch engine; cuda for that engine on GPUs, for amd64 alone.
 ARG VARIANT=lean
 WORKDIR /source
 # pip installs the files whose hashes the locks hold, and nothing else.
 COPY functions/inference/requirements.lock functions/inference/requirements-torch.lock functions/inference/torch.lock functions/inference/
+COPY functions/inference/requirements-cuda.lock functions/inference/
 COPY cosmicai/packaging cosmicai/packaging
 RUN python -m cosmicai.packaging packages /task --variant ${VARIANT} --architecture "${TARGETARCH}"
 # Packages for users' own scripts with blanks between: NAME==VERSION, --no-deps and --hash=sha256:… if given.

@@ -2,8 +2,10 @@
 
 The lock of FILE.txt is FILE.lock: every package that FILE.txt needs, in the versions of the root's
 requirements.lock, with the hashes of its wheels. pip then installs these files and nothing else. torch has a
-lock of its own, torch.lock, because its builds without CUDA are only on torch's own index. Run this with the
-environment's Python whenever versions change. Tests compare the locks with the root's requirements.lock.
+lock of its own, torch.lock, because its builds without CUDA are only on torch's own index. That with CUDA is
+PyPI's, of the version that requirements-cuda.txt names. Run this with the environment's Python on Linux for
+x86_64, which CUDA's packages are for, whenever versions change. Tests compare the locks with the root's
+requirements.lock.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterable
 from html.parser import HTMLParser
@@ -25,6 +28,7 @@ TORCH_LOCK = FUNCTIONS / "inference" / "torch.lock"
 LOCKED = (
     FUNCTIONS / "inference" / "requirements.txt",
     FUNCTIONS / "inference" / "requirements-torch.txt",
+    FUNCTIONS / "inference" / "requirements-cuda.txt",
     FUNCTIONS / "build-requirements.txt",
     FUNCTIONS / "runtime-requirements.txt",
 )
@@ -72,10 +76,23 @@ def closure(requirements: Path) -> dict[str, str]:
     ]
     pip += ["--only-binary", ":all:"]
     pip += ["--extra-index-url", TORCH_INDEX] if requirements.stem.endswith("-torch") else []
-    pip += ["--constraint", str(ROOT / "requirements.lock"), "--requirement", str(requirements)]
-    report = json.loads(subprocess.run(pip, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
+        constraints.write(_constraints(requirements))
+        constraints.flush()
+        pip += ["--constraint", constraints.name, "--requirement", str(requirements)]
+        report = json.loads(subprocess.run(pip, stdout=subprocess.PIPE, text=True, check=True).stdout)
     packages = (item["metadata"] for item in report["install"])
     return {one["name"].lower().replace("_", "-"): one["version"] for one in packages}
+
+
+def _constraints(requirements: Path) -> str:
+    """The root's versions; of torch the file's own, where that names another."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return "\n".join(line for line in lines if not (_has_cuda(requirements) and line.startswith("torch==")))
+
+
+def _has_cuda(requirements: Path) -> bool:
+    return requirements.stem.endswith("-cuda")
 
 
 def _page(index: str, name: str) -> str:
@@ -93,12 +110,12 @@ def entry(requirement: str, digests: Iterable[str]) -> str:
 
 
 def lock(requirements: Path) -> str:
-    """The lock of a file, without torch."""
+    """The lock of a file; without torch, unless that is PyPI's with CUDA."""
     lines = [
         f"# Made by scripts/lock.py: what {requirements.name} needs, with the hashes of the wheels on PyPI."
     ]
     for name, version in sorted(closure(requirements).items()):
-        if name != "torch":
+        if name != "torch" or _has_cuda(requirements):
             lines.append(entry(f"{name}=={version}", wheels(_page(PYPI, name), version).values()))
     return "\n".join(lines) + "\n"
 

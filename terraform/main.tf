@@ -159,7 +159,8 @@ module "batch" {
   subnet_ids         = var.batch.subnet_ids
   public             = var.batch.public
   vcpus              = var.batch.vcpus
-  memory_mb          = var.batch.memory_mb
+  memory_mb          = var.batch.gpu == null ? var.batch.memory_mb : var.batch.gpu.memory_mb
+  gpu                = var.batch.gpu == null ? null : { instance_types = var.batch.gpu.instance_types }
   max_vcpus          = var.batch.max_vcpus
   spot               = var.batch.spot
   timeout_seconds    = var.batch.timeout_seconds
@@ -198,6 +199,9 @@ module "summarize" {
       )
     }
     DeleteKeyAndMessages = { actions = ["s3:DeleteObject"], resources = ["${module.storage.bucket_arn}/.cosmicai/*"] }
+    }, var.batch == null ? {} : {
+    # It has no resource-level permissions: https://docs.aws.amazon.com/service-authorization/latest/reference/list_awsbatch.html
+    SeeWhyJobsFailed = { actions = ["batch:DescribeJobs"], resources = ["*"] }
   })
 }
 

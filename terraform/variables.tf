@@ -89,7 +89,7 @@ variable "image" {
   description = <<-EOT
     What is in the inference image that `make deploy` builds.
 
-    - variant: lean or torch. lean has only onnxruntime, which is the faster engine. torch adds torch, for users' own scripts and for the engine torch; the image is larger and the cold start slower.
+    - variant: lean, torch or cuda. lean has only onnxruntime, which is the faster engine. torch adds torch, for users' own scripts and for the engine torch; the image is larger and the cold start slower. cuda adds torch for GPUs (batch.gpu).
     - extra_packages: Packages from PyPI for users' own scripts, such as timm==0.4.12. `make deploy` installs them into the image with their dependencies, or without if --no-deps follows the version. With --hash=sha256:…, once per file, pip installs only these files.
   EOT
   type = object({
@@ -99,8 +99,13 @@ variable "image" {
   default = {}
 
   validation {
-    condition     = contains(["lean", "torch"], var.image.variant)
-    error_message = "image.variant must be lean or torch."
+    condition     = contains(["lean", "torch", "cuda"], var.image.variant)
+    error_message = "image.variant must be lean, torch or cuda."
+  }
+
+  validation {
+    condition     = var.image.variant != "cuda" || var.inference.architecture == "x86_64"
+    error_message = "image.variant = \"cuda\" needs inference.architecture = \"x86_64\": its packages are for that alone."
   }
 
   validation {
@@ -275,8 +280,9 @@ variable "batch" {
     - vcpus: vCPUs of a rank: 1, 2, 4, 8 or 16.
     - memory_mb: Memory of a rank in MB. Fargate allows 2 to 8 GB for 1 vCPU, 4 to 16 for 2, 8 to 30 for 4, 16 to 60 in steps of 4 for 8, 32 to 120 in steps of 8 for 16.
     - max_vcpus: Most vCPUs that all running ranks may use together.
-    - spot: Whether ranks run on Fargate Spot, which costs up to 70 % less. AWS may interrupt a rank there; the rank is then started again.
+    - spot: Whether ranks run on Spot capacity, which on Fargate costs up to 70 % less. AWS may interrupt a rank there; the rank is then started again.
     - timeout_seconds: Time limit of one rank.
+    - gpu: Instances with an NVIDIA GPU for the ranks, instead of Fargate; null: Fargate. It needs image.variant = "cuda". Each rank has a GPU of its own. instance_types: types of EC2 instances, such as g6.xlarge, among which AWS Batch chooses. memory_mb: memory of a rank in MB, instead of batch.memory_mb; Amazon ECS needs some of an instance's for itself, and 14336 fits into 16 GB.
   EOT
   type = object({
     subnet_ids      = list(string)
@@ -286,6 +292,10 @@ variable "batch" {
     max_vcpus       = optional(number, 256)
     spot            = optional(bool, true)
     timeout_seconds = optional(number, 14400)
+    gpu = optional(object({
+      instance_types = list(string)
+      memory_mb      = optional(number, 14336)
+    }))
   })
   default = null
 
@@ -295,7 +305,7 @@ variable "batch" {
   }
 
   validation {
-    condition = var.batch == null || try(contains(
+    condition = try(var.batch.gpu, null) != null || var.batch == null || try(contains(
       { 1 = range(2, 9), 2 = range(4, 17), 4 = range(8, 31), 8 = range(16, 61, 4), 16 = range(32, 121, 8) }[var.batch.vcpus],
       var.batch.memory_mb / 1024
     ), false)
@@ -310,6 +320,21 @@ variable "batch" {
   validation {
     condition     = var.batch == null || try(var.batch.timeout_seconds >= 60 && floor(var.batch.timeout_seconds) == var.batch.timeout_seconds, false)
     error_message = "batch.timeout_seconds must be a whole number of at least 60 (AWS Batch's minimum)."
+  }
+
+  validation {
+    condition     = try(var.batch.gpu, null) == null || try(length(var.batch.gpu.instance_types) >= 1 && alltrue([for type in var.batch.gpu.instance_types : can(regex("^(g4dn|g5|g6|g6e|gr6|p4d|p4de|p5|p5e|p5en)\\.[0-9a-z]+$", type))]), false)
+    error_message = "batch.gpu.instance_types must be one or more types of instances for x86_64 with NVIDIA GPUs that torch for CUDA 12.8 supports: g4dn, g5, g6, g6e, gr6, p4d, p4de, p5, p5e or p5en, such as g6.xlarge."
+  }
+
+  validation {
+    condition     = try(var.batch.gpu, null) == null || try(var.batch.vcpus >= 1 && floor(var.batch.vcpus) == var.batch.vcpus && var.batch.gpu.memory_mb >= 2048 && floor(var.batch.gpu.memory_mb) == var.batch.gpu.memory_mb, false)
+    error_message = "batch.vcpus must be a whole number from 1 and batch.gpu.memory_mb one from 2048."
+  }
+
+  validation {
+    condition     = try(var.batch.gpu, null) == null || (var.inference.architecture == "x86_64" && (var.image_uri != null || var.image.variant == "cuda"))
+    error_message = "batch.gpu needs image.variant = \"cuda\" with inference.architecture = \"x86_64\": other images have no torch for GPUs, and these instances are for x86_64."
   }
 }
 

@@ -83,13 +83,8 @@ def _line(snapshot: Snapshot) -> str:
         return f"{seconds_text(snapshot.seconds):>9}  {snapshot.status}, {snapshot.overwritten_text}"
     parts = [snapshot.state or snapshot.status]
     if snapshot.ranks is not None:
-        parts += [ranks_text(snapshot), f"images: {snapshot.images_text}", _cost_text(snapshot)]
+        parts += [ranks_text(snapshot), f"images: {snapshot.images_text}", usd_text(snapshot.usd_so_far)]
     return f"{seconds_text(snapshot.seconds):>9}  {', '.join(parts)}"
-
-
-def _cost_text(snapshot: Snapshot, prices: str = "") -> str:
-    usd = snapshot.usd_so_far
-    return "AWS Batch bills the ranks" if usd is None else f"{usd_text(usd)}{prices}"
 
 
 def ranks_text(snapshot: Snapshot) -> str:
@@ -131,10 +126,12 @@ def screen(snapshot: Snapshot) -> Group:
         "ranks": ranks_text(snapshot),
         "images": f"{snapshot.images_text}{rate}, {snapshot.gigabytes_read:.2f} GB read",
         **({} if snapshot.channel is None else {"collectives": printable(channel_text(snapshot), _SHOWN_NOTE)}),
-        "cost" if snapshot.ended else "cost so far": _cost_text(snapshot, " at list prices"),
+        "cost" if snapshot.ended else "cost so far": f"{usd_text(snapshot.usd_so_far)} at list prices",
     }
     for name, value in rows.items():
         table.add_row(name, value)
+    for note in snapshot.cost_notes:
+        table.add_row("", printable(note, _SHOWN_NOTE))
     notes = [Text(printable(f"note: {note}", _SHOWN_NOTE), style="yellow") for note in snapshot.notes]
     parts: list[Any] = [*notes, _bar(snapshot), table]
     for rank, message in list(snapshot.errors.items())[:_SHOWN_ERRORS]:
@@ -170,8 +167,12 @@ def _print_end(snapshot: Snapshot) -> None:
         did = f"{snapshot.images_text} redshifts" if engine else f"images: {snapshot.images_text}"
         took = seconds_text(snapshot.seconds if snapshot.wall_seconds is None else snapshot.wall_seconds)
         console.print(
-            Text.assemble(("succeeded", "green"), f": {printable(did)} in {took}, {_cost_text(snapshot)}")
+            Text.assemble(
+                ("succeeded", "green"), f": {printable(did)} in {took}, {usd_text(snapshot.usd_so_far)}"
+            )
         )
+        for note in snapshot.cost_notes:
+            console.print(f"cost: {note}")
         console.print(
             f"download the results with `cosmicai results {snapshot.name}`; they are in {snapshot.result}"
         )

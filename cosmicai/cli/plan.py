@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -13,15 +14,12 @@ from rich.table import Table
 
 from cosmicai.cli.common import AsJson, console, print_json
 from cosmicai.cli.paths import JsonFile
-from cosmicai.cli.values import Choices, NameList, Number, NumberList, Numbers, whole
-from cosmicai.experiments.planning import (
-    S3_GB_MONTH,
-    Assumptions,
-    Plan,
-    options,
-    recommended,
-)
+from cosmicai.cli.values import Choices, NameList, Number, NumberList, Numbers, Refused, whole
+from cosmicai.experiments import fargate
+from cosmicai.experiments.comparing import options, options_on_batch, recommended
+from cosmicai.experiments.planning import S3_GB_MONTH, Assumptions, Plan
 from cosmicai.experiments.published import compare_published
+from summarize.contract.batch_prices import SPOT_NOTE
 from summarize.contract.channels import HostState
 from summarize.contract.estimate import IMAGE_BYTES, Architecture
 from summarize.contract.limits import MOST_RANKS
@@ -29,6 +27,8 @@ from summarize.contract.limits import MOST_RANKS
 app = typer.Typer()
 
 _ARCHITECTURES: tuple[Architecture, ...] = ("arm64", "x86_64")
+_MEMORIES_MB = (1769, 3538, 5307)
+_MOST_LAMBDA_MB = 10_240
 PARTITION_MB = Number(0.02, 10_240)  # one galaxy, and a Lambda's largest memory
 
 
@@ -44,12 +44,28 @@ def plan(
         NumberList,
         typer.Option(parser=Numbers(PARTITION_MB), metavar="MB,…", help="Partition sizes to compare."),
     ] = NumberList((25, 50, 75, 100)),  # noqa: B008
+    backend: Annotated[
+        Literal["lambda", "batch"], typer.Option(help="What runs the ranks: Lambda, or AWS Batch on Fargate.")
+    ] = "lambda",
     memory_mb: Annotated[
+        NumberList | None,
+        typer.Option(
+            parser=Numbers(whole(128, 122_880)),
+            metavar="MB,…",
+            help="Memory sizes of a rank to compare; default: 1769,3538,5307 on Lambda, and on AWS Batch the "
+            "smallest for its vCPUs.",
+        ),
+    ] = None,
+    vcpus: Annotated[
         NumberList,
         typer.Option(
-            parser=Numbers(whole(128, 10_240)), metavar="MB,…", help="Memory sizes of a rank to compare."
+            parser=Numbers(whole(1, 16)), metavar="N,…", help="vCPUs of a rank on AWS Batch to compare."
         ),
-    ] = NumberList((1769, 3538, 5307)),  # noqa: B008
+    ] = NumberList((2, 4, 8)),  # noqa: B008
+    max_vcpus: Annotated[
+        int,
+        typer.Option(parser=whole(1, 10**6), help="vCPUs of all ranks on AWS Batch together: batch.max_vcpus."),
+    ] = fargate.MOST_VCPUS,
     arch: Annotated[
         NameList,
         typer.Option(parser=Choices(_ARCHITECTURES), metavar="arm64,x86_64", help="Architectures to compare."),
@@ -82,6 +98,8 @@ def plan(
     """Predicts the duration and cost of a run, names the bottleneck, and prints a payload.
 
     Example: cosmicai plan --data-gb 12.6 --target-seconds 60
+
+    Example: cosmicai plan --data-gb 5000 --partition-mb 2000 --backend batch --vcpus 4,8
     """
     if published:
         _print_published(as_json)
@@ -90,24 +108,49 @@ def plan(
         raise typer.BadParameter("give one of --data-gb and --images")
     count = images if images is not None else max(1, int((data_gb or 0) * 1e9 / IMAGE_BYTES))
     assumptions = Assumptions.of_summary(calibrate) if calibrate else Assumptions()
-    assumptions = replace(assumptions, concurrency=concurrency, host=host)
+    assumptions = replace(assumptions, concurrency=concurrency, host=host, max_vcpus=max_vcpus)
     architectures = cast("list[Architecture]", arch)  # the option takes no other text
-    plans = list(options(count, partition_mb, map(int, memory_mb), architectures, assumptions, collectives))
+    if backend == "batch":
+        sizes = _sizes(vcpus, memory_mb)
+        plans = list(options_on_batch(count, partition_mb, sizes, architectures, assumptions))
+    else:
+        memories = _on_lambda(memory_mb or _MEMORIES_MB)
+        plans = list(options(count, partition_mb, memories, architectures, assumptions, collectives))
     best = recommended(plans, target_seconds, budget)
     payload = {
         "data_prefix": f"{best.case.partition_mb:g}MB",
         "result_path": f"results/{best.case.partition_mb:g}MB/1",
-        "collectives": collectives,
+        **({"backend": "batch"} if backend == "batch" else {"collectives": collectives}),
     }
+    notes = [SPOT_NOTE] if backend == "batch" else []
     if as_json:
-        print_json(
-            {"plans": [_content(one) for one in plans], "recommended": _content(best), "payload": payload}
-        )
+        told = {"plans": [_content(one) for one in plans], "recommended": _content(best), "payload": payload}
+        print_json({**told, "notes": notes})
         return
     console.print_table(_table(plans, best, count))
     _print_best(best, count)
+    for note in notes:
+        console.print(f"{note}.")
     console.print("Payload (memory and architecture are set in the team's tfvars):")
     console.print_json(json.dumps(payload))
+
+
+def _on_lambda(memories_mb: Iterable[float]) -> list[int]:
+    if max(memories_mb) > _MOST_LAMBDA_MB:
+        told = f"Lambda has {_MOST_LAMBDA_MB:,} MB at most; give less, or --backend batch"
+        raise Refused(NumberList(memories_mb), told, "--memory-mb")
+    return list(map(int, memories_mb))
+
+
+def _sizes(vcpus: Iterable[float], memories_mb: Iterable[float] | None) -> list[tuple[int, int]]:
+    """vCPUs and MB of the ranks to compare: every combination, each of which Fargate must have."""
+    given = [(int(count), list(map(int, memories_mb or ()))) for count in vcpus]
+    chosen = [(count, memory) for count, memories in given for memory in memories or [fargate.smallest(count)]]
+    faults = [fault for size in chosen if (fault := fargate.size_fault(*size)) is not None]
+    if faults:
+        option = "--vcpus" if memories_mb is None else "--memory-mb"
+        raise Refused(NumberList(memories_mb or vcpus), "; ".join(faults), option)
+    return chosen
 
 
 def _content(one: Plan) -> dict[str, object]:
@@ -116,6 +159,7 @@ def _content(one: Plan) -> dict[str, object]:
     return {
         "partition_mb": case.partition_mb,
         "memory_mb": case.memory_mb,
+        "vcpus": case.vcpus,
         "architecture": case.architecture,
         "ranks": case.ranks,
         "seconds": round(one.seconds, 2) if known else None,
@@ -140,7 +184,7 @@ def _table(plans: list[Plan], best: Plan, images: int) -> Table:
         table.add_row(
             "best" if one is best else "" if one.possible else "no",
             f"{case.partition_mb:g} MB",
-            f"{case.memory_mb:,} MB",
+            f"{case.memory_mb:,} MB" + ("" if case.vcpus is None else f", {case.vcpus} vCPUs"),
             case.architecture,
             f"{case.ranks:,}",
             "-" if one.channel is None else one.channel.channel,

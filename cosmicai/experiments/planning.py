@@ -10,11 +10,11 @@ import heapq
 import json
 import math
 import random
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cosmicai.experiments import fargate
 from summarize.contract import pricing
 from summarize.contract.channels import (
     Choice,
@@ -64,6 +64,8 @@ class Assumptions:
     (https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html)."""
     concurrency: int = 1000
     """The default quota of an account."""
+    max_vcpus: int = fargate.MOST_VCPUS
+    """Of all ranks on AWS Batch together, batch.max_vcpus of the tfvars."""
     sandboxes_at_once: int = 1000
     new_sandboxes_per_second: float = 100.0
     """A function gets 1,000 sandboxes at once and another 1,000 every 10 s, if the quota allows it
@@ -72,6 +74,9 @@ class Assumptions:
     """Of the Distributed Map; None: as Initialize would choose."""
     host: HostState = "stopped"
     """The rendezvous host when the run starts."""
+    job_start_seconds: tuple[float, float] = (60.0, 120.0)
+    """Of a job of AWS Batch, mostly the download of its image, which is billed; an estimate, no account was at
+    hand. That Fargate's network is as fast as a function's was not measured either."""
 
     @classmethod
     def of_summary(cls, path: Path) -> Assumptions:
@@ -80,6 +85,8 @@ class Assumptions:
             summary = Summary.from_json(json.loads(path.read_text(encoding="utf-8")))
             if summary.cost is None:
                 raise ValueError("`cosmicai infer` wrote it, not a run on Lambda")
+            if summary.cost.batch is not None:
+                raise ValueError("its ranks ran on AWS Batch, whose vCPUs do not follow from their memory")
             spread = summary.spread
             threads = _threads(summary.cost.gb_seconds, summary.seconds["duration"])
             speed, init = spread["sample_persec"], spread["init (seconds)"]
@@ -106,13 +113,17 @@ def _threads(gb_seconds: float, seconds: float) -> float:
 
 @dataclass(frozen=True)
 class Case:
-    """One way to run the data."""
+    """One way to run the data.
+
+    collectives: as in a payload. vcpus: of a rank on AWS Batch; None if it runs on Lambda.
+    """
 
     images: int
     partition_mb: float
     memory_mb: int
     architecture: Architecture
     collectives: Literal["auto", "direct", "s3", "none"] = "auto"
+    vcpus: int | None = None
 
     @property
     def images_per_partition(self) -> int:
@@ -122,8 +133,20 @@ class Case:
     def ranks(self) -> int:
         return math.ceil(self.images / self.images_per_partition)
 
+    @property
+    def threads(self) -> float:
+        """vCPUs that compute; on Lambda they follow from the memory."""
+        return self.vcpus or max(1.0, self.memory_mb / MB_PER_VCPU)
+
+    def at_once(self, assumptions: Assumptions) -> int:
+        """The ranks that can run at the same time."""
+        return assumptions.concurrency if self.vcpus is None else max(1, assumptions.max_vcpus // self.vcpus)
+
+    def starts_per_second(self, assumptions: Assumptions) -> float:
+        return fargate.STARTS_PER_SECOND if self.vcpus else STARTS_PER_SECOND[self.children(assumptions)]
+
     def children(self, assumptions: Assumptions) -> Children:
-        """How its ranks are started."""
+        """As what its ranks on Lambda are started."""
         largest = min(self.images, self.images_per_partition) * IMAGE_BYTES
         return assumptions.children or children(largest, self.memory_mb, self.ranks, script=False)[0]
 
@@ -213,20 +236,17 @@ def plan(case: Case, assumptions: Assumptions = Assumptions(), seed: int = 0) ->
         "summarize": after,
     }
     seconds = INITIALIZE_SECONDS + waiting + last["end"] + reducing + after
-    usd = _usd(case, assumptions, ranks) | {
-        "metrics": reduction_usd(choice.channel, estimated),
-        "rendezvous host": host_usd(choice.channel, estimated, assumptions.host),
-    }
+    usd = _usd(case, assumptions, ranks)
+    if case.vcpus is None:  # ranks on AWS Batch reduce nothing among themselves
+        usd["metrics"] = reduction_usd(choice.channel, estimated)
+        usd["rendezvous host"] = host_usd(choice.channel, estimated, assumptions.host)
     bottleneck = max(parts, key=lambda name: parts[name])
     return Plan(case, seconds, parts, usd, bottleneck, _obstacles(case, assumptions, ranks), choice)
 
 
 def _simulate(case: Case, assumptions: Assumptions, dice: random.Random) -> list[dict[str, float]]:
     """Times of every rank, in seconds from the first dispatch."""
-    vcpus, starts_per_second = (
-        max(1.0, case.memory_mb / MB_PER_VCPU),
-        STARTS_PER_SECOND[case.children(assumptions)],
-    )
+    at_once, starts_per_second = case.at_once(assumptions), case.starts_per_second(assumptions)
     free: list[float] = []  # when each sandbox that is busy will be free again
     ranks, left = [], case.images
     for number in range(case.ranks):
@@ -236,20 +256,18 @@ def _simulate(case: Case, assumptions: Assumptions, dice: random.Random) -> list
         start, cold = dispatched, True
         if free and free[0] <= dispatched:
             heapq.heappop(free)  # a warm one
-            cold = False
-        elif len(free) >= assumptions.concurrency:
-            start, cold = heapq.heappop(free), False
-        else:
+            cold = case.vcpus is not None
+        elif len(free) >= at_once:
+            start, cold = heapq.heappop(free), case.vcpus is not None
+        elif case.vcpus is None:
             ramp = (
                 max(0.0, len(free) + 1 - assumptions.sandboxes_at_once) / assumptions.new_sandboxes_per_second
             )
             start = max(dispatched, ramp)
-        wait = dice.uniform(*assumptions.cold_start_seconds) if cold else 0.0
-        if wait > assumptions.init_limit_seconds:
-            wait += assumptions.init_limit_seconds
+        wait = _cold_start(case, assumptions, dice) if cold else 0.0
         size = images * IMAGE_BYTES
         network = network_seconds(size)
-        compute = images / (dice.uniform(*assumptions.images_per_second_vcpu) * vcpus)
+        compute = images / (dice.uniform(*assumptions.images_per_second_vcpu) * case.threads)
         run = wait + max(network, compute)  # they overlap
         heapq.heappush(free, start + run)
         ranks.append({
@@ -259,107 +277,67 @@ def _simulate(case: Case, assumptions: Assumptions, dice: random.Random) -> list
     return ranks
 
 
+def _cold_start(case: Case, assumptions: Assumptions, dice: random.Random) -> float:
+    """Seconds; every job of AWS Batch has one."""
+    wait = dice.uniform(*assumptions.cold_start_seconds)
+    if case.vcpus is not None:
+        return wait + dice.uniform(*assumptions.job_start_seconds)
+    return wait + (assumptions.init_limit_seconds if wait > assumptions.init_limit_seconds else 0.0)
+
+
 def _usd(case: Case, assumptions: Assumptions, ranks: list[dict[str, float]]) -> dict[str, float]:
-    gb_seconds = sum(rank["billed"] for rank in ranks) * case.memory_mb / 1024
+    billed = [rank["billed"] for rank in ranks]
     gets = sum(gets_of(rank["bytes"]) + pricing.GETS_OF_SUMMARIZE_PER_RANK for rank in ranks)
-    puts = pricing.PUTS_PER_RANK * len(ranks)
+    s3 = pricing.PUTS_PER_RANK * len(ranks) * pricing.S3_PUT + gets * pricing.S3_GET
+    if case.vcpus is not None:
+        return {
+            "AWS Batch compute": fargate.usd(case.vcpus, case.memory_mb, case.architecture, billed),
+            "Step Functions": pricing.step_functions(0, 0.0, "standard"),
+            "S3 requests": s3,
+        }
     return {
-        "Lambda compute": gb_seconds * pricing.GB_SECOND[case.architecture],
+        "Lambda compute": sum(billed) * case.memory_mb / 1024 * pricing.GB_SECOND[case.architecture],
         "Lambda requests": len(ranks) * pricing.LAMBDA_REQUEST,
-        "Step Functions": pricing.step_functions(
-            len(ranks), sum(rank["billed"] for rank in ranks), case.children(assumptions)
-        ),
-        "S3 requests": puts * pricing.S3_PUT + gets * pricing.S3_GET,
+        "Step Functions": pricing.step_functions(len(ranks), sum(billed), case.children(assumptions)),
+        "S3 requests": s3,
     }
 
 
 def _too_many_ranks(case: Case) -> Obstacle:
     need = math.ceil(case.images * IMAGE_BYTES / MOST_RANKS / MIB)
+    most = (
+        f"one Distributed Map has {MOST_RANKS:,} children"
+        if case.vcpus is None
+        else f"an array has {MOST_RANKS:,} jobs"
+    )
     return Obstacle(
-        f"{case.ranks:,} ranks: one Distributed Map has {MOST_RANKS:,} children at most; cut partitions of "
+        f"{case.ranks:,} ranks: {most} at most; cut partitions of "
         f"{need:,} MB or more, give a smaller world_size, or make several runs",
         prevents=True,
     )
 
 
 def _obstacles(case: Case, assumptions: Assumptions, ranks: list[dict[str, float]]) -> tuple[Obstacle, ...]:
-    obstacles = []
-    if case.ranks > assumptions.concurrency:
-        waves = math.ceil(case.ranks / assumptions.concurrency)
-        obstacles.append(
-            Obstacle(
-                f"{case.ranks:,} ranks in {waves} waves: the account runs {assumptions.concurrency:,} at once; "
-                "ask for more (Service Quotas: Lambda, concurrent executions); they cannot meet directly",
-                prevents=False,
-            )
+    on_batch, at_once, obstacles = case.vcpus is not None, case.at_once(assumptions), []
+    if case.ranks > at_once:
+        waves = math.ceil(case.ranks / at_once)
+        more = (
+            f"{assumptions.max_vcpus:,} vCPUs run {at_once:,} at once; raise batch.max_vcpus and, if that is "
+            "less, the account's quota (Service Quotas: AWS Fargate, vCPU resource count)"
+            if on_batch
+            else f"the account runs {at_once:,} at once; ask for more (Service Quotas: Lambda, concurrent "
+            "executions); they cannot meet directly"
         )
+        obstacles.append(Obstacle(f"{case.ranks:,} ranks in {waves} waves: {more}", prevents=False))
     longest = max(rank["billed"] for rank in ranks)
-    if longest > MOST_SECONDS:
-        obstacles.append(
-            Obstacle(
-                f"a rank takes {longest:,.0f} s: Lambda ends it after {MOST_SECONDS} s; cut smaller "
-                "partitions, or give more ranks or more memory",
-                prevents=True,
-            )
+    if on_batch and longest > fargate.MOST_SECONDS:
+        default = f"{fargate.MOST_SECONDS:,} by default"
+        told = f"a rank takes {longest:,.0f} s: set batch.timeout_seconds, which is {default}"
+        obstacles.append(Obstacle(told, prevents=False))
+    if not on_batch and longest > MOST_SECONDS:
+        told = (
+            f"a rank takes {longest:,.0f} s: Lambda ends it after {MOST_SECONDS} s; cut smaller partitions, "
+            "give more ranks or more memory, or use AWS Batch (--backend batch)"
         )
+        obstacles.append(Obstacle(told, prevents=True))
     return tuple(obstacles)
-
-
-def options(
-    images: int, partitions_mb: Iterable[float], memories_mb: Iterable[int],
-    architectures: Iterable[Architecture], assumptions: Assumptions = Assumptions(),
-    collectives: Literal["auto", "direct", "s3", "none"] = "auto",
-) -> Iterator[Plan]:  # fmt: skip
-    """A plan for each combination."""
-    memories, architectures = list(memories_mb), list(architectures)
-    for partition_mb in partitions_mb:
-        for memory in memories:
-            for architecture in architectures:
-                yield plan(Case(images, partition_mb, memory, architecture, collectives), assumptions)
-
-
-def recommended(plans: list[Plan], target_seconds: float | None, budget_usd: float | None) -> Plan:
-    """The best of the plans that can be run.
-
-    That is the cheapest within the target time, the fastest within the budget, or otherwise the one with the
-    smallest product of time and cost. Raises PlanningError if none fits, and names the one that comes closest.
-    """
-    possible = [one for one in plans if one.possible]
-    if not possible:
-        obstacles = "; ".join(obstacle.text for obstacle in plans[0].obstacles)
-        raise PlanningError(f"none of these can be run: {obstacles}")
-    fitting = [
-        one
-        for one in possible
-        if (target_seconds is None or one.seconds <= target_seconds)
-        and (budget_usd is None or one.total_usd <= budget_usd)
-    ]
-    if not fitting:
-        raise PlanningError(_none_fits(possible, target_seconds, budget_usd))
-    if target_seconds is not None:
-        return min(fitting, key=lambda one: one.total_usd)
-    if budget_usd is not None:
-        return min(fitting, key=lambda one: one.seconds)
-    return min(fitting, key=lambda one: one.seconds * one.total_usd)
-
-
-def _none_fits(possible: list[Plan], target_seconds: float | None, budget_usd: float | None) -> str:
-    """Why no plan is within the target and the budget, and what the nearest one takes."""
-    fastest = min(possible, key=lambda one: one.seconds)
-    cheapest = min(possible, key=lambda one: one.total_usd)
-    if target_seconds is not None and fastest.seconds > target_seconds:
-        return (
-            f"--target-seconds {target_seconds:g} cannot be met; the fastest takes {_time_and_cost(fastest)}; "
-            f"its bottleneck is: {fastest.bottleneck}"
-        )
-    if budget_usd is not None and cheapest.total_usd > budget_usd:
-        return f"--budget {budget_usd:g} is too small; the cheapest takes {_time_and_cost(cheapest)}"
-    within = [one for one in possible if target_seconds is None or one.seconds <= target_seconds]
-    best = min(within, key=lambda one: one.total_usd)
-    return (
-        f"--target-seconds and --budget cannot both be met; the cheapest in time takes {_time_and_cost(best)}"
-    )
-
-
-def _time_and_cost(one: Plan) -> str:
-    return f"{one.seconds:,.0f} s and {one.total_usd:.4g} USD"

@@ -24,12 +24,13 @@ _INFERENCE = FUNCTIONS / "inference"
 LOCKS: dict[str, tuple[Path, ...]] = {
     "lean": (_INFERENCE / "requirements.lock",),
     "torch": (_INFERENCE / "requirements-torch.lock", _INFERENCE / "torch.lock"),
+    "cuda": (_INFERENCE / "requirements-cuda.lock",),
 }
-"""What pip installs into each variant of the inference image: without torch, and with it for the torch engine
-and users' scripts. scripts/lock.py writes the locks."""
+"""What pip installs into each variant of the inference image: without torch, with it for the torch engine and
+users' scripts, and with torch for CUDA. scripts/lock.py writes the locks."""
 RUNTIME_LOCK = FUNCTIONS / "runtime-requirements.lock"
 COMPILER_LOCK = FUNCTIONS / "build-requirements.lock"
-IMAGE_NAMES = {"lean": "inference", "torch": "inference-torch"}
+IMAGE_NAMES = {"lean": "inference", "torch": "inference-torch", "cuda": "inference-cuda"}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cosmicai.deploy.target import Target
+from cosmicai.runs import batch_jobs
 from cosmicai.runs.client import overwritten
 from summarize.contract.images import counted, images_text, is_exact
 from summarize.contract.pricing import cost
@@ -58,7 +59,8 @@ class Snapshot:
     images_from: dict[str, int] = field(default_factory=dict)  # ranks by the field they were counted by
     images_per_second: float | None = 0.0
     gigabytes_read: float = 0.0
-    usd_so_far: float | None = 0.0  # None on AWS Batch
+    usd_so_far: float = 0.0
+    cost_notes: list[str] = field(default_factory=list)  # on prices that vary or are not known
     notes: list[str] = field(default_factory=list)  # from Initialize: files left out, idle ranks
     channel: str | None = None  # over which the ranks reduce their metrics; None until it is planned
     channel_reason: str = ""  # where the payload has not named it
@@ -98,6 +100,7 @@ class Watcher:
 
     def __init__(self, target: Target, execution_arn: str) -> None:
         self._arn = execution_arn
+        self._target = target
         self._stepfunctions, self._s3 = target.client("stepfunctions"), target.client("s3")
         self._run: Run | None = None
         self._taken_by: str | None = None
@@ -105,6 +108,7 @@ class Watcher:
         self._failures: dict[int, Json] = {}
         self._summary: Summary | None = None
         self._map_run: str | None = None
+        self._jobs: batch_jobs.Jobs | None = None  # of a run on AWS Batch
         self.payload: Json = {}
 
     def look(self) -> Snapshot:
@@ -165,40 +169,64 @@ class Watcher:
         self._read_new(bucket, f"{folder}/failures/", self._failures, _is_of, _second(began))
         infos = [RankInfo.from_json(info) for info in self._results.values()]
         failures = {rank: record for rank, record in self._failures.items() if rank not in self._results}
-        snapshot.ranks, snapshot.done, snapshot.failed = self._run.world_size, len(infos), len(failures)
+        snapshot.ranks, snapshot.done = self._run.world_size, len(infos)
         snapshot.images, snapshot.images_from = counted(infos)
         exact = snapshot.images is not None and is_exact(snapshot.images_from)
         snapshot.images_per_second = (snapshot.images or 0) / max(snapshot.seconds, 1e-3) if exact else None
         host = snapshot.seconds if self._run.channel == "direct" else 0.0
         sizes = self._run.bytes_per_rank or []
         snapshot.gigabytes_read = sum(sizes[rank] for rank in self._results if rank < len(sizes)) / 1e9
-        on_lambda = not self._run.on_batch
-        snapshot.usd_so_far = cost(infos, host, self._run.child_type).total if on_lambda else None
+        spent = cost(infos, host, self._run.child_type, self._run.on_batch)
+        snapshot.usd_so_far, snapshot.cost_notes = spent.total, spent.notes or []
+        if self._run.on_batch:
+            failures |= self._killed(snapshot, bucket, folder, began, failures)
+        elif not snapshot.ended:
+            snapshot.running, snapshot.pending = self._map_counts()
+        if snapshot.ended:
+            snapshot.running, snapshot.pending = 0, 0
+        snapshot.failed = len(failures)
         snapshot.errors = {rank: _message(record) for rank, record in sorted(failures.items())}
-        snapshot.running, snapshot.pending = self._map_counts() if not snapshot.ended else (0, 0)
+
+    def _killed(
+        self, snapshot: Snapshot, bucket: str, folder: str, began: datetime, recorded: dict[int, Json]
+    ) -> dict[int, Json]:
+        """Failures of ranks that left no record, by the summary or, until there is one, by AWS Batch."""
+        if snapshot.ended and (summary := self._read_summary(bucket, folder, began)) is not None:
+            return {int(rank): record for rank, record in summary.failed_ranks.items()}
+        if self._jobs is None:
+            self._jobs = batch_jobs.Jobs(self._target, self._arn)
+        seen = self._jobs.look(bucket, folder, recorded.keys())
+        snapshot.running, snapshot.pending = seen.running, seen.pending
+        if self._jobs.denied:
+            snapshot.notes = [*snapshot.notes, batch_jobs.NOTE]
+        return {rank: record for rank, record in seen.failures.items() if rank not in self._results}
 
     def _total(self, snapshot: Snapshot, bucket: str, folder: str, began: datetime) -> None:
         """Time, speed and cost of a run that has ended, as its summary has them."""
         if not snapshot.ended:
             return
-        if self._summary is None:
-            self._summary = self._read_summary(bucket, folder, began)
-        if self._summary is not None:
-            snapshot.wall_seconds = self._summary.wall_seconds
-            if self._summary.cost is not None:
-                snapshot.usd_so_far = self._summary.cost.total
+        summary = self._read_summary(bucket, folder, began)
+        if summary is not None:
+            snapshot.wall_seconds = summary.wall_seconds
+            if summary.cost is not None:
+                snapshot.usd_so_far = summary.cost.total
+                snapshot.cost_notes = summary.cost.notes or []
             if snapshot.images_per_second is not None and snapshot.wall_seconds:
                 snapshot.images_per_second = (snapshot.images or 0) / snapshot.wall_seconds
 
     def _read_summary(self, bucket: str, folder: str, began: datetime) -> Summary | None:
         """The summary that this execution has written; one that was stopped leaves that of an earlier one."""
+        if self._summary is not None:
+            return self._summary
         try:
             answer = self._s3.get_object(Bucket=bucket, Key=f"{folder}/summary.json")
             summary = Summary.from_json(json.load(answer["Body"]))
         except (self._s3.exceptions.NoSuchKey, ValueError, RecursionError):
             return None
         ours = self._run is not None and summary.run_id == self._run.run_id
-        return summary if ours and answer["LastModified"] >= _second(began) else None
+        if ours and answer["LastModified"] >= _second(began):
+            self._summary = summary
+        return self._summary
 
     def _read_new(
         self,

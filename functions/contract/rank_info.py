@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
 
 from .accuracy import NAMES
+from .batch_prices import CAPACITIES
 from .fields import Described, Field, Json, Keys, Record, RecordError, number, read_fields
 from .pricing import BILLED_AS, GB_SECOND
 from .untrusted import load
@@ -52,6 +53,14 @@ class RankInfo(Record):
             f"the architecture of the machine; without it the rank is billed as {BILLED_AS}",
             choices=tuple(GB_SECOND),
         ),
+    ] = None
+    capacity: Annotated[
+        str | None, Field("what the rank ran on and is billed as; left out on one machine", choices=CAPACITIES)
+    ] = None
+    vcpus: Annotated[float | None, Field("the configured vCPUs, of a rank on AWS Batch")] = None
+    instance_type: Annotated[str | None, Field("the type of the EC2 instance, of a rank on one")] = None
+    public_address: Annotated[
+        bool | None, Field("whether it had a public address, which is billed, of a rank on AWS Batch")
     ] = None
     versions: Annotated[Any, Field("the versions of Python and of the libraries that compute")] = None
     num_samples: Annotated[
@@ -129,6 +138,14 @@ class RankInfo(Record):
     run_id: Annotated[str, Field("the name of the execution that planned the run")]
     cold_start: Annotated[bool | None, Field("whether the sandbox was new")] = None
     duration: Annotated[float | None, Field("all phases, init included", "duration (seconds)", "s")] = None
+    billed: Annotated[
+        float | None,
+        Field(
+            "from the start of the image's download to the rank's end, as AWS Batch bills it",
+            "billed (seconds)",
+            "s",
+        ),
+    ] = None
     ended: Annotated[
         float | None,
         Field(

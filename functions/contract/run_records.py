@@ -179,9 +179,9 @@ class Summary(Record):
         Field("how Step Functions started the ranks, express or standard, and why", null=True),
     ] = None
     catalogue: Annotated[Grown | None, Field("what became of the catalogue that grows")] = None
-    cost: Annotated[
-        Cost | None, Field("GB-seconds and USD at list prices; null on one machine and on AWS Batch", null=True)
-    ] = None
+    cost: Annotated[Cost | None, Field("GB-seconds and USD at list prices; null on one machine", null=True)] = (
+        None
+    )
 
     @property
     def began(self) -> float:

@@ -15,13 +15,14 @@ from typing import Any, Self
 import boto3
 from botocore.config import Config
 
+from .contract.batch_jobs import FAILED, TRY_AGAIN
+from .contract.batch_prices import CAPACITIES
 from .contract.event import RankEvent
 from .data.storage import ObjectError, Storage
+from .machine import NOT_BILLED, Machine, device, instance_type, pull_started
 from .rank import Rank
 from .sandbox import Host, Sandbox
 
-FAILED = 1
-TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the job definition retries a job with this status
 _MANIFEST, _INDEX = "MANIFEST", "AWS_BATCH_JOB_ARRAY_INDEX"
 
 
@@ -34,7 +35,8 @@ class Job:
     """Which rank a job is, and what its container was given.
 
     manifest: bucket and key of manifest.json. index: of the rank's event in it; 0 if the job is not an array.
-    memory_mb, vcpus: None for all that the machine has.
+    memory_mb, vcpus: None for all that the machine has. device: cpu, cuda, or auto for cuda where there is a
+    GPU. machine: what is billed.
     """
 
     manifest: tuple[str, str]
@@ -42,6 +44,7 @@ class Job:
     memory_mb: int | None = None
     vcpus: int | None = None
     device: str = "cpu"
+    machine: Machine = NOT_BILLED
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
@@ -50,19 +53,26 @@ class Job:
         bucket, _, key = place.removeprefix("s3://").partition("/")
         if not place.startswith("s3://") or not bucket or not key:
             raise JobError(f"{_MANIFEST} is {place!r}; give s3://BUCKET/RESULT_PATH/manifest.json")
+        vcpus = _number(environment, "VCPUS")
         return cls(
             (bucket, key),
             _number(environment, _INDEX) or 0,
             _number(environment, "MEMORY_MB"),
-            _number(environment, "VCPUS"),
+            vcpus,
             environment.get("DEVICE", "cpu"),
+            _machine(environment, vcpus),
         )
 
-    @property
-    def host(self) -> Host:
-        machine = Host.of_machine(Path(tempfile.gettempdir()), self.device)
+    def host(self, event: RankEvent) -> Host:
+        """What the job's rank has. onnxruntime computes on the CPU alone, and a script finds the GPU itself."""
+        own = event.script is not None or event.engine == "onnxruntime"
+        chosen = "cpu" if own else device(self.device)
+        if self.device == "auto" and not own:
+            _log("device", {"device": chosen})
+        machine = Host.of_machine(Path(tempfile.gettempdir()), chosen)
         threads = min(self.vcpus or machine.threads, machine.threads)
-        return Host(self.memory_mb or machine.memory_mb, threads, machine.scratch, machine.device)
+        memory_mb = self.memory_mb or machine.memory_mb
+        return Host(memory_mb, threads, machine.scratch, machine.device, machine=self.machine)
 
     def event(self, storage: Storage) -> RankEvent:
         """Raises ObjectError, JobError or EventError."""
@@ -71,6 +81,18 @@ class Job:
         if not self.index < len(events):
             raise JobError(f"{_INDEX} is {self.index}, but s3://{bucket}/{key} has {len(events)} ranks")
         return RankEvent.from_json(events[self.index])
+
+
+def _machine(environment: Mapping[str, str], vcpus: int | None) -> Machine:
+    """Raises JobError for a capacity that AWS Batch does not have."""
+    capacity, public = environment.get("CAPACITY"), environment.get("PUBLIC_ADDRESS")
+    if capacity is None:
+        return Machine(vcpus=vcpus)
+    if capacity not in CAPACITIES or capacity == "lambda":
+        known = ", ".join(one for one in CAPACITIES if one != "lambda")
+        raise JobError(f"CAPACITY is {capacity!r}; give one of {known}")
+    kind = instance_type() if capacity.startswith("ec2") else None
+    return Machine(capacity, vcpus, public == "true", pull_started(environment), kind)
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:
@@ -98,7 +120,7 @@ def run(environment: Mapping[str, str]) -> int:
         return TRY_AGAIN if isinstance(error, ObjectError) else FAILED
     _log("rank starts", {"rank": event.rank, "run_id": event.run_id})
     try:
-        result = Rank(event, Sandbox(lambda: Storage(client), job.host)).run()
+        result = Rank(event, Sandbox(lambda: Storage(client), job.host(event))).run()
     except Exception as error:
         record = {
             "rank": event.rank,

@@ -177,6 +177,10 @@ class Rank:
             memory_limit=host.memory_mb,
             threads=host.threads,
             architecture=platform.machine(),
+            capacity=host.machine.capacity,
+            vcpus=host.machine.vcpus,
+            instance_type=host.machine.instance_type,
+            public_address=host.machine.public_address,
             versions=process.versions(),
             rank=event.rank,
             run_id=event.run_id,
@@ -186,8 +190,10 @@ class Rank:
 
     def _ended(self, info: RankInfo) -> RankInfo:
         """Adds the duration, and the current time as the end."""
-        duration = self._before + time.perf_counter() - self._began
-        return replace(info, duration=duration, ended=time.time())
+        duration, ended = self._before + time.perf_counter() - self._began, time.time()
+        since = self._sandbox.host.machine.since
+        billed = None if since is None else max(ended - since, duration)
+        return replace(info, duration=duration, billed=billed, ended=ended)
 
     def _with_memory(self, info: RankInfo, engine: Engine) -> RankInfo:
         peak, overhead = process.peak_memory(), self._sandbox.overhead

@@ -19,6 +19,7 @@ from .data.storage import Storage
 from .engine.choice import GRAPHS, Choice, choose, network_digest, read_graphs, verify
 from .engine.interface import Engine, EngineError
 from .engine.loading import BUNDLED_MODEL, start
+from .machine import NOT_BILLED, Machine
 from .probability.calibration import CALIBRATION, Calibration
 from .probability.novelty import NOVELTY, Novelty
 from .script import Scripts
@@ -28,7 +29,7 @@ from .script import Scripts
 class Host:
     """What the machine offers: configured memory in MB, threads, a folder for temporary files, cpu or cuda.
 
-    redis: HOST or HOST:PORT of the deployment's Redis; None if it has none.
+    redis: HOST or HOST:PORT of the deployment's Redis; None if it has none. machine: what is billed.
     """
 
     memory_mb: int
@@ -36,12 +37,14 @@ class Host:
     scratch: Path
     device: str = "cpu"
     redis: str | None = None
+    machine: Machine = NOT_BILLED
 
     @classmethod
     def of_lambda(cls, memory_mb: int, scratch: Path, redis: str | None) -> Host:
         """Threads follow the vCPUs that the memory buys, one per MB_PER_VCPU."""
         vcpus = max(1, round(memory_mb / MB_PER_VCPU))
-        return cls(memory_mb, min(vcpus, os.cpu_count() or 1), scratch, redis=redis)
+        threads = min(vcpus, os.cpu_count() or 1)
+        return cls(memory_mb, threads, scratch, redis=redis, machine=Machine("lambda"))
 
     @classmethod
     def of_machine(cls, scratch: Path, device: str) -> Host:

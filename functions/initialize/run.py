@@ -54,7 +54,7 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     most = run.world_size if run.on_batch else deployed.concurrency()
     at_once = min(resolved.get("max_concurrency", run.world_size), most)
     executions = list(dict.fromkeys([*(run.executions or [run.run_id]), run_id]))
-    children = None if run.on_batch else _children(run, deployed)
+    children = run.children if run.on_batch else _children(run, deployed)  # ranks that ended on Lambda keep it
     run = replace(run, execution=run_id, executions=executions, children=children)
     known = partial(speed, s3, bucket, resolved.get("model"))
     run = replace(run, collectives=collectives(resolved["collectives"], run, resume, at_once, deployed, known))

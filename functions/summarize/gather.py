@@ -18,6 +18,7 @@ from .contract.rank_info import MOST_BYTES, RankInfo, is_result, parse
 from .contract.run_records import Run, Summary, last_run_key
 from .contract.s3 import BROKEN, put_json, put_list, read, repeated
 from .contract.untrusted import UntrustedError
+from .jobs import killed
 from .report import report
 from .summary import failure_cause, last_run, summary
 
@@ -30,22 +31,29 @@ Listed = dict[str, tuple[int, float]]  # by key: bytes, and when S3 got them, in
 Fetch = Callable[[str, str, int], bytes]
 
 
+def _no_batch() -> Any:
+    raise GatherError("no client of AWS Batch was given")
+
+
 class GatherError(RuntimeError):
     """A run cannot be summarised; the message says why."""
 
 
-def summarize_run(s3: Any, event: Json, fetch: Fetch | None = None) -> Json:
+def summarize_run(
+    s3: Any, event: Json, fetch: Fetch | None = None, batch: Callable[[], Any] = _no_batch
+) -> Json:
     """Summarises what the run `event["run_id"]` wrote under its result_path, and ignores other runs.
 
-    fetch: reads an object by its bucket, key and size; None: as boto3 does. Returns what the state machine
-    needs to decide: failed ranks as a percentage, whether that is within the tolerance, and the cause to fail
-    with otherwise; and why a catalogue could not grow.
+    fetch: reads an object by its bucket, key and size; None: as boto3 does. batch: makes a client of AWS Batch,
+    which is asked about the ranks that were killed there. Returns what the state machine needs to decide:
+    failed ranks as a percentage, whether that is within the tolerance, and the cause to fail with otherwise;
+    and why a catalogue could not grow.
     """
     with ThreadPoolExecutor(READERS) as pool:
-        return _summarized(_Bucket(s3, event["bucket"], fetch, pool), event)
+        return _summarized(_Bucket(s3, event["bucket"], fetch, pool), event, batch)
 
 
-def _summarized(bucket: _Bucket, event: Json) -> Json:
+def _summarized(bucket: _Bucket, event: Json, batch: Callable[[], Any]) -> Json:
     folder = event["result_path"]
     reduced = bucket.pool.submit(bucket.read, f"{folder}/metrics.json")
     results, failed = (bucket.pool.submit(bucket.listed, f"{folder}/{name}") for name in ("", "failures/"))
@@ -63,6 +71,8 @@ def _summarized(bucket: _Bucket, event: Json) -> Json:
     records = _objects(bucket, failed.result(), f"{folder}/failures/", run)
     failures |= {one.rank: one.content for one in records if one.is_of(run)}
     failures = {rank: record for rank, record in failures.items() if rank not in written}
+    without = set(range(run.world_size)) - written.keys()
+    failures |= killed(bucket.s3, batch, event, without, failures.keys())
     infos = [written[rank][0] for rank in sorted(written)]
     timed = [_by_one_clock(*written[rank]) for rank in sorted(written)]
     share = 100.0 * (run.world_size - len(infos)) / run.world_size

@@ -17,6 +17,6 @@ _fetch = Fetcher(_s3, READERS)
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """event: what Initialize returned."""
-    done = summarize_run(_s3, event, _fetch)
-    print(json.dumps({"message": "run summarised", **done}))
-    return done
+    verdict = summarize_run(_s3, event, _fetch, lambda: boto3.client("batch"))
+    print(json.dumps({"message": "run summarised", **verdict}))
+    return verdict

@@ -46,9 +46,10 @@ _EXPLAINED = EXPLAINED | {
     "outliers": f"The share of galaxies with |d| above 0.15, where {_D}. 0.05 is 5 %.",
     "R²": "The share of the variance of the true redshifts that the predictions explain; 1 is perfect.",
     "images/s of the run": "All images, divided by the time from the run's start to its last rank's end.",
-    "cost at list prices": "Lambda (configured memory × duration, start-up included), Step Functions, S3 requests and "
-    "the rendezvous host, in USD; free tiers and discounts are not subtracted.",
-    "GB-seconds": "Configured memory × duration of all ranks, which is what Lambda bills.",
+    "cost at list prices": "Lambda (configured memory × duration, start-up included) or AWS Batch (vCPUs, memory and "
+    "public addresses), Step Functions, S3 requests and the rendezvous host, in USD; free tiers and discounts are not "
+    "subtracted.",
+    "GB-seconds": "Configured memory × duration of all ranks. Lambda bills this; AWS Batch bills vCPUs as well.",
     "cold starts": "Ranks that started in a new sandbox; the others reused a warm one.",
 }
 """What the tiles' labels mean, shown on hover, focus or touch."""
@@ -218,6 +219,7 @@ def _failed(summary: Summary) -> str:
         return ""
     rows = [(rank, record["error"], record["cause"]) for rank, record in failed.items()]
     rows += [(str(rank), "missing", "left neither a result nor an error") for rank in missing]
+    rows.sort(key=lambda row: int(row[0]))
     ranks = "1 rank" if len(rows) == 1 else f"{len(rows):,} ranks"
     return table(f"{ranks} without a result", ("rank", "error", "cause"), rows, bad=True)
 
@@ -261,13 +263,14 @@ def _cost(summary: Summary) -> str:
         f"<tr><td>{escaped(one.name.removesuffix(' (USD)'))}</td>"
         f"<td>{usd_text(getattr(cost, one.attribute))}</td></tr>"
         for one in cost.described()
-        if one.field.unit == "USD"
+        if one.field.unit == "USD" and getattr(cost, one.attribute) is not None
     )
+    notes = "".join(f'<p class="note">{escaped(note)}.</p>' for note in cost.notes or [])
     headings = ("", "ranks", "seconds", "USD billed", "per GB", "USD published")
     head = "".join(f'<th scope="col">{heading}</th>' for heading in headings)
     return (
         '<div class="pair"><section><h2>Cost</h2><p class="note">USD at the list prices of us-east-1 as of '
-        f"{escaped(cost.prices_as_of)}</p><table><tbody>{own}</tbody></table></section>"
+        f"{escaped(cost.prices_as_of)}</p><table><tbody>{own}</tbody></table>{notes}</section>"
         '<section><h2>Compared with published runs</h2><p class="note">AstroMAE on Lambda, a larger network on other '
         f"data, {_PUBLISHED_GB:g} GB. Billed: for the configured memory. Published: for the memory that was used. "
         "–: not known.</p>"

@@ -61,8 +61,7 @@ def summary(run: Run, infos: list[RankInfo], failures: dict[int, Json], reduced:
         wall_seconds=_wall_seconds(run, infos),
         collectives=run.collectives,
         children=run.children,
-        # Prices of Fargate Spot change from day to day, and so do the instances that Batch chooses.
-        cost=None if run.on_batch else cost(infos, _host_seconds(run, infos) or 0.0, run.child_type),
+        cost=cost(infos, _host_seconds(run, infos) or 0.0, run.child_type, run.on_batch),
     )
 
 

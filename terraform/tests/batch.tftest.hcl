@@ -114,10 +114,10 @@ run "a_rank_is_the_image_with_the_command_rank" {
     error_message = "a job must start the image with the command rank, on its architecture, without a public address"
   }
   assert {
-    condition = alltrue([for name, value in { VCPUS = "8", MEMORY_MB = "32768" } :
+    condition = alltrue([for name, value in { VCPUS = "8", MEMORY_MB = "32768", CAPACITY = "fargate_spot", PUBLIC_ADDRESS = "false" } :
       contains(jsondecode(aws_batch_job_definition.this.container_properties).environment, { name = name, value = value })
     ])
-    error_message = "a job must get the rank's vCPUs and memory as variables"
+    error_message = "a job must get the rank's vCPUs and memory as variables, and what it is billed as"
   }
   assert {
     condition     = local.repository == "arn:aws:ecr:eu-west-1:123456789012:repository/team3-cosmicai-inference"
@@ -162,6 +162,109 @@ run "an_image_of_a_public_registry_needs_no_permission" {
     condition     = local.repository == null && one(aws_batch_compute_environment.this.compute_resources).type == "FARGATE"
     error_message = "a public registry needs no role to pull from, and spot = false takes plain Fargate"
   }
+}
+
+run "ranks_with_a_gpu_run_on_instances" {
+  module {
+    source = "./modules/batch"
+  }
+  variables {
+    name               = "team3-cosmicai-batch"
+    image_uri          = "123456789012.dkr.ecr.us-east-1.amazonaws.com/team3-cosmicai-inference:abc123-x86_64-cuda"
+    architecture       = "x86_64"
+    subnet_ids         = ["subnet-0123456789abcdef0"]
+    public             = true
+    vcpus              = 4
+    memory_mb          = 14336
+    max_vcpus          = 64
+    spot               = true
+    timeout_seconds    = 7200
+    log_retention_days = 30
+    statements         = {}
+    gpu                = { instance_types = ["g6.xlarge", "g5.xlarge"] }
+  }
+  assert {
+    condition = (
+      one(aws_batch_compute_environment.this.compute_resources).type == "SPOT" &&
+      one(aws_batch_compute_environment.this.compute_resources).allocation_strategy == "SPOT_PRICE_CAPACITY_OPTIMIZED" &&
+      one(aws_batch_compute_environment.this.compute_resources).min_vcpus == 0 &&
+      one(one(aws_batch_compute_environment.this.compute_resources).ec2_configuration).image_type == "ECS_AL2023_NVIDIA"
+    )
+    error_message = "ranks must run on Spot instances with NVIDIA's drivers, of which none waits"
+  }
+  assert {
+    condition = (
+      contains(jsondecode(aws_batch_job_definition.this.container_properties).resourceRequirements, { type = "GPU", value = "1" }) &&
+      !can(jsondecode(aws_batch_job_definition.this.container_properties).networkConfiguration) &&
+      !can(jsondecode(aws_batch_job_definition.this.container_properties).runtimePlatform) &&
+      one(aws_batch_job_definition.this.platform_capabilities) == "EC2"
+    )
+    error_message = "a job must have one GPU, and nothing that only Fargate knows"
+  }
+  assert {
+    condition = alltrue([for name, value in { CAPACITY = "ec2_spot", DEVICE = "auto" } :
+      contains(jsondecode(aws_batch_job_definition.this.container_properties).environment, { name = name, value = value })
+    ])
+    error_message = "a job must take a GPU, and know what it is billed as"
+  }
+  assert {
+    condition = (
+      aws_launch_template.host[0].metadata_options[0].http_tokens == "required" &&
+      tobool(aws_launch_template.host[0].block_device_mappings[0].ebs[0].encrypted)
+    )
+    error_message = "an instance must have an encrypted disk, and give its metadata for a token alone"
+  }
+}
+
+run "a_team_gets_instances_with_a_gpu" {
+  variables {
+    image     = { variant = "cuda" }
+    inference = { architecture = "x86_64" }
+    batch     = { subnet_ids = ["subnet-0123456789abcdef0"], spot = false, gpu = { instance_types = ["g6.xlarge"] } }
+  }
+  assert {
+    condition     = endswith(local.image_uri, "-x86_64-cuda")
+    error_message = "the image must be the one for CUDA"
+  }
+}
+
+run "a_gpu_needs_the_image_for_cuda" {
+  command = plan
+  variables {
+    image     = { variant = "torch" }
+    inference = { architecture = "x86_64" }
+    batch     = { subnet_ids = ["subnet-0123456789abcdef0"], gpu = { instance_types = ["g6.xlarge"] } }
+  }
+  expect_failures = [var.batch]
+}
+
+run "the_image_for_cuda_is_for_x86_64" {
+  command = plan
+  variables {
+    image     = { variant = "cuda" }
+    inference = { architecture = "arm64" }
+  }
+  expect_failures = [var.image]
+}
+
+run "instances_without_an_nvidia_gpu_are_refused" {
+  command = plan
+  variables {
+    image     = { variant = "cuda" }
+    inference = { architecture = "x86_64" }
+    batch     = { subnet_ids = ["subnet-0123456789abcdef0"], gpu = { instance_types = ["g6.xlarge", "g4ad.xlarge"] } }
+  }
+  expect_failures = [var.batch]
+}
+
+run "a_rank_with_a_gpu_has_whole_vcpus_and_memory" {
+  command = plan
+  variables {
+    image     = { variant = "cuda" }
+    inference = { architecture = "x86_64" }
+    batch     = { subnet_ids = ["subnet-0123456789abcdef0"], gpu = { instance_types = ["g6.xlarge"], memory_mb = 512 } }
+  }
+  expect_failures = [var.batch]
 }
 
 run "subnets_are_ids" {

@@ -6,7 +6,8 @@ of the state machine. Of an instance's CPU credits moto says "standard" whatever
 are those it was started with. It applies a bucket's denials without their conditions; here those of plain HTTP
 are left out, as AWS is reached by TLS. Its recorder may write two requests into each other. AWS Batch has a
 role of its own, which moto wants to be named. moto's state machines do not translate the arguments that
-Step Functions writes in its own way for AWS Batch.
+Step Functions writes in its own way for AWS Batch. Its jobs end well; here those of a manifest in a folder
+`killed`, but the first of an array, end as AWS Batch ends jobs that lack memory.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import botocore.session
 import builds
 from botocore.exceptions import ParamValidationError
 from botocore.validate import ParamValidator
-from moto.batch.models import BatchBackend
+from moto.batch.models import BatchBackend, Job
 from moto.core.responses import ActionResult
 from moto.ec2.responses.instances import InstanceResponse
 from moto.iam.access_control import IAMPolicy, PermissionResult
@@ -93,6 +94,24 @@ def _with_role(self: BatchBackend, *given: Any, service_role: str = "", **named:
 
 
 BatchBackend.create_compute_environment = _with_role
+_stopped = Job._mark_stopped
+
+
+def _ended(self: Job, success: bool = True) -> None:
+    places = (
+        one["value"] for one in self.container_overrides.get("environment", []) if one["name"] == "MANIFEST"
+    )
+    parent = "size" in self.array_properties
+    if any("/killed/" in place for place in places) and not self.job_id.endswith(":0"):
+        success = False
+        self.job_stopped_reason = "Array Child Job failed" if parent else "Essential container in task exited"
+        if self.latest_attempt is not None:
+            told = {"exitCode": 137, "reason": "OutOfMemoryError: Container killed due to memory usage"}
+            self.latest_attempt["container"] |= told
+    _stopped(self, success)
+
+
+Job._mark_stopped = _ended
 
 
 _CREDITS: dict[str, str] = {}  # by instance

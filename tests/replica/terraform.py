@@ -44,4 +44,5 @@ def assert_allowed(needed: set[str], *policies: str) -> None:
     """Some of terraform/policies allow these actions together."""
     paths = (ROOT / "terraform" / "policies" / f"{name}.json" for name in policies)
     statements = [one for path in paths for one in json.loads(path.read_text())["Statement"]]
-    assert needed <= {action for statement in statements for action in statement["Action"]}
+    lacking = needed - {action for statement in statements for action in statement["Action"]}
+    assert not lacking, lacking

@@ -9,16 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from cosmicai.experiments.planning import (
-    Assumptions,
-    Case,
-    Obstacle,
-    PlanningError,
-    options,
-    plan,
-    recommended,
-)
+from cosmicai.cli import app
+from cosmicai.experiments.comparing import options, options_on_batch, recommended
+from cosmicai.experiments.planning import Assumptions, Case, Obstacle, PlanningError, plan
 from cosmicai.experiments.published import PUBLISHED, compare_published
 from summarize.contract import pricing
 from summarize.contract.channels import Choice, HostState
@@ -135,6 +130,63 @@ def test_more_ranks_than_one_run_can_have_are_not_simulated() -> None:
     planned = plan(Case(10**15, 25, 1769, "arm64"))
     assert time.monotonic() - began < 1
     assert (planned.possible, planned.seconds, planned.total_usd) == (False, math.inf, math.inf)
+
+
+def test_a_rank_on_batch_has_its_own_vcpus_starts_and_price() -> None:
+    found = plan(Case(200_000, 1000, 16_384, "x86_64", "none", 4))
+    assert found.case.ranks == 4
+    assert found.usd.keys() == {"AWS Batch compute", "Step Functions", "S3 requests"}
+    seconds = 200_000 / (4 * 412.5) + 4 * 90
+    hours = seconds / 3600
+    assert found.usd["AWS Batch compute"] == pytest.approx(
+        hours * (4 * 0.04048 + 16 * 0.004445 + 0.005), rel=0.1
+    )
+    assert 60 < found.parts["cold start"] < 125
+    faster = plan(Case(200_000, 1000, 32_768, "x86_64", "none", 8))
+    assert faster.parts["compute"] == pytest.approx(found.parts["compute"] / 2, rel=0.1)
+
+
+def test_vcpus_bound_the_ranks_on_batch_and_every_job_starts_cold() -> None:
+    given = Assumptions(max_vcpus=8)
+    (found,) = options_on_batch(200_000, (1000,), [(4, 16_384)], ("arm64",), given)
+    assert found.obstacles[0].text.startswith(
+        "4 ranks in 2 waves: 8 vCPUs run 2 at once; raise batch.max_vcpus"
+    )
+    assert found.seconds > 1.8 * plan(Case(200_000, 1000, 16_384, "arm64", "none", 4)).seconds - 30
+    assert found.possible
+
+
+def test_what_is_too_long_for_lambda_is_possible_on_batch() -> None:
+    told = [one.text for one in plan(Case(2_000_000, 20_000, 1769, "arm64")).obstacles]
+    assert "or use AWS Batch (--backend batch)" in told[0]
+    found = plan(Case(40_000_000, 200_000, 4096, "arm64", "none", 1))
+    assert found.possible
+    assert any("set batch.timeout_seconds, which is 14,400 by default" in one.text for one in found.obstacles)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--backend", "batch", "--vcpus", "3"], "3: Fargate has no 3 vCPUs here; give 1, 2, 4, 8, 16"),
+        (
+            ["--backend", "batch", "--vcpus", "4", "--memory-mb", "65536"],
+            "65536: Fargate has no 65,536 MB for 4 vCPUs; give 8,192 to 30,720 in steps of 1,024",
+        ),
+        (["--memory-mb", "16384"], "16384: Lambda has 10,240 MB at most; give less, or --backend batch"),
+    ],
+)
+def test_a_size_that_there_is_not_is_refused(options: list[str], message: str) -> None:
+    done = CliRunner().invoke(app, ["plan", "--images", "1000", *options])
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_plan_for_batch_says_that_spots_price_varies() -> None:
+    done = CliRunner().invoke(app, ["plan", "--images", "1000000", "--backend", "batch", "--json"])
+    told = json.loads(done.stdout)
+    assert told["payload"]["backend"] == "batch"
+    assert "Spot's price changes with supply and demand" in told["notes"][0]
+    assert {(one["vcpus"], one["memory_mb"]) for one in told["plans"]} == {(2, 4096), (4, 8192), (8, 16384)}
 
 
 def test_a_measured_run_calibrates_it(tmp_path: Path) -> None:

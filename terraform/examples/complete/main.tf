@@ -24,7 +24,7 @@ module "cosmicai" {
   image_builder = "codebuild"
   image_tag     = "v1" # the image is in the deployment's own ECR repository
   image = {
-    variant        = "torch"
+    variant        = "cuda"
     extra_packages = ["timm==0.4.12"]
   }
   # image_uri = "URI" # instead of image_tag and image
@@ -68,6 +68,10 @@ module "cosmicai" {
     max_vcpus       = 512
     spot            = true
     timeout_seconds = 7200
+    gpu = { # instead of Fargate
+      instance_types = ["g6.xlarge", "g5.xlarge"]
+      memory_mb      = 14000
+    }
   }
 
   operations = {

@@ -19,7 +19,7 @@ variable "subnet_ids" {
 }
 
 variable "public" {
-  description = "Whether ranks get a public address."
+  description = "Whether ranks on Fargate get a public address. Of instances with a GPU, the subnet decides."
   type        = bool
 }
 
@@ -39,7 +39,7 @@ variable "max_vcpus" {
 }
 
 variable "spot" {
-  description = "Whether ranks run on Fargate Spot."
+  description = "Whether ranks run on Spot capacity."
   type        = bool
 }
 
@@ -56,6 +56,12 @@ variable "log_retention_days" {
 variable "statements" {
   description = "Permissions of a rank, by statement name."
   type        = map(object({ actions = list(string), resources = list(string) }))
+}
+
+variable "gpu" {
+  description = "Types of the instances with a GPU on which ranks run, each with a GPU of its own; null: on Fargate."
+  type        = object({ instance_types = list(string) })
+  default     = null
 }
 
 variable "permissions_boundary" {

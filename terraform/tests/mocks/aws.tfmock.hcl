@@ -36,6 +36,14 @@ mock_data "aws_vpc" {
   defaults = { cidr_block = "10.1.0.0/16" }
 }
 
+mock_resource "aws_iam_instance_profile" {
+  defaults = { arn = "arn:aws:iam::123456789012:instance-profile/team3-cosmicai-batch-host" }
+}
+
+mock_resource "aws_launch_template" {
+  defaults = { id = "lt-0123456789abcdef0", latest_version = 1 }
+}
+
 mock_resource "aws_batch_compute_environment" {
   defaults = { arn = "arn:aws:batch:us-east-1:123456789012:compute-environment/team3-cosmicai-batch" }
 }
