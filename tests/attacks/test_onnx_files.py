@@ -179,7 +179,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
         "onnx's checker refuses it: Nodes in a graph must be topologically sorted",
     ),
     "an operator version of the future": (_of(node("Relu", ["x"], ["y"]), domains={"": 9999}), "till opset"),
-    "weights in /etc": (lambda path: _external(path, "/etc/passwd"), "'/etc/passwd' cannot be a path below a folder"),
+    "weights in /etc": (lambda path: _external(path, "/etc/passwd"), "'/etc/passwd' cannot be a path below"),
     "weights above": (lambda path: _external(path, "../secret"), "'../secret' cannot be a path below a folder"),
     "weights nowhere": (lambda path: _external(path, "w.bin"),
         "its weights are in w.bin, which is not beside it"),
