@@ -186,7 +186,7 @@ def test_ranks_that_were_killed_are_named_with_their_reason(applied: Applied, ma
     execution = stepfunctions.start_execution(stateMachineArn=machine, name=bucket, input=json.dumps(planned))
     ended = _ended(stepfunctions, execution["executionArn"])
     assert ended["status"] == "SUCCEEDED", ended  # Summarize decides whether the run has failed
-    summarize_run(s3, json.loads(ended["output"]), lambda: batch)
+    summarize_run(s3, json.loads(ended["output"]), batch=lambda: batch)
     summary = json.load(s3.get_object(Bucket=bucket, Key=f"{folder}/summary.json")["Body"])
     killed = [str(rank) for rank in range(ranks) if rank or ranks == 1]
     assert list(summary["failed_ranks"]) == killed

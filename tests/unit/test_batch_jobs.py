@@ -98,7 +98,7 @@ class Account:
             name[0].upper() + name[1:]: value for name, value in described.items()
         }  # as Step Functions writes
         failed = {"batch_failure": {"Error": "States.TaskFailed", "Cause": json.dumps(cause)}}
-        told = summarize_run(self.s3, {**planned, **failed}, lambda: self.batch)
+        told = summarize_run(self.s3, {**planned, **failed}, batch=lambda: self.batch)
         return {**self.read("summary.json"), "cause": told["cause"]}
 
 
@@ -204,7 +204,7 @@ def test_a_ranks_own_record_stands_unless_a_later_attempt_was_killed(
 def test_jobs_that_could_not_be_submitted_are_told_by_step_functions(account: Account) -> None:
     planned = account.plan(3)
     failed = {"Error": "Batch.ClientException", "Cause": "Job queue is in DISABLED state"}
-    summarize_run(account.s3, {**planned, "batch_failure": failed}, lambda: account.batch)
+    summarize_run(account.s3, {**planned, "batch_failure": failed}, batch=lambda: account.batch)
     assert account.read("summary.json")["failed_ranks"] == {
         str(rank): {"error": "Batch.ClientException", "cause": "Job queue is in DISABLED state"}
         for rank in range(3)
@@ -221,7 +221,7 @@ def test_a_run_is_summarised_if_batch_does_not_answer(
     cause = json.dumps({"JobId": job})
     monkeypatch.setattr(account.batch, "describe_jobs", denied)
     failed = {"batch_failure": {"Error": "States.TaskFailed", "Cause": cause}}
-    summarize_run(account.s3, {**planned, **failed}, lambda: account.batch)
+    summarize_run(account.s3, {**planned, **failed}, batch=lambda: account.batch)
     assert account.read("summary.json")["missing_ranks"] == [0, 1]
     assert "AWS Batch does not say why jobs failed" in capsys.readouterr().out
 
