@@ -73,7 +73,7 @@ VALID = {
     "prefix": "25MB", "partitions": "in", "checkpoint": "checkpoint.pt", "file": "checkpoint.pt",
     "data upload folder": "in",
     "report folder": "results", "model optimise folder": "model", "model show folder": "model",
-    "model calibrate folder": "model", "calibration": "in", "format_": "csv",
+    "model calibrate folder": "model", "model speed folder": "model", "calibration": "in", "format_": "csv",
     "catalogue folder": "results",
 }  # fmt: skip
 """Values that required parameters take in the fixture's folder."""
