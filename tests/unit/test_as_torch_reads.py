@@ -91,13 +91,13 @@ def test_a_storage_is_of_one_type(kind: str) -> None:
     file = _file(_dict(a=_tensor(), b=_tensor(kind)), k0=16)
     assert _torch(file)["b"].dtype is torch.float32
     with pytest.raises(
-        TorchFileError, match=r"for 4 values of type float32, another for 4 of type (int32|float16)"
+        TorchFileError, match=r"as 4 values of type float32, another as 4 of type (int32|float16)"
     ):
         describe(Buffer(file))
 
 
 def test_a_storage_is_of_one_size() -> None:
-    with pytest.raises(TorchFileError, match=r"for 4 values of type float32, another for 3 of type"):
+    with pytest.raises(TorchFileError, match=r"as 4 values of type float32, another as 3 of type"):
         describe(Buffer(_file(_dict(a=_tensor(), b=_tensor(count=3)), k0=16)))
 
 
