@@ -79,7 +79,7 @@ def model_import_onnx(
         typer.Option(
             parser=Text("a column"),
             metavar="COLUMN",
-            help="The column whose true values partitions have, where several outputs could.",
+            help="The column whose true values partitions have, if several outputs have true values.",
         ),
     ] = None,
 ) -> None:
@@ -90,7 +90,7 @@ def model_import_onnx(
 
     Example: cosmicai model import-onnx net.onnx models/types --output type=p --classes type=galaxy,star
     """
-    from cosmicai.model.import_onnx import import_onnx, told
+    from cosmicai.model.import_onnx import import_onnx, report_lines
     from cosmicai.model.onnxfile.choosing import Asked
 
     asked = Asked(
@@ -105,7 +105,7 @@ def model_import_onnx(
     command = shlex.join(["cosmicai", *sys.argv[1:]])
     with writing(out), made(out.absolute().parent):
         card = import_onnx(file, out, asked, command)
-    for line in told(card, out):
+    for line in report_lines(card, out):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -35,7 +35,7 @@ _MEASURES = {
     CLASSIFICATION: {name: name for name in classification.NAMES},
     REGRESSION: {name: name for name in regression.NAMES},
 }
-"""What is told of the accuracy, and its names in summary.json."""
+"""The measures that are printed, and their names in summary.json."""
 
 
 @app.command()

@@ -124,8 +124,8 @@ def plan(
     }
     notes = [SPOT_NOTE] if backend == "batch" else []
     if as_json:
-        told = {"plans": [_content(one) for one in plans], "recommended": _content(best), "payload": payload}
-        print_json({**told, "notes": notes})
+        listing = {"plans": [_content(one) for one in plans], "recommended": _content(best), "payload": payload}
+        print_json({**listing, "notes": notes})
         return
     console.print_table(_table(plans, best, count))
     _print_best(best, count)
@@ -137,8 +137,8 @@ def plan(
 
 def _on_lambda(memories_mb: Iterable[float]) -> list[int]:
     if max(memories_mb) > _MOST_LAMBDA_MB:
-        told = f"Lambda has {_MOST_LAMBDA_MB:,} MB at most; give less, or --backend batch"
-        raise Refused(NumberList(memories_mb), told, "--memory-mb")
+        reason = f"Lambda has {_MOST_LAMBDA_MB:,} MB at most; give less, or --backend batch"
+        raise Refused(NumberList(memories_mb), reason, "--memory-mb")
     return list(map(int, memories_mb))
 
 

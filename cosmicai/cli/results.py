@@ -140,8 +140,8 @@ def _tell_catalogue(grown: Grown | None) -> None:
     if grown is not None and grown.fault is not None:
         tell_error(f"the catalogue {grown.place} stays as it was: {grown.fault}", lines=False)
     elif grown is not None:
-        told = f"version {grown.version} of {grown.place} holds its {grown.galaxies or 0:,} galaxies"
-        console.print(printable(f"catalogue: {told}"))
+        text = f"version {grown.version} of {grown.place} holds its {grown.galaxies or 0:,} galaxies"
+        console.print(printable(f"catalogue: {text}"))
 
 
 def _tell_left_out(infos: list[RankInfo]) -> None:

@@ -148,7 +148,7 @@ _REMEDIES = {
     "ThrottlingException": "AWS asks to slow down: wait a minute and try again",
     "TooManyRequestsException": "AWS asks to slow down: wait a minute and try again",
     "StateMachineDoesNotExist": "the state machine is gone: was it destroyed, or is this another account?",
-    "ExecutionDoesNotExist": "there is no such run: `cosmicai list` shows the runs",
+    "ExecutionDoesNotExist": "the run does not exist: `cosmicai list` shows the runs",
     "ExecutionAlreadyExists": "a run of this name exists already: give another --name",
     "NoSuchBucket": "the bucket is gone: was the deployment destroyed, or is this another account?",
 }

@@ -332,12 +332,12 @@ def _obstacles(case: Case, assumptions: Assumptions, ranks: list[dict[str, float
     longest = max(rank["billed"] for rank in ranks)
     if on_batch and longest > fargate.MOST_SECONDS:
         default = f"{fargate.MOST_SECONDS:,} by default"
-        told = f"a rank takes {longest:,.0f} s: set batch.timeout_seconds, which is {default}"
-        obstacles.append(Obstacle(told, prevents=False))
+        text = f"a rank takes {longest:,.0f} s: set batch.timeout_seconds, which is {default}"
+        obstacles.append(Obstacle(text, prevents=False))
     if not on_batch and longest > MOST_SECONDS:
-        told = (
+        text = (
             f"a rank takes {longest:,.0f} s: Lambda ends it after {MOST_SECONDS} s; cut smaller partitions, "
             "give more ranks or more memory, or use AWS Batch (--backend batch)"
         )
-        obstacles.append(Obstacle(told, prevents=True))
+        obstacles.append(Obstacle(text, prevents=True))
     return tuple(obstacles)

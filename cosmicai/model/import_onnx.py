@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from cosmicai.model.onnxfile.asking import found_in
+from cosmicai.model.new_folder import new_folder
+from cosmicai.model.onnxfile.asking import examined
 from cosmicai.model.onnxfile.choosing import Asked
 from cosmicai.model.onnxfile.reading import OnnxFileError
 from inference.contract.mapping import CLASSIFICATION, Mapping, Output
@@ -24,16 +23,12 @@ def import_onnx(source: Path, out: Path, asked: Asked, command: str = "") -> Jso
     The file is read, checked and run in a process of its own, within limits. Raises OnnxFileError, which names
     the file and the reason, and then leaves nothing.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OnnxFileError(f"{out}: is there already; name a folder that is not, or delete it first")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with new_folder(out, OnnxFileError) as scratch:
         try:
-            found = found_in(source, scratch, asked)
+            facts = examined(source, scratch, asked)
         except OnnxFileError as error:
             raise OnnxFileError(f"{source}: {error}") from error
-        files, mapping = found.pop("files"), found.pop("mapping")
+        files, mapping = facts.pop("files"), facts.pop("mapping")
         digest = hashlib.sha256(json.dumps([files, mapping], sort_keys=True).encode()).hexdigest()
         graphs = {"network": digest, "float32": {"files": files}, "mapping": mapping}
         (scratch / GRAPHS).write_text(json.dumps(graphs, indent=1) + "\n")
@@ -42,19 +37,15 @@ def import_onnx(source: Path, out: Path, asked: Asked, command: str = "") -> Jso
             "source": source.name,
             "source sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
             "source kind": "ONNX graph",
-            **found,
+            **facts,
             "mapping": mapping,
             "command": command,
         }
         (scratch / "card.json").write_text(json.dumps(card, indent=2) + "\n")
-        scratch.chmod(0o755)
-        scratch.replace(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return card
 
 
-def told(card: Json, out: Path) -> list[str]:
+def report_lines(card: Json, out: Path) -> list[str]:
     """What a user should read of an import."""
     mapping = Mapping.from_json(card["mapping"])
     inputs = (f"{one.name} takes {one.tensor} {_shape(one.shape)}" for one in mapping.inputs)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from cosmicai.model.foreign.errors import CheckpointError
 from cosmicai.model.foreign.expected import Expected
 from cosmicai.model.foreign.reading import Choices, Reading, read
+from cosmicai.model.new_folder import new_folder
 from cosmicai.model.optimise import optimise
 from inference.engine import astromae
 
@@ -29,23 +28,15 @@ def import_checkpoint(
     expected: an .npz of galaxies with the outputs of the user's own code, under the name `outputs`; the model
     must give the same. Raises CheckpointError, and then leaves nothing. No part of the checkpoint is executed.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out}: exists already; name a new folder, or delete it first")
     reference = None if expected is None else Expected.read(expected, source, outputs)
     reading = read(source, choices or Choices())
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with new_folder(out, CheckpointError) as scratch:
         astromae.save(reading.model, scratch)
         if onnx:
             optimise(scratch)
         checked = reference.check(scratch, onnx) if reference is not None else False
         card = _card(source, reading, command, checked)
         (scratch / "card.json").write_text(json.dumps(card, indent=2) + "\n")
-        scratch.chmod(0o755)
-        scratch.replace(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return card
 
 

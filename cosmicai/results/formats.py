@@ -72,7 +72,7 @@ def _schema(catalogue: Catalogue) -> Any:
     for name, (kind, shape) in catalogue.types.items():
         value = pa.string() if kind.kind == "U" else pa.from_numpy_dtype(kind)
         type_ = pa.list_(value, int(np.prod(shape))) if shape else value
-        fields.append(pa.field(name, type_, metadata=described(name).told()))
+        fields.append(pa.field(name, type_, metadata=described(name).metadata()))
     grid = {} if catalogue.grid is None else {"z_grid": json.dumps(catalogue.grid.tolist())}
     return pa.schema(fields, metadata={"run_id": catalogue.run_id, **grid})
 

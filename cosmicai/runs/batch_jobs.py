@@ -55,11 +55,11 @@ class Jobs:
             return Seen()
 
     def _look(self, recorded: Collection[int]) -> Seen:
-        told = self._batch.describe_jobs(jobs=[self._job])["jobs"]
-        if not told:  # AWS forgets jobs after a week
+        jobs = self._batch.describe_jobs(jobs=[self._job])["jobs"]
+        if not jobs:  # AWS forgets jobs after a week
             return Seen()
-        array = told[0].get("arrayProperties", {}).get("statusSummary")
-        counts: dict[str, int] = array or {told[0]["status"]: 1}
+        array = jobs[0].get("arrayProperties", {}).get("statusSummary")
+        counts: dict[str, int] = array or {jobs[0]["status"]: 1}
         if counts.get("FAILED", 0) > len(self._failures):
             failed = self._failed() if array else [str(self._job)]
             new = {

@@ -33,14 +33,14 @@ _ERRORS = (
 def job_id(text: str) -> str | None:
     """The id of a job in what Step Functions tells of it: the answer to SubmitJob, or a failed task's cause."""
     with suppress(ValueError, RecursionError, AttributeError):
-        told = json.loads(text)
-        found = told.get("JobId") or told.get("jobId")
-        return found if isinstance(found, str) else None
+        answer = json.loads(text)
+        job_id = answer.get("JobId") or answer.get("jobId")
+        return job_id if isinstance(job_id, str) else None
     return None
 
 
 def by_job(job: str, ranks: Sequence[int]) -> dict[str, int]:
-    """The ranks of a manifest by the ids of their jobs: an array's job has its index; one rank is no array."""
+    """The ranks of a manifest by the ids of their jobs. A single rank has no index in its id."""
     if len(ranks) == 1:
         return {job: ranks[0]}
     return {f"{job}:{index}": rank for index, rank in enumerate(ranks)}
@@ -52,15 +52,15 @@ def failures(batch: Any, jobs: Mapping[str, int], recorded: Collection[int]) -> 
     jobs: ranks by the ids of their jobs. recorded: ranks that have left a record themselves, which stands
     unless a later attempt was killed. AWS keeps jobs for a week; those that it no longer knows are left out.
     """
-    found = {}
+    failures = {}
     ids = list(jobs)
     for first in range(0, len(ids), _DESCRIBED):
         for job in batch.describe_jobs(jobs=ids[first : first + _DESCRIBED])["jobs"]:
             rank = jobs.get(job["jobId"])
-            told = None if rank is None else _failure(job, rank in recorded)
-            if rank is not None and told is not None:
-                found[rank] = told
-    return found
+            failure = None if rank is None else _failure(job, rank in recorded)
+            if rank is not None and failure is not None:
+                failures[rank] = failure
+    return failures
 
 
 def _failure(job: Json, recorded: bool) -> dict[str, str] | None:
@@ -70,14 +70,14 @@ def _failure(job: Json, recorded: bool) -> dict[str, str] | None:
     code = container.get("exitCode")
     if job.get("status") != "FAILED" or (recorded and code in (FAILED, TRY_AGAIN)):
         return None
-    told = [str(one)[:_MOST_CHARACTERS] for one in (container.get("reason"), job.get("statusReason")) if one]
+    reasons = [str(one)[:_MOST_CHARACTERS] for one in (container.get("reason"), job.get("statusReason")) if one]
     error = next(
-        (name for start, name in _ERRORS if any(one.startswith(start) for one in told)), "Batch.Failed"
+        (name for start, name in _ERRORS if any(one.startswith(start) for one in reasons)), "Batch.Failed"
     )
     if error == "Batch.Failed" and code == 128 + signal.SIGKILL:
         error = "Batch.Killed"
     tried = [f"attempt {len(attempts)}"] if len(attempts) > 1 else []
-    return {"error": error, "cause": "; ".join([*told, *_exit(code), *tried, f"job {job['jobId']}"])}
+    return {"error": error, "cause": "; ".join([*reasons, *_exit(code), *tried, f"job {job['jobId']}"])}
 
 
 def _exit(code: object) -> list[str]:

@@ -44,10 +44,10 @@ MERGE_SECONDS = 0.002
 
 @dataclass(frozen=True)
 class Host:
-    """The rendezvous host as it was found. told: a sentence about it, without a full stop."""
+    """The rendezvous host when the run starts. description: a sentence about it, without a full stop."""
 
     state: HostState
-    told: str
+    description: str
 
 
 @dataclass(frozen=True)
@@ -80,28 +80,28 @@ def choose(ranks: Ranks, host: Host, script: bool = False) -> Choice:
     if ranks.count == 1:
         return Choice("s3" if script else "none", "one rank has no other to reduce with")
     possible: list[Channel] = ["none", "s3"]
-    told = host.told
+    about = host.description
     if ranks.at_once < ranks.count:
-        told = f"only {ranks.at_once:,} of {ranks.count:,} ranks can run at once, so they cannot meet directly"
+        about = f"only {ranks.at_once:,} of {ranks.count:,} ranks can run at once, so they cannot meet directly"
     elif host.state != "absent":
         possible.append("direct")
     if script:
         direct = "direct" in possible
         return Choice(
             "direct" if direct else "s3",
-            f"a user's script may send messages of its own; {told}"
+            f"a user's script may send messages of its own; {about}"
             + ("" if direct else ": they go through S3"),
         )
     candidates = [_candidate(channel, ranks, host.state) for channel in possible]
     best = min(candidates, key=lambda one: one.seconds * one.usd)
-    return Choice(best.channel, _reason(best, candidates, ranks, told), candidates)
+    return Choice(best.channel, _reason(best, candidates, ranks, about), candidates)
 
 
-def _reason(best: Candidate, candidates: Iterable[Candidate], ranks: Ranks, told: str) -> str:
+def _reason(best: Candidate, candidates: Iterable[Candidate], ranks: Ranks, about: str) -> str:
     least, most = ranks.speed.images_per_second_vcpu
     estimates = ", ".join(map(str, candidates))
     return (
-        f"{best.channel} has the smallest product of time and cost: the run would take {estimates}; {told}; "
+        f"{best.channel} has the smallest product of time and cost: the run would take {estimates}; {about}; "
         f"{ranks.speed.source}, {least:,.0f} to {most:,.0f} images/s per vCPU"
     )
 

@@ -29,7 +29,7 @@ class Column:
     unit: str = ""
     ucd: str = ""
 
-    def told(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
         """What is known of it, as the metadata of a file's column."""
         known = {"unit": self.unit, "ucd": self.ucd, "description": self.description}
         return {name: text for name, text in known.items() if text}

@@ -43,7 +43,7 @@ class Part(Record):
     rows: Annotated[int, Field("its galaxies", unit="galaxies")]
     columns: Annotated[dict[str, str], Field("Delta Lake's types by column")]
     z_grid: Annotated[list[float], Field("the redshifts at which pdf is given")]
-    network: Annotated[str, Field("SHA-256 of the network's weights; empty where it is not known")]
+    network: Annotated[str, Field("SHA-256 of the network's weights; empty if unknown")]
 
     @classmethod
     def from_json(cls, content: Any) -> Self:
@@ -64,7 +64,7 @@ class Form(Record):
 
     columns: Annotated[dict[str, str], Field("Delta Lake's types by column")]
     z_grid: Annotated[str, Field("SHA-256 of the redshifts at which pdf is given; empty without pdf")]
-    network: Annotated[str, Field("SHA-256 of the network's weights; empty where it is not known")]
+    network: Annotated[str, Field("SHA-256 of the network's weights; empty if unknown")]
     model: Annotated[str, Field("the model of the payload; empty for the bundled one")]
     outputs: Annotated[list[str], Field("the outputs of the payload")]
 
@@ -87,7 +87,7 @@ class Form(Record):
         lacking = [name for name in self.columns if name not in new.columns]
         more = [name for name in new.columns if name not in self.columns]
         both = ((name, kind, new.columns.get(name, kind)) for name, kind in self.columns.items())
-        other = [f"{name} ({kind} there, {found} here)" for name, kind, found in both if found != kind]
+        other = [f"{name} ({kind} there, {new_kind} here)" for name, kind, new_kind in both if new_kind != kind]
         faults = [
             f"{what} {', '.join(names)}"
             for what, names in (
@@ -141,7 +141,7 @@ def schema_string(columns: dict[str, str], grid: list[float]) -> str:
 def _field(name: str, kind: str, column: Column) -> Json:
     inner = kind.removeprefix("array<").removesuffix(">")
     type_: Any = kind if inner == kind else {"type": "array", "elementType": inner, "containsNull": True}
-    return {"name": name, "type": type_, "nullable": True, "metadata": column.told()}
+    return {"name": name, "type": type_, "nullable": True, "metadata": column.metadata()}
 
 
 def latest(s3: Any, bucket: str, catalogue: str) -> tuple[int, Form | None]:
@@ -176,13 +176,13 @@ def _versions(s3: Any, bucket: str, catalogue: str) -> dict[int, int]:
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return {item["Key"]: item["Size"] for page in pages for item in page.get("Contents", [])}
 
-    found: dict[int, int] = {}
+    sizes: dict[int, int] = {}
     for key, size in repeated(listed).items():
         match = _NUMBERED.fullmatch(key.removeprefix(prefix))
         if match:
             is_commit = match[2] == ".json"
-            found[int(match[1])] = size if is_commit else found.get(int(match[1]), -1)
-    return found
+            sizes[int(match[1])] = size if is_commit else sizes.get(int(match[1]), -1)
+    return sizes
 
 
 def _form(commit: bytes, where: str) -> Form | None:

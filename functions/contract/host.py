@@ -21,12 +21,12 @@ def health(address: str, seconds: float = _SECONDS) -> dict[str, Any]:
         with socket.create_connection((host, int(port)), seconds) as connection:
             connection.sendall(_HEALTH)
             with connection.makefile() as lines:
-                found: Any = json.loads(lines.readline(4096))
+                answer: Any = json.loads(lines.readline(4096))
     except (OSError, ValueError) as error:
         raise NotHealthy(f"the rendezvous host at {address} does not answer: {error}") from error
-    if not isinstance(found, dict) or not found.get("healthy"):
-        raise NotHealthy(f"the rendezvous host at {address} is not healthy, it answers {found}")
-    return found
+    if not isinstance(answer, dict) or not answer.get("healthy"):
+        raise NotHealthy(f"the rendezvous host at {address} is not healthy, it answers {answer}")
+    return answer
 
 
 def public_address(ec2: Any, instance_id: str) -> str:
@@ -34,8 +34,8 @@ def public_address(ec2: Any, instance_id: str) -> str:
 
     ec2: boto3's client.
     """
-    found = ec2.describe_instances(InstanceIds=[instance_id])
-    instance = found["Reservations"][0]["Instances"][0]
+    answer = ec2.describe_instances(InstanceIds=[instance_id])
+    instance = answer["Reservations"][0]["Instances"][0]
     state, address = instance["State"]["Name"], instance.get("PublicIpAddress")
     if state != "running" or not address:
         raise NotHealthy(f"the rendezvous host {instance_id} is {state}, without a public address yet")

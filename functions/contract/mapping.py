@@ -15,8 +15,8 @@ from .names import NAME, POSITIONS, is_name
 
 TENSORS = {
     "images": "the first tensor of a partition, of any shape (N, …)",
-    "magnitudes": "the second tensor (N, M), as magnitudes: markers such as 99 are no measurements",
-    "values": "the second tensor (N, M), as any numbers: only NaN and infinity are no measurements",
+    "magnitudes": "the second tensor (N, M), as magnitudes: markers such as 99 are not measurements",
+    "values": "the second tensor (N, M), as any numbers: only NaN and infinity are not measurements",
 }
 REDSHIFT, REGRESSION, CLASSIFICATION, VALUES = "redshift", "regression", "classification", "values"
 KINDS = {
@@ -69,43 +69,43 @@ class Output(Record):
 
     def faults(self) -> list[str]:
         """What is wrong with it, each a sentence that begins with the column."""
-        found = [] if _is_graph_name(self.name) else ["its output has no printable name"]
+        faults = [] if _is_graph_name(self.name) else ["its output has no printable name"]
         if self.kind != REDSHIFT and (not is_name(self.column) or self.column.lower() in POSITIONS):
-            found.append(
-                "is no name for a column: give letters, digits, _ . + -, and none that results use already"
+            faults.append(
+                "cannot name a column: give letters, digits, _ . + -, and a name that results do not use"
             )
         count = math.prod(self.shape)
         if self.kind in (REDSHIFT, REGRESSION) and (count != 1 or len(self.shape) > 1):
-            found.append(
+            faults.append(
                 f"a {self.kind} is one number per object, and the output has the shape {_shown(self.shape)}"
             )
         if self.kind == VALUES and (len(self.shape) > 1 or not 0 < count <= MOST_OUTPUT_VALUES):
-            found.append(
+            faults.append(
                 f"values are (N,) or (N, D) with D up to {MOST_OUTPUT_VALUES:,}, and the output has the shape "
                 f"{_shown(self.shape)}"
             )
-        return [f"{self.column[:MOST_CHARACTERS]!r}: {one}" for one in found + self._class_faults()]
+        return [f"{self.column[:MOST_CHARACTERS]!r}: {one}" for one in faults + self._class_faults()]
 
     def _class_faults(self) -> list[str]:
         if self.kind != CLASSIFICATION:
             return (
-                ["it has classes, but is no classification"]
+                ["it has classes, but is not a classification"]
                 if self.classes or self.labels or self.logits
                 else []
             )
-        count, found = len(self.classes), []
+        count, faults = len(self.classes), []
         if not 2 <= count <= MOST_CLASSES:
             return [f"{count} classes are given; give 2 to {MOST_CLASSES}"]
         binary = count == 2 and self.shape in ([], [1])
         if self.shape != [count] and not binary:
-            found.append(f"{count} classes are given, and the output has the shape {_shown(self.shape)}")
+            faults.append(f"{count} classes are given, and the output has the shape {_shown(self.shape)}")
         wrong = [one for one in self.classes if NAME.fullmatch(one) is None]
         if wrong or len({one.lower() for one in self.classes}) < count:
-            found.append("the names of classes differ, and have letters, digits, _ . + -")
+            faults.append("the names of classes differ, and have letters, digits, _ . + -")
         whole = all(one % 1 == 0 and abs(one) <= _LARGEST_LABEL for one in self.labels)
         if not whole or len(self.labels) != count or len(set(self.labels)) < count:
-            found.append(f"labels are {count} different whole numbers, one for each class")
-        return found
+            faults.append(f"labels are {count} different whole numbers, one for each class")
+        return faults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,38 +127,38 @@ class Mapping(Record):
 
     def check(self) -> None:
         """Raises RecordError for what is contradictory or has no place in a catalogue; it names every fault."""
-        found = [fault for output in self.outputs for fault in output.faults()]
-        found += self._input_faults()
+        faults = [fault for output in self.outputs for fault in output.faults()]
+        faults += self._input_faults()
         columns = [name.lower() for one in self.outputs for name in (*one.columns, one.true_column)]
         twice = sorted({name for name in columns if columns.count(name) > 1})
         if twice:
-            found.append(f"two columns would have the name {', '.join(twice)}: give other names")
+            faults.append(f"two columns would have the name {', '.join(twice)}: give other names")
         if not self.outputs:
-            found.append("there is no output")
+            faults.append("there is no output")
         if self.truth is not None and self.compared is None:
-            found.append(f"truth: {self.truth!r} is no column that a true value can be compared with")
-        if found:
-            raise RecordError("; ".join(found))
+            faults.append(f"truth: {self.truth!r} is not a column that true values can be compared with")
+        if faults:
+            raise RecordError("; ".join(faults))
 
     def _input_faults(self) -> list[str]:
-        tensors, found = [one.tensor for one in self.inputs], []
+        tensors, faults = [one.tensor for one in self.inputs], []
         if tensors.count("images") != 1 or len(tensors) > 2 or len(set(tensors)) < len(tensors):
-            found.append(
+            faults.append(
                 "one input takes images, the first tensor of a partition, and one at most magnitudes or values"
             )
         for one in self.inputs:
             fits = 0 < math.prod(one.shape) <= MOST_VALUES and len(one.shape) <= 7
             if not fits or (one.tensor != "images" and len(one.shape) != 1):
-                found.append(f"{one.tensor}: the shape {_shown(one.shape)} is none of it")
+                faults.append(f"{one.tensor}: the shape {_shown(one.shape)} does not fit it")
             if not _is_graph_name(one.name):
-                found.append(f"{one.tensor}: its input has no printable name")
-        return found
+                faults.append(f"{one.tensor}: its input has no printable name")
+        return faults
 
     @property
     def compared(self) -> Output | None:
         """The output whose true values partitions may have."""
-        found = (one for one in self.outputs if one.column == self.truth and one.kind != VALUES)
-        return next(found, None)
+        outputs = (one for one in self.outputs if one.column == self.truth and one.kind != VALUES)
+        return next(outputs, None)
 
     @property
     def redshift(self) -> Output | None:

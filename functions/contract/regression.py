@@ -1,4 +1,4 @@
-"""How good the numbers of a network are that are no redshifts, as a state that ranks can add up.
+"""The accuracy of a network's numbers other than redshifts, as a state that ranks can add up.
 
 Sums are whole numbers of UNIT, so that they do not depend on the order in which ranks are added. Standard
 library alone.
@@ -104,7 +104,7 @@ class Regression:
     def from_json(cls, content: Any) -> Regression:
         """Raises ValueError for whatever `to_json` has not made."""
         if required(content, "unit") != UNIT or not isinstance(required(content, "column"), str):
-            raise ValueError(f"regression: unit is not {UNIT}, or column is no text")
+            raise ValueError(f"regression: unit is not {UNIT}, or column is not a string")
         sums = {name: whole(content, name, _LARGEST_SUM) for name in _SUMS}
         state = cls(content["column"], **sums)
         if not 0 <= state.count <= MOST_GALAXIES or min(state.absolute, state.squared, state.true_squared) < 0:

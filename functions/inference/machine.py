@@ -60,10 +60,10 @@ def instance_type(service: str = _INSTANCE_METADATA) -> str | None:
     try:
         token = _answer(urllib.request.Request(f"{service}/latest/api/token", method="PUT", headers=lifetime))  # noqa: S310
         place = f"{service}/latest/meta-data/instance-type"
-        told = _answer(urllib.request.Request(place, headers={"X-aws-ec2-metadata-token": token}))  # noqa: S310
+        kind = _answer(urllib.request.Request(place, headers={"X-aws-ec2-metadata-token": token}))  # noqa: S310
     except (OSError, ValueError):
         return None
-    return told if re.fullmatch(r"[a-z0-9-]{1,20}\.[a-z0-9-]{1,20}", told) else None
+    return kind if re.fullmatch(r"[a-z0-9-]{1,20}\.[a-z0-9-]{1,20}", kind) else None
 
 
 def _answer(request: urllib.request.Request) -> str:

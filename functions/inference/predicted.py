@@ -30,10 +30,10 @@ class Others:
     def outputs(self) -> list[Output]:
         return [one for one in self.mapping.outputs if one.kind != REDSHIFT] if self.mapping is not None else []
 
-    def keep(self, found: Named[str, Floats]) -> None:
+    def keep(self, outputs: Named[str, Floats]) -> None:
         """What the engine has computed for the next objects."""
         for one in self.outputs:
-            raw = found[one.column]
+            raw = outputs[one.column]
             self._parts.setdefault(one.column, []).append(
                 probabilities(one, raw) if one.kind == CLASSIFICATION else raw
             )
@@ -59,15 +59,16 @@ class Others:
     def columns(self) -> dict[str, NDArray[Any]]:
         """By name. Of classes their name ('' for none) and the probability of each; of other outputs the
         values, NaN for none."""
-        found: dict[str, NDArray[Any]] = {}
+        columns: dict[str, NDArray[Any]] = {}
         for one in self.outputs:
             values = self._values(one)
             if one.kind == CLASSIFICATION:
-                found[one.column] = _named(one, _most_probable(values))
-                found |= dict(zip(one.columns[1:], values.T, strict=True))
+                columns[one.column] = _named(one, _most_probable(values))
+                columns |= dict(zip(one.columns[1:], values.T, strict=True))
             else:
-                found[one.column] = values.reshape(len(values), -1)[:, 0] if one.shape in ([], [1]) else values
-        return found
+                scalar = one.shape in ([], [1])
+                columns[one.column] = values.reshape(len(values), -1)[:, 0] if scalar else values
+        return columns
 
     def true_column(self, true: Floats) -> dict[str, NDArray[Any]]:
         """The true values (N,), of classes their names; {} where the mapping compares none of its own."""
@@ -106,7 +107,7 @@ class Others:
 
 
 def probabilities(output: Output, raw: Floats) -> Floats:
-    """(N, K) of a graph's output; NaN for an object whose values are no probabilities."""
+    """(N, K) of a graph's output; NaN for an object whose values are not probabilities."""
     with np.errstate(over="ignore", invalid="ignore"):
         values = raw.astype(np.float64)
         if tuple(output.shape) in ((), (1,)):  # of the second of two classes

@@ -54,17 +54,17 @@ def columns(arrays: Mapping[str, Array]) -> dict[str, Array]:
     Half precision becomes single. Raises ValueError for an array that has another number of rows.
     """
     count = count_of(arrays)
-    found = {name: array for name, array in arrays.items() if name not in _PER_RANK}
-    wrong = [name for name, array in found.items() if array.ndim == 0 or len(array) != count]
+    per_galaxy = {name: array for name, array in arrays.items() if name not in _PER_RANK}
+    wrong = [name for name, array in per_galaxy.items() if array.ndim == 0 or len(array) != count]
     if wrong:
         raise ValueError(f"{', '.join(wrong)} lacks a row for each of the {count} galaxies")
-    for name in _IN_HALF_PRECISION & found.keys():
-        found[name] = found[name].astype(np.float32)
+    for name in _IN_HALF_PRECISION & per_galaxy.keys():
+        per_galaxy[name] = per_galaxy[name].astype(np.float32)
     files, rows = arrays.get("files"), arrays.get("rows")
     if files is not None and rows is not None and rows.sum() == count and len(files) == len(rows):
-        found["file"] = np.repeat(files, rows)
-        found["row"] = np.concatenate([*(np.arange(one) for one in rows), np.empty(0, np.int64)])
-    return found
+        per_galaxy["file"] = np.repeat(files, rows)
+        per_galaxy["row"] = np.concatenate([*(np.arange(one) for one in rows), np.empty(0, np.int64)])
+    return per_galaxy
 
 
 def count_of(arrays: Mapping[str, Array]) -> int:
@@ -98,7 +98,7 @@ def parquet(table: Mapping[str, Array], about: Mapping[str, str]) -> bytes:
     arrays, fields = [], []
     for name in ordered(set(table)):
         arrays.append(_arrow(table[name]))
-        fields.append(Field(name, arrays[-1].type, nullable=True, metadata=described(name).told()))
+        fields.append(Field(name, arrays[-1].type, nullable=True, metadata=described(name).metadata()))
     batch = RecordBatch.from_arrays(arrays, schema=Schema(fields, metadata=dict(about)))
     body = io.BytesIO()
     write_parquet(batch, body, compression="zstd(1)")

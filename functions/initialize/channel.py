@@ -33,7 +33,7 @@ def collectives(
     if resume and asked != "none":
         return _RESUMED
     if asked == "auto":
-        return _told(_chosen(run, at_once, deployed, speed))
+        return _as_json(_chosen(run, at_once, deployed, speed))
     ranks = run.world_size
     if asked in ("direct", "redis"):
         if ranks == 1:
@@ -44,7 +44,7 @@ def collectives(
                 "reason": f"only {at_once} of {ranks} ranks can run at once, so messages wait in S3",
             }
     if asked == "direct" and not deployed.has_rendezvous:
-        return {"channel": "s3", "reason": _NO_HOST.told}
+        return {"channel": "s3", "reason": _NO_HOST.description}
     return {"channel": asked}
 
 
@@ -64,11 +64,11 @@ def _chosen(run: Run, at_once: int, deployed: Deployed, speed: Callable[[], Spee
     return choose(ranks, host, script)
 
 
-def _told(choice: Choice) -> Json:
-    found: Json = {"channel": choice.channel, "reason": choice.reason}
+def _as_json(choice: Choice) -> Json:
+    content: Json = {"channel": choice.channel, "reason": choice.reason}
     if choice.candidates:
-        found["candidates"] = {
+        content["candidates"] = {
             one.channel: {"seconds": round(one.seconds, 3), "usd": round(one.usd, 6)}
             for one in choice.candidates
         }
-    return found
+    return content

@@ -66,16 +66,16 @@ def grow(s3: Any, run: Run, infos: list[RankInfo]) -> Grown | None:
 
 def _parts(infos: list[RankInfo]) -> list[Part]:
     """What each rank has written. Raises CatalogueError."""
-    found = []
+    parts = []
     for info in infos:
         try:
-            found.append(Part.from_json(info.catalogue))
+            parts.append(Part.from_json(info.catalogue))
         except RecordError as error:
             raise CatalogueError(
                 f"rank {info.rank} does not say what it wrote to the catalogue ({error}); run it again with "
                 "another result_path"
             ) from error
-    return found
+    return parts
 
 
 def _form(run: Run, parts: Iterable[Part]) -> tuple[Form, list[float]]:
@@ -144,8 +144,8 @@ def _files(s3: Any, bucket: str, folder: str) -> dict[str, Json]:
 
     def listed() -> dict[str, Json]:
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder)
-        found = (item for page in pages for item in page.get("Contents", []))
-        return {item["Key"].removeprefix(folder): item for item in found if item["Key"].endswith(".parquet")}
+        items = (item for page in pages for item in page.get("Contents", []))
+        return {item["Key"].removeprefix(folder): item for item in items if item["Key"].endswith(".parquet")}
 
     return repeated(listed)
 

@@ -28,10 +28,10 @@ class Fetcher:
         )
 
     def __call__(self, bucket: str, key: str, size: int) -> bytes:
-        """The object, of which a listing has told the size. Raises botocore's ClientError, or one of BROKEN."""
+        """The object; a listing has given its size. Raises botocore's ClientError, or one of BROKEN."""
         if self._works:
-            wanted = {"Bucket": bucket, "Key": key}
-            address = self._s3.generate_presigned_url("get_object", Params=wanted, ExpiresIn=_VALID_SECONDS)
+            place = {"Bucket": bucket, "Key": key}
+            address = self._s3.generate_presigned_url("get_object", Params=place, ExpiresIn=_VALID_SECONDS)
             try:
                 answer = self._pool.request("GET", address)
                 if answer.status == 200 and len(answer.data) == size:  # else it was cut off, or replaced

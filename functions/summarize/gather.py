@@ -131,13 +131,13 @@ class _Bucket:
     def listed(self, prefix: str) -> Listed:
         """Size and time of the objects below the prefix, but not of those in folders there, by key."""
 
-        def found() -> Listed:
+        def listing() -> Listed:
             paginator = self.s3.get_paginator("list_objects_v2")
             pages = paginator.paginate(Bucket=self.name, Prefix=prefix, Delimiter="/")
             items = (item for page in pages for item in page.get("Contents", []))
             return {item["Key"]: (item["Size"], item["LastModified"].timestamp()) for item in items}
 
-        return repeated(found)
+        return repeated(listing)
 
     def body(self, key: str, size: int) -> bytes:
         if self.fetch is None:
@@ -145,7 +145,7 @@ class _Bucket:
         return self.fetch(self.name, key, size)
 
     def read(self, key: str) -> Json | None:
-        """The object, {} where it is none of ours, since foreign files must stop no summary; None for none."""
+        """The object; {} if it is not ours, since foreign files must not stop a summary; None if missing."""
         try:
             content = json.loads(read(self.s3, self.name, key)[0])
         except self.s3.exceptions.NoSuchKey:
@@ -226,12 +226,12 @@ def _of_run(reduced: Json | None, run: Run) -> Json | None:
 
 def _remember(s3: Any, bucket: str, run: Run, content: Summary, infos: list[RankInfo]) -> None:
     """The run's speed, for the plan of the model's next run. A run does not fail where it cannot be kept."""
-    found = last_run(run, content, infos)
-    if found is None:
+    speed = last_run(run, content, infos)
+    if speed is None:
         return
     key = last_run_key(run.payload.get("model"))
     try:
-        put_json(s3, bucket, key, found.to_json())
+        put_json(s3, bucket, key, speed.to_json())
     except (BotoCoreError, ClientError, *BROKEN) as error:
         print(json.dumps({"message": f"s3://{bucket}/{key} was not written: {error}"}))
 

@@ -13,7 +13,7 @@ from .contract.s3 import read
 
 Json = dict[str, Any]
 
-_MOST_ASKED = 1000  # ranks, the first ones, which are ten requests; the others are told to be missing
+_MOST_ASKED = 1000  # ranks, the first ones, which are ten requests; the others are listed as missing
 
 
 def killed(
@@ -31,11 +31,11 @@ def killed(
     job = job_id(str(failure.get("Cause", "")))
     asked = sorted(without)[:_MOST_ASKED]
     if job is None:  # none was submitted
-        told = {
+        failure = {
             "error": str(failure.get("Error", "Batch.Failed")),
             "cause": str(failure.get("Cause", ""))[:300],
         }
-        return {rank: told for rank in asked if rank not in recorded}
+        return {rank: failure for rank in asked if rank not in recorded}
     ranks = [one["RANK"] for one in json.loads(read(s3, event["bucket"], event["manifest"])[0])]
     jobs = {one: rank for one, rank in by_job(job, ranks).items() if rank in set(asked)}
     try:

@@ -1,4 +1,4 @@
-"""Parts of report.html for networks whose true values are no redshifts: tiles, and tables of classes."""
+"""Parts of report.html for networks whose true values are not redshifts: tiles, and tables of classes."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def class_tables(accuracy: Json | None, source: str) -> list[str]:
         for one in classes
     ]
     title = f"Classes of {column}: {accuracy['count']:,} objects whose class is known; metrics from {source}"
-    found = [
+    tiles = [
         table(title, ("class", "objects", "predicted", "precision", "recall", "F1"), rows, numbers=_AFTER_FIRST)
     ]
     if len(classes) > _MOST_CLASSES:
-        return found
+        return tiles
     names = [one["class"] for one in classes]
     counts = (
         (name, *(f"{count:,}" for count in row)) for name, row in zip(names, accuracy["confusion"], strict=True)
     )
     return [
-        *found,
+        *tiles,
         table(f"True {column}, and what was predicted", ("true class", *names), counts, numbers=_AFTER_FIRST),
     ]

@@ -145,7 +145,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a function that calls itself": (_function, "has functions of its own (F)"),
     "a name that a terminal obeys": (_named("x\x1b]0;owned\x07"),
         r"is called 'x\x1b]0;owned\x07', which is no"),
-    "no name": (_named(""), "which is no printable name"),
+    "no name": (_named(""), "which is not printable"),
     "double precision": (_typed(TensorProto.DOUBLE), "its input x is DOUBLE, not FLOAT: export the network"),
     "texts": (_typed(TensorProto.STRING), "its input x is STRING, not FLOAT"),
     "a type that there is not": (_typed(999), "is of the unknown type 999, not FLOAT"),
@@ -182,7 +182,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "weights in /etc": (lambda path: _external(path, "/etc/passwd"), "'/etc/passwd' cannot be a path below"),
     "weights above": (lambda path: _external(path, "../secret"), "'../secret' cannot be a path below a folder"),
     "weights nowhere": (lambda path: _external(path, "w.bin"),
-        "its weights are in w.bin, which is not beside it"),
+        "its weights are in w.bin, which is not in its folder"),
     "weights of no name": (lambda path: _external(path, ""), "cannot be a path below a folder"),
     "weights at a text": (
         lambda path: _external(path, path.name, offset="1e3"),

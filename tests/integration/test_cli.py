@@ -195,7 +195,7 @@ def test_ctrl_c_leaves_the_run_running_and_stop_ends_it(
         (("run", "payload.json", "--local", "--set", "batch_sise=8"), "batch_sise: unknown field; did you"),
         (("run", "payload.json", "--team", "nobody"), "team nobody is not deployed from here"),
         (("run", "payload.json", "--team", "nobody", "--local"), "give --team or --local, not both"),
-        (("status", "no-such-run", "--local"), "there is no such run: `cosmicai list` shows the runs"),
+        (("status", "no-such-run", "--local"), "the run does not exist: `cosmicai list` shows the runs"),
         (("report", "."), "summary.json is missing: download a run with `cosmicai results NAME`"),
         (("sweep", "--partitions-mb", "77", "--local"), "/77MB/ holds no partition"),
     ],

@@ -244,7 +244,7 @@ def test_two_networks_are_listed_and_one_is_selected(model: foreign.ViT_Astro, t
     for key, network in (("model", model), ("model_ema", other)):
         assert _agrees(read(path, Choices(HEADS, select=key)), network)
     with pytest.raises(
-        CheckpointError, match=r"--select ema: there is no such network; the file holds: model, model_ema"
+        CheckpointError, match=r"--select ema: the file has no network of this name; it holds: model, model_ema"
     ):
         read(path, Choices(HEADS, select="ema"))
 

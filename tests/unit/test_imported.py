@@ -25,7 +25,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from typer.testing import CliRunner
 
 from cosmicai.cli import app
-from cosmicai.model.import_onnx import import_onnx, told
+from cosmicai.model.import_onnx import import_onnx, report_lines
 from cosmicai.model.onnxfile.choosing import Asked
 from cosmicai.runs.infer import InferenceError, infer
 from inference.contract.flags import Flag
@@ -147,7 +147,7 @@ def test_a_class_that_the_model_does_not_have_is_refused(model: Path, tmp_path: 
     images, _, labels = networks.sdss()
     labels[5] = 0
     told_ = (
-        r"type_true: 0 in row 5 is no class of the model, and so for 1 of 20; the classes are -1, 1, and NaN"
+        r"type_true: 0 in row 5 is not a class of the model, and so for 1 of 20; the classes are -1, 1, and NaN"
     )
     with pytest.raises(InferenceError, match=told_):
         infer(partition(tmp_path / "1.pt", images, labels), tmp_path / "out", model=model)
@@ -193,7 +193,7 @@ def test_several_outputs_of_legacy_stamps(tmp_path: Path) -> None:
     )
     card = import_onnx(file, tmp_path / "model", asked)
     assert "output logits (N, 4): logits of DEV, EXP, PSF, SER; columns morphology, morphology_DEV" in " ".join(
-        told(card, tmp_path / "model")
+        report_lines(card, tmp_path / "model")
     )
     data = partition(tmp_path / "1.pt", images, colours, redshift)
     found = infer(data, tmp_path / "out", model=tmp_path / "model")
@@ -292,19 +292,19 @@ def test_what_is_not_said_is_refused_and_listed(tmp_path: Path) -> None:
         (Asked(outputs={"redshift": "z"}), "its inputs are x (N, 4, 23, 23); c (N, 3): say by --input"),
         (Asked({"images": "x"}, {"redshift": "z"}), "its inputs are x (N, 4, 23, 23); c (N, 3): say"),
         (Asked({"images": "c", "values": "x"}, {"redshift": "z"}), "values: the shape (N, 4, 23, 23) is"),
-        (Asked({"images": "x", "spectra": "c"}), "--input: spectra is no tensor; there are images, mag"),
-        (Asked(inputs, {"redshift": "y"}), "--output: y is no output of the graph; there are z"),
+        (Asked({"images": "x", "spectra": "c"}), "--input: unknown tensor: spectra; give one of images, mag"),
+        (Asked(inputs, {"redshift": "y"}), "--output: unknown output of the graph: y; give one of z"),
         (Asked(inputs, {"redshift": "l"}), "a redshift is one number per object, and the output"),
         (Asked(inputs, {"mass": "z"}), "the column mass of shape (N, 1) has no kind: give"),
-        (Asked(**types, classes={"type": TYPES}), "are no probabilities, which are from"),
+        (Asked(**types, classes={"type": TYPES}), "are not probabilities, which are from"),
         (Asked(**types, classes={"type": TYPES[:3]}, logits=["type"]), "3 classes are given, and the"),
         (
             Asked(**types, classes={"type": TYPES}, logits=["type"], labels={"type": [0, 1, 2]}),
             "labels are 4 different whole numbers, one for each class",
         ),
-        (Asked(**types, classes={"typ": TYPES}), "--classes: typ is no column of --output; there are type"),
-        (Asked(inputs, {"flags": "z"}, {"flags": "values"}), "'flags': is no name for a column"),
-        (Asked(inputs, {"RA": "z"}, {"RA": "regression"}), "'RA': is no name for a column"),
+        (Asked(**types, classes={"typ": TYPES}), "--classes: unknown column of --output: typ; give"),
+        (Asked(inputs, {"flags": "z"}, {"flags": "values"}), "'flags': cannot name a column"),
+        (Asked(inputs, {"RA": "z"}, {"RA": "regression"}), "'RA': cannot name a column"),
         (
             Asked(inputs, {"a": "z", "A": "z"}, {"a": "values", "A": "values"}),
             "two columns would have the name a, a_true",

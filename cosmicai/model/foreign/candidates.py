@@ -48,7 +48,7 @@ def chosen(content: object, select: str | None) -> Candidate:
         if len(matches) != 1:
             keys = listed(candidate.key or "the whole file" for candidate in networks)
             raise CheckpointError(
-                f"--select {printable(select)}: there is no such network; the file holds: {keys}"
+                f"--select {printable(select)}: the file has no network of this name; it holds: {keys}"
             )
         return matches[0]
     if not networks:

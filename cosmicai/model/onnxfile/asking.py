@@ -1,6 +1,6 @@
 """The process that reads a user's ONNX file: one that crashes it, or needs too much, is refused.
 
-It is no sandbox: it has the rights of the user, but none of the credentials in the environment.
+It is not a sandbox: it has the rights of the user, but none of the credentials in the environment.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _KEPT = (
 )  # no credentials among them
 
 
-def found_in(file: Path, folder: Path, asked: Asked) -> dict[str, Any]:
-    """What child.py finds in the file; it writes the graph to the folder. Raises OnnxFileError."""
+def examined(file: Path, folder: Path, asked: Asked) -> dict[str, Any]:
+    """The facts that child.py states of the file; it writes the graph to the folder. Raises OnnxFileError."""
     request = {"file": str(file.absolute()), "folder": str(folder.absolute()), "asked": asked.to_json()}
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
     environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # threads of numpy reserve memory
@@ -49,7 +49,7 @@ def found_in(file: Path, folder: Path, asked: Asked) -> dict[str, Any]:
         answer = json.loads(done.stdout)
         if "refused" in answer:
             raise OnnxFileError(answer["refused"])
-        return dict(answer["found"])
+        return dict(answer["facts"])
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         raise OnnxFileError(_too_long())
     last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]

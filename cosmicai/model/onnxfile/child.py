@@ -14,7 +14,7 @@ _MOST_FILE = 1 << 32  # bytes of a file that it writes
 
 
 def main() -> None:
-    """The answer is {"found": …}, or {"refused": SENTENCE} for a file that is not taken."""
+    """The answer is {"facts": …}, or {"refused": SENTENCE} for a file that is refused."""
     request = json.loads(sys.stdin.read())
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, MOST_SECONDS + 5))
@@ -28,8 +28,8 @@ def main() -> None:
     from cosmicai.model.onnxfile.writing import write
 
     try:
-        found = write(Path(request["file"]), Path(request["folder"]), Asked.from_json(request["asked"]))
-        content: dict[str, object] = {"found": found}
+        facts = write(Path(request["file"]), Path(request["folder"]), Asked.from_json(request["asked"]))
+        content: dict[str, object] = {"facts": facts}
     except OnnxFileError as error:
         content = {"refused": str(error)}
     except MemoryError:

@@ -60,10 +60,10 @@ class Asked:
 def _check_known(option: str, given: Any, known: Any, what: str) -> None:
     unknown = [one for one in given if one not in known]
     if unknown:
-        raise OnnxFileError(f"{option}: {names(unknown)} is no {what}; there are {names(known)}")
+        raise OnnxFileError(f"{option}: unknown {what}: {names(unknown)}; give one of {names(known)}")
 
 
-def wanted(asked: Asked, given: Sequence[str]) -> dict[str, str]:
+def output_columns(asked: Asked, given: Sequence[str]) -> dict[str, str]:
     """The outputs that are asked for, by column. Raises OnnxFileError, which lists those that there are."""
     if not asked.outputs and list(given) == [REDSHIFT]:
         return {REDSHIFT: REDSHIFT}
@@ -78,30 +78,30 @@ def wanted(asked: Asked, given: Sequence[str]) -> dict[str, str]:
 
 
 def tensors(asked: Asked, given: Sequence[Value]) -> list[Input]:
-    """Every input with its tensor. Raises OnnxFileError where that is not said and there are two readings."""
+    """Every input with its tensor. Raises OnnxFileError if that is not given and can be read in two ways."""
     by_name = {one.name: one for one in given}
-    found = dict(asked.inputs)
-    if not found and by_name.keys() <= TENSORS.keys():
-        found = {name: name for name in by_name}
-    if not found and len(given) == 1 and len(given[0].shape) == 3:
-        found = {"images": given[0].name}
+    name_of = dict(asked.inputs)
+    if not name_of and by_name.keys() <= TENSORS.keys():
+        name_of = {name: name for name in by_name}
+    if not name_of and len(given) == 1 and len(given[0].shape) == 3:
+        name_of = {"images": given[0].name}
     listed = "; ".join(f"{one.name} {_shape(one.shape)}" for one in given)
-    _check_known("--input", found.values(), by_name, "input of the graph")
-    missing = [one.name for one in given if one.name not in found.values()]
-    if missing or len(set(found.values())) < len(found):
+    _check_known("--input", name_of.values(), by_name, "input of the graph")
+    missing = [one.name for one in given if one.name not in name_of.values()]
+    if missing or len(set(name_of.values())) < len(name_of):
         meanings = "; ".join(f"{name}: {meaning}" for name, meaning in TENSORS.items())
         raise OnnxFileError(
             f"its inputs are {listed}: say by --input TENSOR=NAME, for each of them, what it takes ({meanings})"
         )
     return [
         Input(tensor=tensor, name=name, shape=list(by_name[name].shape))
-        for tensor, name in sorted(found.items(), key=lambda pair: list(TENSORS).index(pair[0]))
+        for tensor, name in sorted(name_of.items(), key=lambda pair: list(TENSORS).index(pair[0]))
     ]
 
 
-def chosen(asked: Asked, taken: list[Input], columns: Named[str, str], found: Named[str, Array]) -> Mapping:
-    """The mapping of a graph whose outputs (N, …) of random objects were `found`. Raises OnnxFileError."""
-    outputs = [_output(asked, column, name, found[name]) for column, name in columns.items()]
+def chosen(asked: Asked, inputs: list[Input], columns: Named[str, str], arrays: Named[str, Array]) -> Mapping:
+    """The mapping of a graph whose outputs (N, …) of random objects are `arrays`. Raises OnnxFileError."""
+    outputs = [_output(asked, column, name, arrays[name]) for column, name in columns.items()]
     comparable = [one.column for one in outputs if one.kind != VALUES]
     truth = asked.truth
     if truth is None and len(comparable) > 1:
@@ -109,7 +109,7 @@ def chosen(asked: Asked, taken: list[Input], columns: Named[str, str], found: Na
             f"the true values in partitions may be those of {names(comparable)}: say which by --truth COLUMN"
         )
     mapping = Mapping(
-        inputs=taken, outputs=outputs, truth=truth if truth is not None else next(iter(comparable), None)
+        inputs=inputs, outputs=outputs, truth=truth if truth is not None else next(iter(comparable), None)
     )
     try:
         mapping.check()
@@ -118,10 +118,10 @@ def chosen(asked: Asked, taken: list[Input], columns: Named[str, str], found: Na
     return mapping
 
 
-def _output(asked: Asked, column: str, name: str, found: Array) -> Output:
+def _output(asked: Asked, column: str, name: str, array: Array) -> Output:
     classes = tuple(asked.classes.get(column, ()))
     kind = asked.kinds.get(column, CLASSIFICATION if classes else REDSHIFT if column == REDSHIFT else None)
-    shape = list(found.shape[1:])
+    shape = list(array.shape[1:])
     if kind is None:
         meanings = "; ".join(
             f"--kind {column}={one}: {meaning}" for one, meaning in KINDS.items() if one != REDSHIFT
@@ -139,7 +139,7 @@ def _output(asked: Asked, column: str, name: str, found: Array) -> Output:
         )
     logits = column in asked.logits
     if kind == CLASSIFICATION:
-        _check_probabilities(column, found, logits)
+        _check_probabilities(column, array, logits)
     labels = asked.labels.get(column, range(len(classes)))
     return Output(
         column=column, name=name, kind=kind, shape=shape, classes=classes,
@@ -147,9 +147,9 @@ def _output(asked: Asked, column: str, name: str, found: Array) -> Output:
     )  # fmt: skip
 
 
-def _check_probabilities(column: str, found: Array, logits: bool) -> None:
+def _check_probabilities(column: str, array: Array, logits: bool) -> None:
     """Raises OnnxFileError unless outputs of random objects are what the user says: probabilities or logits."""
-    values = found.reshape(len(found), -1).astype(np.float64)
+    values = array.reshape(len(array), -1).astype(np.float64)
     single = values.shape[1] == 1
     sums = 1.0 if single else values.sum(1)
     are = bool(
@@ -159,7 +159,7 @@ def _check_probabilities(column: str, found: Array, logits: bool) -> None:
         raise OnnxFileError(f"{column}: its values of random objects are not finite")
     if not are and not logits:
         raise OnnxFileError(
-            f"{column}: its values of random objects are no probabilities, which are from 0 to 1 and "
+            f"{column}: its values of random objects are not probabilities, which are from 0 to 1 and "
             "have the sum 1; "
             f"give --logits {column} if they are logits, of which a softmax (a sigmoid, of one value) "
             "makes probabilities"

@@ -90,8 +90,8 @@ def _check_structure(model: onnx.ModelProto) -> None:
     for value in (*model.graph.input, *model.graph.output):
         if not value.name or not value.name.isprintable() or len(value.name) > MOST_CHARACTERS:
             raise OnnxFileError(
-                f"an input or output is called {value.name[:MOST_CHARACTERS]!r}, which is no "
-                "printable name; rename it"
+                f"an input or output is called {value.name[:MOST_CHARACTERS]!r}, which is not "
+                "printable; rename it"
             )
 
 
@@ -126,7 +126,7 @@ def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
 
 
 def _check_external(model: onnx.ModelProto, path: Path) -> None:
-    """Raises OnnxFileError for external data that is no file in the folder of the ONNX file, or too large."""
+    """Raises OnnxFileError for external data that is too large, or not a file in the ONNX file's folder."""
     folder, total = path.parent.resolve(), path.stat().st_size
     for tensor in _tensors(model):
         if tensor.data_location != TensorProto.EXTERNAL:
@@ -140,7 +140,7 @@ def _check_external(model: onnx.ModelProto, path: Path) -> None:
         except PathError as error:
             raise OnnxFileError(f"its weights are in another file: {error}") from error
         if not file.is_file():
-            raise OnnxFileError(f"its weights are in {printable(location, 80)}, which is not beside it")
+            raise OnnxFileError(f"its weights are in {printable(location, 80)}, which is not in its folder")
         if not file.resolve().is_relative_to(folder):
             raise OnnxFileError(
                 f"its weights are in {printable(location, 80)}, which is a link to outside of the folder"
@@ -165,7 +165,7 @@ def _needed(tensor: TensorProto) -> int:
     except (KeyError, TypeError, ValueError):
         width = 0
     if not width or any(one < 0 for one in tensor.dims):
-        raise OnnxFileError(f"the weight {printable(tensor.name, 80)} is no tensor of numbers")
+        raise OnnxFileError(f"the weight {printable(tensor.name, 80)} is not a tensor of numbers")
     return math.prod(tensor.dims) * width
 
 
@@ -220,9 +220,9 @@ def outputs(model: onnx.ModelProto) -> list[str]:
     return [one.name for one in model.graph.output]
 
 
-def pruned(model: onnx.ModelProto, wanted: Iterable[str]) -> onnx.ModelProto:
+def pruned(model: onnx.ModelProto, names_to_keep: Iterable[str]) -> onnx.ModelProto:
     """The part of the graph that some of its outputs need, without texts and metadata."""
-    kept, needed = [], set(wanted)
+    kept, needed = [], set(names_to_keep)
     results = [one for one in model.graph.output if one.name in needed]
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):

@@ -38,7 +38,7 @@ def trial(graph: bytes | str, inputs: Sequence[Value], names: Sequence[str]) -> 
         feed = {one.name: random.standard_normal((MICRO_BATCH, *one.shape), np.float32) for one in inputs}
         session.run(list(names), {name: array[:_ALONE] for name, array in feed.items()})
         began = time.perf_counter()
-        found = dict(zip(names, session.run(list(names), feed), strict=True))
+        arrays = dict(zip(names, session.run(list(names), feed), strict=True))
         seconds = time.perf_counter() - began
         alone = [
             dict(
@@ -55,8 +55,8 @@ def trial(graph: bytes | str, inputs: Sequence[Value], names: Sequence[str]) -> 
     except Exception as error:  # onnxruntime's own have no common base
         raise OnnxFileError(f"onnxruntime cannot run it: {first_line(error)}") from error
     for name in names:
-        _check(name, found[name], [one[name] for one in alone])
-    return Trial(found, seconds)
+        _check(name, arrays[name], [one[name] for one in alone])
+    return Trial(arrays, seconds)
 
 
 def _session(graph: bytes | str) -> onnxruntime.InferenceSession:

@@ -10,25 +10,25 @@ import numpy as np
 import onnx
 
 from cosmicai.model.graph_files import write_graph
-from cosmicai.model.onnxfile.choosing import Asked, chosen, tensors, wanted
+from cosmicai.model.onnxfile.choosing import Asked, chosen, output_columns, tensors
 from cosmicai.model.onnxfile.reading import OnnxFileError, completed, inputs, outputs, pruned, read
 from cosmicai.model.onnxfile.trial import trial
 
 
 def write(path: Path, folder: Path, asked: Asked) -> dict[str, Any]:
-    """Writes model.onnx (and its weights) to the folder; returns the mapping and what was found.
+    """Writes model.onnx (and its weights) to the folder; returns the mapping and facts for the card.
 
     Raises OnnxFileError.
     """
     asked.check()
     model = read(path)
     every, given = outputs(model), inputs(model)
-    columns = wanted(asked, every)
-    taken = tensors(asked, given)
+    columns = output_columns(asked, every)
+    mapped_inputs = tensors(asked, given)
     graph = completed(pruned(model, columns.values()), path)
     needed = list(dict.fromkeys(columns.values()))
     first = trial(graph.SerializeToString(), given, needed)
-    mapping = chosen(asked, taken, columns, first.outputs)
+    mapping = chosen(asked, mapped_inputs, columns, first.outputs)
     files = write_graph(folder, "model", graph)
     again = trial(str(folder / "model.onnx"), given, needed)
     if any(not np.array_equal(first.outputs[one], again.outputs[one], equal_nan=True) for one in needed):

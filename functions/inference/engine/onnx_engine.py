@@ -90,27 +90,27 @@ class OnnxEngine:
             return self._run_imported(batch, self._mapping)
         if not len(batch):
             shapes = {REDSHIFT: (0,), EMBEDDING: (0, self.embedding_width), DENSITY: (0, self.density_bins)}
-            found = {name: np.empty(shapes[name], np.float32) for name in names}
+            arrays = {name: np.empty(shapes[name], np.float32) for name in names}
         else:
             feed = {"images": batch.images, "magnitudes": batch.magnitudes}
-            found = dict(zip(names, self._session.run(names, feed), strict=True))
-        return Output(found[REDSHIFT], found.get(EMBEDDING), found.get(DENSITY))
+            arrays = dict(zip(names, self._session.run(names, feed), strict=True))
+        return Output(arrays[REDSHIFT], arrays.get(EMBEDDING), arrays.get(DENSITY))
 
     def _run_imported(self, batch: Partition, mapping: Mapping) -> Output:
         if len(batch):
             tensors = {"images": batch.images, "magnitudes": batch.magnitudes, "values": batch.magnitudes}
             feed = {one.name: tensors[one.tensor] for one in mapping.inputs}
-            found = self._session.run([one.name for one in mapping.outputs], feed)
+            arrays = self._session.run([one.name for one in mapping.outputs], feed)
         else:
-            found = [np.empty((0, *one.shape), np.float32) for one in mapping.outputs]
-        for one, array in zip(mapping.outputs, found, strict=True):
+            arrays = [np.empty((0, *one.shape), np.float32) for one in mapping.outputs]
+        for one, array in zip(mapping.outputs, arrays, strict=True):
             if array.shape != (len(batch), *one.shape) or array.dtype != np.float32:
                 raise EngineError(
                     f"model: the output {one.column} has the shape {array.shape} and the type "
                     f"{array.dtype}, which is "
                     "not what the import has proved; import the model again"
                 )
-        columns = dict(zip((one.column for one in mapping.outputs), found, strict=True))
+        columns = dict(zip((one.column for one in mapping.outputs), arrays, strict=True))
         redshift = None if mapping.redshift is None else columns.pop(mapping.redshift.column).reshape(-1)
         return Output(redshift, others=columns)
 
