@@ -149,7 +149,7 @@ class Mapping(Record):
         for one in self.inputs:
             fits = 0 < math.prod(one.shape) <= MOST_VALUES and len(one.shape) <= 7
             if not fits or (one.tensor != "images" and len(one.shape) != 1):
-                faults.append(f"{one.tensor}: the shape {_shown(one.shape)} does not fit it")
+                faults.append(f"{one.tensor}: the shape {_shown(one.shape)} does not fit this tensor")
             if not _is_graph_name(one.name):
                 faults.append(f"{one.tensor}: its input has no printable name")
         return faults

@@ -23,7 +23,7 @@ from .data.objects import Objects, joined
 from .data.partition import Block, Partition, PartitionFile
 from .data.quality import Quality
 from .engine.interface import Floats, Output
-from .predicted import Others
+from .imported_outputs import ImportedOutputs
 from .probability import scores
 from .probability.calibration import REFERENCE_BAND, Calibration
 from .probability.novelty import RARE, Novelty
@@ -59,7 +59,7 @@ class Results:
     """What a rank collects from its partitions, in their order."""
 
     quality: Quality = field(default_factory=Quality)
-    others: Others = field(default_factory=Others)  # what an imported network gives besides redshifts
+    others: ImportedOutputs = field(default_factory=ImportedOutputs)  # besides redshifts
     predicted: list[Floats] = field(default_factory=list)
     keeps_embedding: bool = False
     embeddings: list[HalfFloats] = field(default_factory=list)

@@ -291,7 +291,7 @@ def test_what_is_not_said_is_refused_and_listed(tmp_path: Path) -> None:
         (Asked(), "its outputs are z, l, f: say by --output COLUMN=NAME which"),
         (Asked(outputs={"redshift": "z"}), "its inputs are x (N, 4, 23, 23); c (N, 3): say by --input"),
         (Asked({"images": "x"}, {"redshift": "z"}), "its inputs are x (N, 4, 23, 23); c (N, 3): say"),
-        (Asked({"images": "c", "values": "x"}, {"redshift": "z"}), "values: the shape (N, 4, 23, 23) is"),
+        (Asked({"images": "c", "values": "x"}, {"redshift": "z"}), "values: the shape (N, 4, 23, 23) does"),
         (Asked({"images": "x", "spectra": "c"}), "--input: unknown tensor: spectra; give one of images, mag"),
         (Asked(inputs, {"redshift": "y"}), "--output: unknown output of the graph: y; give one of z"),
         (Asked(inputs, {"redshift": "l"}), "a redshift is one number per object, and the output"),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cosmicai.model.onnxfile.reading import OnnxFileError, Value, names
 from inference.contract.fields import RecordError
 from inference.contract.mapping import CLASSIFICATION, KINDS, REDSHIFT, TENSORS, VALUES, Input, Mapping, Output
-from inference.predicted import SUM_TOLERANCE
+from inference.imported_outputs import SUM_TOLERANCE
 
 Array = NDArray[Any]
 

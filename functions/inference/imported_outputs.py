@@ -20,7 +20,7 @@ SUM_TOLERANCE = 1e-3  # by which the probabilities of an object may miss a sum o
 
 
 @dataclass
-class Others:
+class ImportedOutputs:
     """Outputs (N, …) by column, collected batch by batch; probabilities in place of logits."""
 
     mapping: Mapping | None = None
