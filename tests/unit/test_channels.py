@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from cosmicai.packaging.places import ROOT
 from inference.contract import channels, estimate
 from inference.contract.accuracy import Metrics
 from inference.contract.channels import Host, HostState, choose
@@ -129,3 +131,14 @@ def test_a_message_is_about_as_large_as_is_assumed() -> None:
     true = rng.uniform(0, 3, count)
     metrics = Metrics.of(true + rng.normal(0, 0.1, count), true, rng.uniform(17, 25, count))
     assert 0.5 < len(Share([1], count, metrics).pack()) / channels.MESSAGE_BYTES < 1.5
+
+
+def test_the_page_shows_these_estimates() -> None:
+    page = (ROOT / "docs" / "collectives.md").read_text()
+    rows = re.findall(r"^\| ([0-9,]+) \| (up|stopped) \| (.*) \| (.*) \| (.*) \| (\w+) \|$", page, re.MULTILINE)
+    assert len(rows) == 4
+    for count, state, *estimates, chosen in rows:
+        choice = choose(_ranks(int(count.replace(",", "")), 25), _host(state))
+        by_channel = {one.channel: f"{one.seconds:.1f} s, ${one.usd:.4f}" for one in choice.candidates}
+        assert [by_channel[name] for name in ("none", "s3", "direct")] == estimates
+        assert choice.channel == chosen
