@@ -26,11 +26,11 @@ def compare(ours: Path, expected: Path) -> str:
     count, largest = 0, 0.0
     for name in names:
         with np.load(ours / "predictions" / name) as one, np.load(expected / "predictions" / name) as other:
-            redshifts, expected = one["z_pred"], other["z_pred"]
-        if redshifts.shape != expected.shape or (np.isnan(redshifts) != np.isnan(expected)).any():
+            mine, theirs = one["z_pred"], other["z_pred"]
+        if mine.shape != theirs.shape or (np.isnan(mine) != np.isnan(theirs)).any():
             raise ValueError(f"{ours}/predictions/{name} has other galaxies with redshifts than {expected} has")
-        count += len(redshifts)
-        largest = max(largest, float(np.nanmax(np.abs(redshifts - expected), initial=0.0)))
+        count += len(mine)
+        largest = max(largest, float(np.nanmax(np.abs(mine - theirs), initial=0.0)))
     if largest > TOLERANCE:
         raise ValueError(
             f"a redshift in {ours} differs by {largest:.2g}, more than {TOLERANCE:g} is not expected"
