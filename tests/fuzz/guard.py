@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
 import time
@@ -29,16 +30,20 @@ class Broken(AssertionError):
 def bounded(size: int, seconds: float) -> Iterator[None]:
     """At most `seconds` of processor time of this thread, and memory for a file of `size` bytes.
 
-    Raises Broken for too much time; whatever asks for more memory gets a MemoryError.
+    Raises Broken for too much time; whatever asks for more memory gets a MemoryError. The garbage collector passes over
+    the objects that were there before: with millions of them, as a long test process has, one full collection takes
+    longer than most readings.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     held = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE
     resource.setrlimit(resource.RLIMIT_AS, (held + _MEMORY + _MEMORY_PER_BYTE * size, hard))
+    gc.freeze()
     began = time.thread_time()
     try:
         yield
     finally:
         taken = time.thread_time() - began
+        gc.unfreeze()
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     if taken > seconds:
         raise Broken(f"reading took {taken:.2f} s, more than {seconds} s")

@@ -27,7 +27,7 @@ import yaml
 from cosmicai.deploy.terraform import emulated_variables
 from cosmicai.emulator import Emulator
 from cosmicai.packaging.places import FUNCTIONS
-from rendezvous.handler import NotHealthy, health
+from rendezvous.contract.host import NotHealthy, health
 
 sys.path.append(str(FUNCTIONS / "inference"))
 import fmi

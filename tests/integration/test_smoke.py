@@ -69,6 +69,7 @@ def tree(build: BuildFolder, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     kernels = Path("functions", "inference", "engine", "kernels")
     shutil.copytree(ROOT / kernels, folder / kernels, dirs_exist_ok=True)
     (folder / ".cosmicai").mkdir()
+    CACHE.mkdir(parents=True, exist_ok=True)
     (folder / ".cosmicai" / "cache").symlink_to(CACHE)
     (folder / "tools").mkdir()
     with Emulator(build, 4) as aws:

@@ -5,6 +5,7 @@ And the fuzzers see what they are there for: a wrong value, a changed module, to
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -108,6 +109,15 @@ def test_a_changed_module_is_seen() -> None:
         tensors.Record.name = "x"  # type: ignore[assignment]
     monkey = property(lambda self: self.dotted.rpartition(".")[2])
     tensors.Record.name = monkey  # type: ignore[assignment, method-assign]
+
+
+def test_objects_of_other_tests_take_no_time_of_a_reading() -> None:
+    """Full collections of their objects would: 20 of them take a second and more."""
+    others = [[[]] for _ in range(1_000_000)]
+    with bounded(0, 0.5):
+        for _ in range(20):
+            gc.collect()
+    assert len(others) == 1_000_000
 
 
 def test_too_much_time_and_memory_are_seen() -> None:
