@@ -30,9 +30,9 @@ class Broken(AssertionError):
 def bounded(size: int, seconds: float) -> Iterator[None]:
     """At most `seconds` of processor time of this thread, and memory for a file of `size` bytes.
 
-    Raises Broken for too much time; whatever asks for more memory gets a MemoryError. The garbage collector passes over
-    the objects that were there before: with millions of them, as a long test process has, one full collection takes
-    longer than most readings.
+    Raises Broken for too much time; whatever asks for more memory gets a MemoryError. The garbage collector
+    passes over the objects that were there before: with millions of them, as a long test process has, one full
+    collection takes longer than most readings.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     held = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE

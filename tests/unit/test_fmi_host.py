@@ -82,8 +82,8 @@ def test_two_thousand_pair_at_once_beside_idle_and_slow_ones() -> None:
 
 
 def test_a_flood_of_a_hundred_thousand_names_is_bounded() -> None:
-    """Clients hold names that nobody else brings, 3,000 at once, again and again. All of them would need 1.5 GB. A host
-    on the smallest machine, a t4g.nano, has 512 MB.
+    """Clients hold names that nobody brings twice, 3,000 at once, again and again: 1.5 GB if none were dropped.
+    The smallest machine that a host runs on, a t4g.nano, has 512 MB.
     """
     host, peak = Host(), 0
     with _names_held(host, 0, 3000):
