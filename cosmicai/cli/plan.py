@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
 import typer
-from rich.table import Table
 
+from cosmicai.cli import plan_text
 from cosmicai.cli.common import AsJson, console, print_json
 from cosmicai.cli.paths import JsonFile
 from cosmicai.cli.values import Choices, NameList, Number, NumberList, Numbers, Refused, whole
 from cosmicai.experiments import fargate
+from cosmicai.experiments.cases import Assumptions
 from cosmicai.experiments.comparing import options, options_on_batch, recommended
-from cosmicai.experiments.planning import S3_GB_MONTH, Assumptions, Plan
-from cosmicai.experiments.published import compare_published
 from summarize.contract.batch_prices import SPOT_NOTE
 from summarize.contract.channels import HostState
 from summarize.contract.estimate import IMAGE_BYTES, Architecture
-from summarize.contract.limits import MOST_RANKS
 
 app = typer.Typer()
 
@@ -72,12 +69,16 @@ def plan(
     ] = NameList(_ARCHITECTURES),  # noqa: B008
     target_seconds: Annotated[
         float | None,
-        typer.Option(parser=Number(0, above=True), help="Recommend the cheapest within this time."),
+        typer.Option(
+            parser=Number(0, above=True),
+            help="Recommend the cheapest that ends within this time in nine of ten runs.",
+        ),
     ] = None,
     budget: Annotated[
         float | None,
         typer.Option(
-            parser=Number(0, above=True), help="Recommend the fastest run that costs at most this many USD."
+            parser=Number(0, above=True),
+            help="Recommend the fastest that costs at most this many USD in nine of ten runs.",
         ),
     ] = None,
     collectives: Annotated[
@@ -102,7 +103,7 @@ def plan(
     Example: cosmicai plan --data-gb 5000 --partition-mb 2000 --backend batch --vcpus 4,8
     """
     if published:
-        _print_published(as_json)
+        plan_text.print_published(as_json)
         return
     if (data_gb is None) == (images is None):
         raise typer.BadParameter("give one of --data-gb and --images")
@@ -124,11 +125,12 @@ def plan(
     }
     notes = [SPOT_NOTE] if backend == "batch" else []
     if as_json:
-        listing = {"plans": [_content(one) for one in plans], "recommended": _content(best), "payload": payload}
-        print_json({**listing, "notes": notes})
+        listing = {"plans": [plan_text.content(one) for one in plans], "recommended": plan_text.content(best)}
+        print_json({**listing, "payload": payload, "basis": plan_text.basis(assumptions), "notes": notes})
         return
-    console.print_table(_table(plans, best, count))
-    _print_best(best, count)
+    console.print_table(plan_text.table(plans, best, count))
+    plan_text.print_best(best, count)
+    plan_text.print_basis(assumptions)
     for note in notes:
         console.print(f"{note}.")
     console.print("Payload (memory and architecture are set in the team's tfvars):")
@@ -151,94 +153,3 @@ def _sizes(vcpus: Iterable[float], memories_mb: Iterable[float] | None) -> list[
         option = "--vcpus" if memories_mb is None else "--memory-mb"
         raise Refused(NumberList(memories_mb or vcpus), "; ".join(faults), option)
     return chosen
-
-
-def _content(one: Plan) -> dict[str, object]:
-    case = one.case
-    known = not math.isinf(one.seconds)
-    return {
-        "partition_mb": case.partition_mb,
-        "memory_mb": case.memory_mb,
-        "vcpus": case.vcpus,
-        "architecture": case.architecture,
-        "ranks": case.ranks,
-        "seconds": round(one.seconds, 2) if known else None,
-        "usd": round(one.total_usd, 6) if known else None,
-        "usd by part": {name: round(value, 6) for name, value in one.usd.items()},
-        "seconds by part": {name: round(value, 3) for name, value in one.parts.items()},
-        "bottleneck": one.bottleneck,
-        "collectives": None if one.channel is None else one.channel.channel,
-        "why these collectives": None if one.channel is None else one.channel.reason,
-        "possible": one.possible,
-        "obstacles": [obstacle.text for obstacle in one.obstacles],
-    }
-
-
-def _table(plans: list[Plan], best: Plan, images: int) -> Table:
-    table = Table(title=f"{images:,} galaxies, {images * IMAGE_BYTES / 1e9:,.4g} GB")
-    for column in ("", "partition", "memory", "arch", "ranks", "collectives", "seconds", "USD", "bottleneck"):
-        text = column in ("", "arch", "collectives", "bottleneck")
-        table.add_column(column, justify="left" if text else "right")
-    for one in plans:
-        case, known = one.case, not math.isinf(one.seconds)
-        table.add_row(
-            "best" if one is best else "" if one.possible else "no",
-            f"{case.partition_mb:g} MB",
-            f"{case.memory_mb:,} MB" + ("" if case.vcpus is None else f", {case.vcpus} vCPUs"),
-            case.architecture,
-            f"{case.ranks:,}",
-            "-" if one.channel is None else one.channel.channel,
-            f"{one.seconds:,.0f}" if known else "-",
-            f"{one.total_usd:,.3f}" if known else "-",
-            one.bottleneck,
-        )
-    return table
-
-
-def _print_best(best: Plan, images: int) -> None:
-    parts = ", ".join(f"{name} {value:,.1f}" for name, value in best.parts.items() if value >= 0.05)
-    console.print(f"Recommended: {best.seconds:,.0f} s ({parts})")
-    costs = ", ".join(f"{name} {value:,.4f}" for name, value in best.usd.items() if value >= 5e-5)
-    console.print(
-        f"{best.total_usd:,.3f} USD ({costs}); storing the data costs {_storage(images):,.2f} USD a month"
-    )
-    if best.channel is not None and best.channel.reason:
-        console.print(f"Collectives: {best.channel.reason}")
-    if best.bottleneck == "rendezvous host":
-        console.print(
-            "Most of the time is the rendezvous host's start: with --collectives auto none is needed."
-        )
-    for obstacle in best.obstacles:
-        console.print(obstacle.text, style="yellow")
-
-
-def _storage(images: int) -> float:
-    return images * IMAGE_BYTES / 1e9 * S3_GB_MONTH
-
-
-def _print_published(as_json: bool) -> None:
-    rows = compare_published()
-    if as_json:
-        print_json(
-            [
-                {"published": vars(earlier), "planned": _content(theirs), "ours": _content(ours)}
-                for earlier, theirs, ours in rows
-            ]
-        )
-        return
-    table = Table(title="12.6 GB: as published, planned from the published figures, and planned our way")
-    for column in ("partition", "published, s", "planned, s", "error", "planned, USD", "ours, s", "ours, USD"):
-        table.add_column(column, justify="right")
-    for earlier, theirs, ours in rows:
-        middle = sum(earlier.seconds) / 2
-        table.add_row(
-            f"{earlier.partition_mb:g} MB",
-            f"{earlier.seconds[0]:g} to {earlier.seconds[1]:g}",
-            f"{theirs.seconds:.0f}",
-            f"{theirs.seconds / middle - 1:+.0%}",
-            f"{theirs.total_usd:.2f}",
-            f"{ours.seconds:.0f}",
-            f"{ours.total_usd:.3f}",
-        )
-    console.print_table(table)
-    console.print(f"One run has {MOST_RANKS:,} ranks at most; prices: functions/contract/pricing.py.")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from cosmicai.experiments.scatter import Floats
 from summarize.contract import batch_prices
 
 _GB = 1024
@@ -37,8 +40,7 @@ def size_fault(vcpus: int, memory_mb: int) -> str | None:
     return f"Fargate has no {memory_mb:,} MB for {vcpus} vCPUs; give {allowed}"
 
 
-def usd(vcpus: int, memory_mb: int, architecture: str, seconds: list[float]) -> float:
-    """Of ranks with a public address, by the seconds that each is billed."""
-    size = vcpus, memory_mb / _GB
-    billed = (max(one, batch_prices.LEAST_SECONDS) for one in seconds)
-    return sum(batch_prices.fargate(*size, one, architecture, public=True) for one in billed)
+def usd(vcpus: int, memory_mb: int, architecture: str, seconds: Floats) -> Floats:
+    """(runs,), of ranks with a public address. seconds: (runs, ranks), for which each is billed."""
+    billed = np.maximum(seconds, batch_prices.LEAST_SECONDS).sum(axis=1)
+    return billed * batch_prices.fargate(vcpus, memory_mb / _GB, 1.0, architecture, public=True)

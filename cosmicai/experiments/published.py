@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cosmicai.experiments.planning import MIB, Assumptions, Case, Plan, plan
+from cosmicai.experiments.cases import MIB, Assumptions, Case
+from cosmicai.experiments.planning import Plan, plan
 from summarize.contract.estimate import IMAGE_BYTES
 from summarize.contract.limits import MB_PER_VCPU
 

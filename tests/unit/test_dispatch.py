@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from cosmicai.experiments.planning import Assumptions, Case, plan
+from cosmicai.experiments.cases import Assumptions, Case
+from cosmicai.experiments.planning import plan
+from cosmicai.experiments.scatter import NO_SCATTER
 from cosmicai.packaging.places import ROOT
 from summarize.contract import dispatch, pricing
 from summarize.contract.dispatch import EXPRESS_SECONDS, attempt_seconds, children
@@ -91,6 +93,6 @@ def test_a_plan_starts_its_ranks_as_initialize_would() -> None:
 
 def test_sandboxes_beyond_the_first_thousand_come_by_and_by() -> None:
     case = Case(1270 * 2000, 25, 3538, "x86_64", collectives="none")
-    slow = Assumptions(concurrency=3000, images_per_second_vcpu=(60.0, 60.0))
+    slow = Assumptions((60.0, 60.0), concurrency=3000, scatter=NO_SCATTER)
     parts = plan(case, slow).parts
     assert parts["concurrency quota"] == pytest.approx(8, abs=2), parts

@@ -1,0 +1,182 @@
+"""What a plan is about: a way to run the data, and the figures that its simulation assumes.
+
+Every figure that the user does not give is in `Assumptions`, with its source, and in its `Scatter`;
+`Assumptions.of_summary` takes the ranks' figures from a run that was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cosmicai.experiments import fargate
+from cosmicai.experiments.scatter import LAMBDA_SCATTER, Scatter
+from summarize.contract.channels import Choice, Host, HostState, choose
+from summarize.contract.dispatch import STARTS_PER_SECOND, Children, children
+from summarize.contract.estimate import (
+    ASSUMED,
+    IMAGE_BYTES,
+    INITIALIZE_SECONDS,
+    SUMMARIZE_SECONDS,
+    Architecture,
+    Ranks,
+    Speed,
+)
+from summarize.contract.limits import MB_PER_VCPU
+from summarize.contract.run_records import Summary
+
+MIB = 1024 * 1024
+
+
+class PlanningError(ValueError):
+    """No run can meet the request; the message says why and what is possible."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine on which all ranks run, as on the embedded AWS. cores: which they share. warm: sandboxes that
+    are started already. starts_per_second: of ranks."""
+
+    cores: int
+    warm: int
+    starts_per_second: float
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """The figures of the simulation. Pairs are (least, most): ranks are spread evenly between them."""
+
+    images_per_second_vcpu: tuple[float, float] = ASSUMED.images_per_second_vcpu
+    cold_start_seconds: tuple[float, float] = ASSUMED.start_seconds
+    init_limit_seconds: float = 10.0
+    """After this time, Lambda starts the init phase a second time, within the invocation
+    (https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html)."""
+    concurrency: int = 1000
+    """The default quota of an account."""
+    max_vcpus: int = fargate.MOST_VCPUS
+    """Of all ranks on AWS Batch together, batch.max_vcpus of the tfvars."""
+    sandboxes_at_once: int = 1000
+    new_sandboxes_per_second: float = 100.0
+    """A function gets 1,000 sandboxes at once and another 1,000 every 10 s, if the quota allows it
+    (https://docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html)."""
+    children: Children | None = None
+    """Of the Distributed Map; None: as Initialize would choose."""
+    host: HostState = "stopped"
+    """The rendezvous host when the run starts."""
+    job_start_seconds: tuple[float, float] = (60.0, 120.0)
+    """Of a job of AWS Batch, mostly the download of its image, which is billed; an estimate, no account was at
+    hand. That Fargate's network is as fast as a function's was not measured either."""
+    initialize_seconds: float = INITIALIZE_SECONDS
+    summarize_seconds: float = SUMMARIZE_SECONDS
+    """Without what Summarize takes for each rank."""
+    machine: Machine | None = None
+    """None: on AWS, where no two ranks share vCPUs."""
+    scatter: Scatter = LAMBDA_SCATTER
+    source: str = ASSUMED.source
+    """Where the ranks' speed and cold starts are from."""
+
+    @classmethod
+    def of_summary(cls, path: Path) -> Assumptions:
+        """The ranks' speed and cold starts from a run's summary.json. Raises PlanningError."""
+        try:
+            summary = Summary.from_json(json.loads(path.read_text(encoding="utf-8")))
+            if summary.cost is None:
+                raise ValueError("`cosmicai infer` wrote it, not a run on Lambda")
+            if summary.cost.batch is not None:
+                raise ValueError("its ranks ran on AWS Batch, whose vCPUs do not follow from their memory")
+            spread = summary.spread
+            threads = _threads(summary.cost.gb_seconds, summary.seconds["duration"])
+            speed, init = spread["sample_persec"], spread["init (seconds)"]
+            measured = cls(
+                images_per_second_vcpu=(speed["min"] / threads, speed["max"] / threads),
+                cold_start_seconds=(min(init["p50"], init["max"]), init["max"]),
+                source=f"the speed of run {summary.run_id[:80]}",
+            )
+            if not (
+                0 < measured.images_per_second_vcpu[0] < math.inf and 0 <= measured.cold_start_seconds[0] < 900
+            ):
+                raise ValueError("its speed or its cold starts are not measurements")
+        except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise PlanningError(
+                f"{path} is not the summary.json of a run whose ranks were measured ({reason})"
+            ) from error
+        return measured
+
+
+def _threads(gb_seconds: float, seconds: float) -> float:
+    """vCPUs of the run's ranks, from the memory that they were billed for."""
+    return max(1.0, round(gb_seconds / seconds * 1024 / MB_PER_VCPU))
+
+
+ASSUMPTIONS = Assumptions()
+"""Of a run on AWS that nothing is known of."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to run the data.
+
+    collectives: as in a payload. vcpus: of a rank on AWS Batch; None if it runs on Lambda.
+    """
+
+    images: int
+    partition_mb: float
+    memory_mb: int
+    architecture: Architecture
+    collectives: Literal["auto", "direct", "s3", "none"] = "auto"
+    vcpus: int | None = None
+
+    @property
+    def images_per_partition(self) -> int:
+        return max(1, int(self.partition_mb * MIB // IMAGE_BYTES))
+
+    @property
+    def ranks(self) -> int:
+        return math.ceil(self.images / self.images_per_partition)
+
+    @property
+    def threads(self) -> float:
+        """vCPUs that compute; on Lambda they follow from the memory."""
+        return self.vcpus or max(1.0, self.memory_mb / MB_PER_VCPU)
+
+    def at_once(self, assumptions: Assumptions) -> int:
+        """The ranks that can run at the same time."""
+        return assumptions.concurrency if self.vcpus is None else max(1, assumptions.max_vcpus // self.vcpus)
+
+    def starts_per_second(self, assumptions: Assumptions) -> float:
+        if assumptions.machine is not None:
+            return assumptions.machine.starts_per_second
+        return fargate.STARTS_PER_SECOND if self.vcpus else STARTS_PER_SECOND[self.children(assumptions)]
+
+    def children(self, assumptions: Assumptions) -> Children:
+        """As what its ranks on Lambda are started."""
+        largest = min(self.images, self.images_per_partition) * IMAGE_BYTES
+        return assumptions.children or children(largest, self.memory_mb, self.ranks, script=False)[0]
+
+    def estimated(self, assumptions: Assumptions) -> Ranks:
+        """Its ranks as Initialize estimates them."""
+        return Ranks(
+            count=self.ranks,
+            bytes=self.images * IMAGE_BYTES,
+            largest=min(self.images, self.images_per_partition) * IMAGE_BYTES,
+            at_once=min(self.ranks, assumptions.concurrency),
+            memory_mb=self.memory_mb,
+            architecture=self.architecture,
+            children=self.children(assumptions),
+            speed=Speed(assumptions.images_per_second_vcpu, assumptions.cold_start_seconds, assumptions.source),
+        )
+
+    def channel(self, assumptions: Assumptions) -> Choice:
+        """By which its ranks reduce their metrics, as Initialize would choose."""
+        if self.collectives == "auto":
+            return choose(
+                self.estimated(assumptions),
+                Host(assumptions.host, f"the rendezvous host is {assumptions.host}"),
+            )
+        if self.collectives == "direct" and self.ranks > assumptions.concurrency:
+            return Choice("s3", "not all ranks can run at once")
+        return Choice(self.collectives, "")
