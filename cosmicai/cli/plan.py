@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Annotated, Literal, cast
 import typer
 
 from cosmicai.cli import plan_text
-from cosmicai.cli.common import AsJson, console, print_json
+from cosmicai.cli.common import AsJson, Local, console, print_json
 from cosmicai.cli.paths import JsonFile
 from cosmicai.cli.values import Choices, NameList, Number, NumberList, Numbers, Refused, whole
 from cosmicai.experiments import fargate
-from cosmicai.experiments.cases import Assumptions
+from cosmicai.experiments.cases import Assumptions, Case
 from cosmicai.experiments.comparing import options, options_on_batch, recommended
 from summarize.contract.batch_prices import SPOT_NOTE
 from summarize.contract.channels import HostState
@@ -31,6 +32,7 @@ PARTITION_MB = Number(0.02, 10_240)  # one galaxy, and a Lambda's largest memory
 
 @app.command()
 def plan(
+    ctx: typer.Context,
     data_gb: Annotated[
         float | None, typer.Option(parser=Number(0, 1e6, above=True), help="Size of the data in GB.")
     ] = None,
@@ -93,6 +95,13 @@ def plan(
     concurrency: Annotated[
         int, typer.Option(parser=whole(1, 10**6), help="The account's quota of concurrent executions.")
     ] = 1000,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe", help="With --local: run two ranks some times, and plan for this machine by them."
+        ),
+    ] = False,
+    local: Local = False,
     published: Annotated[bool, typer.Option("--published", help="Compare with the published runs.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -101,6 +110,8 @@ def plan(
     Example: cosmicai plan --data-gb 12.6 --target-seconds 60
 
     Example: cosmicai plan --data-gb 5000 --partition-mb 2000 --backend batch --vcpus 4,8
+
+    Example: cosmicai plan --images 10224 --partition-mb 25 --probe --local
     """
     if published:
         plan_text.print_published(as_json)
@@ -108,14 +119,18 @@ def plan(
     if (data_gb is None) == (images is None):
         raise typer.BadParameter("give one of --data-gb and --images")
     count = images if images is not None else max(1, int((data_gb or 0) * 1e9 / IMAGE_BYTES))
-    assumptions = Assumptions.of_summary(calibrate) if calibrate else Assumptions()
-    assumptions = replace(assumptions, concurrency=concurrency, host=host, max_vcpus=max_vcpus)
-    architectures = cast("list[Architecture]", arch)  # the option takes no other text
+    if probe or local:
+        _refuse_what_is_probed(ctx, probe and local)
+        memories, architectures, assumptions = _probed(count, partition_mb, collectives)
+    else:
+        assumptions = Assumptions.of_summary(calibrate) if calibrate else Assumptions()
+        assumptions = replace(assumptions, concurrency=concurrency, host=host, max_vcpus=max_vcpus)
+        architectures = cast("list[Architecture]", arch)  # the option takes no other text
+        memories = _on_lambda(memory_mb or _MEMORIES_MB) if backend == "lambda" else []
     if backend == "batch":
         sizes = _sizes(vcpus, memory_mb)
         plans = list(options_on_batch(count, partition_mb, sizes, architectures, assumptions))
     else:
-        memories = _on_lambda(memory_mb or _MEMORIES_MB)
         plans = list(options(count, partition_mb, memories, architectures, assumptions, collectives))
     best = recommended(plans, target_seconds, budget)
     payload = {
@@ -123,7 +138,7 @@ def plan(
         "result_path": f"results/{best.case.partition_mb:g}MB/1",
         **({"backend": "batch"} if backend == "batch" else {"collectives": collectives}),
     }
-    notes = [SPOT_NOTE] if backend == "batch" else []
+    notes = [SPOT_NOTE] if backend == "batch" else [_AS_LAMBDA] if probe else []
     if as_json:
         listing = {"plans": [plan_text.content(one) for one in plans], "recommended": plan_text.content(best)}
         print_json({**listing, "payload": payload, "basis": plan_text.basis(assumptions), "notes": notes})
@@ -133,8 +148,51 @@ def plan(
     plan_text.print_basis(assumptions)
     for note in notes:
         console.print(f"{note}.")
-    console.print("Payload (memory and architecture are set in the team's tfvars):")
+    set_elsewhere = "" if probe else " (memory and architecture are set in the team's tfvars)"
+    console.print(f"Payload{set_elsewhere}:")
     console.print_json(json.dumps(payload))
+
+
+_AS_LAMBDA = "USD are what AWS Lambda would bill for these seconds"
+_PROBED = ("backend", "memory_mb", "vcpus", "max_vcpus", "arch", "host", "calibrate", "concurrency")
+"""Options of what the probe measures or the embedded AWS has."""
+
+
+def _refuse_what_is_probed(ctx: typer.Context, both: bool) -> None:
+    """Refuses --probe without --local, and options that contradict them. both: whether both are given."""
+    if not both:
+        raise typer.BadParameter(
+            "--probe and --local belong together: they plan for this machine's embedded AWS; to plan for AWS "
+            "by a run there, give --calibrate"
+        )
+    sources = {name: ctx.get_parameter_source(name) for name in _PROBED}
+    for name, source in sources.items():
+        if source is not None and source.name == "COMMANDLINE":
+            option = "--" + name.replace("_", "-")
+            raise typer.BadParameter(f"{option} is not for --probe, which takes it from the embedded AWS")
+
+
+def _probed(
+    images: int, partitions_mb: Iterable[float], collectives: str
+) -> tuple[list[int], list[Architecture], Assumptions]:
+    """Memory sizes, architectures and figures of the embedded AWS that runs. Raises ProbeError, TargetError."""
+    from cosmicai.deploy import local
+    from cosmicai.deploy.target import TargetError, local_folder, local_target
+    from cosmicai.experiments.probing import probe
+
+    state = local.status(local_folder(os.environ))
+    if state is None:
+        raise TargetError("the embedded AWS is not running: start it with `cosmicai local up`")
+    smallest = min(Case(images, size, 1769, "arm64").images_per_partition for size in partitions_mb)
+    with console.status("") as status:
+        measured = probe(
+            local_target(state),
+            min(images, smallest),
+            collectives,
+            lambda ran, of: status.update(f"run {ran + 1} of {of} of the probe…"),
+        )
+    figures = measured.assumptions(state["concurrency"], "up" if state.get("rendezvous") else "absent")
+    return [measured.memory_mb], [measured.architecture], figures
 
 
 def _on_lambda(memories_mb: Iterable[float]) -> list[int]:

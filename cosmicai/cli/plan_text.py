@@ -114,9 +114,8 @@ def print_basis(assumptions: Assumptions) -> None:
     )
     varying = assumptions.scatter.described(assumptions.source)
     assumed = "; ".join(f"{one.figure} ({one.distribution})" for one in varying if one.assumed)
-    console.print(
-        f"p10 and p90 are those of {RUNS} simulated runs. Nobody has measured, so they assume: {assumed}"
-    )
+    rest = f"Nobody has measured, so they assume: {assumed}" if assumed else "What varies in them was measured."
+    console.print(f"p10 and p90 are those of {RUNS} simulated runs. {rest}")
 
 
 def print_published(as_json: bool) -> None:

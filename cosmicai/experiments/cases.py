@@ -10,10 +10,12 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
+
+import numpy as np
 
 from cosmicai.experiments import fargate
-from cosmicai.experiments.scatter import LAMBDA_SCATTER, Scatter
+from cosmicai.experiments.scatter import LAMBDA_SCATTER, Floats, Scatter
 from summarize.contract.channels import Choice, Host, HostState, choose
 from summarize.contract.dispatch import STARTS_PER_SECOND, Children, children
 from summarize.contract.estimate import (
@@ -29,6 +31,7 @@ from summarize.contract.limits import MB_PER_VCPU
 from summarize.contract.run_records import Summary
 
 MIB = 1024 * 1024
+Number = TypeVar("Number", float, Floats)
 
 
 class PlanningError(ValueError):
@@ -37,12 +40,22 @@ class PlanningError(ValueError):
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine on which all ranks run, as on the embedded AWS. cores: which they share. warm: sandboxes that
-    are started already. starts_per_second: of ranks."""
+    """One machine on which all ranks run, as on the embedded AWS.
+
+    cores: which the ranks share with `others`, threads of other programs that want to run. warm: sandboxes that
+    are started already. rank_seconds: of a rank besides its start and its galaxies, if it runs alone.
+    read_bytes_per_second: of the one process that serves S3.
+    """
 
     cores: int
-    warm: int
-    starts_per_second: float
+    others: float
+    warm: int = 0
+    rank_seconds: float = 0.0
+    read_bytes_per_second: float = math.inf
+
+    def crowding(self, beside: Number, threads: float) -> Number:
+        """How many times longer than on cores of its own one of so many ranks, with so many threads, takes."""
+        return np.maximum(1.0, (beside * min(threads, self.cores) + self.others) / self.cores)
 
 
 @dataclass(frozen=True)
@@ -149,7 +162,7 @@ class Case:
 
     def starts_per_second(self, assumptions: Assumptions) -> float:
         if assumptions.machine is not None:
-            return assumptions.machine.starts_per_second
+            return math.inf  # what it takes is in the probe's time before its ranks
         return fargate.STARTS_PER_SECOND if self.vcpus else STARTS_PER_SECOND[self.children(assumptions)]
 
     def children(self, assumptions: Assumptions) -> Children:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cosmicai.experiments import fargate
-from cosmicai.experiments.cases import ASSUMPTIONS, MIB, Assumptions, Case, Machine, PlanningError
+from cosmicai.experiments.cases import ASSUMPTIONS, MIB, Assumptions, Case, PlanningError
 from cosmicai.experiments.scatter import RUNS, Band, Draws, Floats, draw
 from cosmicai.experiments.simulation import Sandboxes, Times, schedule
 from summarize.contract import pricing
@@ -121,39 +121,39 @@ class _SimulatedRanks:
 
 
 def _simulate(case: Case, assumptions: Assumptions, draws: Draws) -> _SimulatedRanks:
-    numbers = np.arange(case.ranks, dtype=float)
     images = np.full(case.ranks, case.images_per_partition)
     images[-1] = case.images - case.images_per_partition * (case.ranks - 1)
     least, most = assumptions.images_per_second_vcpu
     rates = (least + (most - least) * draws.shares) * draws.speed * case.threads
-    machine, at_once = assumptions.machine, min(case.ranks, case.at_once(assumptions))
-    compute = images / rates * draws.slow * _crowding(machine, case.ranks, at_once, case.threads)
-    wires = np.full(case.ranks, _network(case.images_per_partition, machine))
-    wires[-1] = _network(int(images[-1]), machine)
-    network = wires / draws.network * draws.slow
-    cold = _cold_starts(case, assumptions, draws) * _crowding(machine, case.ranks, at_once, 1.0)
-    ready = np.zeros(at_once)
-    if case.vcpus is None and machine is None:
-        ramp = numbers[:at_once] + 1 - assumptions.sandboxes_at_once
-        ready = np.maximum(0.0, ramp / assumptions.new_sandboxes_per_second)
-    sandboxes = Sandboxes(ready, keep=case.vcpus is None, warm=0 if machine is None else machine.warm)
-    dispatched = numbers / case.starts_per_second(assumptions)
+    compute, cold = images / rates, _cold_starts(case, assumptions, draws)
+    at_once, machine = min(case.ranks, case.at_once(assumptions)), assumptions.machine
+    if machine is None:
+        sizes = {one: network_seconds(one * IMAGE_BYTES) for one in {int(images[0]), int(images[-1])}}
+        network = np.array([sizes[one] for one in images.tolist()])
+        ready = _ramp(at_once, assumptions) if case.vcpus is None else np.zeros(at_once)
+        sandboxes = Sandboxes(ready, keep=case.vcpus is None)
+    else:
+        beside = _beside(case.ranks, at_once)
+        crowding = machine.crowding(beside, 1.0)
+        compute = compute * machine.crowding(beside, case.threads) + machine.rank_seconds * crowding
+        network = images * IMAGE_BYTES / machine.read_bytes_per_second * beside
+        cold, sandboxes = cold * crowding, Sandboxes(np.zeros(at_once), warm=min(at_once, machine.warm))
+    compute, network = compute * draws.slow, network / draws.network * draws.slow
+    dispatched = np.arange(case.ranks) / case.starts_per_second(assumptions)
     busy = np.maximum(network, compute)  # they overlap
     return _SimulatedRanks(dispatched, schedule(dispatched, sandboxes, cold, busy), network, compute)
 
 
-def _crowding(machine: Machine | None, ranks: int, at_once: int, threads: float) -> Floats:
-    """(ranks,): how many times longer each rank takes, with so many threads, because ranks share the cores."""
-    if machine is None:
-        return np.ones(ranks)
+def _ramp(at_once: int, assumptions: Assumptions) -> Floats:
+    """(at_once,): the second from which Lambda has each sandbox."""
+    beyond = np.arange(at_once) + 1.0 - assumptions.sandboxes_at_once
+    return np.maximum(0.0, beyond / assumptions.new_sandboxes_per_second)
+
+
+def _beside(ranks: int, at_once: int) -> Floats:
+    """(ranks,): how many ranks run at the same time as each, itself included; the last ones may be fewer."""
     wave = np.arange(ranks) // at_once * at_once
-    beside = np.minimum(at_once, ranks - wave)
-    return np.maximum(1.0, beside * min(threads, machine.cores) / machine.cores)
-
-
-def _network(images: int, machine: Machine | None) -> float:
-    """Seconds that a rank reads for; on one machine they are part of its measured speed."""
-    return 0.0 if machine else network_seconds(images * IMAGE_BYTES)
+    return np.minimum(at_once, ranks - wave).astype(float)
 
 
 def _cold_starts(case: Case, assumptions: Assumptions, draws: Draws) -> Floats:
@@ -206,15 +206,8 @@ def _obstacles(case: Case, assumptions: Assumptions, longest: float) -> tuple[Ob
     """longest: seconds of the rank that takes longest, in nine of ten runs."""
     on_batch, at_once, obstacles = case.vcpus is not None, case.at_once(assumptions), []
     if case.ranks > at_once:
-        waves = math.ceil(case.ranks / at_once)
-        more = (
-            f"{assumptions.max_vcpus:,} vCPUs run {at_once:,} at once; raise batch.max_vcpus and, if that is "
-            "less, the account's quota (Service Quotas: AWS Fargate, vCPU resource count)"
-            if on_batch
-            else f"the account runs {at_once:,} at once; ask for more (Service Quotas: Lambda, concurrent "
-            "executions); they cannot meet directly"
-        )
-        obstacles.append(Obstacle(f"{case.ranks:,} ranks in {waves} waves: {more}", prevents=False))
+        waves = f"{case.ranks:,} ranks in {math.ceil(case.ranks / at_once)} waves"
+        obstacles.append(Obstacle(f"{waves}: {_more_at_once(case, assumptions)}", prevents=False))
     if on_batch and longest > fargate.MOST_SECONDS:
         default = f"{fargate.MOST_SECONDS:,} by default"
         text = f"a rank takes {longest:,.0f} s: set batch.timeout_seconds, which is {default}"
@@ -226,3 +219,19 @@ def _obstacles(case: Case, assumptions: Assumptions, longest: float) -> tuple[Ob
         )
         obstacles.append(Obstacle(text, prevents=True))
     return tuple(obstacles)
+
+
+def _more_at_once(case: Case, assumptions: Assumptions) -> str:
+    """How many ranks can run at once, and what to do for more."""
+    at_once = f"{case.at_once(assumptions):,} at once"
+    if case.vcpus is not None:
+        return (
+            f"{assumptions.max_vcpus:,} vCPUs run {at_once}; raise batch.max_vcpus and, if that is less, the "
+            "account's quota (Service Quotas: AWS Fargate, vCPU resource count)"
+        )
+    if assumptions.machine is not None:
+        return f"the embedded AWS runs {at_once}; `cosmicai local up --concurrency` sets it"
+    return (
+        f"the account runs {at_once}; ask for more (Service Quotas: Lambda, concurrent executions); they "
+        "cannot meet directly"
+    )

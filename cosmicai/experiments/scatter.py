@@ -6,7 +6,7 @@ a run are stratified: each of RUNS slices of a distribution, which are equally l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -61,23 +61,31 @@ class Scatter:
     slow_rank_factor: float = 2.0
     """Of the time that such a rank reads and computes for."""
 
+    source: str | None = None
+    """Of all its figures, where they were measured; None: as stated here."""
+
     def described(self, speed_source: str) -> list[Varying]:
         """Every figure that varies. speed_source: where the ranks' speeds and starts are from."""
         sigma = f"log-normal, sigma {self.start_sigma:g}"
         ranks = "evenly between the plan's least and most"
-        starts = "small containers, mikhail.io/serverless/coldstarts"
-        return [
+        google, starts = (
+            "Google's functions, arXiv:2304.07177",
+            "small containers, mikhail.io/serverless/coldstarts",
+        )
+        figures = [
             Varying("speed, between ranks", ranks, speed_source, False),
-            Varying(
-                "speed, between runs", _factor(self.speed_level), "Google's functions, arXiv:2304.07177", True
-            ),
+            Varying("speed, between runs", _factor(self.speed_level), google, True),
             Varying("cold start, between ranks", ranks, speed_source, False),
-            Varying("cold start, between runs", sigma, starts, False),
+            Varying("cold start, between runs", sigma if self.start_sigma else "", starts, False),
             Varying("network, between runs", _factor(self.network_level), "none", True),
-            Varying("slow ranks", self._slow_ranks, "none", True),
+            Varying("slow ranks", self._slow_ranks if self.slow_rank_share else "", "none", True),
             Varying("Initialize and Summarize", _factor(self.service_level), "none", True),
             Varying("start of the rendezvous host", _factor(self.host_level), "none", True),
         ]
+        varying = [one for one in figures if one.distribution]
+        if self.source is None:
+            return varying
+        return [replace(one, source=self.source, assumed=False) for one in varying]
 
     @property
     def _slow_ranks(self) -> str:
@@ -89,7 +97,8 @@ NO_SCATTER = Scatter((1.0, 1.0), 0.0, (1.0, 1.0), (1.0, 1.0), (1.0, 1.0), 0.0, 1
 
 
 def _factor(pair: tuple[float, float]) -> str:
-    return f"evenly between {pair[0]:g} and {pair[1]:g} times"
+    """In words; '' for a factor that is always the same."""
+    return f"evenly between {pair[0]:.4g} and {pair[1]:.4g} times" if pair[0] < pair[1] else ""
 
 
 @dataclass(frozen=True)
