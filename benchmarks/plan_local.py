@@ -80,7 +80,7 @@ def pair(target: Target, ranks: int, galaxies: int) -> Json:
     return {
         "ranks": ranks,
         "probe, s": round(seconds, 1),
-        "threads of other programs": round(measured.others, 1),
+        "other programs": round(measured.others, 1),
         "parts, s": {name: round(value, 2) for name, value in planned.parts.items()},
         "plan, s": {name: round(value, 2) for name, value in vars(planned.seconds).items()},
         **ran,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from rich.table import Table
@@ -14,6 +15,7 @@ from cosmicai.experiments.published import compare_published
 from cosmicai.experiments.scatter import RUNS, Band
 from summarize.contract import batch_prices, pricing
 from summarize.contract.estimate import IMAGE_BYTES
+from summarize.contract.figures import usd_text
 from summarize.contract.limits import MOST_RANKS
 
 
@@ -59,9 +61,20 @@ def _band(band: Band, digits: int) -> dict[str, float] | None:
     return None if math.isinf(band.p50) else {name: round(value, digits) for name, value in vars(band).items()}
 
 
-def _text(band: Band, form: str) -> str:
+def _seconds(band: Band) -> str:
     """'10 (9 to 12)': the median, p10 and p90."""
-    return "-" if math.isinf(band.p50) else f"{band.p50:{form}} ({band.p10:{form}} to {band.p90:{form}})"
+    return _text(band, lambda value: f"{value:,.0f}")
+
+
+def _usd(band: Band) -> str:
+    """'0.0494 (0.0459 to 0.0526)', with as many digits as amounts in the report have."""
+    return _text(band, lambda value: usd_text(value).removeprefix("$"))
+
+
+def _text(band: Band, written: Callable[[float], str]) -> str:
+    if math.isinf(band.p50):
+        return "-"
+    return f"{written(band.p50)} ({written(band.p10)} to {written(band.p90)})"
 
 
 def table(plans: list[Plan], best: Plan, images: int) -> Table:
@@ -79,8 +92,8 @@ def table(plans: list[Plan], best: Plan, images: int) -> Table:
             case.architecture,
             f"{case.ranks:,}",
             "-" if one.channel is None else one.channel.channel,
-            _text(one.seconds, ",.0f"),
-            _text(one.total_usd, ",.3f"),
+            _seconds(one.seconds),
+            _usd(one.total_usd),
             one.bottleneck,
         )
     return rows
@@ -89,11 +102,10 @@ def table(plans: list[Plan], best: Plan, images: int) -> Table:
 def print_best(best: Plan, images: int) -> None:
     """The recommended plan, part by part."""
     parts = ", ".join(f"{name} {value:,.1f}" for name, value in best.parts.items() if value >= 0.05)
-    seconds, usd = best.seconds, best.total_usd
-    console.print(f"Recommended: {_text(seconds, ',.0f')} s; the median: {parts}")
+    console.print(f"Recommended: {_seconds(best.seconds)} s; the median: {parts}")
     costs = ", ".join(f"{name} {value:,.4f}" for name, value in best.usd.items() if value >= 5e-5)
     storage = images * IMAGE_BYTES / 1e9 * S3_GB_MONTH
-    console.print(f"{_text(usd, ',.3f')} USD; the median: {costs}; list prices of {prices_as_of(best.case)}")
+    console.print(f"{_usd(best.total_usd)} USD; the median: {costs}; list prices of {prices_as_of(best.case)}")
     console.print(f"Storing the data costs {storage:,.2f} USD a month")
     if best.channel is not None and best.channel.reason:
         console.print(f"Collectives: {best.channel.reason}")
@@ -140,11 +152,11 @@ def print_published(as_json: bool) -> None:
         comparison.add_row(
             f"{earlier.partition_mb:g} MB",
             f"{earlier.seconds[0]:g} to {earlier.seconds[1]:g}",
-            _text(theirs.seconds, ".0f"),
+            _seconds(theirs.seconds),
             f"{theirs.seconds.p50 / middle - 1:+.0%}",
-            _text(theirs.total_usd, ".2f"),
-            _text(ours.seconds, ".0f"),
-            _text(ours.total_usd, ".3f"),
+            _usd(theirs.total_usd),
+            _seconds(ours.seconds),
+            _usd(ours.total_usd),
         )
     console.print_table(comparison)
     console.print(f"One run has {MOST_RANKS:,} ranks at most; list prices of {pricing.AS_OF}.")

@@ -42,7 +42,7 @@ class PlanningError(ValueError):
 class Machine:
     """One machine on which all ranks run, as on the embedded AWS.
 
-    cores: which the ranks share with `others`, threads of other programs that want to run. warm: sandboxes that
+    cores: which the ranks share with `others`, the number of other programs that compute. warm: sandboxes that
     are started already. rank_seconds: of a rank besides its start and its galaxies, if it runs alone.
     read_bytes_per_second: of the one process that serves S3.
     """
@@ -54,8 +54,11 @@ class Machine:
     read_bytes_per_second: float = math.inf
 
     def crowding(self, beside: Number, threads: float) -> Number:
-        """How many times longer than on cores of its own one of so many ranks, with so many threads, takes."""
-        return np.maximum(1.0, (beside * min(threads, self.cores) + self.others) / self.cores)
+        """How many times longer than on cores of its own one of so many ranks, with so many threads, takes.
+
+        Linux gives each session, as a rank or another program is, the same share of the cores (sched(7)).
+        """
+        return np.maximum(1.0, (beside + self.others) * min(threads, self.cores) / self.cores)
 
 
 @dataclass(frozen=True)

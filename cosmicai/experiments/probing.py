@@ -33,7 +33,7 @@ RANKS = 2
 REPEATS = 3  # of the runs that are timed
 LEAST_GALAXIES, MOST_GALAXIES = 256, 1278  # of a rank whose speed is measured; 25 MB
 _POLL_SECONDS = 0.1
-_LOOKS = 5  # at how many threads want to run, before each run
+_LOOKS = 5  # at other programs, before each run
 
 Json = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -61,8 +61,8 @@ class Probe:
     """What was measured.
 
     memory_mb, architecture: of the ranks. cold: the run in new sandboxes. small, large: the runs of one galaxy
-    and of `galaxies` a rank. read_bytes_per_second: of the embedded S3, for one reader. others: threads of
-    other programs that wanted to run before each run, their mean.
+    and of `galaxies` a rank. read_bytes_per_second: of the embedded S3, for one reader. others: other
+    programs that computed before each run, their mean number.
     """
 
     memory_mb: int
@@ -104,7 +104,7 @@ class Probe:
             ),
             scatter=_scatter(busy, [one.before + one.after for one in warm]),
             source=f"a probe of {RANKS} ranks of {self.galaxies:,} galaxies on this machine ({machine.cores} "
-            f"cores, {self.others:.1f} threads of other programs)",
+            f"cores, {self.others:.1f} other programs)",
         )
 
 
@@ -156,15 +156,22 @@ def probe(target: Target, galaxies: int, collectives: str, progress: Progress = 
 
 
 def _others() -> float:
-    """Threads that want to run, without this one: the mean of some looks; without /proc, the load average."""
-    stat, running = Path("/proc/stat"), []
-    if not stat.exists():
-        return os.getloadavg()[0]
+    """Sessions of other programs in which a thread wants to run: the mean of some looks; 0 without /proc."""
+    looks = []
     for _ in range(_LOOKS):
-        line = next(one for one in stat.read_text().splitlines() if one.startswith("procs_running "))
-        running.append(max(0, int(line.split()[1]) - 1))
+        states = (_state(path) for path in Path("/proc").glob("[0-9]*/task/[0-9]*/stat"))
+        looks.append(len({session for state, session in states if state == "R"} - {0, os.getsid(0)}))
         time.sleep(_POLL_SECONDS)
-    return float(np.mean(running))
+    return float(np.mean(looks))
+
+
+def _state(stat: Path) -> tuple[str, int]:
+    """Of a thread: R if it runs or wants to, and its session (proc_pid_stat(5)); '' of one that has ended."""
+    try:
+        fields = stat.read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return "", 0
+    return fields[0], int(fields[3])
 
 
 @contextmanager

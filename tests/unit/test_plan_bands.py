@@ -138,7 +138,7 @@ def test_the_command_prints_the_bands_and_what_nobody_has_measured() -> None:
     text = _printed("--memory-mb", "3538", "--arch", "arm64")
     seconds, usd = planned.seconds, planned.total_usd
     assert f"Recommended: {seconds.p50:.0f} ({seconds.p10:.0f} to {seconds.p90:.0f}) s" in text
-    assert f"{usd.p50:.3f} ({usd.p10:.3f} to {usd.p90:.3f}) USD" in text
+    assert f"{usd.p50:.4f} ({usd.p10:.4f} to {usd.p90:.4f}) USD" in text
     varying = LAMBDA_SCATTER.described("")
     assert 0 < sum(one.assumed for one in varying) < len(varying)
     for one in varying:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from cosmicai.cli import app
+from cosmicai.experiments import probing
 from cosmicai.experiments.cases import Assumptions, Case
 from cosmicai.experiments.planning import plan
 from cosmicai.experiments.probing import Probe, ProbeError, Ran
@@ -109,7 +114,7 @@ def test_options_that_contradict_a_probe_are_refused(options: list[str], message
     assert message in " ".join(done.output.replace("│", " ").split())
 
 
-def test_a_probe_needs_the_embedded_aws(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_needs_the_embedded_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COSMICAI_LOCAL", str(tmp_path))
     done = CliRunner().invoke(app, ["plan", "--images", "1000", "--probe", "--local"])
     assert done.exit_code == 1
@@ -118,3 +123,21 @@ def test_a_probe_needs_the_embedded_aws(tmp_path: object, monkeypatch: pytest.Mo
 
 def test_figures_of_aws_know_nothing_of_a_machine() -> None:
     assert Assumptions().machine is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="prctl is Linux's")
+@pytest.mark.parametrize(("code", "state"), [("while True: pass", "R"), ("input()", "S")])
+def test_programs_that_compute_are_told_from_those_that_wait(tmp_path: Path, code: str, state: str) -> None:
+    """By a thread's state and session, whatever the program calls itself."""
+    program = tmp_path / ") R 1 1 7 ("
+    program.symlink_to(sys.executable)
+    with subprocess.Popen([program, "-c", code], stdin=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            stat = Path(f"/proc/{process.pid}/task/{process.pid}/stat")
+            deadline = time.monotonic() + 60
+            while program.name[:15] not in stat.read_text() or probing._state(stat) != (state, process.pid):
+                assert time.monotonic() < deadline, stat.read_text()
+                time.sleep(0.01)
+        finally:
+            process.kill()
+    assert probing._state(stat) == ("", 0)
