@@ -155,7 +155,7 @@ def run_of(ranks: int) -> Json:
         copying.copy(partitions, Bucket(s3, outputs.bucket, "25MB"))
         payload = {"bucket": outputs.bucket, "data_prefix": "25MB", "result_path": "results/bench"}
         arn = machine.start_execution(stateMachineArn=outputs.state_machine_arn, input=json.dumps(payload))
-        ended = runs.follow(machine, s3, arn["executionArn"], payload, lambda done, total: None)
+        ended = runs.follow(machine, s3, arn["executionArn"], payload, lambda finished, total: None)
         assert ended.succeeded, ended.cause  # noqa: S101
         body = s3.get_object(Bucket=outputs.bucket, Key="results/bench/combined_data.json")["Body"].read()
     infos = json.loads(body)

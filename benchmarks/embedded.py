@@ -51,7 +51,7 @@ def run(aws: Emulator, outputs: Outputs, name: str, fields: Json) -> list[Json]:
         "max_concurrency": 1, "collectives": "none", **fields,
     }  # fmt: skip
     arn = machine.start_execution(stateMachineArn=outputs.state_machine_arn, input=json.dumps(payload))
-    ended = runs.follow(machine, s3, arn["executionArn"], payload, lambda done, total: None)
+    ended = runs.follow(machine, s3, arn["executionArn"], payload, lambda finished, total: None)
     if not ended.succeeded:
         raise SystemExit(f"{name}: {ended.status}: {ended.cause}")
     body = s3.get_object(Bucket=outputs.bucket, Key=f"results/{name}/combined_data.json")["Body"]

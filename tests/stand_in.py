@@ -61,10 +61,10 @@ class Buildah:
         ]
         command = ["buildah", *map(str, [*options, *arguments])]
         environment = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
-        done = subprocess.run(command, cwd=at, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-        return done.stdout.strip()
+        process = subprocess.run(command, cwd=at, env=environment, capture_output=True, text=True)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)}:\n{process.stdout[-3000:]}{process.stderr[-3000:]}")
+        return process.stdout.strip()
 
     def close(self) -> None:
         """Lets go of the file systems that `build` has mounted."""

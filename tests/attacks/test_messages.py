@@ -40,13 +40,13 @@ class Proxied(fmi.Direct):
 
     def __init__(self, rank: int, connection: socket.socket, size: int = 2) -> None:
         super().__init__(rank, size, "run", "127.0.0.1", 1, SECRET)
-        self._given = connection
+        self._connection = connection
 
     def _meet(self, peer: int, sender: int, deadline: fmi.Deadline) -> Any:
-        if self._given.fileno() < 0:
+        if self._connection.fileno() < 0:
             raise fmi.PeerLost("the proxy makes one connection alone")
         pair = Pair(SECRET, self._name, self.rank, peer, self.size)
-        return greeted(Greeting(self._given, Handshake(pair), deadline))
+        return greeted(Greeting(self._connection, Handshake(pair), deadline))
 
 
 def linked() -> tuple[socket.socket, socket.socket]:
@@ -374,8 +374,8 @@ def test_a_communicator_closes_all_of_its_channels_and_then_says_what_was_wrong(
         return None
 
     with ThreadPoolExecutor(2) as pool:
-        told = list(pool.map(rank, channels))
-    assert told == [
+        messages = list(pool.map(rank, channels))
+    assert messages == [
         "rank 1 sent bcast of <f8 with root 1 among 2 ranks, which rank 0 has not read",
         "rank 0 sent bcast of <f8 with root 0 among 2 ranks, which rank 1 has not read",
     ]

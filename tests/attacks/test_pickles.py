@@ -233,9 +233,9 @@ class Made:
 class Naive(pickle.Unpickler):
     def find_class(self, module, name): return Made
     def persistent_load(self, reference): return Made()
-found = Naive(sys.stdin.buffer).load()
-hash(found) if isinstance(found, tuple) else None
-repr(found)
+value = Naive(sys.stdin.buffer).load()
+hash(value) if isinstance(value, tuple) else None
+repr(value)
 """
 _HELD_UP = (
     "a tuple of 2^60 parts as a key", "a tuple of 2^60 parts in a set", "a tuple of 2^60 parts in a frozen set",
@@ -348,10 +348,10 @@ def test_a_negated_column_keeps_its_sign(legacy: bool) -> None:
         tensors[column] = torch._neg_view(-tensors[column])
         body = io.BytesIO()
         torch.save(TensorDataset(*tensors), body, _use_new_zipfile_serialization=not legacy)
-        found = read(body.getvalue(), "1.pt", TINY)
-        assert found.redshift is not None
+        rows = read(body.getvalue(), "1.pt", TINY)
+        assert rows.redshift is not None
         for ours, theirs in zip(
-            (found.images, found.magnitudes, found.redshift), (images, magnitudes, redshift), strict=True
+            (rows.images, rows.magnitudes, rows.redshift), (images, magnitudes, redshift), strict=True
         ):
             assert np.array_equal(ours, theirs.numpy())
 

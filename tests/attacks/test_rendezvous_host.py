@@ -123,10 +123,10 @@ def reset(connection: socket.socket) -> None:
     connection.close()
 
 
-def eventually(host: Host, **wanted: Any) -> None:
+def eventually(host: Host, **expected: Any) -> None:
     deadline = time.monotonic() + 20
-    while {name: (health := host.health())[name] for name in wanted} != wanted:
-        assert time.monotonic() < deadline, (wanted, health)
+    while {name: (health := host.health())[name] for name in expected} != expected:
+        assert time.monotonic() < deadline, (expected, health)
         time.sleep(0.05)
 
 
@@ -152,8 +152,8 @@ def test_nobody_relays_without_the_hosts_key(started: Callable[..., Host], close
             if len(made) == 32:
                 assert why(stranger) == (End.WRONG_KEY, 0), kind
     assert together(pair(host), total) == [3.0, 3.0]
-    found = host.health()
-    assert (found["relayed"], found["relays_refused"]) == (1, 1500)
+    health = host.health()
+    assert (health["relayed"], health["relays_refused"]) == (1, 1500)
 
 
 def test_ranks_that_do_not_read_hold_no_slot_and_no_memory(
@@ -233,13 +233,13 @@ def test_a_limit_that_ends_a_relay_is_told_to_both_ranks(
     words: str,
 ) -> None:
     host = started(f"--{option}", str(value))
-    told = f"the rendezvous host's limit of {value} {words} is reached"
+    message = f"the rendezvous host's limit of {value} {words} is reached"
     setting = f"set its option --{option}, in Terraform rendezvous.limits.{option.replace('-', '_')}"
     for rank, error in enumerate(together(pair(host), work)):
         assert isinstance(error, fmi.RelayRefused), error
         late = work is with_a_late_reader and rank == 1
         if not (late and "without a reason" in str(error)):  # its buffers may have had no room for the word
-            assert told in str(error)
+            assert message in str(error)
             assert setting in str(error)
         assert f"rank {rank}: relay to rank {1 - rank}:" in str(error)
         assert "left" not in str(error)
@@ -307,10 +307,10 @@ def test_a_peer_that_leaves_is_named(started: Callable[..., Host], closed_networ
         if group.rank == 0:
             group.recv(np.empty(1), 1)
 
-    left, done = together(pair(started()), work)
+    left, outcome = together(pair(started()), work)
     assert isinstance(left, fmi.PeerLost)
     assert "rank 1 left" in str(left)
-    assert done is None
+    assert outcome is None
 
 
 def test_a_peer_cannot_speak_for_the_host(started: Callable[..., Host]) -> None:
@@ -356,8 +356,8 @@ def test_the_host_under_each_python(started: Callable[..., Host], python: str) -
     connected(host)
     connected(host).sendall(b"nobody-else")
     eventually(host, clients=1, waiting=0)
-    found = host.health()
-    assert found["expired"] >= 2, found
+    health = host.health()
+    assert health["expired"] >= 2, health
     first, second = connected(host), connected(host)
     for client in (first, second):
         client.sendall(b"pair")
@@ -371,8 +371,8 @@ def test_ranks_relay_under_each_python(
     started: Callable[..., Host], python: str, closed_networks: None
 ) -> None:
     host = started(python=python)
-    done = together(pair(host), lambda group: float(group.allreduce(np.ones(100_000), np.add).sum()))
-    assert done == [200_000.0] * 2
+    sums = together(pair(host), lambda group: float(group.allreduce(np.ones(100_000), np.add).sum()))
+    assert sums == [200_000.0] * 2
     assert host.stop() == 0
     assert host.errors == ""
 

@@ -67,10 +67,10 @@ def parse(data: bytes) -> tuple[Sequence[Op], bytes]:
     place = 0
     while place < len(data):
         info = OPCODES.get(data[place])
-        found = None if info is None else _argument(data, place + 1, info.arg)
-        if found is None:
+        operand = None if info is None else _argument(data, place + 1, info.arg)
+        if operand is None:
             break
-        argument, end = found
+        argument, end = operand
         ops.append(Op(data[place], argument))
         place = end
     return tuple(ops), data[place:]

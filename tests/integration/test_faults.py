@@ -230,12 +230,12 @@ def kill_a_busy_rank(cloud: Cloud) -> int:
 
 
 def _ranks(cloud: Cloud) -> list[psutil.Process]:
-    found = []
+    processes = []
     for process in psutil.process_iter(["cmdline", "environ"]):
         mine = (process.info["environ"] or {}).get("AWS_ENDPOINT_URL") == cloud.aws.endpoint
         if mine and "inference.handler.handler" in (process.info["cmdline"] or []):
-            found.append(process)
-    return found
+            processes.append(process)
+    return processes
 
 
 @pytest.mark.fault(

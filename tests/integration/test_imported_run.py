@@ -33,9 +33,9 @@ def test_classes_of_real_stamps(cloud: Cloud, run: Run, prefix: str, tmp_path: P
     assert ran.status == "SUCCEEDED", ran.cause
     with torch.no_grad():
         expected = network(images).numpy()
-    found = [ran.predictions(rank) for rank in range(4)]
-    given = np.concatenate([np.stack([one["type_galaxy"], one["type_star"]], 1) for one in found])
-    assert given == pytest.approx(expected, abs=1e-5)
+    predictions = [ran.predictions(rank) for rank in range(4)]
+    probabilities = np.concatenate([np.stack([one["type_galaxy"], one["type_star"]], 1) for one in predictions])
+    assert probabilities == pytest.approx(expected, abs=1e-5)
     summary = ran.read("summary.json")
     assert summary["metrics_source"] == "collectives (direct) of 4 ranks"
     true = (labels.numpy() > 0).astype(int)

@@ -304,10 +304,10 @@ def test_every_command_takes_what_a_script_has_written(
     )
     cli = Cli(cloud, tmp_path / "local")
     name = f"script-{uuid.uuid4().hex[:8]}"
-    told = cli("run", cli.payload(**_payload(cloud, prefix)), "--local", "--name", name)
-    assert f"succeeded: images: {images}" in told.replace("\n", " ")
-    found = json.loads(cli("status", name, "--json", "--local"))
-    assert (found["done"], found["images"]) == (2, count)
+    output = cli("run", cli.payload(**_payload(cloud, prefix)), "--local", "--name", name)
+    assert f"succeeded: images: {images}" in output.replace("\n", " ")
+    status = json.loads(cli("status", name, "--json", "--local"))
+    assert (status["done"], status["images"]) == (2, count)
     assert images[:10] in cli("status", name, "--local")
     out = tmp_path / "out"
     assert f"images: {images}" in cli("results", name, "--out", str(out), "--local").replace("\n", " ")
@@ -366,9 +366,9 @@ def test_a_script_with_packages_of_its_own_on_an_embedded_aws_of_its_own(
     environment = {**os.environ, "COSMICAI_LOCAL": str(tmp_path / "local")}
 
     def cosmicai(*arguments: str) -> str:
-        done = subprocess.run([COSMICAI, *arguments], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        process = subprocess.run([COSMICAI, *arguments], env=environment, capture_output=True, text=True)
+        assert process.returncode == 0, process.stdout + process.stderr
+        return process.stdout
 
     folder = tmp_path / "partitions"
     folder.mkdir()

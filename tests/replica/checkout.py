@@ -51,9 +51,9 @@ class Checkout:
 
     def make(self, target: str, *variables: str) -> tuple[str, list[list[str]]]:
         """What a target prints, and the calls of docker and terraform, which all succeed."""
-        done, calls = self.run(target, *variables)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-        return done.stdout, calls
+        process, calls = self.run(target, *variables)
+        assert process.returncode == 0, process.stdout[-3000:] + process.stderr
+        return process.stdout, calls
 
     def run(self, target: str, *variables: str) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
         """Calls make, and reads the calls of docker and terraform."""

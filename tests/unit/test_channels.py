@@ -52,17 +52,18 @@ def _host(state: HostState) -> Host:
 def test_a_run_gets_the_channel_that_its_time_and_cost_suggest(
     count: int, megabytes: float, at_once: int | None, host: HostState, channel: str
 ) -> None:
-    found = choose(_ranks(count, megabytes, at_once), _host(host))
-    assert found.channel == channel
+    choice = choose(_ranks(count, megabytes, at_once), _host(host))
+    assert choice.channel == channel
     if count > 1:
-        worth = {one.channel: one.seconds * one.usd for one in found.candidates}
+        worth = {one.channel: one.seconds * one.usd for one in choice.candidates}
         assert min(worth, key=lambda name: worth[name]) == channel
         assert ("direct" in worth) == (host != "absent" and at_once is None)
-        for one in found.candidates:
-            assert str(one) in found.reason
+        for one in choice.candidates:
+            assert str(one) in choice.reason
     if at_once:
         assert (
-            f"only {at_once:,} of {count:,} ranks can run at once, so they cannot meet directly" in found.reason
+            f"only {at_once:,} of {count:,} ranks can run at once, so they cannot meet directly"
+            in choice.reason
         )
 
 
@@ -76,11 +77,13 @@ def test_the_reason_has_seconds_and_dollars_of_each_the_host_and_the_speed() -> 
 
 
 def test_at_517_ranks_a_host_that_is_up_adds_less_than_one_percent_to_the_cost() -> None:
-    found = {one.channel: one for one in choose(_ranks(517, 25), _host("up")).candidates}
-    assert found["none"].usd < found["direct"].usd < 1.01 * found["none"].usd
-    assert found["direct"].seconds < found["none"].seconds - 0.5
+    candidates = {one.channel: one for one in choose(_ranks(517, 25), _host("up")).candidates}
+    assert candidates["none"].usd < candidates["direct"].usd < 1.01 * candidates["none"].usd
+    assert candidates["direct"].seconds < candidates["none"].seconds - 0.5
     stopped = {one.channel: one for one in choose(_ranks(517, 25), _host("stopped")).candidates}
-    assert stopped["direct"].seconds == pytest.approx(found["direct"].seconds + channels.HOST_START_SECONDS)
+    assert stopped["direct"].seconds == pytest.approx(
+        candidates["direct"].seconds + channels.HOST_START_SECONDS
+    )
 
 
 def test_a_users_script_always_has_a_channel() -> None:

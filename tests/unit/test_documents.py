@@ -155,21 +155,21 @@ def test_an_input_that_is_not_described_is_refused(
 
 def test_a_phrase_is_found_across_lines_and_not_in_code(prose: ModuleType) -> None:
     page = "Good.\n\nIt fails for\nwant of `for want of`.\n\n```\nfor want of\n```\n[for](for want of.md)\n"
-    found = list(prose.phrases("page.md", prose.prose(page), RULES))
-    assert [(fault.line, fault.text) for fault in found] == [(3, "'for want of': write because there is no")]
+    faults = list(prose.phrases("page.md", prose.prose(page), RULES))
+    assert [(fault.line, fault.text) for fault in faults] == [(3, "'for want of': write because there is no")]
 
 
 def test_a_long_sentence_is_found_where_it_begins(prose: ModuleType) -> None:
     long, short = "word " * 11, "word " * 10
     page = f"{short}.\n\n- {short}\n- {short}\n\n| {short} | {short} |\n\n{long}."
-    found = list(prose.long_sentences("page.md", page, 10))
-    assert [(fault.line, fault.text) for fault in found] == [(8, "a sentence of 11 words: use at most 10")]
+    faults = list(prose.long_sentences("page.md", page, 10))
+    assert [(fault.line, fault.text) for fault in faults] == [(8, "a sentence of 11 words: use at most 10")]
 
 
 def test_of_python_only_comments_and_strings_are_read(prose: ModuleType) -> None:
     source = 'for_want_of = 1  # for want of\ntext = """one\nfor want of"""\n'
-    found = list(prose.phrases("code.py", prose.comments(source), RULES))
-    assert [fault.line for fault in found] == [1, 3]
+    faults = list(prose.phrases("code.py", prose.comments(source), RULES))
+    assert [fault.line for fault in faults] == [1, 3]
 
 
 def test_the_documentation_has_no_fault(prose: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

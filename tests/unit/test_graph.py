@@ -146,8 +146,8 @@ def _holds_for_every_batch(model: astromae.AstroMAE, folder: Path) -> None:
 
 
 def _embeddings(engine: Engine, galaxies: Partition) -> NDArray[np.float32]:
-    found = [one.embedding for one in engine.outputs(galaxies.batches(8), embedding=True)]
-    return np.concatenate([one for one in found if one is not None])
+    parts = [one.embedding for one in engine.outputs(galaxies.batches(8), embedding=True)]
+    return np.concatenate([one for one in parts if one is not None])
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=_name)
@@ -329,7 +329,7 @@ def test_too_few_galaxies_to_judge_by_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "flags", "precision"),
+    ("instruction_set", "flags", "precision"),
     [
         ("avx2", {"avx2", "fma"}, "int8"),
         ("avx512", {"avx512f"}, "int8"),
@@ -338,9 +338,9 @@ def test_too_few_galaxies_to_judge_by_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_auto_takes_what_the_cpu_is_fast_at(
-    monkeypatch: pytest.MonkeyPatch, found: str, flags: set[str], precision: str
+    monkeypatch: pytest.MonkeyPatch, instruction_set: str, flags: set[str], precision: str
 ) -> None:
-    monkeypatch.setattr(choosing, "instructions", lambda: found)
+    monkeypatch.setattr(choosing, "instructions", lambda: instruction_set)
     monkeypatch.setattr(choosing, "cpu_flags", lambda: frozenset(flags))
     assert choose(read_graphs(BUNDLED_MODEL), "auto", "auto").precision == precision
 
@@ -402,5 +402,5 @@ assert np.isfinite(np.concatenate(list(fast.predict([ones])))).all()
 print(sorted(set(sys.modules) & {{"torch", "onnx", "scipy"}}))
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

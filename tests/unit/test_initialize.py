@@ -63,16 +63,16 @@ def _collectives(
 def test_the_channel_follows_what_can_run_at_once(
     asked: str, ranks: int, at_once: int, channel: str, reason: str | None
 ) -> None:
-    found = _collectives(asked, ranks, at_once)
-    assert found["channel"] == channel
-    assert (reason or "") in found.get("reason", "")
-    assert ("reason" in found) == (reason is not None)
+    chosen = _collectives(asked, ranks, at_once)
+    assert chosen["channel"] == channel
+    assert (reason or "") in chosen.get("reason", "")
+    assert ("reason" in chosen) == (reason is not None)
     assert _collectives(asked, ranks, at_once, resume=True)["channel"] == "none"
 
 
 def test_without_a_rendezvous_host_nobody_waits_for_one() -> None:
-    found = _collectives("direct", 16, 1000, replace(_deployed(), has_rendezvous=False))
-    assert found == {"channel": "s3", "reason": "this deployment has no rendezvous host"}
+    chosen = _collectives("direct", 16, 1000, replace(_deployed(), has_rendezvous=False))
+    assert chosen == {"channel": "s3", "reason": "this deployment has no rendezvous host"}
 
 
 def test_redis_needs_a_redis() -> None:

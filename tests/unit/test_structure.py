@@ -21,13 +21,13 @@ MOST_LINES_OF_A_FUNCTION = 50
 
 def _modules() -> dict[str, Path]:
     """The files of all packages by dotted name; those of the contract under the name of each function."""
-    found = {}
+    modules = {}
     for package, above in PACKAGES.items():
         for folder, _, names in os.walk(above / package, followlinks=True):
             for path in (Path(folder) / name for name in names if name.endswith(".py")):
                 parts = path.relative_to(above).with_suffix("").parts
-                found[".".join(part for part in parts if part != "__init__")] = path
-    return found
+                modules[".".join(part for part in parts if part != "__init__")] = path
+    return modules
 
 
 MODULES = _modules()
@@ -82,9 +82,9 @@ def test_a_folder_that_is_zipped_alone_runs(function: str, build: BuildFolder, t
         "STATE_MACHINE_ARN": "arn",
     }
     command = [sys.executable, "-S", "-c", code]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [f"{archive}/{function}/handler.py", "True"]
+    process = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split() == [f"{archive}/{function}/handler.py", "True"]
 
 
 def test_files_and_functions_stay_short() -> None:

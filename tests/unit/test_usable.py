@@ -203,11 +203,11 @@ def test_calibrate_refuses_a_folder_that_holds_something_else(
 
 
 def _model(*words: object, status: int = 0) -> str:
-    done = subprocess.run(
+    process = subprocess.run(
         [str(Path(sys.executable).with_name("cosmicai")), "model", *map(str, words)],
         capture_output=True,
         text=True,
         env={**os.environ, "COLUMNS": "300", "NO_COLOR": "1"},
     )
-    assert done.returncode == status, done.stdout + done.stderr
-    return " ".join((done.stdout + done.stderr).split())
+    assert process.returncode == status, process.stdout + process.stderr
+    return " ".join((process.stdout + process.stderr).split())

@@ -48,8 +48,8 @@ class Case:
 
     def line(self, value: str) -> list[str]:
         """The command line with a value."""
-        given = [f"{self.name}={value}"] if self.name.startswith("-") else ["--", *self._arguments(value)]
-        return [*self.command.split(), *self.others, *given]
+        words = [f"{self.name}={value}"] if self.name.startswith("-") else ["--", *self._arguments(value)]
+        return [*self.command.split(), *self.others, *words]
 
     def _arguments(self, value: str) -> list[str]:
         return [
@@ -98,14 +98,14 @@ def _commands() -> dict[str, Any]:
 
 
 def _cases() -> Iterator[Case]:
-    for command, found in _commands().items():
-        for parameter in found.params:
-            options = [one for one in found.params if one.param_type_name == "option" and one.required]
+    for command, entry in _commands().items():
+        for parameter in entry.params:
+            options = [one for one in entry.params if one.param_type_name == "option" and one.required]
             others = [
                 f"{max(one.opts, key=len)}={_valid(command, one)}" for one in options if one is not parameter
             ]
             if parameter.param_type_name == "option":
-                arguments = [one for one in found.params if one.param_type_name == "argument" and one.required]
+                arguments = [one for one in entry.params if one.param_type_name == "argument" and one.required]
                 others += [_valid(command, one) for one in arguments]
             name = max(parameter.opts, key=len)
             yield Case(command, name, parameter, tuple(others))
@@ -220,13 +220,13 @@ def test_wrong_values_are_refused(case: Case, place: Path, capsys: pytest.Captur
     for value in wrong_values(case.kind):
         status = cli.run(case.line(value))
         error = capsys.readouterr().err
-        told = f"{case.line(value)!r}: {status}: {error}"
-        assert status in (1, 2), told
-        assert 1 <= len(error.splitlines()) <= 2, told
+        context = f"{case.line(value)!r}: {status}: {error}"
+        assert status in (1, 2), context
+        assert 1 <= len(error.splitlines()) <= 2, context
         named = case.name if case.name.startswith("-") else case.name.upper()
-        assert named in error or (value.strip() and value in error), told
-        assert error.replace("\n", "").isprintable(), told
-        assert len(error) < 1000, told
+        assert named in error or (value.strip() and value in error), context
+        assert error.replace("\n", "").isprintable(), context
+        assert len(error) < 1000, context
     assert _content(place.parent) == before
 
 
@@ -243,14 +243,14 @@ def test_a_missing_argument_is_named(case: Case, place: Path, capsys: pytest.Cap
 
 
 def test_what_does_not_exist_is_named_with_what_is_near(capsys: pytest.CaptureFixture[str]) -> None:
-    for line, told in (
+    for line, hint in (
         (["infer", "x", "--devcie", "cpu"], "--device"),
         (["infr"], "infer"),
         (["run", "--set"], "--set"),
     ):
         assert cli.run(line) == 2
         error = capsys.readouterr().err
-        assert told in error
+        assert hint in error
         assert len(error.splitlines()) <= 2
 
 
@@ -277,10 +277,10 @@ def _process(line: list[str], place: Path, **options: Any) -> subprocess.Complet
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
 def test_an_ascii_terminal_shows_everything_in_its_way(place: Path, line: list[str], status: int) -> None:
-    done = _process(line, place, env=NOT_ENCODABLE)
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    assert (done.stdout + done.stderr).isascii()
+    process = _process(line, place, env=NOT_ENCODABLE)
+    assert process.returncode == status, process.stderr
+    assert "Traceback" not in process.stderr
+    assert (process.stdout + process.stderr).isascii()
 
 
 FULL = {
@@ -375,11 +375,11 @@ def test_a_small_disk_is_told_and_leaves_nothing(
 
 def _check_full(line: list[str], out: Path, folder: Path, **options: Any) -> None:
     before = _content(folder)
-    done = _process(line, folder if "preexec_fn" in options else Path.cwd(), **options)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert 1 <= len(done.stderr.splitlines()) <= 2, done.stderr
-    assert str(out) in done.stderr
-    assert "Traceback" not in done.stderr
+    process = _process(line, folder if "preexec_fn" in options else Path.cwd(), **options)
+    assert process.returncode == 1, process.stdout + process.stderr
+    assert 1 <= len(process.stderr.splitlines()) <= 2, process.stderr
+    assert str(out) in process.stderr
+    assert "Traceback" not in process.stderr
     assert _content(folder) == before
 
 
