@@ -2,7 +2,7 @@
 
 MODEL_FOLDER: of the full-size network, with int8 admitted. PARTITIONS: folder with numbered .pt files of 25 MB.
 
-Whole runs with two vCPUs a rank, one rank after the other in one sandbox, by one engine and then the next. The
+Whole runs with two vCPUs per rank: one rank after the other in one sandbox, with one engine, then the next. The
 figures are those of the rank infos: of the first rank, whose sandbox is cold, and the medians of the others.
 `torch` is this project's torch engine in the image variant that has torch.
 """

@@ -1,9 +1,9 @@
 """Where a run's time goes: python benchmarks/run.py OUT.json [--ranks 517] [--latency-ms 25] [--embedded RANKS]
 
-Initialize and Summarize alone, each as a process of its own, at so many ranks of 25 MB, against an S3 in
-another process that answers every request after a fixed time: their seconds, and the CPU seconds within.
+Runs Initialize and Summarize alone, each in a process of its own, for --ranks ranks with 25 MB each. S3 is
+another process that answers every request after a fixed time. Measures their seconds and CPU seconds.
 Summarize runs once with metrics that the ranks have reduced, and once without. --embedded RANKS: a whole run of
-so many ranks, with partitions of one galaxy, on the embedded AWS: the seconds in each of its states.
+that many ranks on the embedded AWS, with partitions of one galaxy, and the seconds in each of its states.
 """
 
 from __future__ import annotations

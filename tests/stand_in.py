@@ -95,7 +95,7 @@ class Buildah:
 
 
 def root_folder(architecture: str) -> Path:
-    """The stand-in's file system. It is made once; nothing of it runs, since packages are only unpacked."""
+    """The stand-in's file system. It is made once. No program in it runs: packages are only unpacked."""
     folder = _CACHE / architecture
     _CACHE.mkdir(parents=True, exist_ok=True)
     with FileLock(_CACHE / ".lock"):

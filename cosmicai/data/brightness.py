@@ -21,7 +21,7 @@ from inference.data.missing import Hit, beyond, marked, settled
 Doubles = NDArray[np.float64]
 # The share of a band's values that may be beyond any survey; with more, the column holds something else.
 _TOLERATED = 0.05
-_ENOUGH_VALUES = 20  # if so many all look like magnitudes, they are not fluxes
+_ENOUGH_VALUES = 20  # if this many values all look like magnitudes, they are not fluxes
 
 
 class Magnitudes:

@@ -36,7 +36,7 @@ Json = dict[str, Any]
 class Snapshot:
     """A run at one moment; counts of ranks are None until they are planned.
 
-    taken_by: the run that has since overwritten the result path; nothing of this one can then be counted.
+    taken_by: the run that has since overwritten the result path; then no part of this run can be counted.
 
     seconds: of this execution. wall_seconds: from the run's start to its last rank's end, as in summary.json
     and report.html; None until there is a summary. usd_so_far: of the ranks that have finished and the

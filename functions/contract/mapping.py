@@ -1,7 +1,7 @@
 """What an imported network takes of a partition, and what its outputs are in a catalogue.
 
-`cosmicai model import-onnx` writes it into graphs.json, and ranks go by it. Without one a model folder is that
-of an AstroMAE network: images and magnitudes to a redshift. Standard library alone.
+`cosmicai model import-onnx` writes it into graphs.json, and ranks use it. Without one a model folder is that
+of an AstroMAE network: images and magnitudes to a redshift. Uses only the standard library.
 """
 
 from __future__ import annotations

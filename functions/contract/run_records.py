@@ -12,7 +12,7 @@ from .pricing import Cost
 
 
 def text_of(collectives: Json | None, name: str) -> str | None:
-    """A text of a run's collectives; None where there is none."""
+    """A text of a run's collectives; None if there is none."""
     text = (collectives or {}).get(name)
     return text if isinstance(text, str) else None
 

@@ -111,8 +111,8 @@ class Predictor:
         self._columns = ("z_pred",) if mapping is None else mapping.columns
 
     def predictions(self, body: bytes) -> Table:
-        """id, z_pred and flags of each galaxy of a partition file; of an imported network its columns, but for
-        vectors, in place of z_pred. Raises PartitionError."""
+        """id, z_pred and flags of each galaxy of a partition file. For an imported network, its columns except
+        vectors replace z_pred. Raises PartitionError."""
         self._request = _Request(body)
         try:
             Rank(self._event, self._sandbox).run()

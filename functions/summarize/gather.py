@@ -220,7 +220,7 @@ def _objects(bucket: _Bucket, keys: Listed, prefix: str, run: Run) -> Iterator[_
 
 
 def _of_run(reduced: Json | None, run: Run) -> Json | None:
-    """metrics.json, where it is of this very run."""
+    """metrics.json, if it belongs to this run; otherwise None."""
     return reduced if reduced is not None and reduced.get("run_id") == run.run_id else None
 
 

@@ -138,7 +138,7 @@ def flipped(piece: bytes, bit: int) -> bytes:
 
 
 def forged(pieces: list[bytes]) -> list[bytes]:
-    """A message that is right but for its seal, which was made with another key."""
+    """A message that is right except for its seal, which was made with another key."""
     body = np.array([7.0]).tobytes()
     head = Purpose(7, 2, 0, b"<f8").head(len(body))
     return [head + body + Seal(os.urandom(32)).tag(head, body)]
@@ -315,7 +315,7 @@ STRANGERS = {
 
 
 def test_strangers_at_the_punch_port_end_no_operation(host: Host) -> None:
-    """They come before the partner does, and go on coming."""
+    """They come before the partner does, and continue to come."""
     before = _listening()
     channels = [fmi.Direct(rank, 2, "strangers-", "127.0.0.1", host.port, SECRET) for rank in range(2)]
     come: list[socket.socket] = []

@@ -291,7 +291,7 @@ def test_a_child_that_crashes_or_lasts_is_refused(tmp_path: Path, monkeypatch: p
 def test_memory_has_a_limit_and_credentials_stay_outside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real child: a constant of a terabyte ends nothing but it, and it sees no AWS_ variables."""
+    """The real child: a constant of a terabyte ends only the child, which sees no AWS_ variables."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     seen: dict[str, Any] = {}
     real = subprocess.run

@@ -1,4 +1,4 @@
-"""Partitions and checkpoints whose pickles mean harm, as a zip and in the form of before torch 1.6.
+"""Partitions and checkpoints with hostile pickles, as a zip and in the form that torch had before version 1.6.
 
 Each is written opcode by opcode, and read as a rank or `cosmicai model import` reads it: within a second of
 processor time, within memory that goes by the file's size, and with nothing of our modules changed. What holds
@@ -109,7 +109,7 @@ def _assert_refused_by_both(file: bytes, folder: Path) -> None:
         assert len(str(first)) < 1000 + len(str(folder))
 
 
-# A pickle changes nothing but what is made of itself
+# A pickle changes only the objects that it makes
 
 
 CHANGES: dict[str, Ops] = {

@@ -30,7 +30,7 @@ HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><script>docume
 def made(
     ranks: int, per_rank: int = 40, hostile: bool = False, failed: int = 0
 ) -> tuple[Summary, list[RankInfo]]:
-    """summary.json and rank infos of a run of so many ranks, of which the last `failed` left no result."""
+    """summary.json and rank infos of a run of `ranks` ranks, of which the last `failed` left no result."""
     rng = np.random.default_rng(0)
     name = HOSTILE if hostile else "25MB"
     infos = []

@@ -333,7 +333,7 @@ def _parameter(ops: Ops, dice: Random) -> Ops:
 
 
 def _doubling(ops: Ops, dice: Random) -> Ops:
-    """A tuple of two to the power of so many parts, alone or as a key."""
+    """A tuple of 2^3, 2^20 or 2^60 parts, alone or as a key."""
     index, times = _remembered(ops), dice.choice((3, 20, 60))
     twice = [get(index), get(index), op("TUPLE2"), put(index), op("POP")]
     made = [op("EMPTY_TUPLE"), put(index), op("POP"), *twice * times, get(index)]

@@ -23,7 +23,7 @@ Holders = list[tuple[str, Any]]
 
 
 class Broken(AssertionError):
-    """A promise was not kept; never caught by what is tested, as it is no error of ours."""
+    """A promise was not kept. The tested code never catches it, because it is not one of its own errors."""
 
 
 @contextmanager

@@ -22,7 +22,8 @@ CODES = {info.name: code for code, info in OPCODES.items()}
 
 
 class _Effect(NamedTuple):
-    """What an opcode does to the stack: it opens a mark, takes all down to one, takes so many, leaves one."""
+    """What an opcode does to the stack: whether it opens a mark, whether it takes all objects down to a mark,
+    how many it takes otherwise, and whether it leaves one."""
 
     opens: bool
     closes: bool

@@ -48,7 +48,7 @@ def payload(data: bytes) -> None:
 
 
 def _fields(data: bytes) -> dict[str, Any]:
-    """A payload of what the bytes say: NAME KIND LENGTH and so many bytes, again and again."""
+    """The payload that the bytes describe: NAME KIND LENGTH and LENGTH bytes, repeated."""
     names, fields = [*schema()["properties"], "batch_sise"], dict[str, Any]()
     while len(data) >= 3:
         name, kind, length = names[data[0] % len(names)], data[1] % 7, data[2]
@@ -103,7 +103,7 @@ server.LINGER_SECONDS = 0.02  # a client of a test is not slow to read
 
 
 def rendezvous(data: bytes) -> None:
-    """Clients of the rendezvous host, whose first segments and later bytes are given; nothing of them stays."""
+    """Clients of the rendezvous host with the given first segments and later bytes, of which it keeps none."""
 
     async def clients() -> None:
         makes = _Open if data[:1] == RELAY else Rendezvous

@@ -58,7 +58,7 @@ def test_the_same_run_without_collectives_gives_the_same_metrics(
     none = run({**cloud.payload(prefix, collectives="none"), "result_path": "results/none"})
     assert none.status == "SUCCEEDED", none.cause
     summary = none.read("summary.json")
-    assert summary["accuracy"] == metrics["accuracy"]  # to the last bit, whatever the order of the sums
+    assert summary["accuracy"] == metrics["accuracy"]  # bit-identical in any order of the sums
     assert summary["metrics_source"] == "rank infos"
     assert "metrics.json" not in none.objects()
 
@@ -229,7 +229,7 @@ def test_a_host_that_is_killed_and_comes_back_fails_no_rank(
 def test_the_deployments_own_host_is_started_and_stopped(
     aws: Emulator, partitions: Partitions, tmp_path: Path
 ) -> None:
-    """The module applied for real; an instance is but a record here, so that the ranks go on over S3."""
+    """The module applied for real. An instance is only a record here, so the ranks continue over S3."""
     variables = emulated_variables("own", aws, rendezvous={"address": None, "wait_seconds": 2})
     cloud = deployed(aws, "own", variables)
     ec2 = aws.client("ec2")

@@ -1,4 +1,4 @@
-"""`cosmicai demo` itself: what it shows, and that nothing of it is left when it is interrupted."""
+"""`cosmicai demo` itself: what it shows, and that no process or folder stays when it is interrupted."""
 
 from __future__ import annotations
 

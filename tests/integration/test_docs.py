@@ -25,7 +25,7 @@ DOCS = ROOT / "docs"
 
 
 def _commands(page: Path) -> str:
-    """All that stands in a page's sh blocks, in order."""
+    """The text of a page's sh blocks, in order."""
     return "\n".join(re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
 
 

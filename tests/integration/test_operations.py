@@ -108,7 +108,7 @@ def test_a_teams_state_lies_in_s3_with_a_lock(
     assert process.returncode == 0, process.stderr + process.stdout
     state = json.load(s3.get_object(Bucket="states", Key="cosmicai/shared.tfstate")["Body"])
     assert state["outputs"]["bucket"]["value"] == "shared-cosmicai"
-    assert not list(tmp_path.rglob("*.tfstate"))[1:]  # but for Terraform's note of where the state is
+    assert not list(tmp_path.rglob("*.tfstate"))[1:]  # except Terraform's note of where the state is
     monkeypatch.setattr(target, "STATES", tmp_path / ".cosmicai" / "terraform")
     assert target.find("shared", False, None, tmp_path).bucket == "shared-cosmicai"
     lock = {

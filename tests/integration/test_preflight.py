@@ -22,7 +22,7 @@ _NOT_FOUND = "An error occurred (404) when calling the HeadBucket operation: Not
 
 
 def _account(limit: int = 1000, free: int | None = None, head: str | None = _NOT_FOUND) -> Callable[..., Any]:
-    """Answers of an account with so many executions. head: why its bucket cannot be had; None: it can."""
+    """Answers of an account with `limit` executions. head: why it cannot have its bucket; None: it can."""
 
     def ask(service: str, operation: str, *_: str) -> Any:
         if operation == "get-caller-identity":

@@ -322,7 +322,7 @@ def test_every_command_takes_what_a_script_has_written(
 def test_what_a_script_left_before_it_failed_is_no_result(
     cloud: Cloud, run: Run, partitions: Partitions, prefix: str
 ) -> None:
-    """It knows the run's id, and writes the very key of its rank's info."""
+    """It knows the run's id, and writes to the key of its rank's info."""
     cloud.put_all(prefix, partitions(1))
     write = (
         "import boto3, json, os, sys\n"

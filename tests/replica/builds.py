@@ -119,7 +119,7 @@ def _phases(build: dict[str, Any], project: dict[str, Any], variables: dict[str,
 def _run(
     command: str, folder: str, environment: dict[str, str], build_id: str, say: Callable[[str], None]
 ) -> str:
-    """What CodeBuild says of a command that failed; nothing otherwise."""
+    """What CodeBuild reports about a command that failed; otherwise nothing."""
     say(f"Running command {command}\n")
     process = subprocess.Popen(
         ["sh", "-c", command], cwd=Path(folder), env=environment, text=True, start_new_session=True,

@@ -222,7 +222,7 @@ def test_a_layer_is_its_state_and_not_what_a_call_would_make_of_it(tmp_path: Pat
 
 
 class _Old:
-    """A tensor as torch of before 0.2 stored it, which is not read here."""
+    """A tensor as torch stored it before version 0.2, which is not read here."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return torch.Tensor, (), {}

@@ -35,7 +35,7 @@ _REFERENCE = 3
 
 @pytest.fixture(scope="module")
 def galaxies() -> tuple[Predicted, Predicted]:
-    """DC2 galaxies to calibrate by and others to test on, with redshifts of an estimator that is no network."""
+    """DC2 galaxies to calibrate by and others to test on, with the redshifts of nearest neighbours."""
     known, others = (dc2.observations(split, [0], CACHE) for split in ("training", "validation"))
     regressor = KNeighborsRegressor(10).fit(known.magnitudes, known.redshift)
     predicted = regressor.predict(others.magnitudes).astype(np.float32)
@@ -128,7 +128,7 @@ def test_half_precision_rounds_as_numpy_does() -> None:
 def test_components_as_narrow_as_can_be_give_a_step(
     calibration: Calibration, galaxies: tuple[Predicted, Predicted]
 ) -> None:
-    """Their logistic functions overflow in single precision: that is no fault, and nobody is warned."""
+    """Their logistic functions overflow in single precision, which is correct and gives no warning."""
     narrow = replace(calibration, unit=1e-6)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -140,7 +140,7 @@ def test_components_as_narrow_as_can_be_give_a_step(
 def test_the_calibrator_holds_order_statistics_exactly(
     calibration: Calibration, galaxies: tuple[Predicted, Predicted]
 ) -> None:
-    """Of the n galaxies that calibrate, ceil(a (n + 1)) lie at or below their quantile of level a."""
+    """Of the n galaxies that calibrate, ceil(a (n + 1)) have redshifts up to their quantile of level a."""
     _, others = calibrating._halves(galaxies[0], 0)
     quantiles = densities(calibration, others.z_pred, others.magnitudes).z_quantiles
     for level, quantile in zip(LEVELS, quantiles.T, strict=True):

@@ -172,8 +172,8 @@ def test_of_python_only_comments_and_strings_are_read(prose: ModuleType) -> None
     assert [fault.line for fault in faults] == [1, 3]
 
 
-def test_the_documentation_has_no_fault(prose: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert prose.main([]) == 0, capsys.readouterr().out
+def test_documentation_and_code_have_no_fault(prose: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prose.main() == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ _PYTHON = f'exec "{sys._base_executable}" "$@"'  # type: ignore[attr-defined]
 
 
 def _script(folder: Path, **tools: str) -> subprocess.CompletedProcess[str]:
-    """Runs scripts/environment.sh with nothing but a few tools, and the given scripts, on its PATH."""
+    """Runs scripts/environment.sh with only a few tools and the given scripts on its PATH."""
     for name in _TOOLS:
         source = shutil.which(name)
         assert source is not None

@@ -203,7 +203,7 @@ def test_two_ranks_get_what_fmis_own_program_gets(
 def test_ranks_take_different_back_ends_for_different_operations(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """FMI's own figures, but for a dear Direct: with the hint cheap, all goes through Redis but scans."""
+    """FMI's own figures, but Direct is expensive: with the hint cheap, all except scans goes through Redis."""
     config = tmp_path / "fmi.json"
     back_ends = {"Direct": _direct(request)[0], "Redis": _redis(request)[0]}
     infrastructure = {"transfer_price": 0.0, "requests_per_hour": 1000, "include_infrastructure_costs": True}

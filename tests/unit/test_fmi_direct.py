@@ -98,7 +98,7 @@ def _ranks(host: Host, name: str, size: int) -> list[fmi.Direct]:
 
 
 def test_behind_closed_networks_a_pair_meets_in_the_relay(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the punch, which here goes on for longer than the operation may take."""
+    """In parallel with the punch, which here lasts longer than the operation may take."""
     monkeypatch.setattr("fmi.direct.PUNCH_SECONDS", 3600)
     _no_punch(monkeypatch)
     channels = _ranks(host, "closed-", 2)

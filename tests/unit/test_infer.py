@@ -109,7 +109,7 @@ def test_a_process_that_has_used_torch_may_infer(
 
 @pytest.fixture
 def small_model(tmp_path: Path) -> tuple[Path, astromae.AstroMAE]:
-    """A model folder of one's own, without graphs, and its network."""
+    """A user's own model folder, without graphs, and its network."""
     torch.manual_seed(0)
     config = astromae.Config(width=16, depth=1, heads=2, parallel_groups=0, head_width=8)
     model = astromae.AstroMAE(config).eval()

@@ -1,4 +1,4 @@
-"""Each kernel gives what torch gives, for any shape, wherever a galaxy stands in its batch, by every
+"""Each kernel gives what torch gives, for any shape, at every position of a galaxy in its batch, and with every
 instruction set that this machine has."""
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def test_the_inception_branch(galaxies: int, changes: dict[str, Any]) -> None:
     result = run("Inception", images, *constant)[0]
     assert result == pytest.approx(expected, abs=5e-6 * np.abs(expected).max())
     alone = [run("Inception", images[n : n + 1], *constant)[0] for n in range(galaxies)]
-    assert (np.concatenate(alone) == result).all()  # to the last bit
+    assert (np.concatenate(alone) == result).all()  # bit-identical
 
 
 def _pooled(images: Array) -> Array:

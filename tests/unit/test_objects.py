@@ -277,7 +277,7 @@ def test_a_partition_without_identifiers_is_predicted_as_before(tmp_path: Path) 
 def test_partitions_of_different_types_are_joined_exactly(
     parts: list[np.ndarray | None], expected: list[object]
 ) -> None:
-    """numpy alone would make 64-bit floats of signed and unsigned numbers."""
+    """numpy by itself would make 64-bit floats of signed and unsigned numbers."""
     columns: list[tuple[Objects | None, int]] = [(None if one is None else {"a": one}, 1) for one in parts]
     assert joined(columns)["a"].tolist() == expected
 

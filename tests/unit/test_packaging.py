@@ -77,7 +77,7 @@ def test_no_function_imports_from_outside_its_own_folder(function: str) -> None:
 
 
 def test_the_handler_starts_without_torch_in_the_assembled_task_folder(build: BuildFolder) -> None:
-    """Runs in the very folder and interpreter of the embedded AWS, apart from this environment's packages."""
+    """Runs in the same folder and interpreter as the embedded AWS, apart from this environment's packages."""
     code = (
         "import inference.handler, sys, numpy, boto3;"
         "print(numpy.__file__, 'torch' in sys.modules, 'rich' in sys.modules);"
@@ -103,7 +103,7 @@ def test_the_handler_starts_without_torch_in_the_assembled_task_folder(build: Bu
 def test_the_image_is_assembled_by_the_same_steps_as_the_task_folder(
     build: BuildFolder, tmp_path: Path
 ) -> None:
-    """What the Dockerfile copies suffices for its steps, and they give the embedded AWS's very files."""
+    """What the Dockerfile copies is enough for its steps, and they give the same files as the embedded AWS."""
     lines = (ROOT / "docker" / "inference.Dockerfile").read_text().splitlines()
     sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]

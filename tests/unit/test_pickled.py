@@ -1,4 +1,4 @@
-"""Pickles are read as data: what they say is kept, nothing of them is run, and reading ends."""
+"""Pickles are read as data: their values are kept, no part of them is run, and reading ends."""
 
 from __future__ import annotations
 

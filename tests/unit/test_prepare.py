@@ -116,7 +116,7 @@ def test_a_second_call_writes_only_what_is_missing(galaxies: Arrays, tmp_path: P
 def test_another_set_is_refused_or_replaced_with_all_that_belongs_to_it(
     galaxies: Arrays, tmp_path: Path
 ) -> None:
-    """Galaxies of two sources never lie in one folder, whichever of them is larger."""
+    """Galaxies of two sources are never in one folder, whichever source is larger."""
     out, few = tmp_path / "out", {name: array[60:110] for name, array in galaxies.items()}
     _hdf5(tmp_path / "many.h5", galaxies)
     _hdf5(tmp_path / "few.h5", few)

@@ -296,7 +296,7 @@ def test_every_flag_is_documented() -> None:
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
 def test_a_partition_with_bad_galaxies(tmp_path: Path, saved: Callable[[object], bytes], engine: str) -> None:
-    """The others' redshifts are the same to the last bit; the bad ones' those of what is left of them."""
+    """The other galaxies' redshifts are bit-identical; those of bad ones come from the input that is left."""
     folder = dc2.partitions("validation", 120, 1, CACHE, seed=3)
     images, magnitudes, z = (t.clone() for t in torch.load(folder / "1.pt", weights_only=False).tensors)
     whole = tmp_path / "whole.pt"

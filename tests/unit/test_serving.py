@@ -35,7 +35,7 @@ _START_SECONDS = 60
 
 
 def _command(build: BuildFolder) -> list[str]:
-    """The image's ENTRYPOINT with what SageMaker adds, but for the address."""
+    """The image's ENTRYPOINT with what SageMaker adds, except for the address."""
     return [str(build.python / "bin" / "python"), "-m", "inference", "serve", "127.0.0.1"]
 
 

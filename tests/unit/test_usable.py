@@ -148,7 +148,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def _calibrate(model: Path, *folders: Path, status: int = 1) -> str:
-    """What `model calibrate` says of galaxies that do not suffice; the model folder is as before."""
+    """What `model calibrate` reports for too few galaxies; the model folder is as before."""
     before = {path.name: path.read_bytes() for path in model.iterdir()}
     options = [word for folder in folders for word in ("--calibration", folder)]
     output = _model("calibrate", model, *options, status=status)

@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user says of a graph.
+    """What the user states about a graph.
 
     inputs: names of inputs by tensor. outputs: names of outputs by column; {} for the one that a graph has.
     kinds, classes, labels: by column. logits: the columns whose output is logits. truth: the column that true
