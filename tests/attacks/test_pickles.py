@@ -26,10 +26,10 @@ from cosmicai.model.foreign.reading import Choices
 from cosmicai.model.foreign.reading import read as read_checkpoint
 from inference.data.partition import Layout, PartitionError, read
 from tests import foreign
-from tests.fuzz.grammar import Ops, called, get, named, number, pickle_of, put, storage, text, tuple_of
 from tests.fuzz.guard import bounded, unchanged
 from tests.fuzz.opcodes import op
 from tests.fuzz.torchfiles import TorchFile
+from tests.fuzz.vocabulary import Ops, called, get, named, number, pickle_of, put, storage, text, tuple_of
 from tests.threads import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -28,9 +28,9 @@ from inference.data.pickled import Record, Rules, TorchFileError
 from inference.data.tensors import Tensor
 from inference.data.torchfile import Buffer, describe
 from tests import foreign
-from tests.fuzz.grammar import Ops, called, named, number, pickle_of, storage, text, tuple_of
 from tests.fuzz.opcodes import op
 from tests.fuzz.torchfiles import TorchFile
+from tests.fuzz.vocabulary import Ops, called, named, number, pickle_of, storage, text, tuple_of
 from tests.threads import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("one_thread")
