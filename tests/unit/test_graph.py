@@ -112,7 +112,7 @@ VARIANTS: list[dict[str, object]] = [
 
 
 def _differences(model: astromae.AstroMAE, folder: Path) -> tuple[float, float]:
-    """The largest relative differences of the graph's redshifts, in batches of any size, and of its embeddings."""
+    """The largest relative differences of the graph's redshifts, in batches of any size, and embeddings."""
     astromae.save(model, folder)
     optimise(folder)
     galaxies, fast = random_galaxies(19, model.config), load(folder, "onnxruntime", "float32", threads=2)
