@@ -54,7 +54,7 @@ class _Steps:
         self.progress.update(task, total=total, completed=total)
 
     def reporter(self, task: TaskID) -> runs.Progress:
-        return lambda done, total: self.progress.update(task, completed=done, total=total)
+        return lambda finished, total: self.progress.update(task, completed=finished, total=total)
 
 
 def demo(cache: Path, results: Path, console: Console) -> None:

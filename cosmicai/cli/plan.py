@@ -144,8 +144,10 @@ def _on_lambda(memories_mb: Iterable[float]) -> list[int]:
 
 def _sizes(vcpus: Iterable[float], memories_mb: Iterable[float] | None) -> list[tuple[int, int]]:
     """vCPUs and MB of the ranks to compare: every combination, each of which Fargate must have."""
-    given = [(int(count), list(map(int, memories_mb or ()))) for count in vcpus]
-    chosen = [(count, memory) for count, memories in given for memory in memories or [fargate.smallest(count)]]
+    requested = [(int(count), list(map(int, memories_mb or ()))) for count in vcpus]
+    chosen = [
+        (count, memory) for count, memories in requested for memory in memories or [fargate.smallest(count)]
+    ]
     faults = [fault for size in chosen if (fault := fargate.size_fault(*size)) is not None]
     if faults:
         option = "--vcpus" if memories_mb is None else "--memory-mb"

@@ -63,8 +63,8 @@ def results(
     with Progress(console=console, disable=as_json) as progress:
         task = progress.add_task("downloading", total=None)
 
-        def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+        def report(finished: int, total: int) -> None:
+            progress.update(task, completed=finished, total=total)
 
         downloaded = run.results(out, overwrite, report)
     _tell_not_downloaded(downloaded)

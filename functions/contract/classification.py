@@ -53,8 +53,8 @@ class Classification:
         """Of objects whose class is known. true, predicted: numbers of classes; of_true: the probability of the
         true class; brier: the sum of an object's squared differences."""
         state = cls(column, tuple(classes))
-        for is_class, given, probability, square in zip(true, predicted, of_true, brier, strict=True):
-            state.confusion[len(classes) * is_class + given] += 1
+        for is_class, predicted_class, probability, square in zip(true, predicted, of_true, brier, strict=True):
+            state.confusion[len(classes) * is_class + predicted_class] += 1
             state.log_loss += int(-math.log(min(1.0, max(probability, LEAST_PROBABILITY))) / UNIT)
             state.brier += int(square / UNIT)
         return state

@@ -121,8 +121,8 @@ class Predictor:
             self._request = _Request(b"")
         with np.load(written) as arrays:
             ids = arrays["id"] if "id" in arrays else arrays["index"]
-            given = {name: arrays[name] for name in self._columns if arrays[name].ndim == 1}
-            return {"id": ids, **given, "flags": arrays["flags"]}
+            columns = {name: arrays[name] for name in self._columns if arrays[name].ndim == 1}
+            return {"id": ids, **columns, "flags": arrays["flags"]}
 
 
 class _Request(Storage):

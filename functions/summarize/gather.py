@@ -115,8 +115,8 @@ def _write(
         partial(_remember, s3, bucket.name, run, content, infos),
         partial(_delete_private, s3, bucket.name, f".cosmicai/{run.run_id}/"),
     ]
-    for done in [bucket.pool.submit(task) for task in tasks]:
-        done.result()
+    for written in [bucket.pool.submit(task) for task in tasks]:
+        written.result()
 
 
 @dataclass(frozen=True)

@@ -188,8 +188,10 @@ def _tiles(summary: Summary, infos: list[RankInfo]) -> str:
     shown, how = images_in_words(images, sources)
     wall = summary.wall_seconds
     rate = images / wall if wall and images is not None and is_exact(sources) else None
-    given = "objects" if any(info.columns and "z_pred" not in info.columns for info in infos) else "redshifts"
-    shown_tiles = {f"images: {how}" if how else given: shown}
+    counted_objects = (
+        "objects" if any(info.columns and "z_pred" not in info.columns for info in infos) else "redshifts"
+    )
+    shown_tiles = {f"images: {how}" if how else counted_objects: shown}
     if accuracy:
         shown_tiles |= tiles(accuracy)
     shown_tiles["images/s of the run"] = "–" if rate is None else f"{rate:,.0f}"

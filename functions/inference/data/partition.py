@@ -109,9 +109,13 @@ class PartitionFile:
         """Reads everything except the images, and checks every shape. Raises PartitionError."""
         try:
             tensors = _tensors(source)
-            images, given, true = _roles(tensors, layout)
-            count = _checked_count(images, given, true, layout)
-            magnitudes = np.empty((count, 0), np.float32) if given is None else _float32(given.read(source))
+            images, magnitude_tensor, true = _roles(tensors, layout)
+            count = _checked_count(images, magnitude_tensor, true, layout)
+            magnitudes = (
+                np.empty((count, 0), np.float32)
+                if magnitude_tensor is None
+                else _float32(magnitude_tensor.read(source))
+            )
             redshift = None if true is None else _float32(true.read(source).reshape(count))
             if redshift is not None:
                 _check_labels(redshift, layout)
