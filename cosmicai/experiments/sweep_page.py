@@ -42,7 +42,7 @@ _MEASURES = (
     Measure("total_process_memory (MB)", "Peak memory", "of the largest rank", "MB"),
     Measure("total (USD)", "Cost", "of a run at list prices", "USD"),
 )
-_AXES = {"batch_size": "batch size, galaxies", "partition_mb": "partition, MB", "data_gb": "data, GB"}
+_AXES = {"batch_size": "batch size, galaxies", "partition_mb": "partition size, MB", "data_gb": "data, GB"}
 _WON = {"duration (seconds)": "fastest", "total (USD)": "cheapest"}
 
 
@@ -132,7 +132,7 @@ def _body(rows: list[Json], cases: list[Json], axes: list[str]) -> str:
     ]
     for axis in axes:
         sections = "".join(_section(axis, measure) for measure in _MEASURES)
-        parts.append(f'<h2>By {escaped(_AXES[axis])}</h2><div class="pair">{sections}</div>')
+        parts.append(f'<h2>By {escaped(_AXES[axis].partition(",")[0])}</h2><div class="pair">{sections}</div>')
     return "\n".join([*parts, _table(cases)])
 
 
@@ -174,7 +174,7 @@ def _row(case: Json, best: bool) -> str:
         f"{case['partition_mb']:g}",
         f"{case['batch_size']:,}",
         spread("duration (seconds)", ",.1f"),
-        spread("total (USD)", ",.4f"),
+        spread("total (USD)", _usd_form(case["total (USD) mean"])),
         spread("images_per_second", ",.0f"),
         spread("total_process_memory (MB)", ",.0f"),
         f"{case['data_gb']:.3g}",
@@ -183,6 +183,11 @@ def _row(case: Json, best: bool) -> str:
     )
     kind = ' class="best"' if best else ""
     return f"<tr{kind}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _usd_form(usd: float) -> str:
+    """The format that shows as many digits as usd_text."""
+    return f",.{len(usd_text(usd).partition('.')[2])}f"
 
 
 def _chart(rows: list[Json], axis: str, measure: Measure) -> Json:

@@ -107,7 +107,8 @@ def test_stars_and_galaxies_of_sdss(
     assert accuracy["accuracy"] == np.mean(true == given.argmax(1))
     assert [info.columns for info in found.ranks] == [["type", "type_galaxy", "type_star"]] * 2
     page = found.report.read_text()
-    assert "Classes of type: 19 objects whose class is known" in page
+    assert "19 objects whose class is known" in page
+    assert "true ↓ predicted →" in page
     assert "balanced accuracy" in page
     results = json.loads((found.folder / "Results.json").read_text())
     assert (results["number of batches"], results["Precision"], results["MAE"]) == (4 + 2, None, None)
