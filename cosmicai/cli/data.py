@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.progress import Progress, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from cosmicai.cli.common import console, tell_error
@@ -61,8 +61,7 @@ def data_prepare(
     from cosmicai.data.places import SHEET
 
     _check_apart(source, out)
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(console=console) as progress:
         task = progress.add_task("Galaxies", total=None)
         prepared = prepare.prepare(
             source,

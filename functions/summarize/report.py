@@ -7,7 +7,7 @@ from typing import Any
 
 from .contract.figures import seconds_text, usd_text
 from .contract.flags import BAD, FLAGS, name
-from .contract.images import counted, images_in_words, is_exact, samples
+from .contract.images import are_redshifts, counted, images_in_words, is_exact, samples
 from .contract.limits import PHASES
 from .contract.mapping import REDSHIFT
 from .contract.metrics import kind_of
@@ -203,7 +203,7 @@ def _tiles(summary: Summary, infos: list[RankInfo]) -> str:
     shown, how = images_in_words(images, sources)
     wall = summary.wall_seconds
     rate = images / wall if wall and images is not None and is_exact(sources) else None
-    predicted = "redshifts" if _are_redshifts(infos) else "objects"
+    predicted = "redshifts" if are_redshifts(infos) else "objects"
     shown_tiles = {f"images: {how}" if how else predicted: shown}
     if accuracy:
         shown_tiles |= tiles(accuracy)
@@ -216,11 +216,6 @@ def _tiles(summary: Summary, infos: list[RankInfo]) -> str:
         }
     items = (_tile(name, value, number) for number, (name, value) in enumerate(shown_tiles.items()))
     return f'<ul class="tiles">{"".join(items)}</ul>'
-
-
-def _are_redshifts(infos: list[RankInfo]) -> bool:
-    """Whether the model gives redshifts; an imported network may give other things alone."""
-    return not any(info.columns and "z_pred" not in info.columns for info in infos)
 
 
 def _tile(name: str, value: str, number: int) -> str:
@@ -295,7 +290,7 @@ def _cost(summary: Summary, infos: list[RankInfo]) -> str:
         '<section><h2>Cost</h2><p class="note">USD at the list prices of us-east-1 as of '
         f"{escaped(cost.prices_as_of)}</p><table><tbody>{own}</tbody></table>{notes}</section>"
     )
-    if not _are_redshifts(infos):
+    if not are_redshifts(infos):
         return section
     return f'<div class="pair">{section}{_published(summary, cost.total)}</div>'
 
