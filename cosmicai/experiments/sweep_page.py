@@ -238,23 +238,26 @@ def _picture(path: Path, rows: list[Json], axis: str) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 8), layout="constrained")
+    values = sorted({row[axis] for row in rows})
     places = figure.subplots(2, 2)
     for place, measure in zip(places.flat, _MEASURES, strict=True):
         for name, group in _lines(rows, axis):
-            _draw(place, group, axis, measure.column, name)
+            _draw(place, group, axis, values, measure.column, name)
         title = f"{measure.title} {measure.what}"
-        place.set(title=title, xlabel=_AXES[axis], ylabel=measure.unit, ylim=(0, None))
+        place.set(title=title, xlabel=_AXES[axis], ylabel=measure.unit, ylim=(0, 1.05 * place.get_ylim()[1]))
+        place.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+        place.margins(x=0.1)
         place.grid(alpha=0.3)
     places.flat[0].legend(fontsize="small")
     figure.savefig(path, dpi=120)
 
 
-def _draw(place: Any, rows: list[Json], axis: str, column: str, name: str) -> None:
-    """The means with their spread, and every run as a point."""
-    xs = sorted({row[axis] for row in rows})
-    values = [[row[column] for row in rows if row[axis] == x] for x in xs]
-    means = [statistics.fmean(each) for each in values]
-    spread = [statistics.stdev(each) if len(each) > 1 else 0.0 for each in values]
-    drawn = place.errorbar(xs, means, spread, marker="o", capsize=3, label=name)
-    points = [(x, value) for x, each in zip(xs, values, strict=True) for value in each]
+def _draw(place: Any, rows: list[Json], axis: str, values: list[Any], column: str, name: str) -> None:
+    """The means with their spread, and every run as a point; values: the axis has them at equal distances."""
+    at = {x: [row[column] for row in rows if row[axis] == value] for x, value in enumerate(values)}
+    at = {x: each for x, each in at.items() if each}
+    means = [statistics.fmean(each) for each in at.values()]
+    spread = [statistics.stdev(each) if len(each) > 1 else 0.0 for each in at.values()]
+    drawn = place.errorbar(list(at), means, spread, marker="o", capsize=3, label=name)
+    points = [(x, value) for x, each in at.items() for value in each]
     place.scatter(*zip(*points, strict=True), s=12, alpha=0.5, color=drawn[0].get_color())

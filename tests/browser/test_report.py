@@ -297,7 +297,7 @@ def test_tables_fit(opened: Open, table: str, width: int) -> None:
     assert max(heights) < 40  # a line each
 
 
-def test_a_table_fades_where_it_goes_on(opened: Open) -> None:
+def test_a_table_fades_where_it_continues(opened: Open) -> None:
     """Else half a number at the edge of a phone reads like a whole one."""
     frame = opened(made(3), viewport={"width": 390, "height": 900}).locator(".scroll", has_text="peak")
     assert "more" in str(frame.get_attribute("class")).split()

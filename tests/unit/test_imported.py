@@ -148,7 +148,7 @@ def test_a_class_that_the_model_does_not_have_is_refused(model: Path, tmp_path: 
     images, _, labels = networks.sdss()
     labels[5] = 0
     told_ = (
-        r"type_true: 0 in row 5 is not a class of the model, and so for 1 of 20; the classes are -1, 1, and NaN"
+        r"type_true: 0 in row 5 is not a class of the model \(1 of 20 rows are wrong\); the classes are -1, 1, "
     )
     with pytest.raises(InferenceError, match=told_):
         infer(partition(tmp_path / "1.pt", images, labels), tmp_path / "out", model=model)

@@ -26,7 +26,7 @@ function chart(id, label, option) {
   charts.push({ made, draw });
 }
 
-// A table that goes on to the right fades there: else a cut number reads like a whole one.
+// A table that continues to the right fades there: else a cut number reads like a whole one.
 for (const frame of document.querySelectorAll(".scroll")) {
   const fade = () => frame.classList.toggle("more", frame.scrollWidth - frame.scrollLeft - frame.clientWidth > 1);
   frame.addEventListener("scroll", fade);
