@@ -55,6 +55,7 @@ def data_prepare(
 
     Nothing is guessed: what can be read in two ways is refused, with the options that decide. The partitions
     appear together at the end, followed by a summary and a contact sheet.
+
     Example: cosmicai data prepare galaxies.h5 --out s3://team3-cosmicai/25MB --magnitudes u,g,r,i,z
     """
     from cosmicai.data import layout, prepare
