@@ -249,8 +249,8 @@ def _catalogue(summary: Summary) -> str:
         return facts("The catalogue stays as it was", rows, bad=True)
     rows = [
         ("catalogue", grown.place),
-        ("its version", f"{grown.version or 0}"),
-        ("galaxies of this arrival", f"{grown.galaxies or 0:,}"),
+        ("version", f"{grown.version or 0}"),
+        ("galaxies added", f"{grown.galaxies or 0:,}"),
         ("files replaced", f"{grown.replaced_files or 0:,}"),
         ("arrival", grown.arrival),
     ]
