@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.progress import Progress, TimeElapsedColumn
+from rich.progress import Progress
 
 from cosmicai.cli.common import CACHE, Cache, Local, Profile, Team, console, deployment
 from cosmicai.cli.paths import PARTITIONS, OutFolder
@@ -83,7 +83,7 @@ def upload(
 
     target = deployment(team, local, profile).target
     place = Bucket(target.client("s3"), target.bucket, prefix)
-    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
+    with Progress(console=console) as progress:
         task = progress.add_task("uploading", total=None)
 
         def report(finished: int, total: int) -> None:

@@ -22,6 +22,7 @@ from cosmicai.experiments.published import compare_published
 from summarize.contract.batch_prices import SPOT_NOTE
 from summarize.contract.channels import HostState
 from summarize.contract.estimate import IMAGE_BYTES, Architecture
+from summarize.contract.figures import usd_text
 from summarize.contract.limits import MOST_RANKS
 
 app = typer.Typer()
@@ -130,7 +131,7 @@ def plan(
     console.print_table(_table(plans, best, count))
     _print_best(best, count)
     for note in notes:
-        console.print(f"{note}.")
+        console.print(f"{note[0].upper()}{note[1:]}.")
     console.print("Payload (memory and architecture are set in the team's tfvars):")
     console.print_json(json.dumps(payload))
 
@@ -178,20 +179,23 @@ def _content(one: Plan) -> dict[str, object]:
 
 def _table(plans: list[Plan], best: Plan, images: int) -> Table:
     table = Table(title=f"{images:,} galaxies, {images * IMAGE_BYTES / 1e9:,.4g} GB")
-    for column in ("", "partition", "memory", "arch", "ranks", "collectives", "seconds", "USD", "bottleneck"):
+    columns = (
+        "", "partition\nMB", "memory\nMB", "arch", "ranks", "collectives", "seconds", "USD", "bottleneck"
+    )  # fmt: skip
+    for column in columns:
         text = column in ("", "arch", "collectives", "bottleneck")
         table.add_column(column, justify="left" if text else "right")
     for one in plans:
         case, known = one.case, not math.isinf(one.seconds)
         table.add_row(
             "best" if one is best else "" if one.possible else "no",
-            f"{case.partition_mb:g} MB",
-            f"{case.memory_mb:,} MB" + ("" if case.vcpus is None else f", {case.vcpus} vCPUs"),
+            f"{case.partition_mb:,g}",
+            f"{case.memory_mb:,}" + ("" if case.vcpus is None else f", {case.vcpus} vCPUs"),
             case.architecture,
             f"{case.ranks:,}",
             "-" if one.channel is None else one.channel.channel,
             f"{one.seconds:,.0f}" if known else "-",
-            f"{one.total_usd:,.3f}" if known else "-",
+            usd_text(one.total_usd).removeprefix("$") if known else "-",
             one.bottleneck,
         )
     return table
@@ -200,15 +204,17 @@ def _table(plans: list[Plan], best: Plan, images: int) -> Table:
 def _print_best(best: Plan, images: int) -> None:
     parts = ", ".join(f"{name} {value:,.1f}" for name, value in best.parts.items() if value >= 0.05)
     console.print(f"Recommended: {best.seconds:,.0f} s ({parts})")
-    costs = ", ".join(f"{name} {value:,.4f}" for name, value in best.usd.items() if value >= 5e-5)
+    costs = ", ".join(f"{name} {usd_text(value)}" for name, value in best.usd.items() if value >= 5e-5)
     console.print(
-        f"{best.total_usd:,.3f} USD ({costs}); storing the data costs {_storage(images):,.2f} USD a month"
+        f"{usd_text(best.total_usd)} ({costs}); storing the data costs {usd_text(_storage(images))} a month"
     )
     if best.channel is not None and best.channel.reason:
-        console.print(f"Collectives: {best.channel.reason}")
+        console.print(
+            f"Collectives, by Initialize's simpler estimate: {best.channel.channel}: {best.channel.reason}"
+        )
     if best.bottleneck == "rendezvous host":
         console.print(
-            "Most of the time is the rendezvous host's start: with --collectives auto none is needed."
+            "Most of the time is the rendezvous host's start: with --collectives auto no host is needed."
         )
     for obstacle in best.obstacles:
         console.print(obstacle.text, style="yellow")

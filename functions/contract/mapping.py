@@ -23,7 +23,7 @@ KINDS = {
     REDSHIFT: "the redshift, which becomes z_pred",
     REGRESSION: "another quantity, a number per object",
     CLASSIFICATION: "the probabilities of classes",
-    VALUES: "numbers that are compared with nothing",
+    VALUES: "numbers without true values",
 }
 MOST_CLASSES = 100  # each is a column, and FITS has 999 at most
 MOST_VALUES = 1 << 24  # of one object in a tensor

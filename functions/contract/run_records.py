@@ -18,8 +18,8 @@ def text_of(collectives: Json | None, name: str) -> str | None:
 
 
 _CHANNEL = (
-    "the channel; for `auto`, or where it is another than the payload's, why; and what the run would take and "
-    "cost with each"
+    "the channel; for `auto`, or if it differs from the payload's, the reason; and the estimated time and cost "
+    "of the run with each channel"
 )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 
 from cosmicai.experiments import sweep, sweep_page
 from inference.contract.accuracy import Metrics, Predicted
@@ -303,6 +303,33 @@ def test_tables_fit(opened: Open, table: str, width: int) -> None:
     assert max(heights) < 40  # a line each
 
 
+def test_a_table_fades_where_it_continues(opened: Open) -> None:
+    """Else half a number at the edge of a phone reads like a whole one."""
+    frame = opened(made(3), viewport={"width": 390, "height": 900}).locator(".scroll", has_text="peak")
+    assert "more" in str(frame.get_attribute("class")).split()
+    frame.evaluate("frame => frame.scrollTo(frame.scrollWidth, 0)")
+    expect(frame).not_to_have_class(re.compile("more"))
+
+
+def test_words_of_a_table_stay_whole_on_a_phone(opened: Open) -> None:
+    page = opened(made(3, failed=1), viewport={"width": 390, "height": 900})
+    error = page.locator("section", has_text="without a result").locator("td", has_text="PartitionError").first
+    lines = (
+        "cell => { const text = document.createRange(); text.selectNodeContents(cell); "
+        "return text.getClientRects().length }"
+    )
+    assert error.evaluate(lines) == 1
+
+
+def test_bins_of_few_galaxies_are_not_drawn(opened: Open) -> None:
+    found, infos = made(12)
+    few = [one | {"count": 9} if one["from"] == 0.5 else one for one in found.accuracy["by redshift"]]
+    page = opened((replace(found, accuracy=found.accuracy | {"by redshift": few}), infos))
+    names = page.evaluate("echarts.getInstanceByDom(document.getElementById('bins')).getOption().xAxis[0].data")
+    assert names == [f"{one['from']:g} to {one['to']:g}" for one in few if one["count"] >= 10]
+    assert "Bins of fewer than 10 galaxies are not drawn." in page.inner_text("body")
+
+
 SWEEP_AXES = {"batch_size": (64, 256), "partition_mb": (25.0, 50.0)}
 
 
@@ -348,7 +375,7 @@ def test_the_page_of_a_sweep_says_what_won(browser: Browser, tmp_path: Path, sch
     )
     assert {tuple(name) for name in names} == {
         (x, y)
-        for x in ("batch size, galaxies", "partition, MB")
+        for x in ("batch size, galaxies", "partition size, MB")
         for y in ("seconds", "images per second", "MB", "USD")
     }
     assert page.evaluate("document.documentElement.scrollWidth") <= width

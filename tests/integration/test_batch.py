@@ -107,7 +107,7 @@ def _assert_a_minute_of_fargate_for_each(ranks: int, cost: Json) -> None:
     minute = (4 * vcpu_hour + 16 * gb_hour + 0.005) / 60
     assert cost["AWS Batch compute (USD)"] == pytest.approx(ranks * minute)
     assert cost["Lambda compute (USD)"] == cost["Lambda requests (USD)"] == 0
-    assert "up to 70 % below" in cost["notes"][0]
+    assert "Spot costs up to 70 % less" in cost["notes"][0]
 
 
 def test_a_rank_that_fails_leaves_a_record_and_no_other_one(

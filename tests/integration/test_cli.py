@@ -129,7 +129,7 @@ def _check_that_times_and_dollars_agree(output: str, status: dict[str, Any], out
     assert f"{seconds_text(wall)} from start to the last rank" in page
     assert f"<b>{usd_text(usd)}</b>" in page
     assert f"<b>{summary['num_samples'] / wall:,.0f}</b>" in page
-    assert f"{seconds_text(wall)} from the run's start to its last rank's end" in screen
+    assert f"{seconds_text(wall)} from start to the last rank's end" in screen
     assert f"{usd_text(usd)} at list prices" in screen
 
 
@@ -143,6 +143,8 @@ def test_a_failed_run_says_why_and_is_resumed(
     assert "rank 1: PartitionError" in output
     assert "1 of 3 ranks left no result: 1." in output
     assert "cosmicai resume broken" in output
+    told = cli("results", "broken", "--local", "--out", str(tmp_path / "broken"))
+    assert "1 of 3 ranks left no result: the report says why" in told
     again = cli("resume", "broken", "--local", expect=3)  # still broken: the error is that of this attempt
     assert [line.startswith("rank 1: PartitionError") for line in again.splitlines()].count(True) == 1
     cloud.put(f"{prefix}/2.pt", files["2.pt"])

@@ -73,7 +73,7 @@ def test_spot_is_at_the_price_on_demand_and_says_so() -> None:
     spot = cost([replace(INFO, capacity="fargate_spot")], on_batch=True)
     assert spot.total == cost([INFO], on_batch=True).total
     (note,) = spot.notes or []
-    assert "up to 70 % below" in note
+    assert "Spot costs up to 70 % less" in note
 
 
 def test_ranks_that_do_not_say_what_they_ran_on_are_counted_in_words() -> None:
@@ -130,7 +130,7 @@ def test_the_report_shows_the_cost_and_what_it_cannot_hold() -> None:
     infos = [replace(INFO, capacity="fargate_spot"), replace(INFO, rank=1, vcpus=None)]
     page = report(summary(RUN, infos, {}), infos)
     assert "<td>AWS Batch compute</td><td>$0.2330</td>" in page
-    assert "up to 70 % below.</p>" in page
+    assert "Spot costs up to 70 % less.</p>" in page
     assert "1 rank did not say their vCPUs or architecture" in page
     assert "on AWS Batch" in page
 

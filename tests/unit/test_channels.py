@@ -70,9 +70,10 @@ def test_a_run_gets_the_channel_that_its_time_and_cost_suggest(
 def test_the_reason_has_seconds_and_dollars_of_each_the_host_and_the_speed() -> None:
     speed = Speed((380.0, 400.0), (1.0, 2.0), "the speed of this model's last run, run-7")
     reason = choose(_ranks(517, 25, speed=speed), _host("up")).reason
-    assert reason.startswith("direct has the smallest product of time and cost: the run would take none ")
+    assert reason.startswith("it has the smallest product of time and cost (")
     assert reason.endswith(
-        "; the host is up; the speed of this model's last run, run-7, 380 to 400 images/s per vCPU"
+        " with direct); the host is up; estimated with the speed of this model's last run, run-7: 380 to 400 "
+        "images/s per vCPU"
     )
 
 

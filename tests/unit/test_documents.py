@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -209,3 +211,14 @@ def test_the_repository_layout_names_what_is_there() -> None:
         depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
         folder = Path(*folder.parts[:depth], name)
         assert (ROOT / folder).exists(), folder
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_paragraphs_of_a_help_fill_the_terminal(columns: int) -> None:
+    command = [sys.executable, "-m", "cosmicai", "run", "--help"]
+    environment = {**os.environ, "COLUMNS": str(columns)}
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    lines = [line.strip() for line in shown.splitlines()]
+    first = next(number for number, line in enumerate(lines) if line.startswith("The payload is checked"))
+    paragraph = lines[first : lines.index("", first)]
+    assert paragraph == textwrap.wrap(" ".join(paragraph), columns - 2)

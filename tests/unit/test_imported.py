@@ -111,7 +111,8 @@ def test_stars_and_galaxies_of_sdss(
     assert accuracy["accuracy"] == np.mean(true == probabilities.argmax(1))
     assert [info.columns for info in inferred.ranks] == [["type", "type_galaxy", "type_star"]] * 2
     page = inferred.report.read_text()
-    assert "Classes of type: 19 objects whose class is known" in page
+    assert "19 objects whose class is known" in page
+    assert "true ↓ predicted →" in page
     assert "balanced accuracy" in page
     results = json.loads((inferred.folder / "Results.json").read_text())
     assert (results["number of batches"], results["Precision"], results["MAE"]) == (4 + 2, None, None)
@@ -151,7 +152,7 @@ def test_a_class_that_the_model_does_not_have_is_refused(model: Path, tmp_path: 
     images, _, labels = networks.sdss()
     labels[5] = 0
     message = (
-        r"type_true: 0 in row 5 is not a class of the model, and so for 1 of 20; the classes are -1, 1, and NaN"
+        r"type_true: 0 in row 5 is not a class of the model \(1 of 20 rows are wrong\); the classes are -1, 1, "
     )
     with pytest.raises(InferenceError, match=message):
         infer(partition(tmp_path / "1.pt", images, labels), tmp_path / "out", model=model)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +14,15 @@ import pytest
 from typer.testing import CliRunner
 
 from cosmicai.cli import app
+from cosmicai.cli.common import console
+from cosmicai.cli.plan import _table
 from cosmicai.experiments.comparing import options, options_on_batch, recommended
 from cosmicai.experiments.planning import Assumptions, Case, Obstacle, PlanningError, plan
 from cosmicai.experiments.published import PUBLISHED, compare_published
 from summarize.contract import pricing
 from summarize.contract.channels import Choice, HostState
 from summarize.contract.estimate import IMAGE_BYTES
+from summarize.contract.figures import usd_text
 from summarize.contract.run_records import Summary
 
 
@@ -185,7 +190,7 @@ def test_a_plan_for_batch_says_that_spots_price_varies() -> None:
     result = CliRunner().invoke(app, ["plan", "--images", "1000000", "--backend", "batch", "--json"])
     output = json.loads(result.stdout)
     assert output["payload"]["backend"] == "batch"
-    assert "Spot's price changes with supply and demand" in output["notes"][0]
+    assert "the price of Fargate Spot changes with supply and demand" in output["notes"][0]
     assert {(one["vcpus"], one["memory_mb"]) for one in output["plans"]} == {(2, 4096), (4, 8192), (8, 16384)}
 
 
@@ -221,3 +226,18 @@ def test_the_report_and_the_plan_name_the_same_published_runs() -> None:
 
     published = [(f"{run.partition_mb:g} MB partitions", run.ranks, run.usd) for run in PUBLISHED]
     assert published == [(name, ranks, usd) for name, ranks, _, usd, _ in _PUBLISHED]
+
+
+@pytest.mark.parametrize("width", [80, 100, 60])
+def test_a_table_of_plans_is_whole_on_a_narrow_terminal(width: int) -> None:
+    """Without lines at 80 columns, and a value a line at 60."""
+    plans = list(options(10**6, [25.0], [1769], ["arm64"], Assumptions()))
+    file = io.StringIO()
+    type(console)(file=file, width=width, force_terminal=True).print_table(_table(plans, plans[0], 10**6))
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
+    assert max(map(len, shown.splitlines())) <= width
+    assert "…" not in shown
+    for text in ("collectives", "1,769", f"{plans[0].case.ranks:,}", usd_text(plans[0].total_usd)[1:]):
+        assert text in shown
+    assert ("━" in shown) == (width == 100)
+    assert ("collectives: " in shown) == (width == 60)

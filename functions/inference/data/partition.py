@@ -278,9 +278,9 @@ def _check_labels(true: Floats, layout: Layout) -> None:
     if len(wrong):
         known = ", ".join(f"{one:g}" for one in layout.labels)
         raise TorchFileError(
-            f"{layout.truth}: {true[wrong[0]]:g} in row {wrong[0]} is not a class of the model, and so "
-            f"for {len(wrong)} "
-            f"of {len(true)}; the classes are {known}, and NaN where the class is not known"
+            f"{layout.truth}: {true[wrong[0]]:g} in row {wrong[0]} is not a class of the model ({len(wrong)} "
+            f"of {len(true)} rows are wrong); the classes are {known}, and NaN where the class is not known. "
+            "`cosmicai model import-onnx --labels` gives classes other numbers"
         )
 
 
