@@ -27,7 +27,7 @@ check: environment prose docs  ## formatting, lint, types, words, links, Terrafo
 docs: environment  ## the documentation as a site in build/site; a link that leads nowhere is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-prose: environment  ## spelling everywhere; phrases and long sentences in the documentation
+prose: environment  ## spelling and phrases everywhere; long sentences in the documentation
 	@$(BIN)/codespell && $(BIN)/python scripts/prose.py
 
 audit:  ## checkov, hadolint, parliament and asl-validator over terraform/, docker/ and statemachine/

@@ -1,9 +1,9 @@
 """FMI's direct channel on loopback: benchmarks/collectives.py OUT.json [--ranks 2 4 8] [--before CHECKOUT]
 
-Every rank is a process of its own, the rendezvous host another one. Time from nothing to the end of the first
-allreduce, and medians of rank 0's latency of each operation. In turns with them, on the same cores: the same
-operations by plain sockets in C++ (collectives.cpp), and another checkout of this repository. The table also
-has figures of FMI's own C++ library, which were measured on another machine.
+Each rank and the rendezvous host are processes of their own. Measures the time from the start to the end of
+the first allreduce, and medians of rank 0's latency for each operation. In turns with them, on the same cores,
+it measures the same operations by plain sockets in C++ (collectives.cpp) and by another checkout of this
+repository. The table also has figures of FMI's own C++ library, which were measured on another machine.
 Then a run of 16 ranks with partitions of 25 MB on the embedded AWS: communication, as a share of billed time.
 """
 
@@ -87,7 +87,7 @@ def _large(group: Any, work: Callable[[], Any]) -> float:
 
 
 def measure(size: int, port: int, checkout: Path) -> Json:
-    """Once, with the fmi of a checkout."""
+    """One measurement, with the fmi of a checkout."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(checkout / "functions" / "inference"),
@@ -113,7 +113,7 @@ def measure(size: int, port: int, checkout: Path) -> Json:
 
 
 def measure_sockets(size: int, program: Path) -> Json:
-    """The same by plain sockets in C++, which have hardly any set-up."""
+    """The same by plain sockets in C++, which need almost no set-up."""
     program_run = subprocess.run(
         [str(program), str(size)], capture_output=True, text=True, check=True, timeout=120
     )
@@ -155,7 +155,7 @@ def run_of(ranks: int) -> Json:
         copying.copy(partitions, Bucket(s3, outputs.bucket, "25MB"))
         payload = {"bucket": outputs.bucket, "data_prefix": "25MB", "result_path": "results/bench"}
         arn = machine.start_execution(stateMachineArn=outputs.state_machine_arn, input=json.dumps(payload))
-        ended = runs.follow(machine, s3, arn["executionArn"], payload, lambda done, total: None)
+        ended = runs.follow(machine, s3, arn["executionArn"], payload, lambda finished, total: None)
         assert ended.succeeded, ended.cause  # noqa: S101
         body = s3.get_object(Bucket=outputs.bucket, Key="results/bench/combined_data.json")["Body"].read()
     infos = json.loads(body)
@@ -173,7 +173,7 @@ def run_of(ranks: int) -> Json:
 
 
 def table(measured: dict[str, dict[int, Json]]) -> str:
-    """Markdown, a row for each number of ranks and each of those that were measured, the first being ours.
+    """Markdown with a row for each number of ranks and each measured implementation, ours first.
 
     In brackets: multiples of the time of the plain sockets.
     """
@@ -200,7 +200,7 @@ def table(measured: dict[str, dict[int, Json]]) -> str:
 
 
 def in_turns(sizes: list[int], before: Path | None) -> dict[str, dict[int, Json]]:
-    """Medians by who was measured and the number of ranks."""
+    """Medians by implementation and number of ranks."""
     server = [sys.executable, str(ROOT / "functions" / "rendezvous" / "server.py"), "--host", "127.0.0.1"]
     with ExitStack() as stack:
         program = compiled(Path(stack.enter_context(tempfile.TemporaryDirectory())))

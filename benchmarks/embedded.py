@@ -2,7 +2,7 @@
 
 MODEL_FOLDER: of the full-size network, with int8 admitted. PARTITIONS: folder with numbered .pt files of 25 MB.
 
-Whole runs with two vCPUs a rank, one rank after the other in one sandbox, by one engine and then the next. The
+Whole runs with two vCPUs per rank: one rank after the other in one sandbox, with one engine, then the next. The
 figures are those of the rank infos: of the first rank, whose sandbox is cold, and the medians of the others.
 `torch` is this project's torch engine in the image variant that has torch.
 """
@@ -51,7 +51,7 @@ def run(aws: Emulator, outputs: Outputs, name: str, fields: Json) -> list[Json]:
         "max_concurrency": 1, "collectives": "none", **fields,
     }  # fmt: skip
     arn = machine.start_execution(stateMachineArn=outputs.state_machine_arn, input=json.dumps(payload))
-    ended = runs.follow(machine, s3, arn["executionArn"], payload, lambda done, total: None)
+    ended = runs.follow(machine, s3, arn["executionArn"], payload, lambda finished, total: None)
     if not ended.succeeded:
         raise SystemExit(f"{name}: {ended.status}: {ended.cause}")
     body = s3.get_object(Bucket=outputs.bucket, Key=f"results/{name}/combined_data.json")["Body"]

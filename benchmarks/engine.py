@@ -47,7 +47,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Setting:
-    """What all cases are measured with; `capped`: by AVX2 alone."""
+    """The conditions of a measurement. capped: with only AVX2."""
 
     partition: str
     threads: int
@@ -107,7 +107,7 @@ def make_partitions(folder: Path) -> dict[str, Path]:
 
 
 def flops_per_image(model: Path) -> float:
-    """Of the network as torch defines it, before any rewrite."""
+    """The operations of the network as torch defines it, before any rewrite."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -120,7 +120,7 @@ def flops_per_image(model: Path) -> float:
 
 
 def hidden_instructions(folder: Path) -> tuple[Path | None, str]:
-    """The library that leaves a process AVX2 alone, or none and the reason."""
+    """The library that hides everything beyond AVX2 from a process; or None and the reason."""
     from inference.engine.cpu import cpu_flags
 
     if "avx2" not in cpu_flags():

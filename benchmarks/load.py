@@ -86,7 +86,7 @@ def whole_run(aws: Emulator, outputs: Outputs, ranks: int) -> Json:
     }  # fmt: skip
     start = time.perf_counter()
     arn = machine.start_execution(stateMachineArn=outputs.state_machine_arn, input=json.dumps(payload))
-    ended = runs.follow(machine, s3, arn["executionArn"], payload, lambda done, total: None)
+    ended = runs.follow(machine, s3, arn["executionArn"], payload, lambda finished, total: None)
     seconds = time.perf_counter() - start
     if not ended.succeeded:
         raise SystemExit(f"{ranks} ranks: {ended.status}: {ended.cause}")

@@ -66,14 +66,14 @@ def measured(library: str, galaxies: int) -> dict[str, float]:
 
 
 def main() -> None:
-    found = {
+    measurements = {
         library: {
             "installed_mb": round(installed_mb(packages), 1),
             "galaxies": {str(count): measured(library, count) for count in GALAXIES},
         }
         for library, packages in PACKAGES.items()
     }
-    result = {"machine": platform.machine(), "python": platform.python_version(), **found}
+    result = {"machine": platform.machine(), "python": platform.python_version(), **measurements}
     text = json.dumps(result, indent=1)
     (ROOT / "benchmarks" / "parquet.json").write_text(f"{text}\n")
     print(text)

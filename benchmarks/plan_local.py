@@ -1,7 +1,7 @@
 """Plans of this machine beside its runs: python benchmarks/plan_local.py OUT.json [--ranks 4 8] [--repeats 3]
 
 On the embedded AWS, for each number of ranks and some times in turn: the probe of `cosmicai plan --probe`, its
-plan of a run of so many ranks of 25 MB, and that run itself. The ratio is the plan's median over the run's
+plan of a run of 4 or 8 ranks of 25 MB, and that run itself. The ratio is the plan's median over the run's
 seconds from start to end, as Step Functions states them.
 """
 
@@ -58,7 +58,7 @@ def run(target: Target, ranks: int) -> Json:
         "bucket": target.bucket, "data_prefix": "data", "result_path": f"results/{name}", "file_limit": ranks,
     }  # fmt: skip
     arn = client.start(target, payload, name)
-    ended = client.follow(machine, s3, arn, payload, lambda done, of: None, 0.2)
+    ended = client.follow(machine, s3, arn, payload, lambda ended, of: None, 0.2)
     if not ended.succeeded:
         raise SystemExit(f"{ended.status}: {ended.cause}")
     execution = machine.describe_execution(executionArn=arn)

@@ -84,7 +84,7 @@ def network(folder: Path, calibrating: Path, judging: Path, work: Path) -> Json:
 
 
 def _cost(model: Path, out: Path) -> Json:
-    """Of the densities, and of all that the ranks computed, in microseconds of CPU per galaxy."""
+    """CPU time of the densities, and of everything that the ranks computed, in microseconds per galaxy."""
     calibration, summary = Calibration.read(model), json.loads((out / "combined_data.json").read_text())
     files = sorted((out / "predictions").glob("*.npz"))
     z_pred = np.concatenate([np.load(file)["z_pred"] for file in files])
@@ -110,7 +110,7 @@ def _cosmicai(*arguments: str | Path) -> None:
 
 
 def write_galaxies(calibrated: int, judged: int, training: int, path: Path) -> None:
-    """What RAIL's estimators are trained on and judged by."""
+    """Writes the galaxies that RAIL's estimators are trained on and judged by."""
     validation = dc2.observations("validation", [0], CACHE)
     calibrating = validation[:calibrated]
     sets = {"judged": validation[calibrated : calibrated + judged]}

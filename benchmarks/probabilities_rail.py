@@ -42,7 +42,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Judged:
-    """One method's densities of N galaxies: what a bootstrap sample needs of each."""
+    """One method's densities of N galaxies, reduced to what a bootstrap sample needs of each galaxy."""
 
     pit: Doubles
     cde: Doubles
@@ -51,7 +51,7 @@ class Judged:
 
     @classmethod
     def of(cls, ensemble: qp.Ensemble, true: Doubles) -> tuple[Judged, Json]:
-        """And the measures of all galaxies, by qp and RAIL."""
+        """The densities, and the measures of all galaxies by qp and RAIL."""
         pdf = np.asarray(ensemble.pdf(GRID))
         mode = np.asarray(ensemble.mode(grid=GRID)).ravel()
         pit = PIT(ensemble, true)
@@ -90,7 +90,7 @@ class Judged:
         }
 
     def by_tertile(self, values: dict[str, Doubles]) -> Json:
-        """Coverage of each interval, for the third of the galaxies with the least of a value, and so on."""
+        """Coverage of each interval, for each third of the galaxies in the order of a value."""
         thirds = {name: np.digitize(one, np.quantile(one, [1 / 3, 2 / 3])) for name, one in values.items()}
         return {
             name: {
@@ -129,12 +129,12 @@ def estimators(seen: Json, judged: Json, scratch: Path) -> dict[str, tuple[qp.En
 
 
 def _copied(table: Json) -> Json:
-    """RAIL's stages change the tables that they get."""
+    """A copy, because RAIL's stages change the tables that they get."""
     return {name: column.copy() for name, column in table.items()}
 
 
 def _tables(folder: Path) -> tuple[dict[str, Json], NDArray[np.int64]]:
-    """By set of galaxies: RAIL's table. And the identifiers of the set `judged`."""
+    """RAIL's table of each set of galaxies, and the identifiers of the set `judged`."""
     tables: dict[str, Json] = {}
     with np.load(folder / "galaxies.npz") as content:
         for name in (key.removesuffix("_redshift") for key in content.files if key.endswith("_redshift")):

@@ -1,9 +1,9 @@
 """Where a run's time goes: python benchmarks/run.py OUT.json [--ranks 517] [--latency-ms 25] [--embedded RANKS]
 
-Initialize and Summarize alone, each as a process of its own, at so many ranks of 25 MB, against an S3 in
-another process that answers every request after a fixed time: their seconds, and the CPU seconds within.
+Runs Initialize and Summarize alone, each in a process of its own, for --ranks ranks with 25 MB each. S3 is
+another process that answers every request after a fixed time. Measures their seconds and CPU seconds.
 Summarize runs once with metrics that the ranks have reduced, and once without. --embedded RANKS: a whole run of
-so many ranks, with partitions of one galaxy, on the embedded AWS: the seconds in each of its states.
+that many ranks on the embedded AWS, with partitions of one galaxy, and the seconds in each of its states.
 """
 
 from __future__ import annotations
@@ -166,14 +166,14 @@ def _client(endpoint: str) -> Any:
 
 def call(endpoint: str, kind: str, event: Json, repeats: int = 5) -> Json:
     """The fastest of some calls, each in a process of its own, as Lambda's are after their start."""
-    found = []
+    measurements = []
     for _ in range(repeats):
         command = [sys.executable, "-c", _CALL, kind, json.dumps(event)]
-        done = subprocess.run(command, env=_environment(endpoint), capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(done.stderr)
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-    return dict(min(found, key=lambda one: one["seconds"]))
+        process = subprocess.run(command, env=_environment(endpoint), capture_output=True, text=True)
+        if process.returncode:
+            raise SystemExit(process.stderr)
+        measurements.append(json.loads(process.stdout.splitlines()[-1]))
+    return dict(min(measurements, key=lambda one: one["seconds"]))
 
 
 def initialize(endpoint: str, ranks: int) -> Json:
@@ -199,8 +199,8 @@ def rank_info(folder: Path) -> Json:
     (data / "1.pt").write_bytes(partition(GALAXIES))
     if cli(["infer", str(data), "--out", str(folder / "out")]):
         raise SystemExit("the rank failed")
-    found: Json = json.loads((folder / "out" / "0.json").read_text())
-    return {**found, "run_id": "r", "memory_limit (MB)": 3538.0, "architecture": "arm64"}
+    info: Json = json.loads((folder / "out" / "0.json").read_text())
+    return {**info, "run_id": "r", "memory_limit (MB)": 3538.0, "architecture": "arm64"}
 
 
 def summarize(endpoint: str, ranks: int, info: Json, reduced: bool) -> Json:
@@ -212,8 +212,8 @@ def summarize(endpoint: str, ranks: int, info: Json, reduced: bool) -> Json:
     bodies = {f"{rank}.json": {**info, "rank": rank} for rank in range(ranks)}
     bodies["run.json"] = run
     if reduced:  # of one rank; what matters here is that no other state is needed
-        told = {"run_id": "r", "ranks": list(range(ranks)), "channel": channel}
-        bodies["metrics.json"] = {**told, "accuracy_state": info["accuracy_state"]}
+        header = {"run_id": "r", "ranks": list(range(ranks)), "channel": channel}
+        bodies["metrics.json"] = {**header, "accuracy_state": info["accuracy_state"]}
     written = ((f"{folder}/{name}", json.dumps(body).encode()) for name, body in bodies.items())
     put_all(_client(endpoint), BUCKET, written)
     event = {
@@ -262,16 +262,16 @@ def main() -> None:
     arguments = parser.parse_args()
     with store(arguments.latency_ms / 1e3) as endpoint, TemporaryDirectory() as scratch:
         info = rank_info(Path(scratch))
-        found = {
+        measurements = {
             "Initialize": initialize(endpoint, arguments.ranks),
             "Summarize, metrics reduced by the ranks": summarize(endpoint, arguments.ranks, info, True),
             "Summarize, metrics from rank infos": summarize(endpoint, arguments.ranks, info, False),
         }
     if arguments.embedded:
-        found["a whole run on the embedded AWS"] = states(arguments.embedded)
-    for name, one in found.items():
+        measurements["a whole run on the embedded AWS"] = states(arguments.embedded)
+    for name, one in measurements.items():
         print(name, json.dumps(one))
-    arguments.out.write_text(json.dumps({"ranks": arguments.ranks, **found}, indent=1) + "\n")
+    arguments.out.write_text(json.dumps({"ranks": arguments.ranks, **measurements}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class _Steps:
         self.progress.update(task, total=total, completed=total)
 
     def reporter(self, task: TaskID) -> runs.Progress:
-        return lambda done, total: self.progress.update(task, completed=done, total=total)
+        return lambda finished, total: self.progress.update(task, completed=finished, total=total)
 
 
 def demo(cache: Path, results: Path, console: Console) -> None:
@@ -122,14 +122,14 @@ def _show(summary: Summary, simple: dict[str, Json], results: Path, console: Con
         "summary.json": "totals, accuracy, cost, missing ranks",
         "combined_data.json": "all rank infos",
         "predictions/": "redshifts, one .npz per rank: index, z_pred, z_true",
-        "run.json": "the resolved payload and who read which file",
+        "run.json": "the complete payload, and which rank read which file",
     }
     for name, meaning in meanings.items():
         console.print(f"  {name:<20} {meaning}")
 
 
 def _accuracy_table(accuracy: Json, simple: dict[str, Json]) -> Table:
-    table = Table(title=f"Photometric redshifts of {accuracy['count']:,} galaxies never trained on")
+    table = Table(title=f"Photometric redshifts of {accuracy['count']:,} galaxies not used in training")
     table.add_column("", no_wrap=True)
     for name in _MEASURES:
         table.add_column(name.replace("precision (NMAD)", "NMAD").replace(" fraction", "s"), justify="right")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _LONGEST = 4000  # characters of one text
-_ESCAPED = {"\t": "    "}
+_ESCAPED = {"\t": "    ", "\xa0": " "}  # Lambda's tracebacks are indented with the latter
 
 
 def printable(text: object, longest: int = _LONGEST, lines: bool = False) -> str:

@@ -1,8 +1,7 @@
-"""Refuses phrases that scripts/prose.toml lists, and long sentences: python scripts/prose.py [--code]
+"""Refuses phrases that scripts/prose.toml lists, and long sentences: python scripts/prose.py
 
-Reads the prose of the documentation: code blocks, code words and addresses are left out. With --code it also
-reads the comments and strings of the Python sources, for phrases only. Prints one line per fault.
-Exits with 1 if there is any.
+Reads the prose of the documentation: code blocks, code words and addresses are left out. Of the Python sources
+it reads comments and strings, for phrases only. Prints one line per fault. Exits with 1 if there is any.
 """
 
 from __future__ import annotations
@@ -80,15 +79,17 @@ def long_sentences(page: str, words: str, longest: int) -> Iterator[Fault]:
         start = end
 
 
-def main(arguments: list[str]) -> int:
+def main() -> int:
     rules = tomllib.loads(RULES.read_text())
     wrong: list[Fault] = []
     for path in _matching(rules["pages"]):
         page, words = path.relative_to(ROOT).as_posix(), prose(path.read_text())
         if page not in rules["generated"]:
             wrong += [*phrases(page, words, rules), *long_sentences(page, words, rules["longest_sentence"])]
-    for path in _matching(rules["code"]) if "--code" in arguments else []:
-        wrong += phrases(path.relative_to(ROOT).as_posix(), comments(path.read_text()), rules)
+    for path in _matching(rules["code"]):
+        page = path.relative_to(ROOT).as_posix()
+        if page not in rules["quoting"]:
+            wrong += phrases(page, comments(path.read_text()), rules)
     for fault in wrong:
         print(fault)
     return 1 if wrong else 0
@@ -99,4 +100,4 @@ def _matching(patterns: list[str]) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

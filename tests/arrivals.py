@@ -38,8 +38,8 @@ class Arrival:
 
     def __init__(self, s3: Any, prefix: str = "in/a", run_id: str = "run-1", **payload: Any) -> None:
         self.s3, self.infos = s3, list[RankInfo]()
-        given = {**PAYLOAD, "data_prefix": prefix, "result_path": f"results/{prefix}", **payload}
-        self.payload = resolve(given)
+        fields = {**PAYLOAD, "data_prefix": prefix, "result_path": f"results/{prefix}", **payload}
+        self.payload = resolve(fields)
         self.run = Run(run_id=run_id, started="", payload=self.payload, world_size=9, bytes=1)
 
     def rank(self, rank: int, rows: int = 2, network: str | None = "n", **more: Any) -> Part:
@@ -49,20 +49,20 @@ class Arrival:
             catalogue=self.payload["catalogue"],
         )  # fmt: skip
         part = write_part(event, Storage(self.s3), _arrays(self.run.run_id, rank, rows, **more), network)
-        told = json.loads(json.dumps(part.to_json()))
+        entry = json.loads(json.dumps(part.to_json()))
         self.infos = [info for info in self.infos if info.rank != rank]
-        self.infos.append(RankInfo(rank=rank, run_id=self.run.run_id, catalogue=told))
+        self.infos.append(RankInfo(rank=rank, run_id=self.run.run_id, catalogue=entry))
         return part
 
     def grow(self) -> Grown:
-        found = grow(self.s3, self.run, self.infos)
-        assert found is not None
-        return found
+        growth = grow(self.s3, self.run, self.infos)
+        assert growth is not None
+        return growth
 
     def grown(self) -> Grown:
-        found = self.grow()
-        assert found.fault is None, found.fault
-        return found
+        growth = self.grow()
+        assert growth.fault is None, growth.fault
+        return growth
 
 
 def rows(s3: Any, folder: Path) -> Any:

@@ -16,7 +16,7 @@ from cosmicai.packaging.assembly import assemble
 from cosmicai.packaging.places import ROOT, BuildFolder
 from tests.signals import let_children_hear_ctrl_c
 
-# Two busy cores are slow now and then; that is no fault of what is tested.
+# Two busy cores are slow now and then, which does not mean that the tested code is wrong.
 settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
 let_children_hear_ctrl_c()

@@ -55,17 +55,17 @@ class SeveralOutputs(nn.Module):
 def sdss() -> tuple[Tensor, Tensor, Tensor]:
     """Images (20, 5, 48, 48), magnitudes (20, 5) and labels (20,): -1 galaxy, 1 star."""
     with np.load(SDSS) as stamps:
-        found = (stamps["images"], stamps["magnitudes"], stamps["label"])
-    return tuple(torch.from_numpy(array.astype(np.float32)) for array in found)  # type: ignore[return-value]
+        arrays = (stamps["images"], stamps["magnitudes"], stamps["label"])
+    return tuple(torch.from_numpy(array.astype(np.float32)) for array in arrays)  # type: ignore[return-value]
 
 
 def legacy() -> tuple[Tensor, Tensor, Tensor, list[str]]:
     """Images (50, 4, 23, 23), colours (50, 3), redshifts (50,), and the morphological types, as texts."""
     with np.load(LEGACY) as stamps:
         colours = -np.diff(stamps["magnitudes"], axis=1)
-        found = (stamps["images"], colours, stamps["redshift"])
+        arrays = (stamps["images"], colours, stamps["redshift"])
         types = [str(one) for one in stamps["type"]]
-    images, numbers, redshift = (torch.from_numpy(array.astype(np.float32)) for array in found)
+    images, numbers, redshift = (torch.from_numpy(array.astype(np.float32)) for array in arrays)
     return images, numbers, redshift, types
 
 
@@ -91,8 +91,8 @@ def several_outputs(types: Sequence[str]) -> SeveralOutputs:
     steps = torch.optim.Adam(network.parameters(), 1e-2)
     for _ in range(60):
         steps.zero_grad()
-        found, logits, _ = network(images, colours)
-        loss = nn.functional.mse_loss(found[:, 0], redshift) + nn.functional.cross_entropy(logits, numbers)
+        predicted, logits, _ = network(images, colours)
+        loss = nn.functional.mse_loss(predicted[:, 0], redshift) + nn.functional.cross_entropy(logits, numbers)
         loss.backward()
         steps.step()
     return network.eval()
@@ -123,9 +123,9 @@ def of_sklearn(network: Any, path: Path, output: str, activation: str) -> Path:
             for name, array in zip(names, (matrix, shift), strict=True)
         ]
         nodes.append(helper.make_node("Gemm", [value, *names], [f"h{number}"]))
-        given = activation if number == last else "Relu"
+        operator = activation if number == last else "Relu"
         value = output if number == last else f"a{number}"
-        nodes.append(helper.make_node(given, [f"h{number}"], [value]))
+        nodes.append(helper.make_node(operator, [f"h{number}"], [value]))
     return save(nodes, path, weights, {"row": network.n_features_in_}, {output: network.coefs_[-1].shape[1]})
 
 
@@ -139,8 +139,8 @@ def save(
 ) -> Path:
     """A graph of float32 inputs and outputs (N, width) by name."""
     values = [
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width]) for name, width in given.items()]
-        for given in (inputs, outputs)
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width]) for name, width in widths.items()]
+        for widths in (inputs, outputs)
     ]
     graph = helper.make_graph(list(nodes), "graph", *values, list(weights))
     opsets = [helper.make_opsetid(domain, version) for domain, version in domains.items()]

@@ -61,10 +61,10 @@ class Buildah:
         ]
         command = ["buildah", *map(str, [*options, *arguments])]
         environment = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
-        done = subprocess.run(command, cwd=at, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-        return done.stdout.strip()
+        process = subprocess.run(command, cwd=at, env=environment, capture_output=True, text=True)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)}:\n{process.stdout[-3000:]}{process.stderr[-3000:]}")
+        return process.stdout.strip()
 
     def close(self) -> None:
         """Lets go of the file systems that `build` has mounted."""
@@ -95,7 +95,7 @@ class Buildah:
 
 
 def root_folder(architecture: str) -> Path:
-    """The stand-in's file system. It is made once; nothing of it runs, since packages are only unpacked."""
+    """The stand-in's file system. It is made once. No program in it runs: packages are only unpacked."""
     folder = _CACHE / architecture
     _CACHE.mkdir(parents=True, exist_ok=True)
     with FileLock(_CACHE / ".lock"):

@@ -57,7 +57,7 @@ def options(
         bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """The command line `cosmicai`."""
+    """Photometric redshifts for all your galaxies, on AWS Lambda or on this machine."""
 
 
 @app.command()
@@ -82,7 +82,17 @@ def demo(
 
 @cache
 def _command() -> Any:
-    return get_command(app)
+    command = get_command(app)
+    _join_lines(command)
+    return command
+
+
+def _join_lines(command: Any) -> None:
+    """The lines of each paragraph of a help as one: the terminal breaks them at its own width."""
+    paragraphs = (command.help or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for one in getattr(command, "commands", {}).values():
+        _join_lines(one)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -43,8 +43,8 @@ def model_calibrate(
         copy(folder, scratch)
         task = progress.add_task("calibrating", total=None)
 
-        def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+        def report(finished: int, total: int) -> None:
+            progress.update(task, completed=finished, total=total)
 
         def tell(note: str) -> None:
             progress.console.print(f"note: {note}")

@@ -62,26 +62,38 @@ class _InertConsole(Console):
         return dimensions if self.is_terminal else ConsoleDimensions(_PIPED_WIDTH, dimensions.height)
 
     def print_table(self, table: Table) -> None:
-        """Prints a table without cutting anything: it folds texts, or else prints each row as a list."""
-        if sum(_least_width(self, column) + 3 for column in table.columns) + 1 > self.width:
-            self.print(_as_lists(table))
-            return
+        """Prints a table without cutting anything.
+
+        It folds texts, but no column that is `no_wrap`. A table that is still too wide has no lines, and if
+        even that is too wide, each row is a list.
+        """
+        least = sum(_least_width(self, column) for column in table.columns)
+        if least + 3 * len(table.columns) + 1 > self.width:
+            if least + len(table.columns) > self.width:
+                self.print(_as_lists(table))
+                return
+            table.box, table.padding, table.pad_edge = None, (0, 1, 0, 0), False
         for column in table.columns:
-            column.overflow, column.no_wrap = "fold", column.justify == "right"
+            column.overflow, column.no_wrap = "fold", _is_whole(column)
         self.print(table)
 
 
+def _is_whole(column: Column) -> bool:
+    """Whether its cells stay in a line: numbers, which are right-aligned, and names."""
+    return column.no_wrap or column.justify == "right"
+
+
 def _least_width(console: Console, column: Column) -> int:
-    """The least width of a column: numbers, which are right-aligned, stay whole; texts may be folded."""
+    """The least width of a column: numbers and names stay whole; texts may be folded."""
     cells = [console.measure(cell) for cell in (column.header, *column.cells)]
-    if column.justify == "right":
+    if _is_whole(column):
         return max(cell.maximum for cell in cells)
     return min(_FOLDED_WIDTH, max(cell.minimum for cell in cells))
 
 
 def _as_lists(table: Table) -> Text:
     """A line for each cell, after its column's name; a blank line between rows."""
-    names = [_plain(column.header) for column in table.columns]
+    names = [" ".join(_plain(column.header).split()) for column in table.columns]
     rows = zip(*(column.cells for column in table.columns), strict=True)
     blocks = (
         "\n".join(
@@ -94,7 +106,7 @@ def _as_lists(table: Table) -> Text:
 
 
 def _plain(cell: RenderableType) -> str:
-    return cell.plain if isinstance(cell, Text) else printable(cell, _LONGEST_MESSAGE)
+    return cell.plain if isinstance(cell, Text) else printable(cell, _LONGEST_MESSAGE, lines=True)
 
 
 console = _InertConsole()

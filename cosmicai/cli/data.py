@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.progress import Progress, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from cosmicai.cli.common import console, tell_error
@@ -55,14 +55,14 @@ def data_prepare(
 
     Nothing is guessed: what can be read in two ways is refused, with the options that decide. The partitions
     appear together at the end, followed by a summary and a contact sheet.
+
     Example: cosmicai data prepare galaxies.h5 --out s3://team3-cosmicai/25MB --magnitudes u,g,r,i,z
     """
     from cosmicai.data import layout, prepare
     from cosmicai.data.places import SHEET
 
     _check_apart(source, out)
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(console=console) as progress:
         task = progress.add_task("Galaxies", total=None)
         prepared = prepare.prepare(
             source,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.progress import Progress, TimeElapsedColumn
+from rich.progress import Progress
 
 from cosmicai.cli.common import CACHE, Cache, Local, Profile, Team, console, deployment
 from cosmicai.cli.paths import PARTITIONS, OutFolder
@@ -48,8 +48,8 @@ def dc2(
     with Progress(console=console) as progress:
         task = progress.add_task("Rendering", total=galaxies)
 
-        def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+        def report(finished: int, total: int) -> None:
+            progress.update(task, completed=finished, total=total)
 
         with writing(cache):
             folder = partitions(split, galaxies, partition_mb, cache, seed, report)
@@ -83,11 +83,11 @@ def upload(
 
     target = deployment(team, local, profile).target
     place = Bucket(target.client("s3"), target.bucket, prefix)
-    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
+    with Progress(console=console) as progress:
         task = progress.add_task("uploading", total=None)
 
-        def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+        def report(finished: int, total: int) -> None:
+            progress.update(task, completed=finished, total=total)
 
         copied = copying.copy(folder, place, overwrite, report)
     console.print(f"{copied.bytes / 1e6:,.1f} MB in {copied.partitions:,} partitions in {place}")

@@ -106,7 +106,7 @@ def time_text(snapshot: Snapshot) -> str:
     if snapshot.wall_seconds is None:
         return seconds_text(snapshot.seconds)
     return (
-        f"{seconds_text(snapshot.wall_seconds)} from the run's start to its last rank's end; "
+        f"{seconds_text(snapshot.wall_seconds)} from start to the last rank's end; "
         f"execution {seconds_text(snapshot.seconds)}"
     )
 
@@ -164,7 +164,8 @@ def _print_end(snapshot: Snapshot) -> None:
         return
     if snapshot.status == "SUCCEEDED":
         engine = set(snapshot.images_from) <= {ENGINE}
-        did = f"{snapshot.images_text} redshifts" if engine else f"images: {snapshot.images_text}"
+        kind = "redshifts" if snapshot.are_redshifts else "objects"
+        did = f"{snapshot.images_text} {kind}" if engine else f"images: {snapshot.images_text}"
         took = seconds_text(snapshot.seconds if snapshot.wall_seconds is None else snapshot.wall_seconds)
         console.print(
             Text.assemble(

@@ -63,7 +63,7 @@ def model_import_onnx(
             "--kind",
             parser=PAIR,
             metavar="COLUMN=KIND",
-            help="What a column is: regression, or values, which are compared with nothing; repeatable.",
+            help="What a column is: regression, or values, which have no true values; repeatable.",
         ),
     ] = None,
     logits: Annotated[

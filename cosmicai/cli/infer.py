@@ -97,8 +97,8 @@ def infer(
     with Progress(console=console) as progress:
         task = progress.add_task("Partitions", total=None)
 
-        def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+        def report(finished: int, total: int) -> None:
+            progress.update(task, completed=finished, total=total)
 
         try:
             results = local.infer(
@@ -165,8 +165,8 @@ def _tell(results: Results) -> None:
     if not summary.finished_ranks:
         return  # a merge in which every partition failed
     rate = summary.spread["sample_persec"]["p50"]
-    given = "redshifts" if summary.predicted_redshifts is not None else "predictions"
-    console.print(f"{summary.num_samples:,} {given} in {results.folder}, {rate:,.0f} images/s per process")
+    objects = "redshifts" if summary.predicted_redshifts is not None else "predictions"
+    console.print(f"{summary.num_samples:,} {objects} in {results.folder}, {rate:,.0f} images/s per process")
     flags = {flag: count for flag, count in (summary.flags or {}).items() if count}
     if any(name(flag) in flags for flag in FLAGS if flag & BAD):
         counts = ", ".join(f"{flag} {count:,}" for flag, count in flags.items())

@@ -147,7 +147,7 @@ def plan(
     plan_text.print_best(best, count)
     plan_text.print_basis(assumptions)
     for note in notes:
-        console.print(f"{note}.")
+        console.print(f"{note[0].upper()}{note[1:]}.")
     set_elsewhere = "" if probe else " (memory and architecture are set in the team's tfvars)"
     console.print(f"Payload{set_elsewhere}:")
     console.print_json(json.dumps(payload))
@@ -204,8 +204,10 @@ def _on_lambda(memories_mb: Iterable[float]) -> list[int]:
 
 def _sizes(vcpus: Iterable[float], memories_mb: Iterable[float] | None) -> list[tuple[int, int]]:
     """vCPUs and MB of the ranks to compare: every combination, each of which Fargate must have."""
-    given = [(int(count), list(map(int, memories_mb or ()))) for count in vcpus]
-    chosen = [(count, memory) for count, memories in given for memory in memories or [fargate.smallest(count)]]
+    requested = [(int(count), list(map(int, memories_mb or ()))) for count in vcpus]
+    chosen = [
+        (count, memory) for count, memories in requested for memory in memories or [fargate.smallest(count)]
+    ]
     faults = [fault for size in chosen if (fault := fargate.size_fault(*size)) is not None]
     if faults:
         option = "--vcpus" if memories_mb is None else "--memory-mb"

@@ -68,7 +68,11 @@ def _seconds(band: Band) -> str:
 
 def _usd(band: Band) -> str:
     """'0.0494 (0.0459 to 0.0526)', with as many digits as amounts in the report have."""
-    return _text(band, lambda value: usd_text(value).removeprefix("$"))
+    return _text(band, _amount)
+
+
+def _amount(usd: float) -> str:
+    return usd_text(usd).removeprefix("$")
 
 
 def _text(band: Band, written: Callable[[float], str]) -> str:
@@ -78,22 +82,25 @@ def _text(band: Band, written: Callable[[float], str]) -> str:
 
 
 def table(plans: list[Plan], best: Plan, images: int) -> Table:
-    """A row for each plan."""
-    rows = Table(title=f"{images:,} galaxies, {images * IMAGE_BYTES / 1e9:,.4g} GB: median (p10 to p90)")
-    for column in ("", "partition", "memory", "arch", "ranks", "collectives", "seconds", "USD", "bottleneck"):
+    """A row for each plan, with medians."""
+    rows = Table(title=f"{images:,} galaxies, {images * IMAGE_BYTES / 1e9:,.4g} GB: medians")
+    columns = (
+        "", "partition\nMB", "memory\nMB", "arch", "ranks", "collectives", "seconds", "USD", "bottleneck"
+    )  # fmt: skip
+    for column in columns:
         text = column in ("", "arch", "collectives", "bottleneck")
         rows.add_column(column, justify="left" if text else "right")
     for one in plans:
-        case = one.case
+        case, known = one.case, not math.isinf(one.seconds.p50)
         rows.add_row(
             "best" if one is best else "" if one.possible else "no",
-            f"{case.partition_mb:g} MB",
-            f"{case.memory_mb:,} MB" + ("" if case.vcpus is None else f", {case.vcpus} vCPUs"),
+            f"{case.partition_mb:,g}",
+            f"{case.memory_mb:,}" + ("" if case.vcpus is None else f", {case.vcpus} vCPUs"),
             case.architecture,
             f"{case.ranks:,}",
             "-" if one.channel is None else one.channel.channel,
-            _seconds(one.seconds),
-            _usd(one.total_usd),
+            f"{one.seconds.p50:,.0f}" if known else "-",
+            _amount(one.total_usd.p50) if known else "-",
             one.bottleneck,
         )
     return rows
@@ -103,15 +110,19 @@ def print_best(best: Plan, images: int) -> None:
     """The recommended plan, part by part."""
     parts = ", ".join(f"{name} {value:,.1f}" for name, value in best.parts.items() if value >= 0.05)
     console.print(f"Recommended: {_seconds(best.seconds)} s; the median: {parts}")
-    costs = ", ".join(f"{name} {value:,.4f}" for name, value in best.usd.items() if value >= 5e-5)
+    costs = ", ".join(f"{name} {usd_text(value)}" for name, value in best.usd.items() if value >= 5e-5)
     storage = images * IMAGE_BYTES / 1e9 * S3_GB_MONTH
-    console.print(f"{_usd(best.total_usd)} USD; the median: {costs}; list prices of {prices_as_of(best.case)}")
-    console.print(f"Storing the data costs {storage:,.2f} USD a month")
+    console.print(
+        f"{_usd(best.total_usd)} USD; the median: {costs}; list prices of {prices_as_of(best.case)}; storing "
+        f"the data costs {usd_text(storage)} a month"
+    )
     if best.channel is not None and best.channel.reason:
-        console.print(f"Collectives: {best.channel.reason}")
+        console.print(
+            f"Collectives, by Initialize's simpler estimate: {best.channel.channel}: {best.channel.reason}"
+        )
     if best.bottleneck == "rendezvous host":
         console.print(
-            "Most of the time is the rendezvous host's start: with --collectives auto none is needed."
+            "Most of the time is the rendezvous host's start: with --collectives auto no host is needed."
         )
     for obstacle in best.obstacles:
         console.print(obstacle.text, style="yellow")
@@ -127,7 +138,7 @@ def print_basis(assumptions: Assumptions) -> None:
     varying = assumptions.scatter.described(assumptions.source)
     assumed = "; ".join(f"{one.figure} ({one.distribution})" for one in varying if one.assumed)
     rest = f"Nobody has measured, so they assume: {assumed}" if assumed else "What varies in them was measured."
-    console.print(f"p10 and p90 are those of {RUNS} simulated runs. {rest}")
+    console.print(f"The median (p10 to p90) is that of {RUNS} simulated runs. {rest}")
 
 
 def print_published(as_json: bool) -> None:

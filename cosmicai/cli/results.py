@@ -26,7 +26,7 @@ from cosmicai.printable import printable
 if TYPE_CHECKING:
     from cosmicai.results.run_results import Results
     from summarize.contract.rank_info import RankInfo
-    from summarize.contract.run_records import Grown
+    from summarize.contract.run_records import Grown, Summary
 
 app = typer.Typer()
 
@@ -63,8 +63,8 @@ def results(
     with Progress(console=console, disable=as_json) as progress:
         task = progress.add_task("downloading", total=None)
 
-        def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+        def report(finished: int, total: int) -> None:
+            progress.update(task, completed=finished, total=total)
 
         downloaded = run.results(out, overwrite, report)
     _tell_not_downloaded(downloaded)
@@ -132,8 +132,17 @@ def _tell_downloaded(downloaded: Results, as_json: bool) -> None:
     else:
         console.print(f"{files} files in {downloaded.folder}; open {downloaded.report}")
         console.print(f"images: {images_text(images, sources)}")
+        _tell_missing(downloaded.summary)
         _tell_catalogue(downloaded.summary.catalogue)
         _tell_left_out(downloaded.ranks)
+
+
+def _tell_missing(summary: Summary) -> None:
+    lacking = summary.world_size - summary.finished_ranks
+    if lacking:
+        console.print(
+            f"{lacking:,} of {summary.world_size:,} ranks left no result: the report says why", style="red"
+        )
 
 
 def _tell_catalogue(grown: Grown | None) -> None:

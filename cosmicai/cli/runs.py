@@ -137,11 +137,13 @@ def list_runs(
         print_json(rows)
         return
     table = Table()
-    for column in ("run", "status", "started", "execution, s"):
-        table.add_column(column, justify="right" if column == "execution, s" else "left")
+    for column in ("run", "status", "started, UTC", "execution, s"):
+        number = column == "execution, s"
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         took = "" if row["seconds"] is None else f"{row['seconds']:,.1f}"
-        table.add_row(printable(row["name"]), row["status"].lower(), row["started"], took)
+        started = row["started"].replace("T", " ").removesuffix("+00:00")
+        table.add_row(printable(row["name"]), row["status"].lower(), started, took)
     console.print_table(table)
 
 

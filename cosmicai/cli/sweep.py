@@ -80,8 +80,8 @@ def sweep(
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("runs", total=len(grid.cases()))
 
-        def report(done: int, total: int, what: str) -> None:
-            progress.update(task, completed=done, total=total, description=printable(what))
+        def report(finished: int, total: int, what: str) -> None:
+            progress.update(task, completed=finished, total=total, description=printable(what))
 
         try:
             swept = experiment.sweep(target, grid, out, report)

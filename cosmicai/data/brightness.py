@@ -21,7 +21,7 @@ from inference.data.missing import Hit, beyond, marked, settled
 Doubles = NDArray[np.float64]
 # The share of a band's values that may be beyond any survey; with more, the column holds something else.
 _TOLERATED = 0.05
-_ENOUGH_VALUES = 20  # if so many all look like magnitudes, they are not fluxes
+_ENOUGH_VALUES = 20  # if this many values all look like magnitudes, they are not fluxes
 
 
 class Magnitudes:
@@ -114,10 +114,10 @@ class Magnitudes:
     def _flux_zero_points(self) -> list[float] | None:
         if not self.fluxes:
             return None
-        given = self._reading.flux_zero_point
+        zero_point = self._reading.flux_zero_point
         columns = self._columns * (len(self.order) if len(self._columns) == 1 else 1)
         stated = [units.zero_point_of(column.unit or "") for column in columns]
-        zero_points = [given if given is not None else stated[index or 0] for index in self.order]
+        zero_points = [zero_point if zero_point is not None else stated[index or 0] for index in self.order]
         if any(one is None for one in zero_points):
             raise SourceError(
                 f"{self._path}: the unit of the fluxes is not known: give --flux-unit or --zero-point"

@@ -130,9 +130,9 @@ class Channels:
 
     def _zero_points(self) -> list[float] | None:
         """The zero point of each band's pixels, from the user or the file; None if it is not known."""
-        given = self._reading.pixel_zero_point
-        if given is not None:
-            return [given] * len(self.order)
+        zero_point = self._reading.pixel_zero_point
+        if zero_point is not None:
+            return [zero_point] * len(self.order)
         used = self._used_columns()
         known = [column.zero_point for column in used]
         if any(one is None for one in known):

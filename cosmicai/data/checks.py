@@ -25,7 +25,7 @@ _SHARE = 0.02  # of the galaxies: a fault in more than this share is reported
 def stamp_magnitudes(images: NDArray[np.float32], zero_point: float) -> Doubles:
     """Magnitudes (n, C) of the light in a circle of 3/4 of the stamp's width, above the median of its rim.
 
-    NaN where there is none.
+    NaN if there is none.
     """
     side = images.shape[-1]
     grid = np.hypot(*(np.mgrid[:side, :side] - (side - 1) / 2))

@@ -81,23 +81,23 @@ class Choice:
 def choose(table: Table, reading: Reading, layout: ModelLayout) -> Choice:
     """Raises SourceError that lists the possible columns and the option that chooses."""
     notes: list[str] = []
-    given = reading.columns
-    images = _images(table, given, layout, reading.bands, notes)
+    columns = reading.columns
+    images = _images(table, columns, layout, reading.bands, notes)
     magnitudes, fluxes = _magnitudes(table, reading, layout, images, notes)
-    redshift = _redshift(table, given.redshift, images, magnitudes, notes)
-    ids = _identifier(table, given.ids, images)
+    redshift = _redshift(table, columns.redshift, images, magnitudes, notes)
+    ids = _identifier(table, columns.ids, images)
     ra, dec = (_one_of(table, usual) for usual in (RA, DEC))
     return Choice(
         images,
         magnitudes,
         fluxes,
         redshift,
-        _several(table, given.mask, "--mask"),
-        _several(table, given.ivar, "--ivar"),
+        _several(table, columns.mask, "--mask"),
+        _several(table, columns.ivar, "--ivar"),
         ids,
         ra,
         dec,
-        _kept(table, given.keep, (ids, ra, dec)),
+        _kept(table, columns.keep, (ids, ra, dec)),
         tuple(notes),
     )
 
@@ -114,10 +114,10 @@ def is_stamp(column: Column) -> bool:
 
 
 def _images(
-    table: Table, given: Columns, layout: ModelLayout, bands: tuple[str, ...] | None, notes: list[str]
+    table: Table, columns: Columns, layout: ModelLayout, bands: tuple[str, ...] | None, notes: list[str]
 ) -> tuple[Column, ...]:
-    if given.images:
-        return _several(table, given.images, "--images")
+    if columns.images:
+        return _several(table, columns.images, "--images")
     candidates = [column for column in table.columns if is_stamp(column)]
     units = [column for column in candidates if column.shown]
     if units:
@@ -165,11 +165,11 @@ def _hdus(
 
 
 def _several(
-    table: Table, given: tuple[str, ...] | None, option: str, images: bool = True
+    table: Table, requested: tuple[str, ...] | None, option: str, images: bool = True
 ) -> tuple[Column, ...]:
     """The columns of these names; a name with * means all that match."""
     chosen: list[Column] = []
-    for name in given or ():
+    for name in requested or ():
         if "*" not in name:
             chosen.append(table.find(name, option, images))
             continue
@@ -284,15 +284,15 @@ def _are_fluxes(table: Table, columns: Sequence[Column], ask: bool = True) -> bo
 
 def _redshift(
     table: Table,
-    given: str | None,
+    requested: str | None,
     images: tuple[Column, ...],
     magnitudes: tuple[Column, ...],
     notes: list[str],
 ) -> Column | None:
-    if given is not None and given.lower() == "none":
+    if requested is not None and requested.lower() == "none":
         return None
-    if given is not None:
-        column = table.find(given, "--redshift")
+    if requested is not None:
+        column = table.find(requested, "--redshift")
         if column in magnitudes:
             raise SourceError(
                 f"{table.path}: {column.label} is a magnitude already: give another --redshift NAME"
@@ -339,10 +339,10 @@ def _single(table: Table, column: Column, option: str = "--redshift") -> Column:
     )
 
 
-def _identifier(table: Table, given: str | None, images: tuple[Column, ...]) -> Column | None:
+def _identifier(table: Table, requested: str | None, images: tuple[Column, ...]) -> Column | None:
     """The column of identifiers; None if rows are counted instead. Raises SourceError for several."""
-    if given is not None:
-        return None if given.lower() == "none" else _single(table, table.find(given, "--id"), "--id")
+    if requested is not None:
+        return None if requested.lower() == "none" else _single(table, table.find(requested, "--id"), "--id")
     usual = [column for column in table.columns if column.name.lower() in IDS and column.shape in ((), (1,))]
     usual = _in_their_group(table, images, usual)
     if len(usual) > 1:
@@ -353,11 +353,11 @@ def _identifier(table: Table, given: str | None, images: tuple[Column, ...]) -> 
 
 
 def _kept(
-    table: Table, given: tuple[str, ...] | None, others: tuple[Column | None, ...]
+    table: Table, requested: tuple[str, ...] | None, others: tuple[Column | None, ...]
 ) -> tuple[tuple[str, Column], ...]:
     """(name in partitions, column) of the other columns to keep. Raises SourceError."""
     kept: dict[str, Column] = {}
-    for column in _several(table, given, "--keep", images=False):
+    for column in _several(table, requested, "--keep", images=False):
         if column in others or column in kept.values():
             continue
         try:

@@ -15,7 +15,7 @@ from cosmicai.data.sets import NewSet, Place, new_set
 _TRANSFERS = 8  # files at once
 
 Progress = Callable[[int, int], None]
-"""Called with (done, total) bytes."""
+"""Called with (finished, total) bytes."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def copy(
     folder: Path,
     place: Place,
     overwrite: bool = False,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda finished, total: None,
 ) -> Copied:
     """Copies the partitions of a folder and its subfolders; they appear together at the end.
 
@@ -41,7 +41,7 @@ def copy(
     if the place holds another set.
     """
     listing = partitions_in(folder)
-    total, done, written = sum(file.size for file in listing.files), 0, 0
+    total, finished, written = sum(file.size for file in listing.files), 0, 0
     names = {file.key for file in listing.files}
     with new_set(place, overwrite, names.__contains__) as partitions, ThreadPoolExecutor(_TRANSFERS) as pool:
         if (folder / photometry.FILE).exists():
@@ -50,8 +50,8 @@ def copy(
         try:
             for file, outcome in outcomes:
                 written += outcome.result()
-                done += file.size
-                progress(done, total)
+                finished += file.size
+                progress(finished, total)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -41,7 +41,7 @@ from inference.data.objects import Objects
 Floats = NDArray[np.float32]
 Split = Literal["training", "validation"]
 Progress = Callable[[int, int], None]
-"""Called with (done, total) galaxies while work proceeds."""
+"""Called with (finished, total) galaxies while work proceeds."""
 
 PACKAGE = "pz-rail-base==2.0.11"
 FILES: dict[Split, tuple[str, str]] = {
@@ -198,7 +198,7 @@ def partitions(
     partition_mb: float,
     cache: Path,
     seed: int = 0,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda finished, total: None,
 ) -> Path:
     """A folder of partitions of the first `galaxies` galaxies of the split; rendered once, then cached.
 
@@ -238,13 +238,13 @@ def _render_to(folder: Path, catalogue: Catalogue, size: int, seed: int, progres
 def _render_partitions(folder: Path, catalogue: Catalogue, size: int, seed: int, progress: Progress) -> None:
     total, buffered, number = len(catalogue), [], 0
     pending = 0
-    done = 0
+    finished = 0
     for block in render(catalogue, seed):
         buffered.append(block)
         pending += len(block)
-        done += len(block)
-        progress(done, total)
-        while pending >= size or (done == total and pending):
+        finished += len(block)
+        progress(finished, total)
+        while pending >= size or (finished == total and pending):
             images = np.concatenate(buffered)
             start = number * size
             number += 1

@@ -81,7 +81,7 @@ def _figures(column: Column) -> _Figures | None:
 
 
 def look(source: Path, reading: Reading, model: Path = layouts.BUNDLED) -> Summary:
-    """What `data prepare` would say of the first 2,048 galaxies. Raises SourceError if it refuses them."""
+    """What `data prepare` would report for the first 2,048 galaxies. Raises SourceError if it refuses them."""
     layout = layouts.read(model)
     with opened_source(source, reading, layout) as table:
         galaxies = Galaxies(table, reading, layout)

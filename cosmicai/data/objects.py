@@ -30,13 +30,15 @@ class ObjectsError(ValueError):
     """A column cannot be kept; the message names the reason."""
 
 
-def column_name(given: str, used: Sequence[str]) -> str:
+def column_name(source_name: str, used: Sequence[str]) -> str:
     """The name of a kept column in partitions and results. Raises ObjectsError if another one has it."""
-    name = re.sub(r"[^A-Za-z0-9_.+-]", "_", given)[:57]
+    name = re.sub(r"[^A-Za-z0-9_.+-]", "_", source_name)[:57]
     if is_reserved(name) or name.lower() in POSITIONS:
         name = f"source_{name}"
     if not is_name(name) or name.lower() in {one.lower() for one in used}:
-        raise ObjectsError(f"{given} would be the column {name or 'without a name'}, and there is one already")
+        raise ObjectsError(
+            f"{source_name} would be the column {name or 'without a name'}, and there is one already"
+        )
     return name
 
 

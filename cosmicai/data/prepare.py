@@ -29,7 +29,7 @@ from cosmicai.data.summary import Sample, Summary
 from inference.data.objects import Objects
 
 Progress = Callable[[int, int], None]
-"""Called with (done, total) galaxies."""
+"""Called with (finished, total) galaxies."""
 
 MIB = 1024 * 1024
 _BLOCK_BYTES = 8 << 20  # read at once; a partition is put together of such blocks

@@ -1,4 +1,4 @@
-"""What the user says of a source: names of columns, bands, units, sizes, markers."""
+"""What the user states about a source: names of columns, bands, units, sizes, markers."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Machine:
     read_bytes_per_second: float = math.inf
 
     def crowding(self, beside: Number, threads: float) -> Number:
-        """How many times longer than on cores of its own one of so many ranks, with so many threads, takes.
+        """How many times longer a rank takes with `beside` ranks at once than on cores of its own.
 
         Linux gives each session, as a rank or another program is, the same share of the cores (sched(7)).
         """

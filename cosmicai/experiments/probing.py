@@ -236,7 +236,7 @@ def _run(target: Target, s3: Any, data: str, results: str, collectives: str) -> 
     }  # fmt: skip
     machine = target.client("stepfunctions")
     arn = client.start(target, payload, f"probe-{time.time_ns()}")
-    ended = client.follow(machine, s3, arn, payload, lambda done, ranks: None, _POLL_SECONDS)
+    ended = client.follow(machine, s3, arn, payload, lambda ended, ranks: None, _POLL_SECONDS)
     if not ended.succeeded:
         raise ProbeError(f"a run of the probe ended as {ended.status}: {ended.error}: {ended.cause[:500]}")
     execution = machine.describe_execution(executionArn=arn)

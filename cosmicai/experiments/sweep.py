@@ -99,8 +99,8 @@ def sweep(target: Target, grid: Grid, out: Path, progress: Progress) -> Swept:
     }
     cases, rows = grid.cases(), []
     with made(out):
-        for done, case in enumerate(cases):
-            progress(done, len(cases), case.result_path)
+        for finished, case in enumerate(cases):
+            progress(finished, len(cases), case.result_path)
             files = limits[case.partition_mb, case.data_gb]
             rows.append(_row(case, _summary_of(target, s3, stepfunctions, case, files)))
             _write(out, rows)

@@ -42,7 +42,7 @@ _MEASURES = (
     Measure("total_process_memory (MB)", "Peak memory", "of the largest rank", "MB"),
     Measure("total (USD)", "Cost", "of a run at list prices", "USD"),
 )
-_AXES = {"batch_size": "batch size, galaxies", "partition_mb": "partition, MB", "data_gb": "data, GB"}
+_AXES = {"batch_size": "batch size, galaxies", "partition_mb": "partition size, MB", "data_gb": "data, GB"}
 _WON = {"duration (seconds)": "fastest", "total (USD)": "cheapest"}
 
 
@@ -132,7 +132,7 @@ def _body(rows: list[Json], cases: list[Json], axes: list[str]) -> str:
     ]
     for axis in axes:
         sections = "".join(_section(axis, measure) for measure in _MEASURES)
-        parts.append(f'<h2>By {escaped(_AXES[axis])}</h2><div class="pair">{sections}</div>')
+        parts.append(f'<h2>By {escaped(_AXES[axis].partition(",")[0])}</h2><div class="pair">{sections}</div>')
     return "\n".join([*parts, _table(cases)])
 
 
@@ -174,7 +174,7 @@ def _row(case: Json, best: bool) -> str:
         f"{case['partition_mb']:g}",
         f"{case['batch_size']:,}",
         spread("duration (seconds)", ",.1f"),
-        spread("total (USD)", ",.4f"),
+        spread("total (USD)", _usd_form(case["total (USD) mean"])),
         spread("images_per_second", ",.0f"),
         spread("total_process_memory (MB)", ",.0f"),
         f"{case['data_gb']:.3g}",
@@ -183,6 +183,11 @@ def _row(case: Json, best: bool) -> str:
     )
     kind = ' class="best"' if best else ""
     return f"<tr{kind}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _usd_form(usd: float) -> str:
+    """The format that shows as many digits as usd_text."""
+    return f",.{len(usd_text(usd).partition('.')[2])}f"
 
 
 def _chart(rows: list[Json], axis: str, measure: Measure) -> Json:
@@ -233,23 +238,26 @@ def _picture(path: Path, rows: list[Json], axis: str) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 8), layout="constrained")
+    values = sorted({row[axis] for row in rows})
     places = figure.subplots(2, 2)
     for place, measure in zip(places.flat, _MEASURES, strict=True):
         for name, group in _lines(rows, axis):
-            _draw(place, group, axis, measure.column, name)
+            _draw(place, group, axis, values, measure.column, name)
         title = f"{measure.title} {measure.what}"
-        place.set(title=title, xlabel=_AXES[axis], ylabel=measure.unit, ylim=(0, None))
+        place.set(title=title, xlabel=_AXES[axis], ylabel=measure.unit, ylim=(0, 1.05 * place.get_ylim()[1]))
+        place.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+        place.margins(x=0.1)
         place.grid(alpha=0.3)
     places.flat[0].legend(fontsize="small")
     figure.savefig(path, dpi=120)
 
 
-def _draw(place: Any, rows: list[Json], axis: str, column: str, name: str) -> None:
-    """The means with their spread, and every run as a point."""
-    xs = sorted({row[axis] for row in rows})
-    values = [[row[column] for row in rows if row[axis] == x] for x in xs]
-    means = [statistics.fmean(each) for each in values]
-    spread = [statistics.stdev(each) if len(each) > 1 else 0.0 for each in values]
-    drawn = place.errorbar(xs, means, spread, marker="o", capsize=3, label=name)
-    points = [(x, value) for x, each in zip(xs, values, strict=True) for value in each]
+def _draw(place: Any, rows: list[Json], axis: str, values: list[Any], column: str, name: str) -> None:
+    """The means with their spread, and every run as a point; values: the axis has them at equal distances."""
+    at = {x: [row[column] for row in rows if row[axis] == value] for x, value in enumerate(values)}
+    at = {x: each for x, each in at.items() if each}
+    means = [statistics.fmean(each) for each in at.values()]
+    spread = [statistics.stdev(each) if len(each) > 1 else 0.0 for each in at.values()]
+    drawn = place.errorbar(list(at), means, spread, marker="o", capsize=3, label=name)
+    points = [(x, value) for x, each in at.items() for value in each]
     place.scatter(*zip(*points, strict=True), s=12, alpha=0.5, color=drawn[0].get_color())

@@ -152,7 +152,7 @@ def calibrate_folder(
     files: Sequence[Path],
     command: str,
     seed: int = 0,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda finished, total: None,
     tell: Callable[[str], None] = lambda note: None,
 ) -> Calibration:
     """Writes calibration.json and novelty.json of a model folder, and records it in its card.
@@ -196,7 +196,7 @@ def calibrate_folder(
 
 
 def calibrate(
-    network: str, galaxies: Predicted, seed: int = 0, progress: Progress = lambda done, total: None
+    network: str, galaxies: Predicted, seed: int = 0, progress: Progress = lambda finished, total: None
 ) -> Calibration:
     """The calibration of a network (`network_digest`) from galaxies that it was not trained on."""
     spread = exact_nmad(galaxies.z_pred.tolist(), galaxies.redshift.tolist()) or 0.0

@@ -73,7 +73,7 @@ def _concerns(path: Path, error: OSError) -> bool:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A file to write to, which replaces `path` at the end; after an error, nothing of it stays."""
+    """A file to write to, which replaces `path` at the end; after an error, it is removed."""
     scratch = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}{path.suffix}")
     with writing(path), made(path.parent):
         try:

@@ -62,7 +62,7 @@ def _recorded(folder: Path) -> _Record:
 
 
 def _results_in(folder: Path, ranks: int | None = None) -> set[str]:
-    """The files of a folder that are named like those of a run; ranks: of so many."""
+    """The files of a folder that are named like those of a run with `ranks` ranks; None: with any number."""
     places = [path for below_ in (".", "predictions", "failures") for path in (folder / below_).glob("*")]
     names = (path.relative_to(folder).as_posix() for path in places if path.is_file())
     matches = [match for match in map(_OF_A_RUN.fullmatch, names) if match]

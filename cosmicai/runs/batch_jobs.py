@@ -44,7 +44,7 @@ class Jobs:
 
     def look(self, bucket: str, folder: str, recorded: Collection[int]) -> Seen:
         """recorded: ranks that have left a record of their failure. Raises botocore's errors."""
-        if self.denied or not self._found(bucket, folder):
+        if self.denied or not self._is_submitted(bucket, folder):
             return Seen()
         try:
             return self._look(recorded)
@@ -72,7 +72,7 @@ class Jobs:
         pages = self._batch.get_paginator("list_jobs").paginate(arrayJobId=self._job, jobStatus="FAILED")
         return [one["jobId"] for page in pages for one in page["jobSummaryList"]]
 
-    def _found(self, bucket: str, folder: str) -> bool:
+    def _is_submitted(self, bucket: str, folder: str) -> bool:
         """Whether the execution has submitted its job, whose ranks manifest.json then names."""
         if self._job is None:
             pages = self._stepfunctions.get_paginator("get_execution_history").paginate(executionArn=self._arn)

@@ -15,7 +15,7 @@ _POLL_SECONDS = 1.0
 
 Json = dict[str, Any]
 Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
+"""Called with (finished, total)."""
 
 
 class RunError(RuntimeError):

@@ -121,7 +121,7 @@ class Run:
         self,
         out: str | Path | None = None,
         overwrite: bool = False,
-        progress: Progress = lambda done, total: None,
+        progress: Progress = lambda finished, total: None,
     ) -> Results:
         """Downloads the run's files, and those of no other run, and adds Results.json and inference.png.
 

@@ -36,7 +36,7 @@ _NO_ID = object()
 
 Json = dict[str, Any]
 Progress = Callable[[int, int], None]
-"""Called with (done, total) objects."""
+"""Called with (finished, total) objects."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def download(
     folder: str,
     name: str,
     target: Path,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda finished, total: None,
     finish: Callable[[Path], None] = lambda folder: None,
     overwrite: bool = False,
 ) -> Downloaded:
@@ -91,12 +91,12 @@ def download(
     files, left_out = list[Path](), dict[str, str]()
     with run_folder(target, str(run["run_id"]), overwrite) as scratch:
         with ThreadPoolExecutor(_TRANSFERS) as pool:
-            for done, (name, reason) in enumerate(zip(times, pool.map(fetch, times), strict=True), 1):
+            for finished, (name, reason) in enumerate(zip(times, pool.map(fetch, times), strict=True), 1):
                 if reason is None:
                     files.append(target / name)
                 else:
                     left_out[f"{folder}/{name}"] = reason
-                progress(done, len(times))
+                progress(finished, len(times))
         finish(scratch)
     return Downloaded(files, left_out)
 

@@ -94,7 +94,7 @@ def infer(
     device: str = "cpu",
     engine: str = "auto",
     precision: str = "auto",
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda finished, total: None,
     max_bad_fraction: float = 0.05,
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda note: None,
@@ -184,11 +184,11 @@ def _computed(
     with pool(processes) as workers:
         ranks = {workers.submit(_infer_one, event, threads, device, moved): event.rank for event in events}
         try:
-            for done, rank in enumerate(as_completed(ranks), 1):
+            for finished, rank in enumerate(as_completed(ranks), 1):
                 failure = _failure(rank)
                 if failure is not None:
                     failures[ranks[rank]] = failure
-                progress(done, len(events))
+                progress(finished, len(events))
         except BaseException:
             workers.shutdown(cancel_futures=True)
             raise

@@ -21,7 +21,7 @@ def load_results(
     *,
     overwrite: bool = False,
     session: Any = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda finished, total: None,
 ) -> Results:
     """The results in a folder, under s3://bucket/path, or of a run.
 

@@ -15,7 +15,7 @@ from typing import Any
 from cosmicai.deploy.target import Target
 from cosmicai.runs import batch_jobs
 from cosmicai.runs.client import overwritten
-from summarize.contract.images import counted, images_text, is_exact
+from summarize.contract.images import are_redshifts, counted, images_text, is_exact
 from summarize.contract.pricing import cost
 from summarize.contract.rank_info import MOST_BYTES, RankInfo, is_result, parse
 from summarize.contract.run_records import Run, Summary
@@ -36,7 +36,7 @@ Json = dict[str, Any]
 class Snapshot:
     """A run at one moment; counts of ranks are None until they are planned.
 
-    taken_by: the run that has since overwritten the result path; nothing of this one can then be counted.
+    taken_by: the run that has since overwritten the result path; then no part of this run can be counted.
 
     seconds: of this execution. wall_seconds: from the run's start to its last rank's end, as in summary.json
     and report.html; None until there is a summary. usd_so_far: of the ranks that have finished and the
@@ -57,6 +57,7 @@ class Snapshot:
     pending: int | None = None
     images: int | None = 0  # None if no rank gives a number; a user's script may not
     images_from: dict[str, int] = field(default_factory=dict)  # ranks by the field they were counted by
+    are_redshifts: bool = True  # what the model gives of each image; an imported network may give other things
     images_per_second: float | None = 0.0
     gigabytes_read: float = 0.0
     usd_so_far: float = 0.0
@@ -171,6 +172,7 @@ class Watcher:
         failures = {rank: record for rank, record in self._failures.items() if rank not in self._results}
         snapshot.ranks, snapshot.done = self._run.world_size, len(infos)
         snapshot.images, snapshot.images_from = counted(infos)
+        snapshot.are_redshifts = are_redshifts(infos)
         exact = snapshot.images is not None and is_exact(snapshot.images_from)
         snapshot.images_per_second = (snapshot.images or 0) / max(snapshot.seconds, 1e-3) if exact else None
         host = snapshot.seconds if self._run.channel == "direct" else 0.0

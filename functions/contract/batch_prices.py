@@ -37,12 +37,12 @@ INSTANCE_NOTE = (
     "images' download, and not its start, its disk, and the minutes until AWS Batch ends it"
 )
 INSTANCE_SPOT_NOTE = (
-    "the price of EC2 Spot changes with supply and demand; the cost is at the on-demand price, above which "
-    "Spot never is"
+    "the price of EC2 Spot changes with supply and demand; the cost is at the on-demand price, which Spot "
+    "never exceeds"
 )
 SPOT_NOTE = (
-    "Fargate Spot's price changes with supply and demand; the cost is at Fargate's on-demand price, which Spot "
-    "is up to 70 % below"
+    "the price of Fargate Spot changes with supply and demand; the cost is at the on-demand price, and Spot "
+    "costs up to 70 % less"
 )
 
 

@@ -59,7 +59,7 @@ class Candidate:
     usd: float
 
     def __str__(self) -> str:
-        return f"{self.channel} {seconds_text(self.seconds)} and {usd_text(self.usd)}"
+        return f"{seconds_text(self.seconds)} and {usd_text(self.usd)} with {self.channel}"
 
 
 @dataclass(frozen=True)
@@ -94,15 +94,15 @@ def choose(ranks: Ranks, host: Host, script: bool = False) -> Choice:
         )
     candidates = [_candidate(channel, ranks, host.state) for channel in possible]
     best = min(candidates, key=lambda one: one.seconds * one.usd)
-    return Choice(best.channel, _reason(best, candidates, ranks, about), candidates)
+    return Choice(best.channel, _reason(candidates, ranks, about), candidates)
 
 
-def _reason(best: Candidate, candidates: Iterable[Candidate], ranks: Ranks, about: str) -> str:
+def _reason(candidates: Iterable[Candidate], ranks: Ranks, about: str) -> str:
     least, most = ranks.speed.images_per_second_vcpu
     estimates = ", ".join(map(str, candidates))
     return (
-        f"{best.channel} has the smallest product of time and cost: the run would take {estimates}; {about}; "
-        f"{ranks.speed.source}, {least:,.0f} to {most:,.0f} images/s per vCPU"
+        f"it has the smallest product of time and cost ({estimates}); {about}; estimated with "
+        f"{ranks.speed.source}: {least:,.0f} to {most:,.0f} images/s per vCPU"
     )
 
 

@@ -1,7 +1,7 @@
 """How good the classes of a network are, as a state that ranks can add up, and the usual measures from it.
 
 Counts and sums are whole numbers, the sums of UNIT, so that they do not depend on the order in which ranks are
-added. Standard library alone.
+added. Uses only the standard library.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Classification:
         """Of objects whose class is known. true, predicted: numbers of classes; of_true: the probability of the
         true class; brier: the sum of an object's squared differences."""
         state = cls(column, tuple(classes))
-        for is_class, given, probability, square in zip(true, predicted, of_true, brier, strict=True):
-            state.confusion[len(classes) * is_class + given] += 1
+        for is_class, predicted_class, probability, square in zip(true, predicted, of_true, brier, strict=True):
+            state.confusion[len(classes) * is_class + predicted_class] += 1
             state.log_loss += int(-math.log(min(1.0, max(probability, LEAST_PROBABILITY))) / UNIT)
             state.brier += int(square / UNIT)
         return state
@@ -138,7 +138,7 @@ class Classification:
 
     @classmethod
     def from_json(cls, content: Any) -> Classification:
-        """Raises ValueError for whatever `to_json` has not made."""
+        """Raises ValueError for anything that `to_json` would not write."""
         if required(content, "unit") != UNIT:
             raise ValueError(f"classification: unit is not {UNIT}")
         column, classes = required(content, "column"), required(content, "classes")

@@ -103,16 +103,16 @@ class Ranks:
 
 
 def vcpus(memory_mb: float) -> float:
-    """That a function with this memory has; less than one is a share of one."""
+    """The vCPUs of a function with this memory; less than one is a share of one."""
     return memory_mb / MB_PER_VCPU
 
 
 def network_seconds(size: float) -> float:
-    """That a function takes to read so many bytes."""
+    """The seconds that a function takes to read `size` bytes."""
     burst = min(size, BURST_BYTES)
     return burst / BURST_BYTES_PER_SECOND + (size - burst) / BYTES_PER_SECOND
 
 
 def gets_of(size: float) -> int:
-    """Requests by which a rank reads its partitions of so many bytes, and its model."""
+    """The requests by which a rank reads its partitions, `size` bytes in all, and its model."""
     return math.ceil(size / GET_BYTES) + 2

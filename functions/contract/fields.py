@@ -130,8 +130,8 @@ def _count(value: Any) -> int | None:
     """A whole number from 0, also as text: a script may write what it read from its environment."""
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,16}", value):
         return int(value)
-    given = number(value)
-    return int(given) if given is not None and 0 <= given <= _LARGEST_COUNT and given % 1 == 0 else None
+    count = number(value)
+    return int(count) if count is not None and 0 <= count <= _LARGEST_COUNT and count % 1 == 0 else None
 
 
 def _read(kind: Any, value: Any, signed: bool) -> Any:

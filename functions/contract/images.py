@@ -38,6 +38,11 @@ def counted(infos: Iterable[RankInfo]) -> tuple[int | None, dict[str, int]]:
     return (None if sources and not known else total), dict(sources)
 
 
+def are_redshifts(infos: Iterable[RankInfo]) -> bool:
+    """Whether the model gives redshifts; an imported network may give other things alone."""
+    return not any(info.columns and "z_pred" not in info.columns for info in infos)
+
+
 def is_exact(sources: dict[str, int]) -> bool:
     """Whether every rank has reported its exact number of images."""
     return set(sources) <= {ENGINE, "num_samples"}

@@ -1,7 +1,7 @@
 """What an imported network takes of a partition, and what its outputs are in a catalogue.
 
-`cosmicai model import-onnx` writes it into graphs.json, and ranks go by it. Without one a model folder is that
-of an AstroMAE network: images and magnitudes to a redshift. Standard library alone.
+`cosmicai model import-onnx` writes it into graphs.json, and ranks use it. Without one a model folder is that
+of an AstroMAE network: images and magnitudes to a redshift. Uses only the standard library.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KINDS = {
     REDSHIFT: "the redshift, which becomes z_pred",
     REGRESSION: "another quantity, a number per object",
     CLASSIFICATION: "the probabilities of classes",
-    VALUES: "numbers that are compared with nothing",
+    VALUES: "numbers without true values",
 }
 MOST_CLASSES = 100  # each is a column, and FITS has 999 at most
 MOST_VALUES = 1 << 24  # of one object in a tensor

@@ -1,4 +1,4 @@
-"""What networks are measured by, according to what they give. Standard library alone."""
+"""What networks are measured by, according to what they give. Uses only the standard library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of columns in partitions and predictions. Standard library alone."""
+"""Names of columns in partitions and predictions. Uses only the standard library."""
 
 from __future__ import annotations
 

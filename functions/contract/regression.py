@@ -1,7 +1,7 @@
 """The accuracy of a network's numbers other than redshifts, as a state that ranks can add up.
 
-Sums are whole numbers of UNIT, so that they do not depend on the order in which ranks are added. Standard
-library alone.
+Sums are whole numbers of UNIT, so that they do not depend on the order in which ranks are added. Uses only
+the standard library.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Regression:
 
     @classmethod
     def from_json(cls, content: Any) -> Regression:
-        """Raises ValueError for whatever `to_json` has not made."""
+        """Raises ValueError for anything that `to_json` would not write."""
         if required(content, "unit") != UNIT or not isinstance(required(content, "column"), str):
             raise ValueError(f"regression: unit is not {UNIT}, or column is not a string")
         sums = {name: whole(content, name, _LARGEST_SUM) for name in _SUMS}

@@ -12,14 +12,14 @@ from .pricing import Cost
 
 
 def text_of(collectives: Json | None, name: str) -> str | None:
-    """A text of a run's collectives; None where there is none."""
+    """A text of a run's collectives; None if there is none."""
     text = (collectives or {}).get(name)
     return text if isinstance(text, str) else None
 
 
 _CHANNEL = (
-    "the channel; for `auto`, or where it is another than the payload's, why; and what the run would take and "
-    "cost with each"
+    "the channel; for `auto`, or if it differs from the payload's, the reason; and the estimated time and cost "
+    "of the run with each channel"
 )
 
 

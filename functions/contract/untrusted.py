@@ -91,7 +91,7 @@ def _cleaned(value: Any, place: str, depth: int, faults: list[str]) -> Any:
 
 
 def _is_plain(values: Collection[Any]) -> bool:
-    """Whether nothing of them is left out or replaced."""
+    """Whether all values stay as they are: none is left out or replaced."""
     kinds = set(map(type, values)) - _PLAIN
     return not kinds or (kinds == {str} and "".join(one for one in values if type(one) is str).isascii())
 

@@ -123,7 +123,7 @@ def probabilities(output: Output, raw: Floats) -> Floats:
 
 
 def _most_probable(values: Floats) -> NDArray[np.intp]:
-    """(N,): the number of the class, the first of equals; -1 where there is none."""
+    """(N,): the number of the class, the first of equals; -1 if there is none."""
     known = np.asarray(np.isfinite(values).all(1))
     return np.where(known, np.where(known[:, None], values, 0).argmax(1), -1)
 

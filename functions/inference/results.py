@@ -274,5 +274,5 @@ class Results:
         )
 
     def distribution(self) -> Any:
-        """The histogram of the predicted redshifts, as JSON; None where there are none."""
+        """The histogram of the predicted redshifts, as JSON; None if there are none."""
         return Predicted.of(self._measured()[0]).to_json() if self.gives_redshift else None

@@ -111,8 +111,8 @@ class Predictor:
         self._columns = ("z_pred",) if mapping is None else mapping.columns
 
     def predictions(self, body: bytes) -> Table:
-        """id, z_pred and flags of each galaxy of a partition file; of an imported network its columns, but for
-        vectors, in place of z_pred. Raises PartitionError."""
+        """id, z_pred and flags of each galaxy of a partition file. For an imported network, its columns except
+        vectors replace z_pred. Raises PartitionError."""
         self._request = _Request(body)
         try:
             Rank(self._event, self._sandbox).run()
@@ -121,8 +121,8 @@ class Predictor:
             self._request = _Request(b"")
         with np.load(written) as arrays:
             ids = arrays["id"] if "id" in arrays else arrays["index"]
-            given = {name: arrays[name] for name in self._columns if arrays[name].ndim == 1}
-            return {"id": ids, **given, "flags": arrays["flags"]}
+            columns = {name: arrays[name] for name in self._columns if arrays[name].ndim == 1}
+            return {"id": ids, **columns, "flags": arrays["flags"]}
 
 
 class _Request(Storage):

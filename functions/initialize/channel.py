@@ -41,7 +41,7 @@ def collectives(
         if at_once < ranks:
             return {
                 "channel": "s3",
-                "reason": f"only {at_once} of {ranks} ranks can run at once, so messages wait in S3",
+                "reason": f"only {at_once:,} of {ranks:,} ranks can run at once, so messages wait in S3",
             }
     if asked == "direct" and not deployed.has_rendezvous:
         return {"channel": "s3", "reason": _NO_HOST.description}

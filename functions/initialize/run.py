@@ -21,7 +21,7 @@ from .contract.s3 import put_if, put_json, put_list, read
 from .contract.untrusted import UntrustedError
 from .deployed import Deployed
 from .payload import PayloadError, defaults, resolve
-from .plan import data_map, deal, list_partitions, rank_events
+from .plan import check_model, data_map, deal, list_partitions, rank_events
 from .speed import speed
 
 SCHEMA_VERSION = 1
@@ -48,6 +48,7 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     resume, bucket, folder = resolved["resume"], resolved["bucket"], resolved["result_path"]
     earlier, version = _earlier(s3, resolved, run_id, deployed)
     check_catalogue(s3, resolved)
+    check_model(s3, resolved)
     run = _resumed(earlier, resolved) if resume else _planned(s3, resolved, run_id, started)
     ranks: Sequence[int] = _missing(s3, run) if resume else range(run.world_size)
     # Lambda would throttle more than can run at once; they would be tried again, and start in any order.

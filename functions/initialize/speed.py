@@ -71,7 +71,7 @@ def _of_card(s3: Any, bucket: str, model: str | None) -> Speed | None:
 
 
 def _read(s3: Any, bucket: str, key: str) -> Any:
-    """The JSON object; None where there is none, or none that can be used."""
+    """The JSON object; None if it is missing or cannot be used."""
     try:
         return load(read_small(s3, bucket, key, _MOST_BYTES), _MOST_BYTES, _MOST_DIGITS)[0]
     except (UntrustedError, ValueError, BotoCoreError, *BROKEN) as error:

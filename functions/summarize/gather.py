@@ -115,8 +115,8 @@ def _write(
         partial(_remember, s3, bucket.name, run, content, infos),
         partial(_delete_private, s3, bucket.name, f".cosmicai/{run.run_id}/"),
     ]
-    for done in [bucket.pool.submit(task) for task in tasks]:
-        done.result()
+    for written in [bucket.pool.submit(task) for task in tasks]:
+        written.result()
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def _objects(bucket: _Bucket, keys: Listed, prefix: str, run: Run) -> Iterator[_
 
 
 def _of_run(reduced: Json | None, run: Run) -> Json | None:
-    """metrics.json, where it is of this very run."""
+    """metrics.json, if it belongs to this run; otherwise None."""
     return reduced if reduced is not None and reduced.get("run_id") == run.run_id else None
 
 

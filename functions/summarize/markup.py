@@ -44,7 +44,7 @@ def filled(template: str, parts: dict[str, str]) -> str:
 
 def chart(name: str, title: str, note: str, kind: str = "") -> str:
     return (
-        f'<section><h2>{escaped(title)}</h2><p class="note">{escaped(note)}</p>'
+        f'<section><h2>{escaped(title)}</h2><p class="note">{escaped(note).replace(" %", "&nbsp;%")}</p>'
         f'<div class="chart {kind}" id="{name}"></div></section>'
     )
 
@@ -55,6 +55,7 @@ def table(
     rows: Iterable[Sequence[str]],
     bad: bool = False,
     numbers: slice = slice(1),
+    note: str = "",
 ) -> str:
     """A section with a table. Escapes the cells. numbers: the columns that hold numbers, by default the first."""
     kinds = [_TEXT] * len(columns)
@@ -63,18 +64,37 @@ def table(
         f'<th scope="col"{kind}>{escaped(column)}</th>' for kind, column in zip(kinds, columns, strict=True)
     )
     body = "".join(
-        f"<tr>{''.join(f'<td{kind}>{escaped(cell)}</td>' for kind, cell in zip(kinds, row, strict=True))}</tr>"
+        f"<tr>{''.join(f'<td{kind}>{wrapped(cell)}</td>' for kind, cell in zip(kinds, row, strict=True))}</tr>"
         for row in rows
     )
     return (
-        f'<section><h2{_BAD if bad else ""}>{escaped(title)}</h2><div class="scroll"><table><thead><tr>{head}</tr>'
+        f'{_heading(title, note, bad)}<div class="scroll"><table><thead><tr>{head}</tr>'
         f"</thead><tbody>{body}</tbody></table></div></section>"
     )
+
+
+def facts(title: str, rows: Iterable[tuple[str, str]], bad: bool = False) -> str:
+    """A section with a name and a value a line. Escapes both."""
+    body = "".join(
+        f'<tr><th scope="row">{escaped(name)}</th><td{_TEXT}>{wrapped(value)}</td></tr>' for name, value in rows
+    )
+    return f'{_heading(title, "", bad)}<table class="facts"><tbody>{body}</tbody></table></section>'
+
+
+def _heading(title: str, note: str, bad: bool) -> str:
+    """The beginning of a section."""
+    explained = f'<p class="note">{escaped(note)}</p>' if note else ""
+    return f"<section><h2{_BAD if bad else ''}>{escaped(title)}</h2>{explained}"
 
 
 def escaped(value: object) -> str:
     """The value as HTML text."""
     return html.escape(str(value))
+
+
+def wrapped(value: object) -> str:
+    """The value as HTML text whose lines may end after a slash, as in long paths."""
+    return escaped(value).replace("/", "/<wbr>")
 
 
 def embedded(content: object) -> str:

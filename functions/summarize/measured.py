@@ -49,17 +49,22 @@ def class_tables(accuracy: Json | None, source: str) -> list[str]:
         )
         for one in classes
     ]
-    title = f"Classes of {column}: {accuracy['count']:,} objects whose class is known; metrics from {source}"
-    tiles = [
-        table(title, ("class", "objects", "predicted", "precision", "recall", "F1"), rows, numbers=_AFTER_FIRST)
-    ]
+    note = f"{accuracy['count']:,} objects whose class is known; metrics from {source}."
+    heads = ("class", "true", "predicted", "precision", "recall", "F1")
+    per_class = table(f"Classes of {column}", heads, rows, numbers=_AFTER_FIRST, note=note)
     if len(classes) > _MOST_CLASSES:
-        return tiles
+        return [per_class]
     names = [one["class"] for one in classes]
     counts = (
         (name, *(f"{count:,}" for count in row)) for name, row in zip(names, accuracy["confusion"], strict=True)
     )
     return [
-        *tiles,
-        table(f"True {column}, and what was predicted", ("true class", *names), counts, numbers=_AFTER_FIRST),
+        per_class,
+        table(
+            f"Confusion matrix of {column}",
+            ("true ↓ predicted →", *names),
+            counts,
+            numbers=_AFTER_FIRST,
+            note="Objects by their true class (a row each) and their predicted class (a column each).",
+        ),
     ]

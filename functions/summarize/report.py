@@ -7,16 +7,17 @@ from typing import Any
 
 from .contract.figures import seconds_text, usd_text
 from .contract.flags import BAD, FLAGS, name
-from .contract.images import counted, images_in_words, is_exact, samples
+from .contract.images import are_redshifts, counted, images_in_words, is_exact, samples
 from .contract.limits import PHASES
 from .contract.mapping import REDSHIFT
 from .contract.metrics import kind_of
 from .contract.probabilities import INTERVALS
 from .contract.rank_info import RankInfo
 from .contract.run_records import Summary, text_of
-from .markup import PAGE, chart, escaped, page, table
+from .markup import PAGE, chart, escaped, facts, page, table, wrapped
 from .measured import EXPLAINED, class_tables, tiles
 from .report_data import (
+    FEWEST,
     LAST_CELL,
     chart_data,
     drawn_at_the_edge,
@@ -66,7 +67,9 @@ def _body(summary: Summary, infos: list[RankInfo]) -> str:
     parts += [_flags(summary), *class_tables(summary.accuracy, summary.metrics_source)]
     parts += [*_accuracy_charts(summary), *_probability_charts(summary), *_predicted_chart(summary)]
     parts += _rank_charts(infos)
-    return "\n".join([*parts, _cost(summary), _channel(summary), _ranks(infos), _payload(summary, infos)])
+    return "\n".join(
+        [*parts, _cost(summary, infos), _channel(summary), _ranks(infos), _payload(summary, infos)]
+    )
 
 
 def _accuracy_charts(summary: Summary) -> list[str]:
@@ -76,10 +79,11 @@ def _accuracy_charts(summary: Summary) -> list[str]:
     outside = f"Galaxies outside ±0.3, which are not drawn: {beyond:,}." if beyond else "All are drawn."
     edge = f" The last row and column hold all above {LAST_CELL:g}." if drawn_at_the_edge(summary) else ""
     count, source = summary.accuracy["count"], summary.metrics_source
-    known = f"{count:,} galaxies whose true redshift is known; metrics from {source}."
+    known = f"{count:,} galaxies whose true redshift is known; metrics from {source}. Colours are logarithmic."
+    lines = " Dashed lines: the limits of outliers."
     return [
         '<div class="pair">',
-        chart("density", "Predicted against true redshift", f"{known}{edge}", "tall"),
+        chart("density", "Predicted against true redshift", f"{known}{lines}{edge}", "tall"),
         chart(
             "errors",
             "Distribution of the error",
@@ -90,7 +94,7 @@ def _accuracy_charts(summary: Summary) -> list[str]:
         chart(
             "bins",
             "Accuracy by true redshift",
-            "NMAD is the scatter, bias the mean error; both should be near 0.",
+            f"NMAD is the scatter, bias the mean error; both should be near 0.{_few(summary.accuracy['by redshift'])}",
         ),
     ]
 
@@ -101,20 +105,30 @@ def _probability_charts(summary: Summary) -> list[str]:
     if not measures or not measures["count"]:
         return []
     shares = (
-        f"{measures[f'coverage {one}']:.1%} of the galaxies are in their interval of {one}" for one in INTERVALS
+        f"{100 * measures[f'coverage {one}']:.1f} % of the galaxies are in their interval of {one}"
+        for one in INTERVALS
     )
     pit = (
         "The probability that p(z) puts below the true redshift, by tenth. Flat is calibrated: Kolmogorov-Smirnov "
         f"{measures['PIT KS']:.4f}, CDE loss {measures['CDE loss']:.3f}, CRPS {measures['CRPS']:.4f}."
     )
+    band = "The magnitude is that of the fourth band (i of ugriz), or of the last."
+    dashed = "The dashed lines are at 68 % and 95 %, where a calibrated p(z) is."
+    by_magnitude, by_redshift = measures["coverage by magnitude"], measures["coverage by predicted redshift"]
     return [
         '<div class="pair">',
         chart("pit", "Calibration of p(z): PIT", pit),
-        chart("coverage", "Coverage by magnitude", f"{'; '.join(shares)}."),
+        chart("coverage", "Coverage by magnitude", f"{'; '.join(shares)}. {band}{_few(by_magnitude)}"),
         "</div>",
-        chart("coverage-z", "Coverage by predicted redshift", "The dashed lines are what the intervals state."),
+        chart("coverage-z", "Coverage by predicted redshift", f"{dashed}{_few(by_redshift)}"),
         *([chart("nz", "n(z)", "The mean of p(z) over all galaxies.")] if measures["n(z)"] else []),
     ]
+
+
+def _few(bins: list[Json]) -> str:
+    """That some bins are not drawn; '' if all are."""
+    few = any(one["count"] < FEWEST for one in bins)
+    return f" Bins of fewer than {FEWEST} galaxies are not drawn." if few else ""
 
 
 def _predicted_chart(summary: Summary) -> list[str]:
@@ -152,17 +166,18 @@ def _rank_charts(infos: list[RankInfo]) -> list[str]:
 
 def _head(summary: Summary) -> str:
     wall = summary.wall_seconds
-    started = str(summary.started).replace("T", " ").replace("Z", " UTC")
-    facts = [str(summary.payload.get("data_prefix", "")), f"started {started}"]
+    prefix = summary.payload.get("data_prefix")
+    started = str(summary.started).partition(".")[0].replace("T", " ").removesuffix("Z")
+    about = [f"data_prefix {prefix}" if prefix else "", f"started {started} UTC"]
     if wall is not None:
-        facts.append(f"{seconds_text(wall)} from start to the last rank's end")
+        about.append(f"{seconds_text(wall)} from start to the last rank's end")
     if summary.payload.get("backend") == "batch":
-        facts.append("on AWS Batch")
+        about.append("on AWS Batch")
     elif summary.cost is None:
-        facts.append("on one machine, by cosmicai infer")
+        about.append("on one machine, by cosmicai infer")
     return (
         f"<header><h1>Run {escaped(summary.run_id)}</h1>{_badge(summary)}"
-        f'<p class="soft">{escaped(", ".join(filter(None, facts))).replace(" s from", "&nbsp;s from")}</p></header>'
+        f'<p class="soft">{escaped(", ".join(filter(None, about))).replace(" s from", "&nbsp;s from")}</p></header>'
     )
 
 
@@ -188,8 +203,8 @@ def _tiles(summary: Summary, infos: list[RankInfo]) -> str:
     shown, how = images_in_words(images, sources)
     wall = summary.wall_seconds
     rate = images / wall if wall and images is not None and is_exact(sources) else None
-    given = "objects" if any(info.columns and "z_pred" not in info.columns for info in infos) else "redshifts"
-    shown_tiles = {f"images: {how}" if how else given: shown}
+    predicted = "redshifts" if are_redshifts(infos) else "objects"
+    shown_tiles = {f"images: {how}" if how else predicted: shown}
     if accuracy:
         shown_tiles |= tiles(accuracy)
     shown_tiles["images/s of the run"] = "–" if rate is None else f"{rate:,.0f}"
@@ -230,11 +245,16 @@ def _catalogue(summary: Summary) -> str:
     if grown is None:
         return ""
     if grown.fault is not None:
-        rows = [(grown.arrival, grown.place, grown.fault)]
-        return table("The catalogue stays as it was", ("arrival", "catalogue", "why"), rows, bad=True)
-    numbers = (f"{grown.galaxies or 0:,}", f"{grown.version or 0}", f"{grown.replaced_files or 0:,}")
-    heads = ("galaxies", "version of the catalogue", "files replaced", "catalogue", "arrival")
-    return table("The arrival is in its catalogue", heads, [(*numbers, grown.place, grown.arrival)])
+        rows = [("why", grown.fault), ("catalogue", grown.place), ("arrival", grown.arrival)]
+        return facts("The catalogue stays as it was", rows, bad=True)
+    rows = [
+        ("catalogue", grown.place),
+        ("version", f"{grown.version or 0}"),
+        ("galaxies added", f"{grown.galaxies or 0:,}"),
+        ("files replaced", f"{grown.replaced_files or 0:,}"),
+        ("arrival", grown.arrival),
+    ]
+    return facts("The arrival is in its catalogue", rows)
 
 
 def _flags(summary: Summary) -> str:
@@ -255,7 +275,7 @@ def _left_out(summary: Summary) -> str:
     return table(f"Fields left out of {len(ranks):,} rank infos", ("rank", "field and reason"), rows)
 
 
-def _cost(summary: Summary) -> str:
+def _cost(summary: Summary, infos: list[RankInfo]) -> str:
     cost = summary.cost
     if cost is None:
         return ""
@@ -266,16 +286,24 @@ def _cost(summary: Summary) -> str:
         if one.field.unit == "USD" and getattr(cost, one.attribute) is not None
     )
     notes = "".join(f'<p class="note">{escaped(note)}.</p>' for note in cost.notes or [])
+    section = (
+        '<section><h2>Cost</h2><p class="note">USD at the list prices of us-east-1 as of '
+        f"{escaped(cost.prices_as_of)}</p><table><tbody>{own}</tbody></table>{notes}</section>"
+    )
+    if not are_redshifts(infos):
+        return section
+    return f'<div class="pair">{section}{_published(summary, cost.total)}</div>'
+
+
+def _published(summary: Summary, total: float) -> str:
     headings = ("", "ranks", "seconds", "USD billed", "per GB", "USD published")
     head = "".join(f'<th scope="col">{heading}</th>' for heading in headings)
     return (
-        '<div class="pair"><section><h2>Cost</h2><p class="note">USD at the list prices of us-east-1 as of '
-        f"{escaped(cost.prices_as_of)}</p><table><tbody>{own}</tbody></table>{notes}</section>"
         '<section><h2>Compared with published runs</h2><p class="note">AstroMAE on Lambda, a larger network on other '
         f"data, {_PUBLISHED_GB:g} GB. Billed: for the configured memory. Published: for the memory that was used. "
         "–: not known.</p>"
         f'<div class="scroll"><table class="compact"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{_compared(summary, cost.total)}</tbody></table></div></section></div>"
+        f"<tbody>{_compared(summary, total)}</tbody></table></div></section>"
     )
 
 
@@ -290,7 +318,7 @@ def _channel(summary: Summary) -> str:
 def _compared(summary: Summary, total: float) -> str:
     wall, gigabytes = summary.wall_seconds, summary.input_bytes / 1e9
     duration = "–" if wall is None else f"{wall:,.1f}"
-    own = (f"this run, {gigabytes:,.2f} GB", summary.world_size, gigabytes, duration, total, None)
+    own = (f"this run, {gigabytes:,.3g} GB", summary.world_size, gigabytes, duration, total, None)
     rows: list[tuple[str, int, float, str, float | None, float | None]] = [own]
     rows += [
         (name, ranks, _PUBLISHED_GB, seconds, billed, usd) for name, ranks, seconds, usd, billed in _PUBLISHED
@@ -346,7 +374,7 @@ def _rank(info: RankInfo) -> str:
     data = ", ".join(info.data_paths or ())
     data = data if len(data) <= 120 else data[:117] + "…"
     start = "cold" if info.cold_start else "warm"
-    return f'<tr><td>{info.rank}</td>{cells}<td class="text">{start}</td><td class="text">{escaped(data)}</td></tr>'
+    return f'<tr><td>{info.rank}</td>{cells}<td class="text">{start}</td><td class="text">{wrapped(data)}</td></tr>'
 
 
 def _payload(summary: Summary, infos: list[RankInfo]) -> str:

@@ -24,6 +24,7 @@ from .contract.run_records import Summary
 Json = dict[str, Any]
 
 LAST_CELL = (DENSITY_BINS - 1) * DENSITY_WIDTH  # the redshift at which the last cell of the density plot begins
+FEWEST = 10  # galaxies of a bin whose accuracy is drawn: of fewer it is mostly chance
 _ERROR_BIN = 0.005  # of the histogram of scaled errors
 _ERROR_RANGE = 0.3
 _MOST_BARS = 90  # of the histogram of predicted redshifts
@@ -37,6 +38,7 @@ def chart_data(summary: Summary, infos: list[RankInfo]) -> Json:
     return {
         "accuracy": None if metrics is None else summary.accuracy,
         "outlier": OUTLIER_LIMIT,
+        "fewest": FEWEST,
         "density": {
             "width": DENSITY_WIDTH,
             "bins": DENSITY_BINS,

@@ -41,7 +41,7 @@ def step(group: fmi.Group, number: int) -> bool:
     return rows is None or bool((rows[:, 0] == np.arange(SIZE) + number).all())
 
 
-def work(rank: int, name: str, port: int, told: Connection) -> None:
+def work(rank: int, name: str, port: int, sender: Connection) -> None:
     """Operation after operation, until one fails."""
     group = fmi.Group(fmi.Direct(rank, SIZE, name, "127.0.0.1", port, b"secret"), SECONDS)
     number, began, outcome = 0, time.monotonic(), "an error in time"
@@ -57,7 +57,7 @@ def work(rank: int, name: str, port: int, told: Connection) -> None:
             outcome = "an error too late"
     except Exception as error:
         outcome = f"{type(error).__name__}: {error}"
-    told.send(outcome)
+    sender.send(outcome)
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ def _no_info(info: RankInfo) -> RankInfo:
     return replace(info, catalogue=None)
 
 
-def _told(**changes: Any) -> Callable[[RankInfo], RankInfo]:
+def _changing(**changes: Any) -> Callable[[RankInfo], RankInfo]:
     return lambda info: replace(info, catalogue={**info.catalogue, **changes})
 
 
@@ -44,15 +44,15 @@ def _told(**changes: Any) -> Callable[[RankInfo], RankInfo]:
     ("change", "said"),
     [
         (_no_info, "rank 1 does not say what it wrote to the catalogue"),
-        (_told(file="../0.parquet"), "is not the name of a rank's file"),
-        (_told(file="other.parquet"), r"other\.parquet is no longer in the arrival's folder"),
-        (_told(columns={"id": "map"}), "holds a type that a rank does not write"),
-        (_told(columns={"a\nb": "long"}), "holds a name that no column has"),
-        (_told(columns=7), "columns: 7 is not a JSON object"),
-        (_told(rows=-1), "rows: -1 is not a whole number"),
-        (_told(columns={"id": "string"}), "the ranks differ in the column id: long and string"),
-        (_told(network="other"), "the ranks used different networks"),
-        (_told(z_grid=[0.0, 1.0]), "the ranks used different networks"),
+        (_changing(file="../0.parquet"), "is not the name of a rank's file"),
+        (_changing(file="other.parquet"), r"other\.parquet is no longer in the arrival's folder"),
+        (_changing(columns={"id": "map"}), "holds a type that a rank does not write"),
+        (_changing(columns={"a\nb": "long"}), "holds a name that no column has"),
+        (_changing(columns=7), "columns: 7 is not a JSON object"),
+        (_changing(rows=-1), "rows: -1 is not a whole number"),
+        (_changing(columns={"id": "string"}), "the ranks differ in the column id: long and string"),
+        (_changing(network="other"), "the ranks used different networks"),
+        (_changing(z_grid=[0.0, 1.0]), "the ranks used different networks"),
     ],
 )
 def test_what_a_rank_says_is_not_trusted(s3: Any, change: Callable[[RankInfo], RankInfo], said: str) -> None:

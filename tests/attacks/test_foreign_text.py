@@ -203,7 +203,7 @@ def test_the_console_parses_no_markup_and_no_emoji_codes(capsys: pytest.CaptureF
 def test_a_snapshot_keeps_what_json_carries(monkeypatch: pytest.MonkeyPatch) -> None:
     """For scripts nothing is changed: JSON escapes it."""
     target: Any = _Target("FAILED")
-    found = Watcher(target, target.execution["executionArn"]).look()
-    text = json.dumps(found.to_json())
+    snapshot = Watcher(target, target.execution["executionArn"]).look()
+    text = json.dumps(snapshot.to_json())
     assert json.loads(text)["cause"] == target.execution["cause"]
     assert "\x1b" not in text

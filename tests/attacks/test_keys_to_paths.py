@@ -109,11 +109,11 @@ def test_results_are_written_below_their_folder_alone(tmp_path: Path) -> None:
     keys = ["run.json", "predictions/", "predictions/0.npz", "", "a", "a/b"]
     s3 = _S3([f"results/1/{key}" for key in [*keys, "../../outside", f"/{outside}", "x\\..\\y", "x\0y"]])
     target = tmp_path / "work" / "results"
-    found = download(s3, "bucket", "results/1", "r", target)
+    downloaded = download(s3, "bucket", "results/1", "r", target)
     assert _tree(tmp_path) >= {"work/results/run.json", "work/results/predictions/0.npz"}
-    written = {f"work/results/{path.relative_to(target)}" for path in found.files}
+    written = {f"work/results/{path.relative_to(target)}" for path in downloaded.files}
     assert _tree(tmp_path) == {*written, f"work/results/{RECORD}"}
-    refused = {key.removeprefix("results/1/") for key in found.left_out}
+    refused = {key.removeprefix("results/1/") for key in downloaded.left_out}
     assert refused - {"a", "a/b"} == {"../../outside", f"/{outside}", "x\\..\\y", "x\0y"}
     assert len(refused & {"a", "a/b"}) == 1  # both cannot be: whichever comes second is named
 
@@ -126,8 +126,8 @@ class _Objects(Storage):
         self.objects = objects
 
     def list_versions(self, bucket: str, prefix: str) -> dict[str, tuple[str, datetime]]:
-        found = {key: body for key, body in self.objects.items() if key.startswith(prefix)}
-        return {key: (str(hash(body)), datetime.now(UTC)) for key, body in found.items()}
+        matching = {key: body for key, body in self.objects.items() if key.startswith(prefix)}
+        return {key: (str(hash(body)), datetime.now(UTC)) for key, body in matching.items()}
 
     def read(self, bucket: str, key: str) -> bytes:
         return self.objects[key]

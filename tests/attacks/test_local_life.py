@@ -117,13 +117,13 @@ def test_its_whole_life(build: BuildFolder, folder: Path, hostile: dict[str, str
     assert len([p for p in _processes_of(folder) if "cosmicai.deploy.local" in p.cmdline()]) == 1
     assert trap.requests == [], trap.requests
 
-    told = subprocess.run(
+    listing = subprocess.run(
         [COSMICAI, "list", "--local"],
         env={**os.environ, **hostile, "COSMICAI_LOCAL": str(folder)},
         capture_output=True,
         text=True,
     )
-    assert told.returncode == 0, told.stdout + told.stderr
+    assert listing.returncode == 0, listing.stdout + listing.stderr
     assert trap.requests == []
 
     port = int(state["endpoint"].rpartition(":")[2])

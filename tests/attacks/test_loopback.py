@@ -54,12 +54,12 @@ def _answers(address: str, port: int) -> bool:
 
 
 def _listening(processes: list[psutil.Process]) -> set[tuple[str, int]]:
-    found = set()
+    addresses = set()
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             connections = process.net_connections("inet")
-            found |= {(c.laddr.ip, c.laddr.port) for c in connections if c.laddr and not c.raddr}
-    return found
+            addresses |= {(c.laddr.ip, c.laddr.port) for c in connections if c.laddr and not c.raddr}
+    return addresses
 
 
 def test_every_socket_of_the_embedded_aws_is_on_loopback(aws: Emulator) -> None:
@@ -122,8 +122,8 @@ def test_a_service_that_asks_for_every_interface_gets_loopback(wildcard: str) ->
         f"server = socket.socket(socket.{family}); server.bind(({wildcard!r}, 0)); server.listen()\n"
         "print(json.dumps(server.getsockname()[0]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == ("::1" if ":" in wildcard else "127.0.0.1")
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(process.stdout) == ("::1" if ":" in wildcard else "127.0.0.1")
 
 
 def test_an_open_socket_is_not_served(build: BuildFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,8 +96,8 @@ def test_a_team_is_not_executed(tree: Path, target: str, manner: str, word: str)
     """By make, by the recipe's shell or by the script; no tool of AWS is called."""
     arguments = [f"TEAM={word}"] if manner == "argument" else []
     environment = {"TEAM": word} if manner == "environment" else {}
-    done = _run(tree, "make", target, "PYTHON=python", *arguments, **environment)
-    assert done.returncode != 0
+    process = _run(tree, "make", target, "PYTHON=python", *arguments, **environment)
+    assert process.returncode != 0
     assert list(tree.rglob("PWNED")) == []
     assert "terraform" not in _calls(tree)
     assert not (tree / ".cosmicai").exists()
@@ -118,18 +118,18 @@ def test_no_other_variable_is_executed(tree: Path, name: str, word: str) -> None
 )  # fmt: skip
 @pytest.mark.parametrize("script", ["plan.sh", "deploy.sh", "destroy.sh"])
 def test_names_are_those_that_terraform_takes(tree: Path, script: str, name: str) -> None:
-    done = _run(tree, "sh", f"scripts/{script}", name)
-    assert done.returncode == 1
-    assert done.stderr.startswith(
+    process = _run(tree, "sh", f"scripts/{script}", name)
+    assert process.returncode == 1
+    assert process.stderr.startswith(
         "error: TEAM is not a team's name: give 2 to 32 lower-case letters, digits and"
     )
-    assert done.stderr.count("\n") == 1
+    assert process.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["t3", "team-3", "a" * 32, "a-b-c"])
 def test_names_that_terraform_takes_are_taken(tree: Path, name: str) -> None:
-    done = _run(tree, "sh", "scripts/deploy.sh", name)
-    assert done.stderr.startswith(f"error: terraform/teams/{name}.tfvars is missing")
+    process = _run(tree, "sh", "scripts/deploy.sh", name)
+    assert process.stderr.startswith(f"error: terraform/teams/{name}.tfvars is missing")
 
 
 def test_nothing_is_applied_or_destroyed_unasked(tree: Path) -> None:
@@ -137,8 +137,8 @@ def test_nothing_is_applied_or_destroyed_unasked(tree: Path) -> None:
     automation = {"IMAGE": "x/y:z", "TF_IN_AUTOMATION": "1", "CI": "true"}
     assert _run(tree, "sh", "scripts/deploy.sh", "team3", **automation).returncode != 0
     assert not _state(tree).exists()
-    done = _run(tree, "sh", "scripts/deploy.sh", "team3", **automation, APPROVE="team3")
-    assert done.returncode == 0, done.stderr
+    process = _run(tree, "sh", "scripts/deploy.sh", "team3", **automation, APPROVE="team3")
+    assert process.returncode == 0, process.stderr
     before = _state(tree).read_bytes()
     assert b"terraform_data" in before
 
@@ -146,36 +146,36 @@ def test_nothing_is_applied_or_destroyed_unasked(tree: Path) -> None:
     other = _run(tree, "sh", "scripts/destroy.sh", "team3", APPROVE="team4")
     assert other.stderr == "error: APPROVE names another team than TEAM=team3: nothing was done\n"
     assert _state(tree).read_bytes() == before
-    done = _run(tree, "sh", "scripts/destroy.sh", "team3", APPROVE="team3")
-    assert done.returncode == 0, done.stderr
+    process = _run(tree, "sh", "scripts/destroy.sh", "team3", APPROVE="team3")
+    assert process.returncode == 0, process.stderr
     assert b"terraform_data" not in _state(tree).read_bytes()
 
 
 def test_a_plan_changes_nothing(tree: Path) -> None:
     """With the real Terraform, before a deployment and after it."""
     python = sys._base_executable  # type: ignore[attr-defined]
-    done = _run(tree, "sh", "scripts/plan.sh", "team3", PYTHON=python)
-    assert done.returncode == 0, done.stderr
-    assert "1 to add, 0 to change, 0 to destroy" in done.stdout
+    process = _run(tree, "sh", "scripts/plan.sh", "team3", PYTHON=python)
+    assert process.returncode == 0, process.stderr
+    assert "1 to add, 0 to change, 0 to destroy" in process.stdout
     assert not _state(tree).exists()
     assert _run(tree, "sh", "scripts/deploy.sh", "team3", IMAGE="x/y:z", APPROVE="team3").returncode == 0
     before = _state(tree).read_bytes()
-    done = _run(tree, "sh", "scripts/plan.sh", "team3", PYTHON=python)
-    assert "No changes" in done.stdout
+    process = _run(tree, "sh", "scripts/plan.sh", "team3", PYTHON=python)
+    assert "No changes" in process.stdout
     assert _state(tree).read_bytes() == before
     assert _calls(tree) == ""
 
 
 def test_another_teams_tfvars_are_neither_applied_nor_destroyed(tree: Path) -> None:
     """With the real Terraform: a copy of a tfvars file in which the name was not changed."""
-    done = _run(tree, "sh", "scripts/deploy.sh", "team3", IMAGE="x/y:z", APPROVE="team3")
-    assert done.returncode == 0, done.stderr
+    process = _run(tree, "sh", "scripts/deploy.sh", "team3", IMAGE="x/y:z", APPROVE="team3")
+    assert process.returncode == 0, process.stderr
     deployed = _state(tree).read_bytes()
     (tree / "terraform" / "teams" / "team3.tfvars").write_text('team = "team4" # not "team3"\n')
     for script in ("deploy.sh", "destroy.sh"):
-        done = _run(tree, "sh", f"scripts/{script}", "team3", IMAGE="x/y:z", APPROVE="team3")
-        assert done.returncode == 1
-        assert done.stderr.endswith(
+        process = _run(tree, "sh", f"scripts/{script}", "team3", IMAGE="x/y:z", APPROVE="team3")
+        assert process.returncode == 1
+        assert process.stderr.endswith(
             'error: TEAM=team3, but terraform/teams/team3.tfvars has team = "team4": nothing was done; '
             'set team = "team3" there, or give TEAM=team4\n'
         )
@@ -187,8 +187,10 @@ def test_the_team_is_the_one_that_terraform_applies(tree: Path, variable: str) -
     """Values from elsewhere, which Terraform ranks below the team's own file, change nothing."""
     if variable.endswith("tfvars"):
         (tree / "terraform" / variable).write_text('team = "team4"\n')
-    done = _run(tree, "sh", "scripts/deploy.sh", "team3", IMAGE="x/y:z", APPROVE="team3", TF_VAR_team="team4")
-    assert done.returncode == 0, done.stderr
+    process = _run(
+        tree, "sh", "scripts/deploy.sh", "team3", IMAGE="x/y:z", APPROVE="team3", TF_VAR_team="team4"
+    )
+    assert process.returncode == 0, process.stderr
     assert b'"team3"' in _state(tree).read_bytes()
     assert b"team4" not in _state(tree).read_bytes()
 
@@ -199,11 +201,11 @@ def test_a_variable_of_an_earlier_version_stops_the_deployment(tree: Path) -> No
     tfvars.write_text(
         tfvars.read_text() + 'kms_key_arn = "arn:aws:kms:us-east-1:1:key/a"\nalarm_email = "a@b.c"\n'
     )
-    done = _run(tree, "sh", "scripts/deploy.sh", "team3", APPROVE="team3")
-    assert done.returncode != 0
+    process = _run(tree, "sh", "scripts/deploy.sh", "team3", APPROVE="team3")
+    assert process.returncode != 0
     assert (
         "are not variables of this version: alarm_email kms_key_arn; terraform/README.md lists them"
-        in done.stderr
+        in process.stderr
     )
     assert not _state(tree).exists()
 
@@ -221,10 +223,10 @@ def test_a_misspelt_name_in_a_group_stops_the_deployment(tree: Path, script: str
         'variable "tags" { default = {} }\nvariable "rendezvous" {\n  type = object({ limits = '
         "optional(object({ relays = optional(number, 9) }), {}) })\n  default = {}\n}\n"
     )
-    done = _run(tree, "sh", f"scripts/{script}.sh", "team3", APPROVE="team3")
-    assert done.returncode != 0
-    told = "version: inference.memroy_mb rendezvous.limits.pairs storage.delete_result_on_destroy; "
-    assert told in done.stderr
+    process = _run(tree, "sh", f"scripts/{script}.sh", "team3", APPROVE="team3")
+    assert process.returncode != 0
+    names = "version: inference.memroy_mb rendezvous.limits.pairs storage.delete_result_on_destroy; "
+    assert names in process.stderr
     assert not _state(tree).exists()
 
 
@@ -232,9 +234,9 @@ def test_destroy_without_the_tfvars_says_what_is_missing(tree: Path) -> None:
     _state(tree).parent.mkdir(parents=True)
     _state(tree).write_text("{}")
     (tree / "terraform" / "teams" / "team3.tfvars").unlink()
-    done = _run(tree, "sh", "scripts/destroy.sh", "team3", APPROVE="team3")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: terraform/teams/team3.tfvars is missing")
+    process = _run(tree, "sh", "scripts/destroy.sh", "team3", APPROVE="team3")
+    assert process.returncode == 1
+    assert process.stderr.startswith("error: terraform/teams/team3.tfvars is missing")
 
 
 @pytest.mark.parametrize("fault", ["another hash", "no lock"])
@@ -251,10 +253,10 @@ def test_a_provider_that_is_not_locked_is_not_started(tree: Path, fault: str) ->
         (tree / "terraform" / ".terraform.lock.hcl").write_text(wrong)
     mirror = plugin_dir(os.environ)
     named = {"TF_CLI_ARGS_init": "-no-color", **({PLUGIN_DIR_VARIABLE: str(mirror)} if mirror else {})}
-    done = _run(tree, "sh", "scripts/deploy.sh", "team3", IMAGE="x/y:z", APPROVE="team3", **named)
-    assert done.returncode != 0
-    told = re.sub(r"[\s│╷╵]+", " ", done.stderr)
-    assert ("any of the checksums" if fault == "another hash" else "the lock file is read-only") in told
+    process = _run(tree, "sh", "scripts/deploy.sh", "team3", IMAGE="x/y:z", APPROVE="team3", **named)
+    assert process.returncode != 0
+    message = re.sub(r"[\s│╷╵]+", " ", process.stderr)
+    assert ("any of the checksums" if fault == "another hash" else "the lock file is read-only") in message
     assert not _state(tree).exists()
 
 
@@ -275,16 +277,16 @@ def test_a_comment_is_no_part_of_a_value(tree: Path) -> None:
         """
     )
     python = sys._base_executable  # type: ignore[attr-defined]
-    done = _run(tree, "sh", "scripts/deploy.sh", "team3", APPROVE="team3", PYTHON=python)
-    assert done.returncode == 0, done.stderr
+    process = _run(tree, "sh", "scripts/deploy.sh", "team3", APPROVE="team3", PYTHON=python)
+    assert process.returncode == 0, process.stderr
     calls = _calls(tree)
     assert "imageTag=" in calls
     assert "-lean" in calls
     assert list(tree.rglob("PWNED")) == []
     answer = '[ "$2" != describe-images ] || { echo ImageNotFoundException >&2; exit 1; }\n'
     (tree.parent / "tools" / "aws").write_text(_RECORD + answer)
-    done = _run(tree, "sh", "scripts/deploy.sh", "team3", APPROVE="team3", PYTHON=python)
-    assert done.returncode == 0, done.stderr
+    process = _run(tree, "sh", "scripts/deploy.sh", "team3", APPROVE="team3", PYTHON=python)
+    assert process.returncode == 0, process.stderr
     assert "--platform linux/amd64" in _calls(tree)
     assert "--build-arg VARIANT=lean --build-arg EXTRA_PACKAGES=six==1.17.0 -t" in _calls(tree)
 
@@ -297,8 +299,8 @@ def test_a_value_that_is_no_package_stops_the_deployment(tree: Path, package: st
         f'team = "team3"\nimage = {{ extra_packages = ["{package}"] }}\n'
     )
     python = sys._base_executable  # type: ignore[attr-defined]
-    done = _run(tree, "sh", "scripts/deploy.sh", "team3", APPROVE="team3", PYTHON=python)
-    assert done.returncode != 0
+    process = _run(tree, "sh", "scripts/deploy.sh", "team3", APPROVE="team3", PYTHON=python)
+    assert process.returncode != 0
     assert not _state(tree).exists()
     assert list(tree.rglob("PWNED")) == []
 
@@ -310,11 +312,11 @@ def test_clean_keeps_the_state_of_deployments(tree: Path) -> None:
     for name in kept | gone:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(name)
-    done = _run(tree, "make", "clean")
-    assert done.returncode == 0, done.stderr
+    process = _run(tree, "make", "clean")
+    assert process.returncode == 0, process.stderr
     assert {name for name in kept | gone if (tree / name).exists()} == kept
     assert all((tree / name).read_text() == name for name in kept)
-    assert done.stdout == "kept: .cosmicai/terraform, the state of what is deployed on AWS\n"
+    assert process.stdout == "kept: .cosmicai/terraform, the state of what is deployed on AWS\n"
 
 
 def test_clean_does_not_pull_the_ground_from_under_a_running_aws(tree: Path) -> None:
@@ -322,7 +324,7 @@ def test_clean_does_not_pull_the_ground_from_under_a_running_aws(tree: Path) -> 
     running.parent.mkdir(parents=True)
     running.write_text("#!/bin/sh\n")
     running.chmod(0o755)
-    done = _run(tree, "make", "clean")
-    assert done.returncode != 0
-    assert "end it first with .venv/bin/cosmicai local down" in done.stderr
+    process = _run(tree, "make", "clean")
+    assert process.returncode != 0
+    assert "end it first with .venv/bin/cosmicai local down" in process.stderr
     assert running.exists()

@@ -40,13 +40,13 @@ class Proxied(fmi.Direct):
 
     def __init__(self, rank: int, connection: socket.socket, size: int = 2) -> None:
         super().__init__(rank, size, "run", "127.0.0.1", 1, SECRET)
-        self._given = connection
+        self._connection = connection
 
     def _meet(self, peer: int, sender: int, deadline: fmi.Deadline) -> Any:
-        if self._given.fileno() < 0:
+        if self._connection.fileno() < 0:
             raise fmi.PeerLost("the proxy makes one connection alone")
         pair = Pair(SECRET, self._name, self.rank, peer, self.size)
-        return greeted(Greeting(self._given, Handshake(pair), deadline))
+        return greeted(Greeting(self._connection, Handshake(pair), deadline))
 
 
 def linked() -> tuple[socket.socket, socket.socket]:
@@ -138,7 +138,7 @@ def flipped(piece: bytes, bit: int) -> bytes:
 
 
 def forged(pieces: list[bytes]) -> list[bytes]:
-    """A message that is right but for its seal, which was made with another key."""
+    """A message that is right except for its seal, which was made with another key."""
     body = np.array([7.0]).tobytes()
     head = Purpose(7, 2, 0, b"<f8").head(len(body))
     return [head + body + Seal(os.urandom(32)).tag(head, body)]
@@ -315,7 +315,7 @@ STRANGERS = {
 
 
 def test_strangers_at_the_punch_port_end_no_operation(host: Host) -> None:
-    """They come before the partner does, and go on coming."""
+    """They come before the partner does, and continue to come."""
     before = _listening()
     channels = [fmi.Direct(rank, 2, "strangers-", "127.0.0.1", host.port, SECRET) for rank in range(2)]
     come: list[socket.socket] = []
@@ -374,8 +374,8 @@ def test_a_communicator_closes_all_of_its_channels_and_then_says_what_was_wrong(
         return None
 
     with ThreadPoolExecutor(2) as pool:
-        told = list(pool.map(rank, channels))
-    assert told == [
+        messages = list(pool.map(rank, channels))
+    assert messages == [
         "rank 1 sent bcast of <f8 with root 1 among 2 ranks, which rank 0 has not read",
         "rank 0 sent bcast of <f8 with root 0 among 2 ranks, which rank 1 has not read",
     ]

@@ -228,8 +228,8 @@ def test_weights_beside_the_file_are_taken(tmp_path: Path) -> None:
     import_onnx(path, tmp_path / "model", ASKED)
     (tmp_path / "w.bin").unlink()
     rows = torch.arange(6.0).reshape(2, 3) + 1
-    found = infer(partition(tmp_path / "1.pt", rows), tmp_path / "out", model=tmp_path / "model")
-    assert found.to_astropy()["out"].tolist() == (rows + torch.tensor([1.0, 2, 3])).tolist()
+    results = infer(partition(tmp_path / "1.pt", rows), tmp_path / "out", model=tmp_path / "model")
+    assert results.to_astropy()["out"].tolist() == (rows + torch.tensor([1.0, 2, 3])).tolist()
 
 
 def test_what_an_unused_output_needs_is_not_read(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_child_that_crashes_or_lasts_is_refused(tmp_path: Path, monkeypatch: p
 def test_memory_has_a_limit_and_credentials_stay_outside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real child: a constant of a terabyte ends nothing but it, and it sees no AWS_ variables."""
+    """The real child: a constant of a terabyte ends only the child, which sees no AWS_ variables."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     seen: dict[str, Any] = {}
     real = subprocess.run
@@ -329,9 +329,9 @@ def test_an_object_whose_output_is_not_finite_costs_itself_alone(tmp_path: Path)
     assert card["finite for random objects"] is False
     rows = torch.ones(40, 3)
     rows[7, 1] = -1
-    found = infer(partition(tmp_path / "1.pt", rows), tmp_path / "out", model=tmp_path / "model").to_astropy()
-    assert np.flatnonzero(np.isnan(np.asarray(found["out"])).any(1)).tolist() == [7]
-    assert found["flags"][7] == Flag.NO_REDSHIFT
+    table = infer(partition(tmp_path / "1.pt", rows), tmp_path / "out", model=tmp_path / "model").to_astropy()
+    assert np.flatnonzero(np.isnan(np.asarray(table["out"])).any(1)).tolist() == [7]
+    assert table["flags"][7] == Flag.NO_REDSHIFT
 
 
 def test_probabilities_that_are_none_cost_their_object(tmp_path: Path) -> None:
@@ -348,9 +348,9 @@ def test_probabilities_that_are_none_cost_their_object(tmp_path: Path) -> None:
     rows = torch.randn(20, 3)
     rows[4, 0] = 2e6
     data = partition(tmp_path / "1.pt", rows, torch.zeros(20))
-    found = infer(data, tmp_path / "out", model=tmp_path / "model")
-    assert [row for row, name in enumerate(found.to_astropy()["kind"]) if name == ""] == [4]
-    accuracy: Any = found.summary.accuracy
+    results = infer(data, tmp_path / "out", model=tmp_path / "model")
+    assert [row for row, name in enumerate(results.to_astropy()["kind"]) if name == ""] == [4]
+    accuracy: Any = results.summary.accuracy
     assert accuracy["count"] == 19
 
 

@@ -28,7 +28,7 @@ def _refusal(**changes: Any) -> str:
     return message
 
 
-def _given(field: str, value: object) -> dict[str, object]:
+def _fields(field: str, value: object) -> dict[str, object]:
     script = {"script": "/tmp/code/s.py"} if field == "S3_object_name" else {}  # noqa: S108
     return {**script, field: value}
 
@@ -42,7 +42,7 @@ def _given(field: str, value: object) -> dict[str, object]:
     ],
 )  # fmt: skip
 def test_a_folder_that_would_do_harm_is_refused(field: str, folder: str) -> None:
-    assert f"{field}: " in _refusal(**_given(field, folder))
+    assert f"{field}: " in _refusal(**_fields(field, folder))
 
 
 @pytest.mark.parametrize(

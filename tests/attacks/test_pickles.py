@@ -1,4 +1,4 @@
-"""Partitions and checkpoints whose pickles mean harm, as a zip and in the form of before torch 1.6.
+"""Partitions and checkpoints with hostile pickles, as a zip and in the form that torch had before version 1.6.
 
 Each is written opcode by opcode, and read as a rank or `cosmicai model import` reads it: within a second of
 processor time, within memory that goes by the file's size, and with nothing of our modules changed. What holds
@@ -26,10 +26,10 @@ from cosmicai.model.foreign.reading import Choices
 from cosmicai.model.foreign.reading import read as read_checkpoint
 from inference.data.partition import Layout, PartitionError, read
 from tests import foreign
-from tests.fuzz.grammar import Ops, called, get, named, number, pickle_of, put, storage, text, tuple_of
 from tests.fuzz.guard import bounded, unchanged
 from tests.fuzz.opcodes import op
 from tests.fuzz.torchfiles import TorchFile
+from tests.fuzz.vocabulary import Ops, called, get, named, number, pickle_of, put, storage, text, tuple_of
 from tests.threads import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -109,7 +109,7 @@ def _assert_refused_by_both(file: bytes, folder: Path) -> None:
         assert len(str(first)) < 1000 + len(str(folder))
 
 
-# A pickle changes nothing but what is made of itself
+# A pickle changes only the objects that it makes
 
 
 CHANGES: dict[str, Ops] = {
@@ -233,9 +233,9 @@ class Made:
 class Naive(pickle.Unpickler):
     def find_class(self, module, name): return Made
     def persistent_load(self, reference): return Made()
-found = Naive(sys.stdin.buffer).load()
-hash(found) if isinstance(found, tuple) else None
-repr(found)
+value = Naive(sys.stdin.buffer).load()
+hash(value) if isinstance(value, tuple) else None
+repr(value)
 """
 _HELD_UP = (
     "a tuple of 2^60 parts as a key", "a tuple of 2^60 parts in a set", "a tuple of 2^60 parts in a frozen set",
@@ -348,10 +348,10 @@ def test_a_negated_column_keeps_its_sign(legacy: bool) -> None:
         tensors[column] = torch._neg_view(-tensors[column])
         body = io.BytesIO()
         torch.save(TensorDataset(*tensors), body, _use_new_zipfile_serialization=not legacy)
-        found = read(body.getvalue(), "1.pt", TINY)
-        assert found.redshift is not None
+        rows = read(body.getvalue(), "1.pt", TINY)
+        assert rows.redshift is not None
         for ours, theirs in zip(
-            (found.images, found.magnitudes, found.redshift), (images, magnitudes, redshift), strict=True
+            (rows.images, rows.magnitudes, rows.redshift), (images, magnitudes, redshift), strict=True
         ):
             assert np.array_equal(ours, theirs.numpy())
 

@@ -1,4 +1,4 @@
-"""Whatever stands in a rank's info, Summarize ends, counts the rank, and names what it has left out."""
+"""With any content of a rank's info, Summarize ends, counts the rank, and names what it has left out."""
 
 from __future__ import annotations
 

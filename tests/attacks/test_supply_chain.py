@@ -66,12 +66,12 @@ def test_a_compiler_that_is_not_the_locked_file_is_refused(tmp_path: Path) -> No
     install = [sys.executable, *shlex.split(command), "--target", str(tmp_path / "installed")]
     for digest, status in ((_WRONG, 1), (_SIX, 0)):
         (tmp_path / "functions" / COMPILER_LOCK.name).write_text(f"six==1.17.0 --hash={digest}\n")
-        done = subprocess.run(install, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == status, done.stderr
+        process = subprocess.run(install, cwd=tmp_path, capture_output=True, text=True)
+        assert process.returncode == status, process.stderr
         assert (tmp_path / "installed" / "six.py").exists() == (status == 0)
     (tmp_path / "functions" / COMPILER_LOCK.name).write_text("jmespath==1.1.0\n")
-    done = subprocess.run(install, cwd=tmp_path, capture_output=True, text=True)
-    assert "Hashes are required" in done.stderr
+    process = subprocess.run(install, cwd=tmp_path, capture_output=True, text=True)
+    assert "Hashes are required" in process.stderr
 
 
 def test_an_extra_package_with_another_hash_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 
 from cosmicai.experiments import sweep, sweep_page
 from inference.contract.accuracy import Metrics, Predicted
@@ -30,7 +30,7 @@ HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><script>docume
 def made(
     ranks: int, per_rank: int = 40, hostile: bool = False, failed: int = 0
 ) -> tuple[Summary, list[RankInfo]]:
-    """summary.json and rank infos of a run of so many ranks, of which the last `failed` left no result."""
+    """summary.json and rank infos of a run of `ranks` ranks, of which the last `failed` left no result."""
     rng = np.random.default_rng(0)
     name = HOSTILE if hostile else "25MB"
     infos = []
@@ -123,14 +123,16 @@ def _screenshot(page: Page, name: str) -> None:
 def test_it_shows_the_right_numbers(opened: Open) -> None:
     content = made(12, failed=2)
     page = opened(content)
-    found = content[0]
+    run_summary = content[0]
     assert page.title() == "CosmicAI run run-1"
     tiles = dict(tuple(reversed(tile.inner_text().split("\n"))) for tile in page.locator(".tiles li").all())
     assert tiles["redshifts"] == "400"
-    assert tiles["NMAD"] == f"{found.accuracy['precision (NMAD)']:.4f}"
-    assert tiles["cost at list prices"] == usd_text(found.cost.total)
-    assert tiles["images/s of the run"] == f"{400 / found.wall_seconds:,.0f}"
-    assert f"{seconds_text(found.wall_seconds)} from start" in page.inner_text("header").replace("\xa0", " ")
+    assert tiles["NMAD"] == f"{run_summary.accuracy['precision (NMAD)']:.4f}"
+    assert tiles["cost at list prices"] == usd_text(run_summary.cost.total)
+    assert tiles["images/s of the run"] == f"{400 / run_summary.wall_seconds:,.0f}"
+    assert f"{seconds_text(run_summary.wall_seconds)} from start" in page.inner_text("header").replace(
+        "\xa0", " "
+    )
     assert "2 ranks without a result" in page.inner_text("body")
     assert "25MB/11.pt is cut short" in page.inner_text("body")
     assert page.locator("#ranks tbody tr").count() == 10
@@ -140,7 +142,7 @@ def test_it_shows_the_right_numbers(opened: Open) -> None:
     assert dict(drawn) == dict.fromkeys(("density", "errors", "bins", "timeline", "speed", "memory"), 1)
     option = "echarts.getInstanceByDom(document.getElementById('{}')).getOption().series"
     series = page.evaluate(option.format("density"))[0]["data"]
-    assert sum(cell[2] for cell in series) == found.accuracy["count"] == 400
+    assert sum(cell[2] for cell in series) == run_summary.accuracy["count"] == 400
     bars = page.evaluate(option.format("timeline"))
     assert [one["name"] for one in bars] == ["init", "download", "inference", "communication", "upload"]
     last = bars[-1]["data"][-1]
@@ -203,21 +205,21 @@ def test_a_thousand_ranks_and_700_000_redshifts_stay_under_3_mb(opened: Open) ->
 
 
 def test_without_redshifts_and_without_ranks_it_still_opens(opened: Open) -> None:
-    found, infos = made(3)
+    run_summary, infos = made(3)
     unknown = [replace(info, accuracy_state=None) for info in infos]
-    page = opened((replace(found, accuracy=None, accuracy_state=None), unknown))
+    page = opened((replace(run_summary, accuracy=None, accuracy_state=None), unknown))
     assert [chart.get_attribute("id") for chart in page.locator(".chart").all()] == [
         "predicted", "timeline", "speed", "memory",
     ]  # fmt: skip
     old = [replace(info, predicted_redshifts=None) for info in unknown]
-    before = replace(found, accuracy=None, accuracy_state=None, predicted_redshifts=None)
+    before = replace(run_summary, accuracy=None, accuracy_state=None, predicted_redshifts=None)
     assert opened((before, old)).locator(".chart").count() == 3
     nothing = made(2, failed=2)
     assert opened(nothing).locator(".chart").count() == 0
 
 
 @pytest.mark.parametrize(
-    ("failed", "tolerated", "kind", "told"),
+    ("failed", "tolerated", "kind", "label"),
     [
         (0, 0, "good", "✓ Succeeded: all 10 ranks finished"),
         (2, 20, "warn", "! Succeeded, but 2 of 10 ranks left no result (up to 20 % are tolerated)"),
@@ -226,12 +228,12 @@ def test_without_redshifts_and_without_ranks_it_still_opens(opened: Open) -> Non
     ],
 )
 def test_a_badge_says_whether_the_run_succeeded(
-    opened: Open, failed: int, tolerated: float, kind: str, told: str
+    opened: Open, failed: int, tolerated: float, kind: str, label: str
 ) -> None:
-    found, infos = made(10, failed=failed)
-    found.payload["tolerated_failure_percentage"] = tolerated
-    badge = opened((found, infos)).locator(".badge")
-    assert badge.inner_text() == told
+    run_summary, infos = made(10, failed=failed)
+    run_summary.payload["tolerated_failure_percentage"] = tolerated
+    badge = opened((run_summary, infos)).locator(".badge")
+    assert badge.inner_text() == label
     assert kind in str(badge.get_attribute("class"))
 
 
@@ -259,9 +261,9 @@ def test_a_measure_is_explained_on_hover_and_on_focus(opened: Open, width: int) 
 
 
 def test_predicted_redshifts_are_drawn_where_some_true_ones_are_unknown(opened: Open) -> None:
-    found, infos = made(3, per_rank=300)
+    run_summary, infos = made(3, per_rank=300)
     mixed = [replace(infos[0], accuracy_state=None), *infos[1:]]
-    page = opened((summary(_run_of(found), mixed, {}), mixed))
+    page = opened((summary(_run_of(run_summary), mixed, {}), mixed))
     note = page.locator("section", has=page.locator("#predicted")).locator(".note").inner_text()
     assert note.startswith("900 galaxies. The true redshifts of only 600 galaxies are known")
     bars = page.evaluate(
@@ -273,16 +275,20 @@ def test_predicted_redshifts_are_drawn_where_some_true_ones_are_unknown(opened: 
     assert opened(made(3)).locator("#predicted").count() == 0  # all are known
 
 
-def _run_of(found: Summary) -> Run:
+def _run_of(run_summary: Summary) -> Run:
     return Run(
-        run_id=found.run_id, started=found.started, payload=found.payload, world_size=found.world_size,
-        collectives=found.collectives, bytes=1,
-    )  # fmt: skip
+        run_id=run_summary.run_id,
+        started=run_summary.started,
+        payload=run_summary.payload,
+        world_size=run_summary.world_size,
+        collectives=run_summary.collectives,
+        bytes=1,
+    )
 
 
 def test_a_run_on_one_machine_has_no_cost(opened: Open) -> None:
-    found, infos = made(3)
-    page = opened((replace(found, cost=None), infos))
+    run_summary, infos = made(3)
+    page = opened((replace(run_summary, cost=None), infos))
     assert "cost at list prices" not in page.inner_text("body")
     assert "by cosmicai infer" in page.inner_text("header")
 
@@ -295,6 +301,33 @@ def test_tables_fit(opened: Open, table: str, width: int) -> None:
     assert frame.evaluate("frame => frame.scrollWidth <= frame.clientWidth")
     heights = page.locator("#ranks tbody tr").evaluate_all("rows => rows.map(row => row.offsetHeight)")
     assert max(heights) < 40  # a line each
+
+
+def test_a_table_fades_where_it_continues(opened: Open) -> None:
+    """Else half a number at the edge of a phone reads like a whole one."""
+    frame = opened(made(3), viewport={"width": 390, "height": 900}).locator(".scroll", has_text="peak")
+    assert "more" in str(frame.get_attribute("class")).split()
+    frame.evaluate("frame => frame.scrollTo(frame.scrollWidth, 0)")
+    expect(frame).not_to_have_class(re.compile("more"))
+
+
+def test_words_of_a_table_stay_whole_on_a_phone(opened: Open) -> None:
+    page = opened(made(3, failed=1), viewport={"width": 390, "height": 900})
+    error = page.locator("section", has_text="without a result").locator("td", has_text="PartitionError").first
+    lines = (
+        "cell => { const text = document.createRange(); text.selectNodeContents(cell); "
+        "return text.getClientRects().length }"
+    )
+    assert error.evaluate(lines) == 1
+
+
+def test_bins_of_few_galaxies_are_not_drawn(opened: Open) -> None:
+    summary, infos = made(12)
+    few = [one | {"count": 9} if one["from"] == 0.5 else one for one in summary.accuracy["by redshift"]]
+    page = opened((replace(summary, accuracy=summary.accuracy | {"by redshift": few}), infos))
+    names = page.evaluate("echarts.getInstanceByDom(document.getElementById('bins')).getOption().xAxis[0].data")
+    assert names == [f"{one['from']:g} to {one['to']:g}" for one in few if one["count"] >= 10]
+    assert "Bins of fewer than 10 galaxies are not drawn." in page.inner_text("body")
 
 
 SWEEP_AXES = {"batch_size": (64, 256), "partition_mb": (25.0, 50.0)}
@@ -342,7 +375,7 @@ def test_the_page_of_a_sweep_says_what_won(browser: Browser, tmp_path: Path, sch
     )
     assert {tuple(name) for name in names} == {
         (x, y)
-        for x in ("batch size, galaxies", "partition, MB")
+        for x in ("batch size, galaxies", "partition size, MB")
         for y in ("seconds", "images per second", "MB", "USD")
     }
     assert page.evaluate("document.documentElement.scrollWidth") <= width

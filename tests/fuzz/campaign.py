@@ -1,6 +1,6 @@
-"""Fuzzes targets one after the other, each for so many seconds, and says what came of it: `make fuzz`.
+"""Fuzzes targets one after the other, each for the given seconds, and prints the outcomes: `make fuzz`.
 
-A target that has broken a promise goes on until its time is over. Exits with 1 if anything was found.
+A target that has broken a promise continues until its time is over. Exits with 1 if any target broke one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Fuzzes one target by coverage, with atheris, for so many seconds or inputs; campaign.py runs all of them.
+"""Fuzzes one target by coverage, with atheris, for a number of seconds or inputs; campaign.py runs all of them.
 
-Its inputs are kept in .cosmicai/fuzz/TARGET. What breaks a promise lies beside them as crash-TARGET-…, is run
-again by `python -m tests.fuzz.fuzz TARGET FILE`, without atheris, and becomes a test like those of what broke.
+Its inputs are kept in .cosmicai/fuzz/TARGET. An input that breaks a promise becomes crash-TARGET-… there.
+`python -m tests.fuzz.fuzz TARGET FILE` runs it again, without atheris. It becomes a test, as earlier ones did.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ Holders = list[tuple[str, Any]]
 
 
 class Broken(AssertionError):
-    """A promise was not kept; never caught by what is tested, as it is no error of ours."""
+    """A promise was not kept. The tested code never catches it, because it is not one of its own errors."""
 
 
 @contextmanager
@@ -76,14 +76,14 @@ def _holders(packages: tuple[str, ...], modules: int) -> Holders:
     return holders
 
 
-def _collect(path: str, holder: Any, packages: tuple[str, ...], found: Holders, seen: set[int]) -> None:
-    found.append((path, holder))
+def _collect(path: str, holder: Any, packages: tuple[str, ...], holders: Holders, seen: set[int]) -> None:
+    holders.append((path, holder))
     items = holder.items() if isinstance(holder, _MAPPINGS) else enumerate(holder)
     for key, value in items:
         inner = None if key == "__builtins__" else _inside(value, packages)
         if inner is not None and id(value) not in seen:
             seen.add(id(value))
-            _collect(f"{path}.{key}", inner, packages, found, seen)
+            _collect(f"{path}.{key}", inner, packages, holders, seen)
 
 
 def _inside(value: Any, packages: tuple[str, ...]) -> Any:

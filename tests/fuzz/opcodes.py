@@ -22,7 +22,8 @@ CODES = {info.name: code for code, info in OPCODES.items()}
 
 
 class _Effect(NamedTuple):
-    """What an opcode does to the stack: it opens a mark, takes all down to one, takes so many, leaves one."""
+    """What an opcode does to the stack: whether it opens a mark, whether it takes all objects down to a mark,
+    how many it takes otherwise, and whether it leaves one."""
 
     opens: bool
     closes: bool
@@ -67,10 +68,10 @@ def parse(data: bytes) -> tuple[Sequence[Op], bytes]:
     place = 0
     while place < len(data):
         info = OPCODES.get(data[place])
-        found = None if info is None else _argument(data, place + 1, info.arg)
-        if found is None:
+        operand = None if info is None else _argument(data, place + 1, info.arg)
+        if operand is None:
             break
-        argument, end = found
+        argument, end = operand
         ops.append(Op(data[place], argument))
         place = end
     return tuple(ops), data[place:]

@@ -121,7 +121,7 @@ def _equal(state: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
 
 
 def _both(contents: list[Any]) -> list[bytes]:
-    """As a zip and in the form of before torch 1.6."""
+    """As a zip and in the form that torch wrote before version 1.6."""
     seeds = []
     with foreign.modules(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -33,11 +33,11 @@ _FIELDS = b"f"  # the first byte of a payload's input: fields follow, else it is
 def payload(data: bytes) -> None:
     """Initialize's input: refused with PayloadError, or resolved to what the schema allows."""
     try:
-        given = _fields(data[1:]) if data[:1] == _FIELDS else json.loads(data)
+        fields = _fields(data[1:]) if data[:1] == _FIELDS else json.loads(data)
     except (ValueError, RecursionError):
         return
     try:
-        resolved = resolve(given)
+        resolved = resolve(fields)
     except PayloadError:
         return
     _schema_validator().validate(resolved)
@@ -48,15 +48,15 @@ def payload(data: bytes) -> None:
 
 
 def _fields(data: bytes) -> dict[str, Any]:
-    """A payload of what the bytes say: NAME KIND LENGTH and so many bytes, again and again."""
-    names, found = [*schema()["properties"], "batch_sise"], dict[str, Any]()
+    """The payload that the bytes describe: NAME KIND LENGTH and LENGTH bytes, repeated."""
+    names, fields = [*schema()["properties"], "batch_sise"], dict[str, Any]()
     while len(data) >= 3:
         name, kind, length = names[data[0] % len(names)], data[1] % 7, data[2]
         raw, data = data[3 : 3 + length], data[3 + length :]
         text = raw.decode("utf-8", "surrogateescape" if kind == 6 else "replace")
         number = int.from_bytes(raw[:9], "big", signed=True)
-        found[name] = (text, number, number / 256, bool(length % 2), None, [text], text)[kind]
-    return found
+        fields[name] = (text, number, number / 256, bool(length % 2), None, [text], text)[kind]
+    return fields
 
 
 @cache
@@ -103,7 +103,7 @@ server.LINGER_SECONDS = 0.02  # a client of a test is not slow to read
 
 
 def rendezvous(data: bytes) -> None:
-    """Clients of the rendezvous host, whose first segments and later bytes are given; nothing of them stays."""
+    """Clients of the rendezvous host with the given first segments and later bytes, of which it keeps none."""
 
     async def clients() -> None:
         makes = _Open if data[:1] == RELAY else Rendezvous
@@ -156,8 +156,8 @@ def rank_info(data: bytes) -> None:
         return
     info = RankInfo.from_json({**content, "rank": 0}, faults)
     run = Run(run_id="r", started="2026-11-22T00:00:00Z", payload={}, world_size=1, bytes=1)
-    found = summary(run, [info], {}, content if "ranks" in content else None)
-    written = [info.to_json(), found.to_json(), historic.results([info], found.accuracy)]
+    run_summary = summary(run, [info], {}, content if "ranks" in content else None)
+    written = [info.to_json(), run_summary.to_json(), historic.results([info], run_summary.accuracy)]
     json.dumps(written, allow_nan=False).encode()
 
 
@@ -166,14 +166,14 @@ def _payloads() -> list[bytes]:
     more = {"world_size": "4", "batch_size": 512, "tolerated_failure_percentage": 2.5, "precision": "int8"}
     script = {"S3_object_name": "scripts", "script": "/tmp/scripts/run.py", "object_type": "folder"}  # noqa: S108
     wrong = {"batch_sise": 1, "result_path": "../x", "bucket": None, "file_limit": 1e400, "resume": "yes"}
-    given: list[dict[str, Any]] = [
+    payloads: list[dict[str, Any]] = [
         least,
         least | more,
         least | script,
         least | wrong,
         least | {"data_prefix": "obs/_READY"},
     ]
-    return [json.dumps(one).encode() for one in given] + [_as_fields(one) for one in given]
+    return [json.dumps(one).encode() for one in payloads] + [_as_fields(one) for one in payloads]
 
 
 def _keys() -> list[bytes]:
@@ -208,14 +208,14 @@ def _clients() -> list[bytes]:
     ]  # fmt: skip
 
 
-def _as_fields(given: dict[str, Any]) -> bytes:
-    names, found = list(schema()["properties"]), bytearray(_FIELDS)
-    for name, value in given.items():
+def _as_fields(values: dict[str, Any]) -> bytes:
+    names, encoded = list(schema()["properties"]), bytearray(_FIELDS)
+    for name, value in values.items():
         raw = str(value).encode() if not isinstance(value, int) else value.to_bytes(2, "big")
-        found += (
+        encoded += (
             bytes([names.index(name) if name in names else len(names), isinstance(value, int), len(raw)]) + raw
         )
-    return bytes(found)
+    return bytes(encoded)
 
 
 def mutated(content: bytes, dice: Random) -> bytes:

@@ -132,17 +132,17 @@ def _answer(file: bytes, network: str | None) -> Answer:
 def _nodes(root: object) -> list[Node]:
     """Everything that is reached, each object once, however often and however deep it is referred to."""
     objects, places = [root], {id(root): 0}
-    found: list[Node] = []
-    while len(found) < len(objects):
+    nodes: list[Node] = []
+    while len(nodes) < len(objects):
         if len(objects) > _MOST_NODES:
             raise ValueError("more objects than are compared")
-        kind, value, parts = _described(objects[len(found)])
+        kind, value, parts = _described(objects[len(nodes)])
         for part in parts:
             if id(part) not in places:
                 places[id(part)] = len(objects)
                 objects.append(part)
-        found.append(Node(kind, value, tuple(places[id(part)] for part in parts)))
-    return found
+        nodes.append(Node(kind, value, tuple(places[id(part)] for part in parts)))
+    return nodes
 
 
 def _described(thing: Any) -> tuple[str, Any, list[object]]:

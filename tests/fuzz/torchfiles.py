@@ -109,7 +109,7 @@ def _legacy_of(file: bytes) -> TorchFile:
     keys = [one.argument.decode() for one in ops[stops[-2] : stops[-1]] if one.name == "BINUNICODE"]
     storages = _fitting(file, keys, len(written(ops[: stops[-1] + 1])))
     if storages is None:
-        raise ValueError("is no file of before torch 1.6")
+        raise ValueError("is not a file that torch wrote before version 1.6")
     return TorchFile("legacy", storages, pickles)
 
 

@@ -116,8 +116,8 @@ class Cloud:
             "--input", f"file://{file}",
         ]  # fmt: skip
         environment = {**without_account(os.environ), **self.aws.environment}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        return str(json.loads(done.stdout)["executionArn"])
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return str(json.loads(process.stdout)["executionArn"])
 
     def wait(self, execution_arn: str, payload: Json, seconds: float = 240) -> Ran:
         deadline = time.monotonic() + seconds

@@ -53,8 +53,8 @@ class Jobs:
 
     def finished(self, planned: Json, payload: Json) -> tuple[Ran, Json]:
         """What the run has left, and what the state machine decides by."""
-        told = summarize_run(self._cloud.s3, planned)
-        return Ran({"status": "SUCCEEDED"}, self._cloud, payload), told
+        outcome = summarize_run(self._cloud.s3, planned)
+        return Ran({"status": "SUCCEEDED"}, self._cloud, payload), outcome
 
 
 @pytest.fixture
@@ -78,11 +78,11 @@ def test_jobs_give_the_results_of_lambda(
     payload = cloud.payload(prefix, backend="batch", result_path=f"results/{prefix}-batch")
     planned = jobs.plan(payload)
     for index in range(planned["jobs"]):
-        done = jobs.run(planned, index)
-        assert done.returncode == 0, done.stderr
-        assert '"message": "rank done"' in done.stdout
-    on_batch, told = jobs.finished(planned, payload)
-    assert told["within_tolerance"]
+        process = jobs.run(planned, index)
+        assert process.returncode == 0, process.stderr
+        assert '"message": "rank done"' in process.stdout
+    on_batch, outcome = jobs.finished(planned, payload)
+    assert outcome["within_tolerance"]
     for rank in range(ranks):
         ours, theirs = on_batch.predictions(rank), on_lambda.predictions(rank)
         assert ours.keys() == theirs.keys()
@@ -107,7 +107,7 @@ def _assert_a_minute_of_fargate_for_each(ranks: int, cost: Json) -> None:
     minute = (4 * vcpu_hour + 16 * gb_hour + 0.005) / 60
     assert cost["AWS Batch compute (USD)"] == pytest.approx(ranks * minute)
     assert cost["Lambda compute (USD)"] == cost["Lambda requests (USD)"] == 0
-    assert "up to 70 % below" in cost["notes"][0]
+    assert "Spot costs up to 70 % less" in cost["notes"][0]
 
 
 def test_a_rank_that_fails_leaves_a_record_and_no_other_one(
@@ -117,8 +117,8 @@ def test_a_rank_that_fails_leaves_a_record_and_no_other_one(
     payload = cloud.payload(prefix, backend="batch")
     planned = jobs.plan(payload)
     assert [jobs.run(planned, index).returncode for index in range(2)] == [0, FAILED]
-    ran, told = jobs.finished(planned, payload)
-    assert not told["within_tolerance"]
+    ran, outcome = jobs.finished(planned, payload)
+    assert not outcome["within_tolerance"]
     (failure,) = ran.read("summary.json")["failed_ranks"].items()
     assert failure[0] == "1"
     assert failure[1]["error"] == "PartitionError"
@@ -134,13 +134,13 @@ def test_what_could_not_be_read_just_then_is_tried_again(
     payload = cloud.payload(prefix, backend="batch")
     planned = jobs.plan(payload)
     cloud.s3.delete_object(Bucket=cloud.bucket, Key=f"{prefix}/2.pt")
-    done = jobs.run(planned, 1)
-    assert done.returncode == TRY_AGAIN
-    assert "ObjectError" in done.stdout
+    process = jobs.run(planned, 1)
+    assert process.returncode == TRY_AGAIN
+    assert "ObjectError" in process.stdout
     cloud.put_all(prefix, bodies)
     assert [jobs.run(planned, index).returncode for index in range(2)] == [0, 0]
-    ran, told = jobs.finished(planned, payload)
-    assert told["within_tolerance"]
+    ran, outcome = jobs.finished(planned, payload)
+    assert outcome["within_tolerance"]
     assert ran.read("summary.json")["failed_ranks"] == {}
 
 
@@ -149,9 +149,9 @@ def test_an_index_beyond_the_ranks_is_told(
 ) -> None:
     cloud.put_all(prefix, partitions(2))
     planned = jobs.plan(cloud.payload(prefix, backend="batch"))
-    done = jobs.run(planned, 2)
-    assert done.returncode == FAILED
-    assert "AWS_BATCH_JOB_ARRAY_INDEX is 2, but" in done.stderr
+    process = jobs.run(planned, 2)
+    assert process.returncode == FAILED
+    assert "AWS_BATCH_JOB_ARRAY_INDEX is 2, but" in process.stderr
     missing: dict[str, Any] = {**planned, "manifest": f"results/{prefix}/none.json"}
     assert jobs.run(missing, 0).returncode == TRY_AGAIN
 

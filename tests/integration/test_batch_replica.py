@@ -95,12 +95,12 @@ def test_what_is_made_is_what_a_rank_needs(applied: Applied) -> None:
 
 def _allowed(applied: Applied, part: str) -> set[str]:
     """The actions of a role's policy, to which parliament has no objection."""
-    found = applied.aws.client("iam").get_role_policy(RoleName=f"{NAME}-{part}", PolicyName=f"{NAME}-{part}")
+    policy = applied.aws.client("iam").get_role_policy(RoleName=f"{NAME}-{part}", PolicyName=f"{NAME}-{part}")
     parliament = environment().with_name("parliament")
-    text = json.dumps(found["PolicyDocument"])
-    done = subprocess.run([parliament], input=text, capture_output=True, text=True)
-    assert done.stdout == "", done.stdout
-    listed = (statement["Action"] for statement in found["PolicyDocument"]["Statement"])
+    text = json.dumps(policy["PolicyDocument"])
+    process = subprocess.run([parliament], input=text, capture_output=True, text=True)
+    assert process.stdout == "", process.stdout
+    listed = (statement["Action"] for statement in policy["PolicyDocument"]["Statement"])
     return {action for one in listed for action in ([one] if isinstance(one, str) else one)}
 
 
@@ -149,7 +149,7 @@ def _ended(stepfunctions: Any, execution: str) -> Json:
 def test_the_state_machine_runs_one_job_for_each_rank(applied: Applied, machine: str, jobs: int) -> None:
     """One rank is a job without an array, none is no job."""
     stepfunctions, batch = applied.aws.client("stepfunctions"), applied.aws.client("batch")
-    told = {
+    execution_input = {
         "backend": "batch",
         "jobs": jobs,
         "job_name": f"rank-run-{jobs}",
@@ -157,17 +157,17 @@ def test_the_state_machine_runs_one_job_for_each_rank(applied: Applied, machine:
         "manifest": "r/manifest.json",
     }
     execution = stepfunctions.start_execution(
-        stateMachineArn=machine, name=f"run-{jobs}", input=json.dumps(told)
+        stateMachineArn=machine, name=f"run-{jobs}", input=json.dumps(execution_input)
     )["executionArn"]
     ended = _ended(stepfunctions, execution)
     assert ended["status"] == "SUCCEEDED", ended
-    assert json.loads(ended["output"]) == told  # no failure, and what Summarize needs
+    assert json.loads(ended["output"]) == execution_input  # no failure, and what Summarize needs
     listed = batch.list_jobs(jobQueue=NAME, jobStatus="SUCCEEDED")["jobSummaryList"]
-    found = [job for job in listed if job["jobName"] == f"rank-run-{jobs}"]
+    submitted = [job for job in listed if job["jobName"] == f"rank-run-{jobs}"]
     if not jobs:
-        assert found == []
+        assert submitted == []
         return
-    job = batch.describe_jobs(jobs=[one["jobId"] for one in found if ":" not in one["jobId"]])["jobs"][0]
+    job = batch.describe_jobs(jobs=[one["jobId"] for one in submitted if ":" not in one["jobId"]])["jobs"][0]
     assert {"name": "MANIFEST", "value": "s3://b/r/manifest.json"} in job["container"]["environment"]
     assert job.get("arrayProperties", {}).get("size") == (None if jobs == 1 else jobs)
 
@@ -194,7 +194,7 @@ def test_ranks_that_were_killed_are_named_with_their_reason(applied: Applied, ma
     session = boto3.Session("test", "test", region_name="us-east-1")
     jobs = Jobs(Target("team3", bucket, machine, session, applied.aws.endpoint), execution["executionArn"])
     seen = jobs.look(bucket, folder, set())
-    assert {str(rank): told for rank, told in seen.failures.items()} == summary["failed_ranks"]
+    assert {str(rank): reason for rank, reason in seen.failures.items()} == summary["failed_ranks"]
     assert (seen.running, seen.pending) == (0, 0)
 
 

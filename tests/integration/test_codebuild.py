@@ -76,11 +76,11 @@ def test_an_image_is_built_on_aws_and_deployed(checkout: Checkout) -> None:
 
     # A build that fails stops the deployment with its own words; what is there stays for the next attempt.
     (machine / "fault").write_text("no space left on device")
-    done, _ = checkout.run("deploy", "BUILD=codebuild")
-    assert done.returncode != 0
-    assert "ERROR: failed to solve: no space left on device" in done.stdout
-    told = f"error: the image was not built in {BUILDER}:"
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith(told))
+    process, _ = checkout.run("deploy", "BUILD=codebuild")
+    assert process.returncode != 0
+    assert "ERROR: failed to solve: no space left on device" in process.stdout
+    message = f"error: the image was not built in {BUILDER}:"
+    (line,) = (line for line in process.stderr.splitlines() if line.startswith(message))
     assert "phase PRE_BUILD: Error while executing command: aws ecr get-login-password" in line
     assert f"in CloudWatch: /aws/codebuild/{BUILDER}, " in line
     assert _contexts(checkout) == []

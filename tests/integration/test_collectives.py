@@ -51,14 +51,14 @@ def test_the_same_run_without_collectives_gives_the_same_metrics(
     direct = run(cloud.payload(prefix, collectives="direct"))
     metrics, _ = _reduced(direct)
     for rank in range(5):
-        told = direct.read(f"{rank}.json")["collectives"]
-        assert (told["channel"], told["relayed"], told["faults"]) == ("direct", [], {})
-        assert told["partners"] == ([1, 2, 3, 4] if rank == 0 else [0])
-        assert told["sent (bytes)"] > 0
+        collectives = direct.read(f"{rank}.json")["collectives"]
+        assert (collectives["channel"], collectives["relayed"], collectives["faults"]) == ("direct", [], {})
+        assert collectives["partners"] == ([1, 2, 3, 4] if rank == 0 else [0])
+        assert collectives["sent (bytes)"] > 0
     none = run({**cloud.payload(prefix, collectives="none"), "result_path": "results/none"})
     assert none.status == "SUCCEEDED", none.cause
     summary = none.read("summary.json")
-    assert summary["accuracy"] == metrics["accuracy"]  # to the last bit, whatever the order of the sums
+    assert summary["accuracy"] == metrics["accuracy"]  # bit-identical in any order of the sums
     assert summary["metrics_source"] == "rank infos"
     assert "metrics.json" not in none.objects()
 
@@ -188,8 +188,8 @@ def test_without_a_host_the_messages_go_through_s3(
     ran = run_hostless(cloud.payload(prefix, collectives="direct"))
     metrics, _ = _reduced(ran)
     assert metrics["ranks"] == [0, 1, 2]
-    told = ran.read("1.json")["collectives"]
-    assert (told["channel"], told["reason"]) == ("s3", "the rendezvous host could not be reached")
+    collectives = ran.read("1.json")["collectives"]
+    assert (collectives["channel"], collectives["reason"]) == ("s3", "the rendezvous host could not be reached")
     with socket.create_server(("127.0.0.1", port)):  # one that never answers
         ran = run_hostless({**cloud.payload(prefix, collectives="direct"), "result_path": "results/silent"})
     assert _reduced(ran)[1]["metrics_source"] == "collectives (s3) of 3 ranks"
@@ -229,15 +229,15 @@ def test_a_host_that_is_killed_and_comes_back_fails_no_rank(
 def test_the_deployments_own_host_is_started_and_stopped(
     aws: Emulator, partitions: Partitions, tmp_path: Path
 ) -> None:
-    """The module applied for real; an instance is but a record here, so that the ranks go on over S3."""
+    """The module applied for real. An instance is only a record here, so the ranks continue over S3."""
     variables = emulated_variables("own", aws, rendezvous={"address": None, "wait_seconds": 2})
     cloud = deployed(aws, "own", variables)
     ec2 = aws.client("ec2")
 
     def instance() -> Json:
         names = [{"Name": "tag:Name", "Values": ["own-cosmicai-rendezvous-host"]}]
-        (found,) = ec2.describe_instances(Filters=names)["Reservations"]
-        return dict(found["Instances"][0])
+        (reservation,) = ec2.describe_instances(Filters=names)["Reservations"]
+        return dict(reservation["Instances"][0])
 
     assert instance()["InstanceType"] == "t4g.nano"
     cloud.put_all("own", partitions(2))

@@ -43,5 +43,7 @@ def test_an_old_boto3_writes_under_a_condition(tmp_path: Path) -> None:
     with replica(tmp_path / "log") as aws:
         path = f"{tmp_path / 'old'}:{FUNCTIONS}"
         environment = {**aws.environment, "PYTHONPATH": path}
-        done = subprocess.run([sys.executable, "-c", _WRITES], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+        process = subprocess.run(
+            [sys.executable, "-c", _WRITES], env=environment, capture_output=True, text=True
+        )
+    assert process.returncode == 0, process.stderr

@@ -1,4 +1,4 @@
-"""`cosmicai demo` itself: what it shows, and that nothing of it is left when it is interrupted."""
+"""`cosmicai demo` itself: what it shows, and that no process or folder stays when it is interrupted."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def _command(results: Path) -> list[str]:
 
 
 def test_the_demo_ends_with_its_tables_and_results(build: BuildFolder, tmp_path: Path) -> None:
-    done = subprocess.run(_command(tmp_path / "out"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(_command(tmp_path / "out"), capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
     for text in ("AstroMAE, this run", "k nearest neighbours", "random forest", "GB-seconds", "would cost"):
-        assert text in done.stdout
+        assert text in process.stdout
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["num_samples"] == 5112
     validation = dc2.observations("validation", [0], CACHE)[:5112]

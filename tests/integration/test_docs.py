@@ -25,7 +25,7 @@ DOCS = ROOT / "docs"
 
 
 def _commands(page: Path) -> str:
-    """All that stands in a page's sh blocks, in order."""
+    """The text of a page's sh blocks, in order."""
     return "\n".join(re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
 
 
@@ -33,11 +33,11 @@ def test_the_tutorial_works_word_for_word(tmp_path: Path) -> None:
     shutil.rmtree(ROOT / "results" / "tutorial", ignore_errors=True)
     environment = {**os.environ, "COSMICAI_LOCAL": str(tmp_path / "local"), "COLUMNS": "120"}
     script = f"set -eu\ntrap 'cosmicai local down' EXIT\n{_commands(DOCS / 'tutorial.md')}"
-    done = subprocess.run(
+    process = subprocess.run(
         ["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=420
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    for told in (
+    assert process.returncode == 0, process.stdout + process.stderr
+    for message in (
         "succeeded: 1,530 redshifts",
         "Recommended:",
         "1 of 6 ranks left no result: 2.",
@@ -45,7 +45,7 @@ def test_the_tutorial_works_word_for_word(tmp_path: Path) -> None:
         '"rank": 2',
         "CSVs and plots are in the same folder",
     ):
-        assert told in done.stdout + done.stderr
+        assert message in process.stdout + process.stderr
     for left in ("first/report.html", "stamps.png", "sweep/sweep.html"):
         assert (ROOT / "results" / "tutorial" / left).exists()
 
@@ -100,5 +100,5 @@ def test_the_reference_names_every_field_of_a_run(
 @pytest.mark.parametrize("command", ["run", "plan", "sweep", "watch", "results", "report", "resume"])
 def test_every_command_has_an_example(command: str) -> None:
     cosmicai = str(Path(sys.executable).with_name("cosmicai"))
-    done = subprocess.run([cosmicai, command, "--help"], capture_output=True, text=True, check=True)
-    assert "Example: cosmicai" in done.stdout
+    process = subprocess.run([cosmicai, command, "--help"], capture_output=True, text=True, check=True)
+    assert "Example: cosmicai" in process.stdout

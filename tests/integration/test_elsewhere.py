@@ -41,8 +41,8 @@ def test_the_commands_for_sagemaker_start_a_job(aws: Replica, tmp_path: Path) ->
     for name in ("1.pt", "2.pt", "photometry.json"):
         s3.put_object(Bucket="team3-cosmicai", Key=f"25MB/{name}", Body=b"x")
     script = ["bash", "-euc", commands]
-    done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
     sagemaker = aws.client("sagemaker")
     job = sagemaker.describe_transform_job(TransformJobName="team3-cosmicai-1")
     source = job["TransformInput"]["DataSource"]["S3DataSource"]

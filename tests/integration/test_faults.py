@@ -38,6 +38,16 @@ def test_an_empty_prefix_is_named(cloud: Cloud, run: Run, prefix: str) -> None:
     assert f"s3://{cloud.bucket}/{prefix}/ holds no .pt file" in ran.cause
 
 
+def test_a_model_that_is_not_there_is_named_before_a_rank_starts(
+    cloud: Cloud, run: Run, partitions: Partitions, prefix: str
+) -> None:
+    cloud.put_all(prefix, partitions(1))
+    ran = run(cloud.payload(prefix, model="models/nime"))
+    assert ran.status == "FAILED"
+    assert f"model: s3://{cloud.bucket}/models/nime/ holds no file" in ran.cause
+    assert ran.objects() == set()
+
+
 def test_a_missing_bucket_is_named(cloud: Cloud, run: Run, prefix: str) -> None:
     ran = run(cloud.payload(prefix, data_bucket="there-is-none"))
     assert ran.status == "FAILED"
@@ -230,12 +240,12 @@ def kill_a_busy_rank(cloud: Cloud) -> int:
 
 
 def _ranks(cloud: Cloud) -> list[psutil.Process]:
-    found = []
+    processes = []
     for process in psutil.process_iter(["cmdline", "environ"]):
         mine = (process.info["environ"] or {}).get("AWS_ENDPOINT_URL") == cloud.aws.endpoint
         if mine and "inference.handler.handler" in (process.info["cmdline"] or []):
-            found.append(process)
-    return found
+            processes.append(process)
+    return processes
 
 
 @pytest.mark.fault(

@@ -166,18 +166,18 @@ def test_a_stopped_run_is_resumed_without_computing_anything_again(
     payload = cloud.payload(prefix, collectives="none", max_concurrency=1)
     execution = start(payload)
 
-    def done() -> set[str]:
+    def result_names() -> set[str]:
         return {f"{rank}.json" for rank in range(6)} & cloud.keys(cloud.bucket, f"results/{prefix}/")
 
     deadline = time.monotonic() + 60
-    while not done():
+    while not result_names():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     with no_ranks(cloud):  # so that some are left
         cloud.stepfunctions.stop_execution(executionArn=execution, cause="enough")
         assert cloud.wait(execution, payload).status == "ABORTED"
         time.sleep(3)  # what was under way then ends
-    before = {name: cloud.get(cloud.bucket, f"results/{prefix}/{name}") for name in done()}
+    before = {name: cloud.get(cloud.bucket, f"results/{prefix}/{name}") for name in result_names()}
     assert 0 < len(before) < 6
     resumed = run({**payload, "resume": True})
     assert resumed.status == "SUCCEEDED", resumed.cause

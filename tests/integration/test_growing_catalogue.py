@@ -50,11 +50,11 @@ def visit(
 
 
 def _table(cloud: Cloud, catalogue: str) -> deltalake.DeltaTable:
-    given = credentials(cloud.aws.endpoint)
+    keys = credentials(cloud.aws.endpoint)
     options = {
         "AWS_ENDPOINT_URL": cloud.aws.endpoint, "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": given["AWS_ACCESS_KEY_ID"], "AWS_REGION": "us-east-1",
-        "AWS_SECRET_ACCESS_KEY": given["AWS_SECRET_ACCESS_KEY"],
+        "AWS_ACCESS_KEY_ID": keys["AWS_ACCESS_KEY_ID"], "AWS_REGION": "us-east-1",
+        "AWS_SECRET_ACCESS_KEY": keys["AWS_SECRET_ACCESS_KEY"],
     }  # fmt: skip
     return deltalake.DeltaTable(f"s3://{cloud.bucket}/{catalogue}", storage_options=options)
 
@@ -85,11 +85,11 @@ def _same(table: Any, expected: dict[str, np.ndarray]) -> None:
     for name, column in expected.items():
         values = table.column(name)
         assert values.null_count == 0, name
-        found = np.array(values.to_pylist())
+        actual = np.array(values.to_pylist())
         if column.dtype.kind == "f":
-            assert np.array_equal(found.astype(column.dtype), column, equal_nan=True), name
+            assert np.array_equal(actual.astype(column.dtype), column, equal_nan=True), name
         else:
-            assert found.tolist() == column.tolist(), name
+            assert actual.tolist() == column.tolist(), name
 
 
 def test_ten_arrivals_two_of_them_twice_have_each_galaxy_once(
@@ -116,15 +116,19 @@ def test_ten_arrivals_two_of_them_twice_have_each_galaxy_once(
     assert sorted(ids) == sorted(expected)
     assert delta.version() == 11
     for number, (ran, key) in enumerate(zip(runs, keys, strict=True)):
-        wanted = _as_results_have_it(ran, tmp_path / str(number))
+        own_rows = _as_results_have_it(ran, tmp_path / str(number))
         arrival = arrival_of(cloud.bucket, key.removesuffix("/_READY"))
         rows = table.filter([value == arrival for value in table.column("arrival").to_pylist()])
         rows = rows.sort_by([("file", "ascending"), ("row", "ascending")])
-        assert {*rows.column_names} == {*wanted, "arrival"}
-        _same(rows, wanted)
-        told = ran.read("summary.json")["catalogue"]
+        assert {*rows.column_names} == {*own_rows, "arrival"}
+        _same(rows, own_rows)
+        growth = ran.read("summary.json")["catalogue"]
         replaced = {1: 2, 2: 2}.get(number, 0)
-        assert (told["arrival"], told["galaxies"], told["replaced_files"]) == (arrival, len(rows), replaced)
+        assert (growth["arrival"], growth["galaxies"], growth["replaced_files"]) == (
+            arrival,
+            len(rows),
+            replaced,
+        )
     fields = {field.name: field for field in delta.schema().fields}
     assert fields["ra"].metadata["unit"] == "deg"
     assert fields["z_pred"].metadata["ucd"] == described("z_pred").ucd
@@ -134,8 +138,8 @@ def test_ten_arrivals_two_of_them_twice_have_each_galaxy_once(
 
 
 def _grown(ran: Ran) -> Json:
-    told: Json = ran.read("summary.json")["catalogue"]
-    return told
+    catalogue: Json = ran.read("summary.json")["catalogue"]
+    return catalogue
 
 
 def test_an_arrival_replaces_its_rows_also_after_a_compaction(
@@ -174,9 +178,9 @@ def _results_command(ran: Ran, folder: Path) -> str:
     name = ran.read("run.json")["run_id"]
     command = [sys.executable, "-m", "cosmicai", "results", name, "--local", "--out", str(folder / name)]
     environment = {**os.environ, **credentials(aws.endpoint), "COSMICAI_LOCAL": str(folder), "COLUMNS": "300"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout + process.stderr
 
 
 @pytest.mark.fault(
@@ -205,8 +209,8 @@ def test_what_does_not_fit_is_refused_and_the_catalogue_stays(
     assert f"version 0 of s3://{cloud.bucket}/{catalogue} holds its 6 galaxies" in _results_command(
         first, tmp_path
     )
-    told = " ".join(_results_command(other, tmp_path).split())
-    assert f"the catalogue s3://{cloud.bucket}/{catalogue} stays as it was: the arrival does not fit" in told
+    message = " ".join(_results_command(other, tmp_path).split())
+    assert f"the catalogue s3://{cloud.bucket}/{catalogue} stays as it was: the arrival does not fit" in message
     page = cloud.get(cloud.bucket, f"results/{prefix}/b/report.html").decode()
     assert "✗ Failed: the arrival is not in its catalogue" in page
     assert "it lacks the columns id, ra, dec, tile" in page

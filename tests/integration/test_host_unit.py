@@ -66,8 +66,8 @@ def cloud_config(aws: Emulator) -> bytes:
     ec2 = aws.client("ec2")
     names = [{"Name": "tag:Name", "Values": [f"{BUCKET}-rendezvous-host"]}]
     (instance,) = ec2.describe_instances(Filters=names)["Reservations"][0]["Instances"]
-    told = ec2.describe_instance_attribute(InstanceId=instance["InstanceId"], Attribute="userData")
-    data = base64.b64decode(told["UserData"]["Value"])
+    attribute = ec2.describe_instance_attribute(InstanceId=instance["InstanceId"], Attribute="userData")
+    data = base64.b64decode(attribute["UserData"]["Value"])
     assert len(data) <= 16_384
     return gzip.decompress(data)
 
@@ -125,20 +125,20 @@ def boot(aws: Emulator, tmp_path: Path) -> Iterator[Callable[[dict[str, bytes]],
 def until(condition: Callable[[], Any], folder: Path, seconds: float = 120) -> Any:
     """What the condition gives once it is true."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         console = (folder / "console").read_text(errors="replace")
         assert time.monotonic() < deadline, console[-3000:]
         time.sleep(0.2)
-    return found
+    return value
 
 
 @pytest.mark.skipif(not shutil.which("cloud-init"), reason="cloud-init is a package of its own")
 def test_cloud_init_takes_the_user_data(cloud_config: bytes, tmp_path: Path) -> None:
     (tmp_path / "user-data").write_bytes(cloud_config)
     check = ["cloud-init", "schema", "--config-file", str(tmp_path / "user-data")]
-    done = subprocess.run(check, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Valid" in done.stdout
+    process = subprocess.run(check, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "Valid" in process.stdout
 
 
 def test_a_small_machine_installs_nothing_when_it_boots(cloud_config: bytes) -> None:
@@ -172,9 +172,9 @@ def test_the_host_boots_publishes_its_key_and_relays(
 
     def relayed() -> list[Any]:
         ranks = [fmi.Direct(rank, 2, "boot-", "127.0.0.1", PORT, b"s", published) for rank in range(2)]
-        done = together(ranks, lambda group: float(group.allreduce(np.ones(1000), np.add).sum()), 60)
-        assert all(rank.statistics.relayed for rank in ranks), done
-        return done
+        sums = together(ranks, lambda group: float(group.allreduce(np.ones(1000), np.add).sum()), 60)
+        assert all(rank.statistics.relayed for rank in ranks), sums
+        return sums
 
     s3.delete_object(Bucket=BUCKET, Key=".cosmicai/relay-key")  # the emulator's own host is not meant here
     container = boot(files)

@@ -168,9 +168,9 @@ def test_an_image_for_another_architecture_is_built_without_running_it(
     libraries = [path for path in (root / "var/task").rglob("*.so*") if path.is_file()]
     assert {path.name for path in libraries} >= {f"{machine}.so"}
     assert len(libraries) > 20
-    told = subprocess.run(["file", "-b", *libraries], capture_output=True, text=True, check=True).stdout
+    descriptions = subprocess.run(["file", "-b", *libraries], capture_output=True, text=True, check=True).stdout
     word = {"x86_64": "x86-64", "aarch64": "ARM aarch64"}[machine]
-    assert all(word in line for line in told.splitlines()), told
+    assert all(word in line for line in descriptions.splitlines()), descriptions
     emulator = shutil.which(f"qemu-{machine}-static")
     if emulator is None:
         pytest.skip("running it needs qemu-user-static")
@@ -179,11 +179,11 @@ def test_an_image_for_another_architecture_is_built_without_running_it(
     (interpreter,) = (root / "usr/bin").glob("python3.1?")
     inside = ["/qemu", "-cpu", "max", f"/usr/bin/{interpreter.name}", "-c", _PREDICT]
     # With this machine's /sys, onnxruntime looks for features of a CPU that is not there, and crashes.
-    done = subprocess.run(
+    process = subprocess.run(
         stand_in.entering(str(root), *inside, mounted="proc dev"), capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    theirs = np.array(done.stdout.split(), np.float64)
+    assert process.returncode == 0, process.stderr
+    theirs = np.array(process.stdout.split(), np.float64)
     engine = load(BUNDLED_MODEL, "onnxruntime", "float32", threads=1)
     ours = np.concatenate(list(engine.predict([read(galaxies, "1.pt")])))
     np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)

@@ -33,13 +33,13 @@ def test_classes_of_real_stamps(cloud: Cloud, run: Run, prefix: str, tmp_path: P
     assert ran.status == "SUCCEEDED", ran.cause
     with torch.no_grad():
         expected = network(images).numpy()
-    found = [ran.predictions(rank) for rank in range(4)]
-    given = np.concatenate([np.stack([one["type_galaxy"], one["type_star"]], 1) for one in found])
-    assert given == pytest.approx(expected, abs=1e-5)
+    predictions = [ran.predictions(rank) for rank in range(4)]
+    probabilities = np.concatenate([np.stack([one["type_galaxy"], one["type_star"]], 1) for one in predictions])
+    assert probabilities == pytest.approx(expected, abs=1e-5)
     summary = ran.read("summary.json")
     assert summary["metrics_source"] == "collectives (direct) of 4 ranks"
     true = (labels.numpy() > 0).astype(int)
     assert summary["accuracy"]["accuracy"] == np.mean(true == expected.argmax(1))
     assert [one["count"] for one in summary["accuracy"]["classes"]] == np.bincount(true).tolist()
     assert {info["engine"] for info in ran.read("combined_data.json")} == {"onnxruntime"}
-    assert b"Classes of type: 20 objects whose class is known" in ran.summaries()["report.html"]
+    assert b"20 objects whose class is known" in ran.summaries()["report.html"]

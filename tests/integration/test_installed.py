@@ -43,8 +43,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in _FILES:
         shutil.copyfile(ROOT / name, folder / "source" / name)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder]
-    done = subprocess.run([*command, folder / "source"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run([*command, folder / "source"], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
     (built,) = folder.glob("*.whl")
     return built
 
@@ -67,9 +67,9 @@ class Installed:
         """Runs a command in the empty folder, without a path to the checkout."""
         kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
         environment = {**kept, "HOME": str(self.folder.parent), "COLUMNS": "120"}
-        done = subprocess.run([*words], cwd=self.folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == expect, done.stdout + done.stderr
-        return done
+        process = subprocess.run([*words], cwd=self.folder, env=environment, capture_output=True, text=True)
+        assert process.returncode == expect, process.stdout + process.stderr
+        return process
 
     def cosmicai(self, *words: str | Path) -> str:
         return self(self.python.with_name("cosmicai"), *words).stdout
@@ -127,9 +127,9 @@ def test_the_kernels_are_compiled_by_the_compiler_of_the_lock() -> None:
 def test_every_module_finds_the_functions_within(installed: Installed) -> None:
     code = """
 import importlib, pkgutil, sys, cosmicai
-for found in pkgutil.walk_packages(cosmicai.__path__, "cosmicai."):
-    if not found.name.endswith("__main__") and "fmilib" not in found.name:
-        importlib.import_module(found.name)
+for module in pkgutil.walk_packages(cosmicai.__path__, "cosmicai."):
+    if not module.name.endswith("__main__") and "fmilib" not in module.name:
+        importlib.import_module(module.name)
 print(sorted({"inference", "initialize", "rendezvous", "summarize", "contract"} & sys.modules.keys()))
 print("cosmicai.functions.inference.rank" in sys.modules)
 """
@@ -138,8 +138,8 @@ print("cosmicai.functions.inference.rank" in sys.modules)
 
 def test_from_an_empty_folder(installed: Installed, partition: Path) -> None:
     assert installed.cosmicai("--version") == f"cosmicai {__version__}\n"
-    told = installed.cosmicai("infer", partition, "--out", "mine")
-    assert "5 redshifts in mine" in told
+    output = installed.cosmicai("infer", partition, "--out", "mine")
+    assert "5 redshifts in mine" in output
     out = installed.folder / "mine"
     (info,) = json.loads((out / "combined_data.json").read_text())
     assert info["engine"] == "onnxruntime"
@@ -171,10 +171,10 @@ def test_a_missing_package_is_named_with_its_extra(
     )
     installed.cosmicai("infer", partition, "--out", out)
     places = {"out": out, "model": model, "folder": tmp_path}
-    given = [word.format(**places) for word in words]
-    done = installed.code(_WITHOUT.format(module=module, words=given), expect=1)
-    assert f"error: {module}, which this needs, is not installed: pip install 'cosmicai[" in done.stderr
-    assert f"pip install 'cosmicai[{extra}]'" in done.stderr
+    arguments = [word.format(**places) for word in words]
+    process = installed.code(_WITHOUT.format(module=module, words=arguments), expect=1)
+    assert f"error: {module}, which this needs, is not installed: pip install 'cosmicai[" in process.stderr
+    assert f"pip install 'cosmicai[{extra}]'" in process.stderr
 
 
 def test_without_matplotlib_there_is_no_picture(installed: Installed, partition: Path, tmp_path: Path) -> None:

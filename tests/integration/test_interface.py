@@ -58,10 +58,10 @@ def test_from_a_payload_to_tables(
     assert (seen[-1].status, seen[-1].done, seen[-1].images) == ("SUCCEEDED", 3, 60)
     assert run.state().ended
     assert deployment.find(run.name) == run
-    assert run.name in [found["name"] for found in deployment.runs()]
+    assert run.name in [listed["name"] for listed in deployment.runs()]
     assert any('"rank": 1' in line for line in run.log(1))
     asked: list[tuple[int, int]] = []
-    results = cosmicai.load_results(run, progress=lambda done, total: asked.append((done, total)))
+    results = cosmicai.load_results(run, progress=lambda finished, total: asked.append((finished, total)))
     assert results.folder == Path("results") / run.name
     assert asked[-1][0] == asked[-1][1] == len(results.files)
     assert results.summary.payload["batch_size"] == 8

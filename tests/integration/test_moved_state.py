@@ -79,21 +79,21 @@ def test_a_local_state_moves_once(tree: Path, aws: Replica) -> None:
     before = _state(tree).read_text()
     backend = tree / "terraform" / "teams" / "team3.s3.tfbackend"
     backend.write_text(BACKEND.format(key="moved"))
-    done = _call(tree, aws)
-    assert done.returncode == 0, done.stderr
-    assert "moved to S3: the state of team3" in done.stdout
-    assert "0 added, 0 changed, 0 destroyed" in done.stdout
+    process = _call(tree, aws)
+    assert process.returncode == 0, process.stderr
+    assert "moved to S3: the state of team3" in process.stdout
+    assert "0 added, 0 changed, 0 destroyed" in process.stdout
     assert _resource(_remote(aws, "moved")) == _resource(before)
     assert not _state(tree).exists()
     assert _state(tree).with_suffix(".tfstate.moved").read_text() == before
-    done = _call(tree, aws)
-    assert done.returncode == 0, done.stderr
-    assert "moved" not in done.stdout
+    process = _call(tree, aws)
+    assert process.returncode == 0, process.stderr
+    assert "moved" not in process.stdout
 
     backend.rename(tree / "kept")
-    done = _call(tree, aws)
-    assert done.returncode == 1
-    assert "the state of team3 is in S3, and terraform/teams/team3.s3.tfbackend" in done.stderr
+    process = _call(tree, aws)
+    assert process.returncode == 1
+    assert "the state of team3 is in S3, and terraform/teams/team3.s3.tfbackend" in process.stderr
     (tree / "kept").rename(backend)
     assert _call(tree, aws, "destroy.sh").returncode == 0
     assert json.loads(_remote(aws, "moved"))["resources"] == []
@@ -106,9 +106,9 @@ def test_a_state_that_is_in_s3_already_is_not_overwritten(tree: Path, aws: Repli
     aws.client("s3").put_object(Bucket="states", Key="other", Body=json.dumps(other))
     before = _state(tree).read_text()
     (tree / "terraform" / "teams" / "team3.s3.tfbackend").write_text(BACKEND.format(key="other"))
-    done = _call(tree, aws)
-    assert done.returncode == 1
-    assert "was not moved to S3, because another state is there; keep one of the two" in done.stderr
+    process = _call(tree, aws)
+    assert process.returncode == 1
+    assert "was not moved to S3, because another state is there; keep one of the two" in process.stderr
     assert json.loads(_remote(aws, "other")) == other
     assert _state(tree).read_text() == before
 
@@ -118,6 +118,6 @@ def test_a_state_of_nothing_does_not_move(tree: Path, aws: Replica) -> None:
     assert _call(tree, aws).returncode == 0
     assert _call(tree, aws, "destroy.sh").returncode == 0
     (tree / "terraform" / "teams" / "team3.s3.tfbackend").write_text(BACKEND.format(key="empty"))
-    done = _call(tree, aws)
-    assert done.returncode == 0, done.stderr
-    assert "moved" not in done.stdout
+    process = _call(tree, aws)
+    assert process.returncode == 0, process.stderr
+    assert "moved" not in process.stdout

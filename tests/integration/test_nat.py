@@ -136,9 +136,9 @@ def test_two_ranks_behind_port_restricted_nats_punch_through(
     networks: Networks, secret: str, tmp_path: Path
 ) -> None:
     networks.build(symmetric=False)
-    for found in _meet(networks, secret, tmp_path):
-        assert found["total"] == 3000
-        assert found["relayed"] == []
+    for outcome in _meet(networks, secret, tmp_path):
+        assert outcome["total"] == 3000
+        assert outcome["relayed"] == []
 
 
 @pytest.mark.fault(

@@ -55,12 +55,14 @@ def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applied]:
 
 
 def test_the_ranks_are_in_the_subnet_behind_a_group_that_lets_nothing_in(applied: Applied) -> None:
-    told = applied.aws.client("lambda").get_function(FunctionName="team3-cosmicai-inference")["Configuration"]
+    configuration = applied.aws.client("lambda").get_function(FunctionName="team3-cosmicai-inference")[
+        "Configuration"
+    ]
     (group,) = applied.aws.client("ec2").describe_security_groups(
         Filters=[{"Name": "group-name", "Values": [NAME]}]
     )["SecurityGroups"]
-    assert told["VpcConfig"]["SubnetIds"] == [applied.subnet]
-    assert told["VpcConfig"]["SecurityGroupIds"] == [group["GroupId"]]
+    assert configuration["VpcConfig"]["SubnetIds"] == [applied.subnet]
+    assert configuration["VpcConfig"]["SecurityGroupIds"] == [group["GroupId"]]
     assert (group["VpcId"], group["IpPermissions"]) == (applied.vpc, [])
     (out,) = group["IpPermissionsEgress"]
     assert (out["FromPort"], out["ToPort"], out["IpRanges"]) == (443, 443, [])

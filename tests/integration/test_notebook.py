@@ -43,8 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copyfile(path, folder / "notebook" / "cache" / path.name)
     command = [sys.executable, "-c", _EXECUTE, str(NOTEBOOK), "executed.ipynb"]
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    assert process.returncode == 0, process.stderr
     return folder
 
 
@@ -63,12 +63,12 @@ def _pictures(path: Path) -> int:
 
 
 def test_it_ends_with_a_calibrated_catalogue(folder: Path) -> None:
-    told = _texts(folder / "executed.ipynb")
-    assert "4 partitions of 1,000 galaxies" in told
-    assert "Warning" not in told
-    (nmad,) = re.findall(r"NMAD (0\.\d+)", told)
+    text = _texts(folder / "executed.ipynb")
+    assert "4 partitions of 1,000 galaxies" in text
+    assert "Warning" not in text
+    (nmad,) = re.findall(r"NMAD (0\.\d+)", text)
     assert float(nmad) == pytest.approx(0.03, abs=0.004)
-    inside, inside_95 = map(float, re.findall(r"(\d+\.\d)%", told)[:2])
+    inside, inside_95 = map(float, re.findall(r"(\d+\.\d)%", text)[:2])
     assert inside == pytest.approx(68, abs=4.5)  # 3 standard errors
     assert inside_95 == pytest.approx(95, abs=2.1)
     assert _pictures(folder / "executed.ipynb") == _PICTURES

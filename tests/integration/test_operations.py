@@ -52,19 +52,19 @@ def test_observations_that_arrive_start_a_run(
             "region": "us-east-1", "time": "2026-11-22T00:00:00Z", "resources": [],
             "detail": {"bucket": {"name": cloud.bucket}, "object": {"key": key}},
         }  # fmt: skip
-        found = events.test_event_pattern(EventPattern=pattern, Event=json.dumps(event))["Result"]
-        assert found == matches, key
+        result = events.test_event_pattern(EventPattern=pattern, Event=json.dumps(event))["Result"]
+        assert result == matches, key
     (target,) = events.list_targets_by_rule(Rule="night-cosmicai-ready")["Targets"]
     assert target["Arn"] == cloud.outputs.state_machine_arn
     values = {"bucket": cloud.bucket, "key": "incoming/2026-11-22/_READY"}
     assert set(target["InputTransformer"]["InputPathsMap"]) == set(values)
-    given = target["InputTransformer"]["InputTemplate"]
+    template = target["InputTransformer"]["InputTemplate"]
     for name, value in values.items():
-        given = given.replace(f"<{name}>", value)
+        template = template.replace(f"<{name}>", value)
     cloud.put_all("incoming/2026-11-22", {**partitions(2), "_READY": b""})
-    (tmp_path / "given.json").write_text(given)
+    (tmp_path / "input.json").write_text(template)
     resolved = {"bucket": cloud.bucket, "result_path": "results/incoming/2026-11-22"}
-    ran = cloud.wait(cloud.start(tmp_path / "given.json"), resolved)
+    ran = cloud.wait(cloud.start(tmp_path / "input.json"), resolved)
     assert ran.status == "SUCCEEDED", ran.cause
     summary = ran.read("summary.json")
     assert (summary["num_samples"], summary["payload"]["data_prefix"]) == (4, "incoming/2026-11-22")
@@ -104,11 +104,11 @@ def test_a_teams_state_lies_in_s3_with_a_lock(
         command = ["sh", str(tmp_path / "scripts" / script), "shared"]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
-    done = call("deploy.sh")
-    assert done.returncode == 0, done.stderr + done.stdout
+    process = call("deploy.sh")
+    assert process.returncode == 0, process.stderr + process.stdout
     state = json.load(s3.get_object(Bucket="states", Key="cosmicai/shared.tfstate")["Body"])
     assert state["outputs"]["bucket"]["value"] == "shared-cosmicai"
-    assert not list(tmp_path.rglob("*.tfstate"))[1:]  # but for Terraform's note of where the state is
+    assert not list(tmp_path.rglob("*.tfstate"))[1:]  # except Terraform's note of where the state is
     monkeypatch.setattr(target, "STATES", tmp_path / ".cosmicai" / "terraform")
     assert target.find("shared", False, None, tmp_path).bucket == "shared-cosmicai"
     lock = {
@@ -123,8 +123,8 @@ def test_a_teams_state_lies_in_s3_with_a_lock(
     assert "Error acquiring the state lock" in refused.stderr
     assert "a colleague" in refused.stderr
     s3.delete_object(Bucket="states", Key="cosmicai/shared.tfstate.tflock")
-    done = call("destroy.sh")
-    assert done.returncode == 0, done.stderr + done.stdout
+    process = call("destroy.sh")
+    assert process.returncode == 0, process.stderr + process.stdout
     assert "shared-cosmicai" not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
 
 

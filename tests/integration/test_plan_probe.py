@@ -36,9 +36,9 @@ def embedded(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
 
 def _plan(*options: str) -> Json:
-    done = CliRunner().invoke(app, ["plan", "--partition-mb", "5", *options, "--json"])
-    assert done.exit_code == 0, done.output + str(done.exception)
-    content: Json = json.loads(done.stdout)
+    result = CliRunner().invoke(app, ["plan", "--partition-mb", "5", *options, "--json"])
+    assert result.exit_code == 0, result.output + str(result.exception)
+    content: Json = json.loads(result.stdout)
     return content
 
 

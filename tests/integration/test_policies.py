@@ -39,7 +39,7 @@ _LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
 
 def _called(function: str) -> set[str]:
     """Actions of the calls in a function's sources. An unknown call of a client fails the test."""
-    found = set()
+    allowed = set()
     for path in (FUNCTIONS / function).rglob("*.py"):
         if path.name == "server.py" or "shims" in path.parts:
             continue
@@ -56,8 +56,8 @@ def _called(function: str) -> set[str]:
         named += [
             action for call, action in _CONTRACT.items() if re.search(rf"\b{call}\((?:s3,|boto3\.client)", text)
         ]
-        found |= {_ACTIONS[name] for name in named if name != "get_paginator"}
-    return found
+        allowed |= {_ACTIONS[name] for name in named if name != "get_paginator"}
+    return allowed
 
 
 def policy(aws: Emulator, role: str) -> list[Json]:

@@ -22,7 +22,7 @@ _NOT_FOUND = "An error occurred (404) when calling the HeadBucket operation: Not
 
 
 def _account(limit: int = 1000, free: int | None = None, head: str | None = _NOT_FOUND) -> Callable[..., Any]:
-    """Answers of an account with so many executions. head: why its bucket cannot be had; None: it can."""
+    """Answers of an account with `limit` executions. head: why it cannot have its bucket; None: it can."""
 
     def ask(service: str, operation: str, *_: str) -> Any:
         if operation == "get-caller-identity":
@@ -38,7 +38,7 @@ def _account(limit: int = 1000, free: int | None = None, head: str | None = _NOT
     return ask
 
 
-def _found(settings: Settings, ask: Callable[..., Any]) -> dict[str, Finding]:
+def _findings(settings: Settings, ask: Callable[..., Any]) -> dict[str, Finding]:
     return {finding.name: finding for finding in examine(replace(settings, has_host=False), ask)}
 
 
@@ -53,7 +53,7 @@ def _found(settings: Settings, ask: Callable[..., Any]) -> dict[str, Finding]:
     ],
 )
 def test_what_lambda_grants(settings: dict[str, int], limit: int, expected: str) -> None:
-    assert _found(replace(SETTINGS, **settings), _account(limit))["concurrency"] == (  # type: ignore[arg-type]
+    assert _findings(replace(SETTINGS, **settings), _account(limit))["concurrency"] == (  # type: ignore[arg-type]
         Finding("concurrency", True, expected)
     )
 
@@ -68,14 +68,14 @@ def test_what_lambda_grants(settings: dict[str, int], limit: int, expected: str)
     ],
 )
 def test_what_lambda_refuses(settings: dict[str, int], limit: int, remedy: str) -> None:
-    found = _found(replace(SETTINGS, **settings), _account(limit))["concurrency"]  # type: ignore[arg-type]
-    assert not found.holds
-    assert remedy in found.told
+    concurrency = _findings(replace(SETTINGS, **settings), _account(limit))["concurrency"]  # type: ignore[arg-type]
+    assert not concurrency.holds
+    assert remedy in concurrency.told
 
 
 def test_what_is_reserved_already_is_not_counted_twice() -> None:
     settings = replace(SETTINGS, reserved_concurrency=900, is_deployed=True)
-    assert _found(settings, _account(1000, free=100))["concurrency"].holds
+    assert _findings(settings, _account(1000, free=100))["concurrency"].holds
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_what_is_reserved_already_is_not_counted_twice() -> None:
     ],
 )
 def test_the_buckets_name(head: str | None, is_deployed: bool, holds: bool, expected: str) -> None:
-    found = _found(replace(SETTINGS, is_deployed=is_deployed), _account(head=head))["bucket's name"]
-    assert found.holds == holds
-    assert expected in found.told
+    bucket_name = _findings(replace(SETTINGS, is_deployed=is_deployed), _account(head=head))["bucket's name"]
+    assert bucket_name.holds == holds
+    assert expected in bucket_name.told
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +109,9 @@ def _asked(aws: Replica, settings: Settings, **environment: str) -> list[Finding
     own = {**aws.environment, "AWS_MAX_ATTEMPTS": "1", **environment}
     own["PATH"] = f"{Path(sys.executable).parent}:{own['PATH']}"
     command = [sys.executable, "-m", "cosmicai.deploy.preflight", "--json"]
-    given = json.dumps({name: value for name, value in vars(settings).items() if value is not None})
-    done = subprocess.run(command, input=given, env=own, capture_output=True, text=True, check=True)
-    return [Finding(**finding) for finding in json.loads(done.stdout)]
+    settings_json = json.dumps({name: value for name, value in vars(settings).items() if value is not None})
+    process = subprocess.run(command, input=settings_json, env=own, capture_output=True, text=True, check=True)
+    return [Finding(**finding) for finding in json.loads(process.stdout)]
 
 
 def test_an_account_that_is_empty_takes_a_deployment(aws: Replica) -> None:

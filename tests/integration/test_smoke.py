@@ -84,11 +84,11 @@ def _instead_of(tree: Tree, name: str, content: str) -> None:
 @pytest.mark.timeout(1200)
 def test_it_runs_real_galaxies_and_leaves_nothing(tree: Tree) -> None:
     before = tree.left()
-    done = tree.smoke()
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-    assert "less than 1 USD" in done.stdout
-    assert "120 redshifts agree with those of this machine" in done.stdout
-    assert "smoke test passed" in done.stdout
+    process = tree.smoke()
+    assert process.returncode == 0, process.stdout[-3000:] + process.stderr
+    assert "less than 1 USD" in process.stdout
+    assert "120 redshifts agree with those of this machine" in process.stdout
+    assert "smoke test passed" in process.stdout
     assert tree.left() == before
 
 
@@ -98,19 +98,19 @@ def test_it_destroys_what_failed(tree: Tree) -> None:
     before = tree.left()
     real = Path(sys.executable).with_name("cosmicai")
     _instead_of(tree, "cosmicai", f'[ "$1" != run ] || exit 3\nexec {real} "$@"')
-    done = tree.smoke()
+    process = tree.smoke()
     (tree.folder / "tools" / "cosmicai").unlink()
-    assert done.returncode == 3
-    assert "destroying smoke" in done.stdout
-    assert "smoke test passed" not in done.stdout
+    assert process.returncode == 3
+    assert "destroying smoke" in process.stdout
+    assert "smoke test passed" not in process.stdout
     assert tree.left() == before
 
 
 def test_it_starts_for_nobody_who_has_not_said_so(tree: Tree) -> None:
     before = tree.left()
-    done = tree.smoke(APPROVE="")
-    assert done.returncode == 1
-    assert "nothing was done" in done.stderr
+    process = tree.smoke(APPROVE="")
+    assert process.returncode == 1
+    assert "nothing was done" in process.stderr
     assert tree.left() == before
 
 
@@ -119,9 +119,9 @@ def test_a_bucket_that_exists_is_left_alone(tree: Tree) -> None:
     s3 = tree.aws.client("s3")
     s3.create_bucket(Bucket=BUCKET)
     s3.put_object(Bucket=BUCKET, Key="results/1/summary.json", Body=b"{}")
-    done = tree.smoke()
-    assert done.returncode == 1
-    assert f"the bucket {BUCKET} exists; a smoke test makes a deployment of its own" in done.stderr
+    process = tree.smoke()
+    assert process.returncode == 1
+    assert f"the bucket {BUCKET} exists; a smoke test makes a deployment of its own" in process.stderr
     assert s3.get_object(Bucket=BUCKET, Key="results/1/summary.json")["Body"].read() == b"{}"
     s3.delete_object(Bucket=BUCKET, Key="results/1/summary.json")
     s3.delete_bucket(Bucket=BUCKET)
@@ -138,9 +138,9 @@ def test_a_deployment_is_left_alone(tree: Tree) -> None:
     state: dict[str, Any] = {"version": 4, "terraform_version": "1.11.4", "serial": 1, "lineage": "a"}
     outputs.write_text(json.dumps({**state, "outputs": {}, "resources": [resource]}))
     before = tree.left()
-    done = tree.smoke()
-    assert done.returncode == 1
-    assert "smoke is deployed; a smoke test makes a deployment of its own" in done.stderr
+    process = tree.smoke()
+    assert process.returncode == 1
+    assert "smoke is deployed; a smoke test makes a deployment of its own" in process.stderr
     assert json.loads(outputs.read_text())["resources"]
     assert tree.left() == before
     outputs.unlink() if kept is None else outputs.write_text(kept)
@@ -164,9 +164,9 @@ def test_other_redshifts_are_told(tmp_path: Path, ours: dict[str, list[float]], 
             np.savez(tmp_path / folder / "predictions" / name, z_pred=np.array(redshifts, np.float32))
     command = [sys.executable, str(ROOT / "scripts" / "compare.py")]
     paths = [str(tmp_path / "ours"), str(tmp_path / "expected")]
-    done = subprocess.run([*command, *paths], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert message in done.stderr
+    process = subprocess.run([*command, *paths], capture_output=True, text=True)
+    assert process.returncode == 1
+    assert message in process.stderr
     same = subprocess.run([*command, paths[1], paths[1]], capture_output=True, text=True)
     assert same.returncode == 0
     assert same.stdout.startswith("4 redshifts agree")

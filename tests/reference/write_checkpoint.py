@@ -62,11 +62,11 @@ def main() -> None:
     parser.add_argument("name")
     for flag in ("--timm", "--scale", "--legacy"):
         parser.add_argument(flag, action="store_true")
-    given = parser.parse_args()
-    model = foreign.astromae(groups=0 if given.timm else 6)
+    arguments = parser.parse_args()
+    model = foreign.astromae(groups=0 if arguments.timm else 6)
     homes = dict(foreign.HOMES)
-    if given.timm:
-        with_timm(model, given.scale)
+    if arguments.timm:
+        with_timm(model, arguments.scale)
         homes = {path: classes for path, classes in homes.items() if not path.startswith("timm")}
     with torch.no_grad():
         compressible(model)
@@ -74,12 +74,12 @@ def main() -> None:
         outputs = model.eval()([torch.from_numpy(images), torch.from_numpy(magnitudes)])[:, 0].numpy()
     body = io.BytesIO()
     with foreign.modules(homes):
-        torch.save(torch.nn.DataParallel(model), body, _use_new_zipfile_serialization=not given.legacy)
-    (FOLDER / f"{given.name}.pt.xz").write_bytes(lzma.compress(body.getvalue(), preset=9))
+        torch.save(torch.nn.DataParallel(model), body, _use_new_zipfile_serialization=not arguments.legacy)
+    (FOLDER / f"{arguments.name}.pt.xz").write_bytes(lzma.compress(body.getvalue(), preset=9))
     path = FOLDER / "small-expected.npz"
     known = dict(np.load(path)) if path.exists() else {}
-    np.savez(path, **{**known, given.name: outputs})
-    print(given.name, torch.__version__, outputs)
+    np.savez(path, **{**known, arguments.name: outputs})
+    print(arguments.name, torch.__version__, outputs)
 
 
 if __name__ == "__main__":

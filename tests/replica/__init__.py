@@ -79,14 +79,14 @@ def replica(log: Path, **builds: str) -> Iterator[Replica]:
 def environment() -> Path:
     """The interpreter of the server's environment, which is installed first where it is missing."""
     python, marker = _FOLDER / "bin" / "python", _FOLDER / ".installed"
-    wanted = sys.version + _REQUIREMENTS.read_text()
+    expected = sys.version + _REQUIREMENTS.read_text()
     _FOLDER.parent.mkdir(exist_ok=True)
     with FileLock(_FOLDER.with_suffix(".lock")):
-        if not marker.exists() or marker.read_text() != wanted:
+        if not marker.exists() or marker.read_text() != expected:
             venv.create(_FOLDER, with_pip=True, clear=True)
             pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
             subprocess.run([*pip, "--requirement", str(_REQUIREMENTS)], check=True)
-            marker.write_text(wanted)
+            marker.write_text(expected)
     return python
 
 

@@ -39,7 +39,7 @@ def install() -> None:
     """In this process' moto."""
     codebuild._validate_required_params_source = _source
     codebuild.CodeBuildResponse.start_build = _start_build
-    CodeBuildBackend.batch_get_builds = lambda self, ids: [_found(self, one) for one in ids]
+    CodeBuildBackend.batch_get_builds = lambda self, ids: [_build_of(self, one) for one in ids]
     CodeBuildBackend.stop_build = _stop_build
     CodeBuildBackend.delete_project = _delete_project
 
@@ -57,7 +57,7 @@ def _delete_project(self: CodeBuildBackend, project_name: str) -> None:
     _moto_delete_project(self, project_name.rpartition("/")[2])
 
 
-def _found(backend: CodeBuildBackend, build_id: str) -> dict[str, Any]:
+def _build_of(backend: CodeBuildBackend, build_id: str) -> dict[str, Any]:
     builds = (build for history in backend.build_metadata_history.values() for build in history)
     return next(build for build in builds if build["id"] == build_id)
 
@@ -65,16 +65,16 @@ def _found(backend: CodeBuildBackend, build_id: str) -> dict[str, Any]:
 def _start_build(self: codebuild.CodeBuildResponse) -> ActionResult:
     build = _moto_start_build(self).result["build"]
     project = self.codebuild_backend.codebuild_projects[build["projectName"]].project_metadata
-    given = self._get_param("environmentVariablesOverride") or []
-    variables = {one["name"]: one["value"] for one in given}
-    build["environment"] = {**project["environment"], "environmentVariables": given}
+    overrides = self._get_param("environmentVariablesOverride") or []
+    variables = {one["name"]: one["value"] for one in overrides}
+    build["environment"] = {**project["environment"], "environmentVariables": overrides}
     build["logs"] = {"groupName": project["logsConfig"]["cloudWatchLogs"]["groupName"]}
     threading.Thread(target=_carry_out, args=(build, project, variables), daemon=True).start()
     return ActionResult({"build": build})
 
 
 def _stop_build(self: CodeBuildBackend, build_id: str) -> dict[str, Any]:
-    build = _found(self, build_id)
+    build = _build_of(self, build_id)
     build["buildStatus"] = "STOPPED"
     if build_id in _processes:
         os.killpg(_processes[build_id].pid, signal.SIGKILL)
@@ -108,8 +108,8 @@ def _phases(build: dict[str, Any], project: dict[str, Any], variables: dict[str,
     for name in ("install", "pre_build", "build"):
         for command in spec["phases"].get(name, {}).get("commands", []):
             if fault := _run(command, folder, own, build["id"], say):
-                told = {"statusCode": "COMMAND_EXECUTION_ERROR", "message": fault}
-                phase = {"phaseType": name.upper(), "phaseStatus": "FAILED", "contexts": [told]}
+                context = {"statusCode": "COMMAND_EXECUTION_ERROR", "message": fault}
+                phase = {"phaseType": name.upper(), "phaseStatus": "FAILED", "contexts": [context]}
                 build["phases"].append(phase)
                 return
     if build["buildStatus"] == "IN_PROGRESS":
@@ -119,7 +119,7 @@ def _phases(build: dict[str, Any], project: dict[str, Any], variables: dict[str,
 def _run(
     command: str, folder: str, environment: dict[str, str], build_id: str, say: Callable[[str], None]
 ) -> str:
-    """What CodeBuild says of a command that failed; nothing otherwise."""
+    """What CodeBuild reports about a command that failed; otherwise nothing."""
     say(f"Running command {command}\n")
     process = subprocess.Popen(
         ["sh", "-c", command], cwd=Path(folder), env=environment, text=True, start_new_session=True,

@@ -69,21 +69,23 @@ def _rest(signed: str, method: str, url: str) -> str:
     service = _SERVICES.get(signed, signed)
     model = botocore.model.ServiceModel(botocore.loaders.Loader().load_service_model(service, "service-2"))
     at = urlsplit(url)
-    given = parse_qs(at.query, keep_blank_values=True)
-    if "x-id" in given:  # as the SDK for Go tells it
-        return given["x-id"][0]
-    found = []
+    parameters = parse_qs(at.query, keep_blank_values=True)
+    if "x-id" in parameters:  # as the SDK for Go tells it
+        return parameters["x-id"][0]
+    operations = []
     for name in model.operation_names:
         http = model.operation_model(name).http
         path, _, query = http["requestUri"].partition("?")
-        wanted = {**parse_qs(query, keep_blank_values=True), **_required(model.operation_model(name))}
+        required = {**parse_qs(query, keep_blank_values=True), **_required(model.operation_model(name))}
         pattern = re.sub(r"\\{\w+\\\+\\}", ".+", re.escape(path))
         pattern = re.sub(r"\\{\w+\\}", "[^/]+", pattern)
         matches = http["method"] == method and re.fullmatch(pattern, at.path.rstrip("/") or "/")
-        if matches and all(key in given and value in ([""], given[key]) for key, value in wanted.items()):
-            found.append((len(wanted), name))
-    assert found, f"{signed}: {method} {url} is no operation of botocore's model"
-    return max(found)[1]
+        if matches and all(
+            key in parameters and value in ([""], parameters[key]) for key, value in required.items()
+        ):
+            operations.append((len(required), name))
+    assert operations, f"{signed}: {method} {url} is no operation of botocore's model"
+    return max(operations)[1]
 
 
 def _required(operation: botocore.model.OperationModel) -> dict[str, list[str]]:

@@ -51,9 +51,9 @@ class Checkout:
 
     def make(self, target: str, *variables: str) -> tuple[str, list[list[str]]]:
         """What a target prints, and the calls of docker and terraform, which all succeed."""
-        done, calls = self.run(target, *variables)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-        return done.stdout, calls
+        process, calls = self.run(target, *variables)
+        assert process.returncode == 0, process.stdout[-3000:] + process.stderr
+        return process.stdout, calls
 
     def run(self, target: str, *variables: str) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
         """Calls make, and reads the calls of docker and terraform."""
@@ -85,7 +85,7 @@ class Checkout:
 
 
 def copy_project(folder: Path) -> None:
-    """Copies the project there, with the tfvars of a team: the example's, but for the name."""
+    """Copies the project there, with the tfvars of a team: the example's with another name."""
     held = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(held, capture_output=True, text=True, check=True).stdout.splitlines():
         if name.startswith(("terraform/", "statemachine/", "scripts/", "docker/", "functions/", "cosmicai/")):
@@ -99,7 +99,7 @@ def copy_project(folder: Path) -> None:
 
 
 def stand_in(tools: Path, name: str, then: str) -> None:
-    """A program that records its arguments, and goes on with some lines of Python."""
+    """A program that records its arguments and then runs some lines of Python."""
     tools.mkdir(exist_ok=True)
     content = _RECORD.format(python=sys.executable, name=name) + then
     (tools / name).write_text(content.replace("{terraform}", str(shutil.which("terraform"))))

@@ -22,9 +22,9 @@ def assert_policies_are_sound(aws: Replica, roles: int) -> None:
     for role in names:
         (name,) = iam.list_role_policies(RoleName=role)["PolicyNames"]
         document = json.dumps(iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"])
-        done = subprocess.run([parliament], input=document, capture_output=True, text=True)
-        findings = [line for line in done.stdout.splitlines() if not _KNOWN.search(line)]
-        assert not findings, f"{role}: {done.stdout}"
+        process = subprocess.run([parliament], input=document, capture_output=True, text=True)
+        findings = [line for line in process.stdout.splitlines() if not _KNOWN.search(line)]
+        assert not findings, f"{role}: {process.stdout}"
 
 
 def assert_the_deployer_may(needed: set[str]) -> None:

@@ -38,8 +38,8 @@ def _validated(self: StepFunctionResponse) -> ActionResult:
     try:
         AmazonStateLanguageParser.parse(self._get_param("definition").replace('"EXPRESS"', '"STANDARD"'))
     except Exception as error:
-        told = {"severity": "ERROR", "code": "SCHEMA_VALIDATION_FAILED", "message": str(error)}
-        return ActionResult({"result": "FAIL", "diagnostics": [told], "truncated": False})
+        diagnostic = {"severity": "ERROR", "code": "SCHEMA_VALIDATION_FAILED", "message": str(error)}
+        return ActionResult({"result": "FAIL", "diagnostics": [diagnostic], "truncated": False})
     return ActionResult({"result": "OK", "diagnostics": [], "truncated": False})
 
 
@@ -82,7 +82,7 @@ StateTaskServiceBatch._normalise_response = _answer
 _named = BatchBackend.create_compute_environment
 
 
-def _with_role(self: BatchBackend, *given: Any, service_role: str = "", **named: Any) -> Any:
+def _with_role(self: BatchBackend, *arguments: Any, service_role: str = "", **named: Any) -> Any:
     """With AWS Batch's service-linked role where none is named."""
     if not service_role:
         name = "AWSServiceRoleForBatch"
@@ -90,7 +90,7 @@ def _with_role(self: BatchBackend, *given: Any, service_role: str = "", **named:
         roles = {role.name: role for role in self.iam_backend.get_roles()}
         role = roles.get(name) or self.iam_backend.create_role(name, "{}", path, None, "", {}, "3600", None)
         service_role = role.arn
-    return _named(self, *given, service_role=service_role, **named)
+    return _named(self, *arguments, service_role=service_role, **named)
 
 
 BatchBackend.create_compute_environment = _with_role
@@ -106,8 +106,8 @@ def _ended(self: Job, success: bool = True) -> None:
         success = False
         self.job_stopped_reason = "Array Child Job failed" if parent else "Essential container in task exited"
         if self.latest_attempt is not None:
-            told = {"exitCode": 137, "reason": "OutOfMemoryError: Container killed due to memory usage"}
-            self.latest_attempt["container"] |= told
+            ending = {"exitCode": 137, "reason": "OutOfMemoryError: Container killed due to memory usage"}
+            self.latest_attempt["container"] |= ending
     _stopped(self, success)
 
 

@@ -35,9 +35,9 @@ class Root:
             "TF_DATA_DIR": str(self._folder / "data"),
         }  # fmt: skip
         whole = ["terraform", f"-chdir={ROOT / 'terraform'}", *command]
-        done = subprocess.run(whole, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-        return done.stdout
+        process = subprocess.run(whole, env=environment, capture_output=True, text=True)
+        assert process.returncode == 0, process.stdout[-3000:] + process.stderr
+        return process.stdout
 
 
 def assert_allowed(needed: set[str], *policies: str) -> None:

@@ -1,7 +1,9 @@
-"""For the tests of fmi: a rendezvous host, Redis and S3, through which ranks meet. For others: moto's S3."""
+"""For the tests of fmi: a rendezvous host, Redis and S3, through which ranks meet. For others: moto's S3, and
+valid inputs of every command."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -11,15 +13,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import boto3
+import numpy as np
 import pytest
+import torch
 from moto import mock_aws
+from torch.utils.data import TensorDataset
 
 from cosmicai.emulator import Emulator
 from cosmicai.emulator.localstack import free_port
 from cosmicai.packaging.places import FUNCTIONS, BuildFolder
+from inference.engine import astromae
 
 sys.path.append(str(FUNCTIONS / "inference"))
 import fmi
@@ -108,3 +115,35 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         client = boto3.client("s3", "us-east-1", aws_access_key_id="a", aws_secret_access_key="b")  # noqa: S106
         client.create_bucket(Bucket="team3-cosmicai")
         yield client
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Valid inputs of every command."""
+    folder = tmp_path_factory.mktemp("valid")
+    rng = np.random.default_rng(0)
+    images, magnitudes = rng.normal(0, 0.1, (40, 5, 32, 32)), rng.normal(23, 1, (40, 5))
+    arrays = [one.astype(np.float32) for one in (images, magnitudes, rng.uniform(0.1, 2, 40))]
+    (folder / "in").mkdir()
+    torch.save(TensorDataset(*map(torch.from_numpy, arrays)), folder / "in" / "1.pt")
+    np.savez(folder / "source.npz", images=arrays[0], magnitudes=arrays[1], redshift=arrays[2])
+    torch.manual_seed(0)
+    config = astromae.Config(width=16, depth=1, heads=2, parallel_groups=0, head_width=8)
+    astromae.save(astromae.AstroMAE(config).eval(), folder / "model")
+    (folder / "model" / "card.json").write_text("{}")
+    shutil.copy(folder / "model" / "config.json", folder / "config.json")
+    torch.save({"nothing": torch.zeros(3)}, folder / "checkpoint.pt")
+    (folder / "payload.json").write_text(json.dumps({"data_prefix": "d", "result_path": "r"}))
+    (folder / "results").mkdir()
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.fixture
+def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of them as the working folder, where no embedded AWS runs."""
+    folder = tmp_path / "place"
+    shutil.copytree(template, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COSMICAI_LOCAL", str(tmp_path / "no-local"))
+    return folder

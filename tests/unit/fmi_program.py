@@ -43,7 +43,7 @@ FUNCTIONS = [
 ]
 
 
-def got(comm: fmi.Communicator, rank: int, ranks: int) -> dict[str, Any]:
+def received(comm: fmi.Communicator, rank: int, ranks: int) -> dict[str, Any]:
     results: dict[str, Any] = {}
     comm.barrier()
     for name, value, kind in numbers(rank):
@@ -74,7 +74,7 @@ def main() -> None:
     rank, ranks = int(sys.argv[1]), int(sys.argv[2])
     comm = fmi.Communicator(rank, ranks, sys.argv[3], sys.argv[4], 512)
     comm.hint(fmi.hints[sys.argv[5]])
-    print(json.dumps(got(comm, rank, ranks)))
+    print(json.dumps(received(comm, rank, ranks)))
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ def galaxies(count: int = COUNT) -> Arrays:
 
 def made(source: Path, out: Path, reading: Reading = Reading(), **about: object) -> tuple[Arrays, Prepared]:  # noqa: B008
     """The prepared partitions of a source as whole arrays, and what `prepare` says."""
-    done = prepare(source, Folder(out), 1, reading, **about)  # type: ignore[arg-type]
-    return prepared(out), done
+    outcome = prepare(source, Folder(out), 1, reading, **about)  # type: ignore[arg-type]
+    return prepared(out), outcome
 
 
 def prepared(folder: Path) -> Arrays:
@@ -44,10 +44,10 @@ def prepared(folder: Path) -> Arrays:
     )
 
 
-def assert_same(found: Arrays, expected: Arrays) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(actual: Arrays, expected: Arrays) -> None:
+    assert actual.keys() == expected.keys()
     for name, array in expected.items():
-        assert np.array_equal(found[name], array, equal_nan=True), name
+        assert np.array_equal(actual[name], array, equal_nan=True), name
 
 
 def refused(path: Path, match: str, reading: Reading = Reading()) -> None:  # noqa: B008

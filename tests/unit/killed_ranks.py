@@ -52,7 +52,7 @@ def _work(group: fmi.Group, operation: str) -> None:
             group.barrier()
 
 
-def rank(number: int, name: str, port: int, operation: str, moment: str, seconds: float, told: Any) -> None:
+def rank(number: int, name: str, port: int, operation: str, moment: str, seconds: float, sender: Any) -> None:
     channel: Any = fmi.Direct(number, SIZE, name, "127.0.0.1", port, b"s")
     victim = number == VICTIM
     if victim and moment == "before":
@@ -63,7 +63,7 @@ def rank(number: int, name: str, port: int, operation: str, moment: str, seconds
         outcome = "done"
     except fmi.FmiError as error:
         outcome = f"{type(error).__name__}: {error}"
-    told.send([outcome, time.monotonic() - began])
+    sender.send([outcome, time.monotonic() - began])
     if victim:
         os.kill(os.getpid(), signal.SIGKILL)
     channel.close()
@@ -71,7 +71,7 @@ def rank(number: int, name: str, port: int, operation: str, moment: str, seconds
 
 def main() -> None:
     port, seconds = int(sys.argv[1]), float(sys.argv[2])
-    fork, found = multiprocessing.get_context("fork"), {}
+    fork, outcomes = multiprocessing.get_context("fork"), {}
     for operation in OPERATIONS:
         for moment in MOMENTS:
             name = f"{operation}-{moment}"
@@ -84,9 +84,9 @@ def main() -> None:
                 process.start()
             for process in ranks:
                 process.join(seconds + 20)
-            told = {n: pipes[n][0].recv() if pipes[n][0].poll() else None for n in range(SIZE)}
-            found[f"{operation}, {moment}"] = told
-    print(json.dumps(found))
+            answers = {n: pipes[n][0].recv() if pipes[n][0].poll() else None for n in range(SIZE)}
+            outcomes[f"{operation}, {moment}"] = answers
+    print(json.dumps(outcomes))
 
 
 if __name__ == "__main__":

@@ -42,9 +42,9 @@ class Host:
         os.close(theirs)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        while "port" not in (told := json.loads(line)):  # it may first say that it relays for nobody
+        while "port" not in (announced := json.loads(line)):  # it may first say that it relays for nobody
             line = self.process.stdout.readline()
-        self.port = int(told["port"])
+        self.port = int(announced["port"])
 
     @property
     def address(self) -> str:
@@ -58,8 +58,8 @@ class Host:
         with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
             connection.sendall(b"\x01")
             with connection.makefile() as lines:
-                found: dict[str, Any] = json.loads(lines.readline())
-        return found
+                counters: dict[str, Any] = json.loads(lines.readline())
+        return counters
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), 5)
@@ -98,7 +98,7 @@ def interpreter(version: str) -> str | None:
     for command in (f"python{version}", *(str(place / "python") for place in places)):
         with suppress(OSError):
             asked = [command, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-            told = subprocess.run(asked, capture_output=True, text=True, check=False)
-            if told.stdout.strip() == version:
+            process = subprocess.run(asked, capture_output=True, text=True, check=False)
+            if process.stdout.strip() == version:
                 return command
     return None

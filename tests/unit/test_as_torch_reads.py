@@ -28,9 +28,9 @@ from inference.data.pickled import Record, Rules, TorchFileError
 from inference.data.tensors import Tensor
 from inference.data.torchfile import Buffer, describe
 from tests import foreign
-from tests.fuzz.grammar import Ops, called, named, number, pickle_of, storage, text, tuple_of
 from tests.fuzz.opcodes import op
 from tests.fuzz.torchfiles import TorchFile
+from tests.fuzz.vocabulary import Ops, called, named, number, pickle_of, storage, text, tuple_of
 from tests.threads import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -66,9 +66,9 @@ def _torch(file: bytes) -> Any:
 def test_a_step_that_is_never_taken_may_be_any_number() -> None:
     """A step of 2^62 over a single value once ended a rank by an OverflowError."""
     file = _file(_tensor(count=1, step=2**62), k0=4)
-    found = describe(Buffer(file))
-    assert isinstance(found, Tensor)
-    assert found.read(Buffer(file)).tolist() == _torch(file).tolist()
+    tensor = describe(Buffer(file))
+    assert isinstance(tensor, Tensor)
+    assert tensor.read(Buffer(file)).tolist() == _torch(file).tolist()
 
 
 def test_truth_values_are_not_negated() -> None:
@@ -104,9 +104,9 @@ def test_a_storage_is_of_one_size() -> None:
 def test_an_empty_storage_may_be_of_several_types(saved: Callable[[object], bytes]) -> None:
     """torch itself writes such files."""
     empty = torch.empty(0)
-    found = describe(Buffer(saved([empty, empty.view(torch.int32)])))
-    assert isinstance(found, list)
-    assert [tensor.number for tensor in found] == ["float32", "int32"]
+    tensors = describe(Buffer(saved([empty, empty.view(torch.int32)])))
+    assert isinstance(tensors, list)
+    assert [tensor.number for tensor in tensors] == ["float32", "int32"]
 
 
 def test_a_storage_is_looked_for_once() -> None:
@@ -162,8 +162,8 @@ def test_a_parameter_is_a_tensor() -> None:
 def test_a_partition_whose_tensors_have_attributes_is_read(saved: Callable[[object], bytes]) -> None:
     images = torch.rand(2, 2, 4, 4)
     images.survey = "DC2"  # type: ignore[attr-defined]
-    found = read(saved(TensorDataset(images, nn.Parameter(torch.ones(2, 2)))), "1.pt", Layout((2, 4, 4), 2))
-    assert np.array_equal(found.images, images.numpy())
+    block = read(saved(TensorDataset(images, nn.Parameter(torch.ones(2, 2)))), "1.pt", Layout((2, 4, 4), 2))
+    assert np.array_equal(block.images, images.numpy())
 
 
 def test_the_state_of_an_object_is_what_it_was_when_the_object_was_made() -> None:
@@ -185,8 +185,8 @@ def test_what_a_function_makes_is_not_made_without_a_call(keywords: bool) -> Non
 
 def test_texts_of_python_2() -> None:
     """As torch reads them: UTF-8. What is none is bytes."""
-    found, _ = pickled.read(pickle_of([op("SHORT_BINSTRING", "é".encode())]), Rules(10))
-    assert found == "é" == _torch(_file([op("SHORT_BINSTRING", "é".encode())]))
+    value, _ = pickled.read(pickle_of([op("SHORT_BINSTRING", "é".encode())]), Rules(10))
+    assert value == "é" == _torch(_file([op("SHORT_BINSTRING", "é".encode())]))
     assert pickled.read(pickle_of([op("SHORT_BINSTRING", b"\xff")]), Rules(10))[0] == b"\xff"
 
 
@@ -222,7 +222,7 @@ def test_a_layer_is_its_state_and_not_what_a_call_would_make_of_it(tmp_path: Pat
 
 
 class _Old:
-    """A tensor as torch of before 0.2 stored it, which is not read here."""
+    """A tensor as torch stored it before version 0.2, which is not read here."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return torch.Tensor, (), {}

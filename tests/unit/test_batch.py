@@ -62,9 +62,9 @@ def test_the_index_of_a_job_is_its_rank(s3: Any) -> None:
 
 def test_a_resumed_run_has_jobs_for_the_missing_ranks_alone(s3: Any) -> None:
     _start(s3)
-    done = {"run_id": "run-1", "duration (seconds)": 2.0, "memory_limit (MB)": 3008}
+    info = {"run_id": "run-1", "duration (seconds)": 2.0, "memory_limit (MB)": 3008}
     for rank in (0, 1, 3):
-        s3.put_object(Bucket=BUCKET, Key=f"r/{rank}.json", Body=json.dumps({**done, "rank": rank}).encode())
+        s3.put_object(Bucket=BUCKET, Key=f"r/{rank}.json", Body=json.dumps({**info, "rank": rank}).encode())
     answer = _start(s3, {**PAYLOAD, "resume": True}, "run-2")
     ranks = [event["RANK"] for event in _read(s3, "r/manifest.json")]
     assert answer["jobs"] == len(ranks)
@@ -117,9 +117,9 @@ def test_a_variable_that_is_wrong_is_named(variables: dict[str, str], message: s
 def test_the_containers_command_without_its_variables_ends_with_a_sentence(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "inference", "rank"]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "functions")}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == FAILED
-    assert done.stderr == "error: MANIFEST is ''; give s3://BUCKET/RESULT_PATH/manifest.json\n"
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert process.returncode == FAILED
+    assert process.stderr == "error: MANIFEST is ''; give s3://BUCKET/RESULT_PATH/manifest.json\n"
 
 
 def test_the_log_of_a_rank_is_that_of_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,11 +141,11 @@ def test_the_log_of_a_rank_is_that_of_its_jobs(monkeypatch: pytest.MonkeyPatch) 
         ):
             logs.create_log_stream(logGroupName=group, logStreamName=f"rank/default/{stream}")
             starts = json.dumps({"message": "rank starts", "rank": rank, "run_id": run_id})
-            told = [
+            events = [
                 {"timestamp": int(now.timestamp() * 1000) + n, "message": message}
                 for n, message in enumerate((starts, f"from {stream}"))
             ]
-            logs.put_log_events(logGroupName=group, logStreamName=f"rank/default/{stream}", logEvents=told)
+            logs.put_log_events(logGroupName=group, logStreamName=f"rank/default/{stream}", logEvents=events)
         execution = {"name": "run-1", "startDate": now, "input": json.dumps(PAYLOAD)}
         lines = of_rank(target, execution, 1)
     assert [line for line in lines if line.startswith("from")] == ["from a", "from b"]

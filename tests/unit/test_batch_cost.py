@@ -55,16 +55,16 @@ def test_the_example_of_awss_price_list() -> None:
 
 
 def test_a_rank_is_billed_from_its_images_download_and_a_minute_at_least() -> None:
-    found = summary(RUN, [INFO], {}).cost
-    assert found.batch == pytest.approx(4 * 0.04048 + 16 * 0.004445)
-    assert (found.compute, found.requests, found.notes) == (0.0, 0.0, None)
-    assert found.total == pytest.approx(found.batch + found.step_functions + found.s3_requests)
+    run_cost = summary(RUN, [INFO], {}).cost
+    assert run_cost.batch == pytest.approx(4 * 0.04048 + 16 * 0.004445)
+    assert (run_cost.compute, run_cost.requests, run_cost.notes) == (0.0, 0.0, None)
+    assert run_cost.total == pytest.approx(run_cost.batch + run_cost.step_functions + run_cost.s3_requests)
     short = replace(INFO, duration=4.0, billed=20.0)
-    assert cost([short], on_batch=True).batch == pytest.approx(found.batch / 60)
+    assert cost([short], on_batch=True).batch == pytest.approx(run_cost.batch / 60)
     no_metadata = replace(INFO, billed=None)
-    assert cost([no_metadata], on_batch=True).batch == pytest.approx(found.batch * 3500 / 3600)
+    assert cost([no_metadata], on_batch=True).batch == pytest.approx(run_cost.batch * 3500 / 3600)
     public = replace(INFO, public_address=True)
-    assert cost([public], on_batch=True).batch == pytest.approx(found.batch + 0.005)
+    assert cost([public], on_batch=True).batch == pytest.approx(run_cost.batch + 0.005)
     arm = replace(INFO, architecture="aarch64")
     assert cost([arm], on_batch=True).batch == pytest.approx(4 * 0.03238 + 16 * 0.00356)
 
@@ -73,15 +73,15 @@ def test_spot_is_at_the_price_on_demand_and_says_so() -> None:
     spot = cost([replace(INFO, capacity="fargate_spot")], on_batch=True)
     assert spot.total == cost([INFO], on_batch=True).total
     (note,) = spot.notes or []
-    assert "up to 70 % below" in note
+    assert "Spot costs up to 70 % less" in note
 
 
 def test_ranks_that_do_not_say_what_they_ran_on_are_counted_in_words() -> None:
     """Those of an earlier version; and on Lambda, where nothing else was, they are Lambda's."""
     old = replace(INFO, capacity=None, vcpus=None, billed=None, public_address=None)
-    found = cost([old, replace(old, rank=1), replace(INFO, rank=2)], on_batch=True)
-    assert found.batch == cost([INFO], on_batch=True).batch
-    (note,) = found.notes or []
+    run_cost = cost([old, replace(old, rank=1), replace(INFO, rank=2)], on_batch=True)
+    assert run_cost.batch == cost([INFO], on_batch=True).batch
+    (note,) = run_cost.notes or []
     assert note.startswith("2 ranks did not say what AWS Batch ran them on: what they cost is not known")
     on_lambda = cost([replace(old, memory_limit=2048.0)])
     assert (on_lambda.batch, on_lambda.compute) == (None, pytest.approx(2 * 3500 * 0.0000166667))
@@ -91,46 +91,46 @@ def test_a_run_that_began_on_lambda_is_billed_by_both() -> None:
     before = replace(
         INFO, rank=1, capacity="lambda", vcpus=None, billed=None, memory_limit=1024.0, duration=10.0
     )
-    found = cost([before, INFO], on_batch=True)
-    assert found.compute == pytest.approx(10 * 0.0000166667)
-    assert found.requests == pytest.approx(0.20 / 1e6)
-    assert found.batch == cost([INFO], on_batch=True).batch
-    assert found.gb_seconds == pytest.approx(10 + 16 * 3500)
+    run_cost = cost([before, INFO], on_batch=True)
+    assert run_cost.compute == pytest.approx(10 * 0.0000166667)
+    assert run_cost.requests == pytest.approx(0.20 / 1e6)
+    assert run_cost.batch == cost([INFO], on_batch=True).batch
+    assert run_cost.gb_seconds == pytest.approx(10 + 16 * 3500)
 
 
 ON_A_GPU = replace(INFO, capacity="ec2", vcpus=4, instance_type="g6.xlarge", billed=1800.0, device="cuda")
 
 
 def test_a_rank_on_an_instance_pays_for_its_gpus_share() -> None:
-    found = cost([ON_A_GPU], on_batch=True)
-    assert found.batch == pytest.approx(0.8048 / 2)
-    (note,) = found.notes or []
+    run_cost = cost([ON_A_GPU], on_batch=True)
+    assert run_cost.batch == pytest.approx(0.8048 / 2)
+    (note,) = run_cost.notes or []
     assert "not its start, its disk, and the minutes until AWS Batch ends it" in note
     several = replace(ON_A_GPU, instance_type="g6.12xlarge", public_address=True)
     assert cost([several], on_batch=True).batch == pytest.approx((4.6016 + 0.005) / 4 / 2)
     spot = cost([replace(ON_A_GPU, capacity="ec2_spot")], on_batch=True)
-    assert spot.batch == found.batch
+    assert spot.batch == run_cost.batch
     assert "EC2 Spot changes with supply and demand" in (spot.notes or [])[0]
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "note"),
     [
         ("p5.48xlarge", "1 rank ran on p5.48xlarge, which has no price here: what they cost is not known"),
         (None, "1 rank ran on an instance whose type they did not learn, which has no price here"),
     ],
 )
-def test_an_instance_without_a_price_is_told(kind: str | None, told: str) -> None:
-    found = cost([replace(ON_A_GPU, instance_type=kind)], on_batch=True)
-    assert found.batch == 0
-    assert (found.notes or [])[-1].startswith(told)
+def test_an_instance_without_a_price_is_told(kind: str | None, note: str) -> None:
+    run_cost = cost([replace(ON_A_GPU, instance_type=kind)], on_batch=True)
+    assert run_cost.batch == 0
+    assert (run_cost.notes or [])[-1].startswith(note)
 
 
 def test_the_report_shows_the_cost_and_what_it_cannot_hold() -> None:
     infos = [replace(INFO, capacity="fargate_spot"), replace(INFO, rank=1, vcpus=None)]
     page = report(summary(RUN, infos, {}), infos)
     assert "<td>AWS Batch compute</td><td>$0.2330</td>" in page
-    assert "up to 70 % below.</p>" in page
+    assert "Spot costs up to 70 % less.</p>" in page
     assert "1 rank did not say their vCPUs or architecture" in page
     assert "on AWS Batch" in page
 
@@ -163,8 +163,8 @@ def metadata() -> Iterator[dict[str, str]]:
 
 
 def test_a_job_learns_from_ecs_when_its_images_download_began(metadata: dict[str, str]) -> None:
-    given = {**MANIFEST, **metadata, "CAPACITY": "fargate_spot", "VCPUS": "4", "PUBLIC_ADDRESS": "true"}
-    machine = Job.of(given).machine
+    variables = {**MANIFEST, **metadata, "CAPACITY": "fargate_spot", "VCPUS": "4", "PUBLIC_ADDRESS": "true"}
+    machine = Job.of(variables).machine
     assert (machine.capacity, machine.vcpus, machine.public_address) == ("fargate_spot", 4, True)
     assert machine.since == pytest.approx(1689954333.532811)
 

@@ -68,10 +68,10 @@ class Account:
 
     def end(self, job: str, code: int | None, reason: str, status_reason: str, attempts: int = 1) -> None:
         """A job's end, as AWS tells of it."""
-        found: Job = batch_backends[DEFAULT_ACCOUNT_ID][REGION]._jobs[job]
-        found.status, found.job_stopped_reason = "FAILED", status_reason
+        backend_job: Job = batch_backends[DEFAULT_ACCOUNT_ID][REGION]._jobs[job]
+        backend_job.status, backend_job.job_stopped_reason = "FAILED", status_reason
         container = {**({} if code is None else {"exitCode": code}), **({"reason": reason} if reason else {})}
-        found.attempts = [{"container": container}] * attempts
+        backend_job.attempts = [{"container": container}] * attempts
 
     def plan(self, ranks: int, **changes: Any) -> Json:
         for number in range(1, ranks + 1):
@@ -86,8 +86,8 @@ class Account:
         self.s3.put_object(Bucket=BUCKET, Key=f"r/{rank}.json", Body=json.dumps(info).encode())
 
     def record(self, rank: int) -> None:
-        told = {"rank": rank, "run_id": "run", "error": "ObjectError", "cause": "503"}
-        self.s3.put_object(Bucket=BUCKET, Key=f"r/failures/{rank}.json", Body=json.dumps(told).encode())
+        failure = {"rank": rank, "run_id": "run", "error": "ObjectError", "cause": "503"}
+        self.s3.put_object(Bucket=BUCKET, Key=f"r/failures/{rank}.json", Body=json.dumps(failure).encode())
 
     def read(self, name: str) -> Any:
         return json.load(self.s3.get_object(Bucket=BUCKET, Key=f"r/{name}")["Body"])
@@ -98,8 +98,8 @@ class Account:
             name[0].upper() + name[1:]: value for name, value in described.items()
         }  # as Step Functions writes
         failed = {"batch_failure": {"Error": "States.TaskFailed", "Cause": json.dumps(cause)}}
-        told = summarize_run(self.s3, {**planned, **failed}, batch=lambda: self.batch)
-        return {**self.read("summary.json"), "cause": told["cause"]}
+        outcome = summarize_run(self.s3, {**planned, **failed}, batch=lambda: self.batch)
+        return {**self.read("summary.json"), "cause": outcome["cause"]}
 
 
 @pytest.fixture
@@ -149,10 +149,10 @@ def test_the_end_of_a_job_is_told_in_awss_words(
 ) -> None:
     job = account.submit(1)
     account.end(job, *end)
-    (told,) = failures(account.batch, {job: 7}, set()).values()
-    assert told["error"] == error
-    assert cause in told["cause"]
-    assert told["cause"].endswith(f"job {job}")
+    (failure,) = failures(account.batch, {job: 7}, set()).values()
+    assert failure["error"] == error
+    assert cause in failure["cause"]
+    assert failure["cause"].endswith(f"job {job}")
 
 
 def test_jobs_are_asked_for_by_the_hundred_and_of_a_success_nothing_is_told(account: Account) -> None:
@@ -172,15 +172,15 @@ def test_a_run_names_why_each_rank_was_killed(account: Account) -> None:
     account.finish(4)
     account.end(f"{job}:1", *OUT_OF_MEMORY)
     account.end(f"{job}:2", 143, "", "Your Spot Task was interrupted.", attempts=3)
-    found = account.summary(planned, job)
-    failed = found["failed_ranks"]
+    run_summary = account.summary(planned, job)
+    failed = run_summary["failed_ranks"]
     assert {rank: one["error"] for rank, one in failed.items()} == {
         "2": "Batch.OutOfMemory",
         "3": "Batch.Interrupted",
     }
     assert "attempt 3" in failed["3"]["cause"]
-    assert found["missing_ranks"] == [0]  # its job succeeded, and somebody has deleted its result
-    assert "rank 2: Batch.OutOfMemory: OutOfMemoryError: Container killed" in found["cause"]
+    assert run_summary["missing_ranks"] == [0]  # its job succeeded, and somebody has deleted its result
+    assert "rank 2: Batch.OutOfMemory: OutOfMemoryError: Container killed" in run_summary["cause"]
     page = account.s3.get_object(Bucket=BUCKET, Key="r/report.html")["Body"].read().decode()
     assert "Batch.Interrupted" in page
 
@@ -267,17 +267,23 @@ def test_status_shows_them_while_the_run_lasts_and_by_its_summary_after(account:
     watcher._jobs = Seen(account, job)
     account.finish(0)
     account.end(f"{job}:1", *OUT_OF_MEMORY)
-    found = watcher.look()
-    assert (found.status, found.done, found.failed, found.running, found.pending) == ("RUNNING", 1, 1, 0, 0)
-    assert found.errors[1].startswith("Batch.OutOfMemory: OutOfMemoryError: Container killed")
+    snapshot = watcher.look()
+    assert (snapshot.status, snapshot.done, snapshot.failed, snapshot.running, snapshot.pending) == (
+        "RUNNING",
+        1,
+        1,
+        0,
+        0,
+    )
+    assert snapshot.errors[1].startswith("Batch.OutOfMemory: OutOfMemoryError: Container killed")
     account.end(f"{job}:2", 143, "", "Job attempt duration exceeded timeout")
     account.summary(planned, job)
     stepfunctions.stop_execution(executionArn=execution["executionArn"])
     watcher._jobs = None  # AWS forgets jobs after a week
-    found = watcher.look()
-    assert (found.ended, found.failed) == (True, 2)
-    assert found.errors[2].startswith("Batch.TimedOut: Job attempt duration exceeded timeout")
-    assert found.usd_so_far > 0
+    snapshot = watcher.look()
+    assert (snapshot.ended, snapshot.failed) == (True, 2)
+    assert snapshot.errors[2].startswith("Batch.TimedOut: Job attempt duration exceeded timeout")
+    assert snapshot.usd_so_far > 0
 
 
 def test_credentials_that_may_not_see_jobs_are_not_asked_for_twice(

@@ -35,7 +35,7 @@ _REFERENCE = 3
 
 @pytest.fixture(scope="module")
 def galaxies() -> tuple[Predicted, Predicted]:
-    """DC2 galaxies to calibrate by and others to test on, with redshifts of an estimator that is no network."""
+    """DC2 galaxies to calibrate by and others to test on, with the redshifts of nearest neighbours."""
     known, others = (dc2.observations(split, [0], CACHE) for split in ("training", "validation"))
     regressor = KNeighborsRegressor(10).fit(known.magnitudes, known.redshift)
     predicted = regressor.predict(others.magnitudes).astype(np.float32)
@@ -49,20 +49,20 @@ def calibration(galaxies: tuple[Predicted, Predicted]) -> Calibration:
 
 
 @pytest.fixture(scope="module")
-def found(calibration: Calibration, galaxies: tuple[Predicted, Predicted]) -> Densities:
+def estimates(calibration: Calibration, galaxies: tuple[Predicted, Predicted]) -> Densities:
     return densities(calibration, galaxies[1].z_pred, galaxies[1].magnitudes)
 
 
-def _inside(found: Densities, redshift: np.ndarray, low: float, high: float) -> np.ndarray:
-    first, last = (found.z_quantiles[:, LEVELS.index(level)] for level in (low, high))
+def _inside(estimates: Densities, redshift: np.ndarray, low: float, high: float) -> np.ndarray:
+    first, last = (estimates.z_quantiles[:, LEVELS.index(level)] for level in (low, high))
     return (first <= redshift) & (redshift <= last)
 
 
-def test_intervals_cover_what_they_state(found: Densities, galaxies: tuple[Predicted, Predicted]) -> None:
+def test_intervals_cover_what_they_state(estimates: Densities, galaxies: tuple[Predicted, Predicted]) -> None:
     """Of 8,000 galaxies, with 3,000 that calibrate: the share of either has a standard error below 1 %."""
     test = galaxies[1]
     for levels, stated, tolerance in (((0.16, 0.84), 0.68, 0.025), ((0.025, 0.975), 0.95, 0.012)):
-        inside = _inside(found, test.redshift, *levels)
+        inside = _inside(estimates, test.redshift, *levels)
         assert inside.mean() == pytest.approx(stated, abs=tolerance)
         for value in (test.magnitudes[:, _REFERENCE], test.z_pred):
             third = np.digitize(value, np.quantile(value, [1 / 3, 2 / 3]))
@@ -79,43 +79,43 @@ def test_the_probability_below_the_true_redshift_is_uniform(
 
 
 def test_the_confidence_is_how_often_the_median_is_near(
-    found: Densities, galaxies: tuple[Predicted, Predicted]
+    estimates: Densities, galaxies: tuple[Predicted, Predicted]
 ) -> None:
-    near = np.abs(found.z_median - galaxies[1].redshift) <= 0.15 * (1 + found.z_median)
+    near = np.abs(estimates.z_median - galaxies[1].redshift) <= 0.15 * (1 + estimates.z_median)
     for low, high in ((0.0, 0.9), (0.9, 0.97), (0.97, 1.0)):
-        rows = (found.z_confidence > low) & (found.z_confidence <= high)
-        assert near[rows].mean() == pytest.approx(found.z_confidence[rows].mean(), abs=0.04)
+        rows = (estimates.z_confidence > low) & (estimates.z_confidence <= high)
+        assert near[rows].mean() == pytest.approx(estimates.z_confidence[rows].mean(), abs=0.04)
 
 
-def test_a_density_follows_the_galaxy(found: Densities, galaxies: tuple[Predicted, Predicted]) -> None:
+def test_a_density_follows_the_galaxy(estimates: Densities, galaxies: tuple[Predicted, Predicted]) -> None:
     """Faint galaxies have wider ones than bright galaxies."""
     bright, faint = (galaxies[1].magnitudes[:, _REFERENCE] < 22, galaxies[1].magnitudes[:, _REFERENCE] > 24.5)
-    assert np.median(found.z_std[faint]) > 2 * np.median(found.z_std[bright])
+    assert np.median(estimates.z_std[faint]) > 2 * np.median(estimates.z_std[bright])
 
 
-def test_the_numbers_are_those_of_the_density(found: Densities) -> None:
+def test_the_numbers_are_those_of_the_density(estimates: Densities) -> None:
     """Integrated on the grid by the trapezoidal rule, to the width of its cells."""
-    grid, pdf = found.redshifts, found.pdf.astype(np.float64)
+    grid, pdf = estimates.redshifts, estimates.pdf.astype(np.float64)
     step = grid[1]
     assert np.trapezoid(pdf, grid, axis=1) == pytest.approx(1, abs=5e-4)  # in half precision
     mean = np.trapezoid(pdf * grid, grid, axis=1)
-    assert found.z_mean == pytest.approx(mean, abs=step / 5)
+    assert estimates.z_mean == pytest.approx(mean, abs=step / 5)
     spread = np.sqrt(np.trapezoid(pdf * (grid - mean[:, None]) ** 2, grid, axis=1))
-    assert found.z_std == pytest.approx(spread, abs=step / 2)
-    highest = pdf[np.arange(len(pdf)), np.abs(grid - found.z_mode[:, None]).argmin(axis=1)]
+    assert estimates.z_std == pytest.approx(spread, abs=step / 2)
+    highest = pdf[np.arange(len(pdf)), np.abs(grid - estimates.z_mode[:, None]).argmin(axis=1)]
     assert highest == pytest.approx(pdf.max(axis=1), rel=1e-6)
     edges = np.concatenate([[0], (grid[1:] + grid[:-1]) / 2, grid[-1:]])
     cumulative = np.concatenate([np.zeros((len(pdf), 1)), (pdf * np.diff(edges)).cumsum(axis=1)], axis=1)
-    columns = [*found.z_quantiles.T, found.z_median]
+    columns = [*estimates.z_quantiles.T, estimates.z_median]
     for level, quantile in zip((*LEVELS, 0.5), columns, strict=True):
         by_sum = [np.interp(level, row, edges) for row in cumulative[:500]]
         assert quantile[:500] == pytest.approx(
             by_sum, abs=2 * step
         )  # a density near 0 leaves a quantile a step of play
     for row in range(0, 500, 50):
-        reach = 0.15 * (1 + found.z_median[row])
-        ends = np.interp(found.z_median[row] + np.array([-reach, reach]), edges, cumulative[row])
-        assert found.z_confidence[row] == pytest.approx(ends[1] - ends[0], abs=2e-3)
+        reach = 0.15 * (1 + estimates.z_median[row])
+        ends = np.interp(estimates.z_median[row] + np.array([-reach, reach]), edges, cumulative[row])
+        assert estimates.z_confidence[row] == pytest.approx(ends[1] - ends[0], abs=2e-3)
 
 
 def test_half_precision_rounds_as_numpy_does() -> None:
@@ -128,19 +128,19 @@ def test_half_precision_rounds_as_numpy_does() -> None:
 def test_components_as_narrow_as_can_be_give_a_step(
     calibration: Calibration, galaxies: tuple[Predicted, Predicted]
 ) -> None:
-    """Their logistic functions overflow in single precision: that is no fault, and nobody is warned."""
+    """Their logistic functions overflow in single precision, which is correct and gives no warning."""
     narrow = replace(calibration, unit=1e-6)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = densities(narrow, galaxies[1].z_pred[:50], galaxies[1].magnitudes[:50])
-    assert np.isfinite(found.pdf).all()
-    assert found.z_median == pytest.approx(galaxies[1].z_pred[:50], abs=0.01)
+        steps = densities(narrow, galaxies[1].z_pred[:50], galaxies[1].magnitudes[:50])
+    assert np.isfinite(steps.pdf).all()
+    assert steps.z_median == pytest.approx(galaxies[1].z_pred[:50], abs=0.01)
 
 
 def test_the_calibrator_holds_order_statistics_exactly(
     calibration: Calibration, galaxies: tuple[Predicted, Predicted]
 ) -> None:
-    """Of the n galaxies that calibrate, ceil(a (n + 1)) lie at or below their quantile of level a."""
+    """Of the n galaxies that calibrate, ceil(a (n + 1)) have redshifts up to their quantile of level a."""
     _, others = calibrating._halves(galaxies[0], 0)
     quantiles = densities(calibration, others.z_pred, others.magnitudes).z_quantiles
     for level, quantile in zip(LEVELS, quantiles.T, strict=True):
@@ -149,7 +149,7 @@ def test_the_calibrator_holds_order_statistics_exactly(
 
 
 def test_a_galaxy_does_not_depend_on_others(
-    calibration: Calibration, found: Densities, galaxies: tuple[Predicted, Predicted]
+    calibration: Calibration, estimates: Densities, galaxies: tuple[Predicted, Predicted]
 ) -> None:
     """Nor on one without a redshift, whose own numbers are NaN."""
     rows = np.array([5, 900, 17, 4000])
@@ -160,12 +160,12 @@ def test_a_galaxy_does_not_depend_on_others(
     for name, column in alone.arrays().items():
         if name != "z_grid":
             assert np.isnan(column[2]).all()
-            assert column[kept] == pytest.approx(found.arrays()[name][rows[kept]], rel=2e-3, abs=1e-5), name
+            assert column[kept] == pytest.approx(estimates.arrays()[name][rows[kept]], rel=2e-3, abs=1e-5), name
 
 
 def test_no_galaxy_at_all(calibration: Calibration) -> None:
-    found = densities(calibration, np.empty(0, np.float32), np.empty((0, 5), np.float32))
-    assert found.pdf.shape == (0, len(found.redshifts))
+    none = densities(calibration, np.empty(0, np.float32), np.empty((0, 5), np.float32))
+    assert none.pdf.shape == (0, len(none.redshifts))
     assert len(pit(calibration, np.empty(0), np.empty((0, 5)), np.empty(0))) == 0
 
 
@@ -228,9 +228,9 @@ def test_too_few_galaxies_are_refused(tmp_path: Path) -> None:
     folder = dc2.partitions("validation", 120, 1, CACHE, seed=3)
     command = [_COSMICAI, "model", "calibrate", str(BUNDLED_MODEL), "--calibration", str(folder)]
     before = (BUNDLED_MODEL / "card.json").read_bytes()
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "120 galaxies with a known redshift are too few; give 1,000 or more" in done.stderr
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "120 galaxies with a known redshift are too few; give 1,000 or more" in process.stderr
     assert (BUNDLED_MODEL / "card.json").read_bytes() == before
 
 

@@ -48,7 +48,7 @@ def _rank(count: int, seed: int, **more: Any) -> dict[str, Any]:
     z_pred = true + np.float32(0.01)
     z_pred[-1] = np.nan
     magnitudes = random.normal(24, 1, (count, 5)).astype(np.float32)
-    found = densities(Calibration.read(BUNDLED_MODEL), z_pred, magnitudes, true)
+    estimates = densities(Calibration.read(BUNDLED_MODEL), z_pred, magnitudes, true)
     return {
         "index": np.arange(count),
         "z_pred": z_pred,
@@ -57,7 +57,7 @@ def _rank(count: int, seed: int, **more: Any) -> dict[str, Any]:
         "rows": np.array([2, count - 2]),
         "run_id": np.array("run-1"),
         "z_true": true,
-        **found.arrays(),
+        **estimates.arrays(),
         **more,
     }
 
@@ -93,9 +93,9 @@ def _written(folder: Path, name: str) -> Path:
     return write(Catalogue.of(folder), [name], folder)[0]
 
 
-def _compare(found: dict[str, Any], expected: dict[str, np.ndarray], names: set[str]) -> None:
+def _compare(actual: dict[str, Any], expected: dict[str, np.ndarray], names: set[str]) -> None:
     for name in names:
-        values = np.asarray(found[name])
+        values = np.asarray(actual[name])
         if values.dtype.kind == "S":
             values = np.char.decode(values, "utf-8")
         if values.dtype.kind == "f":
@@ -225,10 +225,10 @@ def test_what_is_no_catalogue_is_named(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_several(folder: Path) -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [_COSMICAI, "catalogue", str(folder), "--format", "csv,fits"], capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert (folder / "catalogue.csv").exists()
     assert (folder / "catalogue.fits").exists()
 

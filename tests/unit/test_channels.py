@@ -52,35 +52,39 @@ def _host(state: HostState) -> Host:
 def test_a_run_gets_the_channel_that_its_time_and_cost_suggest(
     count: int, megabytes: float, at_once: int | None, host: HostState, channel: str
 ) -> None:
-    found = choose(_ranks(count, megabytes, at_once), _host(host))
-    assert found.channel == channel
+    choice = choose(_ranks(count, megabytes, at_once), _host(host))
+    assert choice.channel == channel
     if count > 1:
-        worth = {one.channel: one.seconds * one.usd for one in found.candidates}
+        worth = {one.channel: one.seconds * one.usd for one in choice.candidates}
         assert min(worth, key=lambda name: worth[name]) == channel
         assert ("direct" in worth) == (host != "absent" and at_once is None)
-        for one in found.candidates:
-            assert str(one) in found.reason
+        for one in choice.candidates:
+            assert str(one) in choice.reason
     if at_once:
         assert (
-            f"only {at_once:,} of {count:,} ranks can run at once, so they cannot meet directly" in found.reason
+            f"only {at_once:,} of {count:,} ranks can run at once, so they cannot meet directly"
+            in choice.reason
         )
 
 
 def test_the_reason_has_seconds_and_dollars_of_each_the_host_and_the_speed() -> None:
     speed = Speed((380.0, 400.0), (1.0, 2.0), "the speed of this model's last run, run-7")
     reason = choose(_ranks(517, 25, speed=speed), _host("up")).reason
-    assert reason.startswith("direct has the smallest product of time and cost: the run would take none ")
+    assert reason.startswith("it has the smallest product of time and cost (")
     assert reason.endswith(
-        "; the host is up; the speed of this model's last run, run-7, 380 to 400 images/s per vCPU"
+        " with direct); the host is up; estimated with the speed of this model's last run, run-7: 380 to 400 "
+        "images/s per vCPU"
     )
 
 
 def test_at_517_ranks_a_host_that_is_up_adds_less_than_one_percent_to_the_cost() -> None:
-    found = {one.channel: one for one in choose(_ranks(517, 25), _host("up")).candidates}
-    assert found["none"].usd < found["direct"].usd < 1.01 * found["none"].usd
-    assert found["direct"].seconds < found["none"].seconds - 0.5
+    candidates = {one.channel: one for one in choose(_ranks(517, 25), _host("up")).candidates}
+    assert candidates["none"].usd < candidates["direct"].usd < 1.01 * candidates["none"].usd
+    assert candidates["direct"].seconds < candidates["none"].seconds - 0.5
     stopped = {one.channel: one for one in choose(_ranks(517, 25), _host("stopped")).candidates}
-    assert stopped["direct"].seconds == pytest.approx(found["direct"].seconds + channels.HOST_START_SECONDS)
+    assert stopped["direct"].seconds == pytest.approx(
+        candidates["direct"].seconds + channels.HOST_START_SECONDS
+    )
 
 
 def test_a_users_script_always_has_a_channel() -> None:

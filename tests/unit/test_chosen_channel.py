@@ -79,10 +79,10 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
 
 def test_an_own_host_that_is_stopped_would_have_to_be_waited_for(account: Account) -> None:
     account.ec2.stop_instances(InstanceIds=[account.instance])
-    found = account.collectives()
-    assert found["channel"] != "direct"
-    assert f"the rendezvous host {account.instance} is stopped" in found["reason"]
-    seconds = {name: one["seconds"] for name, one in found["candidates"].items()}
+    collectives = account.collectives()
+    assert collectives["channel"] != "direct"
+    assert f"the rendezvous host {account.instance} is stopped" in collectives["reason"]
+    seconds = {name: one["seconds"] for name, one in collectives["candidates"].items()}
     assert set(seconds) == {"none", "s3", "direct"}
     assert seconds["direct"] > 25 + max(seconds["none"], seconds["s3"])
 
@@ -100,12 +100,12 @@ def test_an_own_host_that_runs_and_answers_is_up(account: Account, monkeypatch: 
 
     monkeypatch.setattr(real, "public_address", on_loopback)
     try:
-        found = account.collectives()
+        collectives = account.collectives()
     finally:
         host.stop()
     assert asked == ["running"]
-    assert found["channel"] == "direct"
-    assert f"the rendezvous host at {host.address} is up" in found["reason"]
+    assert collectives["channel"] == "direct"
+    assert f"the rendezvous host at {host.address} is up" in collectives["reason"]
     assert "does not answer" in account.collectives()["reason"]  # it was stopped meanwhile
 
 
@@ -113,9 +113,11 @@ def test_where_ec2_cannot_be_asked_the_run_starts_all_the_same(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RENDEZVOUS_INSTANCE_ID", "i-0123456789abcdef0")
-    found = account.collectives()
-    assert found["channel"] != "direct"
-    assert "the rendezvous host i-0123456789abcdef0 could not be asked for (ClientError)" in found["reason"]
+    collectives = account.collectives()
+    assert collectives["channel"] != "direct"
+    assert (
+        "the rendezvous host i-0123456789abcdef0 could not be asked for (ClientError)" in collectives["reason"]
+    )
 
 
 def test_a_host_of_somebody_else_that_is_silent_is_no_candidate(
@@ -123,9 +125,9 @@ def test_a_host_of_somebody_else_that_is_silent_is_no_candidate(
 ) -> None:
     monkeypatch.delenv("RENDEZVOUS_INSTANCE_ID")
     monkeypatch.setenv("RENDEZVOUS_ADDRESS", f"127.0.0.1:{free_port()}")
-    found = account.collectives()
-    assert set(found["candidates"]) == {"none", "s3"}
-    assert "does not answer" in found["reason"]
+    collectives = account.collectives()
+    assert set(collectives["candidates"]) == {"none", "s3"}
+    assert "does not answer" in collectives["reason"]
     monkeypatch.setenv("RENDEZVOUS", "false")
     assert "this deployment has no rendezvous host" in account.collectives()["reason"]
 
@@ -153,9 +155,12 @@ def test_the_speed_is_that_of_the_models_last_run(account: Account) -> None:
 def test_the_speed_of_a_model_that_has_not_run_is_that_on_its_card(s3: Any) -> None:
     card = {"speed": {"images per second and thread": 480.0, "machine": "AMD EPYC, avx2"}}
     _put(s3, "models/mine/card.json", card)
-    found = speed(s3, BUCKET, "models/mine")
-    assert (found.images_per_second_vcpu, found.start_seconds) == ((420.0, 480.0), ASSUMED.start_seconds)
-    assert found.source == "the speed on the model's card, measured on AMD EPYC, avx2"
+    card_speed = speed(s3, BUCKET, "models/mine")
+    assert (card_speed.images_per_second_vcpu, card_speed.start_seconds) == (
+        (420.0, 480.0),
+        ASSUMED.start_seconds,
+    )
+    assert card_speed.source == "the speed on the model's card, measured on AMD EPYC, avx2"
     _put(s3, last_run_key("models/mine"), _LAST.to_json())
     assert speed(s3, BUCKET, "models/mine").start_seconds == (1.2, 2.5)
 

@@ -33,11 +33,11 @@ def _classified(seed: int, count: int = 40) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _state(seed: int) -> Classification:
-    true, given_ = _classified(seed)
+    true, probabilities = _classified(seed)
     hits = np.eye(3)[true]
     return Classification.of(
-        "type", CLASSES, true.tolist(), given_.argmax(1).tolist(), given_[hits > 0].tolist(),
-        ((given_ - hits) ** 2).sum(1).tolist(),
+        "type", CLASSES, true.tolist(), probabilities.argmax(1).tolist(), probabilities[hits > 0].tolist(),
+        ((probabilities - hits) ** 2).sum(1).tolist(),
     )  # fmt: skip
 
 
@@ -65,11 +65,13 @@ def test_ranks_add_up_to_the_same_bits_in_any_order(order: list[int], classes: b
 
 def test_merged_classes_are_measured_as_scikit_learn_does() -> None:
     parts = [_classified(seed) for seed in range(8)]
-    true, given_ = (np.concatenate(column) for column in zip(*parts, strict=True))
+    true, probabilities = (np.concatenate(column) for column in zip(*parts, strict=True))
     report = _merged([_state(seed) for seed in range(8)]).report()
-    assert report["confusion"] == confusion_matrix(true, given_.argmax(1)).tolist()
-    assert report["log loss"] == pytest.approx(log_loss(true, given_ / given_.sum(1, keepdims=True)), abs=1e-6)
-    scores = f1_score(true, given_.argmax(1), average=None)
+    assert report["confusion"] == confusion_matrix(true, probabilities.argmax(1)).tolist()
+    assert report["log loss"] == pytest.approx(
+        log_loss(true, probabilities / probabilities.sum(1, keepdims=True)), abs=1e-6
+    )
+    scores = f1_score(true, probabilities.argmax(1), average=None)
     assert [one["F1"] for one in report["classes"]] == pytest.approx(scores)
 
 
@@ -126,9 +128,9 @@ def _info(rank: int, state: Any) -> RankInfo:
 
 def test_a_rank_of_another_model_counts_not_and_is_named() -> None:
     infos = [_info(0, _state(0).to_json()), _info(1, Metrics.of([0.5], [0.6], [20.0]).to_json())]
-    found = summary(RUN, infos, {})
-    assert found.accuracy == _state(0).report()
-    assert found.left_out == {
+    run_summary = summary(RUN, infos, {})
+    assert run_summary.accuracy == _state(0).report()
+    assert run_summary.left_out == {
         "1": ["accuracy_state: metrics of different kinds: the ranks ran different models"]
     }
 
@@ -161,7 +163,7 @@ def test_a_report_never_costs_the_run() -> None:
     for _ in range(200):
         count = rng.randint(1, 3)
         true = [rng.randrange(3) for _ in range(count)]
-        given_ = [rng.randrange(3) for _ in range(count)]
-        report = Classification.of("t", CLASSES, true, given_, [1.0] * count, [0.0] * count).report()
+        predicted = [rng.randrange(3) for _ in range(count)]
+        report = Classification.of("t", CLASSES, true, predicted, [1.0] * count, [0.0] * count).report()
         json.dumps(report, allow_nan=False)
         assert sum(map(sum, report["confusion"])) == count

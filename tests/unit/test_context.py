@@ -66,8 +66,10 @@ def test_the_context_is_the_one_that_dockers_sdk_sends(tmp_path: Path, ignore: s
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     (tmp_path / ".dockerignore").write_text(ignore)
-    done = subprocess.run([environment(), "-c", _SDK], cwd=tmp_path, capture_output=True, text=True, check=True)
-    theirs = {name for name in json.loads(done.stdout) if not (tmp_path / name).is_dir()}
+    process = subprocess.run(
+        [environment(), "-c", _SDK], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    theirs = {name for name in json.loads(process.stdout) if not (tmp_path / name).is_dir()}
     assert set(context_files(tmp_path)) == theirs | {".dockerignore", DOCKERFILE}
 
 

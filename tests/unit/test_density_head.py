@@ -196,8 +196,8 @@ def test_from_training_to_a_catalogue_that_qp_reads(tmp_path: Path) -> None:
         ["infer", others, "--model", model, "--out", out],
         ["catalogue", out, "--format", "qp"],
     ):
-        done = subprocess.run([_COSMICAI, *map(str, arguments)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        process = subprocess.run([_COSMICAI, *map(str, arguments)], capture_output=True, text=True)
+        assert process.returncode == 0, process.stdout + process.stderr
     assert astromae.Config.read(model / "config.json").density_bins == 200
     graphs = json.loads((model / "graphs.json").read_text())
     assert graphs["int8"]["report"]["density_mean_difference"] >= 0
@@ -209,5 +209,5 @@ def test_from_training_to_a_catalogue_that_qp_reads(tmp_path: Path) -> None:
         assert ensemble.npdf == 1530
         assert np.all(ensemble.ancil["z_q025"] < ensemble.ancil["z_q975"])
         assert np.ravel(ensemble.median()) == pytest.approx(ensemble.ancil["z_median"], abs=0.05)
-    told = json.loads((out / "summary.json").read_text())["accuracy"]
-    assert "PIT KS" in json.dumps(told)
+    accuracy = json.loads((out / "summary.json").read_text())["accuracy"]
+    assert "PIT KS" in json.dumps(accuracy)

@@ -77,15 +77,15 @@ def _deploy(
 def test_what_is_missing_is_one_line(
     tmp_path: Path, arguments: tuple[str, ...], without: tuple[str, ...], message: str
 ) -> None:
-    done = _deploy(tmp_path, *arguments, without=without)
-    assert done.returncode == 1
-    assert done.stderr.startswith(message)
-    assert done.stderr.count("\n") == 1
+    process = _deploy(tmp_path, *arguments, without=without)
+    assert process.returncode == 1
+    assert process.stderr.startswith(message)
+    assert process.stderr.count("\n") == 1
 
 
 def test_an_image_of_somebody_else_is_applied_without_docker(tmp_path: Path) -> None:
-    done = _deploy(tmp_path, "team3", without=("docker",), IMAGE="repository/image:v1")
-    assert done.returncode == 0, done.stderr
+    process = _deploy(tmp_path, "team3", without=("docker",), IMAGE="repository/image:v1")
+    assert process.returncode == 0, process.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls[0].startswith("terraform -chdir=terraform init")
     assert calls[-1].endswith("-var-file=teams/team3.tfvars -var image_uri=repository/image:v1")
@@ -95,8 +95,8 @@ def test_deploy_takes_the_provider_from_where_the_doctor_finds_it(tmp_path: Path
     mirror = tmp_path / "mirror"
     (mirror / PROVIDER).mkdir(parents=True)
     named = {PLUGIN_DIR_VARIABLE: str(mirror)}
-    done = _deploy(tmp_path, "team3", IMAGE="i:v1", **named)
-    assert done.returncode == 0, done.stderr
+    process = _deploy(tmp_path, "team3", IMAGE="i:v1", **named)
+    assert process.returncode == 0, process.stderr
     assert (tmp_path / "calls").read_text().splitlines()[0].endswith(f"-plugin-dir={mirror}")
     checks = {check.name: check for check in examine(None, False, None, named, tmp_path)}
     assert checks["AWS provider"].told == f"from {mirror}"
@@ -104,19 +104,19 @@ def test_deploy_takes_the_provider_from_where_the_doctor_finds_it(tmp_path: Path
 
 def test_a_named_mirror_without_the_provider_stops_deploy_and_fails_the_doctor(tmp_path: Path) -> None:
     named = {PLUGIN_DIR_VARIABLE: str(tmp_path)}
-    done = _deploy(tmp_path, "team3", IMAGE="i:v1", **named)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {PLUGIN_DIR_VARIABLE}={tmp_path} holds no {PROVIDER}")
+    process = _deploy(tmp_path, "team3", IMAGE="i:v1", **named)
+    assert process.returncode == 1
+    assert process.stderr.startswith(f"error: {PLUGIN_DIR_VARIABLE}={tmp_path} holds no {PROVIDER}")
     assert not (tmp_path / "calls").exists()
     checks = {check.name: check for check in examine(None, False, None, named, tmp_path)}
     assert not checks["AWS provider"].holds
-    assert checks["AWS provider"].told in done.stderr
+    assert checks["AWS provider"].told in process.stderr
 
 
 def test_an_image_that_is_pushed_already_is_not_built_again(tmp_path: Path) -> None:
     """The stand-in for aws finds every image; the registry is applied first, then everything with its tag."""
-    done = _deploy(tmp_path, "team3")
-    assert done.returncode == 0, done.stderr
+    process = _deploy(tmp_path, "team3")
+    assert process.returncode == 0, process.stderr
     calls = (tmp_path / "calls").read_text()
     assert f"-var image_tag={image_tag()} -target=module.registry" in calls
     assert f"--image-ids imageTag={image_tag()}-arm64-lean" in calls
@@ -126,10 +126,10 @@ def test_an_image_that_is_pushed_already_is_not_built_again(tmp_path: Path) -> N
 
 def test_an_image_that_is_built_on_aws_needs_no_docker(tmp_path: Path) -> None:
     """Its builder is applied with the registry, and BUILD stands over the tfvars in every call."""
-    done = _deploy(
+    process = _deploy(
         tmp_path, "team3", without=("docker",), BUILD="codebuild", VALUES="team3 us-east-1 codebuild arm64 lean"
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     calls = (tmp_path / "calls").read_text()
     targets = "-target=module.registry -target=module.storage -target=module.image_builder"
     values = "-var-file=teams/team3.tfvars -var image_builder=codebuild"
@@ -141,20 +141,20 @@ def test_an_image_that_is_built_on_aws_needs_no_docker(tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", ["deploy.sh", "plan.sh", "destroy.sh"])
 def test_an_unknown_way_to_build_is_refused(tmp_path: Path, script: str) -> None:
     command = ["sh", str(ROOT / "scripts" / script), "team3"]
-    done = subprocess.run(command, env={**os.environ, "BUILD": "kaniko"}, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: BUILD is neither docker nor codebuild: leave it out, or give")
+    process = subprocess.run(command, env={**os.environ, "BUILD": "kaniko"}, capture_output=True, text=True)
+    assert (process.returncode, process.stdout) == (1, "")
+    assert process.stderr.startswith("error: BUILD is neither docker nor codebuild: leave it out, or give")
 
 
 def test_extra_packages_go_into_the_image_and_its_tag(tmp_path: Path) -> None:
     packages = ("timm==0.4.12 --no-deps", "pillow==13.0.0")
-    done = _deploy(
+    process = _deploy(
         tmp_path,
         "team3",
         VALUES=f"team3 us-east-1 docker x86_64 torch {' '.join(packages)}",
         NO_IMAGE=_NO_IMAGE,
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     calls = (tmp_path / "calls").read_text()
     tag = image_tag(ExtraPackages(packages))
     assert tag != image_tag()
@@ -165,17 +165,17 @@ def test_extra_packages_go_into_the_image_and_its_tag(tmp_path: Path) -> None:
 
 
 def test_an_image_that_cannot_be_looked_for_is_not_taken_for_missing(tmp_path: Path) -> None:
-    told = "An error occurred (AccessDeniedException) when calling the DescribeImages operation"
-    done = _deploy(tmp_path, "team3", NO_IMAGE=told)
-    assert done.returncode == 1
-    assert done.stderr == f"error: {told}\n"
+    message = "An error occurred (AccessDeniedException) when calling the DescribeImages operation"
+    process = _deploy(tmp_path, "team3", NO_IMAGE=message)
+    assert process.returncode == 1
+    assert process.stderr == f"error: {message}\n"
     assert "docker buildx build" not in (tmp_path / "calls").read_text()
 
 
 def test_extra_packages_that_are_none_stop_it_before_anything_is_made(tmp_path: Path) -> None:
-    done = _deploy(tmp_path, "team3", VALUES="team3 us-east-1 docker arm64 torch timm")
-    assert done.returncode == 1
-    assert "extra_packages: 'timm' is not allowed: give a package of PyPI and one version" in done.stderr
+    process = _deploy(tmp_path, "team3", VALUES="team3 us-east-1 docker arm64 torch timm")
+    assert process.returncode == 1
+    assert "extra_packages: 'timm' is not allowed: give a package of PyPI and one version" in process.stderr
     assert "apply" not in (tmp_path / "calls").read_text()
 
 
@@ -195,7 +195,8 @@ def test_terraform_itself_reads_the_tfvars(tmp_path: Path) -> None:
     initialise = [*start, "init", "-backend=false", *([f"-plugin-dir={mirror}"] if mirror else [])]
     subprocess.run(initialise, env=environment, capture_output=True, check=True)
     ask = [*start, "console", f"-state={tmp_path}/none", f"-var-file={variables}", "-var", "image_tag=none"]
-    done = subprocess.run(ask, env=environment, input=expression, capture_output=True, text=True, check=True)
+    process = subprocess.run(ask, env=environment, input=expression, capture_output=True, text=True, check=True)
     assert (
-        done.stdout.splitlines()[-1] == '"team3 us-east-1 docker arm64 lean timm==0.4.12 six==1.17.0 --no-deps"'
+        process.stdout.splitlines()[-1]
+        == '"team3 us-east-1 docker arm64 lean timm==0.4.12 six==1.17.0 --no-deps"'
     )

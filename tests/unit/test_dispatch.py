@@ -50,11 +50,11 @@ def test_a_script_runs_in_standard_children() -> None:
     assert (kind, reason) == ("standard", "a user's script may take as long as the function")
 
 
-@pytest.mark.parametrize("told", [None, {"type": ["express"]}, {"type": "fast"}, {}])
-def test_what_run_json_does_not_say_is_standard(told: dict[str, object] | None) -> None:
+@pytest.mark.parametrize("recorded", [None, {"type": ["express"]}, {"type": "fast"}, {}])
+def test_what_run_json_does_not_say_is_standard(recorded: dict[str, object] | None) -> None:
     run = Run(run_id="r", started="2026-11-22T00:00:00Z", payload={}, world_size=1, bytes=1)
     assert run.child_type == "standard"
-    assert replace(run, children=told).child_type == "standard"
+    assert replace(run, children=recorded).child_type == "standard"
     assert replace(run, children={"type": "express"}).child_type == "express"
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -155,25 +157,25 @@ def test_an_input_that_is_not_described_is_refused(
 
 def test_a_phrase_is_found_across_lines_and_not_in_code(prose: ModuleType) -> None:
     page = "Good.\n\nIt fails for\nwant of `for want of`.\n\n```\nfor want of\n```\n[for](for want of.md)\n"
-    found = list(prose.phrases("page.md", prose.prose(page), RULES))
-    assert [(fault.line, fault.text) for fault in found] == [(3, "'for want of': write because there is no")]
+    faults = list(prose.phrases("page.md", prose.prose(page), RULES))
+    assert [(fault.line, fault.text) for fault in faults] == [(3, "'for want of': write because there is no")]
 
 
 def test_a_long_sentence_is_found_where_it_begins(prose: ModuleType) -> None:
     long, short = "word " * 11, "word " * 10
     page = f"{short}.\n\n- {short}\n- {short}\n\n| {short} | {short} |\n\n{long}."
-    found = list(prose.long_sentences("page.md", page, 10))
-    assert [(fault.line, fault.text) for fault in found] == [(8, "a sentence of 11 words: use at most 10")]
+    faults = list(prose.long_sentences("page.md", page, 10))
+    assert [(fault.line, fault.text) for fault in faults] == [(8, "a sentence of 11 words: use at most 10")]
 
 
 def test_of_python_only_comments_and_strings_are_read(prose: ModuleType) -> None:
     source = 'for_want_of = 1  # for want of\ntext = """one\nfor want of"""\n'
-    found = list(prose.phrases("code.py", prose.comments(source), RULES))
-    assert [fault.line for fault in found] == [1, 3]
+    faults = list(prose.phrases("code.py", prose.comments(source), RULES))
+    assert [fault.line for fault in faults] == [1, 3]
 
 
-def test_the_documentation_has_no_fault(prose: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert prose.main([]) == 0, capsys.readouterr().out
+def test_documentation_and_code_have_no_fault(prose: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prose.main() == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -209,3 +211,14 @@ def test_the_repository_layout_names_what_is_there() -> None:
         depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
         folder = Path(*folder.parts[:depth], name)
         assert (ROOT / folder).exists(), folder
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_paragraphs_of_a_help_fill_the_terminal(columns: int) -> None:
+    command = [sys.executable, "-m", "cosmicai", "run", "--help"]
+    environment = {**os.environ, "COLUMNS": str(columns)}
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    lines = [line.strip() for line in shown.splitlines()]
+    first = next(number for number, line in enumerate(lines) if line.startswith("The payload is checked"))
+    paragraph = lines[first : lines.index("", first)]
+    assert paragraph == textwrap.wrap(" ".join(paragraph), columns - 2)

@@ -33,15 +33,15 @@ finally:
 
 def _processes_of(folder: Path) -> list[psutil.Process]:
     """All processes that carry the emulator's folder in their command line or environment."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             text = " ".join([*process.cmdline(), *process.environ().values()])
         except (psutil.Error, OSError):
             continue
         if str(folder) in text:
-            found.append(process)
-    return found
+            processes.append(process)
+    return processes
 
 
 def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -61,9 +61,9 @@ def test_nothing_is_left_however_its_owner_ends(build: BuildFolder, end: signal.
     ) as owner:
         assert owner.stdout is not None
         try:
-            told = owner.stdout.readline().strip()
-            assert told, "the emulator did not start"
-            folder = Path(told)
+            line = owner.stdout.readline().strip()
+            assert line, "the emulator did not start"
+            folder = Path(line)
             assert len(_processes_of(folder)) >= 2
             os.kill(owner.pid, end)
             owner.wait(60)

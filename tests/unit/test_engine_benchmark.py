@@ -83,7 +83,7 @@ def test_measurements_of_another_network_are_not_mixed_in(
 
 
 @pytest.mark.parametrize(
-    ("flags", "compiler", "faults", "told"),
+    ("flags", "compiler", "faults", "reason"),
     [
         ({"asimd"}, True, True, "has no AVX2"),
         ({"avx2", "fma"}, True, True, "AVX2 is this CPU's native instruction set"),
@@ -93,7 +93,7 @@ def test_measurements_of_another_network_are_not_mixed_in(
     ],
 )
 def test_avx2_alone_is_left_out_with_a_reason_where_it_cannot_be_had(
-    flags: set[str], compiler: bool, faults: bool, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flags: set[str], compiler: bool, faults: bool, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
         if command[0] == "cc" and not compiler:
@@ -103,5 +103,5 @@ def test_avx2_alone_is_left_out_with_a_reason_where_it_cannot_be_had(
     monkeypatch.setattr(cpu, "cpu_flags", lambda: frozenset(flags))
     monkeypatch.setattr(subprocess, "run", run)
     library, note = engine.hidden_instructions(tmp_path)
-    assert told in note
+    assert reason in note
     assert (library is not None) == (compiler and faults and bool(flags & engine.BEYOND_AVX2))

@@ -17,7 +17,7 @@ _PYTHON = f'exec "{sys._base_executable}" "$@"'  # type: ignore[attr-defined]
 
 
 def _script(folder: Path, **tools: str) -> subprocess.CompletedProcess[str]:
-    """Runs scripts/environment.sh with nothing but a few tools, and the given scripts, on its PATH."""
+    """Runs scripts/environment.sh with only a few tools and the given scripts on its PATH."""
     for name in _TOOLS:
         source = shutil.which(name)
         assert source is not None
@@ -45,12 +45,12 @@ def _script(folder: Path, **tools: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_a_missing_or_old_tool_is_one_line(tmp_path: Path, tools: dict[str, str], message: str) -> None:
-    done = _script(tmp_path, **tools)
-    assert done.returncode == 1
-    assert done.stderr.startswith(message)
-    assert done.stderr.count("\n") == 1
+    process = _script(tmp_path, **tools)
+    assert process.returncode == 1
+    assert process.stderr.startswith(message)
+    assert process.stderr.count("\n") == 1
 
 
 def test_an_environment_that_is_as_wanted_is_left_alone(tmp_path: Path) -> None:
-    done = _script(tmp_path, terraform="echo Terraform v1.11.4")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    process = _script(tmp_path, terraform="echo Terraform v1.11.4")
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")

@@ -53,8 +53,8 @@ def sample() -> tuple[Densities, dict[str, Any]]:
     galaxies = dc2.observations("validation", [0], CACHE)[-_COUNT:]
     scatter = 0.03 * np.random.default_rng(0).standard_t(3, _COUNT) * (1 + galaxies.redshift)
     predicted = np.clip(galaxies.redshift + scatter, 0.01, 3).astype(np.float32)
-    found = densities(Calibration.read(BUNDLED_MODEL), predicted, galaxies.magnitudes, galaxies.redshift)
-    return found, {"z_pred": predicted, "z_true": galaxies.redshift, "magnitude": galaxies.magnitudes[:, 3]}
+    estimates = densities(Calibration.read(BUNDLED_MODEL), predicted, galaxies.magnitudes, galaxies.redshift)
+    return estimates, {"z_pred": predicted, "z_true": galaxies.redshift, "magnitude": galaxies.magnitudes[:, 3]}
 
 
 @pytest.fixture(autouse=True)
@@ -88,8 +88,12 @@ def test_galaxies_without_a_redshift_count_nowhere() -> None:
 
 
 def test_scores_are_rails_and_qps(sample: tuple[Densities, dict[str, Any]]) -> None:
-    found, columns = sample
-    grid, pdf, true = found.redshifts, found.pdf.astype(np.float64), columns["z_true"].astype(np.float64)
+    estimates, columns = sample
+    grid, pdf, true = (
+        estimates.redshifts,
+        estimates.pdf.astype(np.float64),
+        columns["z_true"].astype(np.float64),
+    )
     ensemble = qp.Ensemble(
         qp.interp,
         data={"xvals": grid, "yvals": pdf},
@@ -105,22 +109,26 @@ def test_scores_are_rails_and_qps(sample: tuple[Densities, dict[str, Any]]) -> N
 
 
 def test_pit_and_its_statistics_are_qps(sample: tuple[Densities, dict[str, Any]]) -> None:
-    found, columns = sample
-    grid = found.redshifts
+    estimates, columns = sample
+    grid = estimates.redshifts
     cells = np.concatenate([grid[:1], (grid[1:] + grid[:-1]) / 2, grid[-1:]])
-    ensemble = qp.Ensemble(qp.hist, data={"bins": cells, "pdfs": found.pdf})
-    assert found.pit is not None
+    ensemble = qp.Ensemble(qp.hist, data={"bins": cells, "pdfs": estimates.pdf})
+    assert estimates.pit is not None
     theirs = PIT(ensemble, columns["z_true"].astype(np.float64))
-    assert found.pit == pytest.approx(theirs.pit_samps, abs=0.03), "to what a cell of the grid holds"
-    assert np.abs(found.pit - theirs.pit_samps).mean() < 2e-3
+    assert estimates.pit == pytest.approx(theirs.pit_samps, abs=0.03), "to what a cell of the grid holds"
+    assert np.abs(estimates.pit - theirs.pit_samps).mean() < 2e-3
     samples = theirs.pit_samps
     assert scores.kolmogorov_smirnov(samples) == pytest.approx(theirs.evaluate_PIT_KS().statistic, abs=1e-9)
     assert scores.cramer_von_mises(samples) == pytest.approx(theirs.evaluate_PIT_CvM().statistic, abs=1e-9)
 
 
 def test_crps_is_the_integral(sample: tuple[Densities, dict[str, Any]]) -> None:
-    found, columns = sample
-    grid, pdf, true = found.redshifts, found.pdf[:40].astype(np.float64), columns["z_true"][:40].astype(float)
+    estimates, columns = sample
+    grid, pdf, true = (
+        estimates.redshifts,
+        estimates.pdf[:40].astype(np.float64),
+        columns["z_true"][:40].astype(float),
+    )
     pdf /= np.trapezoid(pdf, grid, axis=1)[:, None]  # from half precision to a density
     cells = np.concatenate([grid[:1], (grid[1:] + grid[:-1]) / 2, grid[-1:]])
     ensemble = qp.Ensemble(qp.hist, data={"bins": cells, "pdfs": pdf})
@@ -140,32 +148,34 @@ def test_a_forecast_without_spread_scores_its_distance() -> None:
 
 
 def _state(sample: tuple[Densities, dict[str, Any]], rows: slice) -> Probabilities:
-    found, columns = sample
-    arrays = {name: value if name == "redshifts" else value[rows] for name, value in vars(found).items()}
+    estimates, columns = sample
+    arrays = {name: value if name == "redshifts" else value[rows] for name, value in vars(estimates).items()}
     return scores.state(
         Densities(**arrays), *(columns[name][rows] for name in ("z_pred", "z_true", "magnitude"))
     )
 
 
 def test_the_state_has_the_measures_of_all_galaxies(sample: tuple[Densities, dict[str, Any]]) -> None:
-    found, columns = sample
+    estimates, columns = sample
     state = _state(sample, slice(None))
-    told = state.report()
-    assert found.pit is not None
-    assert told["count"] == _COUNT
-    assert told["PIT KS"] == pytest.approx(stats.kstest(found.pit, "uniform").statistic, abs=1 / PIT_BINS)
-    expected = stats.cramervonmises(found.pit, "uniform").statistic
-    assert told["PIT CvM"] == pytest.approx(expected, abs=2e-3)
-    assert told["PIT by tenth"] == np.histogram(found.pit, 10, (0, 1))[0].tolist()
-    grid, true, pdf = found.redshifts, columns["z_true"].astype(float), found.pdf.astype(np.float64)
+    report = state.report()
+    assert estimates.pit is not None
+    assert report["count"] == _COUNT
+    assert report["PIT KS"] == pytest.approx(stats.kstest(estimates.pit, "uniform").statistic, abs=1 / PIT_BINS)
+    expected = stats.cramervonmises(estimates.pit, "uniform").statistic
+    assert report["PIT CvM"] == pytest.approx(expected, abs=2e-3)
+    assert report["PIT by tenth"] == np.histogram(estimates.pit, 10, (0, 1))[0].tolist()
+    grid, true, pdf = estimates.redshifts, columns["z_true"].astype(float), estimates.pdf.astype(np.float64)
     for name, score in (("CDE loss", scores.cde_loss), ("CRPS", scores.crps), ("Brier", scores.brier)):
-        assert told[name] == pytest.approx(score(grid, pdf, true).mean(), abs=1e-9)
-    inside = (found.z_quantiles[:, 1] <= columns["z_true"]) & (columns["z_true"] <= found.z_quantiles[:, 2])
-    assert told["coverage 68 %"] == inside.mean()
+        assert report[name] == pytest.approx(score(grid, pdf, true).mean(), abs=1e-9)
+    inside = (estimates.z_quantiles[:, 1] <= columns["z_true"]) & (
+        columns["z_true"] <= estimates.z_quantiles[:, 2]
+    )
+    assert report["coverage 68 %"] == inside.mean()
     rows = (columns["magnitude"] >= 23) & (columns["magnitude"] < 24)
-    row = next(row for row in told["coverage by magnitude"] if row["from"] == 23)
+    row = next(row for row in report["coverage by magnitude"] if row["from"] == 23)
     assert (row["count"], row["68 %"]) == (rows.sum(), pytest.approx(inside[rows].mean()))
-    assert told["n(z)"]["density"] == pytest.approx(pdf.mean(axis=0), abs=1e-6)
+    assert report["n(z)"]["density"] == pytest.approx(pdf.mean(axis=0), abs=1e-6)
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=6), st.randoms())
@@ -184,12 +194,12 @@ def test_the_order_and_the_split_over_ranks_do_not_matter(
 
 
 def test_unknown_redshifts_count_in_nz_alone(sample: tuple[Densities, dict[str, Any]]) -> None:
-    found, columns = sample
+    estimates, columns = sample
     true = columns["z_true"].copy()
     true[:500] = -99.0
-    state = scores.state(found, columns["z_pred"], true, columns["magnitude"])
+    state = scores.state(estimates, columns["z_pred"], true, columns["magnitude"])
     assert (state.count, state.stacked) == (_COUNT - 500, _COUNT)
-    none = scores.state(found, columns["z_pred"], np.full(_COUNT, np.nan), columns["magnitude"])
+    none = scores.state(estimates, columns["z_pred"], np.full(_COUNT, np.nan), columns["magnitude"])
     assert set(none.measures().values()) == {None}
 
 

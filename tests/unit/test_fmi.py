@@ -76,8 +76,8 @@ def test_any_type_and_shape(size: int, dtype: str, shape: list[int], seed: int) 
 
 def test_64_mb_go_through_in_pieces(channels: Open) -> None:
     large = np.random.default_rng(0).standard_normal(8 << 20)
-    done = together(channels(3), lambda group: float(group.bcast(large * (group.rank == 1), 1).sum()))
-    assert done == [float(large.sum())] * 3
+    sums = together(channels(3), lambda group: float(group.bcast(large * (group.rank == 1), 1).sum()))
+    assert sums == [float(large.sum())] * 3
 
 
 def test_faults_of_the_caller_are_named() -> None:
@@ -131,11 +131,11 @@ def test_a_rank_that_leaves_is_an_error_and_never_garbage(channels: Open) -> Non
             return "left"
         return group.allreduce(np.ones(1000), np.add)
 
-    done = together(channels(3), work, seconds=4)
+    outcomes = together(channels(3), work, seconds=4)
     # It may have been told, when it closed its group, that the others were in an operation.
-    assert done[1] == "left" or isinstance(done[1], fmi.MessageMismatch)
-    assert isinstance(done[0], fmi.PeerLost | fmi.PeerTimeout)
-    assert isinstance(done[2], fmi.PeerLost | fmi.PeerTimeout)
+    assert outcomes[1] == "left" or isinstance(outcomes[1], fmi.MessageMismatch)
+    assert isinstance(outcomes[0], fmi.PeerLost | fmi.PeerTimeout)
+    assert isinstance(outcomes[2], fmi.PeerLost | fmi.PeerTimeout)
 
 
 def test_a_store_that_is_gone_is_said() -> None:

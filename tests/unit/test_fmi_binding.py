@@ -62,13 +62,13 @@ def test_scatters_count_is_the_whole_lists(size: int) -> None:
     values = list(range(3 * size))
     for root in {0, size - 1}:
         for everywhere in (False, True):  # other ranks' values are not looked at, whatever they are
-            given = ranks(
+            parts = ranks(
                 size,
                 lambda c, rank, root=root, everywhere=everywhere: c.scatter(
                     values if rank == root or everywhere else None, root, ints(3 * size)
                 ),
             )
-            assert given == [values[3 * rank : 3 * rank + 3] for rank in range(size)]
+            assert parts == [values[3 * rank : 3 * rank + 3] for rank in range(size)]
     assert ranks(size, lambda c, rank: c.scatter([], 0, doubles(0))) == [[]] * size
 
 

@@ -162,9 +162,9 @@ def test_a_figure_that_is_missing_is_taken_from_fmis_example_and_said(tmp_path: 
         communicator = fmi.Communicator(0, 2, _written(tmp_path, content), "run-")
     assert communicator.chosen("gather", 8) == "Redis"
     del content["model"]
-    with pytest.warns(UserWarning, match="taken from FMI's example") as told:
+    with pytest.warns(UserWarning, match="taken from FMI's example") as warned:
         fmi.Communicator(0, 2, _written(tmp_path, content), "run-")
-    assert [str(one.message).partition(":")[0] for one in told] == [
+    assert [str(one.message).partition(":")[0] for one in warned] == [
         f"model.{name}" for name in ("FaaS", "S3", "Redis", "Direct")
     ]
 
@@ -266,9 +266,9 @@ def test_ranks_relay_with_the_key_that_the_configuration_names(
 
     assert reduced(host.key.hex(), 20) == [2.0, 2.0]
     assert reduced("s3://fmi/.cosmicai/relay-key", 20) == [2.0, 2.0]
-    for told in reduced("s3://fmi/elsewhere", 3):
-        assert "relay key, s3://fmi/elsewhere, cannot be read" in told
-        assert "NoSuchKey" in told
+    for message in reduced("s3://fmi/elsewhere", 3):
+        assert "relay key, s3://fmi/elsewhere, cannot be read" in message
+        assert "NoSuchKey" in message
 
 
 @pytest.mark.parametrize("name", ["job1", "2026", "job1-"])
@@ -288,14 +288,14 @@ def test_a_name_that_ends_in_a_digit_works_with_a_warning(
         finally:
             communicator.close()
 
-    with warnings.catch_warnings(record=True) as told, ThreadPoolExecutor(3) as pool:
+    with warnings.catch_warnings(record=True) as warned, ThreadPoolExecutor(3) as pool:
         warnings.simplefilter("always")
         assert list(pool.map(work, range(3))) == [4.5] * 3
     if secret or name.endswith("-"):
-        assert not told
+        assert not warned
     else:
-        assert {one.category for one in told} == {UserWarning}
+        assert {one.category for one in warned} == {UserWarning}
         assert f"comm_name: '{name}' ends in a digit, so its ranks can be paired with those of another" in str(
-            told[0].message
+            warned[0].message
         )
-        assert f"such as '{name}-'" in str(told[0].message)
+        assert f"such as '{name}-'" in str(warned[0].message)

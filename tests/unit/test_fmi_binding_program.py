@@ -107,25 +107,25 @@ def test_every_operation_of_the_binding(
         _check(json.loads(output), rank, ranks)
 
 
-def _check(got: Json, rank: int, ranks: int) -> None:
+def _check(received: Json, rank: int, ranks: int) -> None:
     kinds = ("int", "double", "int_list", "double_list")
     for name in kinds if rank else ():
-        assert got[f"recv {name}"] == _shown(name, _number(name, rank - 1))
+        assert received[f"recv {name}"] == _shown(name, _number(name, rank - 1))
     for root in {0, ranks - 1}:
         for name in kinds:
-            assert got[f"bcast {name} {root}"] == _shown(name, _number(name, root))
+            assert received[f"bcast {name} {root}"] == _shown(name, _number(name, root))
             flat = [number for place in range(ranks) for number in _number(name, place)]
-            assert got[f"gather {name} {root}"] == (flat if rank == root else [])
-        assert got[f"scatter int_list {root}"] == [14 + 28 * rank]
-        assert got[f"scatter double_list {root}"] == [1.3 + 2 * rank, 1.3 + 2 * rank + 1]
+            assert received[f"gather {name} {root}"] == (flat if rank == root else [])
+        assert received[f"scatter int_list {root}"] == [14 + 28 * rank]
+        assert received[f"scatter double_list {root}"] == [1.3 + 2 * rank, 1.3 + 2 * rank + 1]
         for function in FOLDS:
             for name in kinds:
                 expected = _folded(function, name, ranks) if rank == root else None
-                assert got[f"reduce {function} {name} {root}"] == pytest.approx(expected)
+                assert received[f"reduce {function} {name} {root}"] == pytest.approx(expected)
     for function in FOLDS:
         for name in kinds:
-            assert got[f"allreduce {function} {name}"] == pytest.approx(_folded(function, name, ranks))
-            assert got[f"scan {function} {name}"] == pytest.approx(_folded(function, name, rank + 1))
+            assert received[f"allreduce {function} {name}"] == pytest.approx(_folded(function, name, ranks))
+            assert received[f"scan {function} {name}"] == pytest.approx(_folded(function, name, rank + 1))
 
 
 # What FMI's own test program shows with two ranks: (call, rank 0's value, rank 1's, rank 0 gets, rank 1 gets).
@@ -173,14 +173,14 @@ comm.hint(fmi.hints.fast)
 comm.barrier()
 names = {operation: fmi.func(getattr(fmi.op, operation)) for operation in ("sum", "prod", "max", "min")}
 names["twice"] = fmi.func(fmi.op.custom, lambda a, b: 2 * a + 2 * b, True, True)
-got = []
+results = []
 for call, values in json.loads(calls):
     count = len(values[0]) if isinstance(values[0], list) else None
     for kind in ("int", "double", "int_list", "double_list"):
         datatype = getattr(fmi.datatypes, kind)
         names[kind] = fmi.types(datatype, count or 0) if kind.endswith("list") else fmi.types(datatype)
-    got.append(eval("comm." + call, {"comm": comm, "value": values[rank], **names}))
-print(json.dumps(got))
+    results.append(eval("comm." + call, {"comm": comm, "value": values[rank], **names}))
+print(json.dumps(results))
 """
 
 
@@ -196,14 +196,14 @@ def test_two_ranks_get_what_fmis_own_program_gets(
     calls = json.dumps([(call, [first, second]) for call, first, second, _, _ in TWO_RANKS])
     name = f"two-{os.urandom(4).hex()}-"
     for rank, output in enumerate(run(program, 2, config, environment, name, calls)):
-        for (call, *values), got in zip(TWO_RANKS, json.loads(output), strict=True):
-            assert got == values[2 + rank], (call, rank)
+        for (call, *values), received in zip(TWO_RANKS, json.loads(output), strict=True):
+            assert received == values[2 + rank], (call, rank)
 
 
 def test_ranks_take_different_back_ends_for_different_operations(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """FMI's own figures, but for a dear Direct: with the hint cheap, all goes through Redis but scans."""
+    """FMI's own figures, but Direct is expensive: with the hint cheap, all except scans goes through Redis."""
     config = tmp_path / "fmi.json"
     back_ends = {"Direct": _direct(request)[0], "Redis": _redis(request)[0]}
     infrastructure = {"transfer_price": 0.0, "requests_per_hour": 1000, "include_infrastructure_costs": True}

@@ -31,8 +31,8 @@ def test_a_wrong_secret_is_refused_on_both_sides(host: Host) -> None:
     strangers = [
         fmi.Direct(r, 2, "run-", "127.0.0.1", host.port, secret) for r, secret in enumerate((b"a", b"b"))
     ]
-    done = together(strangers, lambda group: group.barrier(), seconds=1)
-    assert all(isinstance(error, fmi.PeerTimeout) for error in done)  # they do not even meet
+    errors = together(strangers, lambda group: group.barrier(), seconds=1)
+    assert all(isinstance(error, fmi.PeerTimeout) for error in errors)  # they do not even meet
 
 
 def _foreign(host: Host, name: bytes, value: float) -> float:
@@ -57,23 +57,23 @@ def _foreign(host: Host, name: bytes, value: float) -> float:
     listener.bind(("127.0.0.1", own[1]))
     listener.listen(1)
     peer = struct.unpack("!4sHxx", exactly(rendezvous, 8))
-    found: list[socket.socket] = []
+    accepted: list[socket.socket] = []
 
     def accept() -> None:
         with suppress(OSError):  # closed, when the other way was the first
-            found.append(listener.accept()[0])
+            accepted.append(listener.accept()[0])
 
     threading.Thread(target=accept, daemon=True).start()
     for _ in range(100):
         dialing = made()
         dialing.bind(("127.0.0.1", own[1]))
-        if found or dialing.connect_ex((socket.inet_ntoa(peer[0]), peer[1])) == 0:
+        if accepted or dialing.connect_ex((socket.inet_ntoa(peer[0]), peer[1])) == 0:
             break
         time.sleep(0.01)
-    connection = found[0] if found else dialing
+    connection = accepted[0] if accepted else dialing
     received: float = struct.unpack("<d", exactly(connection, 8))[0]
     connection.sendall(struct.pack("<d", value))
-    for each in (*used, *found):
+    for each in (*used, *accepted):
         each.close()
     return received
 
@@ -98,12 +98,12 @@ def _ranks(host: Host, name: str, size: int) -> list[fmi.Direct]:
 
 
 def test_behind_closed_networks_a_pair_meets_in_the_relay(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the punch, which here goes on for longer than the operation may take."""
+    """In parallel with the punch, which here lasts longer than the operation may take."""
     monkeypatch.setattr("fmi.direct.PUNCH_SECONDS", 3600)
     _no_punch(monkeypatch)
     channels = _ranks(host, "closed-", 2)
-    done = together(channels, lambda group: group.allreduce(np.ones(100_000), np.add).sum())
-    assert done == [200_000.0] * 2
+    sums = together(channels, lambda group: group.allreduce(np.ones(100_000), np.add).sum())
+    assert sums == [200_000.0] * 2
     assert [channel.statistics.relayed for channel in channels] == [{1}, {0}]
 
 
@@ -270,10 +270,10 @@ def test_a_stopped_host_and_one_that_comes_back() -> None:
     assert first.stop() == 0
     channels = [fmi.Direct(rank, 2, "back-", "127.0.0.1", first.port, b"s") for rank in range(2)]
     with ThreadPoolExecutor(1) as pool:
-        done = pool.submit(together, channels, lambda group: group.barrier())
+        barrier = pool.submit(together, channels, lambda group: group.barrier())
         time.sleep(0.5)
         again = Host(first.port)
-        assert done.result(20) == [None, None]
+        assert barrier.result(20) == [None, None]
     again.stop(signal.SIGKILL)
     with pytest.raises(fmi.PeerTimeout, match=r"rendezvous host .* for rank 1 cannot be reached in 0\.3 s"):
         fmi.Group(fmi.Direct(0, 2, "gone-", "127.0.0.1", first.port, b"s")).send(np.zeros(1), 1, seconds=0.3)
@@ -285,8 +285,8 @@ def test_two_thousand_set_ups_of_four_ranks(host: Host) -> None:
     def set_up(number: int) -> None:
         name = f"set-up-{number}-"
         channels = [fmi.Direct(rank, 4, name, "127.0.0.1", host.port, b"s") for rank in range(4)]
-        done = together(channels, lambda group: float(group.allreduce(np.ones(1), np.add)[0]), seconds=10)
-        assert done == [4.0] * 4
+        sums = together(channels, lambda group: float(group.allreduce(np.ones(1), np.add)[0]), seconds=10)
+        assert sums == [4.0] * 4
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(set_up, range(2000)))
@@ -303,17 +303,17 @@ def test_a_rank_that_is_killed_in_a_collective_ends_it_in_time_with_its_name(hos
     seconds = 1.0
     command = [sys.executable, str(Path(__file__).with_name("killed_ranks.py")), str(host.port), str(seconds)]
     environment = {**os.environ, "PYTHONPATH": str(FUNCTIONS / "inference")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert len(found) == 24
-    for case, told in found.items():
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    cases = json.loads(process.stdout)
+    assert len(cases) == 24
+    for case, answers in cases.items():
         operation = {"send": "recv"}.get(*[case.partition(",")[0]] * 2)
         for rank in ("0", "2", "3"):
-            outcome, took = told[rank]
+            outcome, took = answers[rank]
             assert took < seconds + 1, (case, rank)
             assert outcome == "done" or f"in {operation}: rank {rank}:" in outcome, (case, rank, outcome)
-        outcomes = [told[rank][0] for rank in ("0", "2", "3")]
+        outcomes = [answers[rank][0] for rank in ("0", "2", "3")]
         unneeded = case.endswith("after") or case in ("bcast, in", "scatter, in")  # a leaf that met its parent
         assert unneeded or any(outcome != "done" for outcome in outcomes), (case, outcomes)
 
@@ -325,6 +325,6 @@ def test_five_hundred_and_twelve_ranks_reduce_a_thousand_doubles(host: Host) -> 
         total = group.reduce(np.full(1000, float(group.rank)), np.add)
         return None if total is None else float(total.sum())
 
-    done = together(channels, work, seconds=60)
-    assert done == [1000.0 * sum(range(512)), *[None] * 511]
+    sums = together(channels, work, seconds=60)
+    assert sums == [1000.0 * sum(range(512)), *[None] * 511]
     assert not any(channel.statistics.relayed for channel in channels)

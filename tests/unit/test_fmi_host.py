@@ -27,9 +27,9 @@ def test_no_client_holds_up_another() -> None:
     flood.sendall(b"n" * 50_000)
     channels = [fmi.Direct(rank, 4, "calm-", "127.0.0.1", host.port, b"s") for rank in range(4)]
     assert together(channels, lambda group: group.barrier()) == [None] * 4
-    found = host.health()
-    assert found["paired"] >= 4
-    assert found["malformed"] >= 1
+    health = host.health()
+    assert health["paired"] >= 4
+    assert health["malformed"] >= 1
     for connection in idle:
         connection.close()
     flood.close()
@@ -57,12 +57,12 @@ def test_two_thousand_clients_pair_at_once_and_names_leave_nothing_behind() -> N
             connection.sendall(b"nobody-%d-%d" % (burst, number))
         for connection in connections:
             connection.close()
-    deadline, found = time.monotonic() + 20, {"waiting": -1}
-    while found["waiting"] and time.monotonic() < deadline:
+    deadline, health = time.monotonic() + 20, {"waiting": -1}
+    while health["waiting"] and time.monotonic() < deadline:
         time.sleep(0.05)
-        with suppress(ConnectionError):  # so many of one address at once are refused, this one too
-            found = host.health()
-    assert (found["waiting"], found["clients"], found["paired"]) == (0, 1, 1000)
+        with suppress(ConnectionError):  # one address has too many clients at once: this one is refused too
+            health = host.health()
+    assert (health["waiting"], health["clients"], health["paired"]) == (0, 1, 1000)
     assert host.memory_kib() - before < 150_000
     assert host.stop() == 0
 
@@ -101,7 +101,7 @@ def test_a_flood_of_a_hundred_thousand_names_is_bounded() -> None:
 
 @contextmanager
 def _names_held(host: Host, burst: int, clients: int) -> Iterator[None]:
-    """So many clients have sent names, and stay."""
+    """`clients` clients have sent names, and stay."""
     with ExitStack() as stack:
         for number in range(clients):
             connection = stack.enter_context(host.connect())
@@ -110,7 +110,7 @@ def _names_held(host: Host, burst: int, clients: int) -> Iterator[None]:
 
 
 def _until_waiting(host: Host, clients: int) -> dict[str, Any]:
-    """The host's health once so many clients wait for a partner, or after 30 s."""
+    """The host's health once `clients` clients wait for a partner, or after 30 s."""
     deadline, health = time.monotonic() + 30, {"waiting": -1}
     while health["waiting"] != clients and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -11,12 +11,16 @@ from cosmicai.runs.watch import Snapshot
 NOTES = ["2 files in s3://b/25MB/ are left out (hidden: ._1.pt; empty: \x1b[2J.pt)"]
 
 
-def _snapshot(status: str, ranks: int | None = None, done: int = 0, notes: list[str] | None = None) -> Snapshot:
-    return Snapshot("run-1", status, "Ranks", "now", 1.0, "s3://b/r", ranks=ranks, done=done, notes=notes or [])
+def _snapshot(
+    status: str, ranks: int | None = None, finished: int = 0, notes: list[str] | None = None
+) -> Snapshot:
+    return Snapshot(
+        "run-1", status, "Ranks", "now", 1.0, "s3://b/r", ranks=ranks, done=finished, notes=notes or []
+    )
 
 
 def test_the_first_lines_say_what_a_run_does_not_take(capsys: pytest.CaptureFixture[str]) -> None:
-    planned = [_snapshot("RUNNING", 3, done, NOTES) for done in (0, 1)]
+    planned = [_snapshot("RUNNING", 3, finished, NOTES) for finished in (0, 1)]
     _shown_in_lines(iter([_snapshot("RUNNING"), *planned, _snapshot("SUCCEEDED", 3, 3, NOTES)]), quiet=False)
     lines = capsys.readouterr().out.splitlines()
     assert [

@@ -1,4 +1,4 @@
-"""The fuzzers' targets hold on their seeds and near them; `make fuzz` goes on from there, by coverage.
+"""The fuzzers' targets hold on their seeds and near them; `make fuzz` continues from there, guided by coverage.
 
 And the fuzzers see what they are there for: a wrong value, a changed module, too much time or memory.
 """

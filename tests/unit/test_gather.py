@@ -120,7 +120,7 @@ def test_a_speed_that_cannot_be_kept_fails_no_run(s3: Any, capsys: pytest.Captur
 def test_a_resumed_run_has_the_metrics_of_one_that_was_not_interrupted(
     s3: Any, before: str, after: str
 ) -> None:
-    """Rank 3 fails at first; whatever channel either payload names, every sum is the same to the last bit."""
+    """Rank 3 fails at first. For every channel that either payload names, every sum is bit-identical."""
     whole = _plan(s3, "whole", collectives="none", result_path="whole")
     _end(s3, whole, [0, 1, 2, 3])
     summarize_run(s3, whole)

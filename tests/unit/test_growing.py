@@ -98,10 +98,10 @@ class _Between:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._s3, name)
 
-    def put_object(self, **given: Any) -> Any:
+    def put_object(self, **arguments: Any) -> Any:
         if self._others:
             self._others.pop().grown()
-        return self._s3.put_object(**given)
+        return self._s3.put_object(**arguments)
 
 
 def _other(s3: Any, prefix: str, rank: int) -> Arrival:
@@ -140,9 +140,9 @@ def test_a_commit_whose_answer_was_lost_is_not_made_again(s3: Any) -> None:
     """botocore repeats the request, and S3 then says that the object is there."""
 
     class Repeating(_Between):
-        def put_object(self, **given: Any) -> Any:
-            self._s3.put_object(**given)
-            return self._s3.put_object(**given)
+        def put_object(self, **arguments: Any) -> Any:
+            self._s3.put_object(**arguments)
+            return self._s3.put_object(**arguments)
 
     arrival = Arrival(s3)
     arrival.rank(0)
@@ -259,7 +259,7 @@ def test_another_model_or_other_outputs_are_refused_at_once(s3: Any, change: Jso
 
 
 @pytest.mark.parametrize(
-    ("catalogue", "found"),
+    ("catalogue", "resolved"),
     [
         ("catalogues/night", "catalogues/night"),
         ("catalogues/night/", "catalogues/night"),
@@ -267,8 +267,8 @@ def test_another_model_or_other_outputs_are_refused_at_once(s3: Any, change: Jso
         ("catalogues/in/visit/_READY", "catalogues/in"),
     ],
 )
-def test_a_ready_object_means_the_catalogue_of_the_folder_above(catalogue: str, found: str) -> None:
-    assert resolve({**PAYLOAD, "catalogue": catalogue})["catalogue"] == found
+def test_a_ready_object_means_the_catalogue_of_the_folder_above(catalogue: str, resolved: str) -> None:
+    assert resolve({**PAYLOAD, "catalogue": catalogue})["catalogue"] == resolved
 
 
 @pytest.mark.parametrize("catalogue", ["x/_READY", ".cosmicai/x", "/x", "a//b", "a/../b", " ", "a\\b", 7])
@@ -304,15 +304,15 @@ def test_a_script_has_no_catalogue() -> None:
 def test_the_library_that_writes_parquet_is_loaded_only_where_it_is_needed() -> None:
     """Every other run would start more slowly."""
     code = "import sys; import inference.rank; print(sorted(m for m in sys.modules if m.startswith('arro3')))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "[]\n"
 
 
 def test_what_does_not_get_through_keeps_the_run(s3: Any) -> None:
     """S3 refuses the commit, for whatever reason: the summary says so, and what to do."""
 
     class Refusing(_Between):
-        def put_object(self, **given: Any) -> Any:
+        def put_object(self, **arguments: Any) -> Any:
             error = {"Error": {"Code": "AccessDenied", "Message": "not you"}}
             raise self._s3.exceptions.ClientError(error, "PutObject")
 

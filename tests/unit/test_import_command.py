@@ -300,6 +300,6 @@ def test_refusals_are_one_line_and_a_status(tmp_path: Path) -> None:
         str(source),
         str(tmp_path / "m"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr == f"error: {source}: is a Git LFS pointer, not the file itself: run `git lfs pull`\n"
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert process.stderr == f"error: {source}: is a Git LFS pointer, not the file itself: run `git lfs pull`\n"

@@ -82,10 +82,10 @@ def _structure(record: object, path: str = "") -> list[tuple[object, ...]]:
     assert isinstance(record, Record)
     own = record.attributes
     parts = [tuple(own[part].named) for part in ("_parameters", "_buffers", "_modules")]
-    found: list[tuple[object, ...]] = [(path, record.dotted, tuple(own), *parts)]
+    entries: list[tuple[object, ...]] = [(path, record.dotted, tuple(own), *parts)]
     for name, child in own["_modules"].named.items():
-        found += _structure(child, f"{path}.{name}") if child is not None else []
-    return found
+        entries += _structure(child, f"{path}.{name}") if child is not None else []
+    return entries
 
 
 PUBLISHED: list[foreign.Widths] = [(16,) * 6, (16,) * 6, (8,) * 6, (8,) * 6, (4,) * 6]

@@ -75,11 +75,11 @@ def _imported(file: File) -> Tensor | None:
     assert isinstance(content, Record)
     again = File(file.path, content, file.format, file.source)
     try:
-        found = model_of(modules.read(content, Tree(again), Assumed()))
+        rebuilt = model_of(modules.read(content, Tree(again), Assumed()))
     except CheckpointError:
         return None
     with torch.inference_mode():
-        return found(*foreign.galaxies(3))
+        return rebuilt(*foreign.galaxies(3))
 
 
 def _record(file: File, path: str) -> dict[str, object]:

@@ -170,10 +170,10 @@ def test_what_a_state_dict_cannot_tell_is_the_users_word_or_assumed_aloud(
     assumed = read(path, Choices(HEADS))
     assert not _agrees(assumed, model)
     assert name in assumed.assumed
-    told = read(path, Choices(HEADS | fields))
-    assert _agrees(told, model)
-    assert name not in told.assumed
-    assert name in told.given
+    imported = read(path, Choices(HEADS | fields))
+    assert _agrees(imported, model)
+    assert name not in imported.assumed
+    assert name in imported.given
 
 
 def _batch_norms(model: nn.Module) -> list[nn.Module]:

@@ -66,10 +66,12 @@ def model(network: StarOrGalaxy, tmp_path_factory: pytest.TempPathFactory) -> Pa
         "model", "import-onnx", str(file), str(folder / "model"),
         "--output", "type=probability", "--classes", "type=galaxy,star", "--labels", "type=-1,1",
     ]  # fmt: skip
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.output
-    assert "pixels takes images (N, 5, 48, 48)" in done.output
-    assert "true values in partitions are those of type: -1 galaxy, 1 star; NaN where not known" in done.output
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "pixels takes images (N, 5, 48, 48)" in result.output
+    assert (
+        "true values in partitions are those of type: -1 galaxy, 1 star; NaN where not known" in result.output
+    )
     return folder / "model"
 
 
@@ -89,35 +91,38 @@ def test_stars_and_galaxies_of_sdss(
     for number, rows in enumerate((slice(0, 13), slice(13, 20)), 1):
         tensors = (images[rows], *([magnitudes[rows]] if with_magnitudes else []), labels[rows])
         partition(tmp_path / "data" / f"{number}.pt", *tensors)
-    found = infer(tmp_path / "data", tmp_path / "out", model=model, batch_size=4)
+    inferred = infer(tmp_path / "data", tmp_path / "out", model=model, batch_size=4)
     expected = _probabilities(network, images)
-    table = found.to_astropy()
+    table = inferred.to_astropy()
     assert np.stack([table["type_galaxy"], table["type_star"]], 1) == pytest.approx(expected, **CLOSE)
     names = np.array(["galaxy", "star"])
     assert table["type"].tolist() == names[expected.argmax(1)].tolist()
     assert table["type_true"].tolist() == ["" if np.isnan(one) else names[int(one > 0)] for one in labels]
     assert not {"z_pred", "z_true", "pdf"} & set(table.colnames)
     known = ~np.isnan(labels.numpy())
-    true, given = (labels.numpy()[known] > 0).astype(int), expected[known]
-    accuracy: Any = found.summary.accuracy
+    true, probabilities = (labels.numpy()[known] > 0).astype(int), expected[known]
+    accuracy: Any = inferred.summary.accuracy
     assert accuracy["count"] == 19
-    assert accuracy["confusion"] == confusion_matrix(true, given.argmax(1)).tolist()
-    assert accuracy["log loss"] == pytest.approx(log_loss(true, given), **CLOSE)
-    assert accuracy["Brier score"] == pytest.approx(((given - np.eye(2)[true]) ** 2).sum(1).mean(), **CLOSE)
-    assert accuracy["accuracy"] == np.mean(true == given.argmax(1))
-    assert [info.columns for info in found.ranks] == [["type", "type_galaxy", "type_star"]] * 2
-    page = found.report.read_text()
-    assert "Classes of type: 19 objects whose class is known" in page
+    assert accuracy["confusion"] == confusion_matrix(true, probabilities.argmax(1)).tolist()
+    assert accuracy["log loss"] == pytest.approx(log_loss(true, probabilities), **CLOSE)
+    assert accuracy["Brier score"] == pytest.approx(
+        ((probabilities - np.eye(2)[true]) ** 2).sum(1).mean(), **CLOSE
+    )
+    assert accuracy["accuracy"] == np.mean(true == probabilities.argmax(1))
+    assert [info.columns for info in inferred.ranks] == [["type", "type_galaxy", "type_star"]] * 2
+    page = inferred.report.read_text()
+    assert "19 objects whose class is known" in page
+    assert "true ↓ predicted →" in page
     assert "balanced accuracy" in page
-    results = json.loads((found.folder / "Results.json").read_text())
+    results = json.loads((inferred.folder / "Results.json").read_text())
     assert (results["number of batches"], results["Precision"], results["MAE"]) == (4 + 2, None, None)
 
 
 def test_a_catalogue_of_classes_in_every_format(model: Path, tmp_path: Path) -> None:
     images, _, labels = networks.sdss()
-    found = infer(partition(tmp_path / "1.pt", images, labels), tmp_path / "out", model=model)
-    csv_file, parquet, fits, votable = found.write("csv", "parquet", "fits", "votable")
-    expected = found.to_astropy()
+    inferred = infer(partition(tmp_path / "1.pt", images, labels), tmp_path / "out", model=model)
+    csv_file, parquet, fits, votable = inferred.write("csv", "parquet", "fits", "votable")
+    expected = inferred.to_astropy()
     frame = pd.read_parquet(parquet)
     assert frame["type"].tolist() == expected["type"].tolist()
     assert frame["type_star"].tolist() == expected["type_star"].tolist()
@@ -134,27 +139,27 @@ def test_one_bad_object_costs_one_object(network: StarOrGalaxy, model: Path, tmp
     images, _, labels = networks.sdss()
     images[2, 1, 5, 5] = float("nan")
     images[4] = 0
-    found = infer(partition(tmp_path / "1.pt", images, labels), tmp_path / "out", model=model).to_astropy()
+    table = infer(partition(tmp_path / "1.pt", images, labels), tmp_path / "out", model=model).to_astropy()
     lacking = [2, 4]
-    assert [row for row in range(20) if found["type"][row] == ""] == lacking
-    assert [row for row in range(20) if np.isnan(found["type_star"][row])] == lacking
-    assert found["flags"][2] == Flag.IMAGE | Flag.NO_REDSHIFT
+    assert [row for row in range(20) if table["type"][row] == ""] == lacking
+    assert [row for row in range(20) if np.isnan(table["type_star"][row])] == lacking
+    assert table["flags"][2] == Flag.IMAGE | Flag.NO_REDSHIFT
     others = np.setdiff1d(np.arange(20), lacking)
-    assert found["type_star"][others] == pytest.approx(_probabilities(network, images)[others, 1], **CLOSE)
+    assert table["type_star"][others] == pytest.approx(_probabilities(network, images)[others, 1], **CLOSE)
 
 
 def test_a_class_that_the_model_does_not_have_is_refused(model: Path, tmp_path: Path) -> None:
     images, _, labels = networks.sdss()
     labels[5] = 0
-    told_ = (
-        r"type_true: 0 in row 5 is not a class of the model, and so for 1 of 20; the classes are -1, 1, and NaN"
+    message = (
+        r"type_true: 0 in row 5 is not a class of the model \(1 of 20 rows are wrong\); the classes are -1, 1, "
     )
-    with pytest.raises(InferenceError, match=told_):
+    with pytest.raises(InferenceError, match=message):
         infer(partition(tmp_path / "1.pt", images, labels), tmp_path / "out", model=model)
 
 
 @pytest.mark.parametrize(
-    ("tensors", "told_"),
+    ("tensors", "message"),
     [
         (lambda images, _, labels: (images, labels[:, None]), "that is type_true, or magnitudes of one band"),
         (lambda images, _, labels: (images[:, :4], labels), r"images have shape \(20, 4, 48, 48\), expected"),
@@ -165,16 +170,18 @@ def test_a_class_that_the_model_does_not_have_is_refused(model: Path, tmp_path: 
         (lambda images, magnitudes, labels: (images, magnitudes, labels, labels), "has 4 tensors"),
     ],
 )
-def test_a_partition_of_another_form_is_refused(model: Path, tmp_path: Path, tensors: Any, told_: str) -> None:
-    with pytest.raises(InferenceError, match=told_):
+def test_a_partition_of_another_form_is_refused(
+    model: Path, tmp_path: Path, tensors: Any, message: str
+) -> None:
+    with pytest.raises(InferenceError, match=message):
         infer(partition(tmp_path / "1.pt", *tensors(*networks.sdss())), tmp_path / "out", model=model)
 
 
 def test_magnitudes_alone_beside_images_are_no_true_values(model: Path, tmp_path: Path) -> None:
     images, magnitudes, _ = networks.sdss()
-    found = infer(partition(tmp_path / "1.pt", images, magnitudes), tmp_path / "out", model=model)
-    assert found.summary.accuracy is None
-    assert "type_true" not in found.to_astropy().colnames
+    inferred = infer(partition(tmp_path / "1.pt", images, magnitudes), tmp_path / "out", model=model)
+    assert inferred.summary.accuracy is None
+    assert "type_true" not in inferred.to_astropy().colnames
 
 
 def test_several_outputs_of_legacy_stamps(tmp_path: Path) -> None:
@@ -196,19 +203,19 @@ def test_several_outputs_of_legacy_stamps(tmp_path: Path) -> None:
         report_lines(card, tmp_path / "model")
     )
     data = partition(tmp_path / "1.pt", images, colours, redshift)
-    found = infer(data, tmp_path / "out", model=tmp_path / "model")
+    inferred = infer(data, tmp_path / "out", model=tmp_path / "model")
     with torch.no_grad():
         z, logits, features = (one.numpy() for one in network(images, colours))
-    table = found.to_astropy()
+    table = inferred.to_astropy()
     assert table["z_pred"] == pytest.approx(z[:, 0], **CLOSE)
     assert np.array_equal(table["z_true"], redshift.numpy())
     assert np.asarray(table["features"]) == pytest.approx(features, **CLOSE)
     expected = torch.softmax(torch.from_numpy(logits), 1).numpy()
     assert np.stack([table[f"morphology_{one}"] for one in TYPES], 1) == pytest.approx(expected, **CLOSE)
     assert table["morphology"].tolist() == [TYPES[number] for number in logits.argmax(1)]
-    accuracy: Any = found.summary.accuracy
+    accuracy: Any = inferred.summary.accuracy
     assert accuracy["MAE"] == pytest.approx(mean_absolute_error(redshift, z[:, 0]), **CLOSE)
-    assert (found.folder / "inference.png").exists()
+    assert (inferred.folder / "inference.png").exists()
 
     import_onnx(file, tmp_path / "types", Asked(**{**asked.to_json(), "truth": "morphology"}))
     numbers = torch.tensor([float(TYPES.index(one)) for one in true])
@@ -218,10 +225,12 @@ def test_several_outputs_of_legacy_stamps(tmp_path: Path) -> None:
     rows = precision_recall_fscore_support(numbers, logits.argmax(1), zero_division=np.nan)
     measured: Any = types.summary.accuracy
     for name, column in zip(("precision", "recall", "F1", "count"), rows, strict=True):
-        given = [np.nan if one[name] is None else one[name] for one in measured["classes"]]
+        reported = [np.nan if one[name] is None else one[name] for one in measured["classes"]]
         if name == "F1":  # which scikit-learn takes for undefined where precision is
-            given, column = zip(*((a, b) for a, b in zip(given, column, strict=True) if b == b), strict=True)
-        assert given == pytest.approx(column, nan_ok=True), name
+            reported, column = zip(
+                *((a, b) for a, b in zip(reported, column, strict=True) if b == b), strict=True
+            )
+        assert reported == pytest.approx(column, nan_ok=True), name
     assert measured["balanced accuracy"] == pytest.approx(
         balanced_accuracy_score(numbers, logits.argmax(1)), **CLOSE
     )
@@ -235,15 +244,15 @@ def test_values_are_no_magnitudes(tmp_path: Path) -> None:
     colours[0, 0], colours[1, 1], colours[2, 2], colours[3, 0] = -1.0, 0.0, 99.0, float("nan")
     network = networks.several_outputs(TYPES)
     file = export(network, (images[:2], colours[:2]), tmp_path / "net.onnx", ["x", "c"], ["z", "l", "f"])
-    found = {}
+    redshifts = {}
     for tensor in ("values", "magnitudes"):
         model, asked = tmp_path / tensor, Asked({"images": "x", tensor: "c"}, {"redshift": "z"})
         assert import_onnx(file, model, asked)["not used"] == ["l", "f"]
         data = partition(tmp_path / "1.pt", images, colours)
         options: Any = {"model": model, "max_bad_fraction": 1, "overwrite": True}
-        found[tensor] = infer(data, tmp_path / "out", **options).to_astropy()["z_pred"][:4]
-    assert np.isnan(found["values"]).tolist() == [False, False, False, True]
-    assert np.isnan(found["magnitudes"]).tolist() == [True, True, True, True]
+        redshifts[tensor] = infer(data, tmp_path / "out", **options).to_astropy()["z_pred"][:4]
+    assert np.isnan(redshifts["values"]).tolist() == [False, False, False, True]
+    assert np.isnan(redshifts["magnitudes"]).tolist() == [True, True, True, True]
 
 
 def test_tables_of_scikit_learn(tmp_path: Path) -> None:
@@ -258,10 +267,12 @@ def test_tables_of_scikit_learn(tmp_path: Path) -> None:
         {"images": "row"}, {"type": "p"}, classes={"type": ["galaxy", "star"]}, labels={"type": [-1, 1]}
     )
     import_onnx(file, tmp_path / "classifier", asked)
-    found = infer(partition(tmp_path / "1.pt", rows, labels), tmp_path / "a", model=tmp_path / "classifier")
+    classified = infer(
+        partition(tmp_path / "1.pt", rows, labels), tmp_path / "a", model=tmp_path / "classifier"
+    )
     expected = classifier.predict_proba(rows.numpy())
-    assert found.to_astropy()["type_star"] == pytest.approx(expected[:, 1], **CLOSE)
-    accuracy: Any = found.summary.accuracy
+    assert classified.to_astropy()["type_star"] == pytest.approx(expected[:, 1], **CLOSE)
+    accuracy: Any = classified.summary.accuracy
     assert accuracy["accuracy"] == pytest.approx(classifier.score(rows.numpy(), labels.numpy()))
 
     blue, red = rows[:, :4], rows[:, 4]
@@ -271,11 +282,11 @@ def test_tables_of_scikit_learn(tmp_path: Path) -> None:
     file = networks.of_sklearn(regressor, tmp_path / "r.onnx", "y", "Identity")
     asked = Asked({"images": "row"}, {"z-band": "y"}, {"z-band": "regression"})
     import_onnx(file, tmp_path / "regressor", asked)
-    given = infer(partition(tmp_path / "2.pt", blue, red), tmp_path / "b", model=tmp_path / "regressor")
+    regressed = infer(partition(tmp_path / "2.pt", blue, red), tmp_path / "b", model=tmp_path / "regressor")
     predicted = regressor.predict(blue.numpy())
-    assert given.to_astropy()["z-band"] == pytest.approx(predicted, **CLOSE)
-    assert np.array_equal(given.to_astropy()["z-band_true"], red.numpy())
-    measured: Any = given.summary.accuracy
+    assert regressed.to_astropy()["z-band"] == pytest.approx(predicted, **CLOSE)
+    assert np.array_equal(regressed.to_astropy()["z-band_true"], red.numpy())
+    measured: Any = regressed.summary.accuracy
     assert measured["kind"] == "regression"
     assert measured["R2"] == pytest.approx(r2_score(red, predicted), **CLOSE)
     assert measured["MAE"] == pytest.approx(mean_absolute_error(red, predicted), **CLOSE)

@@ -33,9 +33,11 @@ def _infer(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_a_folder_of_partitions(tmp_path: Path) -> None:
     folder = dc2.partitions("validation", 120, 1, CACHE, seed=3)
-    done = _infer(folder, "--out", tmp_path, "--processes", "2", "--batch-size", "50", "--precision", "float32")
-    assert done.returncode == 0, done.stderr
-    assert "120 redshifts" in done.stdout
+    process = _infer(
+        folder, "--out", tmp_path, "--processes", "2", "--batch-size", "50", "--precision", "float32"
+    )
+    assert process.returncode == 0, process.stderr
+    assert "120 redshifts" in process.stdout
     model = astromae.load(BUNDLED_MODEL)
     for rank in range(3):
         images, magnitudes, redshift = torch.load(folder / f"{rank + 1}.pt", weights_only=False).tensors
@@ -63,13 +65,13 @@ def test_a_calibration_of_another_network_is_refused(tmp_path: Path) -> None:
     content = json.loads((model / "calibration.json").read_text())
     (model / "calibration.json").write_text(json.dumps({**content, "network": "0" * 64}))
     folder = dc2.partitions("validation", 120, 1, CACHE, seed=3)
-    done = _infer(folder, "--out", tmp_path / "out", "--model", model)
-    assert done.returncode == 1
-    assert "calibration.json was made for another network" in done.stderr
-    assert "run `cosmicai model calibrate`" in " ".join(done.stderr.split())
+    process = _infer(folder, "--out", tmp_path / "out", "--model", model)
+    assert process.returncode == 1
+    assert "calibration.json was made for another network" in process.stderr
+    assert "run `cosmicai model calibrate`" in " ".join(process.stderr.split())
     (model / "calibration.json").unlink()
-    done = _infer(folder, "--out", tmp_path / "out", "--model", model)
-    assert done.returncode == 0, done.stderr
+    process = _infer(folder, "--out", tmp_path / "out", "--model", model)
+    assert process.returncode == 0, process.stderr
     with np.load(tmp_path / "out" / "predictions" / "0.npz") as arrays:
         assert "pdf" not in arrays
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["accuracy"]["probabilities"] is None
@@ -79,8 +81,8 @@ def test_without_redshifts_there_is_no_picture_and_no_accuracy(
     tmp_path: Path, saved: Save, make_partition: Callable[..., TensorDataset]
 ) -> None:
     (tmp_path / "a.pt").write_bytes(saved(make_partition(2, with_redshift=False)))
-    done = _infer(tmp_path / "a.pt", "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    process = _infer(tmp_path / "a.pt", "--out", tmp_path / "out")
+    assert process.returncode == 0, process.stderr
     assert not (tmp_path / "out" / "inference.png").exists()
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["accuracy"] is None
 
@@ -101,13 +103,13 @@ def test_a_process_that_has_used_torch_may_infer(
 ) -> None:
     (tmp_path / "a.pt").write_bytes(saved(make_partition(2)))
     command = [sys.executable, "-c", _AFTER_TORCH, str(tmp_path / "a.pt"), str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.stdout == "2\n", done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert process.stdout == "2\n", process.stderr
 
 
 @pytest.fixture
 def small_model(tmp_path: Path) -> tuple[Path, astromae.AstroMAE]:
-    """A model folder of one's own, without graphs, and its network."""
+    """A user's own model folder, without graphs, and its network."""
     torch.manual_seed(0)
     config = astromae.Config(width=16, depth=1, heads=2, parallel_groups=0, head_width=8)
     model = astromae.AstroMAE(config).eval()
@@ -143,8 +145,8 @@ def test_results_have_the_historic_keys_and_meanings(
     for number, rows in enumerate((20, 13), 1):
         body = saved(make_partition(rows, seed=number, with_redshift=with_redshift))
         (partitions / f"{number}.pt").write_bytes(body)
-    done = _infer(partitions, "--out", out, "--model", small_model[0], "--batch-size", "8")
-    assert done.returncode == 0, done.stderr
+    process = _infer(partitions, "--out", out, "--model", small_model[0], "--batch-size", "8")
+    assert process.returncode == 0, process.stderr
     figures = json.loads((out / "Results.json").read_text())
     assert tuple(figures)[: len(KEYS)] == KEYS
     assert (figures["batch size"], figures["number of batches"], figures["device"]) == (8, 3 + 2, "cpu")
@@ -184,11 +186,11 @@ def test_errors_are_a_line_or_two_and_leave_nothing(
     source = tmp_path / "x.pt"
     if content is not None:
         source.write_bytes(content)
-    done = _infer(source, "--out", tmp_path / "new" / "out")
-    assert done.returncode == status
-    assert str(source) in done.stderr
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) <= 2
+    process = _infer(source, "--out", tmp_path / "new" / "out")
+    assert process.returncode == status
+    assert str(source) in process.stderr
+    assert message in process.stderr
+    assert len(process.stderr.splitlines()) <= 2
     assert not (tmp_path / "new").exists()
 
 
@@ -204,18 +206,18 @@ def test_the_report_is_that_of_a_run_without_a_cost(
 ) -> None:
     folder = _partitions(tmp_path / "in", {"1.pt": saved(make_partition(20, with_redshift=False))})
     out = tmp_path / "out"
-    done = _infer(folder, "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert f"open {out / 'report.html'}" in done.stdout
+    process = _infer(folder, "--out", out)
+    assert process.returncode == 0, process.stderr
+    assert f"open {out / 'report.html'}" in process.stdout
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "✓ Succeeded<" in page
     assert 'id="predicted"' in page
     assert "<h2>Cost</h2>" not in page
-    found = json.loads((out / "summary.json").read_text())
-    assert found["cost"] is None
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["cost"] is None
     with np.load(out / "predictions" / "0.npz") as arrays:
         lowest, highest = float(arrays["z_pred"].min()), float(arrays["z_pred"].max())
-    bars = predicted_histogram(Summary.from_json(found)).bars
+    bars = predicted_histogram(Summary.from_json(summary)).bars
     assert sum(galaxies for _, _, galaxies in bars) == 20
     assert bars[0][0] <= lowest < highest < bars[-1][1]
 
@@ -228,13 +230,13 @@ def test_a_partition_that_cannot_be_computed_is_a_failed_rank(
         _partitions(tmp_path / "in", {"1.pt": good, "2.pt": good[:-999], "3.pt": good}),
         tmp_path / "out",
     )
-    done = _infer(folder, "--out", out, "--processes", "2")
-    assert done.returncode == 3
-    assert "8 redshifts" in done.stdout
-    assert f"rank 1: PartitionError: {folder / '2.pt'}" in done.stderr
-    assert "1 of 3 partitions failed" in done.stderr
-    found = json.loads((out / "summary.json").read_text())
-    assert (found["finished_ranks"], list(found["failed_ranks"])) == (2, ["1"])
+    process = _infer(folder, "--out", out, "--processes", "2")
+    assert process.returncode == 3
+    assert "8 redshifts" in process.stdout
+    assert f"rank 1: PartitionError: {folder / '2.pt'}" in process.stderr
+    assert "1 of 3 partitions failed" in process.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["finished_ranks"], list(summary["failed_ranks"])) == (2, ["1"])
     assert json.loads((out / "failures" / "1.json").read_text())["error"] == "PartitionError"
     assert "✗ Failed: 1 of 3 ranks left no result" in (out / "report.html").read_text(encoding="utf-8")
 
@@ -267,9 +269,9 @@ def test_a_partition_that_is_given_twice_is_refused(
     tmp_path: Path, saved: Save, make_partition: Callable[..., TensorDataset]
 ) -> None:
     folder = _partitions(tmp_path / "in", {"1.pt": saved(make_partition(2))})
-    done = _infer(folder, folder / "1.pt", "--out", tmp_path / "out")
-    assert done.returncode == 1
-    assert done.stderr == f"error: {folder / '1.pt'} is given 2 times; give each partition once\n"
+    process = _infer(folder, folder / "1.pt", "--out", tmp_path / "out")
+    assert process.returncode == 1
+    assert process.stderr == f"error: {folder / '1.pt'} is given 2 times; give each partition once\n"
 
 
 def test_nested_partitions_are_taken_and_what_is_not_is_named(
@@ -280,16 +282,16 @@ def test_nested_partitions_are_taken_and_what_is_not_is_named(
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"" if name == "empty.pt" else good)
-    done = _infer(folder, "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    assert "4 redshifts" in done.stdout
+    process = _infer(folder, "--out", tmp_path / "out")
+    assert process.returncode == 0, process.stderr
+    assert "4 redshifts" in process.stdout
     (note,) = json.loads((tmp_path / "out" / "run.json").read_text())["notes"]
-    assert f"note: {note}" in done.stdout
-    told = (
+    assert f"note: {note}" in process.stdout
+    texts = (
         "6 files in ",
         " are left out (",
         "4.pth, 5.pt.gz, deep/3.PT",
         "empty: empty.pt",
         "hidden: ._1.pt, .trash",
     )
-    assert [text for text in told if text not in note] == []
+    assert [text for text in texts if text not in note] == []

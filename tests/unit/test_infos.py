@@ -17,7 +17,7 @@ UNKNOWN = (None, "unknown")
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
+    ("written", "expected"),
     [
         ({"num_samples": 1278}, (1278, "num_samples")),
         ({"num_samples": "1278"}, (1278, "num_samples")),
@@ -38,12 +38,12 @@ UNKNOWN = (None, "unknown")
         ({}, UNKNOWN),
     ],
 )
-def test_images_are_counted_from_what_the_script_wrote(written: Json, told: tuple[int | None, str]) -> None:
-    assert samples(_info({"engine": "script", **written})) == told
+def test_images_are_counted_from_what_the_script_wrote(written: Json, expected: tuple[int | None, str]) -> None:
+    assert samples(_info({"engine": "script", **written})) == expected
 
 
 @pytest.mark.parametrize(
-    ("infos", "told", "exact"),
+    ("infos", "text", "exact"),
     [
         ([{"engine": "onnxruntime", "num_samples": 1000}] * 5, "5,000", True),
         ([], "0", True),
@@ -65,9 +65,9 @@ def test_images_are_counted_from_what_the_script_wrote(written: Json, told: tupl
         ),
     ],
 )
-def test_what_was_counted_is_said(infos: list[Json], told: str, exact: bool) -> None:
+def test_what_was_counted_is_said(infos: list[Json], text: str, exact: bool) -> None:
     total, sources = counted(map(_info, infos))
-    assert images_text(total, sources) == told
+    assert images_text(total, sources) == text
     assert is_exact(sources) is exact
 
 

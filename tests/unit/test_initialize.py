@@ -48,14 +48,14 @@ def _collectives(
     [
         ("direct", 16, 1000, "direct", None),
         ("direct", 1000, 1000, "direct", None),
-        ("direct", 1001, 1000, "s3", "only 1000 of 1001 ranks can run at once"),
-        ("redis", 1001, 1000, "s3", "only 1000 of 1001 ranks can run at once"),
+        ("direct", 1001, 1000, "s3", "only 1,000 of 1,001 ranks can run at once"),
+        ("redis", 1001, 1000, "s3", "only 1,000 of 1,001 ranks can run at once"),
         ("direct", 16, 15, "s3", "only 15 of 16 ranks can run at once"),
         ("direct", 16, 16, "direct", None),
         ("direct", 1, 1000, "s3", "a single rank has no other to connect to"),
         ("s3", 5000, 1000, "s3", None),
         ("none", 16, 1000, "none", None),
-        ("auto", 16, 1000, "none", "none has the smallest product of time and cost"),
+        ("auto", 16, 1000, "none", "it has the smallest product of time and cost"),
         ("auto", 1, 1000, "none", "one rank has no other to reduce with"),
         ("auto", 5000, 1000, "none", "only 1,000 of 5,000 ranks can run at once, so they cannot meet directly"),
     ],
@@ -63,16 +63,16 @@ def _collectives(
 def test_the_channel_follows_what_can_run_at_once(
     asked: str, ranks: int, at_once: int, channel: str, reason: str | None
 ) -> None:
-    found = _collectives(asked, ranks, at_once)
-    assert found["channel"] == channel
-    assert (reason or "") in found.get("reason", "")
-    assert ("reason" in found) == (reason is not None)
+    chosen = _collectives(asked, ranks, at_once)
+    assert chosen["channel"] == channel
+    assert (reason or "") in chosen.get("reason", "")
+    assert ("reason" in chosen) == (reason is not None)
     assert _collectives(asked, ranks, at_once, resume=True)["channel"] == "none"
 
 
 def test_without_a_rendezvous_host_nobody_waits_for_one() -> None:
-    found = _collectives("direct", 16, 1000, replace(_deployed(), has_rendezvous=False))
-    assert found == {"channel": "s3", "reason": "this deployment has no rendezvous host"}
+    chosen = _collectives("direct", 16, 1000, replace(_deployed(), has_rendezvous=False))
+    assert chosen == {"channel": "s3", "reason": "this deployment has no rendezvous host"}
 
 
 def test_redis_needs_a_redis() -> None:

@@ -121,7 +121,7 @@ def test_a_catalogue_is_written_beside_the_results(results: cosmicai.Results) ->
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size: 0: give a whole number from 1 to 65,536"),
         ({"batch_size": True}, "batch_size: True: give a whole number"),
@@ -135,19 +135,19 @@ def test_a_catalogue_is_written_beside_the_results(results: cosmicai.Results) ->
     ],
 )
 def test_an_option_that_is_not_allowed_is_named(
-    partition: Path, tmp_path: Path, options: dict[str, Any], told: str
+    partition: Path, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError) as error:
         cosmicai.infer(partition, tmp_path / "out", **options)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
 def test_embeddings_are_written_where_they_are_asked_for(partition: Path, tmp_path: Path, engine: str) -> None:
     options: dict[str, Any] = {"max_bad_fraction": 0.5, "engine": engine, "precision": "float32"}
-    found = cosmicai.infer(partition, tmp_path / "out", 3, outputs=["embedding"], **options)
-    table = found.to_astropy()
+    inferred = cosmicai.infer(partition, tmp_path / "out", 3, outputs=["embedding"], **options)
+    table = inferred.to_astropy()
     assert "pdf" not in table.colnames
     assert np.isfinite(table["z_median"][:-1]).all()
     dataset = torch.load(partition, weights_only=False)
@@ -157,7 +157,7 @@ def test_embeddings_are_written_where_they_are_asked_for(partition: Path, tmp_pa
         expected = network.encoder.embedding(images).numpy()
     assert table["embedding"].dtype == np.float32
     assert np.asarray(table["embedding"]) == pytest.approx(expected, abs=5e-3)  # in half precision
-    frame = pd.read_parquet(*found.write("parquet"))
+    frame = pd.read_parquet(*inferred.write("parquet"))
     assert np.array_equal(np.stack(frame["embedding"]), table["embedding"])
     (qp_file,) = cosmicai.infer(
         partition, tmp_path / "both", outputs=("redshift", "pdf", "embedding"), **options
@@ -170,8 +170,8 @@ def test_an_image_that_cannot_be_used_has_no_embedding(tmp_path: Path, partition
     dataset.tensors[0][1, 0, 0, 0] = float("nan")
     dataset.tensors[0][2] = 0
     torch.save(dataset, tmp_path / "1.pt")
-    found = cosmicai.infer(tmp_path / "1.pt", tmp_path / "out", outputs=["embedding"], max_bad_fraction=1)
-    known = np.isfinite(np.asarray(found.to_astropy()["embedding"])).all(axis=1)
+    inferred = cosmicai.infer(tmp_path / "1.pt", tmp_path / "out", outputs=["embedding"], max_bad_fraction=1)
+    known = np.isfinite(np.asarray(inferred.to_astropy()["embedding"])).all(axis=1)
     assert known.tolist() == [True, False, False, True, True, True, True]
 
 
@@ -180,8 +180,8 @@ def test_a_script_needs_no_guard(partition: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(_SCRIPT.replace("processes=2", "processes=2, max_bad_fraction=0.5"))
     command = [sys.executable, str(script), str(partition), str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.stdout == "once\n7\n", done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert process.stdout == "once\n7\n", process.stderr
 
 
 def test_what_is_not_there_is_told(tmp_path: Path) -> None:

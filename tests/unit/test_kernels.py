@@ -1,4 +1,4 @@
-"""Each kernel gives what torch gives, for any shape, wherever a galaxy stands in its batch, by every
+"""Each kernel gives what torch gives, for any shape, at every position of a galaxy in its batch, and with every
 instruction set that this machine has."""
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def run(kind: str, *inputs: Array, outputs: tuple[type, ...] = (np.float32,), **
     """What one operator makes of the inputs."""
     names, made = [f"i{n}" for n in range(len(inputs))], [f"o{n}" for n in range(len(outputs))]
     node = helper.make_node(kind, names, made, domain="cosmicai", **attributes)
-    given = [
+    input_infos = [
         helper.make_tensor_value_info(n, _TYPES[x.dtype], x.shape) for n, x in zip(names, inputs, strict=True)
     ]
-    wanted = [
+    output_infos = [
         helper.make_tensor_value_info(name, _TYPES[np.dtype(kind)], None)
         for name, kind in zip(made, outputs, strict=True)
     ]
-    graph = helper.make_graph([node], kind, given, wanted)
+    graph = helper.make_graph([node], kind, input_infos, output_infos)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("cosmicai", 1)]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -198,7 +198,7 @@ def test_the_inception_branch(galaxies: int, changes: dict[str, Any]) -> None:
     result = run("Inception", images, *constant)[0]
     assert result == pytest.approx(expected, abs=5e-6 * np.abs(expected).max())
     alone = [run("Inception", images[n : n + 1], *constant)[0] for n in range(galaxies)]
-    assert (np.concatenate(alone) == result).all()  # to the last bit
+    assert (np.concatenate(alone) == result).all()  # bit-identical
 
 
 def _pooled(images: Array) -> Array:
@@ -337,8 +337,8 @@ def test_all_this_holds_for_the_instructions_of_lambdas_x86_hosts() -> None:
         return
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     environment = {**os.environ, "COSMICAI_INSTRUCTIONS": "avx2"}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:]
+    process = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout[-3000:]
 
 
 def test_the_kernels_are_compiled_for_both_of_lambdas_machines() -> None:

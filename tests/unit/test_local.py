@@ -37,7 +37,7 @@ def test_the_same_one_stays_as_it_is(running: dict[str, Any], tmp_path: Path, as
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "message"),
     [
         ({"image_variant": "lean"}, "image_variant 'torch', not 'lean'"),
         ({"concurrency": 4}, "concurrency 16, not 4"),
@@ -45,8 +45,8 @@ def test_the_same_one_stays_as_it_is(running: dict[str, Any], tmp_path: Path, as
     ],
 )
 @pytest.mark.usefixtures("running")
-def test_another_one_is_refused_with_the_remedy(tmp_path: Path, asked: dict[str, Any], told: str) -> None:
+def test_another_one_is_refused_with_the_remedy(tmp_path: Path, asked: dict[str, Any], message: str) -> None:
     with pytest.raises(local.LocalError) as caught:
         local.up(asked, tmp_path)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "`cosmicai local down`" in str(caught.value)

@@ -78,7 +78,7 @@ def test_galaxies_of_the_survey_are_rarely_flagged(galaxies: Arrays, predictions
 def test_real_stars_are_flagged_and_real_galaxies_are_not(
     tmp_path: Path, predictions: Callable[..., Any]
 ) -> None:
-    """But for one of each. SDSS's stamps, brought to the network's bands, pixel scale and zero point."""
+    """Except one of each. SDSS's stamps, brought to the network's bands, pixel scale and zero point."""
     prepared, _ = made(SDSS, tmp_path / "sdss", TO_MODEL)
     arrays = predictions(prepared["images"], prepared["magnitudes"])
     with np.load(SDSS) as source:

@@ -86,8 +86,8 @@ def test_numpy_alone_reads_it(tmp_path: Path) -> None:
     _prepared(_source(tmp_path / "a.npz", objectId=BEYOND_A_FLOAT), tmp_path / "out")
     with zipfile.ZipFile(tmp_path / "out" / "1.pt") as file:
         folder = file.namelist()[0].split("/")[0]
-        found = np.load(io.BytesIO(file.read(f"{folder}/{RECORD}")))
-    assert np.array_equal(found["id"], BEYOND_A_FLOAT[: len(found)])
+        record = np.load(io.BytesIO(file.read(f"{folder}/{RECORD}")))
+    assert np.array_equal(record["id"], BEYOND_A_FLOAT[: len(record)])
 
 
 @pytest.mark.parametrize(
@@ -101,15 +101,15 @@ def test_numpy_alone_reads_it(tmp_path: Path) -> None:
     ],
 )
 def test_identifiers_are_exact(tmp_path: Path, ids: np.ndarray, expected: np.ndarray | None) -> None:
-    found = _prepared(_source(tmp_path / "a.npz", TARGETID=ids), tmp_path / "out")["id"]
-    assert found.tolist() == (ids if expected is None else expected).tolist()
-    assert found.dtype.kind in "iuU"
+    identifiers = _prepared(_source(tmp_path / "a.npz", TARGETID=ids), tmp_path / "out")["id"]
+    assert identifiers.tolist() == (ids if expected is None else expected).tolist()
+    assert identifiers.dtype.kind in "iuU"
 
 
 @pytest.mark.parametrize("name", ["objectId", "OBJECT_ID", "id", "TARGETID", "SpecObjID"])
 def test_identifiers_are_found_by_their_usual_names(tmp_path: Path, name: str) -> None:
-    found = _prepared(_source(tmp_path / "a.npz", **{name: NAMES}), tmp_path / "out")
-    assert np.array_equal(found["id"], NAMES)
+    columns = _prepared(_source(tmp_path / "a.npz", **{name: NAMES}), tmp_path / "out")
+    assert np.array_equal(columns["id"], NAMES)
 
 
 def test_two_columns_of_identifiers_are_refused(tmp_path: Path) -> None:
@@ -155,17 +155,17 @@ def test_positions_and_kept_columns_of_a_survey_table(tmp_path: Path) -> None:
     catalogue["TYPE"] = [f"T{row}" for row in range(COUNT)]
     image = fits.ImageHDU(rows["images"], name="IMAGES")
     fits.HDUList([fits.PrimaryHDU(), image, fits.table_to_hdu(catalogue)]).writeto(tmp_path / "a.fits")
-    found = _prepared(tmp_path / "a.fits", tmp_path / "out", keep=("EBV", "TYPE", "STAR", "FLAGS", "QUAL*"))
-    assert list(found) == ["id", "ra", "dec", "EBV", "TYPE", "STAR", "source_FLAGS", "QUALITY"]
-    assert np.array_equal(found["ra"], ra)
-    assert np.array_equal(found["dec"], dec)
-    assert np.array_equal(found["EBV"], catalogue["EBV"])
-    assert found["EBV"].dtype == np.float32
-    assert found["TYPE"].tolist() == [f"T{row}" for row in range(COUNT)]
-    assert found["STAR"].dtype == np.bool_
-    assert np.array_equal(found["source_FLAGS"], np.arange(COUNT))
+    columns = _prepared(tmp_path / "a.fits", tmp_path / "out", keep=("EBV", "TYPE", "STAR", "FLAGS", "QUAL*"))
+    assert list(columns) == ["id", "ra", "dec", "EBV", "TYPE", "STAR", "source_FLAGS", "QUALITY"]
+    assert np.array_equal(columns["ra"], ra)
+    assert np.array_equal(columns["dec"], dec)
+    assert np.array_equal(columns["EBV"], catalogue["EBV"])
+    assert columns["EBV"].dtype == np.float32
+    assert columns["TYPE"].tolist() == [f"T{row}" for row in range(COUNT)]
+    assert columns["STAR"].dtype == np.bool_
+    assert np.array_equal(columns["source_FLAGS"], np.arange(COUNT))
     texts = ["" if row % 50 == 7 else str(row + 2**60) for row in range(COUNT)]
-    assert found["QUALITY"].tolist() == texts, "none is missing by a number, and none is rounded"
+    assert columns["QUALITY"].tolist() == texts, "none is missing by a number, and none is rounded"
 
 
 @pytest.mark.parametrize(
@@ -212,15 +212,15 @@ def test_sdss_stamps_have_their_identifiers_in_the_results(tmp_path: Path) -> No
     env = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
     words = [_COSMICAI, "data", "prepare", SDSS, "--out", tmp_path / "in", "--bands", "u,g,r,i,z"]
     words += ["--pixel-scale", "0.396", "--pixel-unit", "nanomaggies", "--keep", "label"]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(list(map(str, words)), capture_output=True, text=True, env=env)
+    assert process.returncode == 0, process.stderr
     words = [_COSMICAI, "infer", tmp_path / "in", "--out", tmp_path / "out", "--max-bad-fraction", "1"]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr
-    with np.load(SDSS) as source, np.load(tmp_path / "out" / "predictions" / "0.npz") as found:
-        assert np.array_equal(found["id"], source["object_id"])
-        assert np.array_equal(found["label"], source["label"])
-        redshifts = found["z_pred"]
+    process = subprocess.run(list(map(str, words)), capture_output=True, text=True, env=env)
+    assert process.returncode == 0, process.stderr
+    with np.load(SDSS) as source, np.load(tmp_path / "out" / "predictions" / "0.npz") as predictions:
+        assert np.array_equal(predictions["id"], source["object_id"])
+        assert np.array_equal(predictions["label"], source["label"])
+        redshifts = predictions["z_pred"]
         rows = _catalogue(tmp_path / "out")
         assert [int(row["id"]) for row in rows] == source["object_id"].tolist()
         assert [np.float32(row["z_pred"]) for row in rows] == redshifts.tolist()
@@ -245,14 +245,14 @@ def test_every_prediction_has_its_own_identifier(tmp_path: Path) -> None:
     one = _partition(tmp_path / "all.pt", 100, {"id": BEYOND_A_FLOAT[:100]})
     infer(sources, tmp_path / "apart", 16, 1)
     infer([one], tmp_path / "together", 32, 1)
-    found: dict[str, dict[int, float]] = {}
+    redshifts: dict[str, dict[int, float]] = {}
     for name, ranks in (("apart", 2), ("together", 1)):
-        found[name] = {}
+        redshifts[name] = {}
         for rank in range(ranks):
             with np.load(tmp_path / name / "predictions" / f"{rank}.npz") as arrays:
-                found[name] |= dict(zip(arrays["id"].tolist(), arrays["z_pred"].tolist(), strict=True))
-    assert found["apart"] == found["together"]
-    assert set(found["apart"]) == set(BEYOND_A_FLOAT[:100].tolist())
+                redshifts[name] |= dict(zip(arrays["id"].tolist(), arrays["z_pred"].tolist(), strict=True))
+    assert redshifts["apart"] == redshifts["together"]
+    assert set(redshifts["apart"]) == set(BEYOND_A_FLOAT[:100].tolist())
 
 
 def test_a_partition_without_identifiers_is_predicted_as_before(tmp_path: Path) -> None:
@@ -277,14 +277,14 @@ def test_a_partition_without_identifiers_is_predicted_as_before(tmp_path: Path) 
 def test_partitions_of_different_types_are_joined_exactly(
     parts: list[np.ndarray | None], expected: list[object]
 ) -> None:
-    """numpy alone would make 64-bit floats of signed and unsigned numbers."""
+    """numpy by itself would make 64-bit floats of signed and unsigned numbers."""
     columns: list[tuple[Objects | None, int]] = [(None if one is None else {"a": one}, 1) for one in parts]
     assert joined(columns)["a"].tolist() == expected
 
 
 def test_a_missing_number_is_nan() -> None:
-    found = joined([({"ra": np.array([1.5])}, 1), (None, 2), ({"ra": np.array([2.5])}, 1)])["ra"]
-    assert np.array_equal(found, [1.5, np.nan, np.nan, 2.5], equal_nan=True)
+    values = joined([({"ra": np.array([1.5])}, 1), (None, 2), ({"ra": np.array([2.5])}, 1)])["ra"]
+    assert np.array_equal(values, [1.5, np.nan, np.nan, 2.5], equal_nan=True)
 
 
 def test_ranks_of_signed_and_unsigned_identifiers_make_one_exact_catalogue(tmp_path: Path) -> None:

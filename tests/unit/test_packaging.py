@@ -77,7 +77,7 @@ def test_no_function_imports_from_outside_its_own_folder(function: str) -> None:
 
 
 def test_the_handler_starts_without_torch_in_the_assembled_task_folder(build: BuildFolder) -> None:
-    """Runs in the very folder and interpreter of the embedded AWS, apart from this environment's packages."""
+    """Runs in the same folder and interpreter as the embedded AWS, apart from this environment's packages."""
     code = (
         "import inference.handler, sys, numpy, boto3;"
         "print(numpy.__file__, 'torch' in sys.modules, 'rich' in sys.modules);"
@@ -86,7 +86,7 @@ def test_the_handler_starts_without_torch_in_the_assembled_task_folder(build: Bu
     )
     folder = build.images / "inference"
     environment = {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769", "AWS_REGION": "us-east-1"}
-    done = subprocess.run(
+    process = subprocess.run(
         [build.python / "bin" / "python", "-c", code],
         cwd=folder,
         env=environment,
@@ -94,16 +94,16 @@ def test_the_handler_starts_without_torch_in_the_assembled_task_folder(build: Bu
         text=True,
         check=True,
     )
-    numpy_file, torch_loaded, rich_loaded, rich_spec, torch_spec = done.stdout.split()[:5]
+    numpy_file, torch_loaded, rich_loaded, rich_spec, torch_spec = process.stdout.split()[:5]
     assert numpy_file.startswith(str(folder))
     assert (torch_loaded, rich_loaded, rich_spec, torch_spec) == ("False", "False", "None", "None")
-    assert "engine='onnxruntime'" in done.stdout  # loaded in the init phase, before any event
+    assert "engine='onnxruntime'" in process.stdout  # loaded in the init phase, before any event
 
 
 def test_the_image_is_assembled_by_the_same_steps_as_the_task_folder(
     build: BuildFolder, tmp_path: Path
 ) -> None:
-    """What the Dockerfile copies suffices for its steps, and they give the embedded AWS's very files."""
+    """What the Dockerfile copies is enough for its steps, and they give the same files as the embedded AWS."""
     lines = (ROOT / "docker" / "inference.Dockerfile").read_text().splitlines()
     sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
@@ -171,8 +171,8 @@ def test_a_lock_holds_hashes_of_the_projects_versions(lock: Path) -> None:
 
 def test_the_lock_for_cuda_has_torch_of_pypi_for_cuda_12() -> None:
     locked = _locked(places.LOCKS["cuda"])
-    wanted = (FUNCTIONS / "inference" / "requirements-cuda.txt").read_text()
-    assert set(re.findall(r"^torch==\S+", wanted, re.MULTILINE)) <= locked
+    requirements = (FUNCTIONS / "inference" / "requirements-cuda.txt").read_text()
+    assert set(re.findall(r"^torch==\S+", requirements, re.MULTILINE)) <= locked
     assert any(one.startswith("nvidia-cuda-runtime-cu12==12.") for one in locked)
     assert "index" not in places.LOCKS["cuda"][0].read_text()
 
@@ -277,11 +277,11 @@ def test_extra_packages_that_cannot_be_had_are_refused(tmp_path: Path, package: 
 def test_a_package_whose_dependencies_depend_on_the_machine_is_refused_for_another(tmp_path: Path) -> None:
     """pip would take those of the machine that builds."""
     other = {"x86_64": "aarch64"}.get(platform.machine(), "x86_64")
-    told = (
+    message = (
         f"sqlalchemy==2.0.36: what it needs depends on the machine .*greenlet.* the image for {other} is built"
     )
     (tmp_path / "task").mkdir()
-    with pytest.raises(PackagingError, match=told):
+    with pytest.raises(PackagingError, match=message):
         packages.install_extra(tmp_path / "task", ExtraPackages(("sqlalchemy==2.0.36",)), other)
     alone = ExtraPackages(("sqlalchemy==2.0.36 --no-deps", "simplejson==3.19.3"))
     packages.install_extra(tmp_path / "task", alone, other)

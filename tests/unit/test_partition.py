@@ -182,11 +182,11 @@ def test_files_that_torch_1_13_wrote(kind: str) -> None:
     name = f"torch-1.13.1{kind}.pt"
     source = Buffer((Path(__file__).parents[1] / "reference" / name).read_bytes())
     assert is_legacy(source) == (kind == "-legacy")
-    found = PartitionFile.open(source, name, Layout((2, 4, 4), 2)).block(0, 2)
-    assert np.array_equal(found.images, np.arange(64, dtype=np.float32).reshape(2, 2, 4, 4) / 8)
-    assert found.magnitudes.tolist() == [[20.25, 21.5], [22, 23.125]]
-    assert found.redshift is not None
-    assert found.redshift.tolist() == [0.25, 1.5]
+    block = PartitionFile.open(source, name, Layout((2, 4, 4), 2)).block(0, 2)
+    assert np.array_equal(block.images, np.arange(64, dtype=np.float32).reshape(2, 2, 4, 4) / 8)
+    assert block.magnitudes.tolist() == [[20.25, 21.5], [22, 23.125]]
+    assert block.redshift is not None
+    assert block.redshift.tolist() == [0.25, 1.5]
 
 
 def test_damaged_files_give_errors_or_the_very_numbers(saved: Save, make_partition: Make) -> None:

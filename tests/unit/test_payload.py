@@ -81,7 +81,7 @@ def test_a_refused_value_is_shown(field: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "resolved"),
+    ("outputs", "resolved"),
     [
         (["embedding"], ["redshift", "embedding"]),
         (["embedding", "pdf", "redshift"], ["redshift", "pdf", "embedding"]),
@@ -90,8 +90,8 @@ def test_a_refused_value_is_shown(field: str, value: object) -> None:
         ([], ["redshift"]),
     ],
 )
-def test_outputs_are_a_list_or_a_text(given: object, resolved: list[str]) -> None:
-    payload = {**MINIMAL, "outputs": given}
+def test_outputs_are_a_list_or_a_text(outputs: object, resolved: list[str]) -> None:
+    payload = {**MINIMAL, "outputs": outputs}
     assert resolve(payload)["outputs"] == resolved
     jsonschema.validate(payload, schema())
     assert resolve(MINIMAL)["outputs"] == list(DEFAULT_OUTPUTS)
@@ -99,16 +99,16 @@ def test_outputs_are_a_list_or_a_text(given: object, resolved: list[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    "given",
+    "outputs",
     ["", "pdf,pdf", "pdf, embedding", "pdf\n", ["pdfs"], ["pdf", "pdf"], [["pdf"]], {"pdf": 1}, 3, None],
 )
-def test_other_outputs_are_refused(given: object) -> None:
-    payload = {**MINIMAL, "outputs": given}
+def test_other_outputs_are_refused(outputs: object) -> None:
+    payload = {**MINIMAL, "outputs": outputs}
     with pytest.raises(
         PayloadError, match=r"outputs: .* is not allowed; give a list of redshift, pdf, embedding"
     ):
         resolve(payload)
-    assert given == "pdf\n" or not jsonschema.Draft202012Validator(schema()).is_valid(payload)
+    assert outputs == "pdf\n" or not jsonschema.Draft202012Validator(schema()).is_valid(payload)
 
 
 @pytest.mark.parametrize("payload", [None, [], "text", 3])

@@ -1,4 +1,4 @@
-"""Pickles are read as data: what they say is kept, nothing of them is run, and reading ends."""
+"""Pickles are read as data: their values are kept, no part of them is run, and reading ends."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_plain_values_are_kept_in_every_protocol_of_torch(protocol: int) -> None
         "many": list(range(3000)),
         "long tuple": (1, 2, 3, 4, 5),
     }
-    found, end = pickled.read(pickle.dumps(content, protocol), RULES)
-    assert _plain(found) == content
+    value, end = pickled.read(pickle.dumps(content, protocol), RULES)
+    assert _plain(value) == content
     assert end == len(pickle.dumps(content, protocol))
 
 

@@ -128,9 +128,9 @@ def test_a_target_is_met_in_nine_of_ten_runs_and_not_in_every_second() -> None:
 
 
 def _printed(*options: str) -> str:
-    done = CliRunner().invoke(app, ["plan", "--images", "600000", "--partition-mb", "25", *options])
-    assert done.exit_code == 0, done.output
-    return done.stdout
+    result = CliRunner().invoke(app, ["plan", "--images", "600000", "--partition-mb", "25", *options])
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 def test_the_command_prints_the_bands_and_what_nobody_has_measured() -> None:

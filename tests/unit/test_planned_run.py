@@ -1,4 +1,4 @@
-"""What Initialize plans of the objects that lie under a data prefix, with S3 as moto answers."""
+"""What Initialize plans for the objects under a data prefix, with moto's S3."""
 
 from __future__ import annotations
 

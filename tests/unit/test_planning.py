@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cosmicai.cli import app
+from cosmicai.cli.common import console
+from cosmicai.cli.plan_text import table
 from cosmicai.experiments.cases import Assumptions, Case, PlanningError
 from cosmicai.experiments.comparing import options, options_on_batch, recommended
 from cosmicai.experiments.planning import Obstacle, plan
@@ -20,18 +24,19 @@ from cosmicai.experiments.scatter import NO_SCATTER
 from summarize.contract import pricing
 from summarize.contract.channels import Choice, HostState
 from summarize.contract.estimate import IMAGE_BYTES
+from summarize.contract.figures import usd_text
 from summarize.contract.run_records import Summary
 
 
 @pytest.mark.parametrize(("host", "channel"), [("up", "direct"), ("stopped", "none"), ("absent", "none")])
 def test_a_plan_has_the_channel_that_initialize_would_choose(host: HostState, channel: str) -> None:
     images = int(12.6e9 / IMAGE_BYTES)
-    found = plan(Case(images, 25, 3538, "arm64"), replace(Assumptions(), host=host))
-    assert found.channel is not None
-    assert found.channel.channel == channel
-    (chosen,) = (one for one in found.channel.candidates if one.channel == channel)
-    assert found.seconds.p50 == pytest.approx(chosen.seconds, rel=0.1)  # which simulates no rank by itself
-    assert found.total_usd.p50 == pytest.approx(chosen.usd, rel=0.1)
+    planned = plan(Case(images, 25, 3538, "arm64"), replace(Assumptions(), host=host))
+    assert planned.channel is not None
+    assert planned.channel.channel == channel
+    (chosen,) = (one for one in planned.channel.candidates if one.channel == channel)
+    assert planned.seconds.p50 == pytest.approx(chosen.seconds, rel=0.1)  # which simulates no rank by itself
+    assert planned.total_usd.p50 == pytest.approx(chosen.usd, rel=0.1)
 
 
 def test_a_plan_waits_for_a_stopped_host_only_where_it_is_told_to() -> None:
@@ -59,8 +64,8 @@ def test_the_honest_bill_of_the_published_75_mb_case_is_met_within_a_quarter() -
 
 
 def test_one_rank_by_hand() -> None:
-    given = Assumptions((100.0, 100.0), (2.0, 2.0), scatter=NO_SCATTER)
-    one = plan(Case(1000, 25, 1769, "x86_64", collectives="none"), given)
+    assumptions = Assumptions((100.0, 100.0), (2.0, 2.0), scatter=NO_SCATTER)
+    one = plan(Case(1000, 25, 1769, "x86_64", collectives="none"), assumptions)
     assert one.case.ranks == 1
     assert one.seconds.p50 == pytest.approx(2.0 + 2.0 + 10.0 + 2.0 + 1 / 600)
     assert one.usd["Lambda compute"] == pytest.approx(12.0 * 1769 / 1024 * 0.0000166667)
@@ -73,8 +78,8 @@ def test_an_init_phase_beyond_the_limit_runs_twice() -> None:
 
 
 def test_beyond_the_quota_ranks_wait_and_start_warm() -> None:
-    given = replace(Assumptions(), concurrency=10)
-    few, many = (plan(Case(1278 * ranks, 25, 1769, "arm64", "none"), given) for ranks in (10, 40))
+    assumptions = replace(Assumptions(), concurrency=10)
+    few, many = (plan(Case(1278 * ranks, 25, 1769, "arm64", "none"), assumptions) for ranks in (10, 40))
     assert not few.obstacles
     assert "in 4 waves: the account runs 10 at once" in many.obstacles[0].text
     assert many.bottleneck == "concurrency quota"
@@ -140,15 +145,15 @@ def test_more_ranks_than_one_run_can_have_are_not_simulated() -> None:
 
 
 def test_a_rank_on_batch_has_its_own_vcpus_starts_and_price() -> None:
-    found = plan(Case(200_000, 1000, 16_384, "x86_64", "none", 4))
-    assert found.case.ranks == 4
-    assert found.usd.keys() == {"AWS Batch compute", "Step Functions", "S3 requests"}
+    planned = plan(Case(200_000, 1000, 16_384, "x86_64", "none", 4))
+    assert planned.case.ranks == 4
+    assert planned.usd.keys() == {"AWS Batch compute", "Step Functions", "S3 requests"}
     seconds = 200_000 / (4 * 412.5) + 4 * 90
     hours = seconds / 3600
-    assert found.usd["AWS Batch compute"] == pytest.approx(
+    assert planned.usd["AWS Batch compute"] == pytest.approx(
         hours * (4 * 0.04048 + 16 * 0.004445 + 0.005), rel=0.1
     )
-    assert 60 < found.parts["cold start"] < 125
+    assert 60 < planned.parts["cold start"] < 125
     steady = Assumptions((400.0, 400.0), scatter=NO_SCATTER)
     few, many = (
         plan(Case(200_000, 1000, size, "x86_64", "none", size // 4096), steady) for size in (16_384, 32_768)
@@ -157,21 +162,21 @@ def test_a_rank_on_batch_has_its_own_vcpus_starts_and_price() -> None:
 
 
 def test_vcpus_bound_the_ranks_on_batch_and_every_job_starts_cold() -> None:
-    given = Assumptions(max_vcpus=8)
-    (found,) = options_on_batch(200_000, (1000,), [(4, 16_384)], ("arm64",), given)
-    assert found.obstacles[0].text.startswith(
+    assumptions = Assumptions(max_vcpus=8)
+    (option,) = options_on_batch(200_000, (1000,), [(4, 16_384)], ("arm64",), assumptions)
+    assert option.obstacles[0].text.startswith(
         "4 ranks in 2 waves: 8 vCPUs run 2 at once; raise batch.max_vcpus"
     )
-    assert found.seconds.p50 > 1.8 * plan(Case(200_000, 1000, 16_384, "arm64", "none", 4)).seconds.p50 - 30
-    assert found.possible
+    assert option.seconds.p50 > 1.8 * plan(Case(200_000, 1000, 16_384, "arm64", "none", 4)).seconds.p50 - 30
+    assert option.possible
 
 
 def test_what_is_too_long_for_lambda_is_possible_on_batch() -> None:
-    told = [one.text for one in plan(Case(2_000_000, 20_000, 1769, "arm64")).obstacles]
-    assert "or use AWS Batch (--backend batch)" in told[0]
-    found = plan(Case(40_000_000, 200_000, 4096, "arm64", "none", 1))
-    assert found.possible
-    assert any("set batch.timeout_seconds, which is 14,400 by default" in one.text for one in found.obstacles)
+    obstacles = [one.text for one in plan(Case(2_000_000, 20_000, 1769, "arm64")).obstacles]
+    assert "or use AWS Batch (--backend batch)" in obstacles[0]
+    planned = plan(Case(40_000_000, 200_000, 4096, "arm64", "none", 1))
+    assert planned.possible
+    assert any("set batch.timeout_seconds, which is 14,400 by default" in one.text for one in planned.obstacles)
 
 
 @pytest.mark.parametrize(
@@ -186,17 +191,17 @@ def test_what_is_too_long_for_lambda_is_possible_on_batch() -> None:
     ],
 )
 def test_a_size_that_there_is_not_is_refused(options: list[str], message: str) -> None:
-    done = CliRunner().invoke(app, ["plan", "--images", "1000", *options])
-    assert done.exit_code == 2
-    assert message in " ".join(done.output.replace("│", " ").split())
+    result = CliRunner().invoke(app, ["plan", "--images", "1000", *options])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
 
 
 def test_a_plan_for_batch_says_that_spots_price_varies() -> None:
-    done = CliRunner().invoke(app, ["plan", "--images", "1000000", "--backend", "batch", "--json"])
-    told = json.loads(done.stdout)
-    assert told["payload"]["backend"] == "batch"
-    assert "Spot's price changes with supply and demand" in told["notes"][0]
-    assert {(one["vcpus"], one["memory_mb"]) for one in told["plans"]} == {(2, 4096), (4, 8192), (8, 16384)}
+    result = CliRunner().invoke(app, ["plan", "--images", "1000000", "--backend", "batch", "--json"])
+    output = json.loads(result.stdout)
+    assert output["payload"]["backend"] == "batch"
+    assert "the price of Fargate Spot changes with supply and demand" in output["notes"][0]
+    assert {(one["vcpus"], one["memory_mb"]) for one in output["plans"]} == {(2, 4096), (4, 8192), (8, 16384)}
 
 
 def test_a_measured_run_calibrates_it(tmp_path: Path) -> None:
@@ -215,9 +220,9 @@ def test_a_measured_run_calibrates_it(tmp_path: Path) -> None:
     )  # fmt: skip
     path = tmp_path / "summary.json"
     path.write_text(json.dumps(summary.to_json()))
-    given = Assumptions.of_summary(path)
-    assert given.images_per_second_vcpu == (500.0, 600.0)
-    assert given.cold_start_seconds == (0.9, 1.1)
+    assumptions = Assumptions.of_summary(path)
+    assert assumptions.images_per_second_vcpu == (500.0, 600.0)
+    assert assumptions.cold_start_seconds == (0.9, 1.1)
     path.write_text("{}")
     with pytest.raises(
         PlanningError, match=r"summary\.json is not the summary\.json of a run.*spread: is missing"
@@ -231,3 +236,18 @@ def test_the_report_and_the_plan_name_the_same_published_runs() -> None:
 
     published = [(f"{run.partition_mb:g} MB partitions", run.ranks, run.usd) for run in PUBLISHED]
     assert published == [(name, ranks, usd) for name, ranks, _, usd, _ in _PUBLISHED]
+
+
+@pytest.mark.parametrize("width", [80, 100, 60])
+def test_a_table_of_plans_is_whole_on_a_narrow_terminal(width: int) -> None:
+    """Without lines at 80 columns, and a value a line at 60."""
+    plans = list(options(10**6, [25.0], [1769], ["arm64"], Assumptions()))
+    file = io.StringIO()
+    type(console)(file=file, width=width, force_terminal=True).print_table(table(plans, plans[0], 10**6))
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
+    assert max(map(len, shown.splitlines())) <= width
+    assert "…" not in shown
+    for text in ("collectives", "1,769", f"{plans[0].case.ranks:,}", usd_text(plans[0].total_usd.p50)[1:]):
+        assert text in shown
+    assert ("━" in shown) == (width == 100)
+    assert ("collectives: " in shown) == (width == 60)

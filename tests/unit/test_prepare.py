@@ -96,8 +96,8 @@ FORMATS: dict[str, Write] = {
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_round_trips(name: str, galaxies: Arrays, tmp_path: Path) -> None:
     FORMATS[name](tmp_path / name, galaxies)
-    done = prepare(tmp_path / name, Folder(tmp_path / "out"), 1)
-    assert (done.partitions, done.galaxies, done.written) == (3, COUNT, 3)
+    outcome = prepare(tmp_path / name, Folder(tmp_path / "out"), 1)
+    assert (outcome.partitions, outcome.galaxies, outcome.written) == (3, COUNT, 3)
     sizes = [len(read((tmp_path / "out" / f"{n}.pt").read_bytes(), "")) for n in (1, 2, 3)]
     assert sizes == [ROWS_OF_1_MB, ROWS_OF_1_MB, COUNT - 2 * ROWS_OF_1_MB]
     assert_same(prepared(tmp_path / "out"), galaxies)
@@ -116,7 +116,7 @@ def test_a_second_call_writes_only_what_is_missing(galaxies: Arrays, tmp_path: P
 def test_another_set_is_refused_or_replaced_with_all_that_belongs_to_it(
     galaxies: Arrays, tmp_path: Path
 ) -> None:
-    """Galaxies of two sources never lie in one folder, whichever of them is larger."""
+    """Galaxies of two sources are never in one folder, whichever source is larger."""
     out, few = tmp_path / "out", {name: array[60:110] for name, array in galaxies.items()}
     _hdf5(tmp_path / "many.h5", galaxies)
     _hdf5(tmp_path / "few.h5", few)
@@ -147,9 +147,9 @@ def test_columns_by_name_one_magnitude_per_band(galaxies: Arrays, tmp_path: Path
     arrays |= {f"m{n}": galaxies["magnitudes"][:, n] for n in range(5)}
     _hdf5(tmp_path / "a.h5", arrays)
     columns = Columns(("pixels",), ("m0", "m1", "m2", "m3", "m4"), "spec")
-    done = prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1, Reading(columns))
+    outcome = prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1, Reading(columns))
     assert_same(prepared(tmp_path / "out"), galaxies)
-    assert "magnitudes are in the order given: m0, m1, m2, m3, m4" in done.summary.notes
+    assert "magnitudes are in the order given: m0, m1, m2, m3, m4" in outcome.summary.notes
 
 
 def test_more_channels_last_and_larger_are_selected_turned_and_cropped(
@@ -160,9 +160,9 @@ def test_more_channels_last_and_larger_are_selected_turned_and_cropped(
     large[:, [1, 2, 4, 5, 6], 16:48, 16:48] = galaxies["images"]
     _hdf5(tmp_path / "a.h5", {**galaxies, "images": large.transpose(0, 2, 3, 1)})
     reading = Reading(bands=("y", "u", "g", "J", "r", "i", "z"), pixel_scale=0.2)
-    done = prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1, reading)
+    outcome = prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1, reading)
     assert_same(prepared(tmp_path / "out"), galaxies)
-    assert "left out, as the model does not take them: y, J" in done.summary.notes
+    assert "left out, as the model does not take them: y, J" in outcome.summary.notes
     with pytest.raises(SourceError, match=r"images have 7 channels that nothing names.*Give --bands"):
         prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1)
 
@@ -225,18 +225,18 @@ def test_bad_pixels_are_counted_and_stay_bad_unless_asked_for_zeros(galaxies: Ar
     images = galaxies["images"].copy()
     images[77, 4, 3, 2], images[90, 0, 0, 0] = np.inf, np.nan
     _hdf5(tmp_path / "a.h5", {**galaxies, "images": images})
-    done = prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1)
-    assert ("bad pixels", "in 2 galaxies, the first in row 77, left as NaN") in done.summary.facts
-    assert any(text.startswith("2 galaxies hold NaN") for text in done.summary.warnings)
+    outcome = prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1)
+    assert ("bad pixels", "in 2 galaxies, the first in row 77, left as NaN") in outcome.summary.facts
+    assert any(text.startswith("2 galaxies hold NaN") for text in outcome.summary.warnings)
     assert_same(prepared(tmp_path / "out"), {**galaxies, "images": images})
     prepare(tmp_path / "a.h5", Folder(tmp_path / "zero"), 1, Reading(bad_pixels="zero"))
     zeroed = images.copy()
     zeroed[77, 4, 3, 2], zeroed[90, 0, 0, 0] = 0, 0
     assert_same(prepared(tmp_path / "zero"), {**galaxies, "images": zeroed})
-    done = prepare(tmp_path / "a.h5", Folder(tmp_path / "drop"), 1, Reading(drop_unusable=True))
+    outcome = prepare(tmp_path / "a.h5", Folder(tmp_path / "drop"), 1, Reading(drop_unusable=True))
     good = np.delete(np.arange(COUNT), [77, 90])
     assert_same(prepared(tmp_path / "drop"), {name: array[good] for name, array in galaxies.items()})
-    assert done.galaxies == COUNT - 2
+    assert outcome.galaxies == COUNT - 2
 
 
 def test_what_the_numbers_mean_lies_beside_the_partitions(galaxies: Arrays, tmp_path: Path) -> None:
@@ -307,11 +307,11 @@ def test_memory_stays_bounded_and_a_killed_call_is_finished_by_the_next(tmp_path
     assert not list(out.glob("*.pt"))
     there = len(list(out.glob(".partial/*.pt")))
     assert there < 47
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
     made = f"47 partitions of 60,000 galaxies in {out}, {there} of them already there"
-    assert made in " ".join(done.stdout.split())
-    peak = int(done.stderr.rpartition("PEAK_MB ")[2])
+    assert made in " ".join(process.stdout.split())
+    peak = int(process.stderr.rpartition("PEAK_MB ")[2])
     assert peak < 800, f"peak of {peak} MB"
     start = 0
     for number in range(1, 48):
@@ -331,8 +331,8 @@ def test_inspect_shows_figures_and_a_sheet(galaxies: Arrays, tmp_path: Path) -> 
         "--sheet",
         str(tmp_path / "sheet.png"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
-    assert done.returncode == 0, done.stderr
-    assert "(130, 5, 32, 32)" in done.stdout
-    assert f"{galaxies['redshift'].max():.4g}" in done.stdout
+    process = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    assert process.returncode == 0, process.stderr
+    assert "(130, 5, 32, 32)" in process.stdout
+    assert f"{galaxies['redshift'].max():.4g}" in process.stdout
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")

@@ -69,11 +69,11 @@ def test_no_galaxy_calibrates_and_judges(tmp_path: Path) -> None:
 
 
 def test_the_table_has_each_measure_with_its_interval() -> None:
-    told = {
+    measures = {
         "measures": {"CDE loss": [-5.0, -5.5, -4.5]},
         "coverage by tertile": {"i magnitude": {"68 %": [0.68, 0.7, 0.66], "95 %": [0.95, 0.94, 0.96]}},
     }
-    table = probabilities.table({"galaxies": {"judged": 10225}, "methods": {"mine": told}})
+    table = probabilities.table({"galaxies": {"judged": 10225}, "methods": {"mine": measures}})
     assert "| 10,225 galaxies | CDE loss |" in table
     assert "| mine | -5.0000 (-5.5000 to -4.5000) |" in table
     assert "| mine | i magnitude | 68.0, 70.0, 66.0 | 95.0, 94.0, 96.0 |" in table

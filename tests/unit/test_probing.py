@@ -109,16 +109,16 @@ def test_a_probe_that_shows_no_speed_is_refused() -> None:
     ],
 )
 def test_options_that_contradict_a_probe_are_refused(options: list[str], message: str) -> None:
-    done = CliRunner().invoke(app, ["plan", "--images", "1000", *options])
-    assert done.exit_code == 2
-    assert message in " ".join(done.output.replace("│", " ").split())
+    result = CliRunner().invoke(app, ["plan", "--images", "1000", *options])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
 
 
 def test_a_probe_needs_the_embedded_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COSMICAI_LOCAL", str(tmp_path))
-    done = CliRunner().invoke(app, ["plan", "--images", "1000", "--probe", "--local"])
-    assert done.exit_code == 1
-    assert "start it with `cosmicai local up`" in str(done.exception)
+    result = CliRunner().invoke(app, ["plan", "--images", "1000", "--probe", "--local"])
+    assert result.exit_code == 1
+    assert "start it with `cosmicai local up`" in str(result.exception)
 
 
 def test_figures_of_aws_know_nothing_of_a_machine() -> None:

@@ -39,8 +39,8 @@ def _faint(count: int) -> np.ndarray:
     return np.full((count, 5), 24, np.float32)
 
 
-def _flags(*given: Flag) -> list[int]:
-    return [int(flag) for flag in given]
+def _flags(*flags: Flag) -> list[int]:
+    return [int(flag) for flag in flags]
 
 
 HIDDEN = np.arange(5, dtype=np.float32)
@@ -54,13 +54,13 @@ def test_values_that_are_not_finite_reach_no_network(value: float, rules: Rules)
     before = rows.images[2].copy()
     rows.images[0, 3, 5, 7] = rows.images[1, 0, 0, 0] = value
     rows.magnitudes[1, 4] = rows.magnitudes[3, 0] = value
-    given = quality.usable(rows)
-    assert np.isfinite(given.images).all()
-    assert np.isfinite(given.magnitudes).all()
-    assert not given.images[0].any()
-    assert np.array_equal(given.images[2], before)
+    usable = quality.usable(rows)
+    assert np.isfinite(usable.images).all()
+    assert np.isfinite(usable.magnitudes).all()
+    assert not usable.images[0].any()
+    assert np.array_equal(usable.images[2], before)
     if rules.hidden_magnitudes is not None:
-        assert np.array_equal(given.magnitudes[3], rules.hidden_magnitudes)
+        assert np.array_equal(usable.magnitudes[3], rules.hidden_magnitudes)
     z = quality.redshifts(np.ones(4, np.float32))
     expected = [False, True, False, False] if rules is HIDING else [True, True, False, True]
     assert np.isnan(z).tolist() == expected
@@ -79,9 +79,9 @@ def test_sums_that_overflow_are_no_fault_of_a_galaxy() -> None:
 
 def test_clean_galaxies_are_passed_on_as_they_are() -> None:
     rows = _galaxies()
-    given = Quality(HIDING).usable(rows)
-    assert given.images is rows.images
-    assert given.magnitudes is rows.magnitudes
+    usable = Quality(HIDING).usable(rows)
+    assert usable.images is rows.images
+    assert usable.magnitudes is rows.magnitudes
 
 
 def test_a_blank_image_beside_unusable_magnitudes_leaves_nothing() -> None:
@@ -127,8 +127,8 @@ def test_more_than_the_share_that_is_allowed_fails_with_the_counts(
     quality.redshifts(np.ones(count, np.float32))
     if not fails:
         return quality.check(most, "1.pt")
-    told = rf"{bad} of {count:,} galaxies lack something \({(bad + 1) // 2}: the image holds NaN .*\)"
-    with pytest.raises(PartitionError, match=rf"^1\.pt: {told}, and max_bad_fraction {most:g} allows fewer"):
+    message = rf"{bad} of {count:,} galaxies lack something \({(bad + 1) // 2}: the image holds NaN .*\)"
+    with pytest.raises(PartitionError, match=rf"^1\.pt: {message}, and max_bad_fraction {most:g} allows fewer"):
         quality.check(most, "1.pt")
     return None
 
@@ -141,9 +141,9 @@ def test_a_magnitude_of_no_detection_becomes_the_limit(value: float) -> None:
     rows, quality = _galaxies(), Quality(Rules(HIDDEN, True, LIMITS, in_ab=True))
     before = rows.magnitudes.copy()
     rows.magnitudes[1, 2] = value
-    given = quality.usable(rows).magnitudes
+    magnitudes = quality.usable(rows).magnitudes
     before[1, 2] = LIMITS[2]
-    assert np.array_equal(given, before)
+    assert np.array_equal(magnitudes, before)
     assert quality.flags.tolist() == _flags(Flag(0), Flag.NOT_DETECTED, Flag(0), Flag(0))
     assert np.array_equal(quality.magnitudes(5), before)
     assert quality.counts()["not_detected"] == 1
@@ -158,9 +158,9 @@ def test_a_magnitude_of_no_detection_becomes_the_limit(value: float) -> None:
 def test_a_magnitude_that_is_not_known_hides_all_of_them(value: float) -> None:
     rows, quality = _galaxies(), Quality(Rules(HIDDEN, True, LIMITS, in_ab=True))
     rows.magnitudes[1, 2] = value
-    given = quality.usable(rows).magnitudes
-    assert np.array_equal(given[1], HIDDEN)
-    assert np.array_equal(given[[0, 2, 3]], rows.magnitudes[[0, 2, 3]])
+    magnitudes = quality.usable(rows).magnitudes
+    assert np.array_equal(magnitudes[1], HIDDEN)
+    assert np.array_equal(magnitudes[[0, 2, 3]], rows.magnitudes[[0, 2, 3]])
     assert quality.flags.tolist() == _flags(Flag(0), Flag.MAGNITUDES, Flag(0), Flag(0))
     assert np.isnan(quality.magnitudes(5)[1]).tolist() == [False, False, True, False, False]
 
@@ -296,7 +296,7 @@ def test_every_flag_is_documented() -> None:
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
 def test_a_partition_with_bad_galaxies(tmp_path: Path, saved: Callable[[object], bytes], engine: str) -> None:
-    """The others' redshifts are the same to the last bit; the bad ones' those of what is left of them."""
+    """The other galaxies' redshifts are bit-identical; those of bad ones come from the input that is left."""
     folder = dc2.partitions("validation", 120, 1, CACHE, seed=3)
     images, magnitudes, z = (t.clone() for t in torch.load(folder / "1.pt", weights_only=False).tensors)
     whole = tmp_path / "whole.pt"
@@ -308,10 +308,10 @@ def test_a_partition_with_bad_galaxies(tmp_path: Path, saved: Callable[[object],
     bad.write_bytes(saved(TensorDataset(images, magnitudes, z)))
     with pytest.raises(InferenceError, match=r"3 of .* galaxies lack something"):
         infer([str(bad)], tmp_path / "refused", 64, 1, engine=engine, precision="float32", max_bad_fraction=0.0)
-    found = _predicted(bad, tmp_path / "out", engine, 0.2)
+    predictions = _predicted(bad, tmp_path / "out", engine, 0.2)
     others = np.delete(np.arange(len(z)), [3, 5, 7, 9])
-    assert np.array_equal(found["z_pred"][others], clean["z_pred"][others])
-    assert not (found["flags"][others] & BAD).any()
+    assert np.array_equal(predictions["z_pred"][others], clean["z_pred"][others])
+    assert not (predictions["flags"][others] & BAD).any()
     model = astromae.load(BUNDLED_MODEL)
     hidden = torch.tensor([model.config.hidden_magnitudes])
     with torch.inference_mode():
@@ -319,10 +319,10 @@ def test_a_partition_with_bad_galaxies(tmp_path: Path, saved: Callable[[object],
         by_image = model(images[5:6], hidden)
         magnitudes[9, 0] = dc2.LIMITING_MAGNITUDE["u"]
         by_limit = model(images[9:10], magnitudes[9:10])
-    assert found["z_pred"][3] == pytest.approx(by_magnitudes.numpy()[0], abs=1e-5)
-    assert found["z_pred"][5] == pytest.approx(by_image.numpy()[0], abs=1e-5)
-    assert found["z_pred"][9] == pytest.approx(by_limit.numpy()[0], abs=1e-5)
-    assert np.isnan(found["z_pred"][7])
+    assert predictions["z_pred"][3] == pytest.approx(by_magnitudes.numpy()[0], abs=1e-5)
+    assert predictions["z_pred"][5] == pytest.approx(by_image.numpy()[0], abs=1e-5)
+    assert predictions["z_pred"][9] == pytest.approx(by_limit.numpy()[0], abs=1e-5)
+    assert np.isnan(predictions["z_pred"][7])
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["accuracy"]["count"] == len(z) - 1
     assert summary["num_samples"] == len(z)

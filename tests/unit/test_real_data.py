@@ -72,18 +72,19 @@ def _griz_config(folder: Path) -> Path:
 
 def test_legacy_stamps_are_prepared_for_a_network_of_their_bands(tmp_path: Path) -> None:
     reading = Reading(bands=GRIZ, fit="crop", pixel_scale=0.262, pixel_zero_point=22.5)
-    done = prepare(LEGACY, Folder(tmp_path / "out"), 25, reading, _griz_config(tmp_path))
+    outcome = prepare(LEGACY, Folder(tmp_path / "out"), 25, reading, _griz_config(tmp_path))
     written = prepared(tmp_path / "out")
     with np.load(LEGACY) as source:
         assert np.array_equal(written["images"], source["images"][:, :, 3:19, 3:19])
         assert np.array_equal(written["redshift"], source["redshift"])
         assert np.array_equal(written["magnitudes"], source["magnitudes"])
         assert (
-            dict(done.summary.facts)["identifiers"] == f"object_id (text), the first {source['object_id'][0]}"
+            dict(outcome.summary.facts)["identifiers"]
+            == f"object_id (text), the first {source['object_id'][0]}"
         )
     assert photometry.read(tmp_path / "out") == photometry.Photometry(GRIZ, 22.5, 0.262, "nanomaggies")
     # The file has 30 where a flux is not positive, which no table of markers knows.
-    assert [text.partition(":")[0] for text in done.summary.warnings] == [
+    assert [text.partition(":")[0] for text in outcome.summary.warnings] == [
         "2 galaxies have the same extreme magnitude 30 in g",
         "3 galaxies have the same extreme magnitude 30 in z",
     ]
@@ -92,26 +93,26 @@ def test_legacy_stamps_are_prepared_for_a_network_of_their_bands(tmp_path: Path)
 def test_a_marker_of_the_files_own_is_told(tmp_path: Path) -> None:
     markers = {30.0: Missing.NOT_DETECTED}
     reading = Reading(bands=GRIZ, fit="crop", missing=markers, limits=(24.7, 23.9, 23.4, 23.0))
-    done = prepare(LEGACY, Folder(tmp_path / "out"), 25, reading, _griz_config(tmp_path))
+    outcome = prepare(LEGACY, Folder(tmp_path / "out"), 25, reading, _griz_config(tmp_path))
     written = prepared(tmp_path / "out")["magnitudes"]
     with np.load(LEGACY) as source:
         marked = source["magnitudes"] == 30
     assert np.array_equal(written[marked], np.tile(np.float32((24.7, 23.9, 23.4, 23.0)), (50, 1))[marked])
-    assert ("g", "30", "not detected", 2) in done.summary.missing
-    assert ("z", "30", "not detected", 3) in done.summary.missing
+    assert ("g", "30", "not detected", 2) in outcome.summary.missing
+    assert ("z", "30", "not detected", 3) in outcome.summary.missing
 
 
 def test_legacy_magnitudes_follow_from_its_fluxes(tmp_path: Path) -> None:
-    """The magnitudes of the file were made of its fluxes in nanomaggies, and 30 where there is none."""
+    """The magnitudes of the file were made of its fluxes in nanomaggies; 30 means that there is no flux."""
     reading = Reading(bands=GRIZ, fit="crop", flux_zero_point=22.5, columns=Columns(magnitudes=("flux",)))
-    done = prepare(LEGACY, Folder(tmp_path / "out"), 25, reading, _griz_config(tmp_path))
+    outcome = prepare(LEGACY, Folder(tmp_path / "out"), 25, reading, _griz_config(tmp_path))
     written = prepared(tmp_path / "out")["magnitudes"]
     with np.load(LEGACY) as source:
         flux, magnitudes = source["flux"], source["magnitudes"]
     detected = flux > 0
     assert np.abs(written - magnitudes)[detected].max() < 1e-5
     assert np.isnan(written[~detected]).all()
-    assert sum(count for *_, count in done.summary.missing) == (~detected).sum() > 0
+    assert sum(count for *_, count in outcome.summary.missing) == (~detected).sum() > 0
 
 
 def test_a_missing_band_is_filled_only_if_asked_for(tmp_path: Path) -> None:

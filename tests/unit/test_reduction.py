@@ -112,9 +112,9 @@ def test_a_rank_that_never_comes_is_left_out_and_named(host: Host, monkeypatch: 
             return part.finish(_share(rank)), part.info()
 
     with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(one, [0, 1, 3]))
-    assert found[0][0] == _merged([0, 1, 3])
-    assert list(found[0][1]["faults"]) == ["rank 2"]
+        reductions = list(pool.map(one, [0, 1, 3]))
+    assert reductions[0][0] == _merged([0, 1, 3])
+    assert list(reductions[0][1]["faults"]) == ["rank 2"]
 
 
 @pytest.mark.fault(

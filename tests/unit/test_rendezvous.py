@@ -16,9 +16,9 @@ from .rendezvous import Host
 
 def test_health_is_a_round_trip_of_the_protocol() -> None:
     host = Host()
-    found = health(host.address)
-    assert found["healthy"]
-    assert found["accepted"] == 1
+    counters = health(host.address)
+    assert counters["healthy"]
+    assert counters["accepted"] == 1
     host.stop()
     with pytest.raises(NotHealthy, match=f"at {host.address} does not answer"):
         health(host.address)

@@ -40,8 +40,8 @@ class _Buckets(Storage):
     def list_versions(self, bucket: str, prefix: str) -> dict[str, tuple[str, datetime]]:
         if bucket in self.forbidden:
             raise ObjectError(f"s3://{bucket}/{prefix} could not be listed: AccessDenied")
-        found = {key: value for (place, key), value in self.objects.items() if place == bucket}
-        return {key: (str(hash(body)), time) for key, (body, time) in found.items() if key.startswith(prefix)}
+        objects = {key: value for (place, key), value in self.objects.items() if place == bucket}
+        return {key: (str(hash(body)), time) for key, (body, time) in objects.items() if key.startswith(prefix)}
 
     def get_range(self, bucket: str, key: str, start: int, stop: int, etag: str | None = None) -> Range:
         body = self.objects[bucket, key][0]
@@ -97,18 +97,18 @@ def test_what_the_script_wrote_is_json_when_it_is_read(body: bytes, info: dict[s
     buckets = _Buckets()
     before = script.info_versions(EVENT, buckets)
     buckets.put("own", body, 1)
-    found = script.written_info(EVENT, buckets, before)
-    assert found == info
-    json.dumps(found, allow_nan=False)
+    written = script.written_info(EVENT, buckets, before)
+    assert written == info
+    json.dumps(written, allow_nan=False)
 
 
 def test_what_is_not_json_is_named_and_left_out() -> None:
     buckets = _Buckets()
     before = script.info_versions(EVENT, buckets)
     buckets.put("own", b"total 3", 1)
-    found = script.written_info(EVENT, buckets, before)
-    assert list(found) == ["left_out"]
-    assert found["left_out"][0].startswith("s3://own/results/1/2.json, which the script wrote, is not used: ")
+    written = script.written_info(EVENT, buckets, before)
+    assert list(written) == ["left_out"]
+    assert written["left_out"][0].startswith("s3://own/results/1/2.json, which the script wrote, is not used: ")
 
 
 _MEASURED = RankInfo(

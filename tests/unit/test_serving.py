@@ -35,7 +35,7 @@ _START_SECONDS = 60
 
 
 def _command(build: BuildFolder) -> list[str]:
-    """The image's ENTRYPOINT with what SageMaker adds, but for the address."""
+    """The image's ENTRYPOINT with what SageMaker adds, except for the address."""
     return [str(build.python / "bin" / "python"), "-m", "inference", "serve", "127.0.0.1"]
 
 
@@ -68,9 +68,9 @@ def _ask(port: int, method: str, path: str, body: Any = None, **headers: str) ->
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request(method, path, body, named, encode_chunked="Transfer-Encoding" in named)
     answer = connection.getresponse()
-    told = answer.status, answer.getheader("Content-Type"), answer.read()
+    reply = answer.status, answer.getheader("Content-Type"), answer.read()
     connection.close()
-    return told
+    return reply
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +131,8 @@ def test_a_body_in_chunks_is_the_same(port: int, partition: Path) -> None:
 def test_batch_transform_learns_what_to_send(port: int) -> None:
     status, kind, answer = _ask(port, "GET", "/execution-parameters")
     assert (status, kind) == (200, "application/json")
-    wanted = {"MaxConcurrentTransforms": 1, "BatchStrategy": "SINGLE_RECORD", "MaxPayloadInMB": 6}
-    assert json.loads(answer) == wanted
+    settings = {"MaxConcurrentTransforms": 1, "BatchStrategy": "SINGLE_RECORD", "MaxPayloadInMB": 6}
+    assert json.loads(answer) == settings
 
 
 def test_galaxies_without_identifiers_are_numbered_and_bad_ones_have_no_redshift(
@@ -166,12 +166,12 @@ def test_what_cannot_be_answered_is_refused_with_a_sentence(port: int, partition
     ]
     for status, sentence, request, headers in asked:
         if headers == {"Content-Length": ""}:
-            told = _raw(port, b"POST /invocations HTTP/1.1\r\nHost: x\r\n\r\n")
+            reply = _raw(port, b"POST /invocations HTTP/1.1\r\nHost: x\r\n\r\n")
         else:
             answer = _ask(port, *request, **headers)
-            told = answer[0], answer[2].decode()
-        assert told[0] == status, told
-        assert sentence in told[1]
+            reply = answer[0], answer[2].decode()
+        assert reply[0] == status, reply
+        assert sentence in reply[1]
     assert _ask(port, "POST", "/invocations", body)[0] == 200
 
 
@@ -231,12 +231,12 @@ def test_a_container_that_cannot_serve_ends_and_says_why(
         (tmp_path / name).write_text("{}")
     environment = {"PATH": os.environ["PATH"], "SM_MODEL_DIR": str(tmp_path), **variables}
     environment["SAGEMAKER_BIND_TO_PORT"] = str(free_port())
-    done = subprocess.run(
+    process = subprocess.run(
         _command(build), cwd=build.image("lean"), env=environment, capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert process.returncode == 1
+    assert message in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 @pytest.mark.parametrize(
@@ -271,6 +271,6 @@ def test_chunks_have_extensions_and_trailers() -> None:
 
 def test_an_unknown_command_of_the_container_is_refused(build: BuildFolder) -> None:
     command = [str(build.python / "bin" / "python"), "-m", "inference"]
-    done = subprocess.run(command, cwd=build.image("lean"), capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "error: give one argument: serve, rank, or a handler's name" in done.stderr
+    process = subprocess.run(command, cwd=build.image("lean"), capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "error: give one argument: serve, rank, or a handler's name" in process.stderr

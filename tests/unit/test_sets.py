@@ -106,8 +106,8 @@ def test_another_set_is_refused_and_nothing_changes(kind: Kind, old: Path, new: 
 def test_overwriting_removes_the_leftovers_and_no_other_file(kind: Kind, old: Path, new: Path) -> None:
     copying.copy(old, kind.open())
     kind.put(OTHERS)
-    done = copying.copy(new, kind.open(), overwrite=True)
-    assert (done.removed, done.written) == (["3.pt", "10.pt"], 1)
+    copied = copying.copy(new, kind.open(), overwrite=True)
+    assert (copied.removed, copied.written) == (["3.pt", "10.pt"], 1)
     assert kind.read() == {**NEW, **OTHERS}
     assert len(kind.list().files) == 2
 
@@ -145,9 +145,9 @@ def test_nested_partitions_are_copied_by_their_paths(s3: Any, tmp_path: Path) ->
     nested = {"a/1.pt": b"1", "a/b/2.pt": b"2", "c.pt": b"3"}
     skipped = {"._1.pt": b"x", ".git/4.pt": b"x", "5.pt.gz": b"x", "6.PT": b"x", "7.pth": b"x", "8.pt": b""}
     folder = _put(tmp_path / "in", {**nested, **skipped})
-    done = copying.copy(folder, Bucket(s3, BUCKET, PREFIX))
+    copied = copying.copy(folder, Bucket(s3, BUCKET, PREFIX))
     assert _objects(s3) == nested
-    assert done.note is not None
+    assert copied.note is not None
     for named in (
         "6 files in ",
         " are left out (",
@@ -155,7 +155,7 @@ def test_nested_partitions_are_copied_by_their_paths(s3: Any, tmp_path: Path) ->
         "5.pt.gz, 6.PT, 7.pth",
         "empty: 8.pt",
     ):
-        assert named in done.note
+        assert named in copied.note
     flat = _put(tmp_path / "flat", {"1.pt": b"1"})
     assert copying.copy(flat, Bucket(s3, BUCKET, PREFIX), overwrite=True).removed == sorted(nested)
     assert _objects(s3) == {"1.pt": b"1"}

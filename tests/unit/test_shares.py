@@ -57,14 +57,14 @@ def _array(folder: Path, number: int, count: int, **variables: str) -> subproces
 
 
 def _predictions(out: Path) -> dict[int, dict[str, Any]]:
-    found = {}
+    predictions = {}
     for path in (out / "predictions").glob("*.npz"):
         with np.load(path) as arrays:
-            found[int(path.stem)] = {name: arrays[name] for name in arrays.files if name != "run_id"}
-    return found
+            predictions[int(path.stem)] = {name: arrays[name] for name in arrays.files if name != "run_id"}
+    return predictions
 
 
-def _told(out: Path) -> dict[str, Any]:
+def _summary(out: Path) -> dict[str, Any]:
     summary = json.loads((out / "summary.json").read_text())
     return {name: summary[name] for name in OF_DATA}
 
@@ -73,14 +73,14 @@ def test_the_tasks_of_an_array_are_one_run(tmp_path: Path, partitions: Path) -> 
     once, out = tmp_path / "once", tmp_path / "results" / "mine"
     assert _cosmicai(tmp_path, "infer", "partitions", "--out", str(once)).returncode == 0
     for number in (2, 0, 1):  # Slurm starts them in any order
-        done = _array(tmp_path, number, 3)
-        assert done.returncode == 0, done.stderr
-        assert f"share {number}/3" in done.stdout
+        process = _array(tmp_path, number, 3)
+        assert process.returncode == 0, process.stderr
+        assert f"share {number}/3" in process.stdout
     computed = Counter(path.stem for path in (out / "shares").glob("*/*.json") if path.stem.isdigit())
     assert computed == {str(rank): 1 for rank in range(len(ROWS))}
-    done = _cosmicai(tmp_path, "merge", "results/mine")
-    assert done.returncode == 0, done.stderr
-    assert "25 redshifts in results/mine" in done.stdout
+    process = _cosmicai(tmp_path, "merge", "results/mine")
+    assert process.returncode == 0, process.stderr
+    assert "25 redshifts in results/mine" in process.stdout
     ours, theirs = _predictions(out), _predictions(once)
     assert ours.keys() == theirs.keys() == set(range(len(ROWS)))
     for rank, arrays in theirs.items():
@@ -89,7 +89,7 @@ def test_the_tasks_of_an_array_are_one_run(tmp_path: Path, partitions: Path) -> 
             np.array_equal(ours[rank][name], arrays[name], equal_nan=arrays[name].dtype.kind == "f")
             for name in arrays
         )
-    assert _told(out) == _told(once)
+    assert _summary(out) == _summary(once)
     run_ids = {json.loads(path.read_text())["run_id"] for path in out.glob("[0-9]*.json")}
     assert run_ids == {json.loads((out / "run.json").read_text())["run_id"]}
     written = {path.name for path in once.iterdir()}
@@ -103,9 +103,9 @@ def test_one_share_is_computed_again(tmp_path: Path, partitions: Path) -> None:
     for number in (0, 1):
         assert _array(tmp_path, number, 2).returncode == 0
     shutil.rmtree(tmp_path / "results" / "mine" / "shares" / "1-of-2")
-    done = _cosmicai(tmp_path, "merge", "results/mine")
-    assert done.returncode == 1
-    assert "partitions have no result yet; compute the shares 1/2" in " ".join(done.stderr.split())
+    process = _cosmicai(tmp_path, "merge", "results/mine")
+    assert process.returncode == 1
+    assert "partitions have no result yet; compute the shares 1/2" in " ".join(process.stderr.split())
     assert not (tmp_path / "results" / "mine" / "run.json").exists()
     assert _array(tmp_path, 1, 1).returncode == 2  # share 1 of 1
     assert _array(tmp_path, 1, 1, SHARES="2").returncode == 0
@@ -116,9 +116,9 @@ def test_a_bad_partition_is_named_by_its_share_and_by_the_merge(tmp_path: Path, 
     (partitions / "3.pt").write_bytes(b"junk")
     failed = [_array(tmp_path, number, 4).returncode for number in range(4)]
     assert sorted(failed) == [0] * 3 + [3]
-    done = _cosmicai(tmp_path, "merge", "results/mine")
-    assert done.returncode == 3
-    assert "rank 2: PartitionError" in done.stderr
+    process = _cosmicai(tmp_path, "merge", "results/mine")
+    assert process.returncode == 3
+    assert "rank 2: PartitionError" in process.stderr
     summary = json.loads((tmp_path / "results" / "mine" / "summary.json").read_text())
     assert list(summary["failed_ranks"]) == ["2"]
     assert summary["missing_ranks"] == []
@@ -126,9 +126,9 @@ def test_a_bad_partition_is_named_by_its_share_and_by_the_merge(tmp_path: Path, 
 
 def test_more_shares_than_partitions(tmp_path: Path, partitions: Path) -> None:
     for number in range(6):
-        done = _array(tmp_path, number, 6)
-        assert done.returncode == 0, done.stderr
-        assert ("nothing to do: share" in done.stdout) == (number >= 4)
+        process = _array(tmp_path, number, 6)
+        assert process.returncode == 0, process.stderr
+        assert ("nothing to do: share" in process.stdout) == (number >= 4)
     assert _cosmicai(tmp_path, "merge", "results/mine").returncode == 0
 
 
@@ -153,8 +153,8 @@ def test_a_folder_without_shares(tmp_path: Path) -> None:
 
 def test_nothing_that_could_be_computed(tmp_path: Path) -> None:
     (tmp_path / "1.pt").write_bytes(b"junk")
-    found = infer([str(tmp_path / "1.pt")], tmp_path / "out", 8, 1, share=Share(0, 1))
-    assert list(found.summary.failed_ranks) == ["0"]
+    results = infer([str(tmp_path / "1.pt")], tmp_path / "out", 8, 1, share=Share(0, 1))
+    assert list(results.summary.failed_ranks) == ["0"]
     with pytest.raises(MergeError, match=r"no partition could be computed; the first: .*is cut short"):
         merge(tmp_path / "out")
 
@@ -172,7 +172,7 @@ def test_shares_have_each_partition_once(sizes: list[int], of: int) -> None:
 
 @pytest.mark.parametrize("share", ["3", "3/3", "-1/3", "1/0", "a/b", "1/2/3", "1/99999", "/", ""])
 def test_a_share_is_a_number_below_another(tmp_path: Path, partitions: Path, share: str) -> None:
-    done = _cosmicai(tmp_path, "infer", "partitions", "--share", share)
-    assert done.returncode == 2
-    assert "--share" in done.stderr
-    assert "I/N" in done.stderr or "counted from 0" in done.stderr
+    process = _cosmicai(tmp_path, "infer", "partitions", "--share", share)
+    assert process.returncode == 2
+    assert "--share" in process.stderr
+    assert "I/N" in process.stderr or "counted from 0" in process.stderr

@@ -36,6 +36,6 @@ else:
 def test_a_script_cannot_open_the_memory_of_its_rank(kind: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(FUNCTIONS)}
     command = [sys.executable, "-c", _RANK, kind]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    told = "[Errno 13] Permission denied: '/proc/" if kind == "shielded" else "could read it"
-    assert told in done.stdout
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    expected = "[Errno 13] Permission denied: '/proc/" if kind == "shielded" else "could read it"
+    assert expected in process.stdout

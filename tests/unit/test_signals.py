@@ -21,12 +21,12 @@ print("still here:", child.returncode)
 
 
 @pytest.mark.parametrize(
-    ("shell", "told"),
+    ("shell", "output"),
     [("trap '' INT; exec \"$@\"", f"still here: {-signal.SIGINT}\n"), ('exec "$@"', "")],
     ids=["in the background", "in the foreground"],
 )
-def test_children_end_on_ctrl_c_and_tests_as_they_were_started(shell: str, told: str) -> None:
+def test_children_end_on_ctrl_c_and_tests_as_they_were_started(shell: str, output: str) -> None:
     """A test of Ctrl-C fails where its program ignores SIGINT because the shell that ran the tests does."""
     command = ["sh", "-c", shell, "sh", sys.executable, "-c", _PARENT]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == told
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout == output

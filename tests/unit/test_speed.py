@@ -50,9 +50,9 @@ def test_the_measured_speed_goes_through_the_card_into_the_plan(
     )
     assert f"{measured['images per second and thread']:,.0f} images/s per thread" in capsys.readouterr().out
     s3.put_object(Bucket=BUCKET, Key="models/mine/card.json", Body=(model / "card.json").read_bytes())
-    found = speed(s3, BUCKET, "models/mine")
-    assert found.images_per_second_vcpu[1] == measured["images per second and thread"]
-    assert (found.start_seconds, found.source) == (
+    card_speed = speed(s3, BUCKET, "models/mine")
+    assert card_speed.images_per_second_vcpu[1] == measured["images per second and thread"]
+    assert (card_speed.start_seconds, card_speed.source) == (
         ASSUMED.start_seconds,
         f"the speed on the model's card, measured on {measured['machine']}",
     )
@@ -62,9 +62,9 @@ def test_a_rate_is_that_of_the_galaxies_after_the_first_batch(
     model: Path, partitions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measuring, "LEAST_SECONDS", 0.0)
-    found = measure(model, [partitions / "1.pt"])
-    assert 0 < found.images < 600
-    assert found.rate == found.images / found.seconds
+    measurement = measure(model, [partitions / "1.pt"])
+    assert 0 < measurement.images < 600
+    assert measurement.rate == measurement.images / measurement.seconds
 
 
 def test_one_batch_is_too_little(

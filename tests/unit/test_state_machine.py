@@ -55,7 +55,7 @@ def test_faults_of_lambda_itself_are_tried_again(states: dict[str, Json], name: 
 
 
 def test_whatever_calls_a_function_is_caught_or_ends_the_run(states: dict[str, Json]) -> None:
-    """But for Initialize, whose error is the run's."""
+    """Except Initialize, whose error is the run's."""
     calls = [state for state in states.values() if state.get("Resource", "").endswith("lambda:invoke")]
     assert len(calls) == 6
     uncaught = [name for name, state in states.items() if state in calls and "Catch" not in state]

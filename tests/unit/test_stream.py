@@ -212,7 +212,7 @@ def test_memory_does_not_grow_with_the_partition(tmp_path: Path) -> None:
         tensors = [torch.rand(count, 5, 32, 32), torch.full((count, 5), 23.0), torch.ones(count)]
         torch.save(TensorDataset(*tensors), tmp_path / "1.pt")
         command = [sys.executable, "-c", _PEAK, str(tmp_path / "1.pt"), str(tmp_path / "out")]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks.append(int(done.stdout.split()[-1]))
+        process = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(process.stdout.split()[-1]))
     assert peaks[1] - peaks[0] <= 50
     assert peaks[1] < 250

@@ -1,4 +1,4 @@
-"""The architecture: imports without circles, functions that stand alone, short files and functions."""
+"""The architecture: imports without circles, functions that stand alone, names, short files and functions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ import pytest
 from cosmicai.packaging.places import FUNCTIONS, ROOT, BuildFolder
 
 PACKAGES = dict.fromkeys(("inference", "initialize", "rendezvous", "summarize"), FUNCTIONS) | {"cosmicai": ROOT}
+OTHERS = [path for part in ("benchmarks", "scripts", "tests") for path in sorted((ROOT / part).rglob("*.py"))]
+VAGUE = {"found", "told", "wanted", "done", "given", "got"}
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 50
 
 
 def _modules() -> dict[str, Path]:
     """The files of all packages by dotted name; those of the contract under the name of each function."""
-    found = {}
+    modules = {}
     for package, above in PACKAGES.items():
         for folder, _, names in os.walk(above / package, followlinks=True):
             for path in (Path(folder) / name for name in names if name.endswith(".py")):
                 parts = path.relative_to(above).with_suffix("").parts
-                found[".".join(part for part in parts if part != "__init__")] = path
-    return found
+                modules[".".join(part for part in parts if part != "__init__")] = path
+    return modules
 
 
 MODULES = _modules()
@@ -82,16 +84,17 @@ def test_a_folder_that_is_zipped_alone_runs(function: str, build: BuildFolder, t
         "STATE_MACHINE_ARN": "arn",
     }
     command = [sys.executable, "-S", "-c", code]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [f"{archive}/{function}/handler.py", "True"]
+    process = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split() == [f"{archive}/{function}/handler.py", "True"]
 
 
 def test_files_and_functions_stay_short() -> None:
     own = {path for path in MODULES.values() if "contract" not in path.parts} | set(
         (FUNCTIONS / "contract").glob("*.py")
     )
-    long = {str(path.relative_to(ROOT)): lines for path in own if (lines := _lines(path)) > MOST_LINES}
+    lengths = {path.relative_to(ROOT).as_posix(): _lines(path) for path in (*own, *OTHERS)}
+    long = {name: lines for name, lines in lengths.items() if lines > MOST_LINES}
     assert long == LONGER, "split them, or shorten the list where they have become shorter"
     for path in own:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -107,3 +110,35 @@ def _lines(path: Path) -> int:
 
 LONGER = {"functions/rendezvous/server.py": 505}
 """Files that are longer, with their lines. The server is one file because it runs alone on its host."""
+
+
+def test_names_say_what_a_value_holds() -> None:
+    """Of functions, parameters and variables. Fields of classes are also names in JSON, which users read."""
+    vague = set()
+    for path in (*MODULES.values(), *OTHERS):
+        tree = ast.parse(path.read_text())
+        fields = {one for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for one in _fields(node)}
+        vague |= {
+            f"{path}:{node.lineno}: {name}"
+            for node in ast.walk(tree)
+            if node not in fields and (name := _bound(node)).strip("_") in VAGUE
+        }
+    assert not vague
+
+
+def _fields(node: ast.ClassDef) -> set[ast.AST]:
+    return {one.target for one in node.body if isinstance(one, ast.AnnAssign)}
+
+
+def _bound(node: ast.AST) -> str:
+    """The name that a node gives to a value, or nothing."""
+    match node:
+        case ast.Name(ctx=ast.Store()):
+            return node.id
+        case ast.arg():
+            return node.arg
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return node.name
+        case ast.ExceptHandler():
+            return node.name or ""
+    return ""

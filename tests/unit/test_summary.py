@@ -51,16 +51,16 @@ def _reduced(ranks: list[int]) -> dict[str, Any]:
 )
 def test_what_the_collectives_lack_is_filled_in(covered: list[int] | None, source: str) -> None:
     infos = [_info(rank) for rank in range(4)]
-    found = summary(RUN, infos, {}, None if covered is None else _reduced(covered))
-    assert found.metrics_source == source
-    assert found.accuracy == summary(RUN, infos, {}).accuracy
+    run_summary = summary(RUN, infos, {}, None if covered is None else _reduced(covered))
+    assert run_summary.metrics_source == source
+    assert run_summary.accuracy == summary(RUN, infos, {}).accuracy
 
 
 def test_a_rank_without_a_result_counts_nowhere() -> None:
     infos = [_info(rank) for rank in (0, 1, 2)]
-    found = summary(RUN, infos, {}, _reduced([0, 1, 2, 3]))
-    assert found.metrics_source == "rank infos"
-    assert found.accuracy["count"] == 27
+    run_summary = summary(RUN, infos, {}, _reduced([0, 1, 2, 3]))
+    assert run_summary.metrics_source == "rank infos"
+    assert run_summary.accuracy["count"] == 27
 
 
 def test_the_rendezvous_host_is_paid_for_by_the_minute_at_least() -> None:

@@ -27,14 +27,14 @@ ZERO = 0.02  # flux of one count
 
 def _cosmicai(*words: object, status: int = 0) -> str:
     """What a call prints, on one line."""
-    done = subprocess.run(
+    process = subprocess.run(
         [_COSMICAI, *map(str, words)],
         capture_output=True,
         text=True,
         env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
     )
-    assert done.returncode == status, done.stdout + done.stderr
-    return " ".join((done.stdout + done.stderr).split())
+    assert process.returncode == status, process.stdout + process.stderr
+    return " ".join((process.stdout + process.stderr).split())
 
 
 def _predictions(folder: Path) -> Arrays:
@@ -206,11 +206,11 @@ def test_inspect_shows_a_file_that_prepare_would_refuse(tmp_path: Path) -> None:
 )
 def test_options_that_make_no_sense_are_refused(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
     call = ("data", "prepare", SDSS, "--out", tmp_path / "out", "--pixel-scale", "0.396")
-    done = subprocess.run(
+    process = subprocess.run(
         [_COSMICAI, *map(str, call), *words],
         capture_output=True,
         text=True,
         env={**os.environ, "COLUMNS": "300"},
     )
-    assert done.returncode != 0
-    assert message in " ".join((done.stdout + done.stderr).replace("│", " ").split())
+    assert process.returncode != 0
+    assert message in " ".join((process.stdout + process.stderr).replace("│", " ").split())

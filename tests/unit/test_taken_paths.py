@@ -135,7 +135,7 @@ def test_executions_that_resumed_a_run_show_it_until_another_takes_its_path(
 
 
 def test_a_run_that_is_not_planned_yet_has_lost_nothing(target: Target) -> None:
-    """What lies at its path is of the run before it."""
+    """The objects at its path belong to the run before it."""
     _plan(target, "before")
     snapshot = Watcher(target, _start(target, "early")).look()
     assert (snapshot.taken_by, snapshot.ranks) == (None, None)

@@ -40,21 +40,21 @@ def _terraform(data: Path, command: str, folder: Path = TERRAFORM, **options: ob
 def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     package(BuildFolder())
     data = tmp_path_factory.mktemp("terraform")
-    done = _terraform(data, "init", backend=False, plugin_dir=plugin_dir(os.environ))
-    assert done.returncode == 0, done.stderr
+    process = _terraform(data, "init", backend=False, plugin_dir=plugin_dir(os.environ))
+    assert process.returncode == 0, process.stderr
     return data
 
 
 @pytest.mark.slow
 def test_every_module_and_every_validation(initialised: Path) -> None:
-    done = _terraform(initialised, "test")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "0 failed" in done.stdout
+    process = _terraform(initialised, "test")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "0 failed" in process.stdout
 
 
 def test_it_is_valid(initialised: Path) -> None:
-    done = _terraform(initialised, "validate")
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = _terraform(initialised, "validate")
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 @pytest.fixture(scope="module")
@@ -70,23 +70,23 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (copy / "main.tf").write_text("\n".join(calls))
     shutil.copy(TERRAFORM / ".terraform.lock.hcl", copy)
     options = {"backend": False, "lockfile": "readonly", "plugin_dir": plugin_dir(os.environ)}
-    done = _terraform(folder / "data", "init", folder=copy, **options)
-    assert done.returncode == 0, done.stderr
+    process = _terraform(folder / "data", "init", folder=copy, **options)
+    assert process.returncode == 0, process.stderr
     return copy
 
 
 def test_the_examples_are_valid(examples: Path) -> None:
-    done = _terraform(examples.parents[1] / "data", "validate", folder=examples)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = _terraform(examples.parents[1] / "data", "validate", folder=examples)
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 def test_the_values_of_an_example_are_checked_too(examples: Path) -> None:
     minimal = examples / "minimal" / "main.tf"
     source = minimal.read_text()
     minimal.write_text(source.replace('"team3"', '"Team_3"'))
-    done = _terraform(examples.parents[1] / "data", "validate", folder=examples)
+    process = _terraform(examples.parents[1] / "data", "validate", folder=examples)
     minimal.write_text(source)
-    assert "team must be 2 to 32 lower-case letters" in done.stderr
+    assert "team must be 2 to 32 lower-case letters" in process.stderr
 
 
 def test_the_examples_set_every_option() -> None:

@@ -106,7 +106,7 @@ def test_the_mean_bias_is_taken_out(galaxies: Galaxies) -> None:
 def test_a_network_of_magnitudes_alone_never_sees_an_image(galaxies: Galaxies) -> None:
     recipe = replace(RECIPE, epochs=2, without_images=True)
     first, _ = training.train(SMALL, galaxies, recipe)
-    other = replace(galaxies, images=galaxies.images.flip(0))  # the same values, hence the same softening
+    other = replace(galaxies, images=galaxies.images.flip(0))  # the same values, so the same softening
     second, _ = training.train(replace(SMALL), other, recipe)
     for name in ("magnitude_branch", "fusion"):
         pairs = zip(getattr(first, name).parameters(), getattr(second, name).parameters(), strict=True)

@@ -148,7 +148,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def _calibrate(model: Path, *folders: Path, status: int = 1) -> str:
-    """What `model calibrate` says of galaxies that do not suffice; the model folder is as before."""
+    """What `model calibrate` reports for too few galaxies; the model folder is as before."""
     before = {path.name: path.read_bytes() for path in model.iterdir()}
     options = [word for folder in folders for word in ("--calibration", folder)]
     output = _model("calibrate", model, *options, status=status)
@@ -203,11 +203,11 @@ def test_calibrate_refuses_a_folder_that_holds_something_else(
 
 
 def _model(*words: object, status: int = 0) -> str:
-    done = subprocess.run(
+    process = subprocess.run(
         [str(Path(sys.executable).with_name("cosmicai")), "model", *map(str, words)],
         capture_output=True,
         text=True,
         env={**os.environ, "COLUMNS": "300", "NO_COLOR": "1"},
     )
-    assert done.returncode == status, done.stdout + done.stderr
-    return " ".join((done.stdout + done.stderr).split())
+    assert process.returncode == status, process.stdout + process.stderr
+    return " ".join((process.stdout + process.stderr).split())

@@ -80,15 +80,15 @@ class Table:
     columns: tuple[Column, ...]
     notes: tuple[str, ...] = field(default=())
 
-    def find(self, given: str, option: str, images: bool = False) -> Column:
+    def find(self, name: str, option: str, images: bool = False) -> Column:
         """The column of this name, whole or without its table, in any case; NAME[0] is the first of its values.
 
         images: it is one of images, which may share a name with a column of numbers. Raises SourceError if
         there is none or there are several.
         """
         columns = [column for column in self.columns if (len(column.shape) > 1) == images]
-        matches = _matching(columns, given)
-        indexed = _INDEXED.match(given)
+        matches = _matching(columns, name)
+        indexed = _INDEXED.match(name)
         if not matches and indexed:
             column = self.find(indexed[1], option, images)
             if not column.shape or int(indexed[2]) >= column.shape[0]:
@@ -97,20 +97,20 @@ class Table:
                 )
             return column.part(int(indexed[2]))
         if not matches:
-            raise SourceError(f"{self.path}: no column {given}; it has {names(columns)}: give {option} NAME")
+            raise SourceError(f"{self.path}: no column {name}; it has {names(columns)}: give {option} NAME")
         if len(matches) > 1:
             raise SourceError(
-                f"{self.path}: {given} could be {either(matches)}: give {option} with the whole name"
+                f"{self.path}: {name} could be {either(matches)}: give {option} with the whole name"
             )
         return matches[0]
 
 
-def _matching(columns: Sequence[Column], given: str) -> list[Column]:
+def _matching(columns: Sequence[Column], name: str) -> list[Column]:
     """All columns that a name may mean: by the whole name, else by the last part of it, else in any case."""
-    lower = given.lower()
+    lower = name.lower()
     for matches in (
-        [column for column in columns if column.label == given],
-        [column for column in columns if column.name == given],
+        [column for column in columns if column.label == name],
+        [column for column in columns if column.name == name],
         [column for column in columns if lower in (column.label.lower(), column.name.lower())],
     ):
         if matches:

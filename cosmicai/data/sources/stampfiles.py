@@ -45,16 +45,16 @@ _STRUCTURE = (
 )
 
 
-def path_columns(table: Table, given: Sequence[str] | None) -> list[Column]:
+def path_columns(table: Table, requested: Sequence[str] | None) -> list[Column]:
     """The text columns that name files; none if the table has images itself. Raises SourceError."""
     texts = [
         column
         for column in table.columns
         if column.dtype.startswith(("text", "bytes", "str", "<U", "|S", "string", "large_string"))
     ]
-    if given:
-        columns = [column for name in given for column in texts if column.name.lower() == name.lower()]
-        return columns if len(columns) == len(given) else []
+    if requested:
+        columns = [column for name in requested for column in texts if column.name.lower() == name.lower()]
+        return columns if len(columns) == len(requested) else []
     usual = [column for column in texts if column.name.lower() in PATH_NAMES]
     if len(usual) > 1:
         listed = " or ".join(column.label for column in usual)

@@ -45,7 +45,7 @@ class Assumed:
     @classmethod
     def parse(cls, texts: Mapping[str, str]) -> Assumed:
         """From FIELD=VALUE of a command line. Raises CheckpointError for unknown fields and values."""
-        given: dict[str, object] = {}
+        values: dict[str, object] = {}
         for name, text in texts.items():
             if name not in PUBLISHED:
                 raise CheckpointError(
@@ -53,12 +53,12 @@ class Assumed:
                 )
             parser = _PARSERS.get(name, str)
             try:
-                given[name] = parser(text)
+                values[name] = parser(text)
             except ValueError:
                 raise CheckpointError(f"--assume {name}={text}: a number is needed") from None
             if parser is float and not math.isfinite(float(text)):
                 raise CheckpointError(f"--assume {name}={text}: a finite number is needed")
-        return cls(given)
+        return cls(values)
 
     def value(self, name: str) -> Any:
         """The user's value, or the published one; either way it is noted as used."""

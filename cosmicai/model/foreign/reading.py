@@ -20,7 +20,7 @@ from inference.engine.astromae import AstroMAE
 
 @dataclass(frozen=True)
 class Choices:
-    """What the user says of a checkpoint.
+    """What the user states about a checkpoint.
 
     fields: values of our config that the checkpoint does not record, as texts.
     select: which network of several. renames: published names by the names in the file.

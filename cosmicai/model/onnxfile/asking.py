@@ -36,7 +36,7 @@ def examined(file: Path, folder: Path, asked: Asked) -> dict[str, Any]:
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
     environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # threads of numpy reserve memory
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", child.__name__],
             input=json.dumps(request).encode(),
             capture_output=True,
@@ -45,15 +45,15 @@ def examined(file: Path, folder: Path, asked: Asked) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired as error:
         raise OnnxFileError(_too_long()) from error
-    if done.returncode == 0:
-        answer = json.loads(done.stdout)
+    if process.returncode == 0:
+        answer = json.loads(process.stdout)
         if "refused" in answer:
             raise OnnxFileError(answer["refused"])
         return dict(answer["facts"])
-    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+    if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         raise OnnxFileError(_too_long())
-    last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-    ending = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
+    last = (process.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+    ending = f"signal {-process.returncode}" if process.returncode < 0 else f"status {process.returncode}"
     raise OnnxFileError(f"the process that reads it ended with {ending}: {printable(last, 300)}")
 
 

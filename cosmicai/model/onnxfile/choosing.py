@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user says of a graph.
+    """What the user states about a graph.
 
     inputs: names of inputs by tensor. outputs: names of outputs by column; {} for the one that a graph has.
     kinds, classes, labels: by column. logits: the columns whose output is logits. truth: the column that true
@@ -47,47 +47,47 @@ class Asked:
         _check_known("--input", self.inputs, TENSORS, "tensor")
         _check_known("--kind", self.kinds.values(), KINDS, "kind")
         columns = [*self.outputs] or [REDSHIFT]
-        for option, given in (
+        for option, requested in (
             ("--kind", [*self.kinds]),
             ("--classes", [*self.classes]),
             ("--labels", [*self.labels]),
             ("--logits", [*self.logits]),
             ("--truth", [self.truth] if self.truth is not None else []),
         ):
-            _check_known(option, given, columns, "column of --output")
+            _check_known(option, requested, columns, "column of --output")
 
 
-def _check_known(option: str, given: Any, known: Any, what: str) -> None:
-    unknown = [one for one in given if one not in known]
+def _check_known(option: str, requested: Any, known: Any, what: str) -> None:
+    unknown = [one for one in requested if one not in known]
     if unknown:
         raise OnnxFileError(f"{option}: unknown {what}: {names(unknown)}; give one of {names(known)}")
 
 
-def output_columns(asked: Asked, given: Sequence[str]) -> dict[str, str]:
+def output_columns(asked: Asked, output_names: Sequence[str]) -> dict[str, str]:
     """The outputs that are asked for, by column. Raises OnnxFileError, which lists those that there are."""
-    if not asked.outputs and list(given) == [REDSHIFT]:
+    if not asked.outputs and list(output_names) == [REDSHIFT]:
         return {REDSHIFT: REDSHIFT}
     if not asked.outputs:
         raise OnnxFileError(
-            f"its outputs are {names(given)}: say by --output COLUMN=NAME which columns they become, "
+            f"its outputs are {names(output_names)}: say by --output COLUMN=NAME which columns they become, "
             "redshift=NAME for a "
             "redshift"
         )
-    _check_known("--output", asked.outputs.values(), given, "output of the graph")
+    _check_known("--output", asked.outputs.values(), output_names, "output of the graph")
     return dict(asked.outputs)
 
 
-def tensors(asked: Asked, given: Sequence[Value]) -> list[Input]:
+def tensors(asked: Asked, inputs: Sequence[Value]) -> list[Input]:
     """Every input with its tensor. Raises OnnxFileError if that is not given and can be read in two ways."""
-    by_name = {one.name: one for one in given}
+    by_name = {one.name: one for one in inputs}
     name_of = dict(asked.inputs)
     if not name_of and by_name.keys() <= TENSORS.keys():
         name_of = {name: name for name in by_name}
-    if not name_of and len(given) == 1 and len(given[0].shape) == 3:
-        name_of = {"images": given[0].name}
-    listed = "; ".join(f"{one.name} {_shape(one.shape)}" for one in given)
+    if not name_of and len(inputs) == 1 and len(inputs[0].shape) == 3:
+        name_of = {"images": inputs[0].name}
+    listed = "; ".join(f"{one.name} {_shape(one.shape)}" for one in inputs)
     _check_known("--input", name_of.values(), by_name, "input of the graph")
-    missing = [one.name for one in given if one.name not in name_of.values()]
+    missing = [one.name for one in inputs if one.name not in name_of.values()]
     if missing or len(set(name_of.values())) < len(name_of):
         meanings = "; ".join(f"{name}: {meaning}" for name, meaning in TENSORS.items())
         raise OnnxFileError(

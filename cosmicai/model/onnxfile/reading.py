@@ -230,8 +230,8 @@ def pruned(model: onnx.ModelProto, names_to_keep: Iterable[str]) -> onnx.ModelPr
             needed.update(node.input)
     weights = [one for one in model.graph.initializer if one.name in needed]
     every = {one.name for one in model.graph.initializer}
-    given = [one for one in model.graph.input if one.name not in every]
-    graph = onnx.helper.make_graph(kept[::-1], "imported", given, results, weights)
+    graph_inputs = [one for one in model.graph.input if one.name not in every]
+    graph = onnx.helper.make_graph(kept[::-1], "imported", graph_inputs, results, weights)
     opsets = [one for one in model.opset_import if one.domain in _DOMAINS]
     if not opsets:
         raise OnnxFileError("does not say which version of ONNX's operators it uses")

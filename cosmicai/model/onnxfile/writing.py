@@ -22,15 +22,15 @@ def write(path: Path, folder: Path, asked: Asked) -> dict[str, Any]:
     """
     asked.check()
     model = read(path)
-    every, given = outputs(model), inputs(model)
+    every, graph_inputs = outputs(model), inputs(model)
     columns = output_columns(asked, every)
-    mapped_inputs = tensors(asked, given)
+    mapped_inputs = tensors(asked, graph_inputs)
     graph = completed(pruned(model, columns.values()), path)
     needed = list(dict.fromkeys(columns.values()))
-    first = trial(graph.SerializeToString(), given, needed)
+    first = trial(graph.SerializeToString(), graph_inputs, needed)
     mapping = chosen(asked, mapped_inputs, columns, first.outputs)
     files = write_graph(folder, "model", graph)
-    again = trial(str(folder / "model.onnx"), given, needed)
+    again = trial(str(folder / "model.onnx"), graph_inputs, needed)
     if any(not np.array_equal(first.outputs[one], again.outputs[one], equal_nan=True) for one in needed):
         raise OnnxFileError(
             "gives other values after it was written; this is a fault of ours or of onnxruntime"

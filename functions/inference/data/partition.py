@@ -109,9 +109,13 @@ class PartitionFile:
         """Reads everything except the images, and checks every shape. Raises PartitionError."""
         try:
             tensors = _tensors(source)
-            images, given, true = _roles(tensors, layout)
-            count = _checked_count(images, given, true, layout)
-            magnitudes = np.empty((count, 0), np.float32) if given is None else _float32(given.read(source))
+            images, magnitude_tensor, true = _roles(tensors, layout)
+            count = _checked_count(images, magnitude_tensor, true, layout)
+            magnitudes = (
+                np.empty((count, 0), np.float32)
+                if magnitude_tensor is None
+                else _float32(magnitude_tensor.read(source))
+            )
             redshift = None if true is None else _float32(true.read(source).reshape(count))
             if redshift is not None:
                 _check_labels(redshift, layout)
@@ -274,9 +278,9 @@ def _check_labels(true: Floats, layout: Layout) -> None:
     if len(wrong):
         known = ", ".join(f"{one:g}" for one in layout.labels)
         raise TorchFileError(
-            f"{layout.truth}: {true[wrong[0]]:g} in row {wrong[0]} is not a class of the model, and so "
-            f"for {len(wrong)} "
-            f"of {len(true)}; the classes are {known}, and NaN where the class is not known"
+            f"{layout.truth}: {true[wrong[0]]:g} in row {wrong[0]} is not a class of the model ({len(wrong)} "
+            f"of {len(true)} rows are wrong); the classes are {known}, and NaN where the class is not known. "
+            "`cosmicai model import-onnx --labels` gives classes other numbers"
         )
 
 

@@ -33,7 +33,7 @@ class Output:
 
 
 def redshifts(outputs: Iterable[Output]) -> Iterator[Floats]:
-    """The redshifts of outputs. Raises EngineError where there is none."""
+    """The redshifts of outputs. Raises EngineError if there is none."""
     for one in outputs:
         if one.redshift is None:
             raise EngineError("model: this network gives no redshift")

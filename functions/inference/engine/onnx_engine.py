@@ -39,7 +39,7 @@ class OnnxEngine:
             self.instructions = instructions() or ""
         graph = next(file for file in files if file.suffix == ".onnx")
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        widths = {given.name: given.shape[-1] for given in self._session.get_outputs()}
+        widths = {output.name: output.shape[-1] for output in self._session.get_outputs()}
         ours = choice.mapping is None  # an imported graph may call its outputs as it likes
         self.embedding_width = int(widths.get(EMBEDDING, 0)) if ours else 0
         self.density_bins = int(widths.get(DENSITY, 0)) if ours else 0

@@ -129,18 +129,20 @@ class Stream:
 
         It first looks at the socket a few times, then sleeps in the receiving call itself, then polls.
         """
-        got, waits, flags = 0, 0, _NOW
+        received, waits, flags = 0, 0, _NOW
         while True:
             try:
-                count = self._socket.recv_into(into[got:] if got else into, 0, flags)
+                count = self._socket.recv_into(into[received:] if received else into, 0, flags)
             except (BlockingIOError, InterruptedError):
                 waits += 1
             else:
                 if not count:
-                    raise PeerLost(f"rank {self._rank}: rank {self._peer} left after {got} of {least} bytes")
-                got += count
-                if got >= least:
-                    return got
+                    raise PeerLost(
+                        f"rank {self._rank}: rank {self._peer} left after {received} of {least} bytes"
+                    )
+                received += count
+                if received >= least:
+                    return received
                 waits = min(waits, _LOOKS)
             if waits < _LOOKS:
                 if waits:
@@ -148,7 +150,7 @@ class Stream:
                 continue
             left = deadline.left()
             if not left:
-                came = f"{got} of {least} bytes from rank {self._peer}"
+                came = f"{received} of {least} bytes from rank {self._peer}"
                 raise PeerTimeout(f"rank {self._rank}: {came} in {deadline.seconds:g} s")
             flags = 0 if waits == _LOOKS and left > _SHORT_WAIT else _NOW
             if flags:

@@ -231,18 +231,18 @@ def _figures(name: str, figures: Mapping[str, Any]) -> dict[str, float]:
     return _numbers(f"model.{name}", figures.get(name, {}), EXAMPLES[name])
 
 
-def _numbers(where: str, given: Mapping[str, Any], examples: Mapping[str, float | bool]) -> dict[str, float]:
+def _numbers(where: str, values: Mapping[str, Any], examples: Mapping[str, float | bool]) -> dict[str, float]:
     """The figures that `examples` names, which also gives the missing ones, with a warning."""
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{where}: {given!r} is not a JSON object; give one with {', '.join(examples)}")
-    missing = [f"{key} = {str(example).lower()}" for key, example in examples.items() if key not in given]
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where}: {values!r} is not a JSON object; give one with {', '.join(examples)}")
+    missing = [f"{key} = {str(example).lower()}" for key, example in examples.items() if key not in values]
     if missing:
         warnings.warn(
             f"{where}: {', '.join(missing)} taken from FMI's example configuration; they decide which back end "
             "operations use, so set them in yours",
             stacklevel=2,
         )
-    return {key: _number(f"{where}.{key}", given.get(key, example)) for key, example in examples.items()}
+    return {key: _number(f"{where}.{key}", values.get(key, example)) for key, example in examples.items()}
 
 
 def _number(where: str, value: Any) -> float:

@@ -1,6 +1,7 @@
 "use strict";
 // What the pages' charts share: colours, the theme of the screen, sizes.
-const COLOURS = ["#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00"]; // Okabe and Ito's, which the colour-blind can tell apart
+// Okabe and Ito's, which the colour-blind can tell apart; of their two blues that which the theme shows well.
+const COLOURS = ["#e69f00", "#0072b2", "#009e73", "#cc79a7", "#d55e00"];
 const charts = [];
 const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const narrow = matchMedia("(max-width: 40rem)");
@@ -13,6 +14,7 @@ function chart(id, label, option) {
   const made = echarts.init(element, null, { renderer: "canvas" });
   const draw = () => {
     const text = css("--text"), line = css("--line");
+    COLOURS[1] = css("--blue");
     const axis = { axisLine: { lineStyle: { color: line } }, axisLabel: { color: text }, nameTextStyle: { color: text },
       splitLine: { lineStyle: { color: line, opacity: .5 } }, nameLocation: "middle", nameGap: 32 };
     made.setOption({ animation: false, backgroundColor: "transparent", textStyle: { color: text },
@@ -22,6 +24,13 @@ function chart(id, label, option) {
   element.setAttribute("role", "img");
   element.setAttribute("aria-label", label);
   charts.push({ made, draw });
+}
+
+// A table that continues to the right fades there: else a cut number reads like a whole one.
+for (const frame of document.querySelectorAll(".scroll")) {
+  const fade = () => frame.classList.toggle("more", frame.scrollWidth - frame.scrollLeft - frame.clientWidth > 1);
+  frame.addEventListener("scroll", fade);
+  new ResizeObserver(fade).observe(frame);
 }
 
 addEventListener("resize", () => charts.forEach(({ made }) => made.resize()));

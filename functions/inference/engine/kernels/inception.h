@@ -1,4 +1,4 @@
-// The Inception branch: lanes are galaxies, WIDTH of them at once.
+// The Inception branch. Each lane of a vector is one galaxy: WIDTH galaxies are computed at once.
 #pragma once
 #include <initializer_list>
 
@@ -9,7 +9,7 @@
 namespace KERNELS {
 namespace {
 
-// Images of `size` × `size` pixels with `border` zero pixels around; a value is a vector of WIDTH galaxies.
+// Images of `size` × `size` pixels, surrounded by `border` zero pixels. Each value is a vector of WIDTH galaxies.
 struct Pixels {
   Vector *values;
   int64_t size, channels, border;
@@ -20,9 +20,9 @@ struct Pixels {
   }
 };
 
-constexpr int PACKED = 4;                    // output channels computed at once: their weights lie side by side
-constexpr int AT_ONCE = WIDTH == 8 ? 2 : 4;  // pixels: AVX2 has 16 registers, the others 32
-constexpr int64_t BORDER = 2;                // of a 5×5 convolution
+constexpr int PACKED = 4;                    // output channels computed at once: their weights are adjacent in memory
+constexpr int AT_ONCE = WIDTH == 8 ? 2 : 4;  // pixels computed at once: AVX2 has 16 registers, the others 32
+constexpr int64_t BORDER = 2;                // pixels beyond the image that a 5×5 convolution reads
 
 int64_t weights_of(int64_t inputs, int64_t kernel, int64_t outputs) {
   return (outputs + PACKED - 1) / PACKED * PACKED * (inputs * kernel * kernel + 1);
@@ -49,7 +49,8 @@ inline void convolved(const Vector *from, int64_t row, int64_t channels, int ker
     for (int o = 0; o < PACKED && o < outputs; o++) to[p * step + o] = Activation::of(sums[p][o]);
 }
 
-// activation(convolution + bias) of row y: a pixel's channels go to to[0], to[1]…, the next pixel's to to[step]….
+// Computes activation(convolution + bias) of row y. Writes a pixel's channels to to[0], to[1]…, the next pixel's to
+// to[step]….
 template <class Activation>
 inline void convolve_row(const Pixels &in, int64_t y, int kernel, const float *weights, int64_t outputs, Vector *to,
                          int64_t step) {
@@ -66,7 +67,7 @@ inline void convolve_row(const Pixels &in, int64_t y, int kernel, const float *w
   }
 }
 
-// A whole convolution into the channels of `out` from `first` on; returns where the next layer's weights are.
+// A whole convolution into the channels of `out` from `first` on. Returns the address of the next layer's weights.
 template <class Activation = Relu>
 const float *convolve(const Pixels &in, int kernel, const float *weights, int64_t outputs, const Pixels &out,
                       int64_t first = 0) {
@@ -75,7 +76,7 @@ const float *convolve(const Pixels &in, int kernel, const float *weights, int64_
   return weights + weights_of(in.channels, kernel, outputs);
 }
 
-// The largest of the 3×3 pixels around each pixel of row y; beyond the edges, the edge's pixels again.
+// The largest of the 3×3 pixels around each pixel of row y. Pixels of an edge are repeated beyond it.
 void largest_row(const Pixels &in, int64_t y, Vector *columns, Vector *out) {
   const int64_t channels = in.channels, last = in.size - 1;
   const Vector *above = in.at(y ? y - 1 : y, 0), *here = in.at(y, 0), *below = in.at(y < last ? y + 1 : y, 0);
@@ -95,7 +96,7 @@ void halved(const Pixels &in, const Pixels &out) {
     }
 }
 
-// The mean of 2×2 pixels of each image; the first galaxy's fill the lanes where there are fewer than WIDTH galaxies.
+// The mean of 2×2 pixels of each image. If there are fewer than WIDTH galaxies, the first one fills the free lanes.
 void halved(const float *images, int64_t galaxies, const Pixels &out) {
   const int64_t size = out.size, channels = out.channels, image = 2 * size;
   for (int64_t lane = 0; lane < WIDTH; lane++)
@@ -110,12 +111,12 @@ void halved(const float *images, int64_t galaxies, const Pixels &out) {
 
 int64_t outputs_of(const InceptionBlock &block) { return block.one + block.three + block.five + block.pooled; }
 
-// The values within a block: of the layer before a wide convolution or a pool, and of two rows around the pool.
+// Intermediate values of a block: of the layer before a wide convolution or a pool, and of two rows around the pool.
 struct Inner {
   Vector *values, *columns, *pooled;
 };
 
-// The paths of one block side by side; returns where the next block's weights are.
+// The parallel paths of one block. Returns the address of the next block's weights.
 const float *block_of(const InceptionBlock &block, const Pixels &in, const Inner &inner, const float *weights,
                       const Pixels &out) {
   weights = convolve(in, 1, weights, block.one, out);

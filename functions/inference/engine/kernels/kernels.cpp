@@ -1,5 +1,5 @@
-// The parts of AstroMAE beside the products of large matrices: onnxruntime's own operators would spend half of
-// their time on them. Every value is computed by the same operations wherever it stands in a batch.
+// The parts of AstroMAE other than products of large matrices. With onnxruntime's own operators they would take half
+// of the time. A value is computed by the same operations at every place in a batch.
 #include "kernels.h"
 
 #include <cmath>
@@ -68,7 +68,7 @@ void add_norm(int64_t rows, int64_t width, const float *product, const float *bi
   });
 }
 
-// WIDTH × WIDTH values, rows to columns. Each round interleaves the halves of the list.
+// Transposes WIDTH × WIDTH values. Each round interleaves the two halves of the list.
 inline void transpose(Vector *rows) {
 #pragma clang loop unroll(full)
   for (int round = 1; round < WIDTH; round *= 2) {
@@ -90,12 +90,13 @@ inline void transpose(Vector *rows) {
   }
 }
 
-struct Matrix {  // single values, anywhere in memory
+struct Matrix {  // single values, `row` and `column` apart in memory
   const float *values;
   int64_t row, column;
 };
 
-// out (rows, `vectors` vectors) = left (rows, inner) · right (inner, `vectors` vectors); `step` is left.row, or 0.
+// out (rows, `vectors` vectors) = left (rows, inner) · right (inner, `vectors` vectors). `step` is left.row if that is
+// known to the compiler, otherwise 0.
 template <int rows, int step>
 void product(int64_t inner, int64_t vectors, Matrix left, const Vector *right, Vector *out) {
   for (int64_t v = 0; v < vectors; v++) {
@@ -109,7 +110,7 @@ void product(int64_t inner, int64_t vectors, Matrix left, const Vector *right, V
   }
 }
 
-// Up to nine rows at once: so many sums hide the latency of adding to them.
+// Up to nine rows at once: nine independent sums hide the latency of additions.
 template <int step>
 void stepping_product(int64_t rows, int64_t inner, int64_t vectors, Matrix left, const Vector *right, Vector *out) {
   while (rows > 0) {
@@ -134,7 +135,7 @@ void product(int64_t rows, int64_t inner, int64_t vectors, Matrix left, const Ve
   chosen(rows, inner, vectors, left, right, out);
 }
 
-// Lanes are the asking tokens, so that softmax needs no sums across lanes.
+// Each lane is the query of one token, so softmax needs no sums across lanes.
 void attention(int64_t galaxies, int64_t tokens, int64_t width, int64_t heads, int64_t skipped, const float *qkv,
                const float *bias, const Quantisation *quantisation, void *out) {
   const int64_t depth = width / heads, stride = 3 * width, asking = tokens - skipped;
@@ -147,7 +148,7 @@ void attention(int64_t galaxies, int64_t tokens, int64_t width, int64_t heads, i
     auto *to = static_cast<typename decltype(output)::Value *>(out);
     for (int64_t galaxy = 0; galaxy < galaxies; galaxy++)
       for (int64_t head = 0; head < heads; head++) {
-        if (galaxy + 1 < galaxies) {  // a head's rows are too far apart for the CPU to guess what comes next
+        if (galaxy + 1 < galaxies) {  // a head's rows are too far apart for the CPU to prefetch them
           const auto *next = reinterpret_cast<const char *>(qkv + (galaxy + 1) * tokens * stride);
           const int64_t bytes = tokens * stride * int64_t(sizeof(float)), part = (bytes + heads - 1) / heads;
           for (int64_t at = head * part; at < (head + 1) * part; at += 64) __builtin_prefetch(next + at, 0, 2);
@@ -193,7 +194,7 @@ void attention(int64_t galaxies, int64_t tokens, int64_t width, int64_t heads, i
   });
 }
 
-// Lanes are tokens: WIDTH of them at once. `outers` and `inners` are known to the compiler, or 0.
+// Each lane is one token: WIDTH tokens at once. `outers` and `inners` are known to the compiler, or 0.
 template <int outers, int inners>
 void parallel(int64_t galaxies, int64_t tokens, int64_t groups, int64_t some_outer, int64_t some_inner, int64_t skipped,
               const float *x, const float *w1, const float *b1, const float *w2, const float *b2, float *out) {
@@ -234,7 +235,7 @@ void parallel(int64_t galaxies, int64_t tokens, int64_t groups, int64_t some_out
 
 void any_parallel(int64_t galaxies, int64_t tokens, int64_t groups, int64_t outer, int64_t inner, int64_t skipped,
                   const float *x, const float *w1, const float *b1, const float *w2, const float *b2, float *out) {
-  const auto chosen = outer == 4 && inner == 16 ? parallel<4, 16> : parallel<0, 0>;  // AstroMAE's: 4 and 16
+  const auto chosen = outer == 4 && inner == 16 ? parallel<4, 16> : parallel<0, 0>;  // AstroMAE has 4 and 16
   chosen(galaxies, tokens, groups, outer, inner, skipped, x, w1, b1, w2, b2, out);
 }
 

@@ -1,4 +1,4 @@
-// The kernels of one instruction set; kernels.cpp is compiled once for each. All arrays are row-major.
+// The kernels for one instruction set. kernels.cpp is compiled once for each set. All arrays are row-major.
 #pragma once
 #include <cstdint>
 
@@ -7,8 +7,8 @@ struct Quantisation {
   uint8_t zero;
 };
 
-// Numbers of channels: 0 for both of a 5×5 path that is not used. `stem`: of a 1×1 convolution without activation before
-// the pooled path, 0 for none. `halve`: whether 2×2 pixels are averaged after the block.
+// Numbers of channels. Both are 0 for a 5×5 path that is not used. `stem`: channels of a 1×1 convolution without
+// activation before the pooled path, 0 for none. `halve`: whether 2×2 pixels are averaged after the block.
 struct InceptionBlock {
   int64_t inputs, one, three_inner, three, five_inner, five, stem, pooled, halve;
 };
@@ -20,7 +20,7 @@ struct Kernels {
   void (*soften)(int64_t galaxies, int64_t channels, int64_t pixels, const float *x, const float *reciprocals,
                  float *out);
 
-  // Where `quantisation` is given, the output is uint8, else float.
+  // The output is uint8 if `quantisation` is not null, otherwise float.
 
   // GELU(x + bias); x (rows, width), bias (width,).
   void (*gelu)(int64_t rows, int64_t width, const float *x, const float *bias, const Quantisation *quantisation,
@@ -32,19 +32,19 @@ struct Kernels {
                    float *sum, void *out);
 
   // Attention among the `tokens` rows of each galaxy; qkv (galaxies · tokens, 3 · width) without its bias
-  // (3 · width,). The first `skipped` tokens of each galaxy ask nothing and get no row.
+  // (3 · width,). The first `skipped` tokens of each galaxy are only keys and values: they get no row.
   void (*attention)(int64_t galaxies, int64_t tokens, int64_t width, int64_t heads, int64_t skipped,
                     const float *qkv, const float *bias, const Quantisation *quantisation, void *out);
 
-  // x + W2 · SiLU(W1 · x + b1) + b2 with grouped matrices, for all tokens but each galaxy's first, which stays as
-  // it is or, with skipped = 1, gets no row. w1 (groups, inner, outer), w2 (groups, outer, inner).
+  // x + W2 · SiLU(W1 · x + b1) + b2 with grouped matrices, for all tokens except each galaxy's first, which is
+  // copied or, with skipped = 1, gets no row. w1 (groups, inner, outer), w2 (groups, outer, inner).
   void (*parallel)(int64_t galaxies, int64_t tokens, int64_t groups, int64_t outer, int64_t inner, int64_t skipped,
                    const float *x, const float *w1, const float *b1, const float *w2, const float *b2, float *out);
 
   // The Inception branch up to its flat features; images (galaxies, channels, size, size) are first averaged over
   // 2×2 pixels. A block's paths: 1×1; 1×1 and 3×3; 1×1 and 5×5; stem, the largest of 3×3 pixels, 1×1. ReLU follows
-  // every convolution but the stem. weights: each block's convolutions in the order of InceptionBlock, each
-  // (outputs / 4, k, k, inputs, 4) and then its bias, the outputs filled up to a multiple of 4 by zeros.
+  // every convolution except the stem. weights: each block's convolutions in the order of InceptionBlock. Each is
+  // (outputs / 4, k, k, inputs, 4), then its bias, with outputs padded by zeros to a multiple of 4.
   void (*inception)(int64_t galaxies, int64_t channels, int64_t size, const float *images, int64_t blocks,
                     const InceptionBlock *plan, const float *weights, float *out);
 };

@@ -1,5 +1,5 @@
-// What the operators use of onnxruntime's C interface. Its table of functions only ever grows at its end
-// (onnxruntime/core/session/onnxruntime_c_api.h: "must not be reordered"), so each has its place for good.
+// The part of onnxruntime's C interface that the operators use. Its table of functions only grows at its end
+// (onnxruntime/core/session/onnxruntime_c_api.h: "must not be reordered"), so no function changes its place.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -14,7 +14,7 @@ struct Info;
 struct Domain;
 struct Options;
 
-constexpr uint32_t VERSION = 16;  // the first in which an operator may fail without an exception
+constexpr uint32_t VERSION = 16;  // the first in which an operator can report an error without an exception
 enum { FLOAT = 1, UINT8 = 2, INT64 = 7 };
 enum { INVALID_ARGUMENT = 2 };
 
@@ -48,7 +48,7 @@ struct ApiBase {
   const char *(*version)();
 };
 
-struct Operator {  // OrtCustomOp as of version 16
+struct Operator {  // OrtCustomOp in version 16
   uint32_t version;
   void *(*create_or_throw)(const Operator *, const Api *, const Info *);
   const char *(*name)(const Operator *);

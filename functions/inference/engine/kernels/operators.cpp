@@ -26,7 +26,7 @@ extern const Kernels kernels;
 namespace {
 
 #if defined(__x86_64__)
-struct Leaf {  // of CPUID
+struct Leaf {  // of the instruction CPUID
   uint32_t a = 0, b = 0, c = 0, d = 0;
   Leaf(uint32_t number, uint32_t part) {
     if (!__get_cpuid_count(number, part, &a, &b, &c, &d)) a = b = c = d = 0;
@@ -36,9 +36,9 @@ struct Leaf {  // of CPUID
 bool all(uint32_t found, uint32_t needed) { return (found & needed) == needed; }
 #endif
 
-// The best kernels that this CPU, and its operating system, can run; null where it lacks AVX2. x86-64-v3 and v4 are
-// all that the compiler may use for them (https://gitlab.com/x86-psABIs/x86-64-ABI). To compare, the environment's
-// COSMICAI_INSTRUCTIONS=avx2 leaves AVX-512 alone.
+// The fastest kernels that this CPU and its operating system can run; null without AVX2. Checks for every instruction
+// of x86-64-v3 or v4 that the compiler may use (https://gitlab.com/x86-psABIs/x86-64-ABI). For comparisons, the
+// variable COSMICAI_INSTRUCTIONS=avx2 turns AVX-512 off.
 const Kernels *best() {
 #if defined(__x86_64__)
   const Leaf basic(1, 0), extended(0x80000001, 0), newer(7, 0);
@@ -65,7 +65,7 @@ struct Tensor {
   const float *floats() const { return static_cast<const float *>(data); }
 };
 
-// One execution of an operator. The first thing that goes wrong is kept; `wrong` is what the operator gives back.
+// One execution of an operator. Keeps the first error in `wrong`, which the operator returns.
 class Call {
  public:
   Call(const ort::Api *api, ort::Context *context) : api_(api), context_(context) {}
@@ -122,7 +122,7 @@ struct Attributes {
   }
 };
 
-// An operator that gives its output `index` as float or, with the scale and zero behind its inputs, as uint8.
+// The output `index` of an operator: float or, if a scale and a zero follow the inputs, uint8.
 template <class Kind>
 class Output {
  public:
@@ -299,7 +299,7 @@ struct Inception {
   }
 };
 
-// An operator as onnxruntime wants it. `integers`: which of its inputs is int64.
+// An operator in the form that onnxruntime expects. `integers`: the index of the input that is int64.
 template <class Made, int integers = -1>
 struct Registered : ort::Operator {
   static constexpr bool quantised = Made::quantised_output != size_t(-1);
@@ -360,14 +360,14 @@ const ort::Operator *const operators[] = {&soften,    &gelu,       &gelu8,    &a
 
 extern "C" {
 
-// The name of the instruction set in use; null where this CPU has none that the kernels are made for.
+// The name of the instruction set in use; null if there are no kernels for this CPU.
 EXPORTED const char *cosmicai_instructions() { return kernels ? kernels->name : nullptr; }
 
 // Called by onnxruntime's SessionOptions.register_custom_ops_library.
 EXPORTED ort::Status *RegisterCustomOps(ort::Options *options, const ort::ApiBase *base) {
   const ort::Api *api = base->get(ort::VERSION);
   if (!kernels) return api->failed("this CPU lacks AVX2, which CosmicAI's kernels need");
-  ort::Domain *domain = nullptr;  // as long as the process lives: sessions refer to it
+  ort::Domain *domain = nullptr;  // lives as long as the process: sessions refer to it
   if (ort::Status *wrong = api->create_domain("cosmicai", &domain)) return wrong;
   for (const ort::Operator *added : operators)
     if (ort::Status *wrong = api->add_operator(domain, added)) return wrong;

@@ -31,7 +31,7 @@ Vector *scratch(size_t vectors) {
   if (buffer->vectors < vectors) {
     free(buffer->memory);
     buffer->memory = static_cast<Vector *>(aligned_alloc(sizeof(Vector), vectors * sizeof(Vector)));
-    if (!buffer->memory) abort();  // as onnxruntime's operators cannot go on without memory either
+    if (!buffer->memory) abort();  // onnxruntime's operators cannot continue without memory either
     buffer->vectors = vectors;
   }
   return buffer->memory;

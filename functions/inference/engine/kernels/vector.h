@@ -1,4 +1,4 @@
-// Vectors of WIDTH floats for the instruction set that this file is compiled for, and the functions of them that
+// Vectors of WIDTH floats for the instruction set that this file is compiled for, and the functions on vectors that
 // the kernels need. clang's vector types: https://clang.llvm.org/docs/LanguageExtensions.html
 #pragma once
 #include <cstdint>
@@ -26,17 +26,17 @@ typedef uint8_t Bytes __attribute__((ext_vector_type(WIDTH)));
 inline Vector load(const float *from) { return *reinterpret_cast<const Unaligned *>(from); }
 inline void store(float *to, Vector value) { *reinterpret_cast<Unaligned *>(to) = value; }
 
-// What is not a number stays so.
+// An x that is NaN stays NaN.
 inline Vector at_least(Vector low, Vector x) { return low > x ? low : x; }
 inline Vector at_most(Vector high, Vector x) { return high < x ? high : x; }
 
-// The largest of three; not a number where one of them is not, of which `at_least` sees only c.
+// The largest of three values, NaN if one of them is. `at_least` passes on only a c that is NaN.
 inline Vector largest(Vector a, Vector b, Vector c) {
-  const Integers unknown = (a != a) | (b != b);  // all bits, which is not a number
+  const Integers unknown = (a != a) | (b != b);  // all bits set, which is NaN
   return (Vector)((Integers)at_least(a, at_least(b, c)) | unknown);
 }
 
-// The last `count` <= WIDTH values of a row, zeros behind them: the same arithmetic for every value.
+// The last `count` <= WIDTH values of a row, then zeros: every value gets the same arithmetic.
 inline Vector load(const float *from, int64_t count) {
   if (count == WIDTH) return load(from);
   Vector value = 0;
@@ -49,7 +49,7 @@ inline void store(float *to, Vector value, int64_t count) {
   else memcpy(to, &value, count * sizeof(float));
 }
 
-// step(c, count) for each vector of a row: `count` is WIDTH, known to the compiler, but for the row's last values.
+// step(c, count) for each vector of a row. `count` is the constant WIDTH, except for the row's last values.
 template <class Step>
 inline void along(int64_t width, Step step) {
   int64_t c = 0;
@@ -65,7 +65,7 @@ inline float sum(Vector value) {
   return lanes[0];
 }
 
-// 1 / x to a unit in the last place: an estimate and one step of Newton's method, where the CPU has estimates.
+// 1 / x to a unit in the last place. If the CPU has estimates: an estimate and one step of Newton's method.
 inline Vector reciprocal(Vector x) {
 #if defined(__AVX512F__)
   Vector estimate = (Vector)_mm512_rcp14_ps((__m512)x);
@@ -79,8 +79,8 @@ inline Vector reciprocal(Vector x) {
 #endif
 }
 
-// 2^x for x <= 127, relative error below 2e-7, 2^-126 for x below that. 2^n · 2^f, |f| <= 1/2, with the polynomial
-// of degree 5 that has the least largest relative error, 7.5e-8.
+// 2^x for -126 <= x <= 127 with a relative error below 2e-7, and 2^-126 for smaller x. It is 2^n · 2^f, |f| <= 1/2,
+// with the minimax polynomial of degree 5, whose relative error is at most 7.5e-8.
 inline Vector power_of_two(Vector x) {
   x = at_least(-126.0f, x);
   const Vector n = __builtin_elementwise_roundeven(x), f = x - n;
@@ -112,8 +112,8 @@ inline Vector gelu(Vector x) {
 
 inline Vector silu(Vector x) { return x * reciprocal(1 + power_of_two(at_most(120.0f, x * -LOG2_E))); }
 
-// ln x for positive normal x, relative to x - 1 better than 1e-7: by mantissas in [sqrt 1/2, sqrt 2] and the
-// polynomial of degree 8 for ln(1 + t) / t with the least largest error, 2.6e-8.
+// ln x for positive normal x, with an error below 1e-7 relative to x - 1: mantissas in [sqrt 1/2, sqrt 2] and the
+// minimax polynomial of degree 8 for ln(1 + t) / t, whose error is at most 2.6e-8.
 inline Vector logarithm(Vector x) {
   const Integers bits = (Integers)x, exponent = (bits - 0x3f3504f3) >> 23;
   const Vector t = (Vector)(bits - (exponent << 23)) - 1;
@@ -129,15 +129,15 @@ inline Vector logarithm(Vector x) {
   return p * t + __builtin_convertvector(exponent, Vector) * 0.693147180559945f;
 }
 
-// asinh x = sign(x) · ln(|x| + sqrt(x² + 1)) for |x| < 1e38, absolute error below 2e-7 or relative below 2e-7; what is
-// not finite becomes not a number, by x - x.
+// asinh x = sign(x) · ln(|x| + sqrt(x² + 1)) for |x| < 1e38, with an absolute or a relative error below 2e-7. Infinity
+// and NaN give NaN, because x - x does.
 inline Vector inverse_hyperbolic_sine(Vector x) {
   const Vector size = __builtin_elementwise_abs(x);
   const Vector root = size > 1e18f ? size : __builtin_elementwise_sqrt(size * size + 1);
   return __builtin_elementwise_copysign(logarithm(size + root), x) + (x - x);
 }
 
-// How float32 values become uint8 or stay what they are; https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html
+// How float32 values become uint8, or stay as they are: https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html
 struct Kept {
   using Value = float;
   void put(float *to, Vector value, int64_t count) const { store(to, value, count); }
