@@ -322,9 +322,9 @@ def test_words_of_a_table_stay_whole_on_a_phone(opened: Open) -> None:
 
 
 def test_bins_of_few_galaxies_are_not_drawn(opened: Open) -> None:
-    summary, infos = made(12)
-    few = [one | {"count": 9} if one["from"] == 0.5 else one for one in summary.accuracy["by redshift"]]
-    page = opened((replace(summary, accuracy=summary.accuracy | {"by redshift": few}), infos))
+    run_summary, infos = made(12)
+    few = [one | {"count": 9} if one["from"] == 0.5 else one for one in run_summary.accuracy["by redshift"]]
+    page = opened((replace(run_summary, accuracy=run_summary.accuracy | {"by redshift": few}), infos))
     names = page.evaluate("echarts.getInstanceByDom(document.getElementById('bins')).getOption().xAxis[0].data")
     assert names == [f"{one['from']:g} to {one['to']:g}" for one in few if one["count"] >= 10]
     assert "Bins of fewer than 10 galaxies are not drawn." in page.inner_text("body")

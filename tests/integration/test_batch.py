@@ -95,19 +95,19 @@ def test_jobs_give_the_results_of_lambda(
     ours, theirs = ({name: summary[name] for name in OF_DATA} for summary in summaries)
     assert ours == theirs
     assert summaries[0]["children"] is None
-    _assert_a_minute_of_fargate_for_each(ranks, summaries[0]["cost"])
+    cost = summaries[0]["cost"]
+    assert cost["AWS Batch compute (USD)"] == pytest.approx(ranks * _minute_of_fargate())
+    assert cost["Lambda compute (USD)"] == cost["Lambda requests (USD)"] == 0
+    assert "Spot costs up to 70 % less" in cost["notes"][0]
     assert b"on AWS Batch" in on_batch.summaries()["report.html"]
     info = on_batch.read("0.json")
     assert (info["memory_limit (MB)"], info["threads"]) == (16384, min(4, os.cpu_count() or 1))
 
 
-def _assert_a_minute_of_fargate_for_each(ranks: int, cost: Json) -> None:
-    """Ranks of less than a minute, of 4 vCPUs, 16 GB and a public address."""
+def _minute_of_fargate() -> float:
+    """USD for a rank of less than a minute, with 4 vCPUs, 16 GB and a public address."""
     vcpu_hour, gb_hour = (0.04048, 0.004445) if platform.machine() == "x86_64" else (0.03238, 0.00356)
-    minute = (4 * vcpu_hour + 16 * gb_hour + 0.005) / 60
-    assert cost["AWS Batch compute (USD)"] == pytest.approx(ranks * minute)
-    assert cost["Lambda compute (USD)"] == cost["Lambda requests (USD)"] == 0
-    assert "Spot costs up to 70 % less" in cost["notes"][0]
+    return (4 * vcpu_hour + 16 * gb_hour + 0.005) / 60
 
 
 def test_a_rank_that_fails_leaves_a_record_and_no_other_one(

@@ -143,8 +143,8 @@ def test_a_failed_run_says_why_and_is_resumed(
     assert "rank 1: PartitionError" in output
     assert "1 of 3 ranks left no result: 1." in output
     assert "cosmicai resume broken" in output
-    told = cli("results", "broken", "--local", "--out", str(tmp_path / "broken"))
-    assert "1 of 3 ranks left no result: the report says why" in told
+    message = cli("results", "broken", "--local", "--out", str(tmp_path / "broken"))
+    assert "1 of 3 ranks left no result: the report says why" in message
     again = cli("resume", "broken", "--local", expect=3)  # still broken: the error is that of this attempt
     assert [line.startswith("rank 1: PartitionError") for line in again.splitlines()].count(True) == 1
     cloud.put(f"{prefix}/2.pt", files["2.pt"])

@@ -44,10 +44,11 @@ def prepared(folder: Path) -> Arrays:
     )
 
 
-def assert_same(actual: Arrays, expected: Arrays) -> None:
-    assert actual.keys() == expected.keys()
-    for name, array in expected.items():
-        assert np.array_equal(actual[name], array, equal_nan=True), name
+def differing(actual: Arrays, expected: Arrays) -> set[str]:
+    """The names of arrays that only one of both has, or that differ."""
+    both = actual.keys() & expected.keys()
+    different = {name for name in both if not np.array_equal(actual[name], expected[name], equal_nan=True)}
+    return different | (actual.keys() ^ expected.keys())
 
 
 def refused(path: Path, match: str, reading: Reading = Reading()) -> None:  # noqa: B008

@@ -62,6 +62,7 @@ def partitions(s3: Any) -> None:
 
 
 def test_the_speed_of_a_run_is_that_of_the_models_next_plan(s3: Any) -> None:
+    s3.put_object(Bucket=BUCKET, Key="models/mine/config.json", Body=b"{}")
     plan = _plan(s3, "run-1", model="models/mine")
     _end(s3, plan, [0, 1, 2, 3])
     summarize_run(s3, plan)
@@ -72,7 +73,7 @@ def test_the_speed_of_a_run_is_that_of_the_models_next_plan(s3: Any) -> None:
     assert speed(s3, BUCKET, "models/mine").images_per_second_vcpu == (350.0, 351.5)
     _plan(s3, "run-2", model="models/mine", result_path="r2")
     assert (
-        "the speed of this model's last run, run-1, 350 to 352"
+        "the speed of this model's last run, run-1: 350 to 352"
         in (_read(s3, "r2/run.json")["collectives"]["reason"])
     )
 

@@ -147,13 +147,14 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+def _content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def _calibrate(model: Path, *folders: Path, status: int = 1) -> str:
-    """What `model calibrate` reports for too few galaxies; the model folder is as before."""
-    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    """What `model calibrate` reports."""
     options = [word for folder in folders for word in ("--calibration", folder)]
-    output = _model("calibrate", model, *options, status=status)
-    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
-    return output
+    return _model("calibrate", model, *options, status=status)
 
 
 def test_calibrate_takes_the_files_that_a_run_takes_and_names_the_others(
@@ -171,7 +172,9 @@ def test_calibrate_takes_the_files_that_a_run_takes_and_names_the_others(
         (folder / name).write_bytes(body)
     (folder / "below" / "8.pt").write_bytes(b"")
     (folder / "photometry.json").write_text("{}")  # as `data prepare` writes it
+    before = _content(model)
     output = _calibrate(model, folder, tmp_path / "other")
+    assert _content(model) == before
     assert f"{3 + 4 + 5 + 6 + 20} galaxies with a known redshift are too few" in output
     assert f"7 files in {folder} are left out" in output
     for name in ("4.PT", "5.pth", "6.pt.gz", "._1.pt", ".hidden", "notes.txt", "below/8.pt"):
@@ -199,7 +202,9 @@ def test_calibrate_refuses_a_folder_that_holds_something_else(
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+    before = _content(model)
     assert message in _calibrate(model, tmp_path / "in", status=status)
+    assert _content(model) == before
 
 
 def _model(*words: object, status: int = 0) -> str:
