@@ -1,9 +1,12 @@
-"""Where a run's time goes: python benchmarks/run.py OUT.json [--ranks 517] [--latency-ms 25] [--embedded RANKS]
+"""Where a run's time goes: python benchmarks/run.py OUT.json [--ranks 517] [--latency-ms 25] [--repeats 5]
+[--before FUNCTIONS] [--embedded RANKS]
 
 Runs Initialize and Summarize alone, each in a process of its own, for --ranks ranks with 25 MB each. S3 is
 another process that answers every request after a fixed time. Measures their seconds and CPU seconds.
-Summarize runs once with metrics that the ranks have reduced, and once without. --embedded RANKS: a whole run of
-that many ranks on the embedded AWS, with partitions of one galaxy, and the seconds in each of its states.
+Summarize runs with metrics that the ranks have reduced, by HTTP and by HTTPS, and without such metrics.
+--before FUNCTIONS: the folder `functions` of an earlier checkout, which is measured in turn with this one's.
+--embedded RANKS: a whole run of that many ranks on the embedded AWS, with partitions of one galaxy, and the
+seconds in each of its states.
 """
 
 from __future__ import annotations
@@ -15,18 +18,27 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import boto3
+import certifi
 import numpy as np
 import torch
 from botocore.config import Config
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from torch.utils.data import TensorDataset
 
 from cosmicai.cli import run as cli
@@ -41,10 +53,19 @@ _KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 GALAXIES = 1278  # of 25 MB
 
 _S3 = """
-import re, sys, time, threading, urllib.parse
+import io, re, ssl, sys, time, threading, urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from xml.sax.saxutils import escape
 latency, objects = float(sys.argv[1]), {}
+
+def chunked(file):
+    parts = []
+    while size := int(file.readline().split(b";")[0], 16):
+        parts.append(file.read(size))
+        file.readline()
+    while file.readline().strip():
+        pass
+    return b"".join(parts)
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version, wbufsize, disable_nagle_algorithm = "HTTP/1.1", -1, True
@@ -67,11 +88,12 @@ class Handler(BaseHTTPRequestHandler):
         return urllib.parse.unquote((path.split("/", 2) + [""])[2]), urllib.parse.parse_qs(query)
 
     def body(self):
-        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.headers.get("Content-Encoding", "") == "aws-chunked":
-            size, _, rest = data.partition(b"\\r\\n")
-            return rest[: int(size.split(b";")[0], 16)]
-        return data
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            data = chunked(self.rfile)
+        else:
+            data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        coded = self.headers.get("Content-Encoding", "") == "aws-chunked"
+        return chunked(io.BytesIO(data)) if coded else data
 
     def do_PUT(self):
         key, _ = self.name()
@@ -112,16 +134,34 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+class Server(ThreadingHTTPServer):
+    request_queue_size = 64
+
+    def finish_request(self, request, address):  # in a thread of the connection, which also shakes hands there
+        if len(sys.argv) > 2:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(sys.argv[2])
+            request = context.wrap_socket(request, server_side=True)
+        super().finish_request(request, address)
+
+    def handle_error(self, request, address):
+        pass  # a client that goes away
+
+server = Server(("127.0.0.1", 0), Handler)
 print(server.server_port, flush=True)
 server.serve_forever()
 """
 
 _CALL = """
 import json, os, sys, time
+import botocore.httpsession
+if os.environ["CERTIFICATES"]:
+    botocore.httpsession.where = lambda: os.environ["CERTIFICATES"]
 kind, event = sys.argv[1], json.loads(sys.argv[2])
-if kind == "summarize":
-    from summarize import handler
+if kind.startswith("summarize"):
+    from summarize import gather, handler
+    if kind == "summarize without a report":
+        gather.report = lambda *_: ""
     call = lambda: handler.handler(event, None)
 else:
     from initialize import handler
@@ -139,48 +179,89 @@ def put_all(s3: Any, bucket: str, bodies: Iterable[tuple[str, bytes]]) -> None:
         list(pool.map(lambda item: s3.put_object(Bucket=bucket, Key=item[0], Body=item[1]), bodies))
 
 
+@dataclass(frozen=True)
+class Store:
+    """Where an S3 answers. certificates: a file of those that its clients trust; None without TLS."""
+
+    endpoint: str
+    certificates: str | None
+
+    def client(self) -> Any:
+        style = Config(s3={"addressing_style": "path"}, max_pool_connections=16)
+        trust = {"verify": self.certificates} if self.certificates else {}
+        return boto3.client("s3", "us-east-1", endpoint_url=self.endpoint, config=style, **_KEYS, **trust)
+
+    def environment(self, functions: Path) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"], "PYTHONPATH": str(functions), "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+            "MAX_CONCURRENCY": "1000", "INFERENCE_MEMORY_MB": "3538", "INFERENCE_ARCHITECTURE": "arm64",
+            "CERTIFICATES": self.certificates or "",
+        }  # fmt: skip
+
+
+def certificate() -> tuple[bytes, bytes]:
+    """A key, and its certificate for 127.0.0.1."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    address = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    number, tomorrow = x509.random_serial_number(), now + timedelta(days=1)
+    unsigned = x509.CertificateBuilder(name, name, key.public_key(), number, now, tomorrow, [])
+    signed = unsigned.add_extension(address, critical=False).sign(key, SHA256())
+    return (
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        signed.public_bytes(Encoding.PEM),
+    )
+
+
 @contextmanager
-def store(latency: float) -> Iterator[str]:
-    """The endpoint of an S3 that answers after `latency` seconds."""
+def store(latency: float, tls: Path | None = None) -> Iterator[Store]:
+    """An S3 that answers after `latency` seconds. tls: a folder for certificates; without it, by plain HTTP."""
     command = [sys.executable, "-c", _S3, str(latency)]
+    scheme, certificates = "http", None
+    if tls is not None:
+        key, ours = certificate()
+        (tls / "server.pem").write_bytes(key + ours)
+        trusted = tls / "trusted.pem"  # besides the real ones, which take their time to read
+        trusted.write_bytes(Path(certifi.where()).read_bytes() + ours)
+        scheme, certificates = "https", str(trusted)
+        command.append(str(tls / "server.pem"))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None  # noqa: S101 - for the type checker
         try:
-            yield f"http://127.0.0.1:{server.stdout.readline().strip()}"
+            yield Store(f"{scheme}://127.0.0.1:{server.stdout.readline().strip()}", certificates)
         finally:
             server.kill()
 
 
-def _environment(endpoint: str) -> dict[str, str]:
-    return {
-        "PATH": os.environ["PATH"], "PYTHONPATH": str(FUNCTIONS), "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
-        "MAX_CONCURRENCY": "1000", "INFERENCE_MEMORY_MB": "3538", "INFERENCE_ARCHITECTURE": "arm64",
-    }  # fmt: skip
+@dataclass(frozen=True)
+class Measurement:
+    """Of the functions in this checkout, and in an earlier one, called in turn."""
+
+    folders: Mapping[str, Path]  # `functions` by what they are called in the result
+    repeats: int
+
+    def of(self, store: Store, kind: str, event: Json) -> Json:
+        """The fastest of some calls, each in a process of its own, as Lambda's are after their start."""
+        calls_by_name: dict[str, list[Json]] = {name: [] for name in self.folders}
+        for _ in range(self.repeats):
+            for name, folder in self.folders.items():
+                command = [sys.executable, "-c", _CALL, kind, json.dumps(event)]
+                process = subprocess.run(command, env=store.environment(folder), capture_output=True, text=True)
+                if process.returncode:
+                    raise SystemExit(process.stderr)
+                calls_by_name[name].append(json.loads(process.stdout.splitlines()[-1]))
+        return {
+            name: {figure: min(one[figure] for one in calls) for figure in calls[0]}
+            for name, calls in calls_by_name.items()
+        }
 
 
-def _client(endpoint: str) -> Any:
-    style = Config(s3={"addressing_style": "path"}, max_pool_connections=16)
-    return boto3.client("s3", "us-east-1", endpoint_url=endpoint, config=style, **_KEYS)
-
-
-def call(endpoint: str, kind: str, event: Json, repeats: int = 5) -> Json:
-    """The fastest of some calls, each in a process of its own, as Lambda's are after their start."""
-    measurements = []
-    for _ in range(repeats):
-        command = [sys.executable, "-c", _CALL, kind, json.dumps(event)]
-        process = subprocess.run(command, env=_environment(endpoint), capture_output=True, text=True)
-        if process.returncode:
-            raise SystemExit(process.stderr)
-        measurements.append(json.loads(process.stdout.splitlines()[-1]))
-    return dict(min(measurements, key=lambda one: one["seconds"]))
-
-
-def initialize(endpoint: str, ranks: int) -> Json:
-    put_all(_client(endpoint), BUCKET, ((f"data/{number}.pt", b"x" * 100) for number in range(ranks)))
+def initialize(measurement: Measurement, store: Store, ranks: int) -> Json:
+    put_all(store.client(), BUCKET, ((f"data/{number}.pt", b"x" * 100) for number in range(ranks)))
     payload = {"bucket": BUCKET, "data_prefix": "data", "result_path": "results/initialize"}
     event = {"payload": payload, "run_id": "r", "started": "2026-11-22T00:00:00Z", "state_machine": "none"}
-    return call(endpoint, "initialize", event)
+    return measurement.of(store, "initialize", event)
 
 
 def partition(galaxies: int) -> bytes:
@@ -203,7 +284,9 @@ def rank_info(folder: Path) -> Json:
     return {**info, "run_id": "r", "memory_limit (MB)": 3538.0, "architecture": "arm64"}
 
 
-def summarize(endpoint: str, ranks: int, info: Json, reduced: bool) -> Json:
+def summarize(
+    measurement: Measurement, store: Store, ranks: int, info: Json, reduced: bool, kind: str = "summarize"
+) -> Json:
     channel, folder = ("direct" if reduced else "none"), f"results/{reduced}"
     run = {
         "run_id": "r", "started": "2026-11-22T00:00:00Z", "world_size": ranks, "bytes": ranks * 25 << 20,
@@ -215,12 +298,12 @@ def summarize(endpoint: str, ranks: int, info: Json, reduced: bool) -> Json:
         header = {"run_id": "r", "ranks": list(range(ranks)), "channel": channel}
         bodies["metrics.json"] = {**header, "accuracy_state": info["accuracy_state"]}
     written = ((f"{folder}/{name}", json.dumps(body).encode()) for name, body in bodies.items())
-    put_all(_client(endpoint), BUCKET, written)
+    put_all(store.client(), BUCKET, written)
     event = {
         "bucket": BUCKET, "result_path": folder, "run_id": "r", "world_size": ranks,
         "tolerated_failure_percentage": 0,
     }  # fmt: skip
-    return call(endpoint, "summarize", event)
+    return measurement.of(store, kind, event)
 
 
 def states(ranks: int) -> Json:
@@ -258,14 +341,27 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--ranks", type=int, default=517)
     parser.add_argument("--latency-ms", type=float, default=25.0)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--before", type=Path)
     parser.add_argument("--embedded", type=int)
     arguments = parser.parse_args()
-    with store(arguments.latency_ms / 1e3) as endpoint, TemporaryDirectory() as scratch:
+    before = {} if arguments.before is None else {"before": arguments.before.resolve()}
+    measurement, ranks = Measurement({"now": FUNCTIONS, **before}, arguments.repeats), arguments.ranks
+    latency = arguments.latency_ms / 1e3
+    with (
+        TemporaryDirectory() as scratch,
+        store(latency) as plain,
+        store(latency, Path(scratch)) as encrypted,
+    ):
         info = rank_info(Path(scratch))
         measurements = {
-            "Initialize": initialize(endpoint, arguments.ranks),
-            "Summarize, metrics reduced by the ranks": summarize(endpoint, arguments.ranks, info, True),
-            "Summarize, metrics from rank infos": summarize(endpoint, arguments.ranks, info, False),
+            "Initialize": initialize(measurement, plain, ranks),
+            "Summarize, metrics reduced by the ranks": summarize(measurement, plain, ranks, info, True),
+            "Summarize, the same over TLS": summarize(measurement, encrypted, ranks, info, True),
+            "Summarize, metrics from rank infos": summarize(measurement, plain, ranks, info, False),
+            "Summarize, the first without its report": summarize(
+                measurement, plain, ranks, info, True, "summarize without a report"
+            ),
         }
     if arguments.embedded:
         measurements["a whole run on the embedded AWS"] = states(arguments.embedded)

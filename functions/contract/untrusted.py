@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 _DEEPEST = 32  # lists and objects in each other
@@ -67,33 +67,28 @@ def _float(text: str) -> Any:
 
 
 def _cleaned(value: Any, place: str, depth: int, faults: list[str]) -> Any:
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, str):
+        return _encodable(value)
     if isinstance(value, _Refused):
         faults.append(f"{place or 'the whole'}: {value.text[:_SHOWN]} is not a finite number within bounds")
         return None
-    if isinstance(value, str):
-        return _encodable(value)
     if isinstance(value, dict | list) and depth == _DEEPEST:
         faults.append(f"{place}: is nested deeper than {_DEEPEST} levels")
         return None
-    if isinstance(value, list) and _is_plain(value):
-        return value
-    if isinstance(value, dict) and _is_plain(value.values()) and "".join(value).isascii():
-        return value
+    if isinstance(value, list):
+        if _PLAIN.issuperset(map(type, value)):
+            return value
+        return [_cleaned(one, place, depth + 1, faults) for one in value]
     if isinstance(value, dict):
-        names = {name: _encodable(name) for name in value}
-        return {
-            names[name]: _cleaned(one, place or names[name][:_SHOWN], depth + 1, faults)
+        if not "".join(value).isascii():
+            value = {_encodable(name): one for name, one in value.items()}
+        return {  # without a call for each plain value, in half of the time
+            name: one if type(one) in _PLAIN else _cleaned(one, place or name[:_SHOWN], depth + 1, faults)
             for name, one in value.items()
         }
-    if isinstance(value, list):
-        return [_cleaned(one, place, depth + 1, faults) for one in value]
     return value
-
-
-def _is_plain(values: Collection[Any]) -> bool:
-    """Whether all values stay as they are: none is left out or replaced."""
-    kinds = set(map(type, values)) - _PLAIN
-    return not kinds or (kinds == {str} and "".join(one for one in values if type(one) is str).isascii())
 
 
 def _encodable(text: str) -> str:

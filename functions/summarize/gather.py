@@ -28,7 +28,7 @@ CLOCK_TOLERANCE = 60.0  # seconds by which a rank's clock may differ from S3's
 
 Json = dict[str, Any]
 Listed = dict[str, tuple[int, float]]  # by key: bytes, and when S3 got them, in Unix seconds
-Fetch = Callable[[str, str, int], bytes]
+Fetch = Callable[[str, int], bytes]
 
 
 def _no_batch() -> Any:
@@ -44,10 +44,10 @@ def summarize_run(
 ) -> Json:
     """Summarises what the run `event["run_id"]` wrote under its result_path, and ignores other runs.
 
-    fetch: reads an object by its bucket, key and size; None: as boto3 does. batch: makes a client of AWS Batch,
-    which is asked about the ranks that were killed there. Returns what the state machine needs to decide:
-    failed ranks as a percentage, whether that is within the tolerance, and the cause to fail with otherwise;
-    and why a catalogue could not grow.
+    fetch: reads an object of the bucket by key and size; None: as boto3 does. batch: makes a client of AWS
+    Batch, which is asked about the ranks that were killed there. Returns what the state machine needs to
+    decide: failed ranks as a percentage, whether that is within the tolerance, and the cause to fail with
+    otherwise; and why a catalogue could not grow.
     """
     with ThreadPoolExecutor(READERS) as pool:
         return _summarized(_Bucket(s3, event["bucket"], fetch, pool), event, batch)
@@ -142,7 +142,7 @@ class _Bucket:
     def body(self, key: str, size: int) -> bytes:
         if self.fetch is None:
             return read(self.s3, self.name, key)[0]
-        return self.fetch(self.name, key, size)
+        return self.fetch(key, size)
 
     def read(self, key: str) -> Json | None:
         """The object; {} if it is not ours, since foreign files must not stop a summary; None if missing."""

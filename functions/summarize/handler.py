@@ -11,12 +11,13 @@ from botocore.config import Config
 from .fetching import Fetcher
 from .gather import READERS, summarize_run
 
-_s3 = boto3.client("s3", config=Config(max_pool_connections=READERS, signature_version="s3v4"))
-_fetch = Fetcher(_s3, READERS)
+_session = boto3.Session()
+_s3 = _session.client("s3", config=Config(max_pool_connections=READERS, signature_version="s3v4"))
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """event: what Initialize returned."""
-    verdict = summarize_run(_s3, event, _fetch, lambda: boto3.client("batch"))
+    with Fetcher(_s3, _session.get_credentials(), event["bucket"]) as fetch:
+        verdict = summarize_run(_s3, event, fetch, lambda: _session.client("batch"))
     print(json.dumps({"message": "run summarised", **verdict}))
     return verdict

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+import boto3
 import numpy as np
 import pytest
+from botocore.config import Config
 
 from inference.contract.accuracy import Metrics
 from initialize.contract.channels import Host
@@ -15,6 +22,7 @@ from initialize.contract.run_records import LastRun, last_run_key
 from initialize.deployed import Deployed
 from initialize.run import start
 from initialize.speed import speed
+from summarize.fetching import Fetcher
 from summarize.gather import summarize_run
 
 BUCKET = "team3-cosmicai"
@@ -145,3 +153,61 @@ def test_a_resumed_run_has_the_metrics_of_one_that_was_not_interrupted(
         assert resumed[name] == uninterrupted[name]
     assert uninterrupted["metrics_source"] == "rank infos"
     assert resumed["payload"]["collectives"] == before
+
+
+@contextmanager
+def _over_http(s3: Any) -> Iterator[tuple[Fetcher, list[str]]]:
+    """Reads the bucket from a server, by signed addresses; and the paths that were asked for."""
+    asked = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = unquote(self.path.partition("?")[0])
+            asked.append(path)
+            body = s3.get_object(Bucket=BUCKET, Key=path.removeprefix(f"/{BUCKET}/"))["Body"].read()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    session = boto3.Session("a", "b", region_name="us-east-1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        signing = session.client("s3", endpoint_url=address, config=Config(signature_version="s3v4"))
+        with Fetcher(signing, session.get_credentials(), BUCKET) as fetch:
+            yield fetch, asked
+        server.shutdown()
+
+
+def test_what_is_read_by_signed_addresses_is_judged_as_what_boto3_reads(s3: Any) -> None:
+    """One sound info, and a missing, a stale, a forged and a huge one; after that a resumed run has all."""
+    for number in range(7):
+        s3.put_object(Bucket=BUCKET, Key=f"seven/{number}.pt", Body=b"galaxies")
+    plan = _plan(s3, "run-1", tolerated_failure_percentage=90, data_prefix="seven")
+    _end(s3, plan, [0, 2, 3, 5])
+    stale, forged = (_read(s3, f"r/{rank}.json") for rank in (2, 3))
+    _put(s3, "r/2.json", {**stale, "run_id": "run-0"})
+    _put(s3, "r/3.json", {**forged, "rank": 0, "num_samples": 10**9})
+    s3.put_object(Bucket=BUCKET, Key="r/4.json", Body=b"[" * 100_000)
+    _put(s3, "r/5.json", {**_read(s3, "r/0.json"), "rank": 5, "more": "x" * (1 << 20)})
+    s3.put_object(Bucket=BUCKET, Key="r/06.json", Body=b"{}")  # of another program
+    by_boto3 = summarize_run(s3, plan)
+    written = {name: _read(s3, f"r/{name}") for name in ("summary.json", "combined_data.json")}
+    with _over_http(s3) as (fetch, asked):
+        assert summarize_run(s3, plan, fetch) == by_boto3
+    assert {name: _read(s3, f"r/{name}") for name in written} == written
+    assert sorted(asked) == [f"/{BUCKET}/r/{rank}.json" for rank in (0, 2, 3, 4)]
+    summary = written["summary.json"]
+    assert (summary["finished_ranks"], summary["num_samples"]) == (1, 50)
+    assert summary["missing_ranks"] == [1, 2, 6]
+    assert sorted(summary["failed_ranks"]) == ["3", "4", "5"]
+
+    again = _plan(s3, "run-2", resume=True, data_prefix="seven")
+    _end(s3, again, [1, 2, 3, 4, 5, 6])
+    with _over_http(s3) as (fetch, asked):
+        assert summarize_run(s3, again, fetch)["finished_ranks"] == 7
+    assert [info["rank"] for info in _read(s3, "r/combined_data.json")] == list(range(7))
