@@ -109,7 +109,11 @@ class Form(Record):
             if names
         ]
         faults += ["p(z) is given at other redshifts"] if new.z_grid != self.z_grid else []
-        faults += ["another network computed it"] if new.network != self.network else []
+        faults += (
+            ["another network, or another mapping of its outputs, computed it"]
+            if new.network != self.network
+            else []
+        )
         if faults:
             raise CatalogueError(
                 f"the arrival does not fit into {place}: {'; '.join(faults)}. Run it again with another "
