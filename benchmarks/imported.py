@@ -106,8 +106,8 @@ def by_loop(folder: Path, file: Path, partition: Path, threads: int) -> Callable
 
 def compared(ways: dict[str, Callable[[], Floats]], rounds: int) -> Json:
     """Seconds of each way, in turn and in changing order, and the ratios of each round."""
-    given = {name: way() for name, way in ways.items()}  # warms both
-    rank, loop = given.values()
+    predicted = {name: way() for name, way in ways.items()}  # warms both
+    rank, loop = predicted.values()
     if not np.allclose(rank, loop, atol=1e-5):
         raise SystemExit("the rank and the loop do not predict the same")
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}

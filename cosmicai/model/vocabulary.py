@@ -51,7 +51,7 @@ def _unit_faults(of_units: Any, name: str, unit: str) -> list[str]:
 
 
 def _suggestion(of_units: Any, unit: str) -> str | None:
-    """The same unit as the standards write it; None where they have none."""
+    """The same unit as the standards write it; None if there is none."""
     try:
         written = of_units.Unit(unit).to_string("vounit")
         same = all(of_units.Unit(written, format=one) == of_units.Unit(unit) for one in _FORMATS)

@@ -69,7 +69,7 @@ def columns(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def metadata_of(arrays: Mapping[str, Array]) -> dict[str, Column]:
-    """What an imported network's mapping says of its columns; {} for AstroMAE. Raises ValueError."""
+    """What an imported network's mapping says about its columns; {} for AstroMAE. Raises ValueError."""
     if METADATA not in arrays:
         return {}
     content = json.loads(str(arrays[METADATA]))

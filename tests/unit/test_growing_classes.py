@@ -86,8 +86,8 @@ def test_classes_of_arrivals_one_of_them_twice(
     assert [one["catalogue"]["version"] for one in (first, second)] == [0, 1]
     with torch.no_grad():
         expected = network(images).numpy()
-    given = labels.numpy()
-    true = np.where(np.isnan(given), 2, given > 0).astype(int)
+    numbers = labels.numpy()
+    true = np.where(np.isnan(numbers), 2, numbers > 0).astype(int)
     names = CLASSES[np.where(np.isnan(expected).any(1), 2, expected.argmax(1))].tolist()
 
     def check(rows_: list[Json], prefix: str, objects: slice) -> None:
@@ -97,17 +97,17 @@ def test_classes_of_arrivals_one_of_them_twice(
         probabilities = [[row["type_galaxy"], row["type_star"]] for row in of_arrival]
         assert np.array(probabilities) == pytest.approx(expected[objects], abs=1e-5, nan_ok=True)
 
-    found = table("first")
-    assert len(found) == 20
-    check(found, "in/a", slice(0, 12))
-    check(found, "in/b", slice(12, 20))
+    whole = table("first")
+    assert len(whole) == 20
+    check(whole, "in/a", slice(0, 12))
+    check(whole, "in/b", slice(12, 20))
     assert names[3] == ""
     again = _run(s3, tmp_path, "in/a", (images[:5], labels[:5]), run="again")
     assert (again["catalogue"]["version"], again["catalogue"]["replaced_files"]) == (2, 2)
-    found = table("again")
-    assert len(found) == 13
-    check(found, "in/a", slice(0, 5))
-    check(found, "in/b", slice(12, 20))
+    whole = table("again")
+    assert len(whole) == 13
+    check(whole, "in/a", slice(0, 5))
+    check(whole, "in/b", slice(12, 20))
 
 
 def test_the_metadata_of_classes_are_in_the_table_and_in_its_files(
@@ -183,7 +183,7 @@ def test_a_network_that_changes_while_a_run_is_planned_leaves_the_catalogue(
     images, _, labels = networks.sdss()
     _upload(s3, graph, tmp_path / "model")
     _run(s3, tmp_path, "in/a", (images, labels))
-    monkeypatch.setattr("initialize.catalogue._check_network", lambda *given: None)
+    monkeypatch.setattr("initialize.catalogue._check_network", lambda *arguments: None)
     _upload(s3, graph, tmp_path / "other", classes={"type": ["galaxy", "quasar"]})
     fault = _run(s3, tmp_path, "in/b", (images, labels))["catalogue"]["fault"]
     assert "it lacks the columns type_star; it has more columns: type_quasar; another network" in fault
