@@ -32,7 +32,7 @@ if library == "arro3":
     import arro3.core, arro3.io
     from inference.table import parquet
     imported = time.perf_counter()
-    body = parquet(table, {})
+    body = parquet(table, {}, {})
 else:
     import pyarrow as pa, pyarrow.parquet
     imported = time.perf_counter()

@@ -186,10 +186,19 @@ def table(results: Json) -> str:
         lines.append(f"| {method} | {' | '.join(cells)} |")
     lines += ["", "| coverage by tertile | of | 68 % | 95 % |", "| --- | --- | --- | --- |"]
     for method, result in methods.items():
-        for what, covered in result["coverage by tertile"].items():
-            cells = (", ".join(f"{100 * share:.1f}" for share in shares) for shares in covered.values())
-            lines.append(f"| {method} | {what} | {' | '.join(cells)} |")
+        lines += _tertiles(method, result["coverage by tertile"])
+        lines += _tertiles(
+            f"{method}, quantile columns", result.get("coverage of the quantile columns by tertile", {})
+        )
     return "\n".join(lines)
+
+
+def _tertiles(method: str, coverage: Json) -> list[str]:
+    rows = []
+    for what, covered in coverage.items():
+        cells = (", ".join(f"{100 * share:.1f}" for share in shares) for shares in covered.values())
+        rows.append(f"| {method} | {what} | {' | '.join(cells)} |")
+    return rows
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ LIMITS = dict(zip(BANDS, (27.79, 29.04, 29.06, 28.62, 27.98), strict=True))
 GRID = np.linspace(0.0, 3.0, 301)
 SAMPLES = 500  # of the bootstrap
 INTERVALS = {"68 %": (0.16, 0.84), "95 %": (0.025, 0.975)}
+COLUMNS = {"68 %": ("z_q160", "z_q840"), "95 %": ("z_q025", "z_q975")}  # of a network's catalogue
 _AGREE = 1e-6  # between RAIL's measures and those of the bootstrap, on the same galaxies
 
 Doubles = NDArray[np.float64]
@@ -89,16 +90,30 @@ class Judged:
             "outlier rate": float((np.abs(error) > max(0.06, 3.0 * spread)).mean()),
         }
 
-    def by_tertile(self, values: dict[str, Doubles]) -> Json:
-        """Coverage of each interval, for each third of the galaxies in the order of a value."""
-        thirds = {name: np.digitize(one, np.quantile(one, [1 / 3, 2 / 3])) for name, one in values.items()}
-        return {
-            name: {
-                interval: [float(_inside(self.pit[third == k], *ends).mean()) for k in range(3)]
-                for interval, ends in INTERVALS.items()
-            }
-            for name, third in thirds.items()
+    @property
+    def inside(self) -> dict[str, NDArray[np.bool_]]:
+        """By interval, whether each galaxy is in it, from its PIT by qp."""
+        return {name: _inside(self.pit, *ends) for name, ends in INTERVALS.items()}
+
+
+def by_tertile(inside: dict[str, NDArray[np.bool_]], values: dict[str, Doubles]) -> Json:
+    """Coverage of each interval, for each third of the galaxies in the order of a value."""
+    thirds = {name: np.digitize(one, np.quantile(one, [1 / 3, 2 / 3])) for name, one in values.items()}
+    return {
+        name: {
+            interval: [float(those[third == k].mean()) for k in range(3)] for interval, those in inside.items()
         }
+        for name, third in thirds.items()
+    }
+
+
+def _between_columns(ensemble: qp.Ensemble, true: Doubles) -> dict[str, NDArray[np.bool_]]:
+    """By interval, whether each galaxy is between the quantiles that a network's catalogue states.
+
+    qp's PIT comes from densities on a grid, which widens those that are narrower than its cells.
+    """
+    columns = {name: np.ravel(ensemble.ancil[name]) for ends in COLUMNS.values() for name in ends}
+    return {name: (columns[low] <= true) & (true <= columns[high]) for name, (low, high) in COLUMNS.items()}
 
 
 def _inside(pit: Doubles, low: float, high: float) -> NDArray[np.bool_]:
@@ -191,12 +206,19 @@ def main(folder: Path, with_rail: bool) -> None:
         sampled = [one.measures(sample) for sample in rows]
         losses[name] = one.cde
         ends = {m: np.quantile([sample[m] for sample in sampled], [0.025, 0.975]).tolist() for m in measures}
-        tertiles = {"i magnitude": judged[BANDS[3]], "median redshift": np.ravel(ensemble.median())}
+        tertiles = {
+            "i magnitude": judged[BANDS[3]],
+            "median redshift": np.ravel(ensemble.median()),
+            "true redshift": true,
+        }
         results[name] = {
             "measures": {measure: [value, *ends[measure]] for measure, value in measures.items()},
-            "coverage by tertile": one.by_tertile({**tertiles, "true redshift": true}),
+            "coverage by tertile": by_tertile(one.inside, tertiles),
             "seconds to train and estimate": seconds.get(name),
         }
+        if name not in seconds:  # a network
+            columns = _between_columns(ensemble, true)
+            results[name]["coverage of the quantile columns by tertile"] = by_tertile(columns, tertiles)
     for name, one in results.items():
         one["CDE loss minus that of"] = {
             other: _difference(losses[name] - loss, rows) for other, loss in losses.items() if other != name

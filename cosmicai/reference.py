@@ -10,6 +10,7 @@ from typer.cli import get_docs_for_click
 
 from cosmicai.packaging.places import ROOT
 from inference.contract.columns import COLUMNS, LEVELS, quantile_name
+from inference.contract.names import METADATA
 from initialize.payload import schema
 from summarize.contract.event import RankEvent
 from summarize.contract.fields import Record
@@ -42,6 +43,7 @@ PREDICTIONS = {
     "z_pred": "photometric redshift; NaN where none could be computed",
     "flags": "flag bits of each galaxy; payload.md lists them",
     "other columns": "of an imported network; other-networks.md says which",
+    METADATA: "JSON of their units, UCDs and descriptions; of an imported network",
     "z_true": "redshift, if the partition has it",
     "files": "keys of the partitions, in their order",
     "rows": "galaxies of each",

@@ -65,13 +65,13 @@ class Arrival:
         return growth
 
 
-def rows(s3: Any, folder: Path) -> Any:
-    """The catalogue's rows by id, as deltalake reads a copy of its objects in a folder."""
+def rows(s3: Any, folder: Path, order: str | list[tuple[str, str]] = "id") -> Any:
+    """The catalogue's rows in an order, as deltalake reads a copy of its objects in a folder."""
     for item in s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{CATALOGUE}/")["Contents"]:
         place = folder / item["Key"]
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(s3.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read())
-    return deltalake.DeltaTable(folder / CATALOGUE).to_pyarrow_table().sort_by("id")
+    return deltalake.DeltaTable(folder / CATALOGUE).to_pyarrow_table().sort_by(order)
 
 
 def put(s3: Any, key: str, body: bytes = b"x") -> None:

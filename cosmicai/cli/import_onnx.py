@@ -66,6 +66,33 @@ def model_import_onnx(
             help="What a column is: regression, or values, which have no true values; repeatable.",
         ),
     ] = None,
+    units: Annotated[
+        Pairs,
+        typer.Option(
+            "--unit",
+            parser=PAIR,
+            metavar="COLUMN=UNIT",
+            help="The unit of a column, such as solMass or km/s, by the FITS standard and VOUnits; repeatable.",
+        ),
+    ] = None,
+    ucds: Annotated[
+        Pairs,
+        typer.Option(
+            "--ucd",
+            parser=PAIR,
+            metavar="COLUMN=UCD",
+            help="The UCD of a column, such as phys.mass, by the IVOA's UCD1+; repeatable.",
+        ),
+    ] = None,
+    descriptions: Annotated[
+        Pairs,
+        typer.Option(
+            "--description",
+            parser=PAIR,
+            metavar="COLUMN=TEXT",
+            help="What a column is, for whoever reads the catalogue; repeatable.",
+        ),
+    ] = None,
     logits: Annotated[
         list[str] | None,
         typer.Option(
@@ -101,6 +128,9 @@ def model_import_onnx(
         labels={column: _numbers(text) for column, text in _pairs("--labels", labels).items()},
         logits=tuple(logits or ()),
         truth=truth,
+        units=_pairs("--unit", units),
+        ucds=_pairs("--ucd", ucds),
+        descriptions=_pairs("--description", descriptions),
     )
     command = shlex.join(["cosmicai", *sys.argv[1:]])
     with writing(out), made(out.absolute().parent):

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from cosmicai.model import novelty
 from cosmicai.model.usable import UNKNOWN_REDSHIFT, Tally, partitions, usable
 from inference.contract.accuracy import exact_nmad
+from inference.contract.mapping import GRAPHS
 from inference.data.rules import Rules
 from inference.engine import astromae
-from inference.engine.choice import GRAPHS, network_digest, read_graphs
+from inference.engine.choice import network_digest, read_graphs
 from inference.engine.interface import Floats, redshifts
 from inference.engine.loading import load
 from inference.probability.calibration import (

@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cosmicai.model import vocabulary
 from cosmicai.model.new_folder import new_folder
 from cosmicai.model.onnxfile.asking import examined
 from cosmicai.model.onnxfile.choosing import Asked
 from cosmicai.model.onnxfile.reading import OnnxFileError
-from inference.contract.mapping import CLASSIFICATION, Mapping, Output
-from inference.engine.choice import GRAPHS, read_graphs
+from inference.contract.mapping import CLASSIFICATION, GRAPHS, Mapping, Output
+from inference.engine.choice import read_graphs
 
 Json = dict[str, Any]
 
@@ -29,6 +30,7 @@ def import_onnx(source: Path, out: Path, asked: Asked, command: str = "") -> Jso
         except OnnxFileError as error:
             raise OnnxFileError(f"{source}: {error}") from error
         files, mapping = facts.pop("files"), facts.pop("mapping")
+        checked = _checked(source, mapping) if asked.units or asked.ucds else ""
         digest = hashlib.sha256(json.dumps([files, mapping], sort_keys=True).encode()).hexdigest()
         graphs = {"network": digest, "float32": {"files": files}, "mapping": mapping}
         (scratch / GRAPHS).write_text(json.dumps(graphs, indent=1) + "\n")
@@ -39,10 +41,19 @@ def import_onnx(source: Path, out: Path, asked: Asked, command: str = "") -> Jso
             "source kind": "ONNX graph",
             **facts,
             "mapping": mapping,
+            "units and UCDs": checked,
             "command": command,
         }
         (scratch / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     return card
+
+
+def _checked(source: Path, mapping: Json) -> str:
+    """What has checked the units and UCDs. Raises OnnxFileError for those that the standards do not have."""
+    try:
+        return vocabulary.check(Mapping.from_json(mapping).catalogue_columns)
+    except vocabulary.VocabularyError as error:
+        raise OnnxFileError(f"{source}: {error}") from error
 
 
 def report_lines(card: Json, out: Path) -> list[str]:
@@ -54,6 +65,8 @@ def report_lines(card: Json, out: Path) -> list[str]:
         f"inputs: {'; '.join(inputs)}",
         *(f"output {one.name} {_shape(one.shape)}: {_meaning(one)}" for one in mapping.outputs),
     ]
+    if card["units and UCDs"]:
+        lines.append(f"units and UCDs: {card['units and UCDs']}")
     if card["not used"]:
         lines.append(f"outputs that are not used: {', '.join(card['not used'])}")
     compared = mapping.compared
@@ -71,10 +84,11 @@ def report_lines(card: Json, out: Path) -> list[str]:
 
 
 def _meaning(one: Output) -> str:
+    metadata = "".join(f", {text}" for text in (one.unit, one.ucd, one.description) if text)
     if one.kind == CLASSIFICATION:
         form = "logits" if one.logits else "probabilities"
-        return f"{form} of {', '.join(one.classes)}; columns {', '.join(one.columns)}"
-    return f"{one.kind}, column {', '.join(one.columns)}"
+        return f"{form} of {', '.join(one.classes)}; columns {', '.join(one.columns)}{metadata}"
+    return f"{one.kind}, column {', '.join(one.columns)}{metadata}"
 
 
 def _shape(shape: list[int]) -> str:

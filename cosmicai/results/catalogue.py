@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.contract.columns import ordered
-from inference.table import EVERY_RANKS, columns, count_of
+from inference.contract.columns import Column, described, ordered
+from inference.table import EVERY_RANKS, columns, count_of, metadata_of
 from initialize.plan import natural
 
 Array = NDArray[Any]
@@ -26,11 +26,13 @@ class CatalogueError(RuntimeError):
 class Catalogue:
     """Ranks by their predictions/{rank}.npz; every table has the same columns.
 
-    types: by column, in order, its type and the shape of one value; grid: of the column pdf.
+    types: by column, in order, its type and the shape of one value; columns: by column, its unit, UCD and
+    description; grid: of the column pdf.
     """
 
     files: tuple[Path, ...]
     types: dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
+    columns: dict[str, Column]
     grid: Array | None
     run_id: str
 
@@ -42,6 +44,7 @@ class Catalogue:
         if not files:
             raise CatalogueError(f"{place} holds no predictions: the run has saved none, or failed")
         types: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        metadata: dict[str, Column] = {}
         grids: list[Array] = []
         run_ids = set()
         for file in files:
@@ -52,6 +55,12 @@ class Catalogue:
                 if earlier[1] != kind[1]:
                     raise CatalogueError(f"{file}: {name} has another shape than in other ranks")
                 types[name] = _joint(earlier[0], kind[0]), kind[1]
+            for name, column in _metadata(arrays, file).items():
+                if metadata.setdefault(name, column) != column:
+                    raise CatalogueError(
+                        f"{file}: {name} has another unit, UCD or description than in other ranks; their "
+                        "models differ"
+                    )
             grids += [arrays["z_grid"]] if "z_grid" in arrays else []
             run_ids.add(str(arrays.get("run_id", "")))
         if any(not np.array_equal(grid, grids[0]) for grid in grids):
@@ -59,7 +68,8 @@ class Catalogue:
         if len(run_ids) > 1:
             raise CatalogueError(f"{place} holds predictions of several runs: {', '.join(sorted(run_ids))}")
         types = {name: types[name] for name in ordered(set(types))}
-        return cls(files, types, grids[0] if grids else None, run_ids.pop())
+        known = {name: described(name, metadata) for name in types}
+        return cls(files, types, known, grids[0] if grids else None, run_ids.pop())
 
     @property
     def names(self) -> list[str]:
@@ -98,6 +108,13 @@ def _columns(arrays: dict[str, Array], file: Path) -> dict[str, Array]:
         return columns(arrays)
     except ValueError as error:
         raise CatalogueError(f"{file}: {error}") from error
+
+
+def _metadata(arrays: dict[str, Array], file: Path) -> dict[str, Column]:
+    try:
+        return metadata_of(arrays)
+    except (ValueError, RecursionError) as error:
+        raise CatalogueError(f"{file} is not what a rank writes: {error}") from error
 
 
 def _joint(first: np.dtype[Any], second: np.dtype[Any]) -> np.dtype[Any]:

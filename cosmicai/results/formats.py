@@ -16,7 +16,7 @@ from cosmicai.packaging.extras import needed
 from cosmicai.results.catalogue import Catalogue, CatalogueError
 from cosmicai.results.outputs import new_file, new_folder
 from cosmicai.results.tables import astropy_table, pandas_frame, qp_ensemble
-from inference.contract.columns import GRID, described
+from inference.contract.columns import GRID, Column
 
 Array = NDArray[Any]
 
@@ -33,7 +33,7 @@ def write_csv(catalogue: Catalogue, folder: Path) -> Path:
     with new_file(folder / "columns.csv") as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("name", "unit", "ucd", "description"))
-        columns = ((name, described(name)) for name in names)
+        columns = ((name, catalogue.columns[name]) for name in names)
         writer.writerows((name, one.unit, one.ucd, one.description) for name, one in columns)
     with new_file(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -72,7 +72,7 @@ def _schema(catalogue: Catalogue) -> Any:
     for name, (kind, shape) in catalogue.types.items():
         value = pa.string() if kind.kind == "U" else pa.from_numpy_dtype(kind)
         type_ = pa.list_(value, int(np.prod(shape))) if shape else value
-        fields.append(pa.field(name, type_, metadata=described(name).metadata()))
+        fields.append(pa.field(name, type_, metadata=catalogue.columns[name].metadata()))
     grid = {} if catalogue.grid is None else {"z_grid": json.dumps(catalogue.grid.tolist())}
     return pa.schema(fields, metadata={"run_id": catalogue.run_id, **grid})
 
@@ -89,9 +89,9 @@ def _arrow(column: Array, type_: Any) -> Any:
 def write_fits(catalogue: Catalogue, folder: Path) -> Path:
     """catalogue.fits: a binary table with TUCDn and TCOMMn, and a second table with the grid of pdf."""
     fits = needed("astropy.io.fits")
-    hdus = [fits.PrimaryHDU(), _fits_table("CATALOGUE", catalogue.whole())]
+    hdus = [fits.PrimaryHDU(), _fits_table("CATALOGUE", catalogue.whole(), catalogue.columns)]
     if catalogue.grid is not None:
-        hdus.append(_fits_table("Z_GRID", {"z_grid": catalogue.grid}))
+        hdus.append(_fits_table("Z_GRID", {"z_grid": catalogue.grid}, {"z_grid": GRID}))
     hdus[1].header["RUN_ID"] = (catalogue.run_id, "the run that predicted these redshifts")
     path = folder / "catalogue.fits"
     with new_file(path) as scratch:
@@ -99,16 +99,16 @@ def write_fits(catalogue: Catalogue, folder: Path) -> Path:
     return path
 
 
-def _fits_table(name: str, columns: dict[str, Array]) -> Any:
+def _fits_table(name: str, arrays: dict[str, Array], columns: dict[str, Column]) -> Any:
     fits = needed("astropy.io.fits")
     made = []
-    for key, array in columns.items():
+    for key, array in arrays.items():
         text = np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
-        unit = described(key).unit or None
+        unit = columns[key].unit or None
         made.append(fits.Column(key, _fits_format(text), unit, array=text, **_fits_zero(text)))
     table = fits.BinTableHDU.from_columns(fits.ColDefs(made), name=name)
-    for number, key in enumerate(columns, 1):
-        column = GRID if key == "z_grid" else described(key)
+    for number, key in enumerate(arrays, 1):
+        column = columns[key]
         for keyword, value in (("TUCD", column.ucd), ("TCOMM", column.description)):
             if value:
                 table.header[f"{keyword}{number}"] = value
@@ -159,7 +159,7 @@ def write_votable(catalogue: Catalogue, folder: Path) -> Path:
     votable = from_table(table)
     first = votable.get_first_table()
     for field in first.fields:
-        field.ucd = described(field.name).ucd or None
+        field.ucd = catalogue.columns[field.name].ucd or None
     first.description = f"redshifts of run {catalogue.run_id}" + (
         "" if catalogue.grid is None else f"; pdf is at the redshifts {catalogue.grid.tolist()}"
     )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cosmicai.packaging.extras import needed
 from cosmicai.results.catalogue import Catalogue, CatalogueError
-from inference.contract.columns import GRID, described
+from inference.contract.columns import GRID
 
 if TYPE_CHECKING:
     import pandas
@@ -27,7 +27,7 @@ def astropy_table(catalogue: Catalogue) -> Table:
     tables = needed("astropy.table")
     table = tables.Table(meta=_about(catalogue))
     for name, array in catalogue.whole().items():
-        column = described(name)
+        column = catalogue.columns[name]
         table[name] = tables.Column(
             array,
             unit=column.unit or None,
@@ -46,7 +46,7 @@ def pandas_frame(catalogue: Catalogue) -> pandas.DataFrame:
     frame = needed("pandas").DataFrame(
         {name: list(array) if array.ndim > 1 else _native(array) for name, array in columns.items()}
     )
-    units = {name: described(name).unit for name in columns if described(name).unit}
+    units = {name: column.unit for name, column in catalogue.columns.items() if column.unit}
     frame.attrs = {**_about(catalogue), "units": units}
     return frame
 

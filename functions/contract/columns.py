@@ -5,7 +5,9 @@ UCDs are those of the IVOA's controlled vocabulary (UCD1+, https://www.ivoa.net/
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .flags import FLAGS
 from .flags import name as flag_name
@@ -14,6 +16,8 @@ LEVELS = (0.025, 0.16, 0.84, 0.975)
 """Of the quantiles of p(z) besides the median."""
 CONFIDENCE_RANGE = 0.15
 """Of (1 + z), on either side of the median."""
+MOST_CHARACTERS = {"unit": 60, "ucd": 250, "description": 500}
+"""Of the metadata of a column. FITS has room for 68 in a unit."""
 
 
 def quantile_name(level: float) -> str:
@@ -33,6 +37,23 @@ class Column:
         """What is known of it, as the metadata of a file's column."""
         known = {"unit": self.unit, "ucd": self.ucd, "description": self.description}
         return {name: text for name, text in known.items() if text}
+
+    @classmethod
+    def of(cls, metadata: Any) -> Column:
+        """The column with this metadata. Raises ValueError for what `metadata` does not return."""
+        if not isinstance(metadata, Mapping) or not metadata.keys() <= MOST_CHARACTERS.keys():
+            raise ValueError("the metadata of a column are not its unit, UCD and description")
+        for name, text in metadata.items():
+            if not is_metadata(text, MOST_CHARACTERS[name]):
+                raise ValueError(
+                    f"the {name} of a column is not printable ASCII of at most {MOST_CHARACTERS[name]}"
+                )
+        return cls(**{"description": "", **metadata})
+
+
+def is_metadata(text: Any, most: int) -> bool:
+    """Whether every format holds the text; headers of FITS hold only ASCII. most: characters."""
+    return isinstance(text, str) and 0 < len(text) <= most and text.isascii() and text.isprintable()
 
 
 _PHOTOMETRIC = "src.redshift.phot"
@@ -75,8 +96,9 @@ PARTITION = "arrival"
 GRID = Column("redshifts at which pdf is given", ucd=_PHOTOMETRIC)
 
 
-def described(name: str) -> Column:
-    return COLUMNS.get(name, Column(""))
+def described(name: str, metadata: Mapping[str, Column] = {}) -> Column:
+    """metadata: of the columns of an imported network."""
+    return metadata.get(name) or COLUMNS.get(name, Column(""))
 
 
 def ordered(names: set[str]) -> list[str]:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
 
 from .columns import GRID, PARTITION, Column, described
@@ -44,11 +44,22 @@ class Part(Record):
     columns: Annotated[dict[str, str], Field("Delta Lake's types by column")]
     z_grid: Annotated[list[float], Field("the redshifts at which pdf is given")]
     network: Annotated[str, Field("SHA-256 of the network's weights; empty if unknown")]
+    metadata: Annotated[
+        dict[str, Any], Field("units, UCDs and descriptions of an imported network's columns, by column")
+    ] = field(default_factory=dict)
+
+    @property
+    def imported_columns(self) -> dict[str, Column]:
+        return {name: Column.of(one) for name, one in self.metadata.items()}
 
     @classmethod
     def from_json(cls, content: Any) -> Self:
         """Raises RecordError."""
         part = super().from_json(content)
+        try:
+            part.imported_columns  # noqa: B018 - reads it
+        except ValueError as error:
+            raise RecordError(f"metadata: {error}") from error
         if not all(_TYPE.fullmatch(kind) for kind in part.columns.values()):
             raise RecordError("columns: holds a type that a rank does not write")
         if not all(re.fullmatch(r"[A-Za-z0-9_.+-]{1,64}", name) for name in part.columns):
@@ -98,7 +109,11 @@ class Form(Record):
             if names
         ]
         faults += ["p(z) is given at other redshifts"] if new.z_grid != self.z_grid else []
-        faults += ["another network computed it"] if new.network != self.network else []
+        faults += (
+            ["another network, or another mapping of its outputs, computed it"]
+            if new.network != self.network
+            else []
+        )
         if faults:
             raise CatalogueError(
                 f"the arrival does not fit into {place}: {'; '.join(faults)}. Run it again with another "
@@ -128,12 +143,15 @@ def digest_of(grid: list[float]) -> str:
     return hashlib.sha256(json.dumps(grid).encode()).hexdigest() if grid else ""
 
 
-def schema_string(columns: dict[str, str], grid: list[float]) -> str:
-    """The schema of the table, with units, UCDs and descriptions as the metadata of its columns."""
-    fields = [_field(name, kind, described(name)) for name, kind in columns.items()]
-    for field in fields:
-        if field["name"] == "pdf" and grid:
-            field["metadata"] |= {"z_grid": json.dumps(grid), "z_grid_is": GRID.description}
+def schema_string(columns: dict[str, str], grid: list[float], metadata: dict[str, Column]) -> str:
+    """The schema of the table, with units, UCDs and descriptions as the metadata of its columns.
+
+    metadata: of the columns of an imported network.
+    """
+    fields = [_field(name, kind, described(name, metadata)) for name, kind in columns.items()]
+    for one in fields:
+        if one["name"] == "pdf" and grid:
+            one["metadata"] |= {"z_grid": json.dumps(grid), "z_grid_is": GRID.description}
     fields.append(_field(PARTITION, "string", _ARRIVAL))
     return json.dumps({"type": "struct", "fields": fields})
 

@@ -7,12 +7,17 @@ of an AstroMAE network: images and magnitudes to a redshift. Uses only the stand
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
 
+from .columns import MOST_CHARACTERS as MOST_METADATA
+from .columns import Column, is_metadata
 from .fields import Field, Keys, Record, RecordError
 from .names import NAME, POSITIONS, is_name
 
+GRAPHS = "graphs.json"
+"""In a model folder: which graphs it has, which of them are admitted, and the mapping of an imported one."""
 TENSORS = {
     "images": "the first tensor of a partition, of any shape (N, …)",
     "magnitudes": "the second tensor (N, M), as magnitudes: markers such as 99 are not measurements",
@@ -28,7 +33,8 @@ KINDS = {
 MOST_CLASSES = 100  # each is a column, and FITS has 999 at most
 MOST_VALUES = 1 << 24  # of one object in a tensor
 MOST_OUTPUT_VALUES = 4096
-MOST_CHARACTERS = 200  # of a name in the graph
+MOST_CHARACTERS = 200  # of a name in the graph, a UCD and a description
+_UCD = re.compile(r"[A-Za-z0-9-]+([.;][A-Za-z0-9-]+)*")
 _LARGEST_LABEL = 2**24  # whole numbers up to it are exact in float32
 
 
@@ -54,6 +60,9 @@ class Output(Record):
         list[float], Field("the whole number that stands for each class in partitions", signed=True)
     ] = field(default_factory=list)
     logits: Annotated[bool, Field("whether the output is logits, of which probabilities are made")] = False
+    unit: Annotated[str | None, Field("its unit, by the standards FITS and VOUnits")] = None
+    ucd: Annotated[str | None, Field("its UCD, by the IVOA's UCD1+; of classes, that of the class")] = None
+    description: Annotated[str | None, Field("what it is, for whoever reads a catalogue")] = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -66,6 +75,27 @@ class Output(Record):
     def true_column(self) -> str:
         """The column of the true values, where partitions have them."""
         return "z_true" if self.kind == REDSHIFT else f"{self.column}_true"
+
+    @property
+    def catalogue_columns(self) -> dict[str, Column]:
+        """The unit, UCD and description of its columns, that of true values too; {} for a redshift, of which
+        these are known."""
+        if self.kind == REDSHIFT:
+            return {}
+        unit, ucd, what = self.unit or "", self.ucd or "", self.description or ""
+        more = f": {what}" if what else ""
+        true = {self.true_column: Column(f"true value that the partition holds{more}", unit, ucd)}
+        if self.kind != CLASSIFICATION:
+            return {self.column: Column(what, unit, ucd), **(true if self.kind == REGRESSION else {})}
+        probability = f"stat.probability;{ucd}" if ucd else "stat.probability"
+        return {
+            self.column: Column(f"most probable class{more}", ucd=ucd),
+            **{
+                f"{self.column}_{one}": Column(f"probability of the class {one}{more}", ucd=probability)
+                for one in self.classes
+            },
+            **true,
+        }
 
     def faults(self) -> list[str]:
         """What is wrong with it, each a sentence that begins with the column."""
@@ -84,7 +114,8 @@ class Output(Record):
                 f"values are (N,) or (N, D) with D up to {MOST_OUTPUT_VALUES:,}, and the output has the shape "
                 f"{_shown(self.shape)}"
             )
-        return [f"{self.column[:MOST_CHARACTERS]!r}: {one}" for one in faults + self._class_faults()]
+        faults += [*self._class_faults(), *self._metadata_faults()]
+        return [f"{self.column[:MOST_CHARACTERS]!r}: {one}" for one in faults]
 
     def _class_faults(self) -> list[str]:
         if self.kind != CLASSIFICATION:
@@ -105,6 +136,22 @@ class Output(Record):
         whole = all(one % 1 == 0 and abs(one) <= _LARGEST_LABEL for one in self.labels)
         if not whole or len(self.labels) != count or len(set(self.labels)) < count:
             faults.append(f"labels are {count} different whole numbers, one for each class")
+        return faults
+
+    def _metadata_faults(self) -> list[str]:
+        limits = {**dict.fromkeys(("ucd", "description"), MOST_CHARACTERS), "unit": MOST_METADATA["unit"]}
+        texts = {name: getattr(self, name) for name in limits if getattr(self, name) is not None}
+        if self.kind == REDSHIFT and texts:
+            return ["a redshift has a UCD and a description already, and no unit: leave them out"]
+        faults = [
+            f"its {name} is not 1 to {limits[name]} printable ASCII characters, which FITS needs"
+            for name, text in texts.items()
+            if not is_metadata(text, limits[name])
+        ]
+        if "ucd" in texts and not _UCD.fullmatch(texts["ucd"]):
+            faults.append("a UCD is words such as phys.mass, with ; between them")
+        if "unit" in texts and self.kind == CLASSIFICATION:
+            faults.append("classes and their probabilities have no unit: leave it out")
         return faults
 
 
@@ -173,6 +220,11 @@ class Mapping(Record):
     def columns(self) -> tuple[str, ...]:
         """All columns of predictions that follow from the outputs."""
         return tuple(name for one in self.outputs for name in one.columns)
+
+    @property
+    def catalogue_columns(self) -> dict[str, Column]:
+        """The unit, UCD and description of all columns that follow from outputs other than redshifts."""
+        return {name: column for one in self.outputs for name, column in one.catalogue_columns.items()}
 
 
 def _is_graph_name(name: str) -> bool:

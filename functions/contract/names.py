@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 
 NAME = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
-RESERVED = frozenset({"embedding", "file", "files", "flags", "index", "pdf", "pit", "row", "rows", "run_id"})
+METADATA = "column_metadata"
+"""The array of predictions with the units, UCDs and descriptions of an imported network's columns, as JSON."""
+RESERVED = frozenset(
+    {"embedding", "file", "files", "flags", "index", "pdf", "pit", "row", "rows", "run_id", METADATA}
+)
 """Names that predictions have for something else, in lower case; those that begin with z_ are too."""
 POSITIONS = ("id", "ra", "dec")
 """Columns of a partition whose meaning is fixed."""

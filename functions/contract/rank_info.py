@@ -132,7 +132,7 @@ class RankInfo(Record):
     ] = None
     collectives: Annotated[Any, Field("channel, partners, relays, bytes, seconds, faults")] = None
     catalogue: Annotated[
-        Any, Field("its part of the catalogue that grows: file, rows, columns, grid of pdf, network")
+        Any, Field("its part of the catalogue that grows: file, rows, columns, grid of pdf, network, metadata")
     ] = None
     rank: Annotated[int, Field("the number of the rank, from 0")]
     run_id: Annotated[str, Field("the name of the execution that planned the run")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping as Named
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from .contract.classification import Classification
 from .contract.mapping import CLASSIFICATION, REDSHIFT, Mapping, Output
+from .contract.names import METADATA
 from .contract.regression import Regression
 
 Floats = NDArray[np.float32]
@@ -69,6 +71,13 @@ class ImportedOutputs:
                 scalar = one.shape in ([], [1])
                 columns[one.column] = values.reshape(len(values), -1)[:, 0] if scalar else values
         return columns
+
+    def metadata(self) -> dict[str, NDArray[Any]]:
+        """Units, UCDs and descriptions as an array that holds JSON; {} where nothing is imported."""
+        if self.mapping is None:
+            return {}
+        metadata = {name: column.metadata() for name, column in self.mapping.catalogue_columns.items()}
+        return {METADATA: np.array(json.dumps(metadata))}
 
     def true_column(self, true: Floats) -> dict[str, NDArray[Any]]:
         """The true values (N,), of classes their names; {} where the mapping compares none of its own."""

@@ -211,7 +211,8 @@ class Results:
         z_true (N,).
 
         An imported network has the columns of its outputs, and perhaps no z_pred; true values have the column
-        of the output that they are compared with.
+        of the output that they are compared with, and column_metadata is the JSON of their units, UCDs and
+        descriptions.
 
         flags (N,) are bits of contract.flags; a galaxy without a redshift has NaN. files and rows say which
         partition each galaxy comes from. id, ra, dec and kept columns (N,) are those of the partitions, if they
@@ -222,6 +223,7 @@ class Results:
             "index": np.arange(self.count),
             **({"z_pred": self.z_pred} if self.gives_redshift else {}),
             **self.others.columns(),
+            **self.others.metadata(),
             "flags": self.quality.flags,
             "files": np.array(paths),
             "rows": np.array(self.rows),

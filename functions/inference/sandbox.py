@@ -13,10 +13,11 @@ from typing import Any
 from . import process
 from .contract.event import RankEvent
 from .contract.limits import MB_PER_VCPU
+from .contract.mapping import GRAPHS
 from .data.partition import READS_AHEAD
 from .data.rules import CARD_FILES, Rules
 from .data.storage import Storage
-from .engine.choice import GRAPHS, Choice, choose, network_digest, read_graphs, verify
+from .engine.choice import Choice, choose, network_digest, read_graphs, verify
 from .engine.interface import Engine, EngineError
 from .engine.loading import BUNDLED_MODEL, start
 from .machine import NOT_BILLED, Machine

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract.columns import PARTITION, described, ordered
+from .contract.columns import PARTITION, Column, described, ordered
+from .contract.names import METADATA
 
 if TYPE_CHECKING:
     from arro3.core import Array as ArrowArray
@@ -24,7 +25,7 @@ Array = NDArray[Any]
 
 EVERY_RANKS = ("z_pred", "flags")
 """Columns of which each rank writes one at least: an imported network may give no redshift."""
-_PER_RANK = ("index", "files", "rows", "run_id", "z_grid")  # arrays that are not columns
+_PER_RANK = ("index", "files", "rows", "run_id", "z_grid", METADATA)  # arrays that are not columns
 _IN_HALF_PRECISION = {"pdf", "embedding"}  # which most formats do not have
 _DECIMAL = "decimal(20,0)"
 _STORED = {
@@ -67,6 +68,16 @@ def columns(arrays: Mapping[str, Array]) -> dict[str, Array]:
     return per_galaxy
 
 
+def metadata_of(arrays: Mapping[str, Array]) -> dict[str, Column]:
+    """What an imported network's mapping says about its columns; {} for AstroMAE. Raises ValueError."""
+    if METADATA not in arrays:
+        return {}
+    content = json.loads(str(arrays[METADATA]))
+    if not isinstance(content, dict):
+        raise ValueError(f"{METADATA} is not a JSON object")
+    return {name: Column.of(one) for name, one in content.items() if name in arrays}
+
+
 def count_of(arrays: Mapping[str, Array]) -> int:
     """The galaxies of a rank."""
     return next(len(arrays[name]) for name in EVERY_RANKS if name in arrays)
@@ -90,15 +101,20 @@ def _type(name: str, column: Array) -> str:
     return f"array<{kind}>" if column.ndim > 1 else kind
 
 
-def parquet(table: Mapping[str, Array], about: Mapping[str, str]) -> bytes:
-    """A Parquet file of the columns, with units, UCDs and descriptions in its schema; about: of all of them."""
+def parquet(table: Mapping[str, Array], about: Mapping[str, str], metadata: Mapping[str, Column]) -> bytes:
+    """A Parquet file of the columns, with units, UCDs and descriptions in its schema.
+
+    about: of all columns; metadata: of those that not every catalogue has.
+    """
     from arro3.core import Field, RecordBatch, Schema
     from arro3.io import write_parquet
 
     arrays, fields = [], []
     for name in ordered(set(table)):
         arrays.append(_arrow(table[name]))
-        fields.append(Field(name, arrays[-1].type, nullable=True, metadata=described(name).metadata()))
+        fields.append(
+            Field(name, arrays[-1].type, nullable=True, metadata=described(name, metadata).metadata())
+        )
     batch = RecordBatch.from_arrays(arrays, schema=Schema(fields, metadata=dict(about)))
     body = io.BytesIO()
     write_parquet(batch, body, compression="zstd(1)")

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
-
-from botocore.exceptions import BotoCoreError, ClientError
 
 from .contract.estimate import ASSUMED, Speed, vcpus
 from .contract.fields import RecordError
 from .contract.run_records import LastRun, last_run_key
-from .contract.s3 import BROKEN, read_small
-from .contract.untrusted import UntrustedError, load
+from .records import ignore, read_json
 
-_MOST_BYTES = 1 << 20  # of the record of a run, or of a card
-_MOST_DIGITS = 30
 _MOST_START_SECONDS = 900.0  # no Lambda runs longer
 _SLOWEST = 7 / 8  # of the typical speed, where only that is known
 
@@ -29,7 +23,7 @@ def speed(s3: Any, bucket: str, model: str | None) -> Speed:
 
 def _of_last_run(s3: Any, bucket: str, model: str | None) -> Speed | None:
     key = last_run_key(model)
-    content = _read(s3, bucket, key)
+    content = read_json(s3, bucket, key)
     if content is None:
         return None
     try:
@@ -39,7 +33,7 @@ def _of_last_run(s3: Any, bucket: str, model: str | None) -> Speed | None:
         if not last.typical_start <= last.longest_start <= _MOST_START_SECONDS:
             raise RecordError("its starts are none")
     except RecordError as error:
-        _ignore(bucket, key, error)
+        ignore(bucket, key, error)
         return None
     cores = vcpus(last.memory)
     return Speed(
@@ -54,7 +48,7 @@ def _of_card(s3: Any, bucket: str, model: str | None) -> Speed | None:
     if model is None:
         return None
     key = f"{model}/card.json"
-    content = _read(s3, bucket, key)
+    content = read_json(s3, bucket, key)
     measured = content.get("speed") if isinstance(content, dict) else None
     if measured is None:
         return None
@@ -64,23 +58,7 @@ def _of_card(s3: Any, bucket: str, model: str | None) -> Speed | None:
             raise ValueError("the rate is none")
         machine = str(measured["machine"])[:80]
     except (KeyError, TypeError, ValueError) as error:
-        _ignore(bucket, key, error)
+        ignore(bucket, key, error)
         return None
     source = f"the speed on the model's card, measured on {machine}"
     return Speed((_SLOWEST * rate, rate), ASSUMED.start_seconds, source)
-
-
-def _read(s3: Any, bucket: str, key: str) -> Any:
-    """The JSON object; None if it is missing or cannot be used."""
-    try:
-        return load(read_small(s3, bucket, key, _MOST_BYTES), _MOST_BYTES, _MOST_DIGITS)[0]
-    except (UntrustedError, ValueError, BotoCoreError, *BROKEN) as error:
-        _ignore(bucket, key, error)
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "NoSuchKey":
-            _ignore(bucket, key, error)
-    return None
-
-
-def _ignore(bucket: str, key: str, error: Exception) -> None:
-    print(json.dumps({"message": f"s3://{bucket}/{key} is not used: {error}"}))

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
-from .contract.columns import PARTITION, ordered
+from .contract.columns import PARTITION, Column, ordered
 from .contract.fields import Json, RecordError
 from .contract.growing import (
     LOG,
@@ -111,6 +111,7 @@ def _commit(s3: Any, bucket: str, catalogue: str, arrival: str, run: Run, parts:
     if not written:
         raise CatalogueError("no rank of the run has a galaxy; the catalogue stays as it was")
     new, grid = _form(run, written)
+    metadata = {name: column for part in written for name, column in part.imported_columns.items()}
     place, deadline = f"s3://{bucket}/{catalogue}", time.monotonic() + _PATIENCE
     while True:
         version, form = latest(s3, bucket, catalogue)
@@ -118,7 +119,7 @@ def _commit(s3: Any, bucket: str, catalogue: str, arrival: str, run: Run, parts:
             form.check(new, place)
         files = _files(s3, bucket, f"{arrival_folder(catalogue, arrival)}/")
         actions, replaced = _file_actions(arrival, written, files)
-        actions = [_info(run, arrival, new), *(_table(new, grid) if form is None else []), *actions]
+        actions = [_info(run, arrival, new), *(_table(new, grid, metadata) if form is None else []), *actions]
         body = "".join(f"{json.dumps(action)}\n" for action in actions).encode()
         if _put_first(s3, bucket, commit_key(catalogue, version + 1), body):
             return version + 1, replaced
@@ -204,17 +205,17 @@ def _info(run: Run, arrival: str, form: Form) -> Json:
     }
 
 
-def _table(form: Form, grid: list[float]) -> list[Json]:
-    """The actions that begin a table."""
+def _table(form: Form, grid: list[float], metadata: dict[str, Column]) -> list[Json]:
+    """The actions that begin a table; metadata: of the columns of an imported network."""
     return [
         {"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}},
         {
             "metaData": {
                 "id": str(uuid.uuid4()),
                 "name": None,
-                "description": "redshifts by CosmicAI, a row per galaxy",
+                "description": "predictions by CosmicAI, a row per galaxy",
                 "format": {"provider": "parquet", "options": {}},
-                "schemaString": schema_string(form.columns, grid),
+                "schemaString": schema_string(form.columns, grid, metadata),
                 "partitionColumns": [PARTITION],
                 "configuration": _CONFIGURATION,
                 "createdTime": int(time.time() * 1000),

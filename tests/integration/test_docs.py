@@ -14,6 +14,7 @@ import pytest
 
 from cosmicai import reference
 from cosmicai.packaging.places import ROOT
+from inference.contract.names import METADATA
 from summarize.contract.event import RankEvent
 from summarize.contract.fields import Record
 from summarize.contract.rank_info import RankInfo
@@ -92,7 +93,7 @@ def test_the_reference_names_every_field_of_a_run(
         assert set(event) == _names(RankEvent) - {"RENDEZVOUS"}
         assert RankEvent.from_json(event).to_json() == event
     unasked = {"id", "ra", "dec", "embedding"}  # the source had none, the payload asked for none
-    imported = {"other columns"}  # of networks that `model import-onnx` wrote
+    imported = {"other columns", METADATA}  # of networks that `model import-onnx` wrote
     assert set(reference.PREDICTIONS) - set(ran.predictions(0)) == unasked | imported
     assert set(ran.predictions(0)) <= set(reference.PREDICTIONS)
 

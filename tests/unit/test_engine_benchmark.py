@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from benchmarks import engine
+from inference.contract.mapping import GRAPHS
 from inference.engine import astromae, cpu
-from inference.engine.choice import GRAPHS
 
 from .test_astromae import SMALL, randomised
 

@@ -166,7 +166,7 @@ def test_similar_folders_are_different_arrivals() -> None:
             {"pdf": np.ones((2, 2)), "z_grid": np.arange(2)},
             r"it has more columns: pdf; p\(z\) is given at other",
         ),
-        ({"network": "other"}, "another network computed it"),
+        ({"network": "other"}, "another network, or another mapping of its outputs, computed it"),
     ],
 )
 def test_an_arrival_of_another_form_is_refused(

@@ -52,7 +52,7 @@ def test_right_densities_cover_what_they_state_and_narrow_ones_less() -> None:
     assert covered["within 95 %"] == pytest.approx(0.95, abs=0.015)
     assert narrow.measures()["within 68 %"] < 0.45
     assert narrow.measures()["CDE loss"] > covered["CDE loss"]
-    thirds = right.by_tertile({"place": np.arange(2000.0)})["place"]["68 %"]
+    thirds = worker.by_tertile(right.inside, {"place": np.arange(2000.0)})["place"]["68 %"]
     assert np.mean(thirds) == pytest.approx(covered["within 68 %"], abs=1e-3)
 
 
@@ -72,8 +72,22 @@ def test_the_table_has_each_measure_with_its_interval() -> None:
     measures = {
         "measures": {"CDE loss": [-5.0, -5.5, -4.5]},
         "coverage by tertile": {"i magnitude": {"68 %": [0.68, 0.7, 0.66], "95 %": [0.95, 0.94, 0.96]}},
+        "coverage of the quantile columns by tertile": {"redshift": {"68 %": [0.6, 0.61, 0.62]}},
     }
     table = probabilities.table({"galaxies": {"judged": 10225}, "methods": {"mine": measures}})
     assert "| 10,225 galaxies | CDE loss |" in table
     assert "| mine | -5.0000 (-5.5000 to -4.5000) |" in table
     assert "| mine | i magnitude | 68.0, 70.0, 66.0 | 95.0, 94.0, 96.0 |" in table
+    assert "| mine, quantile columns | redshift | 60.0, 61.0, 62.0 |" in table
+
+
+def test_the_quantile_columns_are_judged_as_they_are_written() -> None:
+    grid = np.linspace(0, 3, 301)
+    columns = {"z_q160": [0.9, 1.1], "z_q840": [1.1, 1.2], "z_q025": [0.8, 0.99], "z_q975": [1.2, 1.3]}
+    ancillary = {name: np.array(values) for name, values in columns.items()}
+    ensemble = qp.Ensemble(qp.interp, data={"xvals": grid, "yvals": np.ones((2, 301))}, ancil=ancillary)
+    inside = worker._between_columns(ensemble, np.array([1.0, 1.0]))
+    assert {name: those.tolist() for name, those in inside.items()} == {
+        "68 %": [True, False],
+        "95 %": [True, True],
+    }

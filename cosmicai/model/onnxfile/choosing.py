@@ -23,8 +23,8 @@ class Asked:
     """What the user states about a graph.
 
     inputs: names of inputs by tensor. outputs: names of outputs by column; {} for the one that a graph has.
-    kinds, classes, labels: by column. logits: the columns whose output is logits. truth: the column that true
-    values are of.
+    kinds, classes, labels, units, ucds, descriptions: by column. logits: the columns whose output is logits.
+    truth: the column that true values are of.
     """
 
     inputs: Named[str, str] = field(default_factory=dict)
@@ -34,6 +34,9 @@ class Asked:
     labels: Named[str, Sequence[int]] = field(default_factory=dict)
     logits: Sequence[str] = ()
     truth: str | None = None
+    units: Named[str, str] = field(default_factory=dict)
+    ucds: Named[str, str] = field(default_factory=dict)
+    descriptions: Named[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,6 +56,9 @@ class Asked:
             ("--labels", [*self.labels]),
             ("--logits", [*self.logits]),
             ("--truth", [self.truth] if self.truth is not None else []),
+            ("--unit", [*self.units]),
+            ("--ucd", [*self.ucds]),
+            ("--description", [*self.descriptions]),
         ):
             _check_known(option, requested, columns, "column of --output")
 
@@ -144,6 +150,7 @@ def _output(asked: Asked, column: str, name: str, array: Array) -> Output:
     return Output(
         column=column, name=name, kind=kind, shape=shape, classes=classes,
         labels=[float(one) for one in labels] if classes else [], logits=logits,
+        unit=asked.units.get(column), ucd=asked.ucds.get(column), description=asked.descriptions.get(column),
     )  # fmt: skip
 
 

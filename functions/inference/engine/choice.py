@@ -11,12 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..contract.mapping import Mapping
+from ..contract.mapping import GRAPHS, Mapping
 from ..contract.paths import plain
 from .cpu import cpu_flags, instructions
 from .interface import EngineError
 
-GRAPHS = "graphs.json"  # in a model folder: which graphs it has, and which of them are admitted
 TORCH_FILES = ("config.json", "model.safetensors")
 _NEON_INT8 = (
     "asimddp"  # dot products, without which NEON is slow at int8; AVX2, which the kernels need, is fast
