@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from cosmicai.model import rewrites
-from cosmicai.model.nodes import Activation, Graph, Quantiser
+from cosmicai.model.nodes import PRODUCT, Activation, Graph, Quantiser
 from cosmicai.model.rewrites import doubles
 from inference.engine import astromae
 from inference.engine.interface import DENSITY, EMBEDDING, REDSHIFT
@@ -44,9 +44,9 @@ def build(model: astromae.AstroMAE, ranges: Ranges | None = None) -> onnx.ModelP
 
     A network with a head for p(z) also gives density (N, K), the probabilities of its bins.
 
-    ranges: if given, the Linear layers of the encoder's blocks multiply in int8, with weights of 7 bits so that
-    AVX2's 16-bit sums cannot overflow, and activations scaled by the ranges: a galaxy's redshift does not
-    depend on its neighbours in a batch.
+    ranges: if given, the Linear layers of the encoder's blocks multiply in int8, with weights whose 16-bit sums
+    cannot overflow in AVX2, and activations scaled by the ranges: a galaxy's redshift does not depend on its
+    neighbours in a batch.
     """
     g, config = Graph(), model.config
     images = _softened(g, model)
@@ -83,7 +83,10 @@ def build(model: astromae.AstroMAE, ranges: Ranges | None = None) -> onnx.ModelP
         outputs.append(helper.make_tensor_value_info(DENSITY, TensorProto.FLOAT, ["N", config.density_bins]))
     graph = helper.make_graph(g.nodes, "astromae", inputs, outputs, g.weights)
     opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="cosmicai")
+    functions = [PRODUCT] if ranges else []
+    return helper.make_model(
+        graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="cosmicai", functions=functions
+    )
 
 
 def _softened(g: Graph, model: astromae.AstroMAE) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cosmicai.model import graph
+from cosmicai.model.nodes import PRODUCT
 from cosmicai.model.optimise import Limits, OptimiseError, optimise
 from inference.engine import astromae
 from inference.engine import choice as choosing
@@ -51,7 +52,7 @@ def test_int8_multiplies_every_layer_of_every_block_but_the_last_ones_mean() -> 
     }
     for changes in ({}, {"mlp_activation": "relu"}):
         nodes = graph.build(small_model(**changes), ranges).graph.node
-        products = [node for node in nodes if node.op_type == "MatMulIntegerToFloat"]
+        products = [node for node in nodes if node.op_type == PRODUCT.name]
         assert len(products) == 4 * SMALL.depth - 1
 
 

@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 from torch.nn import functional as F
 
 from cosmicai.model import rewrites
@@ -27,30 +28,43 @@ from inference.engine.cpu import KERNELS, instructions
 
 from .test_astromae import SMALL, randomised
 
+PRODUCTS = Path(__file__).with_name("test_products.py")
+
 Array = NDArray[Any]
 _TYPES = {np.dtype(np.float32): onnx.TensorProto.FLOAT, np.dtype(np.uint8): onnx.TensorProto.UINT8}
-_TYPES[np.dtype(np.int64)] = onnx.TensorProto.INT64
+_TYPES |= {np.dtype(np.int64): onnx.TensorProto.INT64, np.dtype(np.int8): onnx.TensorProto.INT8}
 
 
-def run(kind: str, *inputs: Array, outputs: tuple[type, ...] = (np.float32,), **attributes: Any) -> list[Array]:
-    """What one operator makes of the inputs."""
+def run(
+    kind: str,
+    *inputs: Array,
+    outputs: tuple[type, ...] = (np.float32,),
+    constants: tuple[int, ...] = (),
+    defined: tuple[onnx.FunctionProto, ...] = (),
+    **attributes: Any,
+) -> list[Array]:
+    """What one operator makes of the inputs.
+
+    constants: which inputs are constants of the graph. defined: the operator, by standard ones.
+    """
     names, made = [f"i{n}" for n in range(len(inputs))], [f"o{n}" for n in range(len(outputs))]
     node = helper.make_node(kind, names, made, domain="cosmicai", **attributes)
-    input_infos = [
-        helper.make_tensor_value_info(n, _TYPES[x.dtype], x.shape) for n, x in zip(names, inputs, strict=True)
-    ]
+    arrays = dict(zip(names, inputs, strict=True))
+    weights = [numpy_helper.from_array(arrays.pop(f"i{n}"), f"i{n}") for n in constants]
+    input_infos = [helper.make_tensor_value_info(n, _TYPES[x.dtype], x.shape) for n, x in arrays.items()]
     output_infos = [
         helper.make_tensor_value_info(name, _TYPES[np.dtype(kind)], None)
         for name, kind in zip(made, outputs, strict=True)
     ]
-    graph = helper.make_graph([node], kind, input_infos, output_infos)
+    graph = helper.make_graph([node], kind, input_infos, output_infos, weights)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("cosmicai", 1)]
+    opsets += [helper.make_opsetid("com.microsoft", 1)] if defined else []
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.register_custom_ops_library(str(KERNELS))
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=defined)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    results: list[Array] = session.run(None, dict(zip(names, inputs, strict=True)))
+    results: list[Array] = session.run(None, arrays)
     return results
 
 
@@ -335,7 +349,7 @@ def test_all_this_holds_for_the_instructions_of_lambdas_x86_hosts() -> None:
     if os.environ.get("COSMICAI_INSTRUCTIONS") == "avx2":
         assert instructions() == "avx2"
         return
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, str(PRODUCTS)]
     environment = {**os.environ, "COSMICAI_INSTRUCTIONS": "avx2"}
     process = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stdout[-3000:]

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "inception.h"
+#include "integers.h"
 #include "scratch.h"
 #include "vector.h"
 
@@ -243,6 +244,7 @@ void any_parallel(int64_t galaxies, int64_t tokens, int64_t groups, int64_t oute
 
 #define TEXT_(name) #name
 #define TEXT(name) TEXT_(name)
-extern const Kernels kernels{TEXT(KERNELS), soften, gelu_rows, add_norm, attention, any_parallel, inception};
+extern const Kernels kernels{TEXT(KERNELS), soften, gelu_rows, add_norm, attention, any_parallel, OWN_INTEGER_PRODUCTS,
+                             inception};
 
 }  // namespace KERNELS

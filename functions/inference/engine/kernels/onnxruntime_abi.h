@@ -15,11 +15,11 @@ struct Domain;
 struct Options;
 
 constexpr uint32_t VERSION = 16;  // the first in which an operator can report an error without an exception
-enum { FLOAT = 1, UINT8 = 2, INT64 = 7 };
+enum { FLOAT = 1, UINT8 = 2, INT8 = 3, INT64 = 7 };
 enum { INVALID_ARGUMENT = 2 };
 
 struct Api {
-  void *functions[100];
+  void *functions[250];
   template <int place, class... Arguments>
   Status *call(Arguments... arguments) const {
     return reinterpret_cast<Status *(*)(Arguments...)>(functions[place])(arguments...);
@@ -39,6 +39,9 @@ struct Api {
   }
   Status *output(Context *context, size_t index, const int64_t *sizes, size_t rank, Value **value) const {
     return call<91>(context, index, sizes, rank, value);
+  }
+  Status *constant(const Info *info, size_t index, int *is_constant, const Value **value) const {
+    return call<249>(info, index, is_constant, value);
   }
   void release(Shape *shape) const { call<99>(shape); }
 };

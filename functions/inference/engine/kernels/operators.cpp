@@ -1,11 +1,7 @@
 // The kernels as operators of the domain "cosmicai" in onnxruntime, and the choice of the CPU's instruction set.
-#include "kernels.h"
-#include "onnxruntime_abi.h"
+#include "operators.h"
 
-#include <cstdlib>
 #include <cstring>
-#include <initializer_list>
-#include <new>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -34,11 +30,16 @@ struct Leaf {  // of the instruction CPUID
 };
 
 bool all(uint32_t found, uint32_t needed) { return (found & needed) == needed; }
+
+// For comparisons, the variable COSMICAI_INSTRUCTIONS=avx2 turns off what is newer.
+bool asked_for_avx2() {
+  const char *asked = getenv("COSMICAI_INSTRUCTIONS");
+  return asked && !strcmp(asked, "avx2");
+}
 #endif
 
 // The fastest kernels that this CPU and its operating system can run; null without AVX2. Checks for every instruction
-// of x86-64-v3 or v4 that the compiler may use (https://gitlab.com/x86-psABIs/x86-64-ABI). For comparisons, the
-// variable COSMICAI_INSTRUCTIONS=avx2 turns AVX-512 off.
+// of x86-64-v3 or v4 that the compiler may use (https://gitlab.com/x86-psABIs/x86-64-ABI).
 const Kernels *best() {
 #if defined(__x86_64__)
   const Leaf basic(1, 0), extended(0x80000001, 0), newer(7, 0);
@@ -46,8 +47,7 @@ const Kernels *best() {
   uint32_t saved, high;
   __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
   if (!all(saved, 0x6) || !all(newer.b, bit_AVX2 | bit_BMI | bit_BMI2) || !all(extended.c, bit_LZCNT)) return nullptr;
-  const char *asked = getenv("COSMICAI_INSTRUCTIONS");
-  if (asked && !strcmp(asked, "avx2")) return &avx2::kernels;
+  if (asked_for_avx2()) return &avx2::kernels;
   const uint32_t needed = bit_AVX512F | bit_AVX512DQ | bit_AVX512CD | bit_AVX512BW | bit_AVX512VL;
   return all(newer.b, needed) && all(saved, 0xe6) ? &avx512::kernels : &avx2::kernels;
 #else
@@ -57,98 +57,16 @@ const Kernels *best() {
 
 const Kernels *const kernels = best();
 
-struct Tensor {
-  void *data = nullptr;
-  size_t rank = 0;
-  int64_t sizes[4] = {};
-  int64_t count = 1;
-  const float *floats() const { return static_cast<const float *>(data); }
-};
-
-// One execution of an operator. Keeps the first error in `wrong`, which the operator returns.
-class Call {
- public:
-  Call(const ort::Api *api, ort::Context *context) : api_(api), context_(context) {}
-
-  Tensor input(size_t index) {
-    Tensor tensor;
-    const ort::Value *value = nullptr;
-    ort::Shape *shape = nullptr;
-    if (done(api_->input(context_, index, &value)) && done(api_->shape(value, &shape))) {
-      if (done(api_->rank(shape, &tensor.rank)) && expect(tensor.rank <= 4, "a tensor has more than four dimensions"))
-        done(api_->dimensions(shape, tensor.sizes, tensor.rank));
-      api_->release(shape);
-      done(api_->data(value, &tensor.data));
-    }
-    for (size_t i = 0; !wrong && i < tensor.rank; i++) tensor.count *= tensor.sizes[i];
-    return tensor;
-  }
-
-  template <class Element>
-  Element *output(size_t index, std::initializer_list<int64_t> sizes) {
-    ort::Value *value = nullptr;
-    void *data = nullptr;
-    if (!wrong && done(api_->output(context_, index, sizes.begin(), sizes.size(), &value)))
-      done(api_->data(value, &data));
-    return static_cast<Element *>(data);
-  }
-
-  bool expect(bool holds, const char *what) {
-    if (!holds && !wrong) wrong = api_->failed(what);
-    return !wrong;
-  }
-
-  ort::Status *wrong = nullptr;
-
- private:
-  bool done(ort::Status *status) {
-    if (status && !wrong) wrong = status;
-    return !wrong;
-  }
-
-  const ort::Api *api_;
-  ort::Context *context_;
-};
-
-struct Attributes {
-  const ort::Api *api;
-  const ort::Info *info;
-  ort::Status *wrong = nullptr;
-  template <class Number>
-  Number get(const char *name) {
-    Number value{};
-    if (!wrong) wrong = api->attribute(info, name, &value);
-    return value;
-  }
-};
-
-// The output `index` of an operator: float or, if a scale and a zero follow the inputs, uint8.
-template <class Kind>
-class Output {
- public:
-  Output(Call &call, size_t index, size_t inputs, std::initializer_list<int64_t> sizes) {
-    if (Kind::quantised) {
-      const Tensor scale = call.input(inputs), zero = call.input(inputs + 1);
-      if (!call.expect(scale.count == 1 && zero.count == 1, "scale and zero are one number each")) return;
-      quantisation_ = {*scale.floats(), *static_cast<const uint8_t *>(zero.data)};
-      data = call.output<uint8_t>(index, sizes);
-    } else {
-      data = call.output<float>(index, sizes);
-    }
-  }
-  const Quantisation *quantisation() const { return Kind::quantised ? &quantisation_ : nullptr; }
-  void *data = nullptr;
-
- private:
-  Quantisation quantisation_{};
-};
-
-struct AsFloat {
-  static constexpr bool quantised = false;
-};
-struct AsUint8 {
-  static constexpr bool quantised = true;
-};
+// Whether our products of integers are faster than onnxruntime's: by AVX2, where it has no VNNI in AVX2's registers. The
+// graph says by standard operators what they compute, and onnxruntime does that where they are not registered.
+bool own_products() {
+#if defined(__x86_64__)
+  const bool vnni = Leaf(7, 0).a >= 1 && all(Leaf(7, 1).a, 1 << 4);
+  return kernels->multiply && (asked_for_avx2() || !vnni);
+#else
+  return false;
+#endif
+}
 
 struct Soften {
   static constexpr const char *name = "Soften";
@@ -255,6 +173,7 @@ struct Parallel {
 struct Inception {
   static constexpr const char *name = "Inception";
   static constexpr size_t inputs = 3, outputs = 1, quantised_output = -1;
+  static constexpr int types[] = {ort::FLOAT, ort::INT64, ort::FLOAT};
   static constexpr int64_t fields = sizeof(InceptionBlock) / sizeof(int64_t);
   static constexpr int64_t most_channels = 1 << 16;  // so that no product of sizes overflows
   explicit Inception(Attributes &) {}
@@ -299,46 +218,40 @@ struct Inception {
   }
 };
 
-// An operator in the form that onnxruntime expects. `integers`: the index of the input that is int64.
-template <class Made, int integers = -1>
-struct Registered : ort::Operator {
-  static constexpr bool quantised = Made::quantised_output != size_t(-1);
-  struct Kernel {
-    Made made;
-    const ort::Api *api;
-  };
+// Memory that its owner frees.
+struct Owned {
+  explicit Owned(size_t bytes) : memory(aligned_alloc(64, (bytes + 63) / 64 * 64)) {}
+  Owned(Owned &&other) : memory(other.memory) { other.memory = nullptr; }
+  ~Owned() { free(memory); }
+  void *memory;
+};
 
-  Registered() : ort::Operator{} {
-    version = ort::VERSION;
-    name = [](const ort::Operator *) { return Made::name; };
-    provider = [](const ort::Operator *) -> const char * { return nullptr; };  // the CPU
-    inputs = [](const ort::Operator *) { return Made::inputs + (quantised ? 2 : 0); };
-    outputs = [](const ort::Operator *) { return Made::outputs; };
-    input_type = [](const ort::Operator *, size_t index) -> int {
-      if (int(index) == integers) return ort::INT64;
-      return index == Made::inputs + 1 ? ort::UINT8 : ort::FLOAT;
-    };
-    output_type = [](const ort::Operator *, size_t index) -> int {
-      return index == Made::quantised_output ? ort::UINT8 : ort::FLOAT;
-    };
-    input_kind = output_kind = input_memory = [](const ort::Operator *, size_t) { return 0; };
-    least_inputs = least_outputs = alike_inputs = alike_outputs = [](const ort::Operator *) { return 1; };
-    create = [](const ort::Operator *, const ort::Api *api, const ort::Info *info, void **kernel) {
-      Attributes attributes{api, info};
-      Made made(attributes);
-      void *memory = malloc(sizeof(Kernel));
-      if (!attributes.wrong && !memory) attributes.wrong = api->failed("no memory is left");
-      if (!attributes.wrong) *kernel = new (memory) Kernel{made, api};
-      else free(memory);
-      return attributes.wrong;
-    };
-    compute = [](void *kernel, ort::Context *context) {
-      const auto *created = static_cast<const Kernel *>(kernel);
-      Call call(created->api, context);
-      created->made.compute(call);
-      return call.wrong;
-    };
-    destroy = free;
+// x (rows, inputs) as uint8 by weights (inputs, outputs) as int8, in float; onnxruntime's MatMulIntegerToFloat.
+struct Multiply {
+  static constexpr const char *name = "MatMulUint8";
+  static constexpr size_t inputs = 5, outputs = 1, quantised_output = -1;
+  static constexpr int types[] = {ort::UINT8, ort::INT8, ort::FLOAT, ort::FLOAT, ort::UINT8};
+  explicit Multiply(Attributes &attributes) : Multiply(attributes, attributes.constant(1)) {}
+  Multiply(Attributes &attributes, const Tensor &weights)
+      : deep(weights.sizes[0]), wide(weights.sizes[1]), packed(kernels->packed_bytes(deep, wide)) {
+    if (attributes.wrong) return;
+    if (weights.rank != 2) attributes.wrong = attributes.api->failed("MatMulUint8: weights (inputs, outputs)");
+    else if (!packed.memory) attributes.wrong = attributes.api->failed("no memory is left");
+    else if (!kernels->pack(deep, wide, static_cast<const int8_t *>(weights.data), packed.memory))
+      attributes.wrong = attributes.api->failed("MatMulUint8: sums of these weights could overflow");
+  }
+  int64_t deep, wide;
+  Owned packed;
+
+  void compute(Call &call) const {
+    const Tensor x = call.input(0), scale = call.input(2), scales = call.input(3), zero = call.input(4);
+    if (!call.expect(x.rank == 2 && x.sizes[1] == deep && scales.count == wide && scale.count == 1 && zero.count == 1,
+                     "MatMulUint8: x (rows, inputs), scales (outputs,), scale and zero of x are one number each"))
+      return;
+    float *out = call.output<float>(0, {x.sizes[0], wide});
+    if (call.wrong) return;
+    kernels->multiply(x.sizes[0], deep, wide, static_cast<const uint8_t *>(x.data),
+                      {*scale.floats(), *static_cast<const uint8_t *>(zero.data)}, packed.memory, scales.floats(), out);
   }
 };
 
@@ -350,7 +263,8 @@ const Registered<AddNorm<AsUint8>> add_norm8;
 const Registered<Attention<AsFloat>> attention;
 const Registered<Attention<AsUint8>> attention8;
 const Registered<Parallel> parallel;
-const Registered<Inception, 1> inception;
+const Registered<Inception> inception;
+const Registered<Multiply> multiply;
 const ort::Operator *const operators[] = {&soften,    &gelu,       &gelu8,    &add_norm, &add_norm8,
                                           &attention, &attention8, &parallel, &inception};
 
@@ -371,6 +285,8 @@ EXPORTED ort::Status *RegisterCustomOps(ort::Options *options, const ort::ApiBas
   if (ort::Status *wrong = api->create_domain("cosmicai", &domain)) return wrong;
   for (const ort::Operator *added : operators)
     if (ort::Status *wrong = api->add_operator(domain, added)) return wrong;
+  if (own_products())
+    if (ort::Status *wrong = api->add_operator(domain, &multiply)) return wrong;
   return api->add_domain(options, domain);
 }
 }
