@@ -50,13 +50,11 @@ class Fetcher:
 
     def __call__(self, key: str, size: int) -> bytes:
         """The object; a listing has given its size. Raises botocore's ClientError, or one of BROKEN."""
-        body = self._fetched(key) if self._faults < _MOST_FAULTS else None
-        if body is not None and len(body) == size:  # else it was cut off, or replaced
-            return body
-        return read(self._s3, self._bucket, key)[0]
+        body = self._fetched(key, size) if self._faults < _MOST_FAULTS else None
+        return read(self._s3, self._bucket, key)[0] if body is None else body
 
-    def _fetched(self, key: str) -> bytes | None:
-        """What S3 answers; None where it does not answer with an object."""
+    def _fetched(self, key: str, size: int) -> bytes | None:
+        """The object; None where S3 does not answer with so many bytes: it may have been replaced."""
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -64,14 +62,16 @@ class Fetcher:
         try:
             connection.request("GET", self.address(key).removeprefix(self._host))
             answer = connection.getresponse()
-            body = answer.read()
+            if answer.status != 200 or answer.length != size:
+                connection.close()
+                return None
+            return answer.read()
         except (OSError, HTTPException):
             connection.close()  # the next request opens it again
             self._faults += 1
             return None
         finally:
             self._idle.append(connection)
-        return body if answer.status == 200 else None
 
     def _connection(self) -> HTTPConnection:
         scheme, _, host = self._host.partition("://")

@@ -17,7 +17,7 @@ constexpr int32_t MOST = 32767 / 255;   // of four weights of one sign: 255 time
 
 int64_t padded(int64_t number, int64_t to) { return (number + to - 1) / to * to; }
 
-// The weights, padded by zeros, and behind them the sum of each output's.
+// The weights, padded by zeros, then the sum of each output's.
 int64_t packed_bytes(int64_t inputs, int64_t outputs) {
   return padded(outputs, COLUMNS) * (padded(inputs, DEEP) + int64_t(sizeof(int32_t)));
 }
