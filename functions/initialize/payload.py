@@ -83,7 +83,7 @@ def resolve(payload: object) -> dict[str, Any]:
     faults += _script_faults(resolved)
     if not faults:
         resolved.setdefault("data_bucket", resolved["bucket"])
-        faults = _catalogue_faults(resolved)
+        faults = _catalogue_faults(resolved) + _engine_faults(resolved)
     if faults:
         raise PayloadError("; ".join(faults))
     return resolved
@@ -100,6 +100,12 @@ def _script_faults(resolved: dict[str, Any]) -> list[str]:
     if folder and script and not script.startswith(f"/tmp/{folder}/"):  # noqa: S108 - as users write it
         faults.append(f"script: {_shown(script)} is not allowed; give a file below /tmp/{cut(folder)}/")
     return faults
+
+
+def _engine_faults(resolved: dict[str, Any]) -> list[str]:
+    if (resolved["engine"], resolved["precision"]) != ("torch", "int8"):
+        return []
+    return ["precision: only onnxruntime computes in int8; give auto or float32 with torch"]
 
 
 def _catalogue_faults(resolved: dict[str, Any]) -> list[str]:

@@ -102,19 +102,6 @@ def _named(names: list[str]) -> str:
     return ", ".join(map(cut, names[:_MOST_NAMES])) + more
 
 
-def check_model(s3: Any, payload: dict[str, Any]) -> None:
-    """Raises PlanError if the payload names a folder for the model in which there is nothing."""
-    bucket, folder = payload["bucket"], payload.get("model")
-    if folder is None:
-        return
-    answer = repeated(lambda: s3.list_objects_v2(Bucket=bucket, Prefix=f"{folder}/", MaxKeys=1))
-    if not answer.get("Contents"):
-        raise PlanError(
-            f"model: s3://{bucket}/{folder}/ holds no file; copy a model folder there, correct the name, or "
-            "leave model out for the bundled network"
-        )
-
-
 def list_partitions(s3: Any, bucket: str, prefix: str) -> Listing:
     """The partitions under the prefix.
 

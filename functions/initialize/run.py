@@ -20,8 +20,9 @@ from .contract.run_records import Run
 from .contract.s3 import put_if, put_json, put_list, read
 from .contract.untrusted import UntrustedError
 from .deployed import Deployed
+from .model_folder import check_model
 from .payload import PayloadError, defaults, resolve
-from .plan import check_model, data_map, deal, list_partitions, rank_events
+from .plan import data_map, deal, list_partitions, rank_events
 from .speed import speed
 
 SCHEMA_VERSION = 1

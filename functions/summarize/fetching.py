@@ -54,7 +54,7 @@ class Fetcher:
         return read(self._s3, self._bucket, key)[0] if body is None else body
 
     def _fetched(self, key: str, size: int) -> bytes | None:
-        """The object; None where S3 does not answer with so many bytes: it may have been replaced."""
+        """The object; None where S3 does not answer with that many bytes: it may have been replaced."""
         try:
             connection = self._idle.pop()
         except IndexError:
