@@ -80,7 +80,7 @@ def test_a_small_run_has_no_collectives_unless_it_asks_and_says_why(
     assert html.escape(chosen["reason"]) in first.summaries()["report.html"].decode()
     second = run({**cloud.payload(prefix), "result_path": f"results/{prefix}/second"})
     reason = second.read("run.json")["collectives"]["reason"]
-    assert f"the speed of this model's last run, {first.execution['name']}, " in reason
+    assert f"the speed of this model's last run, {first.execution['name']}: " in reason
 
 
 def test_nothing_of_the_runs_secret_is_left(
