@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,14 @@ import fmi
 from .rendezvous import Host
 
 Open = Callable[[int], list[fmi.Channel]]
+
+
+@pytest.fixture
+def quiet_libraries() -> Iterator[None]:
+    """What libraries warn of in their own code is not ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,7 @@ _COSMICAI = str(Path(sys.executable).with_name("cosmicai"))
 _LARGE = 2**53 + np.arange(1, 6)  # ids that no float64 holds
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """What these programs warn of in their own code is not ours."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+pytestmark = pytest.mark.usefixtures("quiet_libraries")
 
 
 def _rank(count: int, seed: int, **more: Any) -> dict[str, Any]:

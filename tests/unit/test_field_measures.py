@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -57,12 +56,7 @@ def sample() -> tuple[Densities, dict[str, Any]]:
     return estimates, {"z_pred": predicted, "z_true": galaxies.redshift, "magnitude": galaxies.magnitudes[:, 3]}
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """What qp warns of in its own code is not ours."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+pytestmark = pytest.mark.usefixtures("quiet_libraries")
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, 0.01), (2, 0.01), (5, 0.02), (1000, 0.001), (4001, 0.05)])

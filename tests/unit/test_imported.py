@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +43,7 @@ CLOSE: dict[str, Any] = {"abs": 1e-5}
 TYPES = ("DEV", "EXP", "PSF", "SER")
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """What libraries warn of in their own code is not ours."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+pytestmark = pytest.mark.usefixtures("quiet_libraries")
 
 
 @pytest.fixture(scope="module")

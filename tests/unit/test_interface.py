@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tomllib
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +41,7 @@ print(len(cosmicai.infer(sys.argv[1], sys.argv[2], processes=2).to_astropy()))
 """
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """What these libraries warn of in their own code is not ours."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+pytestmark = pytest.mark.usefixtures("quiet_libraries")
 
 
 @pytest.fixture(scope="module")

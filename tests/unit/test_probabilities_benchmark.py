@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,7 @@ with warnings.catch_warnings():
     from benchmarks import probabilities_rail as worker
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """What RAIL warns of in its own code is not ours."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+pytestmark = pytest.mark.usefixtures("quiet_libraries")
 
 
 def _judged(width: float) -> tuple[worker.Judged, dict[str, float]]:
