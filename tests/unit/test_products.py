@@ -65,7 +65,7 @@ def test_the_largest_weights_times_the_largest_activations_do_not_overflow(
         assert (product(x, weights, scales, 0) == exact(x, weights, scales, 0)).all()
 
 
-@pytest.mark.skipif(instructions() != "avx2", reason="there is one instruction set on this machine")
+@pytest.mark.skipif(instructions() != "avx2", reason="test_kernels.py runs it with AVX2 alone")
 def test_weights_whose_sums_could_overflow_are_refused() -> None:
     x, scales = np.zeros((3, 16), np.uint8), np.ones(2, np.float32)
     for rows in ((0, 4), (1, 5), (10, 11), (2, 7)):
