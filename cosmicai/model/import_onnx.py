@@ -12,7 +12,8 @@ from cosmicai.model.new_folder import new_folder
 from cosmicai.model.onnxfile.asking import examined
 from cosmicai.model.onnxfile.choosing import Asked
 from cosmicai.model.onnxfile.reading import OnnxFileError
-from inference.contract.mapping import CLASSIFICATION, GRAPHS, Mapping, Output
+from inference.contract.mapping import CLASSIFICATION, Mapping, Output
+from inference.contract.model_files import GRAPHS
 from inference.engine.choice import read_graphs
 
 Json = dict[str, Any]

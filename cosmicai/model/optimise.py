@@ -25,7 +25,7 @@ from torch import nn
 from cosmicai.model import graph
 from cosmicai.model.graph_files import write_graph
 from inference.contract.accuracy import Accuracy, exact_nmad
-from inference.contract.mapping import GRAPHS
+from inference.contract.model_files import GRAPHS
 from inference.data.partition import Partition
 from inference.engine import astromae
 from inference.engine.choice import Choice, network_digest

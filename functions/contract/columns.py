@@ -40,7 +40,7 @@ class Column:
 
     @classmethod
     def of(cls, metadata: Any) -> Column:
-        """The column with this metadata. Raises ValueError for what `metadata` does not return."""
+        """The column with this metadata. Raises ValueError for anything that `metadata` would not return."""
         if not isinstance(metadata, Mapping) or not metadata.keys() <= MOST_CHARACTERS.keys():
             raise ValueError("the metadata of a column are not its unit, UCD and description")
         for name, text in metadata.items():

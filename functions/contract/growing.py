@@ -57,7 +57,8 @@ class Part(Record):
         """Raises RecordError."""
         part = super().from_json(content)
         try:
-            part.imported_columns  # noqa: B018 - reads it
+            for one in part.metadata.values():
+                Column.of(one)
         except ValueError as error:
             raise RecordError(f"metadata: {error}") from error
         if not all(_TYPE.fullmatch(kind) for kind in part.columns.values()):

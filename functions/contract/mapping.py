@@ -16,8 +16,6 @@ from .columns import Column, is_metadata
 from .fields import Field, Keys, Record, RecordError
 from .names import NAME, POSITIONS, is_name
 
-GRAPHS = "graphs.json"
-"""In a model folder: which graphs it has, which of them are admitted, and the mapping of an imported one."""
 TENSORS = {
     "images": "the first tensor of a partition, of any shape (N, …)",
     "magnitudes": "the second tensor (N, M), as magnitudes: markers such as 99 are not measurements",

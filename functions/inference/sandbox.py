@@ -13,7 +13,7 @@ from typing import Any
 from . import process
 from .contract.event import RankEvent
 from .contract.limits import MB_PER_VCPU
-from .contract.mapping import GRAPHS
+from .contract.model_files import GRAPHS
 from .data.partition import READS_AHEAD
 from .data.rules import CARD_FILES, Rules
 from .data.storage import Storage

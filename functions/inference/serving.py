@@ -28,7 +28,7 @@ from . import answers, process
 from .answers import Table
 from .body import BodyError, read_body
 from .contract.event import RankEvent
-from .contract.mapping import GRAPHS
+from .contract.model_files import GRAPHS
 from .data.partition import PartitionError
 from .data.storage import Folder, LocalFolder, ObjectError, Storage
 from .data.torchfile import Buffer, Source

@@ -8,17 +8,19 @@ from typing import Any
 from .contract.columns import PARTITION
 from .contract.fields import RecordError
 from .contract.growing import LOG, CatalogueError, Form, latest
-from .contract.mapping import GRAPHS, Mapping
+from .contract.mapping import Mapping
 from .contract.s3 import repeated
 from .payload import PayloadError, cut
-from .records import read_json
 
 _LOOKED_AT = 1000  # objects of a folder that is to become a catalogue
 
 
-def check_catalogue(s3: Any, payload: dict[str, Any]) -> None:
+def check_catalogue(s3: Any, payload: dict[str, Any], graphs: Any) -> None:
     """Raises PayloadError for a catalogue of another model, another network or other outputs, one within
-    another, and a folder that holds something else."""
+    another, and a folder that holds something else.
+
+    graphs: what check_model returned.
+    """
     catalogue = payload.get("catalogue")
     if catalogue is None:
         return
@@ -33,27 +35,25 @@ def check_catalogue(s3: Any, payload: dict[str, Any]) -> None:
         _, form = latest(s3, bucket, catalogue)
         if form is not None:
             form.check_payload(payload, place)
-            _check_network(s3, payload, form, place)
+            _check_network(payload, graphs, form, place)
         else:
             _check_new(s3, bucket, catalogue, place)
     except CatalogueError as error:
         raise PayloadError(f"catalogue: {error}") from error
 
 
-def _check_network(s3: Any, payload: dict[str, Any], form: Form, place: str) -> None:
+def _check_network(payload: dict[str, Any], graphs: Any, form: Form, place: str) -> None:
     """Raises CatalogueError where the model's folder holds another network than the one of the catalogue.
 
     What graphs.json does not say is seen when the ranks have ended.
     """
-    bucket, model = payload["bucket"], payload.get("model")
-    graphs = None if model is None else read_json(s3, bucket, f"{model}/{GRAPHS}")
     network = graphs.get("network") if isinstance(graphs, dict) else None
     if not isinstance(network, str) or network == form.network or not form.network:
         return
     more = [name for name in _columns(graphs) if name not in form.columns]
     raise CatalogueError(
         f"{place} holds predictions of another network, or of another mapping of its outputs, than "
-        f"s3://{bucket}/{model} has now"
+        f"s3://{payload['bucket']}/{payload['model']} has now"
         + (f"; the catalogue has no column {', '.join(more)}" if more else "")
         + ". Give another catalogue, or put the earlier network back"
     )

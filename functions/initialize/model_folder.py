@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from .contract.mapping import GRAPHS
+from .contract.model_files import GRAPHS, TORCH_FILES, graphs_fault, preferred
 from .contract.s3 import repeated
-from .payload import PayloadError, cut
+from .payload import PayloadError
+from .plan import named
 from .records import read_json
 
-_TORCH_FILES = {"config.json", "model.safetensors"}
-_MOST_NAMES = 5  # in a message
 
+def check_model(s3: Any, payload: dict[str, Any]) -> Any:
+    """Returns the folder's graphs.json, or None if there is none that can be read.
 
-def check_model(s3: Any, payload: dict[str, Any]) -> None:
-    """Raises PayloadError if the payload's `model` is a folder without a file that every rank would need.
-
-    With a script the folder is the script's own affair, but not empty. What the files hold is checked by ranks.
+    Raises PayloadError if the payload's `model` is a folder that lacks a file which every rank would need, or
+    does not run with the payload's engine and precision. With a script the folder is the script's own affair,
+    but not empty. Ranks check what the files hold.
     """
     bucket, folder = payload["bucket"], payload.get("model")
     if folder is None:
-        return
+        return None
     place, prefix = f"s3://{bucket}/{folder}/", f"{folder}/"
     answer = repeated(lambda: s3.list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/"))
     names = {one["Key"].removeprefix(prefix) for one in answer.get("Contents", [])} - {""}
@@ -31,39 +31,34 @@ def check_model(s3: Any, payload: dict[str, Any]) -> None:
             "leave model out for the bundled network"
         )
     if "script" in payload:
-        return
-    if GRAPHS not in names and not _TORCH_FILES & names:
-        within = f", but folders: {_listed(folders)}; name one of them" if folders else ""
-        raise PayloadError(
-            f"model: {place} is not a model folder: it holds neither {GRAPHS} nor {_listed(_TORCH_FILES)}"
-            + (within or "; copy one there, or correct the name")
+        return None
+    if not names & {GRAPHS, *TORCH_FILES}:
+        remedy = (
+            f"name one of its folders: {named(folders)}" if folders else "copy one there, or correct the name"
         )
-    missing = _needed(s3, payload, names) - names
-    if missing:
-        raise PayloadError(f"model: {place} lacks {_listed(missing)}; copy the whole model folder there")
+        missing = f"neither {GRAPHS} nor {named([*TORCH_FILES])}"
+        raise PayloadError(f"model: {place} is not a model folder: it holds {missing}; {remedy}")
+    graphs = read_json(s3, bucket, f"{prefix}{GRAPHS}") if GRAPHS in names else None
+    lacking = sorted(_needed(graphs, payload, GRAPHS in names) - names)
+    if lacking:
+        raise PayloadError(f"model: {place} lacks {named(lacking)}; copy the whole model folder there")
+    return graphs
 
 
-def _needed(s3: Any, payload: dict[str, Any], names: set[str]) -> set[str]:
-    """The files that the engine and precision of the payload read."""
-    if payload["engine"] == "torch" or (GRAPHS not in names and payload["engine"] == "auto"):
-        return _TORCH_FILES
-    if GRAPHS not in names:
-        return {GRAPHS}
-    graphs, precision = read_json(s3, payload["bucket"], f"{payload['model']}/{GRAPHS}"), payload["precision"]
+def _needed(graphs: Any, payload: dict[str, Any], has_graphs: bool) -> set[str]:
+    """The files that the payload's engine and precision read.
+
+    Raises PayloadError if the model does not run with them.
+    """
+    engine, precision = payload["engine"], payload["precision"]
+    if not has_graphs:
+        return {GRAPHS} if engine == "onnxruntime" or precision == "int8" else {*TORCH_FILES}
     try:
-        admitted = graphs.get("int8", {}).get("admitted", False)
-        if precision == "int8" and not admitted:
-            raise PayloadError(
-                "precision: int8 is not admitted for this model; run `cosmicai model optimise --calibration …` "
-                "if it is not an imported one, or give auto or float32"
-            )
-        chosen = precision if precision != "auto" else "int8" if admitted else "float32"
-        return {str(name) for name in graphs[chosen]["files"]}
+        fault = graphs_fault(graphs, engine, precision)
+        if fault is not None:
+            raise PayloadError(fault)
+        return (
+            {*TORCH_FILES} if engine == "torch" else {*map(str, graphs[preferred(graphs, precision)]["files"])}
+        )
     except (AttributeError, KeyError, TypeError):  # it is malformed: the ranks say how
         return set()
-
-
-def _listed(names: Any) -> str:
-    some = sorted(names)
-    more = f" and {len(some) - _MOST_NAMES:,} more" if len(some) > _MOST_NAMES else ""
-    return ", ".join(map(cut, some[:_MOST_NAMES])) + more

@@ -15,6 +15,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .contract.model_files import engine_fault
+
 READY = "/_READY"
 _SHOWN = 80  # characters of a value in a message
 _MOST_UNKNOWN = 20  # fields that are named
@@ -83,7 +85,8 @@ def resolve(payload: object) -> dict[str, Any]:
     faults += _script_faults(resolved)
     if not faults:
         resolved.setdefault("data_bucket", resolved["bucket"])
-        faults = _catalogue_faults(resolved) + _engine_faults(resolved)
+        fault = engine_fault(resolved["engine"], resolved["precision"])
+        faults = [*_catalogue_faults(resolved), *([] if fault is None else [fault])]
     if faults:
         raise PayloadError("; ".join(faults))
     return resolved
@@ -100,12 +103,6 @@ def _script_faults(resolved: dict[str, Any]) -> list[str]:
     if folder and script and not script.startswith(f"/tmp/{folder}/"):  # noqa: S108 - as users write it
         faults.append(f"script: {_shown(script)} is not allowed; give a file below /tmp/{cut(folder)}/")
     return faults
-
-
-def _engine_faults(resolved: dict[str, Any]) -> list[str]:
-    if (resolved["engine"], resolved["precision"]) != ("torch", "int8"):
-        return []
-    return ["precision: only onnxruntime computes in int8; give auto or float32 with torch"]
 
 
 def _catalogue_faults(resolved: dict[str, Any]) -> list[str]:

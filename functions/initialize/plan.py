@@ -50,7 +50,7 @@ class Listing:
         count = sum(map(len, self.left_out.values()))
         if not count:
             return None
-        reasons = "; ".join(f"{reason}: {_named(names)}" for reason, names in sorted(self.left_out.items()))
+        reasons = "; ".join(f"{reason}: {named(names)}" for reason, names in sorted(self.left_out.items()))
         files, are = ("file", "is") if count == 1 else ("files", "are")
         return f"{count:,} {files} in {place} {are} left out ({reasons})"
 
@@ -97,7 +97,8 @@ def _why_not(name: str, size: int) -> str | None:
     return None if size else "empty"
 
 
-def _named(names: list[str]) -> str:
+def named(names: list[str]) -> str:
+    """The first names, for a message, and how many more there are."""
     more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
     return ", ".join(map(cut, names[:_MOST_NAMES])) + more
 

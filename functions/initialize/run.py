@@ -48,8 +48,7 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     _check(resolved, deployed)
     resume, bucket, folder = resolved["resume"], resolved["bucket"], resolved["result_path"]
     earlier, version = _earlier(s3, resolved, run_id, deployed)
-    check_catalogue(s3, resolved)
-    check_model(s3, resolved)
+    check_catalogue(s3, resolved, check_model(s3, resolved))
     run = _resumed(earlier, resolved) if resume else _planned(s3, resolved, run_id, started)
     ranks: Sequence[int] = _missing(s3, run) if resume else range(run.world_size)
     # Lambda would throttle more than can run at once; they would be tried again, and start in any order.

@@ -19,7 +19,7 @@ from cosmicai.results.runfolder import RECORD
 from cosmicai.runs.download import download
 from inference import script
 from inference.contract.event import RankEvent
-from inference.contract.mapping import GRAPHS
+from inference.contract.model_files import GRAPHS
 from inference.contract.paths import PathError, below, is_marker, plain
 from inference.data.storage import Folder, ObjectError, Storage
 from inference.engine.choice import read_graphs

@@ -84,7 +84,7 @@ def _rest(signed: str, method: str, url: str) -> str:
             key in parameters and value in ([""], parameters[key]) for key, value in required.items()
         ):
             operations.append((len(required), name))
-    assert operations, f"{signed}: {method} {url} is no operation of botocore's model"
+    assert operations, f"{signed}: {method} {url} is not an operation in botocore's model"
     return max(operations)[1]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import engine
-from inference.contract.mapping import GRAPHS
+from inference.contract.model_files import GRAPHS
 from inference.engine import astromae, cpu
 
 from .test_astromae import SMALL, randomised

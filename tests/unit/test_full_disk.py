@@ -1,4 +1,4 @@
-"""Every command that writes, on a full disk: a line or two that name the place, and nothing left behind."""
+"""On a full disk, each command that writes files names the place in a line or two, and leaves no file."""
 
 from __future__ import annotations
 

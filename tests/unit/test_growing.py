@@ -18,6 +18,7 @@ from inference.table import TableError, types
 from initialize.payload import PayloadError, resolve
 from summarize.catalogue import grow
 from summarize.contract.growing import arrival_of, commit_key, latest
+from summarize.contract.model_files import TORCH_FILES
 from summarize.contract.run_records import Grown
 from tests.arrivals import BUCKET, CATALOGUE, LOG, PAYLOAD, Arrival, Json, keys, put, rows, started
 
@@ -254,6 +255,8 @@ def test_another_model_or_other_outputs_are_refused_at_once(s3: Any, change: Jso
     arrival = Arrival(s3)
     arrival.rank(0)
     arrival.grown()
+    for name in TORCH_FILES:
+        put(s3, f"models/mine/{name}")
     with pytest.raises(PayloadError, match=said):
         started(s3, {**PAYLOAD, **change})
 

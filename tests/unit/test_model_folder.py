@@ -13,13 +13,17 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from inference.contract.mapping import GRAPHS
+from inference.contract.model_files import GRAPHS
 from inference.engine.choice import choose, read_graphs
 from inference.engine.interface import EngineError
 from inference.engine.loading import BUNDLED_MODEL
 from initialize.model_folder import check_model
 from initialize.payload import PayloadError, resolve
 
+MAPPING = {
+    "inputs": [{"tensor": "images", "name": "pixels", "shape": [5, 32, 32]}],
+    "outputs": [{"column": "z", "name": "z", "kind": "redshift", "shape": []}],
+}
 BUCKET, MODEL = "team3-cosmicai", "models/mine"
 PAYLOAD = {"bucket": BUCKET, "data_prefix": "25MB", "result_path": "results/1", "model": MODEL}
 FILES = sorted(path.name for path in BUNDLED_MODEL.iterdir())
@@ -80,11 +84,32 @@ def test_int8_is_refused_where_ranks_would_not_compute_it(s3: Any) -> None:
         check_model(s3, resolve(PAYLOAD))
 
 
+@pytest.mark.parametrize(("engine", "precision"), list(product(ENGINES, PRECISIONS)))
+def test_an_imported_network_is_refused_as_by_its_ranks(s3: Any, engine: str, precision: str) -> None:
+    """It has a float32 graph alone, which onnxruntime runs."""
+    float32 = json.loads((BUNDLED_MODEL / GRAPHS).read_bytes())["float32"]
+    graphs = {"float32": float32, "mapping": MAPPING}
+    s3.put_object(Bucket=BUCKET, Key=f"{MODEL}/{GRAPHS}", Body=json.dumps(graphs))
+    for name in float32["files"]:
+        s3.put_object(Bucket=BUCKET, Key=f"{MODEL}/{name}", Body=b"x")
+    payload = {**PAYLOAD, "engine": engine, "precision": precision}
+    try:
+        choose(graphs, engine, precision)
+    except EngineError as error:
+        message = "computes in int8" if (engine, precision) == ("torch", "int8") else str(error)
+        assert message in _refusal(s3, engine=engine, precision=precision)
+    else:
+        check_model(s3, resolve(payload))
+        assert engine != "torch"
+        assert precision != "int8"
+
+
 def test_without_graphs_only_torch_can_run_it(s3: Any) -> None:
     _upload(s3, ["config.json", "model.safetensors"])
     for engine in ("auto", "torch"):
         check_model(s3, resolve({**PAYLOAD, "engine": engine}))
-    assert f"lacks {GRAPHS}" in _refusal(s3, engine="onnxruntime")
+    for fields in ({"engine": "onnxruntime"}, {"precision": "int8"}):
+        assert f"lacks {GRAPHS}" in _refusal(s3, **fields)
     s3.delete_object(Bucket=BUCKET, Key=f"{MODEL}/config.json")
     assert "lacks config.json" in _refusal(s3)
 
@@ -103,7 +128,7 @@ def test_a_folder_that_holds_something_else_is_refused(s3: Any) -> None:
 def test_a_folder_of_model_folders_names_them(s3: Any) -> None:
     for name in ("first", "second"):
         _upload(s3, FILES, f"{MODEL}/{name}")
-    assert _refusal(s3).endswith(", but folders: first, second; name one of them")
+    assert _refusal(s3).endswith("; name one of its folders: first, second")
 
 
 def test_a_script_reads_what_it_likes(s3: Any) -> None:

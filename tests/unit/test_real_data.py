@@ -103,7 +103,7 @@ def test_a_marker_of_the_files_own_is_told(tmp_path: Path) -> None:
 
 
 def test_legacy_magnitudes_follow_from_its_fluxes(tmp_path: Path) -> None:
-    """The magnitudes of the file were made of its fluxes in nanomaggies; 30 means that there is no flux."""
+    """The file's magnitudes were computed from its fluxes in nanomaggies. 30 stands for a missing flux."""
     reading = Reading(bands=GRIZ, fit="crop", flux_zero_point=22.5, columns=Columns(magnitudes=("flux",)))
     outcome = prepare(LEGACY, Folder(tmp_path / "out"), 25, reading, _griz_config(tmp_path))
     written = prepared(tmp_path / "out")["magnitudes"]

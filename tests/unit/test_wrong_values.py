@@ -1,4 +1,4 @@
-"""Every option of every command with wrong values: a line or two that name it, and nothing left behind."""
+"""Given a wrong value for any option, each command names the value in a line or two, and leaves no file."""
 
 from __future__ import annotations
 

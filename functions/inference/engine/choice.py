@@ -11,12 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..contract.mapping import GRAPHS, Mapping
+from ..contract.mapping import Mapping
+from ..contract.model_files import GRAPHS, TORCH_FILES, engine_fault, graphs_fault, preferred
 from ..contract.paths import plain
 from .cpu import cpu_flags, instructions
 from .interface import EngineError
 
-TORCH_FILES = ("config.json", "model.safetensors")
 _NEON_INT8 = (
     "asimddp"  # dot products, without which NEON is slow at int8; AVX2, which the kernels need, is fast
 )
@@ -45,31 +45,31 @@ def choose(graphs: dict[str, Any] | None, engine: str, precision: str, device: s
         raise EngineError(f"engine: {engine} does not exist; give auto, onnxruntime or torch")
     if precision not in ("auto", "float32", "int8"):
         raise EngineError(f"precision: {precision} does not exist; give auto, float32 or int8")
+    fault = engine_fault(engine, precision) if graphs is None else graphs_fault(graphs, engine, precision)
+    if fault is not None:
+        raise EngineError(fault)
     if graphs is not None and "mapping" in graphs:
-        return _imported(graphs, engine, precision, device)
+        return _imported(graphs, device)
     usable = device == "cpu" and find_spec("onnxruntime") is not None and instructions() is not None
     if engine == "onnxruntime" and (not usable or graphs is None):
         raise EngineError(_why_no_graph(graphs, device))
     if engine == "torch" or not usable or graphs is None:
-        return _torch(graphs, precision, device)
+        return _torch(graphs, precision)
     chosen, reason = _graph_precision(graphs, precision)
     return Choice("onnxruntime", chosen, tuple(graphs[chosen]["files"]), reason)
 
 
-def _imported(graphs: dict[str, Any], engine: str, precision: str, device: str) -> Choice:
+def _imported(graphs: dict[str, Any], device: str) -> Choice:
     """An imported network is its graph alone, of standard operators: it needs none of our kernels."""
-    if engine == "torch" or device != "cpu":
+    if device != "cpu":
         raise EngineError(
-            "engine: this network was imported from ONNX, which onnxruntime runs on the CPU; give "
-            "auto or onnxruntime, "
-            "and the device cpu"
+            "engine: this network was imported from ONNX, which onnxruntime runs on the CPU; "
+            "give the device cpu"
         )
     if find_spec("onnxruntime") is None:
         raise EngineError(
             "engine: onnxruntime is not installed here, and nothing else runs an imported network"
         )
-    if precision == "int8":
-        raise EngineError("precision: int8 is not made of imported networks; give auto or float32")
     files, mapping = tuple(graphs["float32"]["files"]), Mapping.from_json(graphs["mapping"])
     return Choice("onnxruntime", "float32", files, "imported networks compute in float32", mapping)
 
@@ -86,9 +86,9 @@ def _why_no_graph(graphs: dict[str, Any] | None, device: str) -> str:
     )
 
 
-def _torch(graphs: dict[str, Any] | None, precision: str, device: str) -> Choice:
+def _torch(graphs: dict[str, Any] | None, precision: str) -> Choice:
     if precision == "int8":
-        raise EngineError("precision: only onnxruntime computes in int8; give auto or float32 with torch")
+        raise EngineError(str(engine_fault("torch", precision)))
     if find_spec("torch") is None:
         raise EngineError(
             "engine: torch is not in this image, and "
@@ -100,22 +100,15 @@ def _torch(graphs: dict[str, Any] | None, precision: str, device: str) -> Choice
 
 def _graph_precision(graphs: dict[str, Any], requested: str) -> tuple[str, str]:
     """The precision, and why."""
-    admitted = graphs.get("int8", {}).get("admitted", False)
-    if requested == "float32":
-        return "float32", "asked for"
-    if requested == "int8":
-        if not admitted:
-            raise EngineError(
-                "precision: int8 is not admitted for this model; "
-                "run `cosmicai model optimise --calibration …`, or give auto or float32"
-            )
-        return "int8", "asked for"
-    if not admitted:
-        return "float32", "int8 is not admitted for this model"
+    chosen = preferred(graphs, requested)
+    if requested != "auto":
+        return chosen, "asked for"
+    if chosen == "float32":
+        return chosen, "int8 is not admitted for this model"
     available = instructions()
     if available == "neon" and _NEON_INT8 not in cpu_flags():
         return "float32", f"this CPU ({platform.machine()}) lacks fast int8 products"
-    return "int8", f"admitted, and this CPU has {available}"
+    return chosen, f"admitted, and this CPU has {available}"
 
 
 def read_graphs(folder: Path) -> dict[str, Any] | None:
