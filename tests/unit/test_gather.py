@@ -70,7 +70,8 @@ def partitions(s3: Any) -> None:
 
 
 def test_the_speed_of_a_run_is_that_of_the_models_next_plan(s3: Any) -> None:
-    s3.put_object(Bucket=BUCKET, Key="models/mine/config.json", Body=b"{}")
+    for name in ("config.json", "model.safetensors"):
+        _put(s3, f"models/mine/{name}", {})
     plan = _plan(s3, "run-1", model="models/mine")
     _end(s3, plan, [0, 1, 2, 3])
     summarize_run(s3, plan)
