@@ -26,6 +26,7 @@ FILES = {
     f"{WITHIN}.inference": [
         "models/**",
         "shims/**",
+        "engine/speeds.json",
         "engine/kernels/*",
         "engine/kernels/.*",
         "*.txt",

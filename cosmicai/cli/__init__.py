@@ -13,6 +13,7 @@ from typer.main import get_command
 
 import cosmicai
 from cosmicai.cli import (
+    bench,
     calibrate,
     data,
     failing,
@@ -36,6 +37,7 @@ app.add_typer(results.app)
 app.add_typer(plan.app)
 app.add_typer(sweep.app)
 app.add_typer(infer.app)
+app.command("bench")(bench.bench)
 app.add_typer(local.app, name="local")
 app.add_typer(data.app, name="data")
 model.app.command("import-onnx")(import_onnx.model_import_onnx)

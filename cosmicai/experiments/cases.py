@@ -109,7 +109,7 @@ class Assumptions:
             measured = cls(
                 images_per_second_vcpu=(speed["min"] / threads, speed["max"] / threads),
                 cold_start_seconds=(min(init["p50"], init["max"]), init["max"]),
-                source=f"the speed of run {summary.run_id[:80]}",
+                source=f"the speed of run {summary.run_id[:80]}{_on_cpus(summary.cpus)}",
             )
             if not (
                 0 < measured.images_per_second_vcpu[0] < math.inf and 0 <= measured.cold_start_seconds[0] < 900
@@ -121,6 +121,15 @@ class Assumptions:
                 f"{path} is not the summary.json of a run whose ranks were measured ({reason})"
             ) from error
         return measured
+
+
+def _on_cpus(cpus: dict[str, int]) -> str:
+    """' on 3 ranks of aarch64 implementer 0x41 part 0xd40: dotprod, i8mm, bf16', the most frequent first."""
+    named = [
+        f"{count:,} {'rank' if count == 1 else 'ranks'} of {name[:160]}"
+        for name, count in list(cpus.items())[:3]
+    ]
+    return f", on {'; '.join(named)}" if named else ""
 
 
 def _threads(gb_seconds: float, seconds: float) -> float:

@@ -52,12 +52,12 @@ class _Closed:
             return os.pread(file.fileno(), stop - start, start)
 
 
-def measure(folder: Path, files: list[Path]) -> Measured:
+def measure(folder: Path, files: list[Path], precision: str = "auto") -> Measured:
     """Times the model's engine, as a rank would run it, over partitions.
 
     Raises SpeedError for too few galaxies, EngineError, or PartitionError.
     """
-    engine = load(folder, "auto", "auto", threads=1)
+    engine = load(folder, "auto", precision, threads=1)
     images, began = 0, 0.0
     while True:
         before = images

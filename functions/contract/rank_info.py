@@ -97,6 +97,11 @@ class RankInfo(Record):
     device: Annotated[str | None, Field("cpu or cuda")] = None
     engine: Annotated[str | None, Field("what executed the network; `script` for a user's own code")] = None
     instructions: Annotated[str | None, Field("the kernels' instruction set: avx2, avx512, neon, …")] = None
+    cpu: Annotated[str | None, Field("the kind of its CPU, as `cosmicai bench` names it")] = None
+    cpu_features: Annotated[
+        list[str] | None,
+        Field("the CPU's instruction sets that matter to networks: avx512_vnni, dotprod, i8mm, …"),
+    ] = None
     precision: Annotated[str | None, Field("the precision of its arithmetic")] = None
     precision_reason: Annotated[str | None, Field("why this one")] = None
     flags: Annotated[

@@ -149,6 +149,10 @@ class Summary(Record):
     input_bytes: Annotated[int, Field("the size of all partitions", unit="bytes")]
     seconds: Annotated[dict[str, float], Field("seconds by phase, summed over the ranks", unit="s")]
     cold_starts: Annotated[int, Field("the number of ranks in new sandboxes")]
+    cpus: Annotated[
+        dict[str, int],
+        Field("the number of ranks by kind of CPU, with its instruction sets; of the 20 most frequent"),
+    ] = field(default_factory=dict)
     spread: Annotated[
         dict[str, Any], Field("minimum, median, 95th percentile and maximum of the ranks' figures")
     ]

@@ -17,6 +17,7 @@ from .contract.event import RankEvent
 from .contract.growing import Part
 from .contract.rank_info import RankInfo
 from .data.partition import Layout, Partition, PartitionFile, stream
+from .engine.cpu import cpu_kind, features
 from .engine.interface import Engine, Floats
 from .metrics import collectives
 from .metrics.reduction import Reduction, Share
@@ -83,6 +84,8 @@ class Rank:
             device=engine.device,
             engine=engine.name,
             instructions=engine.instructions or None,
+            cpu=cpu_kind(),
+            cpu_features=list(features()),
             precision=engine.precision,
             precision_reason=model.choice.reason,
             flags=results.quality.counts(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -27,6 +28,7 @@ _SPREAD = (
     "total_process_memory (MB)",
 )
 _NAMED_RANKS = 10  # in the cause of a failed execution, which Step Functions cuts at 32,768 characters
+_MOST_CPUS = 20
 _CAUSE_CHARACTERS = 400  # for each of them: the beginning says where, the end says what
 
 
@@ -51,6 +53,7 @@ def summary(run: Run, infos: list[RankInfo], failures: dict[int, Json], reduced:
         input_bytes=run.bytes,
         seconds={name: _total(infos, f"{name} (seconds)") for name in (*PHASES, "duration")},
         cold_starts=sum(bool(info.cold_start) for info in infos),
+        cpus=_cpus(infos),
         spread={name: _spread(_numbers(infos, name)) for name in _SPREAD},
         accuracy=None if metrics is None else metrics.report(),
         accuracy_state=None if metrics is None else metrics.to_json(),
@@ -189,6 +192,14 @@ def _merged(infos: Iterable[RankInfo], total: AnyMetrics | None) -> tuple[AnyMet
         except ValueError as error:
             faults[info.rank] = f"accuracy_state: {error}"
     return total, faults
+
+
+def _cpus(infos: list[RankInfo]) -> dict[str, int]:
+    """Of the ranks that name their CPU. A script may write anything there, so few names are kept, and cut."""
+    named = (
+        f"{info.cpu[:80]}: {', '.join(info.cpu_features or ())[:80]}" for info in infos if info.cpu is not None
+    )
+    return dict(Counter(named).most_common(_MOST_CPUS))
 
 
 def _flags(infos: list[RankInfo]) -> dict[str, int] | None:

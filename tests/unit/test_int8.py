@@ -13,6 +13,7 @@ from cosmicai.model.nodes import PRODUCT
 from cosmicai.model.optimise import Limits, OptimiseError, optimise
 from inference.engine import astromae
 from inference.engine import choice as choosing
+from inference.engine import cpu
 from inference.engine.choice import choose, read_graphs
 from inference.engine.interface import EngineError
 from inference.engine.loading import BUNDLED_MODEL, load
@@ -89,7 +90,8 @@ def test_auto_takes_what_the_cpu_is_fast_at(
     monkeypatch: pytest.MonkeyPatch, instruction_set: str, flags: set[str], precision: str
 ) -> None:
     monkeypatch.setattr(choosing, "instructions", lambda: instruction_set)
-    monkeypatch.setattr(choosing, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(choosing, "cpu_kind", lambda: "a CPU that nobody has measured")
     assert choose(read_graphs(BUNDLED_MODEL), "auto", "auto").precision == precision
 
 

@@ -14,11 +14,11 @@ from typing import Any
 from ..contract.mapping import Mapping
 from ..contract.model_files import GRAPHS, TORCH_FILES, engine_fault, graphs_fault, preferred
 from ..contract.paths import plain
-from .cpu import cpu_flags, instructions
+from .cpu import cpu_kind, features, instructions, measured_speeds
 from .interface import EngineError
 
 _NEON_INT8 = (
-    "asimddp"  # dot products, without which NEON is slow at int8; AVX2, which the kernels need, is fast
+    "dotprod"  # dot products, without which NEON is slow at int8; AVX2, which the kernels need, is fast
 )
 
 
@@ -39,7 +39,7 @@ class Choice:
 def choose(graphs: dict[str, Any] | None, engine: str, precision: str, device: str = "cpu") -> Choice:
     """How to run a model, from its graphs.json (None if it has none), the requested values, and this machine.
 
-    `auto` chooses onnxruntime, and int8 if it is admitted and the CPU is fast at it. Raises EngineError.
+    `auto` chooses onnxruntime, and int8 if it is admitted and faster on CPUs of this kind. Raises EngineError.
     """
     if engine not in ("auto", "onnxruntime", "torch"):
         raise EngineError(f"engine: {engine} does not exist; give auto, onnxruntime or torch")
@@ -99,14 +99,19 @@ def _torch(graphs: dict[str, Any] | None, precision: str) -> Choice:
 
 
 def _graph_precision(graphs: dict[str, Any], requested: str) -> tuple[str, str]:
-    """The precision, and why."""
+    """The precision, and why: the one that was measured to be faster on CPUs of this kind, else by a rule."""
     chosen = preferred(graphs, requested)
     if requested != "auto":
         return chosen, "asked for"
     if chosen == "float32":
         return chosen, "int8 is not admitted for this model"
-    available = instructions()
-    if available == "neon" and _NEON_INT8 not in cpu_flags():
+    available, kind = instructions(), cpu_kind()
+    speeds = measured_speeds(kind, available)
+    if speeds:
+        faster = max(sorted(speeds), key=speeds.__getitem__)
+        ratio = f"{speeds['int8'] / speeds['float32']:.2f} of the speed of float32"
+        return faster, f"int8 was measured at {ratio} on this CPU ({kind}, {available})"
+    if available == "neon" and _NEON_INT8 not in features():
         return "float32", f"this CPU ({platform.machine()}) lacks fast int8 products"
     return chosen, f"admitted, and this CPU has {available}"
 
