@@ -11,9 +11,8 @@ import pytest
 from cosmicai.model import graph
 from cosmicai.model.nodes import PRODUCT
 from cosmicai.model.optimise import Limits, OptimiseError, optimise
-from inference.engine import astromae
+from inference.engine import astromae, cpu
 from inference.engine import choice as choosing
-from inference.engine import cpu
 from inference.engine.choice import choose, read_graphs
 from inference.engine.interface import EngineError
 from inference.engine.loading import BUNDLED_MODEL, load
