@@ -93,7 +93,7 @@ def partition(
 
 
 def _data_files() -> list[str]:
-    """All files that git holds of the packages, but for Python modules and the kernels' sources."""
+    """All files that git holds of the packages, except Python modules and the kernels' sources."""
     listed = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "cosmicai", "functions"], capture_output=True, check=True
     )
