@@ -19,7 +19,6 @@ from typing import Annotated, Any, Self
 
 from .columns import GRID, PARTITION, Column, described
 from .fields import Field, Json, Record, RecordError
-from .s3 import read, repeated
 
 LOG = "_delta_log"
 OURS = "cosmicai"
@@ -168,6 +167,8 @@ def latest(s3: Any, bucket: str, catalogue: str) -> tuple[int, Form | None]:
 
     Raises CatalogueError for a log that another program began or changed, and for one that cannot be read.
     """
+    from .s3 import read  # and botocore, which ranks do without
+
     sizes = _versions(s3, bucket, catalogue)
     if not sizes:
         return -1, None
@@ -189,6 +190,8 @@ def latest(s3: Any, bucket: str, catalogue: str) -> tuple[int, Form | None]:
 
 def _versions(s3: Any, bucket: str, catalogue: str) -> dict[int, int]:
     """The size of each commit in the log by version; -1 for a version of which only a checkpoint is left."""
+    from .s3 import repeated
+
     prefix = f"{catalogue}/{LOG}/"
 
     def listed() -> dict[str, int]:

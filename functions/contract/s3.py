@@ -7,30 +7,23 @@ botocore's exception; in the body of an error answer it raises urllib3's.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 from urllib3.exceptions import HTTPError
 
+from . import repeating
+
 T = TypeVar("T")
 
 BROKEN: tuple[type[Exception], ...] = (HTTPClientError, IncompleteReadError, HTTPError)
 """What a broken connection raises; the request may be made again."""
 
-_ATTEMPTS = 5
-_PAUSE = 0.1  # seconds, doubled each time
-
 
 def repeated(request: Callable[[], T]) -> T:
     """The answer of an idempotent request, made again while its connection breaks. May raise one of BROKEN."""
-    for attempt in range(_ATTEMPTS - 1):
-        try:
-            return request()
-        except BROKEN:
-            time.sleep(_PAUSE * 2**attempt)
-    return request()
+    return repeating.repeated(request, BROKEN)
 
 
 def read(s3: Any, bucket: str, key: str) -> tuple[bytes, str]:

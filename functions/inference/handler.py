@@ -5,34 +5,24 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-
-import boto3
-from botocore.config import Config
 
 from .contract.event import RankEvent
 from .data.storage import Storage
 from .rank import Rank
+from .s3.choice import new_client
 from .sandbox import Host, Sandbox
 
-# All of this happens in Lambda's init phase; the S3 client and the engine are made at the same time.
+# All of this happens in Lambda's init phase.
 _host = Host.of_lambda(
     int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]),
     Path(tempfile.gettempdir()),
     os.environ.get("REDIS_HOST"),
 )
+_client = new_client(os.environ)
 _sandbox = Sandbox(lambda: Storage(_client), _host)
-with ThreadPoolExecutor(1) as _background:
-    _prepared = _background.submit(_sandbox.prepare)
-    _client: Any = boto3.client(
-        "s3",
-        config=Config(
-            max_pool_connections=16, read_timeout=30, retries={"total_max_attempts": 5, "mode": "standard"}
-        ),
-    )
-    _prepared.result()
+_sandbox.prepare()
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

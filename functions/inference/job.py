@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import boto3
-from botocore.config import Config
-
 from .contract.batch_jobs import FAILED, TRY_AGAIN
 from .contract.batch_prices import CAPACITIES
 from .contract.event import RankEvent
 from .data.storage import ObjectError, Storage
 from .machine import NOT_BILLED, Machine, device, instance_type, pull_started
 from .rank import Rank
+from .s3.choice import new_client
 from .sandbox import Host, Sandbox
 
 _MANIFEST, _INDEX = "MANIFEST", "AWS_BATCH_JOB_ARRAY_INDEX"
@@ -105,12 +103,7 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
 def run(environment: Mapping[str, str]) -> int:
     """Runs the rank; returns the exit status. Records a failure in S3, as the state machine does on Lambda."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))  # Spot takes the machine back
-    client: Any = boto3.client(
-        "s3",
-        config=Config(
-            max_pool_connections=16, read_timeout=30, retries={"total_max_attempts": 5, "mode": "standard"}
-        ),
-    )
+    client = new_client(environment)
     storage = Storage(client)
     try:
         job = Job.of(environment)

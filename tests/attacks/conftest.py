@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.unit.conftest import host, redis_client, redis_port, s3, s3_client, s3_cloud
+from tests.unit.conftest import host, redis_client, redis_port, s3, s3_client, s3_cloud, s3_of_ranks
 from tests.unit.rendezvous import Host
 
 from .relay_clients import clients
 
-__all__ = ["host", "redis_client", "redis_port", "s3", "s3_client", "s3_cloud"]
+__all__ = ["host", "redis_client", "redis_port", "s3", "s3_client", "s3_cloud", "s3_of_ranks"]
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ from cosmicai.emulator import Emulator
 from cosmicai.emulator.localstack import free_port
 from cosmicai.packaging.places import FUNCTIONS, BuildFolder
 from inference.engine import astromae
+from inference.s3.choice import new_client
+from inference.s3.client import S3
 
 sys.path.append(str(FUNCTIONS / "inference"))
 import fmi
@@ -90,13 +92,22 @@ def s3_cloud(build: BuildFolder) -> Iterator[Emulator]:
 
 @pytest.fixture(scope="module")
 def s3_client(s3_cloud: Emulator) -> Any:
+    """boto3's client."""
     return s3_cloud.client("s3", max_pool_connections=20)
+
+
+@pytest.fixture(scope="module")
+def s3_of_ranks(s3_cloud: Emulator) -> Iterator[S3]:
+    """The client that ranks have on Lambda."""
+    client: S3 = new_client(s3_cloud.environment)
+    yield client
+    client.close()
 
 
 @pytest.fixture(params=["memory", "direct", "direct, as FMI's own", "Redis", "S3"])
 def channels(request: pytest.FixtureRequest, host: Host) -> Open:
     """Channels of all ranks of a new group."""
-    store = {"Redis": "redis_client", "S3": "s3_client"}.get(request.param)
+    store = {"Redis": "redis_client", "S3": "s3_of_ranks"}.get(request.param)
     client: Any = request.getfixturevalue(store) if store else None
 
     def make(size: int) -> list[fmi.Channel]:

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from ..contract.paths import PathError, is_marker, plain
 from ..contract.rank_info import RankInfo
-from ..contract.s3 import BROKEN, repeated
+from ..contract.repeating import repeated
+from ..s3.choice import broken
 from .torchfile import Source
 
 T = TypeVar("T")
@@ -41,10 +42,14 @@ class Range:
 
 
 class Storage:
-    """Reads and writes objects through one boto3 client; `seconds` holds the duration of each request."""
+    """Reads and writes objects; `seconds` holds the duration of each request.
+
+    client: the one of s3/, or boto3's.
+    """
 
     def __init__(self, client: Any) -> None:
         self.client = client
+        self.broken = broken(client)
         self.seconds: list[float] = []
 
     def read(self, bucket: str, key: str) -> bytes:
@@ -71,7 +76,7 @@ class Storage:
             if answer is None:
                 return Range(b"", 0, "")
             size, etag = int(answer["ContentRange"].rpartition("/")[2]), answer["ETag"]
-            fault = str(_receive(answer["Body"], body) or fault)
+            fault = str(_receive(answer["Body"], body, (OSError, *self.broken)) or fault)
             if len(body) >= min(stop, size) - start:
                 return Range(bytes(body), size, str(etag))
             failures = 0 if len(body) > before else failures + 1
@@ -122,17 +127,23 @@ class Storage:
         """ETag and time of every object whose key begins with `prefix`, by key."""
 
         def pages() -> dict[str, tuple[str, datetime]]:
-            listing = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-            items = (item for page in listing for item in page.get("Contents", []))
-            return {item["Key"]: (item["ETag"], item["LastModified"]) for item in items}
+            versions: dict[str, tuple[str, datetime]] = {}
+            token: dict[str, str] = {}
+            while True:
+                page = self.client.list_objects_v2(Bucket=bucket, Prefix=prefix, **token)
+                for item in page.get("Contents", []):
+                    versions[item["Key"]] = (item["ETag"], item["LastModified"])
+                if "NextContinuationToken" not in page:
+                    return versions
+                token = {"ContinuationToken": page["NextContinuationToken"]}
 
         return self._timed(pages, "listed", bucket, prefix)
 
     def _timed(self, request: Callable[[], T], verb: str, bucket: str, key: str) -> T:
         start = time.perf_counter()
         try:
-            return repeated(request)
-        except BROKEN as error:
+            return repeated(request, self.broken)
+        except self.broken as error:
             raise ObjectError(f"s3://{bucket}/{key} could not be {verb}: {error}") from error
         except self.client.exceptions.ClientError as error:
             code, message = (error.response["Error"].get(name, "") for name in ("Code", "Message"))
@@ -205,14 +216,12 @@ class LocalFolder(Folder):
         return Path(self.prefix)
 
 
-def _receive(stream: Any, body: bytearray) -> Exception | None:
+def _receive(stream: Any, body: bytearray, broken: tuple[type[Exception], ...]) -> Exception | None:
     """Appends what comes to `body`; returns the exception that ended it early, if any."""
     try:
         while piece := stream.read(_PIECE):
             body += piece
-    except OSError as error:
-        return error
-    except BROKEN as error:
+    except broken as error:
         return error
     return None
 

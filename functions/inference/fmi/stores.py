@@ -96,10 +96,11 @@ class _Stored(ABC):
 class S3(_Stored):
     """Objects s3://bucket/NAME/FROM_TO_NUMBER.
 
-    client: boto3's, for S3. It is consistent: an object can be read as soon as it was written
-    (https://aws.amazon.com/s3/consistency). keep: messages stay in the bucket after they were read, so that a
-    rank that is started again finds them; otherwise the reader deletes them, so that a later group of the same
-    name does not read them as its own. IAM decides who may write to the bucket; a secret also seals messages.
+    client: boto3's for S3, or one with its methods. S3 is consistent: an object can be read as soon as it was
+    written (https://aws.amazon.com/s3/consistency). keep: messages stay in the bucket after they were read, so
+    that a rank that is started again finds them; otherwise the reader deletes them, so that a later group of
+    the same name does not read them as its own. IAM decides who may write to the bucket; a secret also seals
+    messages.
     """
 
     def __init__(
@@ -148,13 +149,21 @@ class S3(_Stored):
             self._keep = True
 
     def _asked(self, request: Callable[[], Any]) -> Any:
-        from botocore.exceptions import BotoCoreError, ClientError
-        from urllib3.exceptions import HTTPError  # botocore's, if the body of an error breaks off
-
         try:
             return request()
-        except (BotoCoreError, ClientError, HTTPError) as error:
+        except (self._client.exceptions.ClientError, *_broken(self._client)) as error:
             raise PeerLost(f"rank {self.rank}: s3://{self._bucket}/{self._name}: {error}") from error
+
+
+def _broken(client: Any) -> tuple[type[Exception], ...]:
+    """What a client of S3 raises if a connection breaks: it names that itself, or it is boto3's."""
+    named: tuple[type[Exception], ...] | None = getattr(client, "BROKEN", None)
+    if named is not None:
+        return named
+    from botocore.exceptions import BotoCoreError
+    from urllib3.exceptions import HTTPError  # botocore's, if the body of an error breaks off
+
+    return BotoCoreError, HTTPError
 
 
 class Redis(_Stored):

@@ -1,0 +1,44 @@
+"""Which client of S3 a rank uses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from .client import S3
+from .signing import Credentials
+
+_NEEDED = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
+_OF_BOTO3 = (
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "AWS_CA_BUNDLE",
+    "AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT",
+)  # fmt: skip
+"""Settings that our client does not know."""
+
+
+def new_client(environment: Mapping[str, str]) -> Any:
+    """Our client where the environment has the credentials, as on Lambda; boto3's where it asks for more."""
+    asked = [name for name in _OF_BOTO3 if environment.get(name) not in (None, "", os.devnull)]
+    if asked or not all(environment.get(name) for name in _NEEDED):
+        return _boto3()
+    key, secret, region = (environment[name] for name in _NEEDED)
+    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or None
+    return S3(Credentials(key, secret, environment.get("AWS_SESSION_TOKEN")), region, endpoint)
+
+
+def _boto3() -> Any:
+    import boto3  # takes 0.3 s with its client
+    from botocore.config import Config
+
+    retries = {"total_max_attempts": 5, "mode": "standard"}
+    return boto3.client("s3", config=Config(max_pool_connections=16, read_timeout=30, retries=retries))
+
+
+def broken(client: Any) -> tuple[type[Exception], ...]:
+    """What a client raises if a connection breaks; the request may be made again."""
+    if isinstance(client, S3):
+        return client.BROKEN
+    from ..contract.s3 import BROKEN
+
+    return BROKEN

@@ -1,0 +1,281 @@
+"""A client of S3 with those methods of boto3's that ranks need, by the same names and with the same answers."""
+
+from __future__ import annotations
+
+import random
+import ssl
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_plus, urlsplit
+from xml.etree import ElementTree
+
+from .signing import Credentials, path_of, query_of, signed
+
+_SECONDS = 30.0  # that a connection may be silent
+_ATTEMPTS = 5
+_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds before another attempt: random, at most doubled each time
+_MOST_ERROR = 1 << 16  # bytes of an error that are read
+_PASSING = frozenset({429, 500, 502, 503, 504})
+_PASSING_CODES = frozenset({"RequestTimeout", "SlowDown", "Throttling", "InternalError", "ServiceUnavailable"})
+"""Errors after which the same request may succeed
+(https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html)."""
+_DOMAINS = {
+    "cn-": "amazonaws.com.cn", "us-iso-": "c2s.ic.gov", "us-isob-": "sc2s.sgov.gov",
+    "us-isof-": "csp.hci.ic.gov", "eu-isoe-": "cloud.adc-e.uk", "eusc-": "amazonaws.eu",
+}  # fmt: skip
+"""Of AWS's partitions; all others are in amazonaws.com."""
+Json = dict[str, Any]
+
+
+class S3Error(Exception):
+    """S3 refuses a request. response: as of botocore's ClientError."""
+
+    def __init__(self, code: str, message: str, method: str, key: str) -> None:
+        super().__init__(f"S3 answers {code} to {method} {key}: {message}")
+        self.response: Json = {"Error": {"Code": code, "Message": message}}
+
+
+class NoSuchKey(S3Error):
+    """There is no such object."""
+
+
+class Broken(Exception):
+    """A connection broke; the request may be made again."""
+
+
+class _Exceptions:
+    """As a client of boto3 has them."""
+
+    ClientError, NoSuchKey = S3Error, NoSuchKey
+
+
+class Body:
+    """An object's bytes as they come. Raises Broken where fewer come than were announced."""
+
+    def __init__(self, answer: HTTPResponse, connection: HTTPConnection, idle: list[HTTPConnection]) -> None:
+        self._answer, self._connection, self._idle = answer, connection, idle
+
+    def read(self, amount: int | None = None) -> bytes:
+        """At most this many bytes, or all that are left; none at the end."""
+        if self._answer.isclosed():
+            return b""
+        try:
+            piece = self._answer.read() if amount is None else self._answer.read(amount)
+        except (OSError, HTTPException) as error:
+            self.close()
+            raise Broken(_described(error)) from error
+        if not piece and self._answer.length:
+            self.close()
+            raise Broken(f"{self._answer.length:,} bytes are missing")
+        if self._answer.isclosed() and self._connection.sock is not None:
+            self._idle.append(self._connection)
+        return piece
+
+    def close(self) -> None:
+        """Ends the connection, whatever it still holds."""
+        self._answer.close()
+        self._connection.close()
+
+
+class S3:
+    """One account's S3. Threads may share it.
+
+    endpoint: where another S3 than AWS's answers, such as an emulator or a VPC endpoint. Methods raise S3Error,
+    or Broken after several attempts.
+    """
+
+    BROKEN = (Broken,)
+    exceptions = _Exceptions
+
+    def __init__(self, credentials: Credentials, region: str, endpoint: str | None = None) -> None:
+        self._credentials, self._region, self._endpoint = credentials, region, endpoint
+        self._regions: dict[str, str] = {}  # of buckets that are not in ours
+        self._idle: dict[str, list[HTTPConnection]] = {}
+
+    def close(self) -> None:
+        """Closes the idle connections."""
+        for idle in self._idle.values():
+            while idle:
+                idle.pop().close()
+
+    def get_object(
+        self, *, Bucket: str, Key: str, Range: str | None = None, IfMatch: str | None = None
+    ) -> Json:
+        """Range: such as bytes=0-99. IfMatch: the ETag that the object must have."""
+        headers = {
+            name: value for name, value in (("Range", Range), ("If-Match", IfMatch)) if value is not None
+        }
+        answer, body = self._asked("GET", Bucket, Key, headers=headers)
+        return {
+            "Body": body,
+            "ETag": answer.headers["ETag"],
+            "ContentLength": answer.length,
+            "ContentRange": answer.headers["Content-Range"],
+        }
+
+    def put_object(
+        self, *, Bucket: str, Key: str, Body: bytes, ContentType: str = "binary/octet-stream"
+    ) -> None:
+        _, body = self._asked("PUT", Bucket, Key, headers={"Content-Type": ContentType}, content=bytes(Body))
+        body.read()
+
+    def delete_object(self, *, Bucket: str, Key: str) -> None:
+        _, body = self._asked("DELETE", Bucket, Key)
+        body.read()
+
+    def list_objects_v2(self, *, Bucket: str, Prefix: str, ContinuationToken: str | None = None) -> Json:
+        """A page of at most 1,000 objects, by Key, ETag, Size and LastModified."""
+        query = {"list-type": "2", "encoding-type": "url", "prefix": Prefix}
+        if ContinuationToken is not None:
+            query["continuation-token"] = ContinuationToken
+        _, body = self._asked("GET", Bucket, "", query)
+        return _listing(body.read())
+
+    def _asked(
+        self,
+        method: str,
+        bucket: str,
+        key: str,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        content: bytes = b"",
+    ) -> tuple[HTTPResponse, Body]:
+        """S3's answer, after further attempts where an error may pass."""
+        fault: Exception = Broken("no attempt was made")
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(random.uniform(0, min(_PAUSE * 2**attempt, _LONGEST_PAUSE)))  # noqa: S311
+            try:
+                answer, body = self._once(method, bucket, key, query or {}, headers or {}, content)
+                if answer.status >= 300 and self._moved(bucket, answer):
+                    body.close()
+                    answer, body = self._once(method, bucket, key, query or {}, headers or {}, content)
+                if answer.status < 300:
+                    return answer, body
+                fault = refusal = _error(answer, body, method, key)
+            except (OSError, HTTPException) as error:
+                fault = Broken(_described(error))
+            except Broken as error:  # in the body of an error
+                fault = error
+            else:
+                code = refusal.response["Error"]["Code"]
+                if answer.status not in _PASSING and code not in _PASSING_CODES:
+                    raise refusal
+        raise fault
+
+    def _moved(self, bucket: str, answer: HTTPResponse) -> bool:
+        """Whether S3 has named another region of the bucket
+        (https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingBucket.html)."""
+        region = answer.headers["x-amz-bucket-region"]
+        if region is None or region == self._regions.get(bucket, self._region):
+            return False
+        self._regions[bucket] = region
+        return True
+
+    def _once(
+        self,
+        method: str,
+        bucket: str,
+        key: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        content: bytes,
+    ) -> tuple[HTTPResponse, Body]:
+        region = self._regions.get(bucket, self._region)
+        address, path = place(bucket, region, self._endpoint)
+        path, text = path + path_of(key), query_of(query)
+        host = urlsplit(address).netloc
+        own = signed(method, host, path, text, content, self._credentials, region, datetime.now(UTC))
+        target = f"{path}?{text}" if text else path
+        idle = self._idle.setdefault(address, [])
+        while True:
+            connection, used = _connection(address, idle)
+            try:
+                connection.request(method, target, content or None, {**headers, **own})
+                return (answer := connection.getresponse()), Body(answer, connection, idle)
+            except (OSError, HTTPException):
+                connection.close()
+                if not used:
+                    raise  # otherwise S3 has closed an idle connection, which says nothing of the request
+
+
+def place(bucket: str, region: str, endpoint: str | None = None) -> tuple[str, str]:
+    """Where a bucket is: https://HOST, and the beginning of its objects' paths.
+
+    A bucket's name is part of AWS's host, unless it has dots, for which there is no certificate
+    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html).
+    """
+    if endpoint is not None:
+        parts = urlsplit(endpoint)
+        return f"{parts.scheme}://{parts.netloc}", f"{parts.path.rstrip('/')}/{bucket}/"
+    domain = next((one for begin, one in _DOMAINS.items() if region.startswith(begin)), "amazonaws.com")
+    if "." in bucket:
+        return f"https://s3.{region}.{domain}", f"/{bucket}/"
+    return f"https://{bucket}.s3.{region}.{domain}", "/"
+
+
+def _connection(address: str, idle: list[HTTPConnection]) -> tuple[HTTPConnection, bool]:
+    """A connection, and whether it was used before."""
+    try:
+        return idle.pop(), True
+    except IndexError:
+        parts = urlsplit(address)
+        if parts.scheme == "http":
+            return HTTPConnection(parts.netloc, timeout=_SECONDS), False
+        return HTTPSConnection(parts.netloc, timeout=_SECONDS, context=_tls()), False
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """With the certificates that botocore brings along, or else the system's; reading them takes 20 ms."""
+    botocore = find_spec("botocore")
+    bundle = Path(botocore.origin or "").with_name("cacert.pem") if botocore is not None else None
+    return ssl.create_default_context(cafile=str(bundle) if bundle is not None and bundle.exists() else None)
+
+
+def _error(answer: HTTPResponse, body: Body, method: str, key: str) -> S3Error:
+    """From S3's XML, or from the status alone where that is no XML. Raises Broken."""
+    text = body.read(_MOST_ERROR)
+    if not answer.isclosed():
+        body.close()
+    try:
+        root = ElementTree.fromstring(text)  # noqa: S314 - of S3 itself, and expat limits what it expands
+        code, message = root.findtext("Code") or "", root.findtext("Message") or ""
+    except ElementTree.ParseError:
+        code, message = "", ""
+    kind = NoSuchKey if code == "NoSuchKey" else S3Error
+    return kind(code or str(answer.status), message or answer.reason, method, key)
+
+
+def _listing(text: bytes) -> Json:
+    try:
+        root = ElementTree.fromstring(text)  # noqa: S314 - as above
+    except ElementTree.ParseError as error:
+        raise Broken(f"a listing is not XML: {error}") from error
+    space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
+
+    def value(element: ElementTree.Element, name: str) -> str:
+        return element.findtext(f"{space}{name}") or ""
+
+    contents = [
+        {
+            "Key": unquote_plus(value(one, "Key")),
+            "ETag": value(one, "ETag"),
+            "Size": int(value(one, "Size")),
+            "LastModified": datetime.fromisoformat(value(one, "LastModified").replace("Z", "+00:00")),
+        }
+        for one in root.iter(f"{space}Contents")
+    ]
+    page: Json = {"Contents": contents} if contents else {}
+    token = value(root, "NextContinuationToken")
+    return {**page, "NextContinuationToken": token} if token else page
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

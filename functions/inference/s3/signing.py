@@ -1,0 +1,63 @@
+"""AWS's signature of a request, version 4
+(https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import quote
+
+_ALGORITHM = "AWS4-HMAC-SHA256"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """token: of a session, as every function on Lambda has one; None without."""
+
+    access_key: str
+    secret_key: str
+    token: str | None = None
+
+
+def path_of(key: str) -> str:
+    """A key as part of a request's path."""
+    return quote(key, safe="/-_.~")
+
+
+def query_of(parameters: Mapping[str, str]) -> str:
+    """Parameters as a request's query, in the order in which they are signed."""
+    return "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in sorted(parameters.items()))
+
+
+def signed(
+    method: str,
+    host: str,
+    path: str,
+    query: str,
+    body: bytes,
+    credentials: Credentials,
+    region: str,
+    at: datetime,
+) -> dict[str, str]:
+    """The headers with which S3 takes a request. path, query: encoded as above. at: the time, in UTC."""
+    stamp, digest = at.strftime("%Y%m%dT%H%M%SZ"), hashlib.sha256(body).hexdigest()
+    headers = {"Host": host, "X-Amz-Content-SHA256": digest, "X-Amz-Date": stamp}
+    if credentials.token is not None:
+        headers["X-Amz-Security-Token"] = credentials.token
+    lines = sorted((name.lower(), value) for name, value in headers.items())
+    names = ";".join(name for name, _ in lines)
+    canonical = "\n".join(
+        [method, path, query, *(f"{name}:{value}" for name, value in lines), "", names, digest]
+    )
+    scope = f"{stamp[:8]}/{region}/s3/aws4_request"
+    text = "\n".join([_ALGORITHM, stamp, scope, hashlib.sha256(canonical.encode()).hexdigest()])
+    key = f"AWS4{credentials.secret_key}".encode()
+    for part in scope.split("/"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    signature = hmac.new(key, text.encode(), "sha256").hexdigest()
+    credential = f"Credential={credentials.access_key}/{scope}"
+    headers["Authorization"] = f"{_ALGORITHM} {credential}, SignedHeaders={names}, Signature={signature}"
+    return headers
