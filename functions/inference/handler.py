@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .contract.event import RankEvent
+from .contract.s3_rest.choice import new_client
 from .data.storage import Storage
 from .rank import Rank
-from .s3.choice import new_client
 from .sandbox import Host, Sandbox
 
 # All of this happens in Lambda's init phase.

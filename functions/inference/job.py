@@ -15,10 +15,10 @@ from typing import Any, Self
 from .contract.batch_jobs import FAILED, TRY_AGAIN
 from .contract.batch_prices import CAPACITIES
 from .contract.event import RankEvent
+from .contract.s3_rest.choice import new_client
 from .data.storage import ObjectError, Storage
 from .machine import NOT_BILLED, Machine, device, instance_type, pull_started
 from .rank import Rank
-from .s3.choice import new_client
 from .sandbox import Host, Sandbox
 
 _MANIFEST, _INDEX = "MANIFEST", "AWS_BATCH_JOB_ARRAY_INDEX"

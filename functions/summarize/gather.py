@@ -13,10 +13,12 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .catalogue import grow
+from .contract import repeating
 from .contract.fields import RecordError
 from .contract.rank_info import MOST_BYTES, RankInfo, is_result, parse
 from .contract.run_records import Run, Summary, last_run_key
 from .contract.s3 import BROKEN, put_json, put_list, read, repeated
+from .contract.s3_rest.choice import broken
 from .contract.untrusted import UntrustedError
 from .jobs import killed
 from .report import report
@@ -28,7 +30,6 @@ CLOCK_TOLERANCE = 60.0  # seconds by which a rank's clock may differ from S3's
 
 Json = dict[str, Any]
 Listed = dict[str, tuple[int, float]]  # by key: bytes, and when S3 got them, in Unix seconds
-Fetch = Callable[[str, int], bytes]
 
 
 def _no_batch() -> Any:
@@ -39,18 +40,16 @@ class GatherError(RuntimeError):
     """A run cannot be summarised; the message says why."""
 
 
-def summarize_run(
-    s3: Any, event: Json, fetch: Fetch | None = None, batch: Callable[[], Any] = _no_batch
-) -> Json:
+def summarize_run(s3: Any, event: Json, reads: Any = None, batch: Callable[[], Any] = _no_batch) -> Json:
     """Summarises what the run `event["run_id"]` wrote under its result_path, and ignores other runs.
 
-    fetch: reads an object of the bucket by key and size; None: as boto3 does. batch: makes a client of AWS
+    reads: the client that reads rank infos, of contract/s3_rest; None: s3. batch: makes a client of AWS
     Batch, which is asked about the ranks that were killed there. Returns what the state machine needs to
     decide: failed ranks as a percentage, whether that is within the tolerance, and the cause to fail with
     otherwise; and why a catalogue could not grow.
     """
     with ThreadPoolExecutor(READERS) as pool:
-        return _summarized(_Bucket(s3, event["bucket"], fetch, pool), event, batch)
+        return _summarized(_Bucket(s3, event["bucket"], s3 if reads is None else reads, pool), event, batch)
 
 
 def _summarized(bucket: _Bucket, event: Json, batch: Callable[[], Any]) -> Json:
@@ -125,7 +124,7 @@ class _Bucket:
 
     s3: Any
     name: str
-    fetch: Fetch | None
+    reads: Any
     pool: ThreadPoolExecutor
 
     def listed(self, prefix: str) -> Listed:
@@ -139,10 +138,12 @@ class _Bucket:
 
         return repeated(listing)
 
-    def body(self, key: str, size: int) -> bytes:
-        if self.fetch is None:
-            return read(self.s3, self.name, key)[0]
-        return self.fetch(key, size)
+    def body(self, key: str) -> bytes:
+        def get() -> bytes:
+            body: bytes = self.reads.get_object(Bucket=self.name, Key=key)["Body"].read()
+            return body
+
+        return repeating.repeated(get, broken(self.reads))
 
     def read(self, key: str) -> Json | None:
         """The object; {} if it is not ours, since foreign files must not stop a summary; None if missing."""
@@ -202,7 +203,7 @@ def _objects(bucket: _Bucket, keys: Listed, prefix: str, run: Run) -> Iterator[_
 
     def fetched(key: str) -> bytes | None:
         size, _ = keys[key]
-        return bucket.body(key, size) if size <= MOST_BYTES else None
+        return bucket.body(key) if size <= MOST_BYTES else None
 
     matches = ((key, re.fullmatch(r"(0|[1-9][0-9]{0,8})\.json", key.removeprefix(prefix))) for key in keys)
     ranks = {key: int(match[1]) for key, match in matches if match and int(match[1]) < run.world_size}

@@ -22,10 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from urllib3 import HTTPResponse
 
-from inference.s3 import client as s3_module
-from inference.s3.choice import broken, new_client
-from inference.s3.client import S3, Broken, NoSuchKey, S3Error, place
-from inference.s3.signing import Credentials, path_of, query_of, signed
+from summarize.contract.s3_rest import client as s3_module
+from summarize.contract.s3_rest.choice import broken, new_client
+from summarize.contract.s3_rest.client import S3, Broken, NoSuchKey, S3Error, place
+from summarize.contract.s3_rest.signing import Credentials, path_of, query_of, signed
 from tests.replica import Replica, replica
 
 BUCKET = "team3-cosmicai"

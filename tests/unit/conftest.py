@@ -27,9 +27,9 @@ from torch.utils.data import TensorDataset
 from cosmicai.emulator import Emulator
 from cosmicai.emulator.localstack import free_port
 from cosmicai.packaging.places import FUNCTIONS, BuildFolder
+from inference.contract.s3_rest.choice import new_client
+from inference.contract.s3_rest.client import S3
 from inference.engine import astromae
-from inference.s3.choice import new_client
-from inference.s3.client import S3
 
 sys.path.append(str(FUNCTIONS / "inference"))
 import fmi

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import boto3
 import numpy as np
 import pytest
-from botocore.config import Config
 
 from inference.contract.accuracy import Metrics
 from initialize.contract.channels import Host
@@ -22,7 +20,8 @@ from initialize.contract.run_records import LastRun, last_run_key
 from initialize.deployed import Deployed
 from initialize.run import start
 from initialize.speed import speed
-from summarize.fetching import Fetcher
+from summarize.contract.s3_rest.client import S3
+from summarize.contract.s3_rest.signing import Credentials
 from summarize.gather import summarize_run
 
 BUCKET = "team3-cosmicai"
@@ -157,8 +156,8 @@ def test_a_resumed_run_has_the_metrics_of_one_that_was_not_interrupted(
 
 
 @contextmanager
-def _over_http(s3: Any) -> Iterator[tuple[Fetcher, list[str]]]:
-    """Reads the bucket from a server, by signed addresses; and the paths that were asked for."""
+def _over_http(s3: Any) -> Iterator[tuple[S3, list[str]]]:
+    """A client of our own for the bucket; and the paths that it has asked for."""
     asked = []
 
     class Server(BaseHTTPRequestHandler):
@@ -174,17 +173,13 @@ def _over_http(s3: Any) -> Iterator[tuple[Fetcher, list[str]]]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    session = boto3.Session("a", "b", region_name="us-east-1")
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        signing = session.client("s3", endpoint_url=address, config=Config(signature_version="s3v4"))
-        with Fetcher(signing, session.get_credentials(), BUCKET) as fetch:
-            yield fetch, asked
+        yield S3(Credentials("a", "b"), "us-east-1", f"http://127.0.0.1:{server.server_port}"), asked
         server.shutdown()
 
 
-def test_what_is_read_by_signed_addresses_is_judged_as_what_boto3_reads(s3: Any) -> None:
+def test_what_our_client_reads_is_judged_as_what_boto3_reads(s3: Any) -> None:
     """One sound info, and a missing, a stale, a forged and a huge one; after that a resumed run has all."""
     for number in range(7):
         s3.put_object(Bucket=BUCKET, Key=f"seven/{number}.pt", Body=b"galaxies")
@@ -198,8 +193,8 @@ def test_what_is_read_by_signed_addresses_is_judged_as_what_boto3_reads(s3: Any)
     s3.put_object(Bucket=BUCKET, Key="r/06.json", Body=b"{}")  # of another program
     by_boto3 = summarize_run(s3, plan)
     written = {name: _read(s3, f"r/{name}") for name in ("summary.json", "combined_data.json")}
-    with _over_http(s3) as (fetch, asked):
-        assert summarize_run(s3, plan, fetch) == by_boto3
+    with _over_http(s3) as (reads, asked):
+        assert summarize_run(s3, plan, reads) == by_boto3
     assert {name: _read(s3, f"r/{name}") for name in written} == written
     assert sorted(asked) == [f"/{BUCKET}/r/{rank}.json" for rank in (0, 2, 3, 4)]
     summary = written["summary.json"]
@@ -209,6 +204,6 @@ def test_what_is_read_by_signed_addresses_is_judged_as_what_boto3_reads(s3: Any)
 
     again = _plan(s3, "run-2", resume=True, data_prefix="seven")
     _end(s3, again, [1, 2, 3, 4, 5, 6])
-    with _over_http(s3) as (fetch, asked):
-        assert summarize_run(s3, again, fetch)["finished_ranks"] == 7
+    with _over_http(s3) as (reads, asked):
+        assert summarize_run(s3, again, reads)["finished_ranks"] == 7
     assert [info["rank"] for info in _read(s3, "r/combined_data.json")] == list(range(7))

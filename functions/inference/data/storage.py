@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from ..contract.paths import PathError, is_marker, plain
 from ..contract.rank_info import RankInfo
 from ..contract.repeating import repeated
-from ..s3.choice import broken
+from ..contract.s3_rest.choice import broken
 from .torchfile import Source
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class Range:
 class Storage:
     """Reads and writes objects; `seconds` holds the duration of each request.
 
-    client: the one of s3/, or boto3's.
+    client: that of contract/s3_rest, or boto3's.
     """
 
     def __init__(self, client: Any) -> None:

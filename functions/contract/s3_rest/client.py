@@ -1,4 +1,4 @@
-"""A client of S3 with those methods of boto3's that ranks need, by the same names and with the same answers."""
+"""A client of S3 with those methods of boto3's that we need, by the same names and with the same answers."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ class S3:
             except (OSError, HTTPException):
                 connection.close()
                 if not used:
-                    raise  # otherwise S3 has closed an idle connection, which says nothing of the request
+                    raise  # otherwise S3 closed an idle connection, which is not a fault of the request
 
 
 def place(bucket: str, region: str, endpoint: str | None = None) -> tuple[str, str]:
@@ -240,7 +240,7 @@ def _tls() -> ssl.SSLContext:
 
 
 def _error(answer: HTTPResponse, body: Body, method: str, key: str) -> S3Error:
-    """From S3's XML, or from the status alone where that is no XML. Raises Broken."""
+    """From S3's XML, or from the status alone where the answer is not XML. Raises Broken."""
     text = body.read(_MOST_ERROR)
     if not answer.isclosed():
         body.close()

@@ -1,4 +1,4 @@
-"""Which client of S3 a rank uses."""
+"""Which client of S3 a function uses."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def broken(client: Any) -> tuple[type[Exception], ...]:
     """What a client raises if a connection breaks; the request may be made again."""
     if isinstance(client, S3):
         return client.BROKEN
-    from ..contract.s3 import BROKEN
+    from ..s3 import BROKEN
 
     return BROKEN
