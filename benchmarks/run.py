@@ -153,10 +153,12 @@ server.serve_forever()
 """
 
 _CALL = """
-import json, os, sys, time
+import json, os, ssl, sys, time
 import botocore.httpsession
-if os.environ["CERTIFICATES"]:
-    botocore.httpsession.where = lambda: os.environ["CERTIFICATES"]
+if certificates := os.environ["CERTIFICATES"]:
+    botocore.httpsession.where = lambda: certificates
+    trusting = ssl.create_default_context
+    ssl.create_default_context = lambda cafile: trusting(cafile=certificates)
 kind, event = sys.argv[1], json.loads(sys.argv[2])
 if kind.startswith("summarize"):
     from summarize import gather, handler

@@ -9,7 +9,7 @@ from typing import Any
 from .client import S3
 from .signing import Credentials
 
-_NEEDED = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _OF_BOTO3 = (
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "AWS_CA_BUNDLE",
     "AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT",
@@ -20,9 +20,10 @@ _OF_BOTO3 = (
 def new_client(environment: Mapping[str, str]) -> Any:
     """Our client where the environment has the credentials, as on Lambda; boto3's where it asks for more."""
     asked = [name for name in _OF_BOTO3 if environment.get(name) not in (None, "", os.devnull)]
-    if asked or not all(environment.get(name) for name in _NEEDED):
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    key, secret = (environment.get(name) for name in _KEYS)
+    if asked or not (key and secret and region):
         return _boto3()
-    key, secret, region = (environment[name] for name in _NEEDED)
     endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or None
     return S3(Credentials(key, secret, environment.get("AWS_SESSION_TOKEN")), region, endpoint)
 
