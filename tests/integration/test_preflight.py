@@ -30,7 +30,8 @@ def _account(limit: int = 1000, free: int | None = None, head: str | None = _NOT
         if operation == "get-account-settings":
             limits = {"ConcurrentExecutions": limit, "UnreservedConcurrentExecutions": free or limit}
             return {"AccountLimit": limits}
-        assert operation == "head-bucket"
+        if operation != "head-bucket":
+            raise NotImplementedError(operation)
         if head:
             raise AskError(head)
         return {}

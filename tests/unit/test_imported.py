@@ -52,8 +52,8 @@ def network() -> StarOrGalaxy:
 
 
 @pytest.fixture(scope="module")
-def model(network: StarOrGalaxy, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model folder of the network, by the command line."""
+def imported(network: StarOrGalaxy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The model folder of the network by the command line, and what that prints."""
     folder = tmp_path_factory.mktemp("types")
     file = export(network, (networks.sdss()[0][:2],), folder / "net.onnx", ["pixels"], ["probability"])
     arguments = [
@@ -62,11 +62,18 @@ def model(network: StarOrGalaxy, tmp_path_factory: pytest.TempPathFactory) -> Pa
     ]  # fmt: skip
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "pixels takes images (N, 5, 48, 48)" in result.output
-    assert (
-        "true values in partitions are those of type: -1 galaxy, 1 star; NaN where not known" in result.output
-    )
-    return folder / "model"
+    return folder / "model", result.output
+
+
+@pytest.fixture(scope="module")
+def model(imported: tuple[Path, str]) -> Path:
+    return imported[0]
+
+
+def test_the_command_says_what_it_has_imported(imported: tuple[Path, str]) -> None:
+    output = imported[1]
+    assert "pixels takes images (N, 5, 48, 48)" in output
+    assert "true values in partitions are those of type: -1 galaxy, 1 star; NaN where not known" in output
 
 
 def _probabilities(network: StarOrGalaxy, images: torch.Tensor) -> np.ndarray:
