@@ -88,7 +88,7 @@ def test_from_partitions_to_a_report(cli: Cli, partitions: Partitions, prefix: s
     assert "None" not in output
     assert "0 waiting" not in output
     status = json.loads(cli("status", "first", "--json", "--local"))
-    assert (status["status"], status["ranks"], status["done"], status["failed"], status["images"]) == (
+    assert (status["status"], status["ranks"], status["finished"], status["failed"], status["images"]) == (
         "SUCCEEDED", 3, 3, 0, 60,
     )  # fmt: skip
     assert status["usd_so_far"] > 0
@@ -165,11 +165,11 @@ def test_a_failed_run_says_why_and_is_resumed(
     with no_ranks(cloud):  # so that it is looked at before the rank has a result
         cli("resume", "broken", "--local", "--detach")
         status = _until(lambda: json.loads(cli("status", "--local", "--json")), lambda one: one["ranks"] == 3)
-        assert (status["done"], status["failed"], status["errors"]) == (2, 0, {})
+        assert (status["finished"], status["failed"], status["errors"]) == (2, 0, {})
     output = cli("watch", "--local")
     assert "PartitionError" not in output
     status = json.loads(cli("status", "--local", "--json"))
-    assert (status["status"], status["done"], status["failed"]) == ("SUCCEEDED", 3, 0)
+    assert (status["status"], status["finished"], status["failed"]) == ("SUCCEEDED", 3, 0)
     out = tmp_path / "out"
     cli("results", "--local", "--out", str(out))
     assert "✓ Succeeded: all 3 ranks finished" in (out / "report.html").read_text()
@@ -308,8 +308,8 @@ def test_credentials_and_networks_that_fail_are_explained(cli: Cli, tmp_path: Pa
 
 def test_the_doctor_finds_the_deployment(cli: Cli) -> None:
     checks = {check["name"]: check for check in json.loads(cli("doctor", "--local", "--json"))}
-    assert checks["engine"]["told"] == f"by {instructions()}"
-    assert checks["inference function"]["told"] == "3008 MB, x86_64, 900 s"
+    assert checks["engine"]["detail"] == f"by {instructions()}"
+    assert checks["inference function"]["detail"] == "3008 MB, x86_64, 900 s"
     assert all(check["holds"] for check in checks.values())
 
 

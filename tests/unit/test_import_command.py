@@ -135,7 +135,7 @@ def test_a_card_without_a_check_says_what_was_assumed(model: foreign.ViT_Astro, 
     path = foreign.save(model.state_dict(), tmp_path)
     card = import_checkpoint(path, tmp_path / "model", Choices({"heads": "3", "norm_eps": "1e-5"}), onnx=False)
     assert card["checked"] is False
-    assert card["given"] == {"heads": 3, "norm_eps": 1e-5}
+    assert card["stated"] == {"heads": 3, "norm_eps": 1e-5}
     assert card["assumed"]["mlp_activation"] == "gelu"
     assert "norm_eps" not in card["assumed"]
     assert "a state dict holds no code" in card["assumed"]["notes"][0]
