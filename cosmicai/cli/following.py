@@ -62,7 +62,7 @@ def _shown_in_lines(states: Iterator[Snapshot], quiet: bool) -> Snapshot:
     reported: set[int] = set()
     noted = quiet
     for snapshot in states:
-        now = (snapshot.state, snapshot.done, snapshot.failed)
+        now = (snapshot.state, snapshot.finished, snapshot.failed)
         if not noted and snapshot.ranks is not None:
             noted = True
             for note in snapshot.notes:
@@ -93,7 +93,7 @@ def ranks_text(snapshot: Snapshot) -> str:
         return "not planned" if snapshot.ended else "not planned yet"
     others = (("running", snapshot.running), ("waiting", snapshot.pending), ("failed", snapshot.failed))
     counts = [f"{count:,} {word}" for word, count in others if count]
-    return ", ".join([f"{snapshot.done:,} of {snapshot.ranks:,} ranks done", *counts])
+    return ", ".join([f"{snapshot.finished:,} of {snapshot.ranks:,} ranks done", *counts])
 
 
 def channel_text(snapshot: Snapshot) -> str:
@@ -148,12 +148,12 @@ def _bar(snapshot: Snapshot) -> Progress:
     """The ranks that are done; without a length until they are planned."""
     columns = [TextColumn("{task.description}"), BarColumn(), TextColumn(_share(snapshot))]
     bar = Progress(*([] if snapshot.ended else [SpinnerColumn("line")]), *columns)
-    bar.add_task("ranks", total=snapshot.ranks, completed=snapshot.done, start=snapshot.ranks is not None)
+    bar.add_task("ranks", total=snapshot.ranks, completed=snapshot.finished, start=snapshot.ranks is not None)
     return bar
 
 
 def _share(snapshot: Snapshot) -> str:
-    return "" if snapshot.ranks is None else f"{snapshot.done:,}/{snapshot.ranks:,}"
+    return "" if snapshot.ranks is None else f"{snapshot.finished:,}/{snapshot.ranks:,}"
 
 
 def _print_end(snapshot: Snapshot) -> None:
@@ -179,5 +179,5 @@ def _print_end(snapshot: Snapshot) -> None:
         )
         return
     tell_error(snapshot.fault)
-    if snapshot.failed or (snapshot.ranks or 0) > snapshot.done:
+    if snapshot.failed or (snapshot.ranks or 0) > snapshot.finished:
         tell_error(f"what was computed is kept; `cosmicai resume {snapshot.name}` runs only the missing ranks")

@@ -212,7 +212,7 @@ def doctor(team: Team = None, local: Local = False, profile: Profile = None, as_
         table = Table(show_header=False)
         for check in checks:
             mark = Text("✓", "green") if check.holds else Text("✗", "red")
-            table.add_row(mark, check.name, printable(check.told, lines=True))
+            table.add_row(mark, check.name, printable(check.detail, lines=True))
         console.print_table(table)
     if not all(check.holds for check in checks):
         raise typer.Exit(1)

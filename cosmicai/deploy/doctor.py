@@ -20,11 +20,11 @@ from inference.engine.cpu import KERNELS, instructions
 
 @dataclass(frozen=True)
 class Check:
-    """One check: whether it holds, and the finding or the remedy."""
+    """One check: whether it holds. detail: what was found, or the remedy."""
 
     name: str
     holds: bool
-    told: str
+    detail: str
 
 
 def examine(

@@ -45,11 +45,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Finding:
-    """One question, whether its answer lets a deployment succeed, and the finding or the remedy."""
+    """One question, whether its answer lets a deployment succeed. detail: the answer, or the remedy."""
 
     name: str
     holds: bool
-    told: str
+    detail: str
 
 
 def examine(settings: Settings, ask: Ask) -> Iterator[Finding]:
@@ -156,7 +156,7 @@ def main() -> None:
         return
     for finding in findings:
         if not finding.holds:
-            print(f"error: {finding.name}: {finding.told}", file=sys.stderr)
+            print(f"error: {finding.name}: {finding.detail}", file=sys.stderr)
     sys.exit(not all(finding.holds for finding in findings))
 
 

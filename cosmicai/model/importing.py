@@ -48,7 +48,7 @@ def _card(source: Path, reading: Reading, command: str, checked: object) -> dict
         "source sha256": reading.sha256,
         "stored as": list(reading.numbers),
         "architecture": summary(reading.model.config),
-        "given": reading.given,
+        "stated": reading.stated,
         "assumed": {**reading.assumed, "notes": list(reading.notes)},
         "checked": checked,
         "command": command,

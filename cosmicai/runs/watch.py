@@ -51,7 +51,7 @@ class Snapshot:
     result: str
     wall_seconds: float | None = None
     ranks: int | None = None
-    done: int = 0
+    finished: int = 0  # ranks that have a result
     failed: int = 0
     running: int | None = None
     pending: int | None = None
@@ -170,7 +170,7 @@ class Watcher:
         self._read_new(bucket, f"{folder}/failures/", self._failures, _is_of, _second(began))
         infos = [RankInfo.from_json(info) for info in self._results.values()]
         failures = {rank: record for rank, record in self._failures.items() if rank not in self._results}
-        snapshot.ranks, snapshot.done = self._run.world_size, len(infos)
+        snapshot.ranks, snapshot.finished = self._run.world_size, len(infos)
         snapshot.images, snapshot.images_from = counted(infos)
         snapshot.are_redshifts = are_redshifts(infos)
         exact = snapshot.images is not None and is_exact(snapshot.images_from)

@@ -239,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Logs each request except SageMaker's pings, which come every few seconds."""
         if self.path != "/ping":
-            print(json.dumps({"message": "request", "told": format % args}), flush=True)
+            print(json.dumps({"message": "request", "detail": format % args}), flush=True)
 
 
 def serve(host: str = "0.0.0.0") -> None:  # noqa: S104 - SageMaker asks from outside the container

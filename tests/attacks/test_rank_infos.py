@@ -25,6 +25,7 @@ Json = dict[str, Any]
 FOLDER = "results/1"
 ENDED = datetime(2026, 11, 22, 0, 1, tzinfo=UTC)
 STATE = Metrics.of([0.5, 0.7], [0.6, 0.7], [20.0, 21.0]).to_json()
+END = b"</html>\n"  # of a whole report
 DEEP = "[" * 100_000 + "]" * 100_000
 RUN = {
     "run_id": "r", "started": "2026-11-22T00:00:00Z", "payload": {}, "world_size": 3, "bytes": 1,
@@ -84,8 +85,8 @@ def _strict(body: bytes) -> Any:
     return json.loads(body, parse_constant=refuse)
 
 
-def _summarized(objects: dict[str, bytes]) -> tuple[Json, Json, list[Json]]:
-    """What Summarize returns, summary.json, and combined_data.json, both as strict JSON."""
+def _summarized(objects: dict[str, bytes]) -> tuple[Json, Json, list[Json], bytes]:
+    """What Summarize returns, summary.json and combined_data.json, both as strict JSON, and report.html."""
     s3 = _S3({"run.json": json.dumps(RUN).encode(), **objects})
     event = {
         "bucket": "b", "result_path": FOLDER, "run_id": "r", "world_size": 3, "tolerated_failure_percentage": 0,
@@ -95,8 +96,7 @@ def _summarized(objects: dict[str, bytes]) -> tuple[Json, Json, list[Json]]:
     json.dumps(
         historic.results([RankInfo.from_json(info) for info in infos], summary["accuracy"]), allow_nan=False
     )
-    assert s3.objects[f"{FOLDER}/report.html"].endswith(b"</html>\n")
-    return returned, summary, infos
+    return returned, summary, infos, s3.objects[f"{FOLDER}/report.html"]
 
 
 def _with(body: bytes) -> dict[str, bytes]:
@@ -119,7 +119,8 @@ WRONG = [
 
 @pytest.mark.parametrize(("field", "value"), WRONG, ids=lambda value: str(value)[:30])
 def test_a_wrong_field_is_named_and_left_out(field: str, value: Any) -> None:
-    returned, summary, infos = _summarized(_with(json.dumps(_info(1, **{field: value})).encode()))
+    returned, summary, infos, report = _summarized(_with(json.dumps(_info(1, **{field: value})).encode()))
+    assert report.endswith(END)
     assert returned["within_tolerance"]
     assert [info["rank"] for info in infos] == [0, 1, 2]
     assert list(summary["left_out"]) == ["1"]
@@ -131,9 +132,10 @@ def test_a_wrong_field_is_named_and_left_out(field: str, value: Any) -> None:
     "field", sorted(set(_info(1)) - {"rank", "run_id", "duration (seconds)", "memory_limit (MB)"})
 )
 def test_a_field_may_be_missing(field: str) -> None:
-    returned, summary, _ = _summarized(
+    returned, summary, _, report = _summarized(
         _with(json.dumps({name: value for name, value in _info(1).items() if name != field}).encode())
     )
+    assert report.endswith(END)
     assert returned["within_tolerance"]
     assert summary["left_out"] == {}
     assert summary["cost"]["total (USD)"] > 0
@@ -151,7 +153,8 @@ _FREE = sorted(set(_info(1)) - {"rank", "run_id", "duration (seconds)", "memory_
 @settings(max_examples=100, deadline=None)
 def test_no_value_loses_a_run(changes: Json) -> None:
     fixed = {name: _info(1)[name] for name in ("rank", "run_id", "duration (seconds)", "memory_limit (MB)")}
-    returned, _, infos = _summarized(_with(json.dumps({**_info(1), **changes, **fixed}).encode()))
+    returned, _, infos, report = _summarized(_with(json.dumps({**_info(1), **changes, **fixed}).encode()))
+    assert report.endswith(END)
     assert returned["within_tolerance"]
     assert len(infos) == 3
 
@@ -171,7 +174,8 @@ def _late(**changes: Any) -> bytes:
 )  # fmt: skip
 def test_an_object_that_is_no_info_costs_no_other_rank(body: bytes) -> None:
     """The rank counts as one without a result, and the cause says why."""
-    returned, summary, infos = _summarized(_with(body))
+    returned, summary, infos, report = _summarized(_with(body))
+    assert report.endswith(END)
     assert [info["rank"] for info in infos] == [0, 2]
     assert not returned["within_tolerance"]
     if body != b"[1]" and body != b'"text"':
@@ -184,7 +188,8 @@ def test_an_object_that_is_no_info_costs_no_other_rank(body: bytes) -> None:
 )
 def test_other_objects_are_no_ranks(name: str) -> None:
     objects = {f"{rank}.json": json.dumps(_info(rank)).encode() for rank in range(3)}
-    returned, _, infos = _summarized({**objects, name: json.dumps(_info(1)).encode()})
+    returned, _, infos, report = _summarized({**objects, name: json.dumps(_info(1)).encode()})
+    assert report.endswith(END)
     assert len(infos) == 3
     assert returned["failed_percentage"] == 0
 
@@ -203,7 +208,10 @@ def test_other_objects_are_no_ranks(name: str) -> None:
 def test_a_strange_record_of_a_failure_is_one_of_its_rank(record: Json) -> None:
     objects = {f"{rank}.json": json.dumps(_info(rank)).encode() for rank in (0, 2)}
     failure = json.dumps({**record, "run_id": "r"}).encode()
-    returned, summary, _ = _summarized({**objects, "failures/1.json": failure, "failures/7.json": failure})
+    returned, summary, _, report = _summarized(
+        {**objects, "failures/1.json": failure, "failures/7.json": failure}
+    )
+    assert report.endswith(END)
     assert list(summary["failed_ranks"]) == ["1"]
     assert "rank 1: " in returned["cause"]
 
@@ -218,7 +226,10 @@ def test_a_strange_record_of_a_failure_is_one_of_its_rank(record: Json) -> None:
 )  # fmt: skip
 def test_forged_metrics_are_not_used(metrics: Json) -> None:
     objects = {f"{rank}.json": json.dumps(_info(rank)).encode() for rank in range(3)}
-    _, summary, _ = _summarized({**objects, "metrics.json": json.dumps({**metrics, "run_id": "r"}).encode()})
+    _, summary, _, report = _summarized(
+        {**objects, "metrics.json": json.dumps({**metrics, "run_id": "r"}).encode()}
+    )
+    assert report.endswith(END)
     assert summary["metrics_source"].startswith("rank infos; metrics.json is not used: ")
     assert summary["accuracy"]["count"] == 6
 

@@ -46,8 +46,7 @@ class FaultyS3:
 
     @contextmanager
     def running(self) -> Iterator[FaultyS3]:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        server.daemon_threads = True
+        server = _Server(self)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{server.server_port}"
         try:
@@ -58,74 +57,83 @@ class FaultyS3:
             server.server_close()
 
 
-def _handler(proxy: FaultyS3) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
 
-        def handle_one_request(self) -> None:
-            try:
-                super().handle_one_request()
-            except OSError:  # the client has gone
-                self.close_connection = True
+    def __init__(self, proxy: FaultyS3) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.proxy = proxy
 
-        def _pass_on(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            kind = proxy.fault(self.command, urlparse(self.path).path, self.headers.get("Range", ""))
-            if kind == "slow down":
-                self._answer(503, {"Content-Type": "application/xml"}, _SLOW_DOWN)
-                return
-            if kind == "hold":
-                proxy.held.set()
-                proxy.release.wait(60)
-            status, headers, content = self._asked(body)
-            if kind == "lost":
-                self.close_connection = True
-                self.connection.close()
-                return
-            self._answer(status, headers, content, kind)
 
-        def _asked(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-            target = urlparse(proxy.endpoint)
-            connection = http.client.HTTPConnection(str(target.hostname), target.port, timeout=60)
-            try:
-                connection.request(self.command, self.path, body or None, dict(self.headers))
-                answer = connection.getresponse()
-                return answer.status, dict(answer.getheaders()), answer.read()
-            finally:
-                connection.close()
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
 
-        def _answer(
-            self, status: int, headers: dict[str, str], content: bytes, kind: str | None = None
-        ) -> None:
-            self.send_response_only(status)
-            for name, value in headers.items():
-                if name.lower() not in _HOP:
-                    self.send_header(name, value)
-            length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(content))
-            self.send_header("Content-Length", length)
-            self.end_headers()
-            if self.command == "HEAD":
-                return
-            middle = len(content) // 2
-            if kind not in ("reset", "short", "stall"):
-                self.wfile.write(content)
-                return
-            self.wfile.write(content[:middle])
-            self.wfile.flush()
-            if kind == "stall":
-                time.sleep(STALL_SECONDS)
-                self.wfile.write(content[middle:])
-                return
-            if kind == "reset":
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except OSError:  # the client has gone
             self.close_connection = True
-            self.connection.shutdown(socket.SHUT_WR) if kind == "short" else self.connection.close()
 
-        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass_on
+    def _pass_on(self) -> None:
+        proxy = self.server.proxy
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        kind = proxy.fault(self.command, urlparse(self.path).path, self.headers.get("Range", ""))
+        if kind == "slow down":
+            self._answer(503, {"Content-Type": "application/xml"}, _SLOW_DOWN)
+            return
+        if kind == "hold":
+            proxy.held.set()
+            proxy.release.wait(60)
+        status, headers, content = self._asked(body)
+        if kind == "lost":
+            self.close_connection = True
+            self.connection.close()
+            return
+        self._answer(status, headers, content, kind)
 
-        def log_message(self, format: str, *arguments: Any) -> None: ...
+    def _asked(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        target = urlparse(self.server.proxy.endpoint)
+        connection = http.client.HTTPConnection(str(target.hostname), target.port, timeout=60)
+        try:
+            connection.request(self.command, self.path, body or None, dict(self.headers))
+            answer = connection.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read()
+        finally:
+            connection.close()
 
-    return Handler
+    def _answer(self, status: int, headers: dict[str, str], content: bytes, kind: str | None = None) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in _HOP:
+                self.send_header(name, value)
+        length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(content))
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if kind in ("reset", "short", "stall"):
+            self._write_spoilt(content, kind)
+        else:
+            self.wfile.write(content)
+
+    def _write_spoilt(self, content: bytes, kind: str) -> None:
+        """The first half of the content, and then what the kind of fault does."""
+        middle = len(content) // 2
+        self.wfile.write(content[:middle])
+        self.wfile.flush()
+        if kind == "stall":
+            time.sleep(STALL_SECONDS)
+            self.wfile.write(content[middle:])
+            return
+        if kind == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_WR) if kind == "short" else self.connection.close()
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass_on
+
+    def log_message(self, format: str, *arguments: Any) -> None: ...
 
 
 _SLOW_DOWN = (

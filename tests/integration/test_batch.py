@@ -34,9 +34,7 @@ class Jobs:
         self._cloud, self._build = cloud, build
 
     def plan(self, payload: Json) -> Json:
-        planned = start(self._cloud.s3, payload, "on-batch", "2026-11-22T00:00:00Z", DEPLOYED)
-        assert planned["backend"] == "batch"
-        return planned
+        return start(self._cloud.s3, payload, "on-batch", "2026-11-22T00:00:00Z", DEPLOYED)
 
     def run(self, planned: Json, index: int, **variables: str) -> subprocess.CompletedProcess[str]:
         array = {"AWS_BATCH_JOB_ARRAY_INDEX": str(index)} if planned["jobs"] > 1 else {}
@@ -77,6 +75,7 @@ def test_jobs_give_the_results_of_lambda(
     assert on_lambda.status == "SUCCEEDED", on_lambda.cause
     payload = cloud.payload(prefix, backend="batch", result_path=f"results/{prefix}-batch")
     planned = jobs.plan(payload)
+    assert planned["backend"] == "batch"
     for index in range(planned["jobs"]):
         process = jobs.run(planned, index)
         assert process.returncode == 0, process.stderr
@@ -116,6 +115,7 @@ def test_a_rank_that_fails_leaves_a_record_and_no_other_one(
     cloud.put_all(prefix, {**partitions(2), "2.pt": b"junk"})
     payload = cloud.payload(prefix, backend="batch")
     planned = jobs.plan(payload)
+    assert planned["backend"] == "batch"
     assert [jobs.run(planned, index).returncode for index in range(2)] == [0, FAILED]
     ran, outcome = jobs.finished(planned, payload)
     assert not outcome["within_tolerance"]
@@ -133,6 +133,7 @@ def test_what_could_not_be_read_just_then_is_tried_again(
     cloud.put_all(prefix, bodies)
     payload = cloud.payload(prefix, backend="batch")
     planned = jobs.plan(payload)
+    assert planned["backend"] == "batch"
     cloud.s3.delete_object(Bucket=cloud.bucket, Key=f"{prefix}/2.pt")
     process = jobs.run(planned, 1)
     assert process.returncode == TRY_AGAIN
@@ -149,6 +150,7 @@ def test_an_index_beyond_the_ranks_is_told(
 ) -> None:
     cloud.put_all(prefix, partitions(2))
     planned = jobs.plan(cloud.payload(prefix, backend="batch"))
+    assert planned["backend"] == "batch"
     process = jobs.run(planned, 2)
     assert process.returncode == FAILED
     assert "AWS_BATCH_JOB_ARRAY_INDEX is 2, but" in process.stderr

@@ -22,9 +22,10 @@ from cosmicai.packaging.places import ROOT
 from cosmicai.runs.batch_jobs import Jobs
 from initialize.run import Deployed, start
 from summarize.gather import summarize_run
-from tests.replica import ACCOUNT, DEPLOYER, Replica, environment, replica
+from tests.replica import ACCOUNT, DEPLOYER, Replica, replica
 from tests.replica.calls import actions
-from tests.replica.terraform import Root, assert_allowed
+from tests.replica.policies import allowed, findings, lacking, role_policy
+from tests.replica.terraform import Root
 
 Json = dict[str, Any]
 DEPLOYED = Deployed(
@@ -93,21 +94,11 @@ def test_what_is_made_is_what_a_rank_needs(applied: Applied) -> None:
     assert group["IpPermissions"] == []
 
 
-def _allowed(applied: Applied, part: str) -> set[str]:
-    """The actions of a role's policy, to which parliament has no objection."""
-    policy = applied.aws.client("iam").get_role_policy(RoleName=f"{NAME}-{part}", PolicyName=f"{NAME}-{part}")
-    parliament = environment().with_name("parliament")
-    text = json.dumps(policy["PolicyDocument"])
-    process = subprocess.run([parliament], input=text, capture_output=True, text=True)
-    assert process.stdout == "", process.stdout
-    listed = (statement["Action"] for statement in policy["PolicyDocument"]["Statement"])
-    return {action for one in listed for action in ([one] if isinstance(one, str) else one)}
-
-
 def test_the_roles_of_a_rank_and_of_its_start_are_apart(applied: Applied) -> None:
-    allowed = {part: _allowed(applied, part) for part in ("rank", "start")}
-    assert allowed["rank"] == {"s3:GetObject", "s3:ListBucket", "s3:PutObject"}
-    assert allowed["start"] == {
+    rank, start_ = (role_policy(applied.aws, f"{NAME}-{part}") for part in ("rank", "start"))
+    assert findings(rank) == findings(start_) == []
+    assert allowed(rank) == {"s3:GetObject", "s3:ListBucket", "s3:PutObject"}
+    assert allowed(start_) == {
         "logs:CreateLogStream", "logs:PutLogEvents", "ecr:GetAuthorizationToken",
         "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer",
     }  # fmt: skip
@@ -123,7 +114,6 @@ def _machine(applied: Applied) -> str:
     own = {name: states[name] for name in ("Ranks", "BatchRanks", "BatchJob", "BatchArray")}
     own["Ranks"] = {**own["Ranks"], "Choices": own["Ranks"]["Choices"][:1], "Default": "Summarize"}
     for name in ("BatchJob", "BatchArray"):
-        assert own[name]["Resource"] == SUBMIT
         own[name]["Parameters"] |= {"JobQueue": queue, "JobDefinition": definition}
     return json.dumps({"StartAt": "Ranks", "States": {**own, "Summarize": {"Type": "Succeed"}}})
 
@@ -149,6 +139,8 @@ def _ended(stepfunctions: Any, execution: str) -> Json:
 def test_the_state_machine_runs_one_job_for_each_rank(applied: Applied, machine: str, jobs: int) -> None:
     """One rank is a job without an array, none is no job."""
     stepfunctions, batch = applied.aws.client("stepfunctions"), applied.aws.client("batch")
+    states = json.loads(stepfunctions.describe_state_machine(stateMachineArn=machine)["definition"])["States"]
+    assert states["BatchJob"]["Resource"] == states["BatchArray"]["Resource"] == SUBMIT
     execution_input = {
         "backend": "batch",
         "jobs": jobs,
@@ -212,13 +204,15 @@ def test_a_team_changes_to_instances_with_a_gpu(applied: Applied) -> None:
     definitions = batch.describe_job_definitions(jobDefinitionName=NAME)["jobDefinitions"]
     container = max(definitions, key=lambda one: one["revision"])["containerProperties"]
     assert {"type": "GPU", "value": "1"} in container["resourceRequirements"]
-    assert _allowed(applied, "host") <= ECS_MANAGED
+    host = role_policy(applied.aws, f"{NAME}-host")
+    assert findings(host) == []
+    assert allowed(host) <= ECS_MANAGED
 
 
 def test_nothing_is_left_and_the_deployers_policy_was_enough(applied: Applied) -> None:
     """The last test: the module is destroyed."""
     applied.terraform("destroy", **GPU)
-    assert_allowed(actions(applied.aws.recording, DEPLOYER), "deployer", "deployer-batch")
+    assert lacking(actions(applied.aws.recording, DEPLOYER), "deployer", "deployer-batch") == set()
     batch = applied.aws.client("batch")
     assert batch.describe_job_queues(jobQueues=[NAME])["jobQueues"] == []
     assert batch.describe_compute_environments()["computeEnvironments"] == []

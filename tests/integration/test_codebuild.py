@@ -2,6 +2,8 @@
 
 moto keeps the project, the context and the logs; tests/replica/builds.py carries out the buildspec. A stand-in
 for docker on CodeBuild's machine records its arguments and its context, and pushes an image's manifest.
+
+The tests follow each other: from builds that end without an image to a deployment, and to its end.
 """
 
 from __future__ import annotations
@@ -11,9 +13,12 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +38,9 @@ from tests.replica.checkout import (
     copy_project,
     stand_in,
 )
-from tests.replica.policies import assert_policies_are_sound, assert_the_deployer_may
+from tests.replica.policies import MOST_CHARACTERS, allowed, findings_by_role, lacking, lengths, role_policy
+
+pytestmark = pytest.mark.timeout(1800)
 
 BUILDER = f"{TEAM}-cosmicai-image-builder"
 _NO_DOCKER = "\nsys.exit('no Docker here')\n"
@@ -65,17 +72,43 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
         yield Checkout(folder, aws)
 
 
+@dataclass(frozen=True)
+class Deployment:
+    """What `make deploy BUILD=codebuild` prints, and the calls of tools on this machine and on the builder."""
+
+    printed: str
+    calls: list[list[str]]
+    built: list[list[Any]]
+
+
+@pytest.fixture(scope="module")
+def deployment(checkout: Checkout) -> Deployment:
+    record = checkout.folder.parent / "machine" / "calls"
+    record.write_text("")
+    printed, calls = checkout.make("deploy", "BUILD=codebuild")
+    return Deployment(printed, calls, [json.loads(line) for line in record.read_text().splitlines()])
+
+
+@pytest.fixture
+def fault(checkout: Checkout) -> Iterator[Path]:
+    """What the stand-in for docker on the builder fails with, once it is written."""
+    path = checkout.folder.parent / "machine" / "fault"
+    yield path
+    path.unlink(missing_ok=True)
+
+
 def _contexts(checkout: Checkout) -> list[str]:
     listed = checkout.aws.client("s3").list_objects_v2(Bucket=BUCKET).get("Contents", [])
     return [one["Key"] for one in listed]
 
 
-@pytest.mark.timeout(1800)
-def test_an_image_is_built_on_aws_and_deployed(checkout: Checkout) -> None:
-    machine, tree = checkout.folder.parent / "machine", checkout.folder
+def _functions(checkout: Checkout) -> list[str]:
+    return [one["FunctionName"] for one in checkout.aws.client("lambda").list_functions()["Functions"]]
 
-    # A build that fails stops the deployment with its own words; what is there stays for the next attempt.
-    (machine / "fault").write_text("no space left on device")
+
+def test_a_build_that_fails_stops_the_deployment_with_its_own_words(checkout: Checkout, fault: Path) -> None:
+    """What is there stays for the next attempt."""
+    fault.write_text("no space left on device")
     process, _ = checkout.run("deploy", "BUILD=codebuild")
     assert process.returncode != 0
     assert "ERROR: failed to solve: no space left on device" in process.stdout
@@ -84,85 +117,96 @@ def test_an_image_is_built_on_aws_and_deployed(checkout: Checkout) -> None:
     assert "phase PRE_BUILD: Error while executing command: aws ecr get-login-password" in line
     assert f"in CloudWatch: /aws/codebuild/{BUILDER}, " in line
     assert _contexts(checkout) == []
-    assert checkout.aws.client("lambda").list_functions()["Functions"] == []
+    assert _functions(checkout) == []
 
-    (machine / "fault").unlink()
-    _assert_an_interrupted_build_is_stopped(checkout, machine / "fault")
-    (machine / "calls").write_text("")
-    printed, calls = checkout.make("deploy", "BUILD=codebuild")
-    assert not [call for call in calls if call[0] == "docker"]
-    assert f"building {IMAGE} in {BUILDER}:" in printed
-    login, build, context = (json.loads(line) for line in (machine / "calls").read_text().splitlines())
+
+_BUILD = [sys.executable, "-m", "cosmicai.deploy.codebuild", "--region", "us-east-1", "--project", BUILDER]
+_BUILD += ["--bucket", BUCKET, "--image", IMAGE, "--architecture", "arm64", "--variant", "lean"]
+
+
+@pytest.mark.parametrize(
+    ("start", "number"),
+    [
+        pytest.param(
+            lambda checkout: checkout.start("deploy", "BUILD=codebuild"), signal.SIGTERM, id="SIGTERM"
+        ),
+        pytest.param(lambda checkout: checkout.start_command(_BUILD), signal.SIGINT, id="Ctrl-C"),
+    ],
+)
+def test_an_interrupted_build_is_stopped(
+    checkout: Checkout, fault: Path, start: Callable[[Checkout], subprocess.Popen[str]], number: int
+) -> None:
+    """By a CI system that ends make, which ends deploy.sh, and by Ctrl-C, in the project of the first."""
+    os.mkfifo(fault)  # the stand-in for docker waits for a writer
+    with start(checkout) as process:
+        assert process.stdout
+        assert process.stderr
+        printed = ""
+        while "Running command " not in printed:
+            printed += (line := process.stdout.readline())
+            assert line, process.stderr.read()
+        process.send_signal(number)
+        printed += process.stdout.read()  # of whatever make has left running, to its end
+        (build_id,) = re.findall(rf"^building .* in ({BUILDER}:\S+); Ctrl-C stops it$", printed, re.MULTILINE)
+        assert printed.splitlines()[-1] == f"stopped {build_id}", process.stderr.read()
+    assert process.returncode != 0
+    (build,) = checkout.aws.client("codebuild").batch_get_builds(ids=[build_id])["builds"]
+    assert build["buildStatus"] == "STOPPED"
+    assert _contexts(checkout) == []
+    assert _functions(checkout) == []
+
+
+def test_an_image_is_built_on_aws_of_what_this_machine_holds(
+    checkout: Checkout, deployment: Deployment
+) -> None:
+    assert not [call for call in deployment.calls if call[0] == "docker"]
+    assert f"building {IMAGE} in {BUILDER}:" in deployment.printed
+    login, build, context = deployment.built
     assert login == ["docker", "login", "--username", "AWS", "--password-stdin", REGISTRY]
     arguments = ["--build-arg", "VARIANT=lean", "--build-arg", "EXTRA_PACKAGES="]
     command = ["buildx", "build", "--platform", "linux/arm64", "--provenance=false"]
     command += ["-f", "docker/inference.Dockerfile", *arguments, "-t", IMAGE, "--push", "."]
     assert build == ["docker", *command]
-    assert set(context[1]) - {"context.tar.gz"} == set(context_files(tree))
-    for name in context_files(tree):
-        path = tree / name
+    assert set(context[1]) - {"context.tar.gz"} == set(context_files(checkout.folder))
+    for name in context_files(checkout.folder):
+        path = checkout.folder / name
         held = str(path.readlink()) if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest()
         assert context[1][name] == held, name
     assert _contexts(checkout) == []
+
+
+@pytest.mark.usefixtures("deployment")
+def test_the_image_is_deployed_and_the_builder_stays(checkout: Checkout) -> None:
     function = checkout.aws.client("lambda").get_function(FunctionName=REPOSITORY)
     assert function["Configuration"]["PackageType"] == "Image"
     assert image_tag() in IMAGE
-
     project = checkout.aws.client("codebuild").batch_get_projects(names=[BUILDER])["projects"][0]
     assert project["environment"]["type"] == "ARM_CONTAINER"
-    (group,) = checkout.aws.client("logs").describe_log_groups(logGroupNamePrefix="/aws/codebuild/")[
-        "logGroups"
-    ]
+    logs = checkout.aws.client("logs")
+    (group,) = logs.describe_log_groups(logGroupNamePrefix="/aws/codebuild/")["logGroups"]
     assert (group["logGroupName"], group["retentionInDays"]) == (f"/aws/codebuild/{BUILDER}", 30)
-    assert_policies_are_sound(checkout.aws, roles=7)
-    _assert_the_role_is_just_enough(checkout)
 
+
+@pytest.mark.usefixtures("deployment")
+def test_policies_are_sound_and_the_builders_is_just_enough(checkout: Checkout) -> None:
+    findings = findings_by_role(checkout.aws)
+    assert list(findings.values()) == [[]] * 7, findings
+    document = role_policy(checkout.aws, BUILDER)
+    # The stand-in pushes no layers: https://docs.aws.amazon.com/AmazonECR/latest/userguide/image-push-iam.html
+    layers = {"BatchCheckLayerAvailability", "BatchGetImage", "CompleteLayerUpload", "InitiateLayerUpload"}
+    unused = {f"ecr:{action}" for action in (*layers, "UploadLayerPart")}
+    assert actions(checkout.aws.recording, "builder") | unused == allowed(document)
+    resources = {one["Sid"]: one["Resource"] for one in document["Statement"]}
+    assert resources["ReadContext"] == f"arn:aws:s3:::{BUCKET}/.cosmicai/build/*"
+    assert resources["PushImage"].endswith(f":repository/{REPOSITORY}")
+
+
+@pytest.mark.usefixtures("deployment")
+def test_nothing_is_left_and_the_deployers_policy_was_enough(checkout: Checkout) -> None:
+    """The last test: the deployment is destroyed."""
     checkout.make("destroy")
     assert checkout.aws.client("codebuild").list_projects()["projects"] == []
     assert checkout.aws.client("logs").describe_log_groups()["logGroups"] == []
     assert BUCKET not in {one["Name"] for one in checkout.aws.client("s3").list_buckets()["Buckets"]}
-    assert_the_deployer_may(actions(checkout.aws.recording, DEPLOYER))
-
-
-def _assert_an_interrupted_build_is_stopped(checkout: Checkout, fault: Path) -> None:
-    """By a CI system that ends make, which ends deploy.sh, and by Ctrl-C."""
-    os.mkfifo(fault)  # the stand-in for docker waits for a writer
-    command = [sys.executable, "-m", "cosmicai.deploy.codebuild", "--region", "us-east-1", "--project", BUILDER]
-    command += ["--bucket", BUCKET, "--image", IMAGE, "--architecture", "arm64", "--variant", "lean"]
-    for start, number in (
-        (lambda: checkout.start("deploy", "BUILD=codebuild"), signal.SIGTERM),
-        (lambda: checkout.start_command(command), signal.SIGINT),
-    ):
-        with start() as process:
-            assert process.stdout
-            assert process.stderr
-            printed = ""
-            while "Running command " not in printed:
-                printed += (line := process.stdout.readline())
-                assert line, process.stderr.read()
-            process.send_signal(number)
-            printed += process.stdout.read()  # of whatever make has left running, to its end
-            (build_id,) = re.findall(
-                rf"^building .* in ({BUILDER}:\S+); Ctrl-C stops it$", printed, re.MULTILINE
-            )
-            assert printed.splitlines()[-1] == f"stopped {build_id}", process.stderr.read()
-        assert process.returncode != 0
-        (build,) = checkout.aws.client("codebuild").batch_get_builds(ids=[build_id])["builds"]
-        assert build["buildStatus"] == "STOPPED"
-        assert _contexts(checkout) == []
-    fault.unlink()
-    assert checkout.aws.client("lambda").list_functions()["Functions"] == []
-
-
-def _assert_the_role_is_just_enough(checkout: Checkout) -> None:
-    iam = checkout.aws.client("iam")
-    document = iam.get_role_policy(RoleName=BUILDER, PolicyName=BUILDER)["PolicyDocument"]
-    listed = (one["Action"] for one in document["Statement"])
-    allowed = {action for one in listed for action in ([one] if isinstance(one, str) else one)}
-    # The stand-in pushes no layers: https://docs.aws.amazon.com/AmazonECR/latest/userguide/image-push-iam.html
-    layers = {"BatchCheckLayerAvailability", "BatchGetImage", "CompleteLayerUpload", "InitiateLayerUpload"}
-    unused = {f"ecr:{action}" for action in (*layers, "UploadLayerPart")}
-    assert actions(checkout.aws.recording, "builder") | unused == allowed
-    resources = {one["Sid"]: one["Resource"] for one in document["Statement"]}
-    assert resources["ReadContext"] == f"arn:aws:s3:::{BUCKET}/.cosmicai/build/*"
-    assert resources["PushImage"].endswith(f":repository/{REPOSITORY}")
+    assert lacking(actions(checkout.aws.recording, DEPLOYER)) == set()
+    assert max(lengths().values()) <= MOST_CHARACTERS

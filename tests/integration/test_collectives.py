@@ -25,19 +25,19 @@ Run = Callable[[Json], Ran]
 Partitions = Callable[..., dict[str, bytes]]
 
 
-def _reduced(ran: Ran) -> tuple[Json, Json]:
-    """(metrics.json, summary.json), which must agree."""
-    assert ran.status == "SUCCEEDED", ran.cause
-    metrics, summary = ran.read("metrics.json"), ran.read("summary.json")
-    assert metrics["accuracy"] == summary["accuracy"]
-    return metrics, summary
+def _documents(ran: Ran) -> tuple[Json, Json]:
+    """metrics.json and summary.json."""
+    return ran.read("metrics.json"), ran.read("summary.json")
 
 
 def test_sixteen_ranks_reduce_directly_to_what_summarize_computes(
     cloud: Cloud, run: Run, partitions: Partitions, prefix: str
 ) -> None:
     cloud.put_all(prefix, partitions(16, rows=40))
-    metrics, summary = _reduced(run(cloud.payload(prefix, collectives="direct")))
+    ran = run(cloud.payload(prefix, collectives="direct"))
+    assert ran.status == "SUCCEEDED", ran.cause
+    metrics, summary = _documents(ran)
+    assert metrics["accuracy"] == summary["accuracy"]
     assert metrics["ranks"] == list(range(16))
     assert metrics["num_samples"] == summary["num_samples"] == 16 * 40
     assert summary["metrics_source"] == "collectives (direct) of 16 ranks"
@@ -49,7 +49,9 @@ def test_the_same_run_without_collectives_gives_the_same_metrics(
 ) -> None:
     cloud.put_all(prefix, partitions(5, rows=40))
     direct = run(cloud.payload(prefix, collectives="direct"))
-    metrics, _ = _reduced(direct)
+    assert direct.status == "SUCCEEDED", direct.cause
+    metrics, whole = _documents(direct)
+    assert metrics["accuracy"] == whole["accuracy"]
     for rank in range(5):
         collectives = direct.read(f"{rank}.json")["collectives"]
         assert (collectives["channel"], collectives["relayed"], collectives["faults"]) == ("direct", [], {})
@@ -88,7 +90,9 @@ def test_nothing_of_the_runs_secret_is_left(
 ) -> None:
     cloud.put_all(prefix, partitions(2))
     ran = run(cloud.payload(prefix, collectives="direct"))
-    _reduced(ran)
+    assert ran.status == "SUCCEEDED", ran.cause
+    metrics, summary = _documents(ran)
+    assert metrics["accuracy"] == summary["accuracy"]
     assert cloud.keys(cloud.bucket, f".cosmicai/{ran.read('run.json')['run_id']}/") == set()
 
 
@@ -103,13 +107,18 @@ def test_more_ranks_than_can_run_at_once_reduce_over_s3(
 ) -> None:
     cloud.put_all(prefix, partitions(20))
     ran = run(cloud.payload(prefix, collectives="direct"))
-    metrics, summary = _reduced(ran)
+    assert ran.status == "SUCCEEDED", ran.cause
+    metrics, summary = _documents(ran)
+    assert metrics["accuracy"] == summary["accuracy"]
     assert metrics["ranks"] == list(range(20))
     assert summary["metrics_source"] == "collectives (s3) of 20 ranks"
     assert summary["collectives"]["reason"] == "only 16 of 20 ranks can run at once, so messages wait in S3"
     payload = cloud.payload(prefix, collectives="direct", max_concurrency=1, file_limit=3)
     one = run({**payload, "result_path": "results/one-by-one"})
-    assert _reduced(one)[1]["metrics_source"] == "collectives (s3) of 3 ranks"
+    assert one.status == "SUCCEEDED", one.cause
+    metrics, summary = _documents(one)
+    assert metrics["accuracy"] == summary["accuracy"]
+    assert summary["metrics_source"] == "collectives (s3) of 3 ranks"
 
 
 def test_a_rank_that_fails_is_missing_in_both(
@@ -117,7 +126,9 @@ def test_a_rank_that_fails_is_missing_in_both(
 ) -> None:
     cloud.put_all(prefix, {**partitions(4), "2.pt": b"no partition"})
     ran = run(cloud.payload(prefix, collectives="direct", tolerated_failure_percentage=25))
-    metrics, summary = _reduced(ran)
+    assert ran.status == "SUCCEEDED", ran.cause
+    metrics, summary = _documents(ran)
+    assert metrics["accuracy"] == summary["accuracy"]
     assert metrics["ranks"] == [0, 2, 3]
     assert summary["metrics_source"] == "collectives (direct) of 3 ranks"
     assert ran.read("0.json")["communication (seconds)"] < 5  # nobody waited for it
@@ -137,7 +148,10 @@ def test_a_killed_rank_is_started_again_and_joins(
     (tmp_path / "payload.json").write_text(json.dumps(payload))
     execution = cloud.start(tmp_path / "payload.json")
     kill_a_busy_rank(cloud)
-    _, summary = _reduced(cloud.wait(execution, payload))
+    ran = cloud.wait(execution, payload)
+    assert ran.status == "SUCCEEDED", ran.cause
+    metrics, summary = _documents(ran)
+    assert metrics["accuracy"] == summary["accuracy"]
     assert summary["num_samples"] == 15_000
 
 
@@ -186,13 +200,18 @@ def test_without_a_host_the_messages_go_through_s3(
     cloud, port = hostless
     cloud.put_all(prefix, partitions(3))
     ran = run_hostless(cloud.payload(prefix, collectives="direct"))
-    metrics, _ = _reduced(ran)
+    assert ran.status == "SUCCEEDED", ran.cause
+    metrics, summary = _documents(ran)
+    assert metrics["accuracy"] == summary["accuracy"]
     assert metrics["ranks"] == [0, 1, 2]
     collectives = ran.read("1.json")["collectives"]
     assert (collectives["channel"], collectives["reason"]) == ("s3", "the rendezvous host could not be reached")
     with socket.create_server(("127.0.0.1", port)):  # one that never answers
         ran = run_hostless({**cloud.payload(prefix, collectives="direct"), "result_path": "results/silent"})
-    assert _reduced(ran)[1]["metrics_source"] == "collectives (s3) of 3 ranks"
+    assert ran.status == "SUCCEEDED", ran.cause
+    metrics, summary = _documents(ran)
+    assert metrics["accuracy"] == summary["accuracy"]
+    assert summary["metrics_source"] == "collectives (s3) of 3 ranks"
 
 
 @pytest.mark.fault(
@@ -221,7 +240,9 @@ def test_a_host_that_is_killed_and_comes_back_fails_no_rank(
         ran = run_hostless(cloud.payload(prefix, collectives="direct"), restart)
     finally:
         hosts[-1].stop()
-    metrics, summary = _reduced(ran)
+    assert ran.status == "SUCCEEDED", ran.cause
+    metrics, summary = _documents(ran)
+    assert metrics["accuracy"] == summary["accuracy"]
     assert metrics["ranks"] == [0, 1, 2, 3]
     assert summary["num_samples"] == 16_000
 
@@ -244,7 +265,10 @@ def test_the_deployments_own_host_is_started_and_stopped(
     payload = cloud.payload("own", collectives="direct")
     (tmp_path / "payload.json").write_text(json.dumps(payload))
     ran = cloud.wait(cloud.start(tmp_path / "payload.json"), payload)
-    assert _reduced(ran)[1]["metrics_source"] == "collectives (s3) of 2 ranks"
+    assert ran.status == "SUCCEEDED", ran.cause
+    metrics, summary = _documents(ran)
+    assert metrics["accuracy"] == summary["accuracy"]
+    assert summary["metrics_source"] == "collectives (s3) of 2 ranks"
     history = cloud.stepfunctions.get_execution_history(executionArn=ran.execution["executionArn"])["events"]
     entered = [event.get("stateEnteredEventDetails", {}).get("name") for event in history]
     assert [name for name in entered if name and "Rendezvous" in name] == [

@@ -1,7 +1,8 @@
 """make deploy and make destroy from the example tfvars, against an AWS that we did not write.
 
 Terraform, its provider and the aws command line are real. A stand-in for docker records its arguments, and
-pushes an image's manifest where docker would push an image.
+pushes an image's manifest where docker would push an image. The tests follow each other, as a team's
+deployment goes from its first day to its last.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from tests.replica.checkout import (
     copy_project,
     stand_in,
 )
-from tests.replica.policies import assert_policies_are_sound, assert_the_deployer_may
+from tests.replica.policies import MOST_CHARACTERS, findings_by_role, lacking, lengths
+
+pytestmark = pytest.mark.timeout(1800)
 
 ANY = f".cosmicai/terraform/{TEAM}/any"
 
@@ -79,9 +82,8 @@ def _expected_calls(mirror: list[str]) -> list[list[str]]:
     ]
 
 
-@pytest.mark.timeout(1800)
-def test_from_the_example_to_a_deployment_and_back(checkout: Checkout) -> None:
-    s3, tree = checkout.aws.client("s3"), checkout.folder
+def test_the_example_is_deployed(checkout: Checkout) -> None:
+    tree = checkout.folder
     printed, calls = checkout.make("deploy")
     paths = {f"-state={tree / STATE}": "-state=STATE", f"-chdir={tree / ANY}": "-chdir=ANY"}
     paths[f"-var-file={tree / 'terraform' / 'teams' / TEAM}.tfvars"] = "-var-file=TFVARS"
@@ -92,10 +94,12 @@ def test_from_the_example_to_a_deployment_and_back(checkout: Checkout) -> None:
         f"{REGISTRY}/{REPOSITORY}@"
     )
     assert f"s3://{BUCKET}/25MB/" in printed
+    findings = findings_by_role(checkout.aws)
+    assert list(findings.values()) == [[]] * 6, findings
 
-    assert_policies_are_sound(checkout.aws, roles=6)
 
-    # A second deployment, with the state in S3: it moves there, and nothing is built or changed.
+def test_a_second_deployment_moves_the_state_to_s3_and_changes_nothing(checkout: Checkout) -> None:
+    s3, tree = checkout.aws.client("s3"), checkout.folder
     s3.create_bucket(Bucket="states")
     backend = 'bucket = "states"\nkey = "team3.tfstate"\nregion = "us-east-1"\nuse_lockfile = true\n'
     (tree / "terraform" / "teams" / f"{TEAM}.s3.tfbackend").write_text(
@@ -110,7 +114,9 @@ def test_from_the_example_to_a_deployment_and_back(checkout: Checkout) -> None:
     assert _resources(moved) == _resources(before)  # and a new lineage, since the place was empty
     assert not (tree / STATE).exists()
 
-    # Without a word about results, those that there are stay, and are protected as before.
+
+def test_without_a_word_about_results_they_stay_and_are_protected_as_before(checkout: Checkout) -> None:
+    s3 = checkout.aws.client("s3")
     s3.put_object(Bucket=BUCKET, Key="results/1/summary.json", Body=b"{}")
     printed, _ = checkout.make("destroy")
     assert f"kept: the bucket {BUCKET}, which holds objects" in printed
@@ -118,32 +124,42 @@ def test_from_the_example_to_a_deployment_and_back(checkout: Checkout) -> None:
     assert all(s3.get_public_access_block(Bucket=BUCKET)["PublicAccessBlockConfiguration"].values())
     assert "DenyPlainHttp" in s3.get_bucket_policy(Bucket=BUCKET)["Policy"]
     assert s3.get_bucket_encryption(Bucket=BUCKET)["ServerSideEncryptionConfiguration"]["Rules"]
-    _assert_nothing_else_is_left(checkout.aws)
+    assert _remaining(checkout.aws) == {}
 
-    # The flag that the tfvars have now takes effect although the state has another.
+
+def test_the_flag_that_the_tfvars_have_takes_effect_although_the_state_has_another(checkout: Checkout) -> None:
+    s3, tree = checkout.aws.client("s3"), checkout.folder
     with (tree / "terraform" / "teams" / f"{TEAM}.tfvars").open("a") as variables:
         variables.write("storage = { delete_results_on_destroy = true }\n")
     checkout.make("destroy")
     assert _refused(s3.head_bucket, Bucket=BUCKET) == "404"
     assert s3.head_bucket(Bucket="states")
+
+
+def test_the_deployers_policy_was_enough(checkout: Checkout) -> None:
     needed = actions(checkout.aws.recording, DEPLOYER)
     assert len(needed) > 80
-    assert_the_deployer_may(needed)
+    assert lacking(needed) == set()
+    assert max(lengths().values()) <= MOST_CHARACTERS
 
 
 def _resources(state: dict[str, Any]) -> set[tuple[str, str, str]]:
     return {(one.get("module", ""), one["type"], one["name"]) for one in state["resources"]}
 
 
-def _assert_nothing_else_is_left(aws: Replica) -> None:
-    assert _refused(aws.client("ecr").describe_repositories, repositoryNames=[REPOSITORY]) == (
-        "RepositoryNotFoundException"
-    )
-    assert aws.client("lambda").list_functions()["Functions"] == []
-    assert aws.client("stepfunctions").list_state_machines()["stateMachines"] == []
-    assert [role["RoleName"] for role in aws.client("iam").list_roles()["Roles"]] == []
-    assert aws.client("logs").describe_log_groups()["logGroups"] == []
+def _remaining(aws: Replica) -> dict[str, list[str]]:
+    """What the account holds apart from buckets and its default network: names by kind."""
     ec2 = aws.client("ec2")
     instances = [one for group in ec2.describe_instances()["Reservations"] for one in group["Instances"]]
-    assert {one["State"]["Name"] for one in instances} <= {"terminated"}
-    assert all(vpc["IsDefault"] for vpc in ec2.describe_vpcs()["Vpcs"])
+    repositories = aws.client("ecr").describe_repositories()["repositories"]
+    machines = aws.client("stepfunctions").list_state_machines()["stateMachines"]
+    names = {
+        "repositories": [one["repositoryName"] for one in repositories],
+        "functions": [one["FunctionName"] for one in aws.client("lambda").list_functions()["Functions"]],
+        "state machines": [one["name"] for one in machines],
+        "roles": [one["RoleName"] for one in aws.client("iam").list_roles()["Roles"]],
+        "log groups": [one["logGroupName"] for one in aws.client("logs").describe_log_groups()["logGroups"]],
+        "instances": [one["InstanceId"] for one in instances if one["State"]["Name"] != "terminated"],
+        "networks": [one["VpcId"] for one in ec2.describe_vpcs()["Vpcs"] if not one["IsDefault"]],
+    }
+    return {kind: listed for kind, listed in names.items() if listed}

@@ -55,7 +55,7 @@ def test_from_a_payload_to_tables(
     run = deployment.run(_payload(prefix), changes={"batch_size": 8, "outputs": "embedding"}).wait(
         240, seen.append
     )
-    assert (seen[-1].status, seen[-1].done, seen[-1].images) == ("SUCCEEDED", 3, 60)
+    assert (seen[-1].status, seen[-1].finished, seen[-1].images) == ("SUCCEEDED", 3, 60)
     assert run.state().ended
     assert deployment.find(run.name) == run
     assert run.name in [listed["name"] for listed in deployment.runs()]

@@ -10,7 +10,8 @@ import pytest
 
 from tests.replica import ACCOUNT, DEPLOYER, Replica, replica
 from tests.replica.calls import actions
-from tests.replica.terraform import Root, assert_allowed
+from tests.replica.policies import lacking
+from tests.replica.terraform import Root
 
 NAME = "team3-cosmicai-ranks"
 REPOSITORY = "inference"
@@ -85,4 +86,4 @@ def test_nothing_is_left_and_the_deployers_policies_were_enough(applied: Applied
     ec2 = applied.aws.client("ec2")
     assert [one["State"] for one in ec2.describe_vpc_endpoints()["VpcEndpoints"]] in ([], ["deleted"])
     assert ec2.describe_subnets(SubnetIds=[applied.subnet])["Subnets"]
-    assert_allowed(actions(applied.aws.recording, DEPLOYER), "deployer", "deployer-network")
+    assert lacking(actions(applied.aws.recording, DEPLOYER), "deployer", "deployer-network") == set()

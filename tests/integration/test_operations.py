@@ -16,73 +16,83 @@ from cosmicai.deploy.terraform import emulated_variables, plugin_dir
 from cosmicai.emulator import Emulator
 from cosmicai.packaging.places import ROOT
 
-from .conftest import deployed
+from .conftest import Cloud, deployed
 
 
-def test_observations_that_arrive_start_a_run(
-    aws: Emulator, partitions: Callable[..., dict[str, bytes]], tmp_path: Path
-) -> None:
-    """The rule matches what it should, and what its target would be given runs.
+@pytest.fixture(scope="module")
+def night(aws: Emulator) -> Cloud:
+    """A deployment that starts runs for arriving observations, with alarms and a dashboard."""
+    operations = {
+        "start_on_ready": "incoming",
+        "ready_catalogues": "catalogues",
+        "alarm_email": "operator@example.org",
+        "dashboard": True,
+    }
+    return deployed(aws, "night", emulated_variables("night", aws, operations=operations))
 
-    Delivery itself cannot be tried here: the embedded EventBridge takes the execution's name from the event's
-    id, which a transformed input has no more.
-    """
-    variables = emulated_variables(
-        "night",
-        aws,
-        operations={
-            "start_on_ready": "incoming",
-            "ready_catalogues": "catalogues",
-            "alarm_email": "operator@example.org",
-            "dashboard": True,
-        },
-    )
-    cloud = deployed(aws, "night", variables)
-    events = aws.client("events")
-    assert "EventBridgeConfiguration" in cloud.s3.get_bucket_notification_configuration(Bucket=cloud.bucket)
-    pattern = events.describe_rule(Name="night-cosmicai-ready")["EventPattern"]
-    for key, matches in (
+
+@pytest.mark.parametrize(
+    ("key", "matches"),
+    [
         ("incoming/2026-11-22/_READY", True),
         ("incoming/2026-11-22/1.pt", False),
         ("elsewhere/2026-11-22/_READY", False),
         ("results/incoming/2026-11-22/_READY", False),
-    ):
-        event = {
-            "id": "1", "source": "aws.s3", "detail-type": "Object Created", "account": "0",
-            "region": "us-east-1", "time": "2026-11-22T00:00:00Z", "resources": [],
-            "detail": {"bucket": {"name": cloud.bucket}, "object": {"key": key}},
-        }  # fmt: skip
-        result = events.test_event_pattern(EventPattern=pattern, Event=json.dumps(event))["Result"]
-        assert result == matches, key
-    (target,) = events.list_targets_by_rule(Rule="night-cosmicai-ready")["Targets"]
-    assert target["Arn"] == cloud.outputs.state_machine_arn
-    values = {"bucket": cloud.bucket, "key": "incoming/2026-11-22/_READY"}
-    assert set(target["InputTransformer"]["InputPathsMap"]) == set(values)
-    template = target["InputTransformer"]["InputTemplate"]
+    ],
+)
+def test_the_rule_matches_observations_that_are_ready(night: Cloud, key: str, matches: bool) -> None:
+    events = night.aws.client("events")
+    assert "EventBridgeConfiguration" in night.s3.get_bucket_notification_configuration(Bucket=night.bucket)
+    pattern = events.describe_rule(Name="night-cosmicai-ready")["EventPattern"]
+    event = {
+        "id": "1", "source": "aws.s3", "detail-type": "Object Created", "account": "0",
+        "region": "us-east-1", "time": "2026-11-22T00:00:00Z", "resources": [],
+        "detail": {"bucket": {"name": night.bucket}, "object": {"key": key}},
+    }  # fmt: skip
+    assert events.test_event_pattern(EventPattern=pattern, Event=json.dumps(event))["Result"] == matches
+
+
+def test_what_the_rule_gives_its_target_is_a_run(
+    night: Cloud, partitions: Callable[..., dict[str, bytes]], tmp_path: Path
+) -> None:
+    """Delivery itself cannot be tried here: the embedded EventBridge names the execution after the event's id.
+
+    A transformed input has no id any more.
+    """
+    (rule_target,) = night.aws.client("events").list_targets_by_rule(Rule="night-cosmicai-ready")["Targets"]
+    assert rule_target["Arn"] == night.outputs.state_machine_arn
+    values = {"bucket": night.bucket, "key": "incoming/2026-11-22/_READY"}
+    assert set(rule_target["InputTransformer"]["InputPathsMap"]) == set(values)
+    template = rule_target["InputTransformer"]["InputTemplate"]
     for name, value in values.items():
         template = template.replace(f"<{name}>", value)
-    cloud.put_all("incoming/2026-11-22", {**partitions(2), "_READY": b""})
+    night.put_all("incoming/2026-11-22", {**partitions(2), "_READY": b""})
     (tmp_path / "input.json").write_text(template)
-    resolved = {"bucket": cloud.bucket, "result_path": "results/incoming/2026-11-22"}
-    ran = cloud.wait(cloud.start(tmp_path / "input.json"), resolved)
+    resolved = {"bucket": night.bucket, "result_path": "results/incoming/2026-11-22"}
+    ran = night.wait(night.start(tmp_path / "input.json"), resolved)
     assert ran.status == "SUCCEEDED", ran.cause
     summary = ran.read("summary.json")
     assert (summary["num_samples"], summary["payload"]["data_prefix"]) == (4, "incoming/2026-11-22")
-    assert summary["catalogue"]["place"] == f"s3://{cloud.bucket}/catalogues/incoming"
-    alarms = aws.client("cloudwatch").describe_alarms(AlarmNamePrefix="night-cosmicai")["MetricAlarms"]
+    assert summary["catalogue"]["place"] == f"s3://{night.bucket}/catalogues/incoming"
+
+
+def test_alarms_watch_runs_and_ranks(night: Cloud) -> None:
+    alarms = night.aws.client("cloudwatch").describe_alarms(AlarmNamePrefix="night-cosmicai")["MetricAlarms"]
     assert {alarm["AlarmName"].removeprefix("night-cosmicai-") for alarm in alarms} == {
         "failed-runs", "failing-ranks", "throttled-ranks",
     }  # fmt: skip
 
 
-def test_a_teams_state_lies_in_s3_with_a_lock(
-    aws: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """scripts/deploy.sh and destroy.sh in a copy of the project, for real; another's lock keeps them out."""
+Script = Callable[[str], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def script(aws: Emulator, tmp_path: Path) -> Script:
+    """Runs a script for the team `shared` in a copy of the project, with the team's state in S3."""
     for name in ("terraform", "scripts", "statemachine", "functions/rendezvous", "cosmicai/deploy"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    teams, s3 = tmp_path / "terraform" / "teams", aws.client("s3")
-    s3.create_bucket(Bucket="states")
+    teams = tmp_path / "terraform" / "teams"
+    aws.client("s3").create_bucket(Bucket="states")
     variables = {**emulated_variables("shared", aws), "image_uri": None}
     lines = [f"{name} = {json.dumps(value)}" for name, value in variables.items() if value is not None]
     (teams / "shared.tfvars").write_text("\n".join([*lines, ""]))
@@ -100,11 +110,19 @@ def test_a_teams_state_lies_in_s3_with_a_lock(
         **({"COSMICAI_TERRAFORM_PLUGIN_DIR": str(mirror)} if mirror else {}),
     }  # fmt: skip
 
-    def call(script: str) -> subprocess.CompletedProcess[str]:
-        command = ["sh", str(tmp_path / "scripts" / script), "shared"]
+    def call(name: str) -> subprocess.CompletedProcess[str]:
+        command = ["sh", str(tmp_path / "scripts" / name), "shared"]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
-    process = call("deploy.sh")
+    return call
+
+
+def test_a_teams_state_lies_in_s3_with_a_lock(
+    aws: Emulator, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """scripts/deploy.sh and destroy.sh for real; another's lock keeps them out."""
+    s3 = aws.client("s3")
+    process = script("deploy.sh")
     assert process.returncode == 0, process.stderr + process.stdout
     state = json.load(s3.get_object(Bucket="states", Key="cosmicai/shared.tfstate")["Body"])
     assert state["outputs"]["bucket"]["value"] == "shared-cosmicai"
@@ -118,12 +136,12 @@ def test_a_teams_state_lies_in_s3_with_a_lock(
         "Created": "2026-11-23T00:00:00Z",
     }
     s3.put_object(Bucket="states", Key="cosmicai/shared.tfstate.tflock", Body=json.dumps(lock).encode())
-    refused = call("deploy.sh")
+    refused = script("deploy.sh")
     assert refused.returncode != 0
     assert "Error acquiring the state lock" in refused.stderr
     assert "a colleague" in refused.stderr
     s3.delete_object(Bucket="states", Key="cosmicai/shared.tfstate.tflock")
-    process = call("destroy.sh")
+    process = script("destroy.sh")
     assert process.returncode == 0, process.stderr + process.stdout
     assert "shared-cosmicai" not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
 

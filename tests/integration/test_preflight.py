@@ -30,7 +30,8 @@ def _account(limit: int = 1000, free: int | None = None, head: str | None = _NOT
         if operation == "get-account-settings":
             limits = {"ConcurrentExecutions": limit, "UnreservedConcurrentExecutions": free or limit}
             return {"AccountLimit": limits}
-        assert operation == "head-bucket"
+        if operation != "head-bucket":
+            raise NotImplementedError(operation)
         if head:
             raise AskError(head)
         return {}
@@ -70,7 +71,7 @@ def test_what_lambda_grants(settings: dict[str, int], limit: int, expected: str)
 def test_what_lambda_refuses(settings: dict[str, int], limit: int, remedy: str) -> None:
     concurrency = _findings(replace(SETTINGS, **settings), _account(limit))["concurrency"]  # type: ignore[arg-type]
     assert not concurrency.holds
-    assert remedy in concurrency.told
+    assert remedy in concurrency.detail
 
 
 def test_what_is_reserved_already_is_not_counted_twice() -> None:
@@ -96,7 +97,7 @@ def test_what_is_reserved_already_is_not_counted_twice() -> None:
 def test_the_buckets_name(head: str | None, is_deployed: bool, holds: bool, expected: str) -> None:
     bucket_name = _findings(replace(SETTINGS, is_deployed=is_deployed), _account(head=head))["bucket's name"]
     assert bucket_name.holds == holds
-    assert expected in bucket_name.told
+    assert expected in bucket_name.detail
 
 
 @pytest.fixture(scope="module")
@@ -117,16 +118,16 @@ def _asked(aws: Replica, settings: Settings, **environment: str) -> list[Finding
 def test_an_account_that_is_empty_takes_a_deployment(aws: Replica) -> None:
     findings = {finding.name: finding for finding in _asked(aws, SETTINGS)}
     assert all(finding.holds for finding in findings.values()), findings
-    assert findings["bucket's name"].told == "team3-cosmicai is free"
-    assert "t4g.nano in us-east-1a" in findings["type of the rendezvous host"].told
-    assert findings["networks"].told == "1 of 5 VPCs in us-east-1"
+    assert findings["bucket's name"].detail == "team3-cosmicai is free"
+    assert "t4g.nano in us-east-1a" in findings["type of the rendezvous host"].detail
+    assert findings["networks"].detail == "1 of 5 VPCs in us-east-1"
 
 
 def test_networks_are_counted_unless_none_is_needed(aws: Replica) -> None:
     ec2 = aws.client("ec2")
     made = [ec2.create_vpc(CidrBlock="10.0.0.0/28")["Vpc"]["VpcId"] for _ in range(4)]
     findings = {finding.name: finding for finding in _asked(aws, SETTINGS)}
-    assert findings["networks"].told.startswith("5 of 5 VPCs in us-east-1, and the rendezvous host needs one")
+    assert findings["networks"].detail.startswith("5 of 5 VPCs in us-east-1, and the rendezvous host needs one")
     assert "networks" not in {finding.name for finding in _asked(aws, replace(SETTINGS, has_host=False))}
     ec2.create_tags(Resources=made[:1], Tags=[{"Key": "Name", "Value": "team3-cosmicai-rendezvous-host"}])
     assert all(finding.holds for finding in _asked(aws, SETTINGS))
@@ -140,11 +141,11 @@ def test_a_subnet_is_in_a_zone_that_offers_the_host(aws: Replica) -> None:
     there, elsewhere = (replace(SETTINGS, subnet_id=by_zone[f"us-east-1{zone}"]) for zone in "ae")
     assert all(finding.holds for finding in _asked(aws, there))
     (fault,) = (finding for finding in _asked(aws, elsewhere) if not finding.holds)
-    assert "is in us-east-1e, which does not offer t4g.nano: give a subnet in us-east-1a" in fault.told
+    assert "is in us-east-1e, which does not offer t4g.nano: give a subnet in us-east-1a" in fault.detail
 
 
 def test_without_credentials_nothing_else_is_asked(aws: Replica) -> None:
     nobody = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "HOME": os.devnull}
     (fault,) = _asked(aws, SETTINGS, **nobody)
     assert not fault.holds
-    assert "aws sso login" in fault.told
+    assert "aws sso login" in fault.detail

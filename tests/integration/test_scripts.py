@@ -302,7 +302,7 @@ def test_every_command_takes_what_a_script_has_written(
     output = cli("run", cli.payload(**_payload(cloud, prefix)), "--local", "--name", name)
     assert f"succeeded: images: {images}" in output.replace("\n", " ")
     status = json.loads(cli("status", name, "--json", "--local"))
-    assert (status["done"], status["images"]) == (2, count)
+    assert (status["finished"], status["images"]) == (2, count)
     assert images[:10] in cli("status", name, "--local")
     out = tmp_path / "out"
     assert f"images: {images}" in cli("results", name, "--out", str(out), "--local").replace("\n", " ")

@@ -1,4 +1,4 @@
-"""The root module, of which some modules are applied to the replica, and what a deployer of them may do."""
+"""The root module, of which some modules are applied to the replica."""
 
 from __future__ import annotations
 
@@ -38,11 +38,3 @@ class Root:
         process = subprocess.run(whole, env=environment, capture_output=True, text=True)
         assert process.returncode == 0, process.stdout[-3000:] + process.stderr
         return process.stdout
-
-
-def assert_allowed(needed: set[str], *policies: str) -> None:
-    """Some of terraform/policies allow these actions together."""
-    paths = (ROOT / "terraform" / "policies" / f"{name}.json" for name in policies)
-    statements = [one for path in paths for one in json.loads(path.read_text())["Statement"]]
-    lacking = needed - {action for statement in statements for action in statement["Action"]}
-    assert not lacking, lacking

@@ -268,7 +268,7 @@ def test_status_shows_them_while_the_run_lasts_and_by_its_summary_after(account:
     account.finish(0)
     account.end(f"{job}:1", *OUT_OF_MEMORY)
     snapshot = watcher.look()
-    assert (snapshot.status, snapshot.done, snapshot.failed, snapshot.running, snapshot.pending) == (
+    assert (snapshot.status, snapshot.finished, snapshot.failed, snapshot.running, snapshot.pending) == (
         "RUNNING",
         1,
         1,

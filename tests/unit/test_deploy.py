@@ -99,7 +99,7 @@ def test_deploy_takes_the_provider_from_where_the_doctor_finds_it(tmp_path: Path
     assert process.returncode == 0, process.stderr
     assert (tmp_path / "calls").read_text().splitlines()[0].endswith(f"-plugin-dir={mirror}")
     checks = {check.name: check for check in examine(None, False, None, named, tmp_path)}
-    assert checks["AWS provider"].told == f"from {mirror}"
+    assert checks["AWS provider"].detail == f"from {mirror}"
 
 
 def test_a_named_mirror_without_the_provider_stops_deploy_and_fails_the_doctor(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_named_mirror_without_the_provider_stops_deploy_and_fails_the_doctor(t
     assert not (tmp_path / "calls").exists()
     checks = {check.name: check for check in examine(None, False, None, named, tmp_path)}
     assert not checks["AWS provider"].holds
-    assert checks["AWS provider"].told in process.stderr
+    assert checks["AWS provider"].detail in process.stderr
 
 
 def test_an_image_that_is_pushed_already_is_not_built_again(tmp_path: Path) -> None:

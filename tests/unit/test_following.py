@@ -15,7 +15,7 @@ def _snapshot(
     status: str, ranks: int | None = None, finished: int = 0, notes: list[str] | None = None
 ) -> Snapshot:
     return Snapshot(
-        "run-1", status, "Ranks", "now", 1.0, "s3://b/r", ranks=ranks, done=finished, notes=notes or []
+        "run-1", status, "Ranks", "now", 1.0, "s3://b/r", ranks=ranks, finished=finished, notes=notes or []
     )
 
 

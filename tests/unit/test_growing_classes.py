@@ -74,6 +74,17 @@ def table(s3: Any, tmp_path: Path) -> Any:
     return lambda name: rows(s3, tmp_path / name, order).to_pylist()
 
 
+Columns = tuple[list[str], list[str], Any]
+"""Classes, true classes, and probabilities of galaxy and star."""
+
+
+def _columns(rows_: list[Json], prefix: str) -> Columns:
+    """Of the rows of one arrival."""
+    arrival = [row for row in rows_ if row["file"].startswith(f"{prefix}/")]
+    probabilities = np.array([[row["type_galaxy"], row["type_star"]] for row in arrival])
+    return [row["type"] for row in arrival], [row["type_true"] for row in arrival], probabilities
+
+
 def test_classes_of_arrivals_one_of_them_twice(
     s3: Any, network: networks.StarOrGalaxy, graph: Path, tmp_path: Path, table: Any
 ) -> None:
@@ -90,24 +101,21 @@ def test_classes_of_arrivals_one_of_them_twice(
     true = np.where(np.isnan(numbers), 2, numbers > 0).astype(int)
     names = CLASSES[np.where(np.isnan(expected).any(1), 2, expected.argmax(1))].tolist()
 
-    def check(rows_: list[Json], prefix: str, objects: slice) -> None:
-        of_arrival = [row for row in rows_ if row["file"].startswith(f"{prefix}/")]
-        assert [row["type"] for row in of_arrival] == names[objects]
-        assert [row["type_true"] for row in of_arrival] == CLASSES[true[objects]].tolist()
-        probabilities = [[row["type_galaxy"], row["type_star"]] for row in of_arrival]
-        assert np.array(probabilities) == pytest.approx(expected[objects], abs=1e-5, nan_ok=True)
+    def expected_columns(objects: slice) -> Columns:
+        probabilities = pytest.approx(expected[objects], abs=1e-5, nan_ok=True)
+        return names[objects], CLASSES[true[objects]].tolist(), probabilities
 
     whole = table("first")
     assert len(whole) == 20
-    check(whole, "in/a", slice(0, 12))
-    check(whole, "in/b", slice(12, 20))
+    assert _columns(whole, "in/a") == expected_columns(slice(0, 12))
+    assert _columns(whole, "in/b") == expected_columns(slice(12, 20))
     assert names[3] == ""
     again = _run(s3, tmp_path, "in/a", (images[:5], labels[:5]), run="again")
     assert (again["catalogue"]["version"], again["catalogue"]["replaced_files"]) == (2, 2)
     whole = table("again")
     assert len(whole) == 13
-    check(whole, "in/a", slice(0, 5))
-    check(whole, "in/b", slice(12, 20))
+    assert _columns(whole, "in/a") == expected_columns(slice(0, 5))
+    assert _columns(whole, "in/b") == expected_columns(slice(12, 20))
 
 
 def test_the_metadata_of_classes_are_in_the_table_and_in_its_files(

@@ -135,17 +135,18 @@ def test_a_card_without_a_check_says_what_was_assumed(model: foreign.ViT_Astro, 
     path = foreign.save(model.state_dict(), tmp_path)
     card = import_checkpoint(path, tmp_path / "model", Choices({"heads": "3", "norm_eps": "1e-5"}), onnx=False)
     assert card["checked"] is False
-    assert card["given"] == {"heads": 3, "norm_eps": 1e-5}
+    assert card["stated"] == {"heads": 3, "norm_eps": 1e-5}
     assert card["assumed"]["mlp_activation"] == "gelu"
     assert "norm_eps" not in card["assumed"]
     assert "a state dict holds no code" in card["assumed"]["notes"][0]
 
 
-def _leaves_nothing(tmp_path: Path, source: Path, message: str, **options: object) -> None:
-    before = sorted(tmp_path.iterdir())
+def _left_by_a_refusal(tmp_path: Path, source: Path, message: str, **options: object) -> set[Path]:
+    """The files and folders that an import refused with this message leaves."""
+    before = set(tmp_path.rglob("*"))
     with pytest.raises(CheckpointError, match=message):
         import_checkpoint(source, tmp_path / "model", **options)  # type: ignore[arg-type]
-    assert sorted(tmp_path.iterdir()) == before
+    return set(tmp_path.rglob("*")) ^ before
 
 
 @pytest.mark.parametrize("by", [3e-5, 1.0, float("nan")])
@@ -157,7 +158,7 @@ def test_other_outputs_are_refused_and_nothing_is_left(
     arrays["outputs"][3] += by * max(1, abs(arrays["outputs"][3, 0]))
     np.savez(expected, **arrays)
     message = r"outputs of galaxy 3 is .*, the imported model gives .* \(torch\); 1e-05 of max"
-    _leaves_nothing(tmp_path, checkpoint, message, expected=expected, onnx=False)
+    assert _left_by_a_refusal(tmp_path, checkpoint, message, expected=expected, onnx=False) == set()
 
 
 def test_a_graph_that_differs_is_refused_too(
@@ -176,7 +177,12 @@ def test_a_graph_that_differs_is_refused_too(
 
     monkeypatch.setattr(checking, "load", other)
     expected = _expected(model, tmp_path)
-    _leaves_nothing(tmp_path, checkpoint, r"the imported model gives .* \(onnxruntime\)", expected=expected)
+    assert (
+        _left_by_a_refusal(
+            tmp_path, checkpoint, r"the imported model gives .* \(onnxruntime\)", expected=expected
+        )
+        == set()
+    )
 
 
 def test_a_module_that_says_less_than_it_computes_is_found_by_its_outputs(
@@ -187,7 +193,9 @@ def test_a_module_that_says_less_than_it_computes_is_found_by_its_outputs(
     with monkeypatch.context() as patched:
         patched.setattr(foreign.ConvBlock, "forward", lambda self, x: foreign.F.silu(self.bn(self.conv(x))))
         expected = _expected(foreign.astromae(), tmp_path)
-    _leaves_nothing(tmp_path, path, r"the imported model gives", expected=expected, onnx=False)
+    assert (
+        _left_by_a_refusal(tmp_path, path, r"the imported model gives", expected=expected, onnx=False) == set()
+    )
     choices = Choices({"inception_activation": "silu"})
     card = import_checkpoint(path, tmp_path / "model", choices, expected=expected, onnx=False)
     assert card["checked"]["largest error, torch"] <= 1e-5
@@ -211,16 +219,22 @@ def test_which_array_holds_the_outputs(model: foreign.ViT_Astro, checkpoint: Pat
     write(z_pred=outputs[:, 0], checkpoint=outputs, index=np.arange(5))
     assert imported() == "checkpoint", "of the checkpoint's name"
     write(a=outputs, b=outputs)
-    _leaves_nothing(
+    assert _left_by_a_refusal(
         tmp_path, checkpoint, r"no array that is clearly the outputs; of the right shape are: a, b; name one",
         expected=expected, onnx=False,
-    )  # fmt: skip
+    ) == set()  # fmt: skip
     assert imported("b") == "b"
-    _leaves_nothing(
-        tmp_path, checkpoint, r"has no outputs c; .*: a, b", expected=expected, outputs="c", onnx=False
+    assert (
+        _left_by_a_refusal(
+            tmp_path, checkpoint, r"has no outputs c; .*: a, b", expected=expected, outputs="c", onnx=False
+        )
+        == set()
     )
     write()
-    _leaves_nothing(tmp_path, checkpoint, r"of the right shape are: none", expected=expected, onnx=False)
+    assert (
+        _left_by_a_refusal(tmp_path, checkpoint, r"of the right shape are: none", expected=expected, onnx=False)
+        == set()
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,19 +257,24 @@ def test_expected_files_that_are_none(
     arrays: dict[str, np.ndarray], message: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     np.savez(tmp_path / "e.npz", **arrays)
-    _leaves_nothing(tmp_path, checkpoint, message, expected=tmp_path / "e.npz", onnx=False)
+    assert _left_by_a_refusal(tmp_path, checkpoint, message, expected=tmp_path / "e.npz", onnx=False) == set()
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04"])
 def test_an_expected_file_that_is_no_npz(content: bytes, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "e.npz").write_bytes(content)
-    _leaves_nothing(tmp_path, checkpoint, r"e\.npz: cannot be read", expected=tmp_path / "e.npz", onnx=False)
+    assert (
+        _left_by_a_refusal(
+            tmp_path, checkpoint, r"e\.npz: cannot be read", expected=tmp_path / "e.npz", onnx=False
+        )
+        == set()
+    )
 
 
 def test_a_folder_that_holds_something_is_left_alone(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").write_text("mine")
-    _leaves_nothing(tmp_path, checkpoint, r"model: exists already", onnx=False)
+    assert _left_by_a_refusal(tmp_path, checkpoint, r"model: exists already", onnx=False) == set()
     assert (tmp_path / "model" / "mine.txt").read_text() == "mine"
 
 

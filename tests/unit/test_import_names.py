@@ -173,7 +173,7 @@ def test_what_a_state_dict_cannot_tell_is_the_users_word_or_assumed_aloud(
     imported = read(path, Choices(HEADS | fields))
     assert _agrees(imported, model)
     assert name not in imported.assumed
-    assert name in imported.given
+    assert name in imported.stated
 
 
 def _batch_norms(model: nn.Module) -> list[nn.Module]:

@@ -52,8 +52,8 @@ def network() -> StarOrGalaxy:
 
 
 @pytest.fixture(scope="module")
-def model(network: StarOrGalaxy, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model folder of the network, by the command line."""
+def imported(network: StarOrGalaxy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The model folder of the network by the command line, and what that prints."""
     folder = tmp_path_factory.mktemp("types")
     file = export(network, (networks.sdss()[0][:2],), folder / "net.onnx", ["pixels"], ["probability"])
     arguments = [
@@ -62,11 +62,18 @@ def model(network: StarOrGalaxy, tmp_path_factory: pytest.TempPathFactory) -> Pa
     ]  # fmt: skip
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "pixels takes images (N, 5, 48, 48)" in result.output
-    assert (
-        "true values in partitions are those of type: -1 galaxy, 1 star; NaN where not known" in result.output
-    )
-    return folder / "model"
+    return folder / "model", result.output
+
+
+@pytest.fixture(scope="module")
+def model(imported: tuple[Path, str]) -> Path:
+    return imported[0]
+
+
+def test_the_command_says_what_it_has_imported(imported: tuple[Path, str]) -> None:
+    output = imported[1]
+    assert "pixels takes images (N, 5, 48, 48)" in output
+    assert "true values in partitions are those of type: -1 galaxy, 1 star; NaN where not known" in output
 
 
 def _probabilities(network: StarOrGalaxy, images: torch.Tensor) -> np.ndarray:
@@ -178,21 +185,27 @@ def test_magnitudes_alone_beside_images_are_no_true_values(model: Path, tmp_path
     assert "type_true" not in inferred.to_astropy().colnames
 
 
-def test_several_outputs_of_legacy_stamps(tmp_path: Path) -> None:
-    """A redshift, classes by logits and features from stamps and colours, by one network."""
-    images, colours, redshift, true = networks.legacy()
+SEVERAL: dict[str, Any] = {
+    "inputs": {"images": "pixels", "values": "colours"},
+    "outputs": {"redshift": "z", "morphology": "logits", "features": "features"},
+    "kinds": {"features": "values"},
+    "classes": {"morphology": TYPES},
+    "logits": ["morphology"],
+}
+
+
+def _several_outputs(place: Path) -> tuple[torch.nn.Module, Path]:
+    """A network that gives a redshift, classes by logits and features of legacy stamps, and its ONNX file."""
+    images, colours, _, _ = networks.legacy()
     network = networks.several_outputs(TYPES)
     names = ["pixels", "colours"], ["z", "logits", "features"]
-    file = export(network, (images[:2], colours[:2]), tmp_path / "net.onnx", *names)
-    asked = Asked(
-        inputs={"images": "pixels", "values": "colours"},
-        outputs={"redshift": "z", "morphology": "logits", "features": "features"},
-        kinds={"features": "values"},
-        classes={"morphology": TYPES},
-        logits=["morphology"],
-        truth="redshift",
-    )
-    card = import_onnx(file, tmp_path / "model", asked)
+    return network, export(network, (images[:2], colours[:2]), place, *names)
+
+
+def test_several_outputs_of_legacy_stamps(tmp_path: Path) -> None:
+    images, colours, redshift, _ = networks.legacy()
+    network, file = _several_outputs(tmp_path / "net.onnx")
+    card = import_onnx(file, tmp_path / "model", Asked(**SEVERAL, truth="redshift"))
     assert "output logits (N, 4): logits of DEV, EXP, PSF, SER; columns morphology, morphology_DEV" in " ".join(
         report_lines(card, tmp_path / "model")
     )
@@ -211,11 +224,17 @@ def test_several_outputs_of_legacy_stamps(tmp_path: Path) -> None:
     assert accuracy["MAE"] == pytest.approx(mean_absolute_error(redshift, z[:, 0]), **CLOSE)
     assert (inferred.folder / "inference.png").exists()
 
-    import_onnx(file, tmp_path / "types", Asked(**{**asked.to_json(), "truth": "morphology"}))
+
+def test_true_classes_of_a_network_with_several_outputs(tmp_path: Path) -> None:
+    images, colours, _, true = networks.legacy()
+    network, file = _several_outputs(tmp_path / "net.onnx")
+    import_onnx(file, tmp_path / "types", Asked(**SEVERAL, truth="morphology"))
     numbers = torch.tensor([float(TYPES.index(one)) for one in true])
     types = infer(
         partition(tmp_path / "2.pt", images, colours, numbers), tmp_path / "b", model=tmp_path / "types"
     )
+    with torch.no_grad():
+        logits = network(images, colours)[1].numpy()
     rows = precision_recall_fscore_support(numbers, logits.argmax(1), zero_division=np.nan)
     measured: Any = types.summary.accuracy
     for name, column in zip(("precision", "recall", "F1", "count"), rows, strict=True):

@@ -58,12 +58,6 @@ def _invoke(pool: SandboxPool, function: Function, payload: object = None, reque
     return pool.invoke(function, Invocation(request, json.dumps(payload).encode(), "Root=1"))
 
 
-def _error(outcome: Outcome) -> dict[str, str]:
-    assert outcome.is_error
-    content: dict[str, str] = json.loads(outcome.payload)
-    return content
-
-
 def test_a_cold_start_then_warm_ones_in_the_same_process(define: Define, pool: SandboxPool) -> None:
     function = define(
         """
@@ -133,7 +127,9 @@ def test_failures_are_lambdas_errors_and_the_next_invocation_works(
         """,
         timeout_seconds=1 if "sleep" in body else 20,
     )
-    error = _error(_invoke(pool, function, "fail"))
+    outcome = _invoke(pool, function, "fail")
+    assert outcome.is_error
+    error = json.loads(outcome.payload)
     assert error["errorType"] == kind
     assert message in error["errorMessage"]
     assert json.loads(_invoke(pool, function, "work").payload) == "well"
@@ -158,7 +154,9 @@ def test_a_peak_between_two_looks_at_the_memory_counts(
     """Memory that is taken and given back before a busy machine gets to look: Lambda would have ended it."""
     monkeypatch.setattr(sandbox, "_POLL_SECONDS", 60.0)
     function = define(f"def handler(event, context):\n    {body}\n    return 'well'")
-    error = _error(_invoke(pool, function))
+    outcome = _invoke(pool, function)
+    assert outcome.is_error
+    error = json.loads(outcome.payload)
     assert error["errorType"] == "Runtime.OutOfMemory"
     assert re.search(r"memory size 256 MB, used (39|4\d)\d MB", error["errorMessage"])
 
@@ -168,13 +166,17 @@ def test_a_peak_while_the_module_is_imported_counts(
 ) -> None:
     monkeypatch.setattr(sandbox, "_POLL_SECONDS", 60.0)
     function = define(f"{_BURST}\ndef handler(event, context):\n    return 'well'")
-    assert _error(_invoke(pool, function))["errorType"] == "Runtime.OutOfMemory"
+    outcome = _invoke(pool, function)
+    assert outcome.is_error
+    assert json.loads(outcome.payload)["errorType"] == "Runtime.OutOfMemory"
 
 
 def test_a_function_that_forgot_a_requirement_fails(define: Define, pool: SandboxPool) -> None:
     """rich is installed in the environment that runs this test, and not in the function's."""
     function = define("import rich\ndef handler(event, context): pass")
-    error = _error(_invoke(pool, function))
+    outcome = _invoke(pool, function)
+    assert outcome.is_error
+    error = json.loads(outcome.payload)
     assert error["errorType"] == "Runtime.ImportModuleError"
     assert "No module named 'rich'" in error["errorMessage"]
 

@@ -194,8 +194,7 @@ def test_a_package_in_the_scripts_folder_meets_its_requirements(tmp_path: Path) 
 
 class _Key(Storage):
     def read(self, bucket: str, key: str) -> bytes:
-        assert (bucket, key) == ("own", ".cosmicai/r/key")
-        return b"secret"
+        return {("own", ".cosmicai/r/key"): b"secret"}[bucket, key]
 
 
 @pytest.mark.parametrize(

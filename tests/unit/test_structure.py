@@ -14,6 +14,8 @@ import pytest
 
 from cosmicai.packaging.places import FUNCTIONS, ROOT, BuildFolder
 
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
 PACKAGES = dict.fromkeys(("inference", "initialize", "rendezvous", "summarize"), FUNCTIONS) | {"cosmicai": ROOT}
 OTHERS = [path for part in ("benchmarks", "scripts", "tests") for path in sorted((ROOT / part).rglob("*.py"))]
 VAGUE = {"found", "told", "wanted", "done", "given", "got"}
@@ -96,38 +98,54 @@ def test_files_and_functions_stay_short() -> None:
     lengths = {path.relative_to(ROOT).as_posix(): _lines(path) for path in (*own, *OTHERS)}
     long = {name: lines for name, lines in lengths.items() if lines > MOST_LINES}
     assert long == LONGER, "split them, or shorten the list where they have become shorter"
-    for path in own:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                first = node.body[1].lineno if ast.get_docstring(node) and len(node.body) > 1 else node.lineno
-                length = (node.end_lineno or 0) - first
-                assert length <= MOST_LINES_OF_A_FUNCTION, f"{path}: {node.name} has {length} lines"
+    functions = {_place(path, node): _length(node) for path in (*own, *OTHERS) for node in _functions(path)}
+    long = {place: lines for place, lines in functions.items() if lines > MOST_LINES_OF_A_FUNCTION}
+    assert not long, "divide them by subject"
 
 
 def _lines(path: Path) -> int:
     return len(path.read_text().splitlines())
 
 
+def _functions(path: Path) -> list[Function]:
+    """Nested ones too."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def _place(path: Path, node: Function) -> str:
+    return f"{path}:{node.lineno}: {node.name}"
+
+
+def _length(node: Function) -> int:
+    """Lines without decorators and docstring."""
+    first = node.body[1].lineno if ast.get_docstring(node) and len(node.body) > 1 else node.lineno
+    return (node.end_lineno or 0) - first
+
+
 LONGER = {"functions/rendezvous/server.py": 505}
 """Files that are longer, with their lines. The server is one file because it runs alone on its host."""
 
 
+def test_helpers_of_tests_return_what_tests_assert() -> None:
+    """A helper that is named after an assertion makes one; what it finds belongs in the test that calls it."""
+    helpers = {_place(path, node) for path in OTHERS for node in _functions(path) if _is_assertion(node.name)}
+    assert not helpers, "let them return a list of problems, or what there is"
+
+
+def _is_assertion(name: str) -> bool:
+    return name.lstrip("_").startswith("assert_")
+
+
 def test_names_say_what_a_value_holds() -> None:
-    """Of functions, parameters and variables. Fields of classes are also names in JSON, which users read."""
-    vague = set()
-    for path in (*MODULES.values(), *OTHERS):
-        tree = ast.parse(path.read_text())
-        fields = {one for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for one in _fields(node)}
-        vague |= {
-            f"{path}:{node.lineno}: {name}"
-            for node in ast.walk(tree)
-            if node not in fields and (name := _bound(node)).strip("_") in VAGUE
-        }
+    """Of functions, parameters, variables and fields of classes, which are also names in JSON."""
+    vague = {
+        f"{path}:{node.lineno}: {name}"
+        for path in (*MODULES.values(), *OTHERS)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (name := _bound(node)).strip("_") in VAGUE
+    }
     assert not vague
-
-
-def _fields(node: ast.ClassDef) -> set[ast.AST]:
-    return {one.target for one in node.body if isinstance(one, ast.AnnAssign)}
 
 
 def _bound(node: ast.AST) -> str:

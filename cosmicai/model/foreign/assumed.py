@@ -37,9 +37,9 @@ _PARSERS = {"heads": int, "inception_pool_size": int} | dict.fromkeys(
 
 @dataclass
 class Assumed:
-    """given: the user's values, by field. used: the values that were needed, given or assumed."""
+    """stated: the user's values, by field. used: the values that were needed, stated or assumed."""
 
-    given: Mapping[str, object] = field(default_factory=dict)
+    stated: Mapping[str, object] = field(default_factory=dict)
     used: dict[str, object] = field(default_factory=dict)
 
     @classmethod
@@ -62,12 +62,12 @@ class Assumed:
 
     def value(self, name: str) -> Any:
         """The user's value, or the published one; either way it is noted as used."""
-        self.used[name] = self.given.get(name, PUBLISHED[name])
+        self.used[name] = self.stated.get(name, PUBLISHED[name])
         return self.used[name]
 
     def heads(self) -> int:
         """Has no value of its own: a wrong number of heads silently gives wrong redshifts."""
-        if "heads" not in self.given:
+        if "heads" not in self.stated:
             raise CheckpointError(
                 "does not record the number of attention heads: give --heads (6 is published)"
             )
@@ -76,11 +76,11 @@ class Assumed:
     @property
     def assumed(self) -> dict[str, object]:
         """What was assumed as published because the user did not give it."""
-        return {name: value for name, value in self.used.items() if name not in self.given}
+        return {name: value for name, value in self.used.items() if name not in self.stated}
 
     def check(self, config: Config) -> None:
         """Raises CheckpointError if the checkpoint itself contradicts the user."""
-        for name, value in self.given.items():
+        for name, value in self.stated.items():
             part, _, inner = name.partition(".")
             stored = getattr(config, part)
             stored = getattr(stored, inner) if inner else stored

@@ -35,13 +35,16 @@ class Choices:
 
 @dataclass(frozen=True)
 class Reading:
-    """assumed: published values, by field. notes: what else was assumed. numbers: stored types."""
+    """assumed: published values, by field; stated: the user's. notes: what else was assumed.
+
+    numbers: stored types.
+    """
 
     model: AstroMAE
     kind: str
     sha256: str
     assumed: dict[str, object]
-    given: dict[str, object]
+    stated: dict[str, object]
     notes: tuple[str, ...]
     numbers: tuple[str, ...]
 
@@ -62,7 +65,7 @@ def read(path: Path, choices: Choices) -> Reading:
         _kind(file, candidate),
         file.sha256,
         assumed.assumed,
-        dict(assumed.given),
+        dict(assumed.stated),
         network.notes,
         tuple(sorted(file.numbers)),
     )
