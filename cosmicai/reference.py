@@ -10,7 +10,7 @@ from typer.cli import get_docs_for_click
 
 from cosmicai.packaging.places import ROOT
 from inference.contract.columns import COLUMNS, LEVELS, quantile_name
-from inference.contract.names import METADATA
+from inference.contract.names import COPY, METADATA
 from initialize.payload import schema
 from summarize.contract.event import RankEvent
 from summarize.contract.fields import Record
@@ -51,6 +51,7 @@ PREDICTIONS = {
     "ra": "degrees, if the partition has it",
     "dec": "degrees, if the partition has it",
     "run_id": "of the run",
+    COPY: "number of the copy, from 1; of a copy, which writes to copies/predictions/",
     **{name: f"{COLUMNS[name].description}; of a calibrated model" for name in _CALIBRATED},
     "z_grid": "redshifts at which pdf is given",
     **{name: f"{COLUMNS[name].description}; of a calibrated model" for name in ("ood_score", "ood_p")},

@@ -165,7 +165,8 @@ def _print_end(snapshot: Snapshot) -> None:
     if snapshot.status == "SUCCEEDED":
         engine = set(snapshot.images_from) <= {ENGINE}
         kind = "redshifts" if snapshot.are_redshifts else "objects"
-        did = f"{snapshot.images_text} {kind}" if engine else f"images: {snapshot.images_text}"
+        plain = engine and snapshot.copied_images is None
+        did = f"{snapshot.images_text} {kind}" if plain else f"images: {snapshot.images_text}"
         took = seconds_text(snapshot.seconds if snapshot.wall_seconds is None else snapshot.wall_seconds)
         console.print(
             Text.assemble(

@@ -21,6 +21,7 @@ from cosmicai.experiments.comparing import options, options_on_batch, recommende
 from summarize.contract.batch_prices import SPOT_NOTE
 from summarize.contract.channels import HostState
 from summarize.contract.estimate import IMAGE_BYTES, Architecture
+from summarize.contract.limits import MOST_RANKS
 
 app = typer.Typer()
 
@@ -39,6 +40,9 @@ def plan(
     images: Annotated[
         int | None, typer.Option(parser=whole(1, 10**11), help="Number of galaxies; instead of --data-gb.")
     ] = None,
+    repeat_data: Annotated[
+        int, typer.Option(parser=whole(1, MOST_RANKS), help="How many times every partition is computed.")
+    ] = 1,
     partition_mb: Annotated[
         NumberList,
         typer.Option(parser=Numbers(PARTITION_MB), metavar="MB,…", help="Partition sizes to compare."),
@@ -129,13 +133,16 @@ def plan(
         memories = _on_lambda(memory_mb or _MEMORIES_MB) if backend == "lambda" else []
     if backend == "batch":
         sizes = _sizes(vcpus, memory_mb)
-        plans = list(options_on_batch(count, partition_mb, sizes, architectures, assumptions))
+        plans = list(options_on_batch(count, partition_mb, sizes, architectures, assumptions, repeat_data))
     else:
-        plans = list(options(count, partition_mb, memories, architectures, assumptions, collectives))
+        plans = list(
+            options(count, partition_mb, memories, architectures, assumptions, collectives, repeat_data)
+        )
     best = recommended(plans, target_seconds, budget)
     payload = {
         "data_prefix": f"{best.case.partition_mb:g}MB",
         "result_path": f"results/{best.case.partition_mb:g}MB/1",
+        **({} if repeat_data == 1 else {"repeat_data": repeat_data}),
         **({"backend": "batch"} if backend == "batch" else {"collectives": collectives}),
     }
     notes = [SPOT_NOTE] if backend == "batch" else [_AS_LAMBDA] if probe else []

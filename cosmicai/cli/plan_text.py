@@ -83,7 +83,10 @@ def _text(band: Band, written: Callable[[float], str]) -> str:
 
 def table(plans: list[Plan], best: Plan, images: int) -> Table:
     """A row for each plan, with medians."""
-    rows = Table(title=f"{images:,} galaxies, {images * IMAGE_BYTES / 1e9:,.4g} GB: medians")
+    times = best.case.times
+    size = images * times * IMAGE_BYTES / 1e9
+    computed = f", each computed {times:,} times" if times > 1 else ""
+    rows = Table(title=f"{images:,} galaxies{computed}, {size:,.4g} GB: medians")
     columns = (
         "", "partition\nMB", "memory\nMB", "arch", "ranks", "collectives", "seconds", "USD", "bottleneck"
     )  # fmt: skip

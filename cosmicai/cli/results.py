@@ -49,6 +49,10 @@ def results(
             help="Also write one catalogue: csv, parquet, fits, votable, qp, hats.",
         ),
     ] = None,
+    copies: Annotated[
+        bool,
+        typer.Option("--copies", help="Also download the results of copies (repeat_data), to copies/."),
+    ] = False,
     team: Team = None,
     local: Local = False,
     profile: Profile = None,
@@ -66,7 +70,7 @@ def results(
         def report(finished: int, total: int) -> None:
             progress.update(task, completed=finished, total=total)
 
-        downloaded = run.results(out, overwrite, report)
+        downloaded = run.results(out, overwrite, report, copies)
     _tell_not_downloaded(downloaded)
     catalogues = downloaded.write(*format_) if format_ else []
     _tell_downloaded(downloaded, as_json)
@@ -131,7 +135,8 @@ def _tell_downloaded(downloaded: Results, as_json: bool) -> None:
         console.print(f"{files} files in {downloaded.folder}; the run has no summary.json: it did not finish")
     else:
         console.print(f"{files} files in {downloaded.folder}; open {downloaded.report}")
-        console.print(f"images: {images_text(images, sources)}")
+        shown = filter(None, (images_text(images, sources), downloaded.summary.times_text))
+        console.print(f"images: {', '.join(shown)}")
         _tell_missing(downloaded.summary)
         _tell_catalogue(downloaded.summary.catalogue)
         _tell_left_out(downloaded.ranks)

@@ -26,6 +26,7 @@ from cosmicai.cli.following import follow, screen
 from cosmicai.cli.paths import JsonFile
 from cosmicai.cli.values import NEW_RUN, PAIR, RUN, whole
 from cosmicai.printable import printable
+from summarize.contract.limits import MOST_RANKS
 
 if TYPE_CHECKING:
     from cosmicai.runs.deployment import Run
@@ -42,6 +43,13 @@ def run(
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", parser=PAIR, metavar="FIELD=VALUE", help="Overrides a field; repeatable."),
+    ] = None,
+    repeat_data: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole(1, MOST_RANKS),
+            help="Compute every partition this many times, for sizes beyond the data; sets repeat_data.",
+        ),
     ] = None,
     name: Annotated[
         str | None,
@@ -61,7 +69,13 @@ def run(
     Example: cosmicai run payloads/demo.json --team team3 --set batch_size=512 --set file_limit=4
     """
     changes = dict(change.partition("=")[::2] for change in set_ or [])
-    fields = {field: {"true": True, "false": False}.get(value, value) for field, value in changes.items()}
+    fields: dict[str, object] = {
+        field: {"true": True, "false": False}.get(value, value) for field, value in changes.items()
+    }
+    if repeat_data is not None:
+        if "repeat_data" in fields:
+            raise typer.BadParameter("give one of --repeat-data and --set repeat_data=…")
+        fields["repeat_data"] = repeat_data
     started = deployment(team, local, profile).run(payload, name, fields)
     if detach:
         _print_started(started, as_json)

@@ -44,7 +44,8 @@ def sweep(
         typer.Option(
             parser=Numbers(Number(0, 1e6, above=True)),
             metavar="GB,…",
-            help="Amounts of data to compare; default: all there is.",
+            help="Amounts of data to compare; default: all there is. For more, partitions are computed "
+            "several times.",
         ),
     ] = None,
     repeat: Annotated[int, typer.Option(parser=whole(1, 1000), help="Runs of each case.")] = 3,
@@ -61,7 +62,8 @@ def sweep(
     """Runs an experiment one run after the other, says which case won, and draws it.
 
     A sweep that was cut off continues with the same command: a run that has succeeded is not repeated, and no
-    two runs share a result path.
+    two runs share a result path. If an amount is larger than the data that is there, every partition is
+    computed several times (repeat_data); the command says how often.
 
     Example: cosmicai sweep --batch-sizes 64,256 --partitions-mb 25,50 --repeat 3 --local
     """
@@ -83,8 +85,11 @@ def sweep(
         def report(finished: int, total: int, what: str) -> None:
             progress.update(task, completed=finished, total=total, description=printable(what))
 
+        def say(sentence: str) -> None:
+            console.print(printable(sentence), style="yellow")
+
         try:
-            swept = experiment.sweep(target, grid, out, report)
+            swept = experiment.sweep(target, grid, out, report, say)
         except KeyboardInterrupt as error:
             print("interrupted: the same command continues from here", file=sys.stderr)
             raise typer.Exit(130) from error

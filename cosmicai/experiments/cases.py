@@ -145,7 +145,8 @@ ASSUMPTIONS = Assumptions()
 class Case:
     """One way to run the data.
 
-    collectives: as in a payload. vcpus: of a rank on AWS Batch; None if it runs on Lambda.
+    collectives: as in a payload. vcpus: of a rank on AWS Batch; None if it runs on Lambda. times: how often the
+    images are computed, repeat_data of a payload.
     """
 
     images: int
@@ -154,14 +155,25 @@ class Case:
     architecture: Architecture
     collectives: Literal["auto", "direct", "s3", "none"] = "auto"
     vcpus: int | None = None
+    times: int = 1
 
     @property
     def images_per_partition(self) -> int:
         return max(1, int(self.partition_mb * MIB // IMAGE_BYTES))
 
     @property
-    def ranks(self) -> int:
+    def originals(self) -> int:
+        """The ranks that compute the images for the first time."""
         return math.ceil(self.images / self.images_per_partition)
+
+    @property
+    def ranks(self) -> int:
+        return self.originals * self.times
+
+    @property
+    def images_of_last(self) -> int:
+        """Of the last of the originals, and of each of its copies; the other ranks have a full partition."""
+        return self.images - self.images_per_partition * (self.originals - 1)
 
     @property
     def threads(self) -> float:
@@ -186,7 +198,7 @@ class Case:
         """Its ranks as Initialize estimates them."""
         return Ranks(
             count=self.ranks,
-            bytes=self.images * IMAGE_BYTES,
+            bytes=self.images * self.times * IMAGE_BYTES,
             largest=min(self.images, self.images_per_partition) * IMAGE_BYTES,
             at_once=min(self.ranks, assumptions.concurrency),
             memory_mb=self.memory_mb,

@@ -14,20 +14,20 @@ from summarize.contract.estimate import Architecture
 def options(
     images: int, partitions_mb: Iterable[float], memories_mb: Iterable[int],
     architectures: Iterable[Architecture], assumptions: Assumptions = ASSUMPTIONS,
-    collectives: Literal["auto", "direct", "s3", "none"] = "auto",
+    collectives: Literal["auto", "direct", "s3", "none"] = "auto", times: int = 1,
 ) -> Iterator[Plan]:  # fmt: skip
-    """A plan for each combination."""
+    """A plan for each combination. times: how often the images are computed."""
     for partition_mb, memory_mb, architecture in product(partitions_mb, memories_mb, architectures):
-        yield plan(Case(images, partition_mb, memory_mb, architecture, collectives), assumptions)
+        yield plan(Case(images, partition_mb, memory_mb, architecture, collectives, times=times), assumptions)
 
 
 def options_on_batch(
     images: int, partitions_mb: Iterable[float], sizes: Iterable[tuple[int, int]],
-    architectures: Iterable[Architecture], assumptions: Assumptions = ASSUMPTIONS,
+    architectures: Iterable[Architecture], assumptions: Assumptions = ASSUMPTIONS, times: int = 1,
 ) -> Iterator[Plan]:  # fmt: skip
     """The same for ranks on AWS Batch, which reduce nothing among themselves. sizes: vCPUs and MB of a rank."""
     for partition_mb, (vcpus, memory_mb), architecture in product(partitions_mb, sizes, architectures):
-        yield plan(Case(images, partition_mb, memory_mb, architecture, "none", vcpus), assumptions)
+        yield plan(Case(images, partition_mb, memory_mb, architecture, "none", vcpus, times), assumptions)
 
 
 def recommended(plans: list[Plan], target_seconds: float | None, budget_usd: float | None) -> Plan:

@@ -122,13 +122,15 @@ class _SimulatedRanks:
 
 def _simulate(case: Case, assumptions: Assumptions, draws: Draws) -> _SimulatedRanks:
     images = np.full(case.ranks, case.images_per_partition)
-    images[-1] = case.images - case.images_per_partition * (case.ranks - 1)
+    images[case.originals - 1 :: case.originals] = case.images_of_last
     least, most = assumptions.images_per_second_vcpu
     rates = (least + (most - least) * draws.shares) * draws.speed * case.threads
     compute, cold = images / rates, _cold_starts(case, assumptions, draws)
     at_once, machine = min(case.ranks, case.at_once(assumptions)), assumptions.machine
     if machine is None:
-        sizes = {one: network_seconds(one * IMAGE_BYTES) for one in {int(images[0]), int(images[-1])}}
+        sizes = {
+            one: network_seconds(one * IMAGE_BYTES) for one in {case.images_per_partition, case.images_of_last}
+        }
         network = np.array([sizes[one] for one in images.tolist()])
         ready = _ramp(at_once, assumptions) if case.vcpus is None else np.zeros(at_once)
         sandboxes = Sandboxes(ready, keep=case.vcpus is None)
@@ -168,8 +170,8 @@ def _cold_starts(case: Case, assumptions: Assumptions, draws: Draws) -> Floats:
 
 def _usd(case: Case, assumptions: Assumptions, billed: Floats) -> dict[str, Floats]:
     """By what is billed, of each run. billed: (RUNS, ranks), seconds."""
-    full, last = case.images_per_partition, case.images - case.images_per_partition * (case.ranks - 1)
-    read = gets_of(full * IMAGE_BYTES) * (case.ranks - 1) + gets_of(last * IMAGE_BYTES)
+    full, last = (gets_of(one * IMAGE_BYTES) for one in (case.images_per_partition, case.images_of_last))
+    read = (full * (case.originals - 1) + last) * case.times
     gets = read + pricing.GETS_OF_SUMMARIZE_PER_RANK * case.ranks
     s3 = np.full(RUNS, pricing.PUTS_PER_RANK * case.ranks * pricing.S3_PUT + gets * pricing.S3_GET)
     seconds = billed.sum(axis=1)
@@ -189,7 +191,7 @@ def _usd(case: Case, assumptions: Assumptions, billed: Floats) -> dict[str, Floa
 
 
 def _too_many_ranks(case: Case) -> Obstacle:
-    need = math.ceil(case.images * IMAGE_BYTES / MOST_RANKS / MIB)
+    need = math.ceil(case.images * IMAGE_BYTES / (MOST_RANKS // case.times) / MIB)
     most = (
         f"one Distributed Map has {MOST_RANKS:,} children"
         if case.vcpus is None

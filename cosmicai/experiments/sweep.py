@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -18,12 +19,14 @@ from cosmicai.experiments import sweep_page
 from cosmicai.results.outputs import made, write_text
 from cosmicai.runs import client
 from initialize.plan import PlanError, list_partitions
+from summarize.contract.limits import MOST_RANKS
 from summarize.contract.run_records import Summary
 
 Json = dict[str, Any]
 Progress = Callable[[int, int, str], None]
 
 _POLL_SECONDS = 1.0
+_NEAR_ENOUGH = 0.95  # of an amount of data: partitions have headers, and differ in size
 RESULT_STATS = "result_stats.csv"
 BATCH_VARYING = "batch_varying_results.csv"
 
@@ -38,6 +41,23 @@ class Swept:
 
     page: Path
     verdicts: list[str]
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How an amount of data is made of the partitions that there are.
+
+    files: how many of them; None for all. times: how often each of these is computed.
+    """
+
+    files: int | None = None
+    times: int = 1
+
+    @property
+    def fields(self) -> Json:
+        """Of the payload."""
+        limit = {} if self.files is None else {"file_limit": self.files}
+        return limit if self.times == 1 else {**limit, "repeat_data": self.times}
 
 
 @dataclass(frozen=True)
@@ -60,14 +80,13 @@ class Case:
         amount = "all" if self.data_gb is None else f"{self.data_gb:g}GB"
         return f"{self.prefix}/{self.data_prefix}/{amount}/batch-{self.batch_size}/{self.number}"
 
-    def payload(self, bucket: str, files: int | None) -> Json:
-        limit = {} if files is None else {"file_limit": files}
+    def payload(self, bucket: str, amount: Amount) -> Json:
         return {
             "bucket": bucket,
             "data_prefix": self.data_prefix,
             "result_path": self.result_path,
             "batch_size": self.batch_size,
-            **limit,
+            **amount.fields,
         }
 
 
@@ -90,19 +109,29 @@ class Grid:
         ]
 
 
-def sweep(target: Target, grid: Grid, out: Path, progress: Progress) -> Swept:
-    """Runs what is missing, one run after the other. Raises SweepError and OutputError."""
+def sweep(target: Target, grid: Grid, out: Path, progress: Progress, say: Callable[[str], None]) -> Swept:
+    """Runs what is missing, one run after the other. Raises SweepError and OutputError.
+
+    say: called with a sentence for each amount that is larger than the data, before anything runs.
+    """
     s3, stepfunctions = target.client("s3"), target.client("stepfunctions")
-    limits = {
-        (partition, amount): _files(s3, target.bucket, partition, amount)
-        for partition, amount in product(grid.partitions_mb, grid.data_gb)
-    }
+    amounts = {}
+    for partition in grid.partitions_mb:
+        sizes = _sizes(s3, target.bucket, partition)
+        place = f"s3://{target.bucket}/{partition:g}MB/"
+        for data_gb in grid.data_gb:
+            amounts[partition, data_gb] = amount = amount_of(sizes, data_gb, place)
+            if amount.times > 1:
+                say(
+                    f"{data_gb:g} GB are more than the {sum(sizes) / 1e9:.3g} GB in {place}: "
+                    f"{amount.files:,} partitions are computed {amount.times:,} times each"
+                )
     cases, rows = grid.cases(), []
     with made(out):
         for finished, case in enumerate(cases):
             progress(finished, len(cases), case.result_path)
-            files = limits[case.partition_mb, case.data_gb]
-            rows.append(_row(case, _summary_of(target, s3, stepfunctions, case, files)))
+            amount = amounts[case.partition_mb, case.data_gb]
+            rows.append(_row(case, _summary_of(target, s3, stepfunctions, case, amount)))
             _write(out, rows)
         progress(len(cases), len(cases), "done")
         collected = list(over_repeats(rows))
@@ -110,44 +139,56 @@ def sweep(target: Target, grid: Grid, out: Path, progress: Progress) -> Swept:
     return Swept(page, sweep_page.verdicts(collected))
 
 
-def _summary_of(target: Target, s3: Any, stepfunctions: Any, case: Case, files: int | None) -> Summary:
+def _summary_of(target: Target, s3: Any, stepfunctions: Any, case: Case, amount: Amount) -> Summary:
     """The summary of a case, which is run if there is none yet. Raises SweepError."""
-    summary = _summary(s3, target.bucket, case)
+    summary = _summary(s3, target.bucket, case, amount.times)
     if summary is None:
-        _run(stepfunctions, target, case, case.payload(target.bucket, files))
-        summary = _summary(s3, target.bucket, case)
+        _run(stepfunctions, target, case, case.payload(target.bucket, amount))
+        summary = _summary(s3, target.bucket, case, amount.times)
     if summary is None:
         raise SweepError(f"s3://{target.bucket}/{case.result_path} has no summary of a run that succeeded")
     return summary
 
 
-def _files(s3: Any, bucket: str, partition_mb: float, data_gb: float | None) -> int | None:
-    """How many partitions hold this much data; None for all. Raises SweepError if there are too few."""
+def _sizes(s3: Any, bucket: str, partition_mb: float) -> list[int]:
+    """Bytes of each partition of this size. Raises SweepError if there is none."""
     try:
-        sizes = [file.size for file in list_partitions(s3, bucket, f"{partition_mb:g}MB").files]
+        return [file.size for file in list_partitions(s3, bucket, f"{partition_mb:g}MB").files]
     except PlanError as error:
         raise SweepError(
             f"s3://{bucket}/{partition_mb:g}MB/ holds no partition: cut some with `cosmicai data prepare "
             f"--partition-mb {partition_mb:g}` and upload them there ({error})"
         ) from error
+
+
+def amount_of(sizes: list[int], data_gb: float | None, place: str) -> Amount:
+    """Of partitions of these bytes in `place`; data_gb: None for all of them.
+
+    As few times as come within 5 % of the amount, each with as many partitions as then are needed. Raises
+    SweepError if that takes more ranks than one run has.
+    """
     if data_gb is None:
-        return None
-    if sum(sizes) < data_gb * 1e9 * 0.95:
+        return Amount()
+    total, requested = sum(sizes), data_gb * 1e9
+    times = max(1, math.ceil(_NEAR_ENOUGH * requested / total))
+    files = min(len(sizes), max(1, round(requested / times / (total / len(sizes)))))
+    if files * times > MOST_RANKS:
         raise SweepError(
-            f"--data-gb {data_gb:g}: s3://{bucket}/{partition_mb:g}MB/ holds only {sum(sizes) / 1e9:.2f} GB"
+            f"--data-gb {data_gb:g}: {files:,} partitions of {place} {times:,} times are {files * times:,} ranks, "
+            f"more than the {MOST_RANKS:,} of one run; give larger --partitions-mb, or less data"
         )
-    return max(1, round(data_gb * 1e9 / (sum(sizes) / len(sizes))))
+    return Amount(files, times)
 
 
-def _summary(s3: Any, bucket: str, case: Case) -> Summary | None:
-    """The summary of a run of this case in which no rank is missing."""
+def _summary(s3: Any, bucket: str, case: Case, times: int) -> Summary | None:
+    """The summary of a run of this case, with its data as many times, in which no rank is missing."""
     try:
         body = s3.get_object(Bucket=bucket, Key=f"{case.result_path}/summary.json")["Body"]
     except s3.exceptions.NoSuchKey:
         return None
     summary = Summary.from_json(json.load(body))
     complete = summary.finished_ranks == summary.world_size
-    same = summary.payload["batch_size"] == case.batch_size
+    same = (summary.payload["batch_size"], summary.times) == (case.batch_size, times)
     return summary if complete and same else None
 
 
@@ -183,19 +224,20 @@ def _running(stepfunctions: Any, target: Target, case: Case) -> str | None:
 def _row(case: Case, summary: Summary) -> Json:
     """One run, with the historic names and some additional ones."""
     spread, wall = summary.spread, summary.wall_seconds
-    samples, cost = summary.num_samples, summary.cost
+    computed, cost = summary.computed, summary.cost
     return {
         "partition_mb": case.partition_mb,
         "data_gb": round(summary.input_bytes / 1e9, 4) if case.data_gb is None else case.data_gb,
         "batch_size": case.batch_size,
         "experiment": case.number,
         "world_size": summary.world_size,
-        "num_samples": samples,
+        "num_samples": summary.num_samples,
+        "repeat_data": summary.times,
         "duration (seconds)": wall,
         "total_cpu_time (seconds)": summary.seconds["inference"],
         "sample_persec": spread["sample_persec"]["p50"],
         "throughput_bps": spread["throughput_bps"]["p50"],
-        "images_per_second": samples / wall if wall and samples is not None else None,
+        "images_per_second": computed / wall if wall and computed is not None else None,
         "total_process_memory (MB)": spread["total_process_memory (MB)"]["max"],
         "GB-seconds": None if cost is None else cost.gb_seconds,
         "total (USD)": None if cost is None else cost.total,
@@ -219,7 +261,7 @@ def _write_csv(path: Path, rows: list[Json]) -> None:
 
 def over_repeats(rows: list[Json]) -> Iterable[Json]:
     """Mean and standard deviation of each case; runs far from the others are counted, not dropped."""
-    keys = ("partition_mb", "data_gb", "batch_size")
+    keys = ("partition_mb", "data_gb", "batch_size", "repeat_data")
     groups: dict[tuple[Any, ...], list[Json]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)

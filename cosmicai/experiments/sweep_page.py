@@ -158,7 +158,8 @@ def _table(cases: list[Json]) -> str:
     body = "".join(_row(case, any(case is one for one in best)) for case in cases)
     return (
         '<section><h2>All cases</h2><p class="note">Mean ± standard deviation over the runs of a case. ★: the '
-        "fastest of its amount of data. Far off: runs whose time has a modified z-score above 3.5.</p>"
+        "fastest of its amount of data. 3×: there was less data, so each partition was computed three times. "
+        "Far off: runs whose time has a modified z-score above 3.5.</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="All cases">'
         f'<table class="compact" id="cases"><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div></section>"
@@ -177,7 +178,7 @@ def _row(case: Json, best: bool) -> str:
         spread("total (USD)", _usd_form(case["total (USD) mean"])),
         spread("images_per_second", ",.0f"),
         spread("total_process_memory (MB)", ",.0f"),
-        f"{case['data_gb']:.3g}",
+        f"{case['data_gb']:.3g}" + (f" ({case['repeat_data']:,}×)" if case["repeat_data"] > 1 else ""),
         f"{case['repeats']}",
         f"{case['outliers']}",
     )

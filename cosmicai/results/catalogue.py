@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.contract.columns import Column, described, ordered
+from inference.contract.names import COPY
+from inference.contract.run_records import COPIES
 from inference.table import EVERY_RANKS, columns, count_of, metadata_of
 from initialize.plan import natural
 
@@ -97,6 +99,11 @@ def _arrays(file: Path) -> dict[str, Array]:
             arrays = {name: content[name] for name in content.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CatalogueError(f"{file} cannot be read: {error}; download the run again") from error
+    if COPY in arrays:
+        raise CatalogueError(
+            f"{file} is of a copy, whose galaxies are those of other ranks: make the catalogue of the folder "
+            f"above {COPIES}/"
+        )
     present = [arrays[name] for name in EVERY_RANKS if name in arrays]
     if not present or present[0].ndim != 1:
         raise CatalogueError(f"{file} is not what a rank writes: it has no column {' or '.join(EVERY_RANKS)}")

@@ -11,7 +11,7 @@ from cosmicai.results.outputs import write_text
 from cosmicai.results.runfolder import check_complete
 from summarize.contract.fields import RecordError
 from summarize.contract.rank_info import RankInfo
-from summarize.contract.run_records import Summary
+from summarize.contract.run_records import COPIES, Summary
 from summarize.report import report
 
 
@@ -20,11 +20,15 @@ class ResultsError(RuntimeError):
 
 
 def write(folder: Path) -> Path:
-    """Writes report.html and the historic files. Raises ResultsError and OutputError."""
+    """Writes report.html and the historic files. Raises ResultsError and OutputError.
+
+    The report lists the ranks of copies where they have been downloaded.
+    """
     summary, infos = read(folder)
+    copies = read_copies(folder) if (folder / COPIES / "combined_data.json").exists() else []
     page = folder / "report.html"
     try:
-        text = report(summary, infos)
+        text = report(summary, [*infos, *copies])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ResultsError(
             f"{folder / 'summary.json'} is not what a run writes ({type(error).__name__}: {error}); "
@@ -45,18 +49,35 @@ def historic_of(folder: Path) -> list[RankInfo] | None:
 
 
 def read(folder: Path) -> tuple[Summary, list[RankInfo]]:
-    """summary.json and combined_data.json. Raises ResultsError and OutputError."""
+    """summary.json and combined_data.json, which has no copies. Raises ResultsError and OutputError."""
     check_complete(folder)
-    summary, infos = (_json(folder / f"{name}.json") for name in ("summary", "combined_data"))
-    if not isinstance(summary, dict) or not isinstance(infos, list):
-        raise ResultsError(f"{folder}: its summary.json and combined_data.json are not those of a run")
+    path = folder / "summary.json"
     try:
-        return Summary.from_json(summary), [RankInfo.from_json(info) for info in infos]
+        return Summary.from_json(_json(path)), _infos(folder)
     except RecordError as error:
-        raise ResultsError(
-            f"{folder}: its summary.json and combined_data.json are not what a run writes ({error}); download "
-            "the run again with `cosmicai results NAME`"
-        ) from error
+        raise _not_of_a_run(path, error) from error
+
+
+def read_copies(folder: Path) -> list[RankInfo]:
+    """The rank infos of copies, which are in copies/ of a download. Raises ResultsError."""
+    return _infos(folder / COPIES)
+
+
+def _infos(folder: Path) -> list[RankInfo]:
+    path = folder / "combined_data.json"
+    infos = _json(path)
+    try:
+        if not isinstance(infos, list):
+            raise RecordError("it is not a list")
+        return [RankInfo.from_json(info) for info in infos]
+    except RecordError as error:
+        raise _not_of_a_run(path, error) from error
+
+
+def _not_of_a_run(path: Path, error: RecordError) -> ResultsError:
+    return ResultsError(
+        f"{path} is not what a run writes ({error}); download the run again with `cosmicai results NAME`"
+    )
 
 
 def _json(path: Path) -> Any:

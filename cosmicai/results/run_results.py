@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from cosmicai.results import tables
 from cosmicai.results.catalogue import Catalogue
-from cosmicai.results.report import ResultsError, read
+from cosmicai.results.report import ResultsError, read, read_copies
 from summarize.contract.rank_info import RankInfo
-from summarize.contract.run_records import Summary
+from summarize.contract.run_records import COPIES, Summary
 
 if TYPE_CHECKING:
     import pandas
@@ -44,8 +44,22 @@ class Results:
 
     @property
     def ranks(self) -> list[RankInfo]:
-        """What each rank measured, by rank. Raises ResultsError if the run has no summary."""
+        """What each rank measured, by rank, without copies. Raises ResultsError if the run has no summary."""
         return self._records[1]
+
+    @cached_property
+    def copies(self) -> list[RankInfo]:
+        """What each rank that is a copy measured; [] of a run without `repeat_data`.
+
+        Raises ResultsError if copies were not downloaded.
+        """
+        if not self.summary.originals:
+            return []
+        if not (self.folder / COPIES).is_dir():
+            raise ResultsError(
+                f"{self.folder} has no {COPIES}/: download the run again with copies=True (--copies)"
+            )
+        return read_copies(self.folder)
 
     @cached_property
     def _records(self) -> tuple[Summary, list[RankInfo]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cosmicai.results.outputs import OutputError, exclusive, made, merge, new_folder
 from inference.contract.paths import PathError, below
+from inference.contract.run_records import COPIES
 
 RECORD = ".cosmicai-run.json"
 _WRITTEN_AGAIN = (
@@ -24,7 +25,8 @@ _WRITTEN_AGAIN = (
 """What `cosmicai report` and `cosmicai catalogue` write after the record; some of them are folders."""
 _OF_A_RUN = re.compile(
     r"(run|manifest|metrics|combined_data|summary|Results|(0|[1-9][0-9]*))\.json|report\.html|inference\.png|"
-    r"predictions/(0|[1-9][0-9]*)\.npz|failures/(0|[1-9][0-9]*)\.json"
+    r"(?:copies/)?predictions/(0|[1-9][0-9]*)\.npz|(?:copies/)?failures/(0|[1-9][0-9]*)\.json|"
+    r"copies/(?:combined_data|(0|[1-9][0-9]*))\.json"
 )
 _SHOWN = 5  # files that a message names
 
@@ -63,7 +65,10 @@ def _recorded(folder: Path) -> _Record:
 
 def _results_in(folder: Path, ranks: int | None = None) -> set[str]:
     """The files of a folder that are named like those of a run with `ranks` ranks; None: with any number."""
-    places = [path for below_ in (".", "predictions", "failures") for path in (folder / below_).glob("*")]
+    own = (".", "predictions", "failures")
+    places = [
+        path for place in (folder, folder / COPIES) for below_ in own for path in (place / below_).glob("*")
+    ]
     names = (path.relative_to(folder).as_posix() for path in places if path.is_file())
     matches = [match for match in map(_OF_A_RUN.fullmatch, names) if match]
     numbers = {match[0]: next((int(part) for part in match.groups()[1:] if part), 0) for match in matches}

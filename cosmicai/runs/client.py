@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from summarize.contract.run_records import COPIES
+
 if TYPE_CHECKING:
     from cosmicai.deploy.target import Target
 
@@ -91,11 +93,14 @@ def _ranks(s3: Any, payload: Json) -> tuple[int, int] | None:
     """(ranks with a result, all ranks); None before Initialize has written the plan."""
     bucket, folder = payload["bucket"], payload["result_path"]
     try:
-        world_size = int(
-            json.load(s3.get_object(Bucket=bucket, Key=f"{folder}/run.json")["Body"])["world_size"]
-        )
+        run = json.load(s3.get_object(Bucket=bucket, Key=f"{folder}/run.json")["Body"])
     except s3.exceptions.NoSuchKey:
         return None
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{folder}/", Delimiter="/")
+    paginator = s3.get_paginator("list_objects_v2")
+    pages = (
+        page
+        for place in (folder, *([f"{folder}/{COPIES}"] if "originals" in run else []))
+        for page in paginator.paginate(Bucket=bucket, Prefix=f"{place}/", Delimiter="/")
+    )
     names = (item["Key"].rpartition("/")[2] for page in pages for item in page.get("Contents", []))
-    return sum(name.removesuffix(".json").isdigit() for name in names), world_size
+    return sum(name.removesuffix(".json").isdigit() for name in names), int(run["world_size"])

@@ -122,10 +122,12 @@ class Run:
         out: str | Path | None = None,
         overwrite: bool = False,
         progress: Progress = lambda finished, total: None,
+        copies: bool = False,
     ) -> Results:
         """Downloads the run's files, and those of no other run, and adds Results.json and inference.png.
 
         out: by default results/NAME in the current folder. overwrite: replace the results of another run.
+        copies: download the results of copies too, to copies/ there.
         For a run that has failed or still runs, downloads what there is. Raises RunError if another run has
         overwritten its path, and OutputError; then nothing has changed.
         """
@@ -133,7 +135,7 @@ class Run:
         payload, name = json.loads(execution["input"]), str(execution["name"])
         folder = below(Path("results"), name) if out is None else Path(out)
         place = payload["bucket"], str(payload["result_path"]).rstrip("/")
-        return fetched(self.deployment.target.client("s3"), *place, name, folder, overwrite, progress)
+        return fetched(self.deployment.target.client("s3"), *place, name, folder, overwrite, progress, copies)
 
     def resume(self) -> Run:
         """Starts a run of the ranks that have no result.
@@ -176,14 +178,21 @@ class Run:
 
 
 def fetched(
-    s3: Any, bucket: str, prefix: str, name: str, folder: Path, overwrite: bool, progress: Progress
+    s3: Any,
+    bucket: str,
+    prefix: str,
+    name: str,
+    folder: Path,
+    overwrite: bool,
+    progress: Progress,
+    copies: bool = False,
 ) -> Results:
     """Downloads what the run `name` has left under s3://bucket/prefix/, as Run.results."""
 
     def finish(scratch: Path) -> None:
         historic_of(scratch)
 
-    downloaded = download(s3, bucket, prefix, name, folder, progress, finish, overwrite)
+    downloaded = download(s3, bucket, prefix, name, folder, progress, finish, overwrite, copies)
     left_out = {f"s3://{bucket}/{key}": reason for key, reason in downloaded.left_out.items()}
     return Results(folder, tuple(downloaded.files), left_out)
 

@@ -18,6 +18,7 @@ import numpy as np
 from cosmicai.results.runfolder import run_folder
 from cosmicai.runs.client import RunError, overwritten
 from inference.contract.paths import PathError, below, is_marker
+from summarize.contract.run_records import COPIES
 
 _TRANSFERS = 8  # objects in flight
 _CLOCKS = timedelta(seconds=5)  # how far the clocks of S3 and Step Functions may differ
@@ -30,6 +31,7 @@ _KEY_FAULTS = {
 }
 """Errors of the file system that come from an object's key, and their remedies."""
 OF_ANOTHER_RUN = "of another run"
+_OF_COPIES = f"{COPIES}/"
 _OF_A_RANK = re.compile(r"(?:failures/)?(0|[1-9][0-9]{0,8})\.json|predictions/(0|[1-9][0-9]{0,8})\.npz")
 _WITH_A_RUN_ID = ("run.json", "metrics.json", "summary.json", "combined_data.json", "manifest.json")
 _NO_ID = object()
@@ -56,19 +58,23 @@ def download(
     progress: Progress = lambda finished, total: None,
     finish: Callable[[Path], None] = lambda folder: None,
     overwrite: bool = False,
+    copies: bool = False,
 ) -> Downloaded:
     """Downloads what the run has left under s3://bucket/folder/ to `target`; name: its execution's.
 
     The files appear together at the end, in place of those of an earlier call, or of another run if
-    `overwrite` is set; finish: adds more before that. Objects that mark folders are skipped. Those of other
-    runs, and those whose keys lead outside `target`, are left out. Raises RunError if another run has
-    overwritten the path or nothing is there, and OutputError; then nothing has changed.
+    `overwrite` is set; finish: adds more before that. copies: those of the run's copies too, to copies/ below
+    `target`. Objects that mark folders are skipped. Those of other runs, and those whose keys lead outside
+    `target`, are left out. Raises RunError if another run has overwritten the path or nothing is there, and
+    OutputError; then nothing has changed.
     """
     place = f"s3://{bucket}/{folder}/"
     times = _written(s3, bucket, f"{folder}/")
     if "run.json" not in times:
         raise RunError(f"{place} holds no run.json: the run {name} has left nothing there")
     run = _plan(s3, bucket, f"{folder}/run.json", place, name)
+    if "originals" in run and not copies:
+        times = {name: time for name, time in times.items() if not name.startswith(_OF_COPIES)}
 
     def fetch(name: str) -> str | None:
         """Why an object is left out; None if it is in the scratch folder."""
@@ -125,6 +131,7 @@ def _plan(s3: Any, bucket: str, key: str, place: str, name: str) -> Json:
 
 def _is_of(run: Json, name: str, path: Path, modified: datetime) -> bool:
     """Whether an object is the run's: by the run id in it, else because it is not older than the run."""
+    name = name.removeprefix(_OF_COPIES)
     rank = _OF_A_RANK.fullmatch(name)
     if rank is not None and int(rank[1] or rank[2]) >= run["world_size"]:
         return False

@@ -22,25 +22,26 @@ def load_results(
     overwrite: bool = False,
     session: Any = None,
     progress: Progress = lambda finished, total: None,
+    copies: bool = False,
 ) -> Results:
     """The results in a folder, under s3://bucket/path, or of a run.
 
     Those in S3 and of a run are downloaded to `out`, by default results/NAME in the current folder; `overwrite`
     replaces those of another run. session: a boto3.Session, by default the environment's, for
-    s3://. progress: called with (objects downloaded, all objects).
+    s3://. progress: called with (objects downloaded, all objects). copies: download the results of copies too.
 
     Raises ResultsError if a folder holds no results, RunError if no run has written to the path in S3,
     OutputError if `out` cannot be written to, and botocore's errors.
     """
     if isinstance(source, Run):
-        return source.results(out, overwrite, progress)
+        return source.results(out, overwrite, progress, copies)
     if str(source).startswith("s3://"):
         bucket, _, path = str(source).removeprefix("s3://").partition("/")
         prefix = path.strip("/")
         s3 = (session or boto3.Session()).client("s3")
         name = _run_at(s3, bucket, prefix)
         folder = below(Path("results"), name) if out is None else Path(out)
-        return fetched(s3, bucket, prefix, name, folder, overwrite, progress)
+        return fetched(s3, bucket, prefix, name, folder, overwrite, progress, copies)
     folder = Path(source)
     if not (folder / "predictions").is_dir() and not (folder / "run.json").exists():
         raise ResultsError(

@@ -8,17 +8,17 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cosmicai.deploy.target import Target
 from cosmicai.runs import batch_jobs
 from cosmicai.runs.client import overwritten
-from summarize.contract.images import are_redshifts, counted, images_text, is_exact
+from summarize.contract.images import are_redshifts, copied, counted, images_text, is_exact
 from summarize.contract.pricing import cost
 from summarize.contract.rank_info import MOST_BYTES, RankInfo, is_result, parse
-from summarize.contract.run_records import Run, Summary
+from summarize.contract.run_records import COPIES, Run, Summary
 from summarize.contract.untrusted import UntrustedError
 
 # DescribeMapRun is refilled once a second, DescribeExecution and GetExecutionHistory faster
@@ -57,6 +57,7 @@ class Snapshot:
     pending: int | None = None
     images: int | None = 0  # None if no rank gives a number; a user's script may not
     images_from: dict[str, int] = field(default_factory=dict)  # ranks by the field they were counted by
+    copied_images: int | None = None  # that copies have computed again; None of a run without copies
     are_redshifts: bool = True  # what the model gives of each image; an imported network may give other things
     images_per_second: float | None = 0.0
     gigabytes_read: float = 0.0
@@ -81,8 +82,14 @@ class Snapshot:
 
     @property
     def images_text(self) -> str:
-        """The number of images, and how those of a script's ranks were counted."""
-        return images_text(self.images, self.images_from)
+        """The number of images, how those of a script's ranks were counted, and what copies have computed."""
+        text = images_text(self.images, self.images_from)
+        return text if self.copied_images is None else f"{text}, and {self.copied_images:,} again by copies"
+
+    @property
+    def computed(self) -> int:
+        """The images that all ranks have computed, each as often as it was computed."""
+        return (self.images or 0) + (self.copied_images or 0)
 
     @property
     def fault(self) -> str:
@@ -165,16 +172,21 @@ class Watcher:
 
     def _count(self, snapshot: Snapshot, bucket: str, folder: str, began: datetime) -> None:
         assert self._run is not None  # noqa: S101 - for the type checker
-        self._read_new(bucket, f"{folder}/", self._results, is_result)
-        # A resumed run has the records of ranks that failed before: they are not failures of this execution.
-        self._read_new(bucket, f"{folder}/failures/", self._failures, _is_of, _second(began))
-        infos = [RankInfo.from_json(info) for info in self._results.values()]
+        for place in (folder, *([f"{folder}/{COPIES}"] if self._run.has_copies else [])):
+            self._read_new(bucket, f"{place}/", self._results, is_result)
+            # A resumed run has the records of ranks that failed before: they are no failures of this execution.
+            self._read_new(bucket, f"{place}/failures/", self._failures, _is_of, _second(began))
+        infos = [
+            replace(RankInfo.from_json(info), copy=self._run.copy_of(rank))
+            for rank, info in self._results.items()
+        ]
         failures = {rank: record for rank, record in self._failures.items() if rank not in self._results}
         snapshot.ranks, snapshot.finished = self._run.world_size, len(infos)
         snapshot.images, snapshot.images_from = counted(infos)
+        snapshot.copied_images = copied(infos) if self._run.has_copies else None
         snapshot.are_redshifts = are_redshifts(infos)
         exact = snapshot.images is not None and is_exact(snapshot.images_from)
-        snapshot.images_per_second = (snapshot.images or 0) / max(snapshot.seconds, 1e-3) if exact else None
+        snapshot.images_per_second = snapshot.computed / max(snapshot.seconds, 1e-3) if exact else None
         host = snapshot.seconds if self._run.channel == "direct" else 0.0
         sizes = self._run.bytes_per_rank or []
         snapshot.gigabytes_read = sum(sizes[rank] for rank in self._results if rank < len(sizes)) / 1e9
@@ -214,7 +226,7 @@ class Watcher:
                 snapshot.usd_so_far = summary.cost.total
                 snapshot.cost_notes = summary.cost.notes or []
             if snapshot.images_per_second is not None and snapshot.wall_seconds:
-                snapshot.images_per_second = (snapshot.images or 0) / snapshot.wall_seconds
+                snapshot.images_per_second = snapshot.computed / snapshot.wall_seconds
 
     def _read_summary(self, bucket: str, folder: str, began: datetime) -> Summary | None:
         """The summary that this execution has written; one that was stopped leaves that of an earlier one."""

@@ -12,6 +12,14 @@ OUTPUTS = ("redshift", "pdf", "embedding")
 DEFAULT_OUTPUTS = ("redshift", "pdf")
 
 
+def copy_of(rank: int, originals: int | None) -> int | None:
+    """The number of the copy, from 1, that a rank belongs to; None for an original.
+
+    originals: the number of ranks that compute the data for the first time; None: all of the run.
+    """
+    return rank // originals or None if originals else None
+
+
 class EventError(ValueError):
     """A field of the event is missing, or holds a value that Initialize would not have written."""
 
@@ -27,9 +35,14 @@ class RankEvent(Record):
     ] = None
     script: Annotated[str | None, Field("the file that is started, below /tmp", "SCRIPT", null=True)] = None
     world_size: Annotated[int, Field("the ranks of the run", "WORLD_SIZE")]
+    originals: Annotated[
+        int | None, Field("the number of ranks that are no copies, where there are copies", "ORIGINALS")
+    ] = None
     data_bucket: Annotated[str, Field("the bucket of the partitions", "DATA_BUCKET")]
     data_prefix: Annotated[str, Field("the folder of the partitions", "DATA_PREFIX")]
-    result_path: Annotated[str, Field("the folder that the run writes to", "RESULT_PATH")]
+    result_path: Annotated[
+        str, Field("the folder that the rank writes to; of a copy, copies/ in that of the run", "RESULT_PATH")
+    ]
     batch_size: Annotated[int, Field("galaxies per batch", "BATCH_SIZE", "galaxies")]
     run_id: Annotated[str, Field("the name of the execution that planned the run", "RUN_ID")]
     model: Annotated[
@@ -53,6 +66,11 @@ class RankEvent(Record):
     rendezvous: Annotated[
         str | None, Field("HOST:PORT of the rendezvous host, if there is one", "RENDEZVOUS")
     ] = None
+
+    @property
+    def copy(self) -> int | None:
+        """The number of the copy, from 1, that the rank belongs to; None for an original."""
+        return copy_of(self.rank, self.originals)
 
     @property
     def private_prefix(self) -> str:

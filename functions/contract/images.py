@@ -28,14 +28,24 @@ def samples(info: RankInfo) -> tuple[int | None, str]:
 
 
 def counted(infos: Iterable[RankInfo]) -> tuple[int | None, dict[str, int]]:
-    """The images of all ranks that report a number, None if none does; and {how it is known: ranks}."""
+    """The images of all ranks that report a number, None if none does; and {how it is known: ranks}.
+
+    Copies do not count: their images are those of other ranks.
+    """
     total, known, sources = 0, 0, Counter[str]()
     for info in infos:
+        if info.copy is not None:
+            continue
         count, source = samples(info)
         sources[source] += 1
         if count is not None:
             total, known = total + count, known + 1
     return (None if sources and not known else total), dict(sources)
+
+
+def copied(infos: Iterable[RankInfo]) -> int:
+    """The images that copies have computed again."""
+    return sum(info.num_samples or 0 for info in infos if info.copy is not None)
 
 
 def are_redshifts(infos: Iterable[RankInfo]) -> bool:

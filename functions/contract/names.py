@@ -7,8 +7,10 @@ import re
 NAME = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 METADATA = "column_metadata"
 """The array of predictions with the units, UCDs and descriptions of an imported network's columns, as JSON."""
+COPY = "copy_number"
+"""Of predictions and rank infos: the number of the copy, from 1, which copies alone write."""
 RESERVED = frozenset(
-    {"embedding", "file", "files", "flags", "index", "pdf", "pit", "row", "rows", "run_id", METADATA}
+    {"embedding", "file", "files", "flags", "index", "pdf", "pit", "row", "rows", "run_id", METADATA, COPY}
 )
 """Names that predictions have for something else, in lower case; those that begin with z_ are too."""
 POSITIONS = ("id", "ra", "dec")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 from .accuracy import NAMES
 from .batch_prices import CAPACITIES
 from .fields import Described, Field, Json, Keys, Record, RecordError, number, read_fields
+from .names import COPY
 from .pricing import BILLED_AS, GB_SECOND
 from .untrusted import load
 
@@ -26,8 +27,11 @@ class RankInfo(Record):
     """{rank}.json: what a rank did. `others`: additional fields that a script has written."""
 
     world_size: Annotated[int | None, Field("the ranks of the run")] = None
+    copy: Annotated[
+        int | None, Field("the number of the copy, from 1; left out by ranks that are no copies", COPY)
+    ] = None
     data_paths: Annotated[Keys | None, Field("the key of the partition, or a list of keys", "data_path")] = None
-    result_path: Annotated[str | None, Field("the result path of the payload")] = None
+    result_path: Annotated[str | None, Field("the result path of the payload; of a copy, copies/ in it")] = None
     init: Annotated[float | None, Field("process start, imports, network", "init (seconds)", "s")] = None
     download: Annotated[
         float | None, Field("the time that the rank waited for bytes", "download (seconds)", "s")

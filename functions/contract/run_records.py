@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Annotated, Any, Self
 
 from .dispatch import Children
+from .event import copy_of
 from .fields import Field, Json, Record, RecordError, read_fields
 from .pricing import Cost
 
@@ -16,6 +17,9 @@ def text_of(collectives: Json | None, name: str) -> str | None:
     text = (collectives or {}).get(name)
     return text if isinstance(text, str) else None
 
+
+COPIES = "copies"
+"""The folder below a run's result path in which copies leave their results, as the other ranks do above it."""
 
 _CHANNEL = (
     "the channel; for `auto`, or if it differs from the payload's, the reason; and the estimated time and cost "
@@ -31,12 +35,20 @@ class Run(Record):
     run_id: Annotated[str, Field("the name of the execution that planned the run")]
     started: Annotated[str, Field("when it was started, in UTC")]
     payload: Annotated[Json, Field("the payload with every default")]
-    world_size: Annotated[int, Field("the number of ranks")]
+    world_size: Annotated[int, Field("the number of ranks, copies included")]
+    first_ranks: Annotated[
+        int | None,
+        Field(
+            "the number of ranks that compute the data for the first time, if there are others: these are "
+            "copies, and rank r computes the partitions of rank r modulo this number again",
+            "originals",
+        ),
+    ] = None
     data_map: Annotated[dict[str, Any] | None, Field("the key, or list of keys, of each rank's partitions")] = (
         None
     )
     files: Annotated[int | None, Field("the number of partitions")] = None
-    bytes: Annotated[int, Field("the size of all partitions", unit="bytes")]
+    bytes: Annotated[int, Field("the size of what all ranks read, copies included", unit="bytes")]
     bytes_per_rank: Annotated[list[int] | None, Field("the size of each rank's partitions", unit="bytes")] = (
         None
     )
@@ -55,6 +67,24 @@ class Run(Record):
         Json | None,
         Field("how Step Functions starts the ranks on Lambda, express or standard, and why"),
     ] = None
+
+    @property
+    def originals(self) -> int:
+        """The number of ranks that are no copies; they are the first ones."""
+        return self.first_ranks or self.world_size
+
+    @property
+    def has_copies(self) -> bool:
+        return self.originals < self.world_size
+
+    def copy_of(self, rank: int) -> int | None:
+        """The number of the copy, from 1, that a rank belongs to; None for an original."""
+        return copy_of(rank, self.first_ranks)
+
+    def folder_of(self, rank: int) -> str:
+        """The key of the folder in which a rank leaves its results."""
+        folder = str(self.payload["result_path"])
+        return folder if self.copy_of(rank) is None else f"{folder}/{COPIES}"
 
     @property
     def child_type(self) -> Children:
@@ -103,7 +133,7 @@ class ReducedMetrics(Record):
     run_id: Annotated[str, Field("the name of the execution that planned the run")]
     world_size: Annotated[int | None, Field("the number of ranks")] = None
     channel: Annotated[str, Field("the channel that the metrics took")] = ""
-    ranks: Annotated[list[int], Field("the ranks that the metrics cover")]
+    ranks: Annotated[list[int], Field("the ranks that the metrics cover, none of them a copy")]
     num_samples: Annotated[int | None, Field("the number of their galaxies", unit="galaxies")] = None
     accuracy: Annotated[
         Json | None, Field("the measures over all galaxies, and by redshift and magnitude", null=True)
@@ -134,19 +164,32 @@ class Summary(Record):
     run_id: Annotated[str, Field("the name of the execution that planned the run")]
     started: Annotated[str, Field("when it was started, in UTC")]
     payload: Annotated[Json, Field("the payload with every default")]
-    world_size: Annotated[int, Field("the number of ranks")]
+    world_size: Annotated[int, Field("the number of ranks, copies included")]
     finished_ranks: Annotated[int, Field("the number of ranks with a result")]
     missing_ranks: Annotated[list[int], Field("the ranks without result and error")]
     failed_ranks: Annotated[dict[str, dict[str, str]], Field("error and cause by rank")]
     num_samples: Annotated[
         int | None,
-        Field("the number of galaxies; null if a script's ranks do not state it", unit="galaxies", null=True),
+        Field(
+            "the number of galaxies, those of copies not; null if a script's ranks do not state it",
+            unit="galaxies",
+            null=True,
+        ),
+    ] = None
+    originals: Annotated[
+        int | None, Field("the number of ranks that are no copies, where there are copies")
+    ] = None
+    copied_samples: Annotated[
+        int | None,
+        Field(
+            "the galaxies that copies have computed again; no other count of galaxies has them", unit="galaxies"
+        ),
     ] = None
     num_samples_from: Annotated[
         dict[str, int],
         Field("ranks by the field they were counted by; batches * batch size is an upper bound"),
     ]
-    input_bytes: Annotated[int, Field("the size of all partitions", unit="bytes")]
+    input_bytes: Annotated[int, Field("the size of what all ranks read, copies included", unit="bytes")]
     seconds: Annotated[dict[str, float], Field("seconds by phase, summed over the ranks", unit="s")]
     cold_starts: Annotated[int, Field("the number of ranks in new sandboxes")]
     cpus: Annotated[
@@ -186,6 +229,24 @@ class Summary(Record):
     cost: Annotated[Cost | None, Field("GB-seconds and USD at list prices; null on one machine", null=True)] = (
         None
     )
+
+    @property
+    def computed(self) -> int | None:
+        """The galaxies that all ranks have computed, each once for every time; None if that is not known."""
+        return None if self.num_samples is None else self.num_samples + (self.copied_samples or 0)
+
+    @property
+    def times(self) -> int:
+        """How often each partition was to be computed, repeat_data of the payload."""
+        return self.world_size // (self.originals or self.world_size or 1)
+
+    @property
+    def times_text(self) -> str:
+        """'computed 3 times each'; '' of a run without copies."""
+        if self.times == 1:
+            return ""
+        all_are_there = self.computed == self.times * (self.num_samples or 0)
+        return f"computed {'' if all_are_there else 'up to '}{self.times:,} times each"
 
     @property
     def began(self) -> float:

@@ -11,10 +11,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from . import process, script
 from .catalogue import write_part
 from .contract.event import RankEvent
 from .contract.growing import Part
+from .contract.names import COPY
 from .contract.rank_info import RankInfo
 from .data.partition import Layout, Partition, PartitionFile, stream
 from .engine.cpu import cpu_kind, features
@@ -122,6 +125,8 @@ class Rank:
         """What is kept of each galaxy: the rank's predictions, and its part of a catalogue that grows."""
         event = self._event
         arrays = self._results.arrays(event.data_paths, event.run_id, event.outputs)
+        if event.copy is not None:
+            arrays[COPY] = np.array(event.copy)
         if event.save_predictions:
             key = f"{event.result_path}/predictions/{event.rank}.npz"
             self._storage.write(event.bucket, key, npz(arrays), "application/octet-stream")
@@ -170,6 +175,7 @@ class Rank:
         event, host, seconds = self._event, self._sandbox.host, self._clock.seconds
         info = RankInfo(
             world_size=event.world_size,
+            copy=event.copy,
             data_paths=event.data_paths,
             result_path=event.result_path,
             init=seconds["init"],

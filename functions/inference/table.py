@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .contract.columns import PARTITION, Column, described, ordered
-from .contract.names import METADATA
+from .contract.names import COPY, METADATA
 
 if TYPE_CHECKING:
     from arro3.core import Array as ArrowArray
@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 EVERY_RANKS = ("z_pred", "flags")
 """Columns of which each rank writes one at least: an imported network may give no redshift."""
-_PER_RANK = ("index", "files", "rows", "run_id", "z_grid", METADATA)  # arrays that are not columns
+_PER_RANK = ("index", "files", "rows", "run_id", "z_grid", METADATA, COPY)  # arrays that are not columns
 _IN_HALF_PRECISION = {"pdf", "embedding"}  # which most formats do not have
 _DECIMAL = "decimal(20,0)"
 _STORED = {

@@ -86,7 +86,7 @@ def resolve(payload: object) -> dict[str, Any]:
     if not faults:
         resolved.setdefault("data_bucket", resolved["bucket"])
         fault = engine_fault(resolved["engine"], resolved["precision"])
-        faults = [*_catalogue_faults(resolved), *([] if fault is None else [fault])]
+        faults = [*_catalogue_faults(resolved), *_copy_faults(resolved), *([] if fault is None else [fault])]
     if faults:
         raise PayloadError("; ".join(faults))
     return resolved
@@ -120,6 +120,20 @@ def _catalogue_faults(resolved: dict[str, Any]) -> list[str]:
         "folder that is neither in that one nor around it"
         for name in others
         if f"{catalogue}/".startswith(f"{resolved[name]}/") or f"{resolved[name]}/".startswith(f"{catalogue}/")
+    ]
+
+
+def _copy_faults(resolved: dict[str, Any]) -> list[str]:
+    """Results of copies must stay apart, and no galaxy may count several times."""
+    reasons = {
+        "script": "a script itself decides where it writes, and could replace results of the originals",
+        "catalogue": "a catalogue would hold each galaxy several times",
+    }
+    times = resolved["repeat_data"]
+    return [
+        f"repeat_data: {times} is not allowed with {name}, because {reason}; leave one of them out"
+        for name, reason in reasons.items()
+        if times > 1 and name in resolved
     ]
 
 

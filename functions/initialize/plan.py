@@ -134,18 +134,36 @@ def list_partitions(s3: Any, bucket: str, prefix: str) -> Listing:
     return listing
 
 
-def deal(files: list[PartitionFile], world_size: int) -> list[list[PartitionFile]]:
+def deal(files: list[PartitionFile], world_size: int, times: int = 1) -> list[list[PartitionFile]]:
     """Files for each rank, balanced by bytes: the largest remaining file goes to the rank with least so far.
 
-    There are never more ranks than files. One rank per file keeps the natural order. Raises PlanError for more
-    than MOST_RANKS ranks.
+    There are never more ranks than files. One rank per file keeps the natural order. times: how often the same
+    files are dealt; the ranks of the second and later times are copies of the first ones, in the same order.
+    Raises PlanError for more than MOST_RANKS ranks.
     """
     world_size = min(world_size, len(files))
-    if world_size > MOST_RANKS:
-        raise PlanError(
-            f"world_size: {world_size} ranks for {len(files)} partition files are more than the {MOST_RANKS} "
-            f"of one run; give a world_size of at most {MOST_RANKS}, and each rank reads several files"
+    if world_size * times > MOST_RANKS:
+        raise PlanError(_too_many_ranks(world_size, len(files), times))
+    return _dealt(files, world_size) * times
+
+
+def _too_many_ranks(world_size: int, files: int, times: int) -> str:
+    several = "and each rank reads several files"
+    if times == 1:
+        return (
+            f"world_size: {world_size} ranks for {files} partition files are more than the {MOST_RANKS} of one "
+            f"run; give a world_size of at most {MOST_RANKS}, {several}"
         )
+    fewer = f"a repeat_data of at most {MOST_RANKS // world_size}" if world_size <= MOST_RANKS else ""
+    smaller = f"a world_size of at most {MOST_RANKS // times}, {several}"
+    return (
+        f"repeat_data: {times} times {world_size} ranks are more than the {MOST_RANKS} of one run; give "
+        f"{' or '.join(filter(None, (fewer, smaller)))}"
+    )
+
+
+def _dealt(files: list[PartitionFile], world_size: int) -> list[list[PartitionFile]]:
+    """Each file once."""
     if world_size == len(files):
         return [[file] for file in files]
     hands: list[list[PartitionFile]] = [[] for _ in range(world_size)]
@@ -177,9 +195,10 @@ def rank_events(run: Run, ranks: Iterable[int]) -> list[RankEvent]:
             script_folder=payload.get("S3_object_name"),
             script=payload.get("script"),
             world_size=run.world_size,
+            originals=run.first_ranks,
             data_bucket=payload["data_bucket"],
             data_prefix=payload["data_prefix"],
-            result_path=payload["result_path"],
+            result_path=run.folder_of(rank),
             batch_size=payload["batch_size"],
             run_id=run.run_id,
             model=payload.get("model"),

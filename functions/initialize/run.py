@@ -16,7 +16,7 @@ from .channel import collectives
 from .contract import dispatch
 from .contract.limits import FANOUT
 from .contract.rank_info import is_result, parse
-from .contract.run_records import Run
+from .contract.run_records import COPIES, Run
 from .contract.s3 import put_if, put_json, put_list, read
 from .contract.untrusted import UntrustedError
 from .deployed import Deployed
@@ -176,12 +176,14 @@ def _children(run: Run, deployed: Deployed) -> dict[str, str]:
 def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str) -> Run:
     bucket, prefix = payload["data_bucket"], payload["data_prefix"]
     listing = list_partitions(s3, bucket, prefix)
-    files = listing.files[: payload.get("file_limit")]
-    hands = deal(files, payload.get("world_size", len(files)))
+    files, times = listing.files[: payload.get("file_limit")], payload["repeat_data"]
+    hands = deal(files, payload.get("world_size", len(files)), times)
+    originals = len(hands) // times
     notes = [
         listing.note(f"s3://{bucket}/{prefix}/"),
         _idle(payload.get("world_size", 0), len(files)),
         _unbounded(payload),
+        _copied(times, originals),
     ]
     return Run(
         schema_version=SCHEMA_VERSION,
@@ -189,9 +191,10 @@ def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str) -> Run
         started=started,
         payload=payload,
         world_size=len(hands),
+        first_ranks=None if times == 1 else originals,
         data_map=data_map(hands),
         files=len(files),
-        bytes=sum(file.size for file in files),
+        bytes=sum(file.size for file in files) * times,
         bytes_per_rank=[sum(file.size for file in hand) for hand in hands],
         not_taken={reason: len(names) for reason, names in listing.left_out.items()},
         notes=[note for note in notes if note],
@@ -208,6 +211,15 @@ def _unbounded(payload: dict[str, Any]) -> str | None:
     if payload.get("backend") != "batch" or "max_concurrency" not in payload:
         return None
     return "max_concurrency has no effect on AWS Batch: batch.max_vcpus in the tfvars limits the ranks at once"
+
+
+def _copied(times: int, originals: int) -> str | None:
+    if times == 1:
+        return None
+    return (
+        f"repeat_data is {times}: the ranks from {originals} on are copies, which compute the data again; "
+        f"their results are in {COPIES}/ and count only in time and cost"
+    )
 
 
 def _for_scripts(payload: dict[str, Any], run: Run) -> dict[str, Any]:
@@ -238,11 +250,11 @@ def _resumed(run: Run | None, payload: dict[str, Any]) -> Run:
 
 def _missing(s3: Any, run: Run) -> list[int]:
     """Ranks without a result of this run."""
-    bucket, folder = run.payload["bucket"], run.payload["result_path"]
+    bucket = run.payload["bucket"]
 
     def unfinished(rank: int) -> bool:
         try:
-            body, _ = read(s3, bucket, f"{folder}/{rank}.json")
+            body, _ = read(s3, bucket, f"{run.folder_of(rank)}/{rank}.json")
         except s3.exceptions.NoSuchKey:
             return True
         try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -16,7 +16,7 @@ from .catalogue import grow
 from .contract import repeating
 from .contract.fields import RecordError
 from .contract.rank_info import MOST_BYTES, RankInfo, is_result, parse
-from .contract.run_records import Run, Summary, last_run_key
+from .contract.run_records import COPIES, Run, Summary, last_run_key
 from .contract.s3 import BROKEN, put_json, put_list, read, repeated
 from .contract.s3_rest.choice import broken
 from .contract.untrusted import UntrustedError
@@ -30,6 +30,7 @@ CLOCK_TOLERANCE = 60.0  # seconds by which a rank's clock may differ from S3's
 
 Json = dict[str, Any]
 Listed = dict[str, tuple[int, float]]  # by key: bytes, and when S3 got them, in Unix seconds
+Written = dict[int, tuple[RankInfo, float]]  # infos by rank, and when S3 got them
 
 
 def _no_batch() -> Any:
@@ -55,21 +56,13 @@ def summarize_run(s3: Any, event: Json, reads: Any = None, batch: Callable[[], A
 def _summarized(bucket: _Bucket, event: Json, batch: Callable[[], Any]) -> Json:
     folder = event["result_path"]
     reduced = bucket.pool.submit(bucket.read, f"{folder}/metrics.json")
-    results, failed = (bucket.pool.submit(bucket.listed, f"{folder}/{name}") for name in ("", "failures/"))
+    place = _Place.of(bucket, folder)
     run = _plan(bucket, event)
-    written: dict[int, tuple[RankInfo, float]] = {}
-    failures: dict[int, Json] = {}
-    for object_ in _objects(bucket, results.result(), f"{folder}/", run):
-        if is_result(object_.content, run.run_id, object_.rank):
-            written[object_.rank] = (
-                RankInfo.from_json(object_.content, object_.faults),
-                object_.modified,
-            )
-        elif object_.fault or object_.is_of(run):
-            failures[object_.rank] = _unusable(object_, f"s3://{bucket.name}/{folder}/{object_.rank}.json")
-    records = _objects(bucket, failed.result(), f"{folder}/failures/", run)
-    failures |= {one.rank: one.content for one in records if one.is_of(run)}
-    failures = {rank: record for rank, record in failures.items() if rank not in written}
+    copies = _Place.of(bucket, f"{folder}/{COPIES}") if run.has_copies else None
+    written, failures = _results_in(bucket, run, place, range(run.originals))
+    if copies is not None:
+        of_copies = _results_in(bucket, run, copies, range(run.originals, run.world_size))
+        written, failures = written | of_copies[0], failures | of_copies[1]
     without = set(range(run.world_size)) - written.keys()
     failures |= killed(bucket.s3, batch, event, without, failures.keys())
     infos = [written[rank][0] for rank in sorted(written)]
@@ -91,6 +84,38 @@ def _summarized(bucket: _Bucket, event: Json, batch: Callable[[], Any]) -> Json:
     }
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A folder in which ranks leave their results; what it and the folder of failures below it hold."""
+
+    folder: str
+    results: Future[Listed]
+    failed: Future[Listed]
+
+    @classmethod
+    def of(cls, bucket: _Bucket, folder: str) -> Self:
+        """Begins to list them."""
+        listed = (bucket.pool.submit(bucket.listed, f"{folder}/{name}") for name in ("", "failures/"))
+        return cls(folder, *listed)
+
+
+def _results_in(bucket: _Bucket, run: Run, place: _Place, ranks: range) -> tuple[Written, dict[int, Json]]:
+    """What these ranks have left in their folder: infos of those that finished, failures of others."""
+    written: Written = {}
+    failures: dict[int, Json] = {}
+    for object_ in _objects(bucket, place.results.result(), f"{place.folder}/", ranks):
+        if is_result(object_.content, run.run_id, object_.rank):
+            info = RankInfo.from_json(object_.content, object_.faults)
+            info = replace(info, copy=run.copy_of(object_.rank))
+            written[object_.rank] = info, object_.modified
+        elif object_.fault or object_.is_of(run):
+            where = f"s3://{bucket.name}/{place.folder}/{object_.rank}.json"
+            failures[object_.rank] = _unusable(object_, where)
+    records = _objects(bucket, place.failed.result(), f"{place.folder}/failures/", ranks)
+    failures |= {one.rank: one.content for one in records if one.is_of(run)}
+    return written, {rank: record for rank, record in failures.items() if rank not in written}
+
+
 def _write(
     bucket: _Bucket, folder: str, run: Run, content: Summary, infos: list[RankInfo], timed: list[RankInfo]
 ) -> None:
@@ -100,20 +125,22 @@ def _write(
         body, kind = report(content, timed).encode(), "text/html; charset=utf-8"
         s3.put_object(Bucket=bucket.name, Key=f"{folder}/report.html", Body=body, ContentType=kind)
 
-    def combined() -> None:
-        put_list(s3, bucket.name, f"{folder}/combined_data.json", (info.to_json() for info in infos))
+    def combined(place: str, ranks: list[RankInfo]) -> None:
+        put_list(s3, bucket.name, f"{place}/combined_data.json", (info.to_json() for info in ranks))
 
     def totals() -> None:
         put_json(s3, bucket.name, f"{folder}/summary.json", content.to_json())
 
     s3 = bucket.s3
     tasks: list[Callable[[], None]] = [
-        combined,
+        partial(combined, folder, [info for info in infos if info.copy is None]),
         totals,
         page,
         partial(_remember, s3, bucket.name, run, content, infos),
         partial(_delete_private, s3, bucket.name, f".cosmicai/{run.run_id}/"),
     ]
+    if run.has_copies:
+        tasks.append(partial(combined, f"{folder}/{COPIES}", [info for info in infos if info.copy is not None]))
     for written in [bucket.pool.submit(task) for task in tasks]:
         written.result()
 
@@ -198,17 +225,17 @@ def _by_one_clock(info: RankInfo, modified: float) -> RankInfo:
     return replace(info, ended=modified) if skewed else info
 
 
-def _objects(bucket: _Bucket, keys: Listed, prefix: str, run: Run) -> Iterator[_Object]:
-    """The objects PREFIX{rank}.json of the run's ranks among the listed."""
+def _objects(bucket: _Bucket, keys: Listed, prefix: str, ranks: range) -> Iterator[_Object]:
+    """The objects PREFIX{rank}.json of these ranks among the listed."""
 
     def fetched(key: str) -> bytes | None:
         size, _ = keys[key]
         return bucket.body(key) if size <= MOST_BYTES else None
 
     matches = ((key, re.fullmatch(r"(0|[1-9][0-9]{0,8})\.json", key.removeprefix(prefix))) for key in keys)
-    ranks = {key: int(match[1]) for key, match in matches if match and int(match[1]) < run.world_size}
+    theirs = {key: int(match[1]) for key, match in matches if match and int(match[1]) in ranks}
     # Parsed here and not by the pool, whose threads would hinder each other.
-    for (key, rank), body in zip(ranks.items(), bucket.pool.map(fetched, ranks), strict=True):
+    for (key, rank), body in zip(theirs.items(), bucket.pool.map(fetched, theirs), strict=True):
         size, modified = keys[key]
         if body is None:
             fault = f"it has {size:,} bytes, and at most {MOST_BYTES:,} are read"

@@ -46,7 +46,7 @@ _EXPLAINED = EXPLAINED | {
     "bias": f"The mean of {_D}: above 0, redshifts are predicted too high on average.",
     "outliers": f"The share of galaxies with |d| above 0.15, where {_D}. 0.05 is 5 %.",
     "R²": "The share of the variance of the true redshifts that the predictions explain; 1 is perfect.",
-    "images/s of the run": "All images, divided by the time from the run's start to its last rank's end.",
+    "images/s of the run": "Images computed, divided by the time from start to the last rank's end.",
     "cost at list prices": "Lambda (configured memory × duration, start-up included) or AWS Batch (vCPUs, memory and "
     "public addresses), Step Functions, S3 requests and the rendezvous host, in USD; free tiers and discounts are not "
     "subtracted.",
@@ -175,6 +175,9 @@ def _head(summary: Summary) -> str:
         about.append("on AWS Batch")
     elif summary.cost is None:
         about.append("on one machine, by cosmicai infer")
+    if summary.times_text:
+        copies = f"the {summary.world_size - (summary.originals or 0):,} ranks of copies"
+        about.append(f"galaxies {summary.times_text}: {copies} count only in time and cost")
     return (
         f"<header><h1>Run {escaped(summary.run_id)}</h1>{_badge(summary)}"
         f'<p class="soft">{escaped(", ".join(filter(None, about))).replace(" s from", "&nbsp;s from")}</p></header>'
@@ -202,7 +205,8 @@ def _tiles(summary: Summary, infos: list[RankInfo]) -> str:
     images, sources = counted(infos)
     shown, how = images_in_words(images, sources)
     wall = summary.wall_seconds
-    rate = images / wall if wall and images is not None and is_exact(sources) else None
+    computed = summary.computed
+    rate = computed / wall if wall and computed is not None and is_exact(sources) else None
     predicted = "redshifts" if are_redshifts(infos) else "objects"
     shown_tiles = {f"images: {how}" if how else predicted: shown}
     if accuracy:
@@ -372,6 +376,7 @@ def _rank(info: RankInfo) -> str:
     figures = [(samples(info)[0], ",.0f"), *((info.figure(key), form) for key, form in _COLUMNS.values())]
     cells = "".join(f"<td>{'–' if value is None else format(value, form)}</td>" for value, form in figures)
     data = ", ".join(info.data_paths or ())
+    data = data if info.copy is None else f"copy {info.copy} of {data}"
     data = data if len(data) <= 120 else data[:117] + "…"
     start = "cold" if info.cold_start else "warm"
     return f'<tr><td>{info.rank}</td>{cells}<td class="text">{start}</td><td class="text">{wrapped(data)}</td></tr>'

@@ -11,7 +11,7 @@ from typing import Any
 
 from .contract.accuracy import Predicted
 from .contract.flags import NAMES
-from .contract.images import counted
+from .contract.images import copied, counted
 from .contract.limits import PHASES
 from .contract.metrics import AnyMetrics, added, read_metrics
 from .contract.pricing import cost
@@ -33,13 +33,14 @@ _CAUSE_CHARACTERS = 400  # for each of them: the beginning says where, the end s
 
 
 def summary(run: Run, infos: list[RankInfo], failures: dict[int, Json], reduced: Json | None = None) -> Summary:
-    """infos: the rank infos by rank; failures: {rank: record} of ranks without a result;
-    reduced: metrics.json, if rank 0 has written one."""
+    """infos: the rank infos by rank; of copies, only times and cost count. failures: {rank: record} of ranks
+    without a result; reduced: metrics.json, if rank 0 has written one."""
     finished = {info.rank for info in infos}
     missing = [rank for rank in range(run.world_size) if rank not in finished]
+    originals = [info for info in infos if info.copy is None]
     samples, sources = counted(infos)
-    metrics, source, faults = _metrics(run, infos, reduced)
-    predicted = _predicted(infos, faults)
+    metrics, source, faults = _metrics(run, originals, reduced)
+    predicted = _predicted(originals, faults)
     return Summary(
         run_id=run.run_id,
         started=run.started,
@@ -49,6 +50,8 @@ def summary(run: Run, infos: list[RankInfo], failures: dict[int, Json], reduced:
         missing_ranks=[rank for rank in missing if rank not in failures],
         failed_ranks={str(rank): _error(failures[rank]) for rank in sorted(failures)},
         num_samples=samples,
+        originals=run.first_ranks,
+        copied_samples=copied(infos) if run.has_copies else None,
         num_samples_from=sources,
         input_bytes=run.bytes,
         seconds={name: _total(infos, f"{name} (seconds)") for name in (*PHASES, "duration")},
@@ -58,7 +61,7 @@ def summary(run: Run, infos: list[RankInfo], failures: dict[int, Json], reduced:
         accuracy=None if metrics is None else metrics.report(),
         accuracy_state=None if metrics is None else metrics.to_json(),
         predicted_redshifts=None if predicted is None else predicted.to_json(),
-        flags=_flags(infos),
+        flags=_flags(originals),
         metrics_source=source,
         left_out=_left_out(infos, faults),
         wall_seconds=_wall_seconds(run, infos),
@@ -156,7 +159,7 @@ def _metrics(
     finished = {info.rank for info in infos}
     unused = ""
     try:
-        share = None if reduced is None else _share(reduced, run.world_size)
+        share = None if reduced is None else _share(reduced, run.originals)
     except ValueError as error:
         share, unused = None, f"; metrics.json is not used: {error}"
     if share is None or not share[0] <= finished:
@@ -171,10 +174,10 @@ def _metrics(
     return total, f"collectives ({channel[:20]}) of {len(covered)} ranks{rest}", faults
 
 
-def _share(reduced: Json, world_size: int) -> tuple[set[int], AnyMetrics | None, str]:
+def _share(reduced: Json, ranks: int) -> tuple[set[int], AnyMetrics | None, str]:
     """The ranks that metrics.json covers, their metrics, and the channel. Raises ValueError."""
     share = ReducedMetrics.from_json(reduced)
-    if not all(rank < world_size for rank in share.ranks):
+    if not all(rank < ranks for rank in share.ranks):
         raise ValueError("its ranks are not those of the run")
     state = share.accuracy_state
     return set(share.ranks), None if state is None else read_metrics(state), share.channel

@@ -342,10 +342,10 @@ def _swept(folder: Path) -> Path:
                 seconds = (40.0 if batch == 256 else 60.0) + partition / 50 + number / 10
                 rows.append({
                     "partition_mb": partition, "data_gb": 12.6 + partition / 1e4, "batch_size": batch,
-                    "experiment": number, "world_size": 9, "num_samples": 6000, "duration (seconds)": seconds,
-                    "total_cpu_time (seconds)": 1.0, "sample_persec": 400.0, "throughput_bps": 1e6,
-                    "images_per_second": 6000 / seconds, "total_process_memory (MB)": 150.0 + batch,
-                    "GB-seconds": 9.0, "total (USD)": 0.09 - partition / 1000, "run_id": HOSTILE,
+                    "experiment": number, "repeat_data": 1, "sample_persec": 400.0, "num_samples": 6000,
+                    "total_cpu_time (seconds)": 1.0, "throughput_bps": 1e6, "images_per_second": 6000 / seconds,
+                    "total (USD)": 0.09 - partition / 1000, "duration (seconds)": seconds, "GB-seconds": 9.0,
+                    "world_size": 9, "run_id": HOSTILE, "total_process_memory (MB)": 150.0 + batch,
                 })  # fmt: skip
     return sweep_page.write(folder, rows, list(sweep.over_repeats(rows)))
 

@@ -39,7 +39,7 @@ def reduction(
     redis: HOST or HOST:PORT of the deployment's Redis.
     """
     alone = kind(event) == "none"
-    tree = Tree(0, 1) if alone else Tree(event.rank, event.world_size)
+    tree = Tree(0, 1) if alone else Tree(event.rank, event.world_size, event.originals)
     return Reduction(tree, lambda: _channel(event, storage, redis), seconds_left)
 
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from ..contract.event import copy_of
 from ..contract.limits import FANOUT
 from ..contract.metrics import AnyMetrics, added, read_metrics
 from ..fmi import Channel, Deadline, FmiError, Purpose
@@ -38,6 +39,7 @@ class Tree:
 
     rank: int
     size: int
+    originals: int | None = None  # the ranks that are no copies; None: all
 
     @property
     def parent(self) -> int | None:
@@ -56,6 +58,10 @@ class Tree:
             children += [rank for rank in ranks if rank < self.size]
             digit *= FANOUT
         return children
+
+    def adds(self, child: int) -> bool:
+        """Whether this rank adds a child's metrics to its own: an original does not add those of a copy."""
+        return copy_of(child, self.originals) is None or copy_of(self.rank, self.originals) is not None
 
     @property
     def height(self) -> int:
@@ -139,7 +145,8 @@ class Reduction:
             share = future.result() if future.done() else None
             if share is not None:
                 try:
-                    own.add(share)
+                    if self._tree.adds(child):
+                        own.add(share)
                 except ValueError as error:
                     self._faults[f"rank {child}"] = str(error)
             else:
