@@ -7,7 +7,6 @@ import ssl
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cache
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,6 +94,8 @@ class S3:
 
     def __init__(self, credentials: Credentials, region: str, endpoint: str | None = None) -> None:
         self._credentials, self._region, self._endpoint = credentials, region, endpoint
+        # One for all connections: reading the certificates takes 20 ms.
+        self._tls = None if (endpoint or "").startswith("http:") else _trusting()
         self._regions: dict[str, str] = {}  # of buckets that are not in ours
         self._idle: dict[str, list[HTTPConnection]] = {}
 
@@ -195,7 +196,7 @@ class S3:
         target = f"{path}?{text}" if text else path
         idle = self._idle.setdefault(address, [])
         while True:
-            connection, used = _connection(address, idle)
+            connection, used = self._connection(address, idle)
             try:
                 connection.request(method, target, content or None, {**headers, **own})
                 return (answer := connection.getresponse()), Body(answer, connection, idle)
@@ -203,6 +204,16 @@ class S3:
                 connection.close()
                 if not used:
                     raise  # otherwise S3 closed an idle connection, which is not a fault of the request
+
+    def _connection(self, address: str, idle: list[HTTPConnection]) -> tuple[HTTPConnection, bool]:
+        """A connection, and whether it was used before."""
+        try:
+            return idle.pop(), True
+        except IndexError:
+            host = urlsplit(address).netloc
+            if self._tls is None:
+                return HTTPConnection(host, timeout=_SECONDS), False
+            return HTTPSConnection(host, timeout=_SECONDS, context=self._tls), False
 
 
 def place(bucket: str, region: str, endpoint: str | None = None) -> tuple[str, str]:
@@ -220,20 +231,8 @@ def place(bucket: str, region: str, endpoint: str | None = None) -> tuple[str, s
     return f"https://{bucket}.s3.{region}.{domain}", "/"
 
 
-def _connection(address: str, idle: list[HTTPConnection]) -> tuple[HTTPConnection, bool]:
-    """A connection, and whether it was used before."""
-    try:
-        return idle.pop(), True
-    except IndexError:
-        parts = urlsplit(address)
-        if parts.scheme == "http":
-            return HTTPConnection(parts.netloc, timeout=_SECONDS), False
-        return HTTPSConnection(parts.netloc, timeout=_SECONDS, context=_tls()), False
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    """With the certificates that botocore brings along, or else the system's; reading them takes 20 ms."""
+def _trusting() -> ssl.SSLContext:
+    """With the certificates that botocore brings along, or else the system's."""
     botocore = find_spec("botocore")
     bundle = Path(botocore.origin or "").with_name("cacert.pem") if botocore is not None else None
     return ssl.create_default_context(cafile=str(bundle) if bundle is not None and bundle.exists() else None)
