@@ -9,8 +9,9 @@ from typing import Any
 
 import inference
 from cosmicai.data.photometry import Photometry
+from inference.contract.model_files import BUNDLED as BUNDLED_NAME
 
-BUNDLED = Path(inference.__file__).parent / "models" / "dc2-small"
+BUNDLED = Path(inference.__file__).parent / "models" / BUNDLED_NAME
 
 
 class LayoutError(ValueError):

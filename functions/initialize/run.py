@@ -22,6 +22,7 @@ from .contract.untrusted import UntrustedError
 from .deployed import Deployed
 from .model_folder import check_model
 from .payload import PayloadError, defaults, resolve
+from .photometry import check_photometry
 from .plan import data_map, deal, list_partitions, rank_events
 from .speed import speed
 
@@ -49,7 +50,7 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     resume, bucket, folder = resolved["resume"], resolved["bucket"], resolved["result_path"]
     earlier, version = _earlier(s3, resolved, run_id, deployed)
     check_catalogue(s3, resolved, check_model(s3, resolved))
-    run = _resumed(earlier, resolved) if resume else _planned(s3, resolved, run_id, started)
+    run = _resumed(earlier, resolved) if resume else _planned(s3, resolved, run_id, started, deployed)
     ranks: Sequence[int] = _missing(s3, run) if resume else range(run.world_size)
     # Lambda would throttle more than can run at once; they would be tried again, and start in any order.
     most = run.world_size if run.on_batch else deployed.concurrency()
@@ -173,12 +174,13 @@ def _children(run: Run, deployed: Deployed) -> dict[str, str]:
     return {"type": kind, "reason": reason}
 
 
-def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str) -> Run:
+def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str, deployed: Deployed) -> Run:
     bucket, prefix = payload["data_bucket"], payload["data_prefix"]
     listing = list_partitions(s3, bucket, prefix)
     files = listing.files[: payload.get("file_limit")]
     hands = deal(files, payload.get("world_size", len(files)))
     notes = [
+        *check_photometry(s3, payload, listing.descriptions, deployed.bundled.card),
         listing.note(f"s3://{bucket}/{prefix}/"),
         _idle(payload.get("world_size", 0), len(files)),
         _unbounded(payload),
