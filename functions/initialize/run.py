@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from .catalogue import check_catalogue
+from .catalogue import Ranks, check_catalogue
 from .channel import collectives
 from .contract import dispatch
 from .contract.limits import FANOUT
@@ -49,9 +49,11 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     _check(resolved, deployed)
     resume, bucket, folder = resolved["resume"], resolved["bucket"], resolved["result_path"]
     earlier, version = _earlier(s3, resolved, run_id, deployed)
-    check_catalogue(s3, resolved, check_model(s3, resolved))
+    graphs = check_model(s3, resolved) if "model" in resolved else deployed.bundled.graphs
     run = _resumed(earlier, resolved) if resume else _planned(s3, resolved, run_id, started, deployed)
     ranks: Sequence[int] = _missing(s3, run) if resume else range(run.world_size)
+    notes = check_catalogue(s3, resolved, graphs, Ranks(_hands(run, ranks), len(ranks) == run.world_size))
+    run = replace(run, notes=list(dict.fromkeys([*(run.notes or []), *notes])))
     # Lambda would throttle more than can run at once; they would be tried again, and start in any order.
     most = run.world_size if run.on_batch else deployed.concurrency()
     at_once = min(resolved.get("max_concurrency", run.world_size), most)
@@ -172,6 +174,12 @@ def _children(run: Run, deployed: Deployed) -> dict[str, str]:
     largest = max(run.bytes_per_rank or [run.bytes])
     kind, reason = dispatch.children(largest, deployed.memory_mb, run.world_size, "script" in run.payload)
     return {"type": kind, "reason": reason}
+
+
+def _hands(run: Run, ranks: Sequence[int]) -> list[list[str]]:
+    """The keys of the partitions of each of the ranks."""
+    keys = ((run.data_map or {})[str(rank)] for rank in ranks)
+    return [[one] if isinstance(one, str) else list(one) for one in keys]
 
 
 def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str, deployed: Deployed) -> Run:
