@@ -139,8 +139,8 @@ next to the partitions, `data upload` takes it along, and the card of a model re
 ```
 
 Bands are in the order of the channels, `zero_point` is the AB magnitude of a pixel value of 1, `pixel_scale` is
-in arcsec, and `magnitude_limits` are the magnitudes of galaxies that a band does not detect. What is not known is
-null or left out. You can write the file yourself. Every command, and a run, treats it alike:
+in arcsec, and `magnitude_limits` are the magnitudes of galaxies that a band does not detect. What is not known
+is null or left out. You can write the file yourself. Every command, and a run, treats it alike:
 
 - It describes the partitions next to it and in subfolders. The files in a folder and its subfolders must agree,
   as must those of several folders that one command reads.
@@ -148,9 +148,9 @@ null or left out. You can write the file yourself. Every command, and a run, tre
   one partition and for a folder of them. A note in the summary says what they read. They stop if an option
   (`--bands`, `--pixel-scale`, `--pixel-unit`, `--pixel-zero-point`) contradicts the file, or if the numbers of
   bands or limits are not those of the tensors. Magnitudes at the limit of the source count as not detected.
-- `infer`, a run, `model train --from`, `model calibrate`, `model optimise` and `model speed` compare bands, zero
-  point and pixel scale with the card of the model, and stop if they differ: the network would be wrong on such
-  partitions. A run stops before a rank starts. What either side does not state is not compared. Limits may
+- `infer`, a run, `model train --from`, `model calibrate`, `model optimise` and `model speed` compare bands,
+  zero point and pixel scale with the card of the model, and stop if they differ: the network would be wrong on
+  such partitions. A run stops before a rank starts. What either side does not state is not compared. Limits may
   differ.
 - `model train` writes it into the card. An option may add what the file does not state, but not contradict it.
 
