@@ -1,5 +1,6 @@
 """The errors that functions of `cosmicai` raise; each message says what is wrong, where, and what to do."""
 
+from cosmicai.data.photometry import PhotometryError
 from cosmicai.deploy.target import TargetError
 from cosmicai.packaging.extras import MissingPackageError
 from cosmicai.results.catalogue import CatalogueError
@@ -22,6 +23,7 @@ __all__ = [
     "MissingPackageError",
     "OutputError",
     "PayloadError",
+    "PhotometryError",
     "PlanError",
     "ResultsError",
     "RunError",

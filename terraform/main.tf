@@ -5,7 +5,11 @@ locals {
   readable     = distinct(concat([module.storage.bucket_arn], [for name in var.storage.data_buckets : "arn:${data.aws_partition.current.partition}:s3:::${name}"]))
   own_image    = var.image_uri == null
   # For every role that reads and writes the bucket: https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html
-  key_use  = var.storage.kms_key_arn == null ? {} : { UseKey = { actions = ["kms:Decrypt", "kms:GenerateDataKey"], resources = [var.storage.kms_key_arn] } }
+  key_use = var.storage.kms_key_arn == null ? {} : { UseKey = { actions = ["kms:Decrypt", "kms:GenerateDataKey"], resources = [var.storage.kms_key_arn] } }
+  # For every role that reads partitions.
+  read_encrypted = length(var.storage.data_bucket_kms_key_arns) == 0 ? {} : {
+    DecryptPartitions = { actions = ["kms:Decrypt"], resources = var.storage.data_bucket_kms_key_arns }
+  }
   own_host = var.rendezvous.enabled && var.rendezvous.address == null
   # It has no resource-level permissions: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
   find_host = local.own_host ? { FindHost = { actions = ["ec2:DescribeInstances"], resources = ["*"] } } : {}
@@ -21,9 +25,7 @@ locals {
         for path in ["*.json", "*/predictions/*.npz", "*/arrival=*/*.parquet", ".cosmicai/*/messages/*"] : "${module.storage.bucket_arn}/${path}"
       ]
     }
-    }, length(var.storage.data_bucket_kms_key_arns) == 0 ? {} : {
-    DecryptPartitions = { actions = ["kms:Decrypt"], resources = var.storage.data_bucket_kms_key_arns }
-  })
+  }, local.read_encrypted)
   # No more ranks than are reserved can run at once.
   concurrency = [for ranks in [var.inference.max_concurrency, var.inference.reserved_concurrency] : ranks if ranks != null]
   image_uri   = local.own_image ? "${one(module.registry[*].repository_url)}:${var.image_tag}-${var.inference.architecture}-${var.image.variant}" : var.image_uri
@@ -79,6 +81,11 @@ module "initialize" {
   statements = merge(local.key_use, {
     ListPartitions = { actions = ["s3:ListBucket"], resources = local.readable }
     ReadEarlierRun = { actions = ["s3:GetObject"], resources = ["${module.storage.bucket_arn}/*.json"] }
+    # What describes them, and the heads of a few.
+    ReadPartitions = {
+      actions   = ["s3:GetObject"]
+      resources = flatten([for arn in local.readable : ["${arn}/*/photometry.json", "${arn}/*.pt"]])
+    }
     WritePlan = {
       actions = ["s3:PutObject"]
       resources = concat(
@@ -93,7 +100,7 @@ module "initialize" {
       resources = ["${replace(local.state_machine_arn, ":stateMachine:", ":execution:")}:*"]
     }
     AskForConcurrency = { actions = ["lambda:GetAccountSettings"], resources = ["*"] }
-  }, local.find_host)
+  }, local.read_encrypted, local.find_host)
 
   environment = merge(
     {
@@ -108,6 +115,8 @@ module "initialize" {
     var.rendezvous.enabled ? {} : { RENDEZVOUS = "false" },
     var.batch == null ? {} : { BATCH = "true" },
     var.redis_host == null ? {} : { REDIS_HOST = var.redis_host },
+    # The zip says which network the image bundles. An image from elsewhere may bundle another one.
+    local.own_image || startswith(coalesce(var.image_uri, "-"), "embedded/") ? {} : { FOREIGN_IMAGE = "true" },
   )
 }
 

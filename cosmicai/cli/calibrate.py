@@ -49,7 +49,7 @@ def model_calibrate(
         def tell(note: str) -> None:
             progress.console.print(f"note: {note}")
 
-        made = calibrate_folder(scratch, partition_files(calibration), command, seed, report, tell)
+        made = calibrate_folder(scratch, partition_files(calibration, folder), command, seed, report, tell)
         merge(scratch, folder)
     console.print(
         f"{folder}: densities fitted to {made.fitted:,} galaxies, and calibrated on {made.calibrated:,} others"

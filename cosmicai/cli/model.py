@@ -109,7 +109,7 @@ def model_train(
 
     Example: cosmicai model train partitions --out models/mine --config config.json --epochs 40
     """
-    from cosmicai.data.photometry import Photometry, common
+    from cosmicai.data.photometry import Photometry, stated_for
     from cosmicai.model import training
     from cosmicai.model.calibrating import drop_calibration
     from cosmicai.model.card import write_card
@@ -121,10 +121,10 @@ def model_train(
     if start is not None and (config is not None or encoder is not None):
         raise typer.BadParameter("--from brings its config and its encoder; leave out --config and --encoder")
     stated = Photometry(tuple(bands) if bands else None, zero_point, pixel_scale, flux_unit)
-    photometry = common(partitions).corrected(stated)
-    _tell_unknown(photometry)
+    photometry = stated_for(partitions, stated, start)
+    _tell_photometry(photometry)
     network_config = _config(config) if start is None else astromae.Config.read(start / "config.json")
-    files, needs = partition_files(partitions), Needs(images=not without_images)
+    files, needs = partition_files(partitions, start), Needs(images=not without_images)
     galaxies = read_galaxies(files, network_config, photometry.magnitude_limits, needs)
     tell_left_out(galaxies.tally)
     network_config = _with_density(network_config, galaxies) if pdf else network_config
@@ -179,7 +179,10 @@ def _with_density(config: astromae.Config, galaxies: Galaxies) -> astromae.Confi
     return replace(config, density_bins=DENSITY_BINS, density_to=round(1.05 * highest + 0.005, 2))
 
 
-def _tell_unknown(photometry: Photometry) -> None:
+def _tell_photometry(photometry: Photometry) -> None:
+    """What the card will state, and what it cannot."""
+    if photometry.described():
+        console.print(f"by photometry.json and the options: {photometry.described()}")
     if photometry.unknown:
         names = ", ".join(name.replace("_", " ") for name in photometry.unknown)
         unknown = f"not known, and so listed on the card: {names}"
@@ -203,10 +206,15 @@ def _config(path: Path | None) -> astromae.Config:
         raise Refused(path, f"is not the config of a network: {error}", "--config") from error
 
 
-def partition_files(folders: list[Path]) -> list[Path]:
-    """The partitions in the folders, as a run reads them; prints a note on files that are left out."""
-    from cosmicai.data.listing import partitions_in
+def partition_files(folders: list[Path], model: Path | None) -> list[Path]:
+    """The partitions in the folders, as a run reads them; prints a note on files that are left out.
 
+    Raises PhotometryError where photometry.json of two folders, or the model's card, contradict each other.
+    """
+    from cosmicai.data.listing import partitions_in
+    from cosmicai.data.photometry import beside, check
+
+    check([one for folder in folders for one in beside(folder)], model)
     listings = {folder: partitions_in(folder) for folder in folders}
     for folder, listing in listings.items():
         note = listing.note(str(folder))
@@ -238,7 +246,7 @@ def model_pretrain(
 
     network_config = _config(config)
     needs = Needs(magnitudes=False, redshift=False)
-    galaxies = read_galaxies(partition_files(partitions), network_config, needs=needs)
+    galaxies = read_galaxies(partition_files(partitions, None), network_config, needs=needs)
     tell_left_out(galaxies.tally)
     recipe = Recipe(seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
     with Progress(*_columns(), console=console) as progress:

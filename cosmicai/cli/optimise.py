@@ -35,9 +35,10 @@ def model_optimise(
 
     Example: cosmicai model optimise models/mine --calibration partitions
     """
+    files = partition_files(calibration or [], folder)
     with new_folder(folder) as scratch:
         copy(folder, scratch)
-        report = _optimised(scratch, calibration or [])
+        report = _optimised(scratch, files)
         merge(scratch, folder)
     if report is None:
         console.print(f"{folder}: float32 graph written; give --calibration for int8")
@@ -63,7 +64,7 @@ def model_optimise(
     console.print("int8 is admitted" if report.admitted else "int8 is not admitted: ranks use float32")
 
 
-def _optimised(folder: Path, calibration: list[Path]) -> Report | None:
+def _optimised(folder: Path, files: list[Path]) -> Report | None:
     """Writes the graphs of a model folder; the report of int8 if there are galaxies to calibrate it with."""
     from cosmicai.model.optimise import optimise
     from cosmicai.model.usable import Needs, Tally, partitions, together, usable
@@ -73,10 +74,10 @@ def _optimised(folder: Path, calibration: list[Path]) -> Report | None:
     from inference.engine.loading import start
 
     galaxies = None
-    if calibration:
+    if files:
         optimise(folder)
         layout = start(folder, choose(read_graphs(folder), "onnxruntime", "float32"), threads=1).layout
-        tally, files = Tally(), partition_files(calibration)
+        tally = Tally()
         parts = usable(partitions(files, layout), Rules.of_folder(folder), tally, Needs(redshift=False))
         galaxies = together(list(parts))
         tell_left_out(tally)

@@ -28,7 +28,7 @@ def model_speed(
     """
     from cosmicai.model.speed import measure, write
 
-    measured = measure(folder, partition_files(partitions))
+    measured = measure(folder, partition_files(partitions, folder))
     with new_folder(folder) as scratch:
         copy(folder, scratch)
         write(scratch, measured, shlex.join(["cosmicai", *sys.argv[1:]]))

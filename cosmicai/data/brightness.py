@@ -13,6 +13,7 @@ from cosmicai.data.channels import Channels
 from cosmicai.data.choice import Choice
 from cosmicai.data.layout import ModelLayout
 from cosmicai.data.missing import Counts
+from cosmicai.data.photometry import Described
 from cosmicai.data.reading import Reading
 from cosmicai.data.sources.base import Column, SourceError
 from inference.contract.missing import BRIGHTEST, FAINTEST, FLUX_MARKERS, MAGNITUDE_MARKERS, Missing
@@ -39,6 +40,7 @@ class Magnitudes:
         layout: ModelLayout,
         channels: Channels,
         counts: Counts,
+        described: Described = Described(),  # noqa: B008
     ) -> None:
         self._path, self._columns, self._reading, self._layout = path, choice.magnitudes, reading, layout
         self._counts = counts
@@ -46,6 +48,7 @@ class Magnitudes:
         self.fluxes = choice.fluxes
         self.order = self._order(channels)
         self.names = layout.bands or channels.bands or tuple(f"magnitude {i}" for i in range(len(self.order)))
+        self._limits_there = self._source_limits(described)
         self.limits = self._limits()
         table = FLUX_MARKERS if self.fluxes else MAGNITUDE_MARKERS
         # What the user says comes first; of two NaN, which are never equal, the first one counts.
@@ -105,8 +108,24 @@ class Magnitudes:
             f"'{column.name}[0],{column.name}[1],…'"
         )
 
+    def _source_limits(self, described: Described) -> list[float | None]:
+        """By band, the magnitude of what is not detected in the source, by its photometry.json."""
+        limits = described.photometry.magnitude_limits
+        if limits is None or self.fluxes:
+            return [None] * len(self.order)
+        count = self._columns[0].shape[0] if self._columns[0].shape else len(self._columns)
+        if len(limits) != count:
+            raise SourceError(
+                f"{described.place} has {len(limits)} magnitude_limits, but {self._path} has {count} "
+                "magnitudes a galaxy: correct the file, or give the magnitudes that it describes"
+            )
+        return [None if index is None else limits[index] for index in self.order]
+
     def _limits(self) -> tuple[float, ...] | None:
         limits = self._reading.limits or self._layout.photometry.magnitude_limits
+        if limits is None:
+            there = [limit for limit in self._limits_there if limit is not None]
+            limits = tuple(there) if len(there) == len(self.order) else None
         if limits is not None and len(limits) != len(self.order):
             raise SourceError(f"{self._path}: {len(limits)} limiting magnitudes for {len(self.order)} bands")
         return limits
@@ -164,6 +183,12 @@ class Magnitudes:
     def _band(self, band: int, measured: Doubles, masked: NDArray[np.bool_]) -> Doubles:
         name, limit = self.names[band], np.nan if self.limits is None else self.limits[band]
         hits = marked(measured, self._markers)
+        limit_there = self._limits_there[band]
+        if limit_there is not None and not np.isnan(limit):
+            at_limit = np.float32(measured) == np.float32(limit_there)
+            for hit in hits:
+                at_limit &= ~hit.where
+            hits.append(Hit("the limit in photometry.json", Missing.NOT_DETECTED, at_limit))
         result = measured
         if self._zero_points is not None:
             negative = (measured < 0) & np.isfinite(measured)

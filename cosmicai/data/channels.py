@@ -11,10 +11,18 @@ from cosmicai.data import bands as bandnames
 from cosmicai.data import fitting
 from cosmicai.data.choice import LEAST_SIDE, Choice
 from cosmicai.data.layout import ModelLayout
+from cosmicai.data.photometry import Described, Photometry, PhotometryError, check_options
 from cosmicai.data.reading import Reading
 from cosmicai.data.sources.base import Array, Column, SourceError
+from initialize.contract.photometry import SAME_SCALE
 
 Floats = NDArray[np.float32]
+_OPTIONS = {
+    "bands": "--bands",
+    "zero_point": "--pixel-zero-point or --pixel-unit",
+    "pixel_scale": "--pixel-scale",
+}
+"""By the fields of photometry.json that they may contradict."""
 
 
 class Channels:
@@ -24,13 +32,22 @@ class Channels:
     one that is filled with zeros. bands: of what `read` gives. new_scale: arcsec a pixel after `plan`.
     """
 
-    def __init__(self, path: Path, choice: Choice, reading: Reading, layout: ModelLayout) -> None:
+    def __init__(
+        self,
+        path: Path,
+        choice: Choice,
+        reading: Reading,
+        layout: ModelLayout,
+        described: Described = Described(),  # noqa: B008
+    ) -> None:
         self._path, self._columns, self._reading, self._layout = path, choice.images, reading, layout
+        self._described = described
         self._planes = [
             (planes, zero) for planes, zero in ((choice.mask, False), (choice.ivar, True)) if planes
         ]
         self.notes: list[str] = []
         self._last, self.height, self.width, self.count = self._axes()
+        self._check_described()
         self.names = self._names()
         self.order = self._order()
         self.bands = layout.bands or reading.bands or self.names
@@ -67,6 +84,21 @@ class Channels:
             "be the shortest one, first or last"
         )
 
+    def _check_described(self) -> None:
+        """Raises SourceError where photometry.json contradicts the images or an option."""
+        reading, stated = self._reading, self._described.photometry
+        if stated.bands is not None and len(stated.bands) != self.count:
+            raise SourceError(
+                f"{self._described.place} names {len(stated.bands)} bands, {', '.join(stated.bands)}, but the "
+                f"images of {self._path} have {self.count} channels: correct the file, or give the images that "
+                "it describes"
+            )
+        options = Photometry(reading.bands, reading.pixel_zero_point, reading.pixel_scale)
+        try:
+            check_options(self._described, options, _OPTIONS)
+        except PhotometryError as error:
+            raise SourceError(str(error)) from error
+
     def _names(self) -> tuple[str, ...] | None:
         if self._reading.bands is not None:
             if len(self._reading.bands) != self.count:
@@ -76,7 +108,7 @@ class Channels:
                 )
             return self._reading.bands
         if len(self._columns) == 1:
-            return self._columns[0].bands
+            return self._columns[0].bands or self._described.photometry.bands
         return tuple(column.bands[0] if column.bands else column.name for column in self._columns)
 
     def _order(self) -> list[int | None]:
@@ -123,10 +155,10 @@ class Channels:
             return self._reading.pixel_scale
         used = self._used_columns()
         known = [column.pixel_scale for column in used if column.pixel_scale is not None]
-        if known and max(known) > min(known) * (1 + fitting.SAME_SCALE):
+        if known and max(known) > min(known) * (1 + SAME_SCALE):
             listed = ", ".join(f"{column.label} {column.pixel_scale}" for column in used)
             raise SourceError(f"{self._path}: bands of different pixel scales: {listed}: give --pixel-scale")
-        return known[0] if known else None
+        return known[0] if known else self._described.photometry.pixel_scale
 
     def _zero_points(self) -> list[float] | None:
         """The zero point of each band's pixels, from the user or the file; None if it is not known."""
@@ -142,7 +174,8 @@ class Channels:
                     f"{self._path}: the unit of {listed} is not known, but that of other bands: give "
                     "--pixel-zero-point"
                 )
-            return None
+            described = self._described.photometry.ab_zero_point
+            return None if described is None else [described] * len(self.order)
         stated = [one for one in known if one is not None]
         if len(self._columns) == 1:
             return stated * len(self.order)
@@ -185,12 +218,16 @@ class Channels:
             raise SourceError(f"{self._path}: {error}") from error
 
     def _new_scale(self) -> float | None:
-        """Arcsec a pixel after `plan`; None if the source does not state its scale."""
+        """Arcsec a pixel after `plan`; None if the source does not state its scale.
+
+        With another fit than "scale" the user says that they are those of the model.
+        """
+        model = self._layout.photometry.pixel_scale
         if self.scale is None:
             return None
-        if self.plan.zoom != 1 and self._reading.fit == "scale":
-            return self._layout.photometry.pixel_scale
-        return self.scale / self.plan.zoom
+        if self._reading.fit == "scale":
+            return model if self.plan.zoom != 1 else self.scale
+        return self.scale / self.plan.zoom if model is None else model
 
     def _add_notes(self) -> None:
         model = self._layout.photometry
@@ -203,6 +240,12 @@ class Channels:
                     f"{name} is assumed to be {model_value:g}, the model's, as the source does not state "
                     f"it; {option} sets it"
                 )
+        scale = None if self.scale is None else self.scale / self.plan.zoom
+        if self._reading.fit != "scale" and None not in (scale, self.new_scale) and scale != self.new_scale:
+            self.notes.append(
+                f"pixels of {scale:.4g} arcsec are taken for the model's of {self.new_scale:.4g}, as --fit "
+                f"{self._reading.fit} says"
+            )
         if self.names is not None:
             left = [name for index, name in enumerate(self.names) if index not in self.order]
             if left:

@@ -37,15 +37,16 @@ def copy(
 ) -> Copied:
     """Copies the partitions of a folder and its subfolders; they appear together at the end.
 
-    overwrite: replace another set of partitions. Raises PartitionError if the folder holds none, and SetError
-    if the place holds another set.
+    The copy has one photometry.json, with what all those of the folder agree on. overwrite: replace another set
+    of partitions. Raises PartitionError if the folder holds none, PhotometryError if descriptions are broken or
+    disagree, and SetError if the place holds another set.
     """
     listing = partitions_in(folder)
     total, finished, written = sum(file.size for file in listing.files), 0, 0
-    names = {file.key for file in listing.files}
+    names, described = {file.key for file in listing.files}, photometry.common_to([folder])
     with new_set(place, overwrite, names.__contains__) as partitions, ThreadPoolExecutor(_TRANSFERS) as pool:
-        if (folder / photometry.FILE).exists():
-            place.describe(photometry.read(folder))
+        if listing.descriptions:
+            place.describe(described)
         outcomes = [(file, pool.submit(_add, partitions, folder, file.key)) for file in listing.files]
         try:
             for file, outcome in outcomes:

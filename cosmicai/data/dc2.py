@@ -33,7 +33,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from cosmicai.data import morphology, objects, stamps
+from cosmicai.data import morphology, objects, photometry, stamps
 from cosmicai.data.photometry import Photometry
 from cosmicai.processes import pool
 from inference.data.objects import Objects
@@ -229,7 +229,7 @@ def _render_to(folder: Path, catalogue: Catalogue, size: int, seed: int, progres
     partial.mkdir()
     try:
         _render_partitions(partial, catalogue, size, seed, progress)
-        PHOTOMETRY.write(partial)
+        photometry.write(PHOTOMETRY, partial)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from cosmicai.data.reading import Fit
+from initialize.contract.photometry import SAME_SCALE
 
 Floats = NDArray[np.float32]
-SAME_SCALE = 0.005  # pixel scales closer than this are one: 32 pixels then differ by a sixth of a pixel
 _BAD_SHARE = 0.1  # of a new pixel's area: with more of it on bad pixels it is bad
 
 

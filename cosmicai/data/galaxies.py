@@ -63,9 +63,11 @@ class Galaxies:
     def __init__(self, table: Table, reading: Reading, layout: ModelLayout) -> None:
         self.table, self.reading, self.layout = table, reading, layout
         self.choice: Choice = choose(table, reading, layout)
-        self.channels = Channels(table.path, self.choice, reading, layout)
+        self.channels = Channels(table.path, self.choice, reading, layout, table.described)
         self.counts = Counts()
-        self.magnitudes = Magnitudes(table.path, self.choice, reading, layout, self.channels, self.counts)
+        self.magnitudes = Magnitudes(
+            table.path, self.choice, reading, layout, self.channels, self.counts, table.described
+        )
         self.total = self._checked_rows()
         self.bad_images = 0
         self.first_bad: int | None = None

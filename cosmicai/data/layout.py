@@ -9,8 +9,10 @@ from typing import Any
 
 import inference
 from cosmicai.data.photometry import Photometry
+from inference.contract.model_files import BUNDLED as BUNDLED_NAME
+from initialize.contract.photometry import of_card
 
-BUNDLED = Path(inference.__file__).parent / "models" / "dc2-small"
+BUNDLED = Path(inference.__file__).parent / "models" / BUNDLED_NAME
 
 
 class LayoutError(ValueError):
@@ -58,8 +60,6 @@ def read(folder: Path) -> ModelLayout:
     card = _json(card_path) if card_path.is_file() and folder.is_dir() else {}
     try:
         known = {name: int(config.get(name, default)) for name, default in _DEFAULTS.items()}
-        stated = dict(card.get("photometry") or {})
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stated.items()}
         trained = card.get("trained on") or {}
         ranges = trained.get("magnitudes, 0.1 and 99.9 percent")
         layout = ModelLayout(
@@ -67,7 +67,7 @@ def read(folder: Path) -> ModelLayout:
             known["channels"],
             known["image_size"],
             known["magnitudes"],
-            Photometry(**values),
+            of_card(card),
             None if ranges is None else (tuple(ranges[0]), tuple(ranges[1])),
             tuple(trained["redshift"]) if "redshift" in trained else None,
         )

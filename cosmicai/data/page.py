@@ -17,6 +17,7 @@ from inference.contract.missing import (
     Missing,
 )
 from inference.data.objects import RECORD
+from initialize.contract.photometry import SAME_MAGNITUDE, SAME_SCALE
 
 PAGE = ROOT / "docs" / "data.md"
 
@@ -36,7 +37,7 @@ only one possibility.
 The `config.json` and `card.json` of the model (`--model DIR`, by default the bundled one) define bands, size
 and pixel scale. A network that is not trained yet has no card. For such a network, give the path of its
 `config.json` to `--model`. `--bands` and `--pixel-scale` then say what the partitions contain, and `model
-train` reads this from the partitions' `photometry.json`.
+train` reads this from the partitions' [`photometry.json`](#what-the-numbers-mean).
 
 ## Sources
 
@@ -126,6 +127,36 @@ All `.pt` files in a folder and its subfolders, or under a prefix, are one set o
   command has finished the move. Into an empty prefix of a bucket they write the objects directly, with the
   same marker.
 - Two processes cannot write to one folder or prefix at the same time: the second one stops.
+
+## What the numbers mean
+
+No tensor says which bands it holds, or in which unit. So `data prepare` and `data dc2` write `photometry.json`
+next to the partitions, `data upload` takes it along, and the card of a model repeats it:
+
+```json
+{{"bands": ["g", "r", "i", "z"], "zero_point": 22.5, "pixel_scale": 0.262, "flux_unit": "nanomaggies",
+ "magnitude_limits": [24.7, 23.9, 23.4, 23.0]}}
+```
+
+Bands are in the order of the channels, `zero_point` is the AB magnitude of a pixel value of 1, `pixel_scale` is
+in arcsec, and `magnitude_limits` are the magnitudes of galaxies that a band does not detect. What is not known
+is null or left out. You can write the file yourself. Every command, and a run, treats it alike:
+
+- It describes the partitions next to it and in subfolders. The files in a folder and its subfolders must agree,
+  as must those of several folders that one command reads.
+- `data inspect` and `data prepare` read bands, zero point, pixel scale and limits of `.pt` sources from it, for
+  one partition and for a folder of them. A note in the summary says what they read. They stop if an option
+  (`--bands`, `--pixel-scale`, `--pixel-unit`, `--pixel-zero-point`) contradicts the file, or if the numbers of
+  bands or limits are not those of the tensors. Magnitudes at the limit of the source count as not detected.
+- `infer`, a run, `model train --from`, `model calibrate`, `model optimise` and `model speed` compare bands,
+  zero point and pixel scale with the card of the model, and stop if they differ: the network would be wrong on
+  such partitions. A run stops before a rank starts. What either side does not state is not compared. Limits may
+  differ.
+- `model train` writes it into the card. An option may add what the file does not state, but not contradict it.
+
+Zero points that differ by less than {SAME_MAGNITUDE:g} mag are the same, and so are pixel scales that differ by
+less than {100 * SAME_SCALE:g} percent. With `--fit crop` or `--fit resize` you say that the pixels are those of
+the model, and `data prepare` writes the model's pixel scale.
 
 ## What looks wrong
 

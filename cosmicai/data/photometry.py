@@ -1,75 +1,132 @@
-"""What the numbers of a partition mean: bands, zero point, pixel scale, flux unit, limits.
+"""photometry.json of partitions in folders, and the card of a model folder: where they are on this machine.
 
-No tensor says it, and a network that was trained on one photometric system is wrong on another. So a folder of
-partitions may hold photometry.json, and a model folder's card repeats it.
+What they mean and when they contradict each other is the affair of contract.photometry, as for Initialize.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-FILE = "photometry.json"
+from cosmicai.data.listing import list_folder
+from initialize.contract.photometry import (
+    FILE,
+    Photometry,
+    PhotometryError,
+    check_model,
+    common,
+    of_card,
+    parsed,
+)
 
-
-class PhotometryError(ValueError):
-    """Descriptions of the photometry that are broken or contradict each other; the message names the field."""
-
-
-@dataclass(frozen=True)
-class Photometry:
-    """None if a value is not known.
-
-    bands: names in the order of the channels. zero_point: AB magnitude of a flux of 1. pixel_scale: arcsec per
-    pixel. flux_unit: of the images' pixels. magnitude_limits: by band, the magnitude of a galaxy that is
-    not detected in it.
-    """
-
-    bands: tuple[str, ...] | None = None
-    zero_point: float | None = None
-    pixel_scale: float | None = None
-    flux_unit: str | None = None
-    magnitude_limits: tuple[float, ...] | None = None
-
-    @property
-    def unknown(self) -> list[str]:
-        return [name for name, value in asdict(self).items() if value is None]
-
-    def corrected(self, stated: Photometry) -> Photometry:
-        """With the values that are stated in place of its own."""
-        return replace(self, **{name: value for name, value in asdict(stated).items() if value is not None})
-
-    def write(self, folder: Path) -> None:
-        (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
+__all__ = [
+    "FILE",
+    "Described",
+    "Photometry",
+    "PhotometryError",
+    "check",
+    "common_to",
+    "of_model",
+    "read",
+    "write",
+]
 
 
 def read(folder: Path) -> Photometry:
-    """That of a folder of partitions; all unknown if it has no photometry.json."""
+    """That of the partitions in a folder itself; all unknown if it has no photometry.json."""
     path = folder / FILE
+    return parsed(path.read_bytes(), str(path)) if path.exists() else Photometry()
+
+
+def write(photometry: Photometry, folder: Path) -> None:
+    (folder / FILE).write_bytes(as_bytes(photometry))
+
+
+def as_bytes(photometry: Photometry) -> bytes:
+    """The content of a photometry.json."""
+    return f"{json.dumps(asdict(photometry), indent=2)}\n".encode()
+
+
+_TRAINING_OPTIONS = {
+    "bands": "--bands",
+    "zero_point": "--zero-point or --flux-unit",
+    "pixel_scale": "--pixel-scale",
+    "flux_unit": "--flux-unit",
+}
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the photometry.json of a source says. place: where it is, empty without one."""
+
+    place: str = ""
+    photometry: Photometry = field(default_factory=Photometry)
+
+    @classmethod
+    def of(cls, source: Path) -> Described:
+        """Raises PhotometryError for one that is broken, or for two that disagree."""
+        described = beside(source)
+        place = described[0][0] if described else ""
+        more = f" (and {len(described) - 1} in its subfolders)" if len(described) > 1 else ""
+        return cls(place + more, common(described))
+
+
+def beside(source: Path) -> list[tuple[str, Photometry]]:
+    """Each photometry.json that describes a source, by its path.
+
+    That is the one next to a partition, or those in a folder and its subfolders. Raises PhotometryError for a
+    broken one.
+    """
+    if source.is_dir():
+        paths = [source / key for key in list_folder(source).descriptions]
+    else:
+        paths = [path for path in [source.parent / FILE] if path.exists()]
+    return [(str(path), parsed(path.read_bytes(), str(path))) for path in paths]
+
+
+def common_to(sources: Iterable[Path]) -> Photometry:
+    """What all descriptions of the sources agree on. Raises PhotometryError if two of them disagree."""
+    return common(one for source in sources for one in beside(source))
+
+
+def of_model(folder: Path) -> Photometry:
+    """What the card of a model folder states; all unknown without a card. Raises PhotometryError."""
+    path = folder / "card.json"
     if not path.exists():
         return Photometry()
     try:
-        values = json.loads(path.read_text())
-        known: dict[str, Any] = {field.name: values.pop(field.name, None) for field in fields(Photometry)}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise PhotometryError(f"{path}: is not a JSON object ({error})") from error
-    if values:
-        raise PhotometryError(f"{path}: unknown fields: {', '.join(map(str, values))}")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
-    return Photometry(**values)
+        return of_card(json.loads(path.read_bytes()))
+    except (PhotometryError, RecursionError, ValueError) as error:
+        raise PhotometryError(f"{path}: photometry {error}; correct the card") from error
 
 
-def common(folders: Iterable[Path]) -> Photometry:
-    """What all folders agree on; raises PhotometryError if two of them disagree."""
-    agreed: dict[str, Any] = {}
-    for folder in folders:
-        for name, value in asdict(read(folder)).items():
-            if value is not None and agreed.setdefault(name, value) != value:
-                raise PhotometryError(
-                    f"{folder}: {name} is {value}, but {agreed[name]} in another folder: "
-                    "train on one photometric system at a time"
-                )
-    return Photometry(**agreed)
+def check(described: Sequence[tuple[str, Photometry]], model: Path | None) -> None:
+    """Raises PhotometryError where descriptions contradict each other, or a model folder's card."""
+    common(described)
+    if model is not None and described:
+        card = of_model(model)
+        for place, photometry in described:
+            check_model(place, photometry, f"the model {model}", card)
+
+
+def check_options(described: Described, options: Photometry, names: Mapping[str, str]) -> None:
+    """Raises PhotometryError where options contradict partitions. names: of the options, by the field."""
+    for name, said, option in described.photometry.differences(options):
+        raise PhotometryError(
+            f"{described.place}: {name} is {said}, but {names[name]} says {option}: leave the option out, or "
+            "correct the file"
+        )
+
+
+def stated_for(folders: Sequence[Path], options: Photometry, model: Path | None) -> Photometry:
+    """What partitions and options say to the training of a network. model: what it begins with, if anything.
+
+    Raises PhotometryError where they contradict each other or the model's card.
+    """
+    described = [one for folder in folders for one in beside(folder)]
+    for place, photometry in described:
+        check_options(Described(place, photometry), options, _TRAINING_OPTIONS)
+    check([*described, ("the options", options)], model)
+    return options.completed(common(described))

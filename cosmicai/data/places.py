@@ -72,7 +72,7 @@ class Folder:
 
     def describe(self, photometry: Photometry) -> None:
         self._stage.mkdir(exist_ok=True)
-        photometry.write(self._stage)
+        photometries.write(photometry, self._stage)
 
     def publish(self, names: Sequence[str], old: Sequence[str]) -> None:
         self._stage.mkdir(exist_ok=True)
@@ -121,6 +121,7 @@ class Bucket:
         self._at_once = False
         self._marked = threading.Lock()
         self._is_marked = False
+        self._photometry: bytes | None = None
 
     def __str__(self) -> str:
         return f"s3://{self._bucket}/{self._prefix}/"
@@ -223,7 +224,7 @@ class Bucket:
                 self._is_marked = True
 
     def describe(self, photometry: Photometry) -> None:
-        """Does nothing: networks are trained on folders, and a run reads only partitions."""
+        self._photometry = photometries.as_bytes(photometry)
 
     def publish(self, names: Sequence[str], old: Sequence[str]) -> None:
         if names or old:
@@ -231,9 +232,24 @@ class Bucket:
         self._delete(sorted(set(old) - (set(names) - self._to_copy)))  # the others are written already
         with ThreadPoolExecutor(_TRANSFERS) as pool:
             list(pool.map(self._copy, sorted(self._to_copy)))
+        self._publish_photometry(old)
         self._delete(sorted(self._waiting - {MOVING}))
         if self._is_marked:
             self._delete([MOVING])
+
+    def _publish_photometry(self, old: Sequence[str]) -> None:
+        key = self._key(photometries.FILE)
+        if self._photometry is None:
+            self._delete([photometries.FILE] if old else [])
+        elif self._read(key) != self._photometry:
+            self._s3.put_object(Bucket=self._bucket, Key=key, Body=self._photometry)
+
+    def _read(self, key: str) -> bytes | None:
+        try:
+            body: bytes = self._s3.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+        except self._s3.exceptions.NoSuchKey:
+            return None
+        return body
 
     def _copy(self, name: str) -> None:
         """Copies a waiting object to its place; a large one in parts, which would lose its metadata."""

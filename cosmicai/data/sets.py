@@ -43,7 +43,7 @@ class Place(Protocol):
         """Lets a partition wait; it does so whole or not at all."""
 
     def describe(self, photometry: Photometry) -> None:
-        """Stores what the numbers mean next to the partitions, if that is of use."""
+        """Has what the numbers mean stored next to the partitions, by `publish`."""
 
     def publish(self, names: Sequence[str], old: Sequence[str]) -> None:
         """Removes the old ones, puts those that wait in their place, and drops whatever else waits."""

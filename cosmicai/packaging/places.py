@@ -17,7 +17,12 @@ HOME = Path(os.environ.get("COSMICAI_HOME") or Path.home()) if IS_INSTALLED else
 STATE = HOME / ".cosmicai"
 FUNCTIONS = ROOT / "functions"
 SCHEMA = ROOT / "statemachine" / "payload.schema.json"
-ZIP_CONTENT: dict[str, tuple[Path, ...]] = {"initialize": (SCHEMA,), "rendezvous": (), "summarize": ()}
+_BUNDLED_MODEL = FUNCTIONS / "inference" / "models" / "dc2-small"
+ZIP_CONTENT: dict[str, tuple[Path, ...]] = {
+    "initialize": (SCHEMA, _BUNDLED_MODEL / "graphs.json", _BUNDLED_MODEL / "card.json"),
+    "rendezvous": (),
+    "summarize": (),
+}
 """Zip functions, with the files that they carry besides their own folder."""
 
 _INFERENCE = FUNCTIONS / "inference"

@@ -14,14 +14,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import boto3
 
+from cosmicai.data import photometry
 from cosmicai.data.listing import partitions_in
+from cosmicai.data.photometry import Photometry
 from cosmicai.processes import pool
 from cosmicai.results.outputs import write_text
 from cosmicai.results.run_results import Results
@@ -36,7 +38,8 @@ from inference.engine.choice import network_digest, read_graphs
 from inference.engine.loading import BUNDLED_MODEL
 from inference.rank import Rank
 from inference.sandbox import Host, Sandbox
-from initialize.plan import PartitionFile, list_partitions
+from initialize.photometry import described_by
+from initialize.plan import Listing, PartitionFile, list_partitions
 from summarize.contract.rank_info import RankInfo
 from summarize.contract.run_records import Run, Summary
 from summarize.report import report
@@ -114,8 +117,9 @@ def infer(
 
     A partition that cannot be computed is a failed rank of the results' summary, as is one of which more than
     `max_bad_fraction` of the galaxies lack something. Raises InputError for a source or an option that is not
-    allowed, InferenceError if no partition could be computed, EngineError, ConfigError, EmptyShareError, and
-    OutputError if other results are there; then nothing has changed.
+    allowed, PhotometryError for a photometry.json that contradicts the model's card, InferenceError if no
+    partition could be computed, EngineError, ConfigError, EmptyShareError, and OutputError if other results are
+    there; then nothing has changed.
     """
     _check_options(batch_size, processes, max_bad_fraction, device, engine, precision)
     if isinstance(outputs, str) or not set(outputs) <= set(OUTPUTS):
@@ -123,9 +127,13 @@ def infer(
     out, model = Path(out), None if model is None else Path(model)
     places = [str(one) for one in ([sources] if isinstance(sources, str | Path) else sources)]
     listings = {place: _partitions(place) for place in dict.fromkeys(places)}
-    files = [file for place in places for file in listings[place][0]]
+    files = [file for place in places for file in listings[place].files]
     _check_each_once(files)
-    notes = [note for _, note in listings.values() if note]
+    photometry.check(
+        [one for listed in listings.values() for one in listed.described],
+        BUNDLED_MODEL if model is None else model,
+    )
+    notes = [note for listed in listings.values() for note in listed.notes]
     for note in notes:
         tell(note)
     run = _run(files, out, batch_size, notes)
@@ -209,26 +217,41 @@ def _failure(rank: Future[None]) -> Json | None:
     return None
 
 
-_Listed = tuple[list[tuple[str, PartitionFile]], str | None]
-"""(bucket, file) of every partition of one source, in natural order; a note on what is left out."""
+@dataclass(frozen=True)
+class _Listed:
+    """One source. files: (bucket, file) of every partition, in natural order. notes: on what is left out.
+    described: each photometry.json by its place."""
+
+    files: list[tuple[str, PartitionFile]]
+    described: list[tuple[str, Photometry]]
+    notes: list[str]
 
 
 def _partitions(source: str) -> _Listed:
-    """What a run would read from a source. Raises PlanError, PartitionError and InputError."""
+    """What a run would read from a source. Raises PlanError, PartitionError, PhotometryError and InputError."""
     if source.startswith("s3://"):
         bucket, _, prefix = source.removeprefix("s3://").partition("/")
-        listing = list_partitions(boto3.client("s3"), bucket, prefix.strip("/"))
-        return [(bucket, file) for file in listing.files], listing.note(source)
+        s3 = boto3.client("s3")
+        listing = list_partitions(s3, bucket, prefix.strip("/"))
+        described, notes = described_by(s3, bucket, listing.descriptions)
+        return _Listed(
+            [(bucket, file) for file in listing.files], described, [*_notes(listing, source), *notes]
+        )
     path = Path(source)
     if path.is_dir():
         listing = partitions_in(path)
         files = [PartitionFile(str(path / file.key), file.size) for file in listing.files]
-        return [(LOCAL, file) for file in files], listing.note(source)
+        return _Listed([(LOCAL, file) for file in files], photometry.beside(path), _notes(listing, source))
     if not path.is_file():
         raise InputError(
             f"{source}: there is no such file; give .pt files, folders of them or s3://bucket/prefix"
         )
-    return [(LOCAL, PartitionFile(source, path.stat().st_size))], None
+    return _Listed([(LOCAL, PartitionFile(source, path.stat().st_size))], photometry.beside(path), [])
+
+
+def _notes(listing: Listing, source: str) -> list[str]:
+    note = listing.note(source)
+    return [note] if note else []
 
 
 def _check_each_once(files: list[tuple[str, PartitionFile]]) -> None:

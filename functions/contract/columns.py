@@ -93,7 +93,40 @@ COLUMNS = {
 PARTITION = "arrival"
 """The column by which a catalogue that grows is partitioned."""
 
+DECIMAL = "decimal(20,0)"
+STORED = {
+    "i1": ("byte", "i1"),
+    "i2": ("short", "i2"),
+    "i4": ("integer", "i4"),
+    "i8": ("long", "i8"),
+    "u1": ("short", "i2"),
+    "u2": ("integer", "i4"),
+    "u4": ("long", "i8"),
+    "u8": (DECIMAL, "u8"),
+    "f4": ("float", "f4"),
+    "f8": ("double", "f8"),
+    "b1": ("boolean", "b1"),
+}
+"""By numpy's type: Delta Lake's name of the type that holds all its values, and numpy's. Delta Lake has no
+whole numbers without a sign (https://github.com/delta-io/delta/blob/master/PROTOCOL.md#primitive-types)."""
+
+OF_PARTITIONS = ("id", "ra", "dec", "z_true")
+"""Columns among COLUMNS that only partitions with such values have; the others are predictions."""
+
 GRID = Column("redshifts at which pdf is given", ucd=_PHOTOMETRIC)
+
+
+def stored_type(code: str) -> str:
+    """Delta Lake's type of a column of numpy's type, such as i8 or U5. Raises KeyError."""
+    return "string" if code.startswith("U") else STORED[code][0]
+
+
+def taken_name(name: str) -> str:
+    """The message about a partition's column that has the name of PARTITION."""
+    return (
+        f"the partitions have a column {name}, which a catalogue has for something else; prepare them "
+        "without it, or run without `catalogue`"
+    )
 
 
 def described(name: str, metadata: Mapping[str, Column] = {}) -> Column:

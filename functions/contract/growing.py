@@ -93,8 +93,8 @@ class Form(Record):
                 f"{', '.join(outputs)}; give another catalogue, or the same outputs"
             )
 
-    def check(self, new: Form, place: str) -> None:
-        """Raises CatalogueError where an arrival of the form `new` does not fit."""
+    def check(self, new: Form, place: str, arrival: str) -> None:
+        """Raises CatalogueError where an arrival of the form `new` does not fit. arrival: its folder."""
         lacking = [name for name in self.columns if name not in new.columns]
         more = [name for name in new.columns if name not in self.columns]
         both = ((name, kind, new.columns.get(name, kind)) for name, kind in self.columns.items())
@@ -116,8 +116,9 @@ class Form(Record):
         )
         if faults:
             raise CatalogueError(
-                f"the arrival does not fit into {place}: {'; '.join(faults)}. Run it again with another "
-                "catalogue and another result_path, or prepare its partitions like the others"
+                f"the arrival {arrival} does not fit into {place}, which stays as it was: {'; '.join(faults)}. "
+                "Run it again with another catalogue and another result_path, or prepare its partitions like "
+                "the others"
             )
 
 

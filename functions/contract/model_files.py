@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+BUNDLED = "dc2-small"
+"""The folder of the bundled model among the models of the inference package."""
 GRAPHS = "graphs.json"
 """Which graphs the folder has, which of them are admitted, and the mapping of an imported one."""
 TORCH_FILES = ("config.json", "model.safetensors")

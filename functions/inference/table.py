@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract.columns import PARTITION, Column, described, ordered
+from .contract.columns import DECIMAL, PARTITION, STORED, Column, described, ordered, stored_type, taken_name
 from .contract.names import COPY, METADATA
 
 if TYPE_CHECKING:
@@ -27,22 +27,6 @@ EVERY_RANKS = ("z_pred", "flags")
 """Columns of which each rank writes one at least: an imported network may give no redshift."""
 _PER_RANK = ("index", "files", "rows", "run_id", "z_grid", METADATA, COPY)  # arrays that are not columns
 _IN_HALF_PRECISION = {"pdf", "embedding"}  # which most formats do not have
-_DECIMAL = "decimal(20,0)"
-_STORED = {
-    "i1": ("byte", "i1"),
-    "i2": ("short", "i2"),
-    "i4": ("integer", "i4"),
-    "i8": ("long", "i8"),
-    "u1": ("short", "i2"),
-    "u2": ("integer", "i4"),
-    "u4": ("long", "i8"),
-    "u8": (_DECIMAL, "u8"),
-    "f4": ("float", "f4"),
-    "f8": ("double", "f8"),
-    "b1": ("boolean", "b1"),
-}
-"""By numpy's type: Delta Lake's name of the type that holds all its values, and numpy's. Delta Lake has no
-whole numbers without a sign (https://github.com/delta-io/delta/blob/master/PROTOCOL.md#primitive-types)."""
 
 
 class TableError(ValueError):
@@ -93,11 +77,8 @@ def types(table: Mapping[str, Array]) -> dict[str, str]:
 
 def _type(name: str, column: Array) -> str:
     if name.lower() == PARTITION:
-        raise TableError(
-            f"the partitions have a column {name}, which a catalogue has for something else; prepare them "
-            "without it, or run without `catalogue`"
-        )
-    kind = "string" if column.dtype.kind == "U" else _STORED[f"{column.dtype.kind}{column.dtype.itemsize}"][0]
+        raise TableError(taken_name(name))
+    kind = stored_type(f"{column.dtype.kind}{column.dtype.itemsize}")
     return f"array<{kind}>" if column.ndim > 1 else kind
 
 
@@ -134,9 +115,9 @@ def _arrow(column: Array) -> ArrowArray:
         return list_array(ArrowArray.from_numpy(offsets), values, type=kind)
     if column.dtype.kind == "U":
         return ArrowArray(column.tolist(), type=DataType.string())
-    stored, numpy_type = _STORED[f"{column.dtype.kind}{column.dtype.itemsize}"]
+    stored, numpy_type = STORED[f"{column.dtype.kind}{column.dtype.itemsize}"]
     made = ArrowArray.from_numpy(np.ascontiguousarray(column, numpy_type))
-    return made.cast(DataType.decimal128(20, 0)) if stored == _DECIMAL else made
+    return made.cast(DataType.decimal128(20, 0)) if stored == DECIMAL else made
 
 
 def about(arrays: Mapping[str, Array]) -> dict[str, str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from .arrival import Arrival, check_arrival
 from .contract.columns import PARTITION
 from .contract.fields import RecordError
 from .contract.growing import LOG, CatalogueError, Form, latest
@@ -12,18 +15,29 @@ from .contract.mapping import Mapping
 from .contract.s3 import repeated
 from .payload import PayloadError, cut
 
+
+@dataclass(frozen=True)
+class Ranks:
+    """Those that are to run. hands: the keys of the partitions of each. are_all: whether no other has ended."""
+
+    hands: Sequence[Sequence[str]]
+    are_all: bool
+
+
 _LOOKED_AT = 1000  # objects of a folder that is to become a catalogue
 
 
-def check_catalogue(s3: Any, payload: dict[str, Any], graphs: Any) -> None:
-    """Raises PayloadError for a catalogue of another model, another network or other outputs, one within
-    another, and a folder that holds something else.
+def check_catalogue(s3: Any, payload: dict[str, Any], graphs: Any, ranks: Ranks) -> list[str]:
+    """Raises PayloadError for a catalogue of another model, another network, other outputs or other columns
+    than the run's, one within another, and a folder that holds something else.
 
-    graphs: what check_model returned.
+    Returns notes on what only ranks will know.
+
+    graphs: of the run's model; None where they are not known.
     """
     catalogue = payload.get("catalogue")
     if catalogue is None:
-        return
+        return []
     bucket, place = payload["bucket"], f"s3://{payload['bucket']}/{catalogue}"
     try:
         for above in list(accumulate(catalogue.split("/"), "{}/{}".format))[:-1]:
@@ -35,36 +49,62 @@ def check_catalogue(s3: Any, payload: dict[str, Any], graphs: Any) -> None:
         _, form = latest(s3, bucket, catalogue)
         if form is not None:
             form.check_payload(payload, place)
-            _check_network(payload, graphs, form, place)
         else:
             _check_new(s3, bucket, catalogue, place)
+        if not ranks.hands:  # what they have computed is there, and not changed by what would compute it now
+            return []
+        if form is not None:
+            _check_network(payload, graphs, form, place)
+        return _check_columns(s3, payload, graphs, ranks, form, place)
     except CatalogueError as error:
         raise PayloadError(f"catalogue: {error}") from error
 
 
 def _check_network(payload: dict[str, Any], graphs: Any, form: Form, place: str) -> None:
-    """Raises CatalogueError where the model's folder holds another network than the one of the catalogue.
+    """Raises CatalogueError where the run's network is another than the one of the catalogue.
 
     What graphs.json does not say is seen when the ranks have ended.
     """
     network = graphs.get("network") if isinstance(graphs, dict) else None
     if not isinstance(network, str) or network == form.network or not form.network:
         return
-    more = [name for name in _columns(graphs) if name not in form.columns]
+    mapping = _mapping(graphs)
+    more = [name for name in (() if mapping is None else mapping.columns) if name not in form.columns]
+    if "model" in payload:
+        has, remedy = f"s3://{payload['bucket']}/{payload['model']} has now", "put the earlier network back"
+    else:
+        has, remedy = "this deployment bundles now", "deploy the version with the earlier network again"
     raise CatalogueError(
-        f"{place} holds predictions of another network, or of another mapping of its outputs, than "
-        f"s3://{payload['bucket']}/{payload['model']} has now"
+        f"{place} holds predictions of another network, or of another mapping of its outputs, than {has}"
         + (f"; the catalogue has no column {', '.join(more)}" if more else "")
-        + ". Give another catalogue, or put the earlier network back"
+        + f". Give another catalogue, or {remedy}"
     )
 
 
-def _columns(graphs: Any) -> tuple[str, ...]:
-    """Those of an imported network's predictions."""
+def _mapping(graphs: dict[str, Any]) -> Mapping | None:
+    """That of an imported network."""
     try:
-        return Mapping.from_json(graphs["mapping"]).columns
+        return Mapping.from_json(graphs["mapping"])
     except (KeyError, RecordError):
-        return ()
+        return None
+
+
+def _check_columns(
+    s3: Any, payload: dict[str, Any], graphs: Any, ranks: Ranks, form: Form | None, place: str
+) -> list[str]:
+    """Raises CatalogueError for partitions whose columns do not fit; returns notes on what is not certain."""
+    content = graphs if isinstance(graphs, dict) else {}
+    # What was computed by another network has other columns, and they are not those of partitions.
+    same = form is None or content.get("network") == form.network
+    arrival = Arrival(
+        payload["data_bucket"],
+        payload["data_prefix"],
+        ranks.hands,
+        ranks.are_all,
+        _mapping(content),
+        knows_outputs="model" not in payload or same,
+    )
+    return check_arrival(s3, arrival, form, place)
 
 
 def _check_new(s3: Any, bucket: str, catalogue: str, place: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from .bundled import Bundled
 from .contract.channels import Host
 from .contract.pricing import BILLED_AS
 
@@ -14,7 +15,8 @@ class Deployed:
     """What this deployment allows. concurrency: ranks that can run at once; is_running: whether an execution
     runs, by its name; memory_mb: of the inference function, 0 where that is not known; has_rendezvous: whether
     there is a host on which ranks find each other; has_batch: whether ranks may be jobs of AWS Batch; host:
-    looks for that host, where something depends on it; architecture: of the inference function."""
+    looks for that host, where something depends on it; architecture: of the inference function; bundled: the
+    network of the inference image."""
 
     allow_scripts: bool
     has_redis: bool
@@ -25,3 +27,4 @@ class Deployed:
     has_batch: bool = False
     host: Callable[[], Host] = lambda: Host("absent", "no rendezvous host is known")
     architecture: str = BILLED_AS
+    bundled: Bundled = field(default_factory=Bundled)

@@ -36,11 +36,14 @@ class PayloadError(ValueError):
 
 def schema() -> dict[str, Any]:
     """The payload's JSON Schema: next to this file in the zip, in statemachine/ in a checkout."""
-    name = "payload.schema.json"
-    packaged = _HERE / name
-    path = packaged if packaged.exists() else _HERE.parents[1] / "statemachine" / name
-    loaded: dict[str, Any] = json.loads(path.read_text())
+    loaded: dict[str, Any] = packaged_json("payload.schema.json", _HERE.parents[1] / "statemachine")
     return loaded
+
+
+def packaged_json(name: str, folder: Path) -> Any:
+    """A JSON file that is next to this one in the zip, and in another folder in a checkout."""
+    packaged = _HERE / name
+    return json.loads((packaged if packaged.exists() else folder / name).read_text(encoding="utf-8"))
 
 
 def defaults() -> dict[str, Any]:

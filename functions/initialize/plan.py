@@ -5,11 +5,12 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .contract.event import DEFAULT_OUTPUTS, RankEvent
 from .contract.limits import MOST_RANKS
+from .contract.photometry import FILE as PHOTOMETRY
 from .contract.run_records import Run
 from .contract.s3 import repeated
 from .payload import READY, cut
@@ -19,7 +20,8 @@ STAGE = ".partial"
 """Subfolder of the target folder in which a new set of partitions waits until it is complete."""
 MOVING = f"{STAGE}/moving"
 """Exists while a set is moved to its folder, which holds only part of the set until then."""
-_OURS = (READY.strip("/"), "photometry.json", "stamps.png")  # next to the partitions, by our own commands
+_OURS = (READY.strip("/"), "stamps.png")  # next to the partitions, by our own commands
+_NO_PARTITION = "does not end in .pt"
 
 
 class PlanError(ValueError):
@@ -39,11 +41,13 @@ class Listing:
     """A folder of partitions: the files that a run reads, in natural order, and {reason: files left out}.
 
     is_part: whether the set is incomplete, because the command that writes it still runs or was interrupted.
+    descriptions: the keys of each photometry.json among them.
     """
 
     files: list[PartitionFile]
     left_out: dict[str, list[str]]
     is_part: bool = False
+    descriptions: list[str] = field(default_factory=list)
 
     def note(self, place: str) -> str | None:
         """A sentence that counts and names the files in `place` that a run leaves out; None without any."""
@@ -67,6 +71,7 @@ def partitions_among(listed: Iterable[PartitionFile], start: int) -> Listing:
     """
     files: list[PartitionFile] = []
     left_out: dict[str, list[str]] = {}
+    descriptions: list[str] = []
     is_part = False
     for file in sorted(listed, key=lambda file: natural(file.key)):
         name = file.key[start:]
@@ -76,9 +81,11 @@ def partitions_among(listed: Iterable[PartitionFile], start: int) -> Listing:
         reason = _why_not(name, file.size)
         if reason is None:
             files.append(file)
+        elif reason == _NO_PARTITION and name.rpartition("/")[2] == PHOTOMETRY:
+            descriptions.append(file.key)
         else:
             left_out.setdefault(reason, []).append(name)
-    return Listing(files, left_out, is_part)
+    return Listing(files, left_out, is_part, descriptions)
 
 
 def part_of_a_set(place: str) -> str:
@@ -93,7 +100,7 @@ def _why_not(name: str, size: int) -> str | None:
     if any(part.startswith(".") for part in name.split("/")):
         return "hidden"
     if not name.endswith(".pt"):
-        return "does not end in .pt"
+        return _NO_PARTITION
     return None if size else "empty"
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from .catalogue import check_catalogue
+from .catalogue import Ranks, check_catalogue
 from .channel import collectives
 from .contract import dispatch
 from .contract.limits import FANOUT
@@ -22,6 +22,7 @@ from .contract.untrusted import UntrustedError
 from .deployed import Deployed
 from .model_folder import check_model
 from .payload import PayloadError, defaults, resolve
+from .photometry import check_photometry
 from .plan import data_map, deal, list_partitions, rank_events
 from .speed import speed
 
@@ -48,9 +49,11 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     _check(resolved, deployed)
     resume, bucket, folder = resolved["resume"], resolved["bucket"], resolved["result_path"]
     earlier, version = _earlier(s3, resolved, run_id, deployed)
-    check_catalogue(s3, resolved, check_model(s3, resolved))
-    run = _resumed(earlier, resolved) if resume else _planned(s3, resolved, run_id, started)
+    graphs = check_model(s3, resolved) if "model" in resolved else deployed.bundled.graphs
+    run = _resumed(earlier, resolved) if resume else _planned(s3, resolved, run_id, started, deployed)
     ranks: Sequence[int] = _missing(s3, run) if resume else range(run.world_size)
+    notes = check_catalogue(s3, resolved, graphs, Ranks(_hands(run, ranks), len(ranks) == run.world_size))
+    run = replace(run, notes=list(dict.fromkeys([*(run.notes or []), *notes])))
     # Lambda would throttle more than can run at once; they would be tried again, and start in any order.
     most = run.world_size if run.on_batch else deployed.concurrency()
     at_once = min(resolved.get("max_concurrency", run.world_size), most)
@@ -173,13 +176,20 @@ def _children(run: Run, deployed: Deployed) -> dict[str, str]:
     return {"type": kind, "reason": reason}
 
 
-def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str) -> Run:
+def _hands(run: Run, ranks: Sequence[int]) -> list[list[str]]:
+    """The keys of the partitions of each of the ranks."""
+    keys = ((run.data_map or {})[str(rank)] for rank in ranks)
+    return [[one] if isinstance(one, str) else list(one) for one in keys]
+
+
+def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str, deployed: Deployed) -> Run:
     bucket, prefix = payload["data_bucket"], payload["data_prefix"]
     listing = list_partitions(s3, bucket, prefix)
     files, times = listing.files[: payload.get("file_limit")], payload["repeat_data"]
     hands = deal(files, payload.get("world_size", len(files)), times)
     originals = len(hands) // times
     notes = [
+        *check_photometry(s3, payload, listing.descriptions, deployed.bundled.card),
         listing.note(f"s3://{bucket}/{prefix}/"),
         _idle(payload.get("world_size", 0), len(files)),
         _unbounded(payload),

@@ -6,7 +6,6 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
@@ -60,16 +59,16 @@ def grow(s3: Any, run: Run, infos: list[RankInfo]) -> Grown | None:
         return failed(str(error))
     except (s3.exceptions.ClientError, *BROKEN) as error:
         return failed(f"{place}: {error}. {_AGAIN}")
-    rows = sum(part.rows for part in parts)
+    rows = sum(part.rows for part in parts.values())
     return Grown(place=place, arrival=arrival, version=version, galaxies=rows, replaced_files=replaced)
 
 
-def _parts(infos: list[RankInfo]) -> list[Part]:
+def _parts(infos: list[RankInfo]) -> dict[int, Part]:
     """What each rank has written. Raises CatalogueError."""
-    parts = []
+    parts = {}
     for info in infos:
         try:
-            parts.append(Part.from_json(info.catalogue))
+            parts[info.rank] = Part.from_json(info.catalogue)
         except RecordError as error:
             raise CatalogueError(
                 f"rank {info.rank} does not say what it wrote to the catalogue ({error}); run it again with "
@@ -78,17 +77,20 @@ def _parts(infos: list[RankInfo]) -> list[Part]:
     return parts
 
 
-def _form(run: Run, parts: Iterable[Part]) -> tuple[Form, list[float]]:
+def _form(run: Run, parts: dict[int, Part]) -> tuple[Form, list[float]]:
     """What the ranks' files have in common, and the redshifts at which pdf is given. Raises CatalogueError."""
     columns: dict[str, str] = {}
+    firsts: dict[str, int] = {}  # by column: the first rank that has it
     grids: dict[str, list[float]] = {}
     networks = set()
-    for part in parts:
+    for rank, part in parts.items():
         for name, kind in part.columns.items():
+            firsts.setdefault(name, rank)
             if columns.setdefault(name, kind) != kind:
                 raise CatalogueError(
-                    f"the ranks differ in the column {name}: {columns[name]} and {kind}. Prepare the "
-                    "partitions alike, and run again with another result_path"
+                    f"the partitions of the arrival {_place_of(run)} differ in the column {name}: it is "
+                    f"{columns[name]} in {_paths(run, firsts[name])} and {kind} in {_paths(run, rank)}. "
+                    "Prepare them alike, and run again with another result_path; the catalogue stays as it was"
                 )
         grids[digest_of(part.z_grid)] = part.z_grid
         networks.add(part.network)
@@ -105,18 +107,38 @@ def _form(run: Run, parts: Iterable[Part]) -> tuple[Form, list[float]]:
     return form, grid
 
 
-def _commit(s3: Any, bucket: str, catalogue: str, arrival: str, run: Run, parts: list[Part]) -> tuple[int, int]:
+def _place_of(run: Run) -> str:
+    """Where the partitions of the run's arrival are."""
+    return f"s3://{run.payload['data_bucket']}/{run.payload['data_prefix']}/"
+
+
+def _paths(run: Run, rank: int) -> str:
+    """The partitions of a rank, for a message."""
+    keys = (run.data_map or {}).get(str(rank), [])
+    return (
+        f"rank {rank}"
+        if not keys
+        else keys
+        if isinstance(keys, str)
+        else f"{keys[0]} and others of rank {rank}"
+    )
+
+
+def _commit(
+    s3: Any, bucket: str, catalogue: str, arrival: str, run: Run, parts: dict[int, Part]
+) -> tuple[int, int]:
     """The version that holds the arrival, and how many files it has replaced. Raises CatalogueError."""
-    written = [part for part in parts if part.file]
-    if not written:
+    with_rows = {rank: part for rank, part in parts.items() if part.file}
+    if not with_rows:
         raise CatalogueError("no rank of the run has a galaxy; the catalogue stays as it was")
-    new, grid = _form(run, written)
+    new, grid = _form(run, with_rows)
+    written = list(with_rows.values())
     metadata = {name: column for part in written for name, column in part.imported_columns.items()}
     place, deadline = f"s3://{bucket}/{catalogue}", time.monotonic() + _PATIENCE
     while True:
         version, form = latest(s3, bucket, catalogue)
         if form is not None:
-            form.check(new, place)
+            form.check(new, place, _place_of(run))
         files = _files(s3, bucket, f"{arrival_folder(catalogue, arrival)}/")
         actions, replaced = _file_actions(arrival, written, files)
         actions = [_info(run, arrival, new), *(_table(new, grid, metadata) if form is None else []), *actions]

@@ -50,7 +50,10 @@ def _changing(**changes: Any) -> Callable[[RankInfo], RankInfo]:
         (_changing(columns={"a\nb": "long"}), "holds a name that no column has"),
         (_changing(columns=7), "columns: 7 is not a JSON object"),
         (_changing(rows=-1), "rows: -1 is not a whole number"),
-        (_changing(columns={"id": "string"}), "the ranks differ in the column id: long and string"),
+        (
+            _changing(columns={"id": "string"}),
+            "differ in the column id: it is long in rank 0 and string in rank 1",
+        ),
         (_changing(network="other"), "the ranks used different networks"),
         (_changing(z_grid=[0.0, 1.0]), "the ranks used different networks"),
     ],

@@ -35,14 +35,16 @@ def visit(
 ) -> Callable[..., dict[str, bytes]]:
     """The partition files of a visit: galaxies with identifiers, positions and a kept column."""
 
-    def make(number: int, galaxies: int = 6, files: int = 2) -> dict[str, bytes]:
+    def make(
+        number: int, galaxies: int = 6, files: int = 2, more: dict[str, np.ndarray] | None = None
+    ) -> dict[str, bytes]:
         bodies = {}
         for file in range(files):
             rows = galaxies // files
             body = io.BytesIO(saved(make_partition(rows, seed=10 * number + file)))
             ids = _FIRST_ID + 100 * number + rows * file + np.arange(rows)
             columns = {"id": ids, "ra": ids % 360 * 1.0, "dec": ids % 90 * 0.5, "tile": np.array(["é"] * rows)}
-            objects.append(body, columns)
+            objects.append(body, columns | (more or {}))
             bodies[f"{file + 1}.pt"] = body.getvalue()
         return bodies
 
@@ -188,7 +190,7 @@ def _results_command(ran: Ran, folder: Path) -> str:
 
 @pytest.mark.fault(
     "an arrival does not fit into its catalogue",
-    "partitions without the columns that others have",
+    "one of ten partitions has a column more, and Initialize does not look at it",
     "the execution fails with CatalogueFailed and says what differs; the catalogue stays as it was",
     "nothing: the results are there",
 )
@@ -196,27 +198,36 @@ def test_what_does_not_fit_is_refused_and_the_catalogue_stays(
     cloud: Cloud, run: Callable[[Json], Ran], visit: Callable[..., dict[str, bytes]],
     partitions: Callable[..., dict[str, bytes]], prefix: str, tmp_path: Path
 ) -> None:  # fmt: skip
-    """Other columns: the results are there, the execution fails and says what to do. Other outputs: at once."""
+    """A column that only a rank sees: the results are there, the execution fails and says what to do. What
+    Initialize sees, other columns of all partitions or other outputs, is refused before a rank starts."""
     catalogue = f"growing/{prefix}"
     cloud.put_all(f"{prefix}/a", visit(1))
     first = run(cloud.payload(f"{prefix}/a", catalogue=catalogue))
     assert _grown(first)["version"] == 0
     page = cloud.get(cloud.bucket, f"results/{prefix}/a/report.html").decode()
     assert "The arrival is in its catalogue" in page
-    cloud.put_all(f"{prefix}/b", partitions(2))
+    files = visit(2, galaxies=30, files=10)
+    cloud.put_all(
+        f"{prefix}/b", {**files, "3.pt": visit(3, more={"seeing": np.array([0.7, 0.8, 0.9])})["1.pt"]}
+    )
     other = run(cloud.payload(f"{prefix}/b", catalogue=catalogue))
     assert (other.status, other.execution["error"]) == ("FAILED", "CatalogueFailed")
-    assert "it lacks the columns id, ra, dec, tile" in other.cause
+    assert f"the arrival s3://{cloud.bucket}/{prefix}/b/ does not fit into" in other.cause
+    assert "it has more columns: seeing" in other.cause
     assert _grown(other)["fault"] == other.cause
     assert {"predictions/0.npz", "predictions/1.npz", "report.html"} <= other.objects()
     assert f"version 0 of s3://{cloud.bucket}/{catalogue} holds its 6 galaxies" in _results_command(
         first, tmp_path
     )
     message = " ".join(_results_command(other, tmp_path).split())
-    assert f"the catalogue s3://{cloud.bucket}/{catalogue} stays as it was: the arrival does not fit" in message
+    assert f"the catalogue s3://{cloud.bucket}/{catalogue} stays as it was: the arrival s3://" in message
     page = cloud.get(cloud.bucket, f"results/{prefix}/b/report.html").decode()
     assert "✗ Failed: the arrival is not in its catalogue" in page
-    assert "it lacks the columns id, ra, dec, tile" in page
+    assert "it has more columns: seeing" in page
+    cloud.put_all(f"{prefix}/c", partitions(2))
+    lacking = run(cloud.payload(f"{prefix}/c", catalogue=catalogue))
+    assert "all of its 2 partitions lack the columns id, ra, dec, tile" in lacking.cause
+    assert not [name for name in lacking.objects() if name.endswith("0.json")]
     refused = run(cloud.payload(f"{prefix}/b", catalogue=catalogue, outputs="embedding", resume=False))
     assert "was begun with the outputs redshift, pdf, and this run has redshift, embedding" in refused.cause
     delta = _table(cloud, catalogue)

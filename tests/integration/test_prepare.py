@@ -32,5 +32,5 @@ def test_data_prepare_into_a_bucket_is_resumable(cloud: Cloud, tmp_path: Path, p
     cloud.s3.delete_object(Bucket=cloud.bucket, Key=f"{prefix}/1.pt")
     modified = cloud.s3.head_object(Bucket=cloud.bucket, Key=f"{prefix}/2.pt")["LastModified"]
     assert ", 1 of them already there" in call()
-    assert cloud.keys(cloud.bucket, f"{prefix}/") == {"1.pt", "2.pt"}
+    assert cloud.keys(cloud.bucket, f"{prefix}/") == {"1.pt", "2.pt", "photometry.json"}
     assert cloud.s3.head_object(Bucket=cloud.bucket, Key=f"{prefix}/2.pt")["LastModified"] == modified

@@ -178,7 +178,10 @@ def test_an_arrival_of_another_form_is_refused(
     first.grown()
     other = Arrival(s3, "in/b")
     other.rank(1, **more)
-    assert re.search(f"does not fit into s3://{BUCKET}/{CATALOGUE}: .*{said}", str(other.grow().fault))
+    assert re.search(
+        f"s3://{BUCKET}/in/b/ does not fit into s3://{BUCKET}/{CATALOGUE}, .*: .*{said}",
+        str(other.grow().fault),
+    )
     assert table().num_rows == 2
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cosmicai.data.photometry import FILE, Photometry, PhotometryError, common, read
+from cosmicai.data.photometry import FILE, Photometry, PhotometryError, common_to, read, write
 
 SDSS = Photometry(tuple("ugriz"), 22.5, 0.396, "nanomaggies", (22.0, 22.2, 22.2, 21.3, 20.5))
 
 
 def test_it_round_trips_and_lacks_nothing(tmp_path: Path) -> None:
-    SDSS.write(tmp_path)
+    write(SDSS, tmp_path)
     assert read(tmp_path) == SDSS
     assert SDSS.unknown == []
 
@@ -25,12 +25,14 @@ def test_folders_complete_each_other_and_may_not_contradict(tmp_path: Path) -> N
     folders = [tmp_path / name for name in "abc"]
     for folder in folders:
         folder.mkdir()
-    Photometry(bands=("g", "r")).write(folders[0])
-    Photometry(zero_point=22.5).write(folders[1])
-    assert common(folders) == Photometry(bands=("g", "r"), zero_point=22.5)
-    Photometry(zero_point=27.0).write(folders[2])
-    with pytest.raises(PhotometryError, match=r"c: zero_point is 27\.0, but 22\.5 in another folder"):
-        common(folders)
+    write(Photometry(bands=("g", "r")), folders[0])
+    write(Photometry(zero_point=22.5), folders[1])
+    assert common_to(folders) == Photometry(bands=("g", "r"), zero_point=22.5)
+    write(Photometry(zero_point=27.0), folders[2])
+    with pytest.raises(
+        PhotometryError, match=r"c/photometry\.json: zero_point is 27, but 22\.5 in \S+b/photometry\.json"
+    ):
+        common_to(folders)
 
 
 @pytest.mark.parametrize("text", ["[1]", "nonsense", '{"band": "u"}'])

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from cosmicai.data.photometry import Photometry
+from cosmicai.data.photometry import Photometry, write
 from cosmicai.model.calibrating import CalibratingError, predicted
 from cosmicai.model.galaxies import read_galaxies
 from cosmicai.model.usable import Needs
@@ -125,7 +125,7 @@ def test_calibrating_leaves_out_and_counts_too(arrays: Arrays, tmp_path: Path, s
 def test_train_and_optimise_say_what_they_leave_out(arrays: Arrays, tmp_path: Path, saved: Saved) -> None:
     """As a user calls them; the card says it too, and the network gives finite redshifts."""
     _write(tmp_path / "in" / "1.pt", arrays, saved)
-    Photometry(magnitude_limits=LIMITS).write(tmp_path / "in")
+    write(Photometry(magnitude_limits=LIMITS), tmp_path / "in")
     astromae.Config(width=16, depth=1, heads=2, parallel_groups=0, head_width=8).write(tmp_path / "config.json")
     model = tmp_path / "model"
     words = ("train", tmp_path / "in", "--out", model, "--config", tmp_path / "config.json", "--epochs", "1")

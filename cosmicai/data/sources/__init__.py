@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cosmicai.data.layout import ModelLayout
+from cosmicai.data.photometry import Described, PhotometryError
 from cosmicai.data.reading import Reading
 from cosmicai.data.sources import (
     csvfile,
@@ -88,7 +89,8 @@ def _table(path: Path, reading: Reading, layout: ModelLayout, stack: ExitStack) 
     catalogue = None if reading.catalogue is None else _file(reading.catalogue, stack)
     if path.is_dir():
         return _folder(path, reading, layout, catalogue, stack)
-    table = _file(path, stack)
+    table, kind = _opened(path, stack)
+    table = _described(table) if kind == "torch" else table
     paths = _paths(table, reading)
     if paths:
         table = stampfiles.with_files(table, paths)
@@ -112,11 +114,28 @@ def _paths(table: Table, reading: Reading) -> list[Column]:
 
 
 def _file(path: Path, stack: ExitStack) -> Table:
+    return _opened(path, stack)[0]
+
+
+def _opened(path: Path, stack: ExitStack) -> tuple[Table, str]:
+    """A file's table, and its kind."""
     if not path.is_file():
         raise SourceError(f"{path}: there is no such file")
     plain = unpacked(path, stack)
-    table = _READERS[kind_of(plain)](plain, stack)
-    return replace(table, path=path)
+    kind = kind_of(plain)
+    return replace(_READERS[kind](plain, stack), path=path), kind
+
+
+def _described(table: Table) -> Table:
+    """Partitions with what their photometry.json says, and a note on it. Raises SourceError."""
+    try:
+        described = Described.of(table.path)
+    except PhotometryError as error:
+        raise SourceError(str(error)) from error
+    notes = (
+        (f"{described.place} says: {described.photometry.described() or 'nothing'}",) if described.place else ()
+    )
+    return replace(table, notes=(*table.notes, *notes), described=described)
 
 
 def _is_hidden(path: Path) -> bool:
@@ -151,7 +170,8 @@ def _folder(
         raise SourceError(
             f"{path}: holds {len(chosen)} files, more than {_MOST_FILES}: prepare a part at a time"
         )
-    return concatenated(path, [_file(file, stack) for file in chosen])
+    table = concatenated(path, [_file(file, stack) for file in chosen])
+    return _described(table) if kind == "partitions" else table
 
 
 def _cutouts(

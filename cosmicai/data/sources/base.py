@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmicai.data.photometry import Described
+
 Array = NDArray[Any]
 Read = Callable[[int, int], Array]
 
@@ -74,11 +76,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A source's columns. notes: what the user should know of how the file was understood."""
+    """A source's columns. notes: what the user should know of how the file was understood. described: what
+    photometry.json says of partitions."""
 
     path: Path
     columns: tuple[Column, ...]
     notes: tuple[str, ...] = field(default=())
+    described: Described = field(default_factory=Described)
 
     def find(self, name: str, option: str, images: bool = False) -> Column:
         """The column of this name, whole or without its table, in any case; NAME[0] is the first of its values.

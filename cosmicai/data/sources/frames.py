@@ -23,6 +23,7 @@ from cosmicai.data.sources.kinds import Kind
 from cosmicai.data.sources.skyheader import bands_of, celestial, pixel_scale, zero_point
 from cosmicai.data.sources.stampfiles import stem
 from cosmicai.data.sources.unpack import unpacked
+from initialize.contract.photometry import SAME_SCALE
 
 KIND = Kind(
     "one frame per band (a folder, or HDUs of one FITS) with `--catalogue`",
@@ -133,7 +134,7 @@ class _Positions:
 
 
 def _column(frame: Frame, positions: _Positions, size: int, target: float | None) -> Column:
-    zoom = 1.0 if target is None or abs(frame.scale / target - 1) < fitting.SAME_SCALE else frame.scale / target
+    zoom = 1.0 if target is None or abs(frame.scale / target - 1) < SAME_SCALE else frame.scale / target
     side = size if zoom == 1 else ceil(size / zoom) + _MARGIN
     plan = fitting.Plan(size, side, side, zoom)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..contract.model_files import BUNDLED
 from .choice import Choice, choose, read_graphs
 from .interface import Engine
 
-BUNDLED_MODEL = Path(__file__).parents[1] / "models" / "dc2-small"
+BUNDLED_MODEL = Path(__file__).parents[1] / "models" / BUNDLED
 
 
 def load(folder: Path, engine: str, precision: str, threads: int, device: str = "cpu") -> Engine:
