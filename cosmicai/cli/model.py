@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 from cosmicai.cli.common import console
 from cosmicai.cli.paths import MODEL, PARTITIONS, USABLE_MODEL, InFile, JsonFile, OutFolder
 from cosmicai.cli.values import PAIR, NameList, Names, Number, Refused, Text, whole
+from cosmicai.commands import command
 from cosmicai.model.recipe import DENSITY_BINS, Recipe
 from cosmicai.results.outputs import made, merge, new_folder, writing
 
@@ -155,8 +156,8 @@ def model_train(
         drop_calibration(out)
         astromae.save(network, scratch)
         optimise(scratch)
-        command = shlex.join(["cosmicai", *sys.argv[1:]])
-        write_card(scratch, recipe, galaxies, history, [command], photometry)
+        typed = shlex.join(["cosmicai", *sys.argv[1:]])
+        write_card(scratch, recipe, galaxies, history, [typed], photometry)
         merge(scratch, out)
     resume.unlink(missing_ok=True)
     _tell_made(out, astromae.parameter_count(network), with_density=network.density is not None)
@@ -167,7 +168,8 @@ def _columns() -> tuple[ProgressColumn, ...]:
 
 
 def _tell_made(out: Path, parameters: int, with_density: bool) -> None:
-    then = "; `cosmicai model calibrate` it for p(z)" if with_density else ""
+    calibrate = command("model", "calibrate", out, "--calibration", "PARTITIONS")
+    then = f"; for p(z), calibrate it with {calibrate}" if with_density else ""
     console.print(f"model folder {out}: {parameters:,} parameters{then}")
 
 
@@ -251,7 +253,9 @@ def model_pretrain(
     with new_folder(out) as scratch:
         astromae.save(network, scratch)
         merge(scratch, out)
-    console.print(f"model folder {out}: give it to `cosmicai model train --encoder`")
+    begin = ("--encoder", out, "--config", out / "config.json")
+    train = command("model", "train", "PARTITIONS", "--out", "MODEL", *begin)
+    console.print(f"model folder {out}: train a network with this encoder with {train}")
 
 
 @app.command("import")
@@ -328,9 +332,9 @@ def model_import(
     named = {"heads": heads, "norm_eps": norm_eps, "mlp_activation": activation}
     fields = {name: str(value) for name, value in named.items() if value is not None}
     choices = Choices(fields | _pairs(assume), select, _pairs(rename), classes_by_name)
-    command = shlex.join(["cosmicai", *sys.argv[1:]])
+    typed = shlex.join(["cosmicai", *sys.argv[1:]])
     with writing(out), made(out.absolute().parent):
-        card = import_checkpoint(checkpoint, out, choices, command, expected, outputs)
+        card = import_checkpoint(checkpoint, out, choices, typed, expected, outputs)
     for line in report_lines(card, out):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from cosmicai.commands import command
 from cosmicai.deploy.target import Target
 from cosmicai.experiments import sweep_page
 from cosmicai.results.outputs import made, write_text
@@ -94,7 +95,7 @@ def sweep(target: Target, grid: Grid, out: Path, progress: Progress) -> Swept:
     """Runs what is missing, one run after the other. Raises SweepError and OutputError."""
     s3, stepfunctions = target.client("s3"), target.client("stepfunctions")
     limits = {
-        (partition, amount): _files(s3, target.bucket, partition, amount)
+        (partition, amount): _files(s3, target, partition, amount)
         for partition, amount in product(grid.partitions_mb, grid.data_gb)
     }
     cases, rows = grid.cases(), []
@@ -121,20 +122,24 @@ def _summary_of(target: Target, s3: Any, stepfunctions: Any, case: Case, files: 
     return summary
 
 
-def _files(s3: Any, bucket: str, partition_mb: float, data_gb: float | None) -> int | None:
+def _files(s3: Any, target: Target, partition_mb: float, data_gb: float | None) -> int | None:
     """How many partitions hold this much data; None for all. Raises SweepError if there are too few."""
+    prefix = f"{partition_mb:g}MB"
     try:
-        sizes = [file.size for file in list_partitions(s3, bucket, f"{partition_mb:g}MB").files]
+        sizes = [file.size for file in list_partitions(s3, target.bucket, prefix).files]
     except PlanError as error:
+        size = ("--partition-mb", f"{partition_mb:g}")
+        prepare = command("data", "prepare", "SOURCE", "--out", "PARTITIONS", *size)
+        upload = target.command("data", "upload", "PARTITIONS", prefix)
         raise SweepError(
-            f"s3://{bucket}/{partition_mb:g}MB/ holds no partition: cut some with `cosmicai data prepare "
-            f"--partition-mb {partition_mb:g}` and upload them there ({error})"
+            f"s3://{target.bucket}/{prefix}/ holds no partition: cut some with {prepare} and upload them with "
+            f"{upload} ({error})"
         ) from error
     if data_gb is None:
         return None
     if sum(sizes) < data_gb * 1e9 * 0.95:
         raise SweepError(
-            f"--data-gb {data_gb:g}: s3://{bucket}/{partition_mb:g}MB/ holds only {sum(sizes) / 1e9:.2f} GB"
+            f"--data-gb {data_gb:g}: s3://{target.bucket}/{prefix}/ holds only {sum(sizes) / 1e9:.2f} GB"
         )
     return max(1, round(data_gb * 1e9 / (sum(sizes) / len(sizes))))
 

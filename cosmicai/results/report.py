@@ -14,6 +14,8 @@ from summarize.contract.rank_info import RankInfo
 from summarize.contract.run_records import Summary
 from summarize.report import report
 
+_AGAIN = "download the run again: `cosmicai results NAME`, with the --team or --local of its deployment"
+
 
 class ResultsError(RuntimeError):
     """A folder does not hold the results of a run."""
@@ -27,8 +29,7 @@ def write(folder: Path) -> Path:
         text = report(summary, infos)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ResultsError(
-            f"{folder / 'summary.json'} is not what a run writes ({type(error).__name__}: {error}); "
-            "download the run again with `cosmicai results NAME`"
+            f"{folder / 'summary.json'} is not what a run writes ({type(error).__name__}: {error}); {_AGAIN}"
         ) from error
     write_text(page, text)
     historic.write(folder, summary, infos)
@@ -54,8 +55,7 @@ def read(folder: Path) -> tuple[Summary, list[RankInfo]]:
         return Summary.from_json(summary), [RankInfo.from_json(info) for info in infos]
     except RecordError as error:
         raise ResultsError(
-            f"{folder}: its summary.json and combined_data.json are not what a run writes ({error}); download "
-            "the run again with `cosmicai results NAME`"
+            f"{folder}: its summary.json and combined_data.json are not what a run writes ({error}); {_AGAIN}"
         ) from error
 
 
@@ -63,6 +63,6 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ResultsError(f"{path} is missing: download a run with `cosmicai results NAME`") from error
+        raise ResultsError(f"{path} is missing: give a folder of downloaded results, or {_AGAIN}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"{path} cannot be read: {error}") from error
