@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-from cosmicai.cli.common import console
+from cosmicai.cli.common import console, tell_error
 from cosmicai.cli.paths import MODEL, PARTITIONS, USABLE_MODEL, InFile, JsonFile, OutFolder
 from cosmicai.cli.values import PAIR, NameList, Names, Number, Refused, Text, whole
 from cosmicai.commands import command
@@ -90,7 +92,10 @@ def model_train(
         typer.Option("--from", parser=MODEL, help="A model folder to train further; its config is kept."),
     ] = None,
     encoder: Annotated[
-        Path | None, typer.Option(parser=MODEL, help="A folder of `model pretrain` to begin with.")
+        Path | None,
+        typer.Option(
+            parser=MODEL, help="A folder of `model pretrain` to begin with; without --config, with its."
+        ),
     ] = None,
     freeze_encoder: Annotated[
         bool, typer.Option("--freeze-encoder", help="Keep that encoder as it is.")
@@ -124,7 +129,8 @@ def model_train(
     stated = Photometry(tuple(bands) if bands else None, zero_point, pixel_scale, flux_unit)
     photometry = common(partitions).corrected(stated)
     _tell_unknown(photometry)
-    network_config = _config(config) if start is None else astromae.Config.read(start / "config.json")
+    begin = start or encoder
+    network_config = _config(begin / "config.json" if begin and not config else config)
     files, needs = partition_files(partitions), Needs(images=not without_images)
     galaxies = read_galaxies(files, network_config, photometry.magnitude_limits, needs)
     tell_left_out(galaxies.tally)
@@ -150,7 +156,7 @@ def model_train(
             text = f"epoch {epoch.number}: loss {epoch.validation_loss:.4f}, NMAD {epoch.nmad:.4f} ({alone})"
             progress.update(task, advance=1, description=text)
 
-        with writing(resume), made(out.absolute().parent):
+        with _resumable(resume), writing(resume), made(out.absolute().parent):
             network, history = training.train(network_config, galaxies, recipe, report, encoder, resume, start)
     with new_folder(out) as scratch:
         drop_calibration(out)
@@ -161,6 +167,17 @@ def model_train(
         merge(scratch, out)
     resume.unlink(missing_ok=True)
     _tell_made(out, astromae.parameter_count(network), with_density=network.density is not None)
+
+
+@contextmanager
+def _resumable(resume: Path) -> Iterator[None]:
+    """On Ctrl-C, says whether the training can be continued."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        kept = f"the same command continues it from {resume}" if resume.exists() else "no epoch has ended"
+        tell_error(f"the training was interrupted: {kept}")
+        raise typer.Exit(130) from error
 
 
 def _columns() -> tuple[ProgressColumn, ...]:
@@ -194,15 +211,13 @@ def tell_left_out(tally: Tally) -> None:
 
 
 def _config(path: Path | None) -> astromae.Config:
-    """The network's config, or the published one. Raises ConfigError and Refused."""
+    """The network's config, or the published one. Raises Refused."""
     from inference.engine import astromae
 
-    if path is None:
-        return astromae.Config()
     try:
-        return astromae.Config.read(path)
-    except (TypeError, AttributeError) as error:
-        raise Refused(path, f"is not the config of a network: {error}", "--config") from error
+        return astromae.Config() if path is None else astromae.Config.read(path)
+    except astromae.ConfigError as error:
+        raise Refused(path, str(error), "--config") from error
 
 
 def partition_files(folders: list[Path]) -> list[Path]:
@@ -253,8 +268,7 @@ def model_pretrain(
     with new_folder(out) as scratch:
         astromae.save(network, scratch)
         merge(scratch, out)
-    begin = ("--encoder", out, "--config", out / "config.json")
-    train = command("model", "train", "PARTITIONS", "--out", "MODEL", *begin)
+    train = command("model", "train", "PARTITIONS", "--out", "MODEL", "--encoder", out)
     console.print(f"model folder {out}: train a network with this encoder with {train}")
 
 
