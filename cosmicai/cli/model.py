@@ -202,7 +202,8 @@ def _tell_unknown(photometry: Photometry) -> None:
     if photometry.unknown:
         names = ", ".join(name.replace("_", " ") for name in photometry.unknown)
         unknown = f"not known, and so listed on the card: {names}"
-        console.print(f"{unknown} (--bands, --zero-point, --pixel-scale, --flux-unit)")
+        options = "--bands, --zero-point, --pixel-scale, --flux-unit"
+        console.print(f"{unknown} (give {options}, or write the partitions' photometry.json)")
 
 
 def tell_left_out(tally: Tally) -> None:
