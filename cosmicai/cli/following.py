@@ -18,7 +18,7 @@ from summarize.contract.figures import seconds_text, usd_text
 
 if TYPE_CHECKING:
     from cosmicai.runs.deployment import Run
-    from cosmicai.runs.watch import Snapshot, Watcher
+    from cosmicai.runs.watch import Snapshot
 
 _SHOWN_ERRORS = 5
 _SHOWN_CHARACTERS = 300  # of each
@@ -28,31 +28,30 @@ _SHOWN_NOTE = 1000  # characters
 def follow(run: Run, as_json: bool = False) -> None:
     """Shows a run until it ends; exits with RUN_FAILED if it did not succeed."""
     try:
-        last = _shown(run.watcher, as_json)
+        last = _shown(run, as_json)
     except KeyboardInterrupt as error:
         tell_error(
-            f"\nthe run continues; come back with `cosmicai watch {run.name}`, stop it with "
-            f"`cosmicai stop {run.name}`"
+            f"\nthe run continues; come back with {run.command('watch')}, stop it with {run.command('stop')}"
         )
         raise typer.Exit(130) from error
     if as_json:
         print_json(last.to_json())
     else:
-        _print_end(last)
+        _print_end(last, run)
     if last.status != "SUCCEEDED":
         raise typer.Exit(RUN_FAILED)
 
 
-def _shown(watcher: Watcher, quiet: bool) -> Snapshot:
-    states = watcher.states()
+def _shown(run: Run, quiet: bool) -> Snapshot:
+    states = run.watcher.states()
     if quiet or not console.is_terminal:
         return _shown_in_lines(states, quiet)
     snapshot = next(states)
     with Live(
-        screen(snapshot), console=console, refresh_per_second=8
+        screen(snapshot, run), console=console, refresh_per_second=8
     ) as live:  # the spinner turns between looks
         for snapshot in states:
-            live.update(screen(snapshot))
+            live.update(screen(snapshot, run))
     return snapshot
 
 
@@ -111,8 +110,8 @@ def time_text(snapshot: Snapshot) -> str:
     )
 
 
-def screen(snapshot: Snapshot) -> Group:
-    """All of a snapshot; a spinner turns while the run lasts."""
+def screen(snapshot: Snapshot, run: Run) -> Group:
+    """All of a snapshot of the run; a spinner turns while it lasts."""
     table = Table(show_header=False, box=None)
     if snapshot.taken_by is not None:
         table.add_row("run", f"{snapshot.name}: {snapshot.status.lower()}")
@@ -140,7 +139,7 @@ def screen(snapshot: Snapshot) -> Group:
         parts.append(Text(f"and {len(snapshot.errors) - _SHOWN_ERRORS:,} more ranks", style="red"))
     if snapshot.errors:
         first = next(iter(snapshot.errors))
-        parts.append(f"see its log: cosmicai logs {first} --run {snapshot.name}")
+        parts.append(f"{run.log_command(first)} shows the log of rank {first}")
     return Group(*parts)
 
 
@@ -156,7 +155,7 @@ def _share(snapshot: Snapshot) -> str:
     return "" if snapshot.ranks is None else f"{snapshot.finished:,}/{snapshot.ranks:,}"
 
 
-def _print_end(snapshot: Snapshot) -> None:
+def _print_end(snapshot: Snapshot, run: Run) -> None:
     from summarize.contract.images import ENGINE
 
     if snapshot.status == "SUCCEEDED" and snapshot.taken_by is not None:
@@ -175,10 +174,8 @@ def _print_end(snapshot: Snapshot) -> None:
         )
         for note in snapshot.cost_notes:
             console.print(f"cost: {note}")
-        console.print(
-            f"download the results with `cosmicai results {snapshot.name}`; they are in {snapshot.result}"
-        )
+        console.print(f"download the results with {run.command('results')}; they are in {snapshot.result}")
         return
     tell_error(snapshot.fault)
     if snapshot.failed or (snapshot.ranks or 0) > snapshot.finished:
-        tell_error(f"what was computed is kept; `cosmicai resume {snapshot.name}` runs only the missing ranks")
+        tell_error(f"what was computed is kept; {run.command('resume')} runs only the missing ranks")

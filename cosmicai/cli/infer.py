@@ -11,6 +11,7 @@ from rich.progress import Progress
 from cosmicai.cli.common import RUN_FAILED, console, tell_error
 from cosmicai.cli.paths import USABLE_MODEL, InFolder, OutFolder, Source
 from cosmicai.cli.values import Choices, NameList, Number, ShareOf, whole
+from cosmicai.commands import command
 from summarize.contract import classification, regression
 from summarize.contract.event import DEFAULT_OUTPUTS, OUTPUTS
 from summarize.contract.flags import BAD, FLAGS, name
@@ -125,7 +126,7 @@ def infer(
     else:
         console.print(
             f"share {share}: {results.summary.num_samples or 0:,} galaxies in {results.folder}; "
-            f"`cosmicai merge {out}` puts all shares together"
+            f"{command('merge', out)} puts all shares together"
         )
     _fail_with_ranks(results.summary)
 

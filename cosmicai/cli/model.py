@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-from cosmicai.cli.common import console
+from cosmicai.cli.common import console, tell_error
 from cosmicai.cli.paths import MODEL, PARTITIONS, USABLE_MODEL, InFile, JsonFile, OutFolder
 from cosmicai.cli.values import PAIR, NameList, Names, Number, Refused, Text, whole
+from cosmicai.commands import command
 from cosmicai.model.recipe import DENSITY_BINS, Recipe
 from cosmicai.results.outputs import made, merge, new_folder, writing
 
@@ -89,7 +92,10 @@ def model_train(
         typer.Option("--from", parser=MODEL, help="A model folder to train further; its config is kept."),
     ] = None,
     encoder: Annotated[
-        Path | None, typer.Option(parser=MODEL, help="A folder of `model pretrain` to begin with.")
+        Path | None,
+        typer.Option(
+            parser=MODEL, help="A folder of `model pretrain` to begin with; without --config, with its."
+        ),
     ] = None,
     freeze_encoder: Annotated[
         bool, typer.Option("--freeze-encoder", help="Keep that encoder as it is.")
@@ -123,7 +129,8 @@ def model_train(
     stated = Photometry(tuple(bands) if bands else None, zero_point, pixel_scale, flux_unit)
     photometry = stated_for(partitions, stated, start)
     _tell_photometry(photometry)
-    network_config = _config(config) if start is None else astromae.Config.read(start / "config.json")
+    begin = start or encoder
+    network_config = _config(begin / "config.json" if begin and not config else config)
     files, needs = partition_files(partitions, start), Needs(images=not without_images)
     galaxies = read_galaxies(files, network_config, photometry.magnitude_limits, needs)
     tell_left_out(galaxies.tally)
@@ -149,17 +156,28 @@ def model_train(
             text = f"epoch {epoch.number}: loss {epoch.validation_loss:.4f}, NMAD {epoch.nmad:.4f} ({alone})"
             progress.update(task, advance=1, description=text)
 
-        with writing(resume), made(out.absolute().parent):
+        with _resumable(resume), writing(resume), made(out.absolute().parent):
             network, history = training.train(network_config, galaxies, recipe, report, encoder, resume, start)
     with new_folder(out) as scratch:
         drop_calibration(out)
         astromae.save(network, scratch)
         optimise(scratch)
-        command = shlex.join(["cosmicai", *sys.argv[1:]])
-        write_card(scratch, recipe, galaxies, history, [command], photometry)
+        typed = shlex.join(["cosmicai", *sys.argv[1:]])
+        write_card(scratch, recipe, galaxies, history, [typed], photometry)
         merge(scratch, out)
     resume.unlink(missing_ok=True)
     _tell_made(out, astromae.parameter_count(network), with_density=network.density is not None)
+
+
+@contextmanager
+def _resumable(resume: Path) -> Iterator[None]:
+    """On Ctrl-C, says whether the training can be continued."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        kept = f"the same command continues it from {resume}" if resume.exists() else "no epoch has ended"
+        tell_error(f"the training was interrupted: {kept}")
+        raise typer.Exit(130) from error
 
 
 def _columns() -> tuple[ProgressColumn, ...]:
@@ -167,7 +185,8 @@ def _columns() -> tuple[ProgressColumn, ...]:
 
 
 def _tell_made(out: Path, parameters: int, with_density: bool) -> None:
-    then = "; `cosmicai model calibrate` it for p(z)" if with_density else ""
+    calibrate = command("model", "calibrate", out, "--calibration", "PARTITIONS")
+    then = f"; for p(z), calibrate it with {calibrate}" if with_density else ""
     console.print(f"model folder {out}: {parameters:,} parameters{then}")
 
 
@@ -186,7 +205,8 @@ def _tell_photometry(photometry: Photometry) -> None:
     if photometry.unknown:
         names = ", ".join(name.replace("_", " ") for name in photometry.unknown)
         unknown = f"not known, and so listed on the card: {names}"
-        console.print(f"{unknown} (--bands, --zero-point, --pixel-scale, --flux-unit)")
+        options = "--bands, --zero-point, --pixel-scale, --flux-unit"
+        console.print(f"{unknown} (give {options}, or write the partitions' photometry.json)")
 
 
 def tell_left_out(tally: Tally) -> None:
@@ -195,15 +215,13 @@ def tell_left_out(tally: Tally) -> None:
 
 
 def _config(path: Path | None) -> astromae.Config:
-    """The network's config, or the published one. Raises ConfigError and Refused."""
+    """The network's config, or the published one. Raises Refused."""
     from inference.engine import astromae
 
-    if path is None:
-        return astromae.Config()
     try:
-        return astromae.Config.read(path)
-    except (TypeError, AttributeError) as error:
-        raise Refused(path, f"is not the config of a network: {error}", "--config") from error
+        return astromae.Config() if path is None else astromae.Config.read(path)
+    except astromae.ConfigError as error:
+        raise Refused(path, str(error), "--config") from error
 
 
 def partition_files(folders: list[Path], model: Path | None) -> list[Path]:
@@ -259,7 +277,8 @@ def model_pretrain(
     with new_folder(out) as scratch:
         astromae.save(network, scratch)
         merge(scratch, out)
-    console.print(f"model folder {out}: give it to `cosmicai model train --encoder`")
+    train = command("model", "train", "PARTITIONS", "--out", "MODEL", "--encoder", out)
+    console.print(f"model folder {out}: train a network with this encoder with {train}")
 
 
 @app.command("import")
@@ -336,9 +355,9 @@ def model_import(
     named = {"heads": heads, "norm_eps": norm_eps, "mlp_activation": activation}
     fields = {name: str(value) for name, value in named.items() if value is not None}
     choices = Choices(fields | _pairs(assume), select, _pairs(rename), classes_by_name)
-    command = shlex.join(["cosmicai", *sys.argv[1:]])
+    typed = shlex.join(["cosmicai", *sys.argv[1:]])
     with writing(out), made(out.absolute().parent):
-        card = import_checkpoint(checkpoint, out, choices, command, expected, outputs)
+        card = import_checkpoint(checkpoint, out, choices, typed, expected, outputs)
     for line in report_lines(card, out):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

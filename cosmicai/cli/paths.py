@@ -101,7 +101,18 @@ class InFolder:
         return path
 
 
-MODEL = InFolder(("config.json",), "a model folder")
+@dataclass(frozen=True)
+class AstroMaeFolder:
+    """The model folder of an AstroMAE, which has a config.json."""
+
+    def __call__(self, value: object) -> Path:
+        path = USABLE_MODEL(value)
+        if _kind(path / "config.json"):
+            return path
+        raise Refused(value, "is a network from ONNX, and this works only for AstroMAE; give its model folder")
+
+
+MODEL = AstroMaeFolder()
 USABLE_MODEL = InFolder(("config.json", "graphs.json"), "a model folder")
 """One that ranks can run; that of a network from ONNX has no config.json."""
 

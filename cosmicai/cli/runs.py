@@ -87,7 +87,7 @@ def _print_started(run: Run, as_json: bool) -> None:
     if as_json:
         print_json({"name": run.name, "arn": run.arn})
     else:
-        console.print(f"{run.name} is running; follow it with `cosmicai watch {run.name}`")
+        console.print(f"{run.name} is running; follow it with {run.command('watch')}")
 
 
 @app.command()
@@ -117,11 +117,12 @@ def status(
 
     Example: cosmicai status --json
     """
-    snapshot = deployment(team, local, profile).find(name).state()
+    run = deployment(team, local, profile).find(name)
+    snapshot = run.state()
     if as_json:
         print_json(snapshot.to_json())
     else:
-        console.print(screen(snapshot))
+        console.print(screen(snapshot, run))
 
 
 @app.command("list")

@@ -22,6 +22,7 @@ from botocore.exceptions import (
     UnauthorizedSSOTokenError,
 )
 
+from cosmicai.commands import command
 from cosmicai.emulator.environment import direct, session
 from cosmicai.packaging.places import IS_INSTALLED, STATE
 
@@ -50,6 +51,7 @@ class Target:
     state_machine_arn: str
     session: Any
     endpoint: str | None = None
+    profile: str | None = None  # of the AWS configuration; None: the environment's
 
     @property
     def region(self) -> str:
@@ -68,6 +70,11 @@ class Target:
         options = {"max_pool_connections": 32, "retries": {"mode": "standard", "total_max_attempts": 4}}
         config = direct(**options) if self.endpoint else Config(**options)
         return self.session.client(service, region_name=self.region, endpoint_url=self.endpoint, config=config)
+
+    def command(self, *words: str | Path) -> str:
+        """A command for this deployment as messages write it, with --local or --team, and --profile."""
+        options = ["--local"] if self.endpoint else ["--team", self.name]
+        return command(*words, *options, *(["--profile", self.profile] if self.profile else []))
 
     def execution_arn(self, name: str) -> str:
         """The ARN of an execution by its name; an ARN is returned unchanged."""
@@ -102,7 +109,7 @@ def find(team: str | None, local: bool, profile: str | None, folder: Path) -> Ta
         )
     outputs = _outputs(states[team])
     session = boto3.Session(profile_name=profile) if profile else boto3.Session()
-    return Target(team, outputs["bucket"], outputs["state_machine_arn"], session)
+    return Target(team, outputs["bucket"], outputs["state_machine_arn"], session, profile=profile)
 
 
 def _outputs(state: Path) -> dict[str, Any]:
@@ -148,7 +155,6 @@ _REMEDIES = {
     "ThrottlingException": "AWS asks to slow down: wait a minute and try again",
     "TooManyRequestsException": "AWS asks to slow down: wait a minute and try again",
     "StateMachineDoesNotExist": "the state machine is gone: was it destroyed, or is this another account?",
-    "ExecutionDoesNotExist": "the run does not exist: `cosmicai list` shows the runs",
     "ExecutionAlreadyExists": "a run of this name exists already: give another --name",
     "NoSuchBucket": "the bucket is gone: was the deployment destroyed, or is this another account?",
 }

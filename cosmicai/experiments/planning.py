@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cosmicai.commands import command
 from cosmicai.experiments import fargate
 from cosmicai.experiments.cases import ASSUMPTIONS, MIB, Assumptions, Case, PlanningError
 from cosmicai.experiments.scatter import RUNS, Band, Draws, Floats, draw
@@ -232,7 +233,8 @@ def _more_at_once(case: Case, assumptions: Assumptions) -> str:
             "account's quota (Service Quotas: AWS Fargate, vCPU resource count)"
         )
     if assumptions.machine is not None:
-        return f"the embedded AWS runs {at_once}; `cosmicai local up --concurrency` sets it"
+        again = f"{command('local', 'down')}, then {command('local', 'up', '--concurrency', 'NUMBER')}"
+        return f"the embedded AWS runs {at_once}; for more, start it again: {again}"
     return (
         f"the account runs {at_once}; ask for more (Service Quotas: Lambda, concurrent executions); they "
         "cannot meet directly"

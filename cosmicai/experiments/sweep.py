@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from cosmicai.commands import command
 from cosmicai.deploy.target import Target
 from cosmicai.experiments import sweep_page
 from cosmicai.results.outputs import made, write_text
@@ -117,7 +118,7 @@ def sweep(target: Target, grid: Grid, out: Path, progress: Progress, say: Callab
     s3, stepfunctions = target.client("s3"), target.client("stepfunctions")
     amounts = {}
     for partition in grid.partitions_mb:
-        sizes = _sizes(s3, target.bucket, partition)
+        sizes = _sizes(s3, target, partition)
         place = f"s3://{target.bucket}/{partition:g}MB/"
         for data_gb in grid.data_gb:
             amounts[partition, data_gb] = amount = amount_of(sizes, data_gb, place)
@@ -150,14 +151,18 @@ def _summary_of(target: Target, s3: Any, stepfunctions: Any, case: Case, amount:
     return summary
 
 
-def _sizes(s3: Any, bucket: str, partition_mb: float) -> list[int]:
+def _sizes(s3: Any, target: Target, partition_mb: float) -> list[int]:
     """Bytes of each partition of this size. Raises SweepError if there is none."""
+    prefix = f"{partition_mb:g}MB"
     try:
-        return [file.size for file in list_partitions(s3, bucket, f"{partition_mb:g}MB").files]
+        return [file.size for file in list_partitions(s3, target.bucket, prefix).files]
     except PlanError as error:
+        size = ("--partition-mb", f"{partition_mb:g}")
+        prepare = command("data", "prepare", "SOURCE", "--out", "PARTITIONS", *size)
+        upload = target.command("data", "upload", "PARTITIONS", prefix)
         raise SweepError(
-            f"s3://{bucket}/{partition_mb:g}MB/ holds no partition: cut some with `cosmicai data prepare "
-            f"--partition-mb {partition_mb:g}` and upload them there ({error})"
+            f"s3://{target.bucket}/{prefix}/ holds no partition: cut some with {prepare} and upload them with "
+            f"{upload} ({error})"
         ) from error
 
 

@@ -103,8 +103,8 @@ def predicted(folder: Path, files: Sequence[Path], threads: int = 1) -> Predicte
     engine = load(folder, "auto", "float32", threads)
     if not engine.embedding_width:
         raise CalibratingError(
-            f"calibration: an earlier version has written the graphs of {folder}; run `cosmicai model "
-            "optimise` on it first"
+            "calibration: an earlier version has written the model's graphs, which give no embedding; run "
+            "`cosmicai model optimise` on the model first"
         )
     parts, tally, with_bins = [], Tally(), engine.density_bins > 0
     edges = _edges(folder) if with_bins else None

@@ -125,7 +125,9 @@ def _begin(config: astromae.Config, galaxies: Galaxies, encoder: Path | None) ->
     try:
         model.encoder.load_state_dict(pretrained.encoder.state_dict())
     except RuntimeError as error:
-        raise astromae.ConfigError(f"{encoder}: its encoder does not fit the config: {error}") from error
+        raise astromae.ConfigError(
+            f"{encoder}: its encoder does not fit --config; leave --config out, and its own config.json is used"
+        ) from error
     return model
 
 

@@ -14,6 +14,8 @@ from summarize.contract.rank_info import RankInfo
 from summarize.contract.run_records import COPIES, Summary
 from summarize.report import report
 
+_AGAIN = "download the run again: `cosmicai results NAME`, with the --team or --local of its deployment"
+
 
 class ResultsError(RuntimeError):
     """A folder does not hold the results of a run."""
@@ -31,8 +33,7 @@ def write(folder: Path) -> Path:
         text = report(summary, [*infos, *copies])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ResultsError(
-            f"{folder / 'summary.json'} is not what a run writes ({type(error).__name__}: {error}); "
-            "download the run again with `cosmicai results NAME`"
+            f"{folder / 'summary.json'} is not what a run writes ({type(error).__name__}: {error}); {_AGAIN}"
         ) from error
     write_text(page, text)
     historic.write(folder, summary, infos)
@@ -75,15 +76,13 @@ def _infos(folder: Path) -> list[RankInfo]:
 
 
 def _not_of_a_run(path: Path, error: RecordError) -> ResultsError:
-    return ResultsError(
-        f"{path} is not what a run writes ({error}); download the run again with `cosmicai results NAME`"
-    )
+    return ResultsError(f"{path} is not what a run writes ({error}); {_AGAIN}")
 
 
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ResultsError(f"{path} is missing: download a run with `cosmicai results NAME`") from error
+        raise ResultsError(f"{path} is missing: give a folder of downloaded results, or {_AGAIN}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"{path} cannot be read: {error}") from error

@@ -61,8 +61,27 @@ def execution_arn(target: Target, name: str | None) -> str:
         return target.execution_arn(name)
     latest = executions(target, 1)
     if not latest:
-        raise RunError("there is no run yet: start one with `cosmicai run payloads/demo.json`")
+        raise RunError(f"there is no run yet: start one with {target.command('run', 'PAYLOAD.json')}")
     return str(latest[0]["executionArn"])
+
+
+def described(target: Target, stepfunctions: Any, arn: str) -> Json:
+    """A run as Step Functions describes its execution. Raises RunError if there is no such run."""
+    try:
+        execution: Json = stepfunctions.describe_execution(executionArn=arn)
+    except stepfunctions.exceptions.ExecutionDoesNotExist as error:
+        raise RunError(
+            f"there is no run {arn.rpartition(':')[2]}: {target.command('list')} shows the runs"
+        ) from error
+    return execution
+
+
+class OverwrittenError(RunError):
+    """Another run, `by`, has overwritten the result path of a run."""
+
+    def __init__(self, by: str, name: str, place: str) -> None:
+        super().__init__(overwritten(by, name, place))
+        self.by = by
 
 
 def overwritten(by: str, name: str, place: str) -> str:

@@ -17,7 +17,7 @@ from cosmicai.deploy import target as targets
 from cosmicai.results.report import historic_of
 from cosmicai.results.run_results import Results
 from cosmicai.runs import client
-from cosmicai.runs.client import Progress, RunError
+from cosmicai.runs.client import OverwrittenError, Progress, RunError
 from cosmicai.runs.download import download
 from cosmicai.runs.watch import POLL_SECONDS, Snapshot, Watcher
 from inference.contract.paths import below
@@ -92,6 +92,14 @@ class Run:
     def name(self) -> str:
         return self.arn.rpartition(":")[2]
 
+    def command(self, verb: str) -> str:
+        """The command `verb` for this run as messages write it."""
+        return self.deployment.target.command(verb, self.name)
+
+    def log_command(self, rank: int) -> str:
+        """The same that prints the log of a rank."""
+        return self.deployment.target.command("logs", str(rank), "--run", self.name)
+
     @cached_property
     def watcher(self) -> Watcher:
         """Looks at the run, and remembers what it has read."""
@@ -135,7 +143,12 @@ class Run:
         payload, name = json.loads(execution["input"]), str(execution["name"])
         folder = below(Path("results"), name) if out is None else Path(out)
         place = payload["bucket"], str(payload["result_path"]).rstrip("/")
-        return fetched(self.deployment.target.client("s3"), *place, name, folder, overwrite, progress, copies)
+        s3 = self.deployment.target.client("s3")
+        try:
+            return fetched(s3, *place, name, folder, overwrite, progress, copies)
+        except OverwrittenError as error:
+            theirs = self.deployment.target.command("results", error.by)
+            raise RunError(f"{error}; {theirs} downloads those of {error.by}") from error
 
     def resume(self) -> Run:
         """Starts a run of the ranks that have no result.
@@ -144,7 +157,7 @@ class Run:
         """
         execution = self._execution()
         if execution["status"] == "RUNNING":
-            raise RunError(f"{self.name} is still running: wait for it, or stop it with `cosmicai stop`")
+            raise RunError(f"{self.name} is still running: wait for it, or stop it with {self.command('stop')}")
         snapshot = self.state()
         if snapshot.taken_by is not None:
             raise RunError(f"{snapshot.overwritten_text}; start it again with another result_path")
@@ -171,10 +184,8 @@ class Run:
         return lines
 
     def _execution(self) -> Json:
-        described: Json = self.deployment.target.client("stepfunctions").describe_execution(
-            executionArn=self.arn
-        )
-        return described
+        target = self.deployment.target
+        return client.described(target, target.client("stepfunctions"), self.arn)
 
 
 def fetched(

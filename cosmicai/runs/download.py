@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cosmicai.results.runfolder import run_folder
-from cosmicai.runs.client import RunError, overwritten
+from cosmicai.runs.client import OverwrittenError, RunError
 from inference.contract.paths import PathError, below, is_marker
 from summarize.contract.run_records import COPIES
 
@@ -123,9 +123,7 @@ def _plan(s3: Any, bucket: str, key: str, place: str, name: str) -> Json:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"{place}run.json is not what a run writes: something has replaced it") from error
     if name not in started_as:
-        raise RunError(
-            f"{overwritten(taken_by, name, place)}; `cosmicai results {taken_by}` downloads those of {taken_by}"
-        )
+        raise OverwrittenError(taken_by, name, place)
     return dict(run)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cosmicai.commands import command
 from cosmicai.results.run_results import Results
 from cosmicai.results.runfolder import check_complete, run_folder
 from cosmicai.runs.infer import finish
@@ -58,7 +59,8 @@ def _shares(out: Path) -> list[_Computed]:
     folders = [(path, share) for path, share in shares if share is not None]
     if not folders:
         raise MergeError(
-            f"{out} holds no shares; `cosmicai infer PARTITIONS --out {out} --share 0/2` computes one of two"
+            f"{out} holds no shares; {command('infer', 'PARTITIONS', '--out', out, '--share', '0/2')} computes "
+            "one of two"
         )
     return [_read(folder, share) for folder, share in folders]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from cosmicai.deploy.target import Target
 from cosmicai.runs import batch_jobs
-from cosmicai.runs.client import overwritten
+from cosmicai.runs.client import described, overwritten
 from summarize.contract.images import are_redshifts, copied, counted, images_text, is_exact
 from summarize.contract.pricing import cost
 from summarize.contract.rank_info import MOST_BYTES, RankInfo, is_result, parse
@@ -121,7 +121,7 @@ class Watcher:
 
     def look(self) -> Snapshot:
         """The run as it is now. Raises botocore's errors."""
-        execution = self._stepfunctions.describe_execution(executionArn=self._arn)
+        execution = described(self._target, self._stepfunctions, self._arn)
         self.payload = json.loads(execution["input"])
         end = execution.get("stopDate") or datetime.now(UTC)
         bucket, folder = self.payload.get("bucket", ""), str(self.payload.get("result_path", "")).rstrip("/")

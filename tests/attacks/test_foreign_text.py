@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from cosmicai import cli
 from cosmicai.cli import common
 from cosmicai.cli.common import console
+from cosmicai.commands import command
 from cosmicai.printable import printable
 from cosmicai.results.runfolder import RECORD
 from cosmicai.runs.watch import Watcher
@@ -92,6 +93,9 @@ class _Target:
 
     def client(self, _: str, **__: Any) -> Any:
         return self
+
+    def command(self, *words: str) -> str:
+        return command(*words, "--team", "team3")
 
     def execution_arn(self, name: str) -> str:
         return str(self.execution["executionArn"])

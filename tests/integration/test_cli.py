@@ -156,7 +156,7 @@ def test_a_failed_run_says_why_and_is_resumed(
     output = cli("run", file, "--local", "--name", "broken", expect=3)
     assert "rank 1: PartitionError" in output
     assert "1 of 3 ranks left no result: 1." in output
-    assert "cosmicai resume broken" in output
+    assert "`cosmicai resume broken --local`" in output
     message = cli("results", "broken", "--local", "--out", str(tmp_path / "broken"))
     assert "1 of 3 ranks left no result: the report says why" in message
     again = cli("resume", "broken", "--local", expect=3)  # still broken: the error is that of this attempt
@@ -197,7 +197,7 @@ def test_ctrl_c_leaves_the_run_running_and_stop_ends_it(
         os.killpg(watching.pid, signal.SIGINT)
         _, errors = watching.communicate(timeout=20)
         assert watching.returncode == 130
-        assert "the run continues; come back with `cosmicai watch left-alone`" in errors
+        assert "the run continues; come back with `cosmicai watch left-alone --local`" in errors
         assert "Traceback" not in errors
         assert json.loads(cli("status", "left-alone", "--json", "--local"))["status"] == "RUNNING"
         assert "is still running" in cli("resume", "left-alone", "--local", expect=1)
@@ -211,8 +211,8 @@ def test_ctrl_c_leaves_the_run_running_and_stop_ends_it(
         (("run", "payload.json", "--local", "--set", "batch_sise=8"), "batch_sise: unknown field; did you"),
         (("run", "payload.json", "--team", "nobody"), "team nobody is not deployed from here"),
         (("run", "payload.json", "--team", "nobody", "--local"), "give --team or --local, not both"),
-        (("status", "no-such-run", "--local"), "the run does not exist: `cosmicai list` shows the runs"),
-        (("report", "."), "summary.json is missing: download a run with `cosmicai results NAME`"),
+        (("status", "no-such-run", "--local"), "there is no run no-such-run: `cosmicai list --local` shows"),
+        (("report", "."), "summary.json is missing: give a folder of downloaded results"),
         (("sweep", "--partitions-mb", "77", "--local"), "/77MB/ holds no partition"),
     ],
 )  # fmt: skip

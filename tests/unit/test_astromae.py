@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,10 +190,49 @@ def test_a_config_that_cannot_be_built_names_the_field(changes: dict[str, object
         replace(SMALL, **changes)  # type: ignore[arg-type]
 
 
-def test_an_unknown_config_field_is_named(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"widht": 3}')
-    with pytest.raises(astromae.ConfigError, match="widht"):
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('{"widht": 3}', "widht: unknown field; did you mean width?"),
+        ('{"recipe": {}}', "recipe: unknown field; the fields are image_size, channels, "),
+        ('{"image_size": "32"}', "image_size must be a whole number"),
+        ('{"depth": true}', "depth must be a whole number"),
+        ('{"heads": 0}', "heads must be at least 1"),
+        ('{"density_bins": -1}', "density_bins must be at least 0"),
+        ('{"norm_eps": null}', "norm_eps must be a number"),
+        ('{"norm_eps": NaN}', "norm_eps must be a number"),
+        ('{"query_bias": 1}', "query_bias must be true or false"),
+        ('{"halving": 2}', "halving must be a text"),
+        ('{"asinh_softening": [1, "a", 1, 1, 1]}', "asinh_softening must be a list of numbers or null"),
+        ('{"inception": [[1, 2]]}', "inception must be five blocks of six widths"),
+        ('{"inception_five": [1, 1, 1, 1, 0]}', "inception_five must be a list of true and false"),
+        ('{"fusion": [64, 1]}', 'fusion must be a stack such as {"widths": [64, 64], "activation": "relu"}'),
+        ('{"fusion": {"widths": 1}}', "fusion must be a stack such as"),
+        ('{"fusion": {"widths": [0, 1]}}', "fusion must be a stack such as"),
+        ('{"fusion": {"width": [64, 1]}}', "width must be widths or activation of a stack"),
+        ("[]", "config.json is not a JSON object"),
+        ("{", "config.json is not JSON ("),
+    ],
+)
+def test_a_config_file_that_is_wrong_names_the_field_and_what_it_must_be(
+    text: str, fault: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(astromae.ConfigError) as error:
         astromae.Config.read(tmp_path / "config.json")
+    assert str(error.value).startswith(f"model config: {fault}")
+
+
+def test_all_files_of_a_saved_network_can_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        astromae.save(astromae.AstroMAE(SMALL), tmp_path)
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "config.json": 0o644,
+        "model.safetensors": 0o644,
+    }
 
 
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:

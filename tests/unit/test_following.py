@@ -6,9 +6,15 @@ import pytest
 from rich.console import Console
 
 from cosmicai.cli.following import _shown_in_lines, screen
+from cosmicai.deploy.target import Target
+from cosmicai.runs.deployment import Deployment, Run
 from cosmicai.runs.watch import Snapshot
 
 NOTES = ["2 files in s3://b/25MB/ are left out (hidden: ._1.pt; empty: \x1b[2J.pt)"]
+
+DEPLOYMENT = Deployment.__new__(Deployment)
+DEPLOYMENT.target = Target("team3", "b", "arn:aws:states:us-east-1:123456789012:stateMachine:team3", None)
+RUN = Run(DEPLOYMENT, "run-1")
 
 
 def _snapshot(
@@ -33,7 +39,7 @@ def test_the_first_lines_say_what_a_run_does_not_take(capsys: pytest.CaptureFixt
 def test_the_screen_begins_with_the_notes() -> None:
     console = Console(width=120)
     with console.capture() as shown:
-        console.print(screen(_snapshot("RUNNING", 3, notes=NOTES)))
+        console.print(screen(_snapshot("RUNNING", 3, notes=NOTES), RUN))
     assert shown.get().startswith("note: 2 files in s3://b/25MB/ are left out (hidden: ._1.pt;")
     assert "\x1b[2J" not in shown.get()
 
@@ -48,8 +54,8 @@ def test_the_channel_that_was_chosen_is_shown_with_its_reason(capsys: pytest.Cap
     ]
     console = Console(width=120)
     with console.capture() as shown:
-        console.print(screen(planned))
+        console.print(screen(planned, RUN))
     assert "none: the smallest product \\x1b[2J of time and cost" in shown.get()
     with console.capture() as shown:
-        console.print(screen(_snapshot("RUNNING")))
+        console.print(screen(_snapshot("RUNNING"), RUN))
     assert "collectives" not in shown.get()

@@ -54,7 +54,7 @@ def wrong_values(kind: Any) -> list[str]:
         case paths.InFolder():
             empty = ["empty"] if kind.holds else []
             return [*_NO_PATH, "missing", "payload.json", _BELOW_FILE, CONTROL, LONG, "a\0b", *empty]
-        case paths.InPartitions():
+        case paths.InPartitions() | paths.AstroMaeFolder():
             return [*_NO_PATH, "missing", "payload.json", "empty", _BELOW_FILE, CONTROL, LONG, "a\0b"]
         case paths.InPath() | paths.ModelOrConfig():
             return [*_NO_PATH, "missing", _BELOW_FILE, CONTROL, LONG, "a\0b"]

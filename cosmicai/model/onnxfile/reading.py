@@ -43,7 +43,10 @@ def read(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except (DecodeError, ValueError, RecursionError) as error:
-        raise OnnxFileError(f"is not an ONNX file, or is cut short ({first_line(error)})") from error
+        raise OnnxFileError(
+            f"is not an ONNX file, or is cut short ({first_line(error)}); a torch checkpoint of an AstroMAE is "
+            "for `cosmicai model import`"
+        ) from error
     if not model.graph.node or not model.opset_import:
         raise OnnxFileError("holds no graph: it is not an ONNX file, or empty")
     _check_structure(model)

@@ -29,4 +29,6 @@ def other_kind(start: bytes) -> str | None:
         return "is a web page (HTML), not the file itself: download it again, by its direct link or signed in"
     if start[257:262] == b"ustar":
         return "is a tar archive: unpack it first, or save it again if torch before 0.1.10 wrote it"
+    if start[:1] == b"\x08" and start[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x3a", b"\x42"):
+        return "is an ONNX file, not one of torch.save (`cosmicai model import-onnx` reads networks in ONNX)"
     return next((kind for beginning, kind in _BEGINNINGS if start.startswith(beginning)), None)

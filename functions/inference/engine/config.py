@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -79,6 +81,11 @@ class Config:
     density_to: float = 3.0  # redshift at the end of the last bin
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            what, fits = _KINDS[str(item.type)]
+            _require(fits(getattr(self, item.name)), item.name, what)
+            least = 0 if item.name in _MAY_BE_ZERO else 1
+            _require(item.type != "int" or getattr(self, item.name) >= least, item.name, f"at least {least}")
         _require(self.image_size % self.patch_size == 0, "image_size", "a multiple of patch_size")
         _require(self.image_size % 8 == 0, "image_size", "a multiple of 8 (it is halved three times)")
         _require(self.width % self.heads == 0, "width", "a multiple of heads")
@@ -87,8 +94,7 @@ class Config:
         _require(self.inception_pool_size % 2 == 1, "inception_pool_size", "odd")
         _require(0 <= self.density_bins <= MOST_BINS, "density_bins", f"a number from 0 to {MOST_BINS}")
         _require(0 < self.density_to <= 1000, "density_to", "a redshift above 0, at most 1000")
-        fits = len(self.inception) == 5 and all(len(widths) == 6 for widths in self.inception)
-        _require(fits, "inception", "five blocks of six widths")
+        _require(len(self.inception) == 5, "inception", "five blocks of six widths")
         _require(len(self.inception_five) == 5, "inception_five", "five of true and false")
         _require(self.inception_pool in POOLS, "inception_pool", " or ".join(POOLS))
         _require(self.halving in POOLS, "halving", " or ".join(POOLS))
@@ -114,14 +120,25 @@ class Config:
 
     @classmethod
     def read(cls, path: Path) -> Config:
-        """A Config from a JSON file; raises ConfigError that names an unknown or refused field."""
-        return cls.parse(json.loads(path.read_text()), path.name)
+        """A Config from a JSON file; fields that it lacks are as published.
+
+        Raises ConfigError that names a field which is unknown or not what it must be.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"model config: {path.name} is not JSON ({error})") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"model config: {path.name} is not a JSON object")
+        return cls.parse(values)
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], source: str = "the config") -> Config:
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
-        _require(not unknown, ", ".join(unknown), f"known fields of {source}")
+    def parse(cls, values: Mapping[str, Any]) -> Config:
+        known = [item.name for item in fields(cls)]
+        for name in sorted(set(values) - set(known)):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(known)}"
+            raise ConfigError(f"model config: {name}: unknown field; {hint}")
         return cls(**{name: _parsed(value) for name, value in values.items()})
 
     def write(self, path: Path) -> None:
@@ -132,7 +149,7 @@ def _parsed(value: Any) -> Any:
     if isinstance(value, dict):
         unknown = sorted(set(value) - {"widths", "activation"})
         _require(not unknown, ", ".join(unknown), "widths or activation of a stack")
-        return Stack(tuple(value.get("widths", ())), value.get("activation", "relu"))
+        return Stack(_parsed(value.get("widths", ())), value.get("activation", "relu"))
     return tuple(_parsed(item) for item in value) if isinstance(value, list) else value
 
 
@@ -140,6 +157,52 @@ def _require(holds: bool, name: str, allowed: str) -> None:
     if not holds:
         raise ConfigError(f"model config: {name} must be {allowed}")
 
+
+_MAY_BE_ZERO = ("parallel_groups", "density_bins")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _are(fits: Callable[[Any], bool], values: object) -> bool:
+    return isinstance(values, tuple) and all(map(fits, values))
+
+
+def _are_widths(values: object) -> bool:
+    return _are(lambda width: _is_whole(width) and width > 0, values)
+
+
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "int": ("a whole number", _is_whole),
+    "float": ("a number", _is_number),
+    "float | None": ("a number or null", lambda value: value is None or _is_number(value)),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "str": ("a text", lambda value: isinstance(value, str)),
+    "tuple[float, ...] | None": (
+        "a list of numbers or null",
+        lambda value: value is None or _are(_is_number, value),
+    ),
+    "tuple[Widths, ...]": (
+        "five blocks of six widths",
+        lambda value: _are(lambda widths: _are_widths(widths) and len(widths) == 6, value),
+    ),
+    "tuple[bool, ...]": (
+        "a list of true and false",
+        lambda value: _are(lambda one: isinstance(one, bool), value),
+    ),
+    "Stack": (
+        'a stack such as {"widths": [64, 64], "activation": "relu"}',
+        lambda value: (
+            isinstance(value, Stack) and isinstance(value.activation, str) and _are_widths(value.widths)
+        ),
+    ),
+}
+"""What a field must be, by its type: in words, and whether a value is that."""
 
 ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
     "relu": nn.ReLU,

@@ -3,6 +3,7 @@
 data "aws_region" "current" {}
 
 locals {
+  team       = trimsuffix(var.name, "-cosmicai") # as `cosmicai --team` takes it
   executions = { StateMachineArn = var.state_machine_arn }
   inference  = { FunctionName = var.function_names.inference }
 
@@ -10,7 +11,7 @@ locals {
     {
       failed-runs = {
         namespace = "AWS/States", metric = "ExecutionsFailed", dimensions = local.executions, statistic = "Sum"
-        threshold = 0, periods = 1, period = 300, message = "A run has failed: `cosmicai status` says why."
+        threshold = 0, periods = 1, period = 300, message = "A run has failed: `cosmicai status --team ${local.team}` says why."
       }
       throttled-ranks = {
         namespace = "AWS/Lambda", metric = "Throttles", dimensions = local.inference, statistic = "Sum"
@@ -19,7 +20,7 @@ locals {
       }
       failing-ranks = {
         namespace = "AWS/Lambda", metric = "Errors", dimensions = local.inference, statistic = "Sum"
-        threshold = 10, periods = 1, period = 300, message = "Ranks fail: `cosmicai logs RANK` shows the log of one."
+        threshold = 10, periods = 1, period = 300, message = "Ranks fail: `cosmicai logs RANK --team ${local.team}` shows the log of one."
       }
     },
     var.host_instance_id == null ? {} : {
