@@ -2,8 +2,8 @@
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
-# A worker for each core, four at most: each may run an embedded AWS of its own.
-PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+# tests/conftest.py says how many workers. Files in their order: the long ones of tests/integration before the units.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 # Users' words reach the recipes in the environment, as they are: neither make nor the shell executes them.
 WORDS := PYTHON TEAM IMAGE BUILD APPROVE PREFLIGHT SECONDS
 $(foreach word,$(WORDS),$(if $(value $(word)),$(eval override $(word) := $$(value $(word)))$(eval export $(word))))

@@ -66,6 +66,12 @@ def saved(tmp_path: Path) -> Callable[[object], bytes]:
     return save
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each core, since tests wait for other processes half of the time; four at most, since each may run
+    an embedded AWS of its own."""
+    return min(4, 2 * (os.cpu_count() or 1))
+
+
 def fault_row(mark: pytest.Mark) -> str:
     """fault(FAULT, HOW IT IS INJECTED, WHAT HAPPENS, WHAT IS LOST) as a line of docs/faults.md."""
     fault, injected, happens, lost = mark.args

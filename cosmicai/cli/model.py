@@ -129,8 +129,7 @@ def model_train(
     stated = Photometry(tuple(bands) if bands else None, zero_point, pixel_scale, flux_unit)
     photometry = stated_for(partitions, stated, start)
     _tell_photometry(photometry)
-    begin = start or encoder
-    network_config = _config(begin / "config.json" if begin and not config else config)
+    network_config = _config(config or _config_beside(start or encoder))
     files, needs = partition_files(partitions, start), Needs(images=not without_images)
     galaxies = read_galaxies(files, network_config, photometry.magnitude_limits, needs)
     tell_left_out(galaxies.tally)
@@ -212,6 +211,11 @@ def _tell_photometry(photometry: Photometry) -> None:
 def tell_left_out(tally: Tally) -> None:
     for note in tally.notes():
         console.print(f"note: {note}")
+
+
+def _config_beside(network: Path | None) -> Path | None:
+    """The config of the network that training begins with."""
+    return None if network is None else network / "config.json"
 
 
 def _config(path: Path | None) -> astromae.Config:

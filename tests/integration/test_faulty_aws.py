@@ -102,22 +102,26 @@ def test_throttled_ranks_are_asked_again(
 
 @pytest.mark.fault(
     "a rank needs more memory than its function has",
-    "a function of 128 MB",
+    "a script that takes 300 MB, in a function of 128 MB",
     "Lambda ends the rank, and the run names it; resumed with more memory, it succeeds",
     "nothing",
 )
 def test_a_rank_out_of_memory_is_named_and_resumed_with_more(
     cloud: Cloud, run: Run, partitions: Partitions, prefix: str
 ) -> None:
-    cloud.put_all(prefix, partitions(2, rows=1500))
-    payload = cloud.payload(prefix, collectives="none")
-    with configured(cloud, "inference", MemorySize=128):
-        failed = run(payload)
+    """By a script, since the engine itself is content with 128 MB."""
+    cloud.put_all(prefix, partitions(2))
+    cloud.put("large/run.py", b"held = bytearray(b'x') * (300 << 20)")
+    script = {"object_type": "folder", "S3_object_name": "large", "script": "/tmp/large/run.py"}  # noqa: S108
+    payload = cloud.payload(prefix, collectives="none", **script)
+    with configured(cloud, "initialize", {"ALLOW_SCRIPTS": "true"}):
+        with configured(cloud, "inference", MemorySize=128):
+            failed = run(payload)
+        resumed = run({**payload, "resume": True})
     assert failed.status == "FAILED"
     assert "Runtime.OutOfMemory" in failed.cause
-    resumed = run({**payload, "resume": True})
     assert resumed.status == "SUCCEEDED", resumed.cause
-    assert [info["num_samples"] for info in resumed.read("combined_data.json")] == [1500, 1500]
+    assert [info["engine"] for info in resumed.read("combined_data.json")] == ["script", "script"]
 
 
 @pytest.mark.fault(

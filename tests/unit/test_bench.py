@@ -117,3 +117,14 @@ def test_a_model_without_int8_is_refused(tmp_path: Path, capsys: pytest.CaptureF
         (tmp_path / name).write_bytes((BUNDLED_MODEL / name).read_bytes())
     assert cli(["bench", "--model", str(tmp_path)]) == 1
     assert f"{tmp_path} has no int8 graph" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(speed, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(bench, "TURNS", 1)
+    shared = tmp_path / "shared.json"
+    shared.symlink_to("/dev/full")
+    assert cli(["bench", "--share", str(shared)]) == 1
+    assert f"{shared} cannot be written: No space left on device; give another file" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from cosmicai.cli import following, runs
 from cosmicai.cli.common import console
 from cosmicai.commands import command
 from cosmicai.deploy.target import Target
-from cosmicai.experiments.sweep import SweepError, _files
+from cosmicai.experiments.sweep import SweepError, _sizes
 from cosmicai.packaging.places import ROOT
 from cosmicai.runs.client import OverwrittenError, RunError
 from cosmicai.runs.deployment import Deployment, Run
@@ -72,7 +72,9 @@ def _run(kind: str, monkeypatch: pytest.MonkeyPatch, status: str | None = "RUNNI
 
 
 def _snapshot(status: str) -> Snapshot:
-    return Snapshot("run-1", status, None, "now", 1.0, "s3://b/r", ranks=3, done=1, failed=2, errors={2: "no"})
+    return Snapshot(
+        "run-1", status, None, "now", 1.0, "s3://b/r", ranks=3, finished=1, failed=2, errors={2: "no"}
+    )
 
 
 def _interrupted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +129,7 @@ FAULTS: dict[str, tuple[str, str | None, Callable[[Run], object]]] = {
     "no partitions": (
         "data upload PARTITIONS 25MB",
         None,
-        lambda run: _files(None, run.deployment.target, 25, None),
+        lambda run: _sizes(None, run.deployment.target, 25),
     ),
 }
 """What a message proposes, the state of the run, and the call that fails."""
