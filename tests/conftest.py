@@ -67,7 +67,7 @@ def saved(tmp_path: Path) -> Callable[[object], bytes]:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two for each core, since tests wait for other processes half of the time; four at most, since each may run
+    """Two for each core, since tests wait for other processes half of the time; four at most: each may run
     an embedded AWS of its own."""
     return min(4, 2 * (os.cpu_count() or 1))
 
