@@ -165,10 +165,16 @@ class _Bucket:
 
         return repeated(listing)
 
-    def body(self, key: str) -> bytes:
-        def get() -> bytes:
-            body: bytes = self.reads.get_object(Bucket=self.name, Key=key)["Body"].read()
-            return body
+    def body(self, key: str) -> bytes | None:
+        """An object; None for one of more than MOST_BYTES, whatever size the listing gave."""
+
+        def get() -> bytes | None:
+            stream = self.reads.get_object(Bucket=self.name, Key=key)["Body"]
+            body: bytes = stream.read(MOST_BYTES + 1)
+            if len(body) <= MOST_BYTES:
+                return body
+            stream.close()
+            return None
 
         return repeating.repeated(get, broken(self.reads))
 
@@ -238,7 +244,7 @@ def _objects(bucket: _Bucket, keys: Listed, prefix: str, ranks: range) -> Iterat
     for (key, rank), body in zip(theirs.items(), bucket.pool.map(fetched, theirs), strict=True):
         size, modified = keys[key]
         if body is None:
-            fault = f"it has {size:,} bytes, and at most {MOST_BYTES:,} are read"
+            fault = f"it has {max(size, MOST_BYTES + 1):,} bytes or more, and at most {MOST_BYTES:,} are read"
             yield _Object(rank, None, [], modified, fault)
             continue
         try:

@@ -318,6 +318,19 @@ def test_a_bucket_in_another_region_is_asked_there(monkeypatch: pytest.MonkeyPat
     assert regions == ["us-east-1", "eu-west-1", "eu-west-1"]
 
 
+@pytest.mark.parametrize("region", ["", "evil.example/", "us-east-1.evil.example", "us-east-1"])
+def test_no_other_host_is_asked_than_one_of_a_region(region: str) -> None:
+    seen: list[int] = []
+
+    def answer(handler: Any, request: int) -> None:
+        seen.append(request)
+        _send(handler, 301, _refusal("PermanentRedirect"), x_amz_bucket_region=region)
+
+    with _server(answer) as ours, pytest.raises(S3Error, match="PermanentRedirect"):
+        ours.get_object(Bucket=BUCKET, Key="x")
+    assert seen == [0]
+
+
 @pytest.mark.parametrize(
     ("changes", "is_ours"),
     [

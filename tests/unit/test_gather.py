@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from initialize.contract.run_records import LastRun, last_run_key
 from initialize.deployed import Deployed
 from initialize.run import start
 from initialize.speed import speed
+from summarize.contract.rank_info import MOST_BYTES
 from summarize.contract.s3_rest.client import S3
 from summarize.contract.s3_rest.signing import Credentials
 from summarize.gather import summarize_run
@@ -207,3 +209,22 @@ def test_what_our_client_reads_is_judged_as_what_boto3_reads(s3: Any) -> None:
     with _over_http(s3) as (reads, asked):
         assert summarize_run(s3, again, reads)["finished_ranks"] == 7
     assert [info["rank"] for info in _read(s3, "r/combined_data.json")] == list(range(7))
+
+
+class _Replaced:
+    """A client whose rank infos have become large since they were listed."""
+
+    def get_object(self, **_: Any) -> dict[str, Any]:
+        return {"Body": io.BytesIO(b"[" * (MOST_BYTES + 9))}
+
+
+def test_an_info_that_has_become_large_is_not_read_into_memory(s3: Any) -> None:
+    plan = _plan(s3, "run-1", tolerated_failure_percentage=100)
+    _end(s3, plan, [0, 1])
+    assert summarize_run(s3, plan, _Replaced())["within_tolerance"]
+    failed = _read(s3, "r/summary.json")["failed_ranks"]
+    assert [one["cause"] for one in failed.values()] == [
+        f"s3://{BUCKET}/r/{rank}.json is not the info of a finished rank: it has {MOST_BYTES + 1:,} bytes or "
+        f"more, and at most {MOST_BYTES:,} are read"
+        for rank in (0, 1)
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import ssl
 import time
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ _PASSING = frozenset({429, 500, 502, 503, 504})
 _PASSING_CODES = frozenset({"RequestTimeout", "SlowDown", "Throttling", "InternalError", "ServiceUnavailable"})
 """Errors after which the same request may succeed
 (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html)."""
+_REGION = re.compile("[a-z]{2,8}(-[a-z0-9]{1,16}){1,4}")  # it becomes part of a host's name
 _DOMAINS = {
     "cn-": "amazonaws.com.cn", "us-iso-": "c2s.ic.gov", "us-isob-": "sc2s.sgov.gov",
     "us-isof-": "csp.hci.ic.gov", "eu-isoe-": "cloud.adc-e.uk", "eusc-": "amazonaws.eu",
@@ -173,8 +175,8 @@ class S3:
     def _moved(self, bucket: str, answer: HTTPResponse) -> bool:
         """Whether S3 has named another region of the bucket
         (https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingBucket.html)."""
-        region = answer.headers["x-amz-bucket-region"]
-        if region is None or region == self._regions.get(bucket, self._region):
+        region = answer.headers["x-amz-bucket-region"] or ""
+        if not _REGION.fullmatch(region) or region == self._regions.get(bucket, self._region):
             return False
         self._regions[bucket] = region
         return True
