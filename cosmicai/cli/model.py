@@ -47,7 +47,7 @@ def model_train(
         list[Path],
         typer.Argument(parser=PARTITIONS, help="Folders of partitions whose galaxies have redshifts."),
     ],
-    out: Annotated[Path, typer.Option(parser=OutFolder(), help="Model folder to write.")],
+    out: Annotated[Path, typer.Option(parser=OutFolder(new=True), help="Model folder to write.")],
     config: Config = None,
     epochs: Epochs = Recipe.epochs,
     patience: Annotated[
@@ -249,7 +249,8 @@ def partition_files(folders: list[Path], model: Path | None) -> list[Path]:
 def model_pretrain(
     partitions: Annotated[list[Path], typer.Argument(parser=PARTITIONS, help="Folders of partitions.")],
     out: Annotated[
-        Path, typer.Option(parser=OutFolder(), help="Model folder to write; only its encoder is trained.")
+        Path,
+        typer.Option(parser=OutFolder(new=True), help="Model folder to write; only its encoder is trained."),
     ],
     config: Config = None,
     epochs: Epochs = Recipe.epochs,

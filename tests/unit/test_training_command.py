@@ -41,12 +41,25 @@ def test_a_network_begins_with_the_encoder_and_the_config_of_a_pretraining(
     assert astromae.Config.read(model / "config.json").width == SMALL.width
     capsys.readouterr()
     astromae.Config().write(other)
+    train[train.index(str(model))] = str(tmp_path / "second")
     assert cli.run([*train, "--config", str(other)]) == 1
     error = capsys.readouterr().err
     assert error == (
         f"error: {encoder}: its encoder does not fit --config; leave --config out, "
         "and its own config.json is used\n"
     )
+
+
+@pytest.mark.parametrize("command", ["train", "pretrain"])
+def test_a_model_that_is_there_is_not_replaced(
+    command: str, partitions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "model" / "model.safetensors"
+    kept.parent.mkdir()
+    kept.write_text("of last week")
+    assert cli.run(["model", command, str(partitions), "--out", str(kept.parent), "--epochs", "1"]) == 2
+    assert f"--out {kept.parent}: is not empty; give a new folder" in capsys.readouterr().err
+    assert kept.read_text() == "of last week"
 
 
 @pytest.mark.parametrize(
