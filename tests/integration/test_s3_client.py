@@ -18,6 +18,7 @@ import pytest
 from botocore.awsrequest import AWSRequest, AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from botocore.httpchecksum import Crc32Checksum
 from hypothesis import given
 from hypothesis import strategies as st
 from urllib3 import HTTPResponse
@@ -51,26 +52,24 @@ _ENVIRONMENT = {
     st.sampled_from(["GET", "PUT", "DELETE"]),
     st.text(st.characters(codec="utf-8"), min_size=1, max_size=30),
     st.dictionaries(st.sampled_from(["prefix", "continuation-token", "list-type"]), st.text(max_size=20)),
+    st.dictionaries(
+        st.sampled_from(["Range", "If-Match", "Content-Type", "x-amz-checksum-crc32"]),
+        st.text('abc "=-/', min_size=1, max_size=20),
+    ),
     st.binary(max_size=100),
     st.sampled_from([None, "FwoGZXIvYXdzEJr//////////wEaD"]),
 )
 def test_signatures_are_botocores(
-    method: str, key: str, query: dict[str, str], body: bytes, token: str | None
+    method: str, key: str, query: dict[str, str], headers: dict[str, str], body: bytes, token: str | None
 ) -> None:
-    path, text = f"/{path_of(key)}", query_of(query)
+    host, path, text = f"{BUCKET}.s3.eu-west-1.amazonaws.com", f"/{path_of(key)}", query_of(query)
     credentials = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", token)
-    ours = signed(
-        method, f"{BUCKET}.s3.eu-west-1.amazonaws.com", path, text, body, credentials, "eu-west-1", AT
-    )
-    request = AWSRequest(method, f"https://{ours['Host']}{path}?{text}", data=body)
-    theirs = botocore.auth.S3SigV4Auth(
-        botocore.credentials.Credentials(credentials.access_key, credentials.secret_key, token),
-        "s3",
-        "eu-west-1",
-    )
+    ours = signed(method, path, text, {"Host": host, **headers}, body, credentials, "eu-west-1", AT)
+    request = AWSRequest(method, f"https://{host}{path}?{text}", headers, body)
+    keys = botocore.credentials.Credentials(credentials.access_key, credentials.secret_key, token)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.auth, "get_current_datetime", lambda: AT.replace(tzinfo=None))
-        theirs.add_auth(request)
+        botocore.auth.S3SigV4Auth(keys, "s3", "eu-west-1").add_auth(request)
     assert ours["Authorization"] == request.headers["Authorization"]
     assert ours["X-Amz-Content-SHA256"] == request.headers["X-Amz-Content-SHA256"]
 
@@ -181,6 +180,9 @@ def _server(answer: Answer) -> Iterator[S3]:
         def do_GET(self) -> None:
             answer(self, next(requests))
 
+        def do_PUT(self) -> None:
+            answer(self, next(requests))
+
         def log_message(self, *_: object) -> None:
             pass
 
@@ -210,6 +212,23 @@ def _hang_up(handler: Any) -> None:
 
 def _refusal(code: str) -> bytes:
     return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>of S3</Message></Error>".encode()
+
+
+@pytest.mark.parametrize("body", [b"", b"x", bytes(range(256)) * 5000])
+def test_what_is_written_has_boto3s_checksum(body: bytes) -> None:
+    headers: list[Any] = []
+
+    def answer(handler: Any, _: int) -> None:
+        headers.append(handler.headers)
+        assert handler.rfile.read(int(handler.headers["Content-Length"])) == body
+        _send(handler, 200, b"", ETag='"1"')
+
+    with _server(answer) as ours:
+        ours.put_object(Bucket=BUCKET, Key="x", Body=body)
+    theirs = Crc32Checksum()
+    theirs.update(body)
+    assert headers[0]["x-amz-checksum-crc32"] == theirs.b64digest()
+    assert "x-amz-checksum-crc32" in headers[0]["Authorization"]
 
 
 def test_one_connection_serves_many_requests() -> None:

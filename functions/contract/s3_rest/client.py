@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import random
 import re
 import ssl
 import time
+import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
@@ -125,7 +127,11 @@ class S3:
     def put_object(
         self, *, Bucket: str, Key: str, Body: bytes, ContentType: str = "binary/octet-stream"
     ) -> None:
-        _, body = self._asked("PUT", Bucket, Key, headers={"Content-Type": ContentType}, content=bytes(Body))
+        """With a checksum, as boto3's: S3 verifies and keeps it, and Object Lock asks for one."""
+        content = bytes(Body)
+        checksum = base64.b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
+        headers = {"Content-Type": ContentType, "x-amz-checksum-crc32": checksum}
+        _, body = self._asked("PUT", Bucket, Key, headers=headers, content=content)
         body.read()
 
     def delete_object(self, *, Bucket: str, Key: str) -> None:
@@ -193,14 +199,14 @@ class S3:
         region = self._regions.get(bucket, self._region)
         address, path = place(bucket, region, self._endpoint)
         path, text = path + path_of(key), query_of(query)
-        host = urlsplit(address).netloc
-        own = signed(method, host, path, text, content, self._credentials, region, datetime.now(UTC))
+        whole = {"Host": urlsplit(address).netloc, **headers}
+        own = signed(method, path, text, whole, content, self._credentials, region, datetime.now(UTC))
         target = f"{path}?{text}" if text else path
         idle = self._idle.setdefault(address, [])
         while True:
             connection, used = self._connection(address, idle)
             try:
-                connection.request(method, target, content or None, {**headers, **own})
+                connection.request(method, target, content or None, own)
                 return (answer := connection.getresponse()), Body(answer, connection, idle)
             except (OSError, HTTPException):
                 connection.close()

@@ -34,20 +34,23 @@ def query_of(parameters: Mapping[str, str]) -> str:
 
 def signed(
     method: str,
-    host: str,
     path: str,
     query: str,
+    headers: Mapping[str, str],
     body: bytes,
     credentials: Credentials,
     region: str,
     at: datetime,
 ) -> dict[str, str]:
-    """The headers with which S3 takes a request. path, query: encoded as above. at: the time, in UTC."""
+    """The headers of a request, with those that show who makes it; all of them are signed.
+
+    path, query: encoded as above. headers: the request's own, with Host. at: the time, in UTC.
+    """
     stamp, digest = at.strftime("%Y%m%dT%H%M%SZ"), hashlib.sha256(body).hexdigest()
-    headers = {"Host": host, "X-Amz-Content-SHA256": digest, "X-Amz-Date": stamp}
+    whole = {**headers, "X-Amz-Content-SHA256": digest, "X-Amz-Date": stamp}
     if credentials.token is not None:
-        headers["X-Amz-Security-Token"] = credentials.token
-    lines = sorted((name.lower(), value) for name, value in headers.items())
+        whole["X-Amz-Security-Token"] = credentials.token
+    lines = sorted((name.lower(), " ".join(value.split())) for name, value in whole.items())
     names = ";".join(name for name, _ in lines)
     canonical = "\n".join(
         [method, path, query, *(f"{name}:{value}" for name, value in lines), "", names, digest]
@@ -59,5 +62,5 @@ def signed(
         key = hmac.digest(key, part.encode(), "sha256")
     signature = hmac.new(key, text.encode(), "sha256").hexdigest()
     credential = f"Credential={credentials.access_key}/{scope}"
-    headers["Authorization"] = f"{_ALGORITHM} {credential}, SignedHeaders={names}, Signature={signature}"
-    return headers
+    whole["Authorization"] = f"{_ALGORITHM} {credential}, SignedHeaders={names}, Signature={signature}"
+    return whole
