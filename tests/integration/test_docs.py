@@ -14,7 +14,7 @@ import pytest
 
 from cosmicai import reference
 from cosmicai.packaging.places import ROOT
-from inference.contract.names import METADATA
+from inference.contract.names import COPY, METADATA
 from summarize.contract.event import RankEvent
 from summarize.contract.fields import Record
 from summarize.contract.rank_info import RankInfo
@@ -81,9 +81,9 @@ def test_the_reference_names_every_field_of_a_run(
 ) -> None:
     cloud.put_all(prefix, partitions(1))
     ran = run(cloud.payload(prefix, collectives="direct", catalogue=f"growing/{prefix}"))  # with metrics.json
-    assert _names(RankInfo) - set(ran.read("0.json")) == {  # of scripts, AWS Batch and imported networks
+    assert _names(RankInfo) - set(ran.read("0.json")) == {  # of scripts, AWS Batch, imported networks and copies
         "total_gpu_time (seconds)", "total_gpu_memory (MB)", "number of batches", "batch size", "script_values",
-        "left_out", "vcpus", "public_address", "instance_type", "billed (seconds)", "measures", "columns",
+        "left_out", "vcpus", "public_address", "instance_type", "billed (seconds)", "measures", "columns", COPY,
     }  # fmt: skip
     for name, record in {"0": RankInfo, "run": Run, "metrics": ReducedMetrics, "summary": Summary}.items():
         content = ran.read(f"{name}.json")
@@ -94,7 +94,7 @@ def test_the_reference_names_every_field_of_a_run(
         assert RankEvent.from_json(event).to_json() == event
     unasked = {"id", "ra", "dec", "embedding"}  # the source had none, the payload asked for none
     imported = {"other columns", METADATA}  # of networks that `model import-onnx` wrote
-    assert set(reference.PREDICTIONS) - set(ran.predictions(0)) == unasked | imported
+    assert set(reference.PREDICTIONS) - set(ran.predictions(0)) == unasked | imported | {COPY}
     assert set(ran.predictions(0)) <= set(reference.PREDICTIONS)
 
 
