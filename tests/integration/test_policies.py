@@ -201,7 +201,8 @@ def test_the_rendezvous_role_reaches_its_own_host_alone(aws: Emulator, cloud: Cl
 
 
 def test_keys_may_be_used_by_who_reads_and_writes_with_them(aws: Emulator) -> None:
-    """The bucket's own key by every role that reads or writes there, that of a data bucket by the ranks."""
+    """The bucket's own key by every role that reads or writes there; that of a data bucket by the ranks, and by
+    Initialize, which reads the beginning of partitions."""
     from cosmicai.deploy.terraform import emulated_variables
 
     from .conftest import deployed
@@ -214,7 +215,10 @@ def test_keys_may_be_used_by_who_reads_and_writes_with_them(aws: Emulator) -> No
     for action in ("kms:Decrypt", "kms:GenerateDataKey"):
         may = {role for role, statements in policies.items() if allows(statements, action, own)}
         assert may == {"initialize", "inference", "summarize", "state-machine"}
-    assert {role for role in roles if allows(policies[role], "kms:Decrypt", data)} == {"inference"}
+    assert {role for role in roles if allows(policies[role], "kms:Decrypt", data)} == {
+        "initialize",
+        "inference",
+    }
     assert not any(allows(statements, "kms:GenerateDataKey", data) for statements in policies.values())
 
 
