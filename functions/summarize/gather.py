@@ -172,6 +172,7 @@ class _Bucket:
             stream = self.reads.get_object(Bucket=self.name, Key=key)["Body"]
             body: bytes = stream.read(MOST_BYTES + 1)
             if len(body) <= MOST_BYTES:
+                stream.read()  # at the end, boto3 says whether all of it has come
                 return body
             stream.close()
             return None
