@@ -168,6 +168,20 @@ def test_a_long_listing_has_pages(aws: Replica, ours: S3) -> None:
     assert ours.list_objects_v2(Bucket=BUCKET, Prefix="nothing/") == {}
 
 
+@pytest.mark.parametrize(
+    ("encoding", "key"), [("", "a+b%20.pt"), ("<EncodingType>url</EncodingType>", "a b .pt")]
+)
+def test_keys_are_decoded_where_the_server_says_that_they_are_encoded(encoding: str, key: str) -> None:
+    item = (
+        "<Contents><Key>a+b%20.pt</Key><ETag>x</ETag><Size>1</Size>"
+        "<LastModified>2026-11-27T20:15:00Z</LastModified></Contents>"
+    )
+    page = f"<ListBucketResult>{encoding}{item}</ListBucketResult>".encode()
+    with _server(lambda handler, _: _send(handler, 200, page)) as ours:
+        (listed,) = ours.list_objects_v2(Bucket=BUCKET, Prefix="")["Contents"]
+    assert listed["Key"] == key
+
+
 Answer = Callable[[Any, int], None]  # of a handler of HTTP to its n-th request
 
 

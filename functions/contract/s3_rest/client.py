@@ -298,9 +298,10 @@ def _listing(text: bytes) -> Json:
     def value(element: ElementTree.Element, name: str) -> str:
         return element.findtext(f"{space}{name}") or ""
 
+    decoded = unquote_plus if value(root, "EncodingType") == "url" else str  # emulators may not encode keys
     contents = [
         {
-            "Key": unquote_plus(value(one, "Key")),
+            "Key": decoded(value(one, "Key")),
             "ETag": value(one, "ETag"),
             "Size": int(value(one, "Size")),
             "LastModified": datetime.fromisoformat(value(one, "LastModified").replace("Z", "+00:00")),
