@@ -333,6 +333,18 @@ def test_a_sweep_makes_amounts_beyond_the_data_of_copies(data_gb: float | None, 
         assert fields["file_limit"] * amount.times == pytest.approx(10 * data_gb, rel=0.08)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "data_gb", "sentence"),
+    [
+        ([10**9], 1.1, "1 GB in there: 1 partition is computed 2 times each, which is 2 GB"),
+        ([10**9] * 3, 7.0, "3 GB in there: 2 partitions are computed 3 times each, which is 6 GB"),
+    ],
+)
+def test_a_sweep_says_how_much_it_computes(sizes: list[int], data_gb: float, sentence: str) -> None:
+    """With few partitions that is far from what was asked for."""
+    assert amount_of(sizes, data_gb, "there").in_words(sizes, "there") == sentence
+
+
 def test_a_sweep_refuses_what_takes_more_ranks_than_a_run_has() -> None:
     with pytest.raises(
         SweepError, match=r"--data-gb 2000: 10 partitions of s3://b/100MB/ 1,900 times are 19,000"
