@@ -232,6 +232,16 @@ def test_a_copy_that_fails_is_named_and_a_resumed_run_computes_it_alone(bucket: 
         _started(bucket, "run-3", repeat_data=2, resume=True)
 
 
+@pytest.mark.parametrize(("lost", "share"), [([0], 25.0), ([4, 5, 6, 7], 10.0), ([0, 4], 25.0)])
+def test_copies_do_not_make_up_for_originals_that_fail(bucket: Any, lost: list[int], share: float) -> None:
+    """One original of four is a quarter of the redshifts, however many copies have ended."""
+    event = _started(bucket, repeat_data=10, tolerated_failure_percentage=10)
+    _end(bucket, [rank for rank in range(40) if rank not in lost])
+    verdict = summarize_run(bucket, event)
+    assert verdict["failed_percentage"] == share
+    assert verdict["within_tolerance"] == (0 not in lost)
+
+
 @pytest.mark.parametrize(("originals", "size"), [(2, 4), (33, 99), (40, 80)])
 def test_ranks_reduce_the_originals_alone(originals: int, size: int) -> None:
     """Trees in which originals have copies as children, and copies have copies."""
