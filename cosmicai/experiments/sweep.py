@@ -54,6 +54,15 @@ class Amount:
     files: int | None = None
     times: int = 1
 
+    def in_words(self, sizes: list[int], place: str) -> str:
+        """What the partitions of these bytes in `place` are, and what is computed of them."""
+        computed = sum(sizes[: self.files]) * self.times / 1e9
+        partitions = "1 partition is" if self.files == 1 else f"{self.files or len(sizes):,} partitions are"
+        return (
+            f"{sum(sizes) / 1e9:.3g} GB in {place}: {partitions} computed {self.times:,} times each, which is "
+            f"{computed:.3g} GB"
+        )
+
     @property
     def fields(self) -> Json:
         """Of the payload."""
@@ -123,10 +132,7 @@ def sweep(target: Target, grid: Grid, out: Path, progress: Progress, say: Callab
         for data_gb in grid.data_gb:
             amounts[partition, data_gb] = amount = amount_of(sizes, data_gb, place)
             if amount.times > 1:
-                say(
-                    f"{data_gb:g} GB are more than the {sum(sizes) / 1e9:.3g} GB in {place}: "
-                    f"{amount.files:,} partitions are computed {amount.times:,} times each"
-                )
+                say(f"{data_gb:g} GB are more than the {amount.in_words(sizes, place)}")
     cases, rows = grid.cases(), []
     with made(out):
         for finished, case in enumerate(cases):

@@ -150,7 +150,7 @@ def common(described: Iterable[tuple[str, Photometry]]) -> Photometry:
         for field in fields(Photometry):
             if getattr(photometry, field.name) is not None:
                 sources.setdefault(field.name, place)
-                if field.name == "flux_unit":
+                if field.name == "flux_unit" and photometry.ab_zero_point is not None:
                     sources.setdefault("zero_point", place)
     return agreed
 
@@ -180,7 +180,12 @@ def _agree(name: str, one: Any, two: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond the floats
+        return False
 
 
 def _is_text(value: Any) -> bool:

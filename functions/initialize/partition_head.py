@@ -14,7 +14,7 @@ import re
 import struct
 import zipfile
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from .contract.columns import stored_type
 from .contract.names import NAME
@@ -51,15 +51,22 @@ def read_head(s3: Any, bucket: str, key: str) -> Head | None:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-            with archive.open(entries["data.pkl"]) as pickle:
+            with _opened(archive, entries["data.pkl"]) as pickle:
                 tensors = _tensors(pickle.read(_MOST_PICKLE))
             if _OBJECTS not in entries:
                 return Head({}, tensors)
-            with archive.open(entries[_OBJECTS]) as table:
+            with _opened(archive, entries[_OBJECTS]) as table:
                 rows, columns = _header(table.read(_PART))
     except _FAULTS as error:
         raise HeadError(f"{type(error).__name__}: {error}") from error
     return Head(columns, tensors) if rows else None
+
+
+def _opened(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> IO[bytes]:
+    """An entry as torch.save writes it; one that is compressed would be a damaged one."""
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"its {entry.filename[:80]!r} is compressed")
+    return archive.open(entry)
 
 
 def _tensors(pickle: bytes) -> int:

@@ -67,7 +67,8 @@ def _summarized(bucket: _Bucket, event: Json, batch: Callable[[], Any]) -> Json:
     failures |= killed(bucket.s3, batch, event, without, failures.keys())
     infos = [written[rank][0] for rank in sorted(written)]
     timed = [_by_one_clock(*written[rank]) for rank in sorted(written)]
-    share = 100.0 * (run.world_size - len(infos)) / run.world_size
+    # Copies that have ended must not make up for originals, whose redshifts are lost.
+    share = max(_share_lost(written, range(ranks)) for ranks in (run.originals, run.world_size))
     enough = share <= float(event["tolerated_failure_percentage"])
     content = summary(run, timed, failures, _of_run(reduced.result(), run))
     if enough:
@@ -82,6 +83,11 @@ def _summarized(bucket: _Bucket, event: Json, batch: Callable[[], Any]) -> Json:
         "cause": failure_cause(content, f"s3://{bucket.name}/{folder}/summary.json"),
         **({} if fault is None else {"catalogue_fault": fault[:_MOST_CHARACTERS]}),
     }
+
+
+def _share_lost(written: Written, ranks: range) -> float:
+    """The percentage of these ranks without a result."""
+    return 100.0 * sum(rank not in written for rank in ranks) / len(ranks)
 
 
 @dataclass(frozen=True)
@@ -172,6 +178,7 @@ class _Bucket:
             stream = self.reads.get_object(Bucket=self.name, Key=key)["Body"]
             body: bytes = stream.read(MOST_BYTES + 1)
             if len(body) <= MOST_BYTES:
+                stream.read()  # at the end, boto3 says whether all of it has come
                 return body
             stream.close()
             return None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -166,6 +168,20 @@ def test_a_long_listing_has_pages(aws: Replica, ours: S3) -> None:
     assert ours.list_objects_v2(Bucket=BUCKET, Prefix="nothing/") == {}
 
 
+@pytest.mark.parametrize(
+    ("encoding", "key"), [("", "a+b%20.pt"), ("<EncodingType>url</EncodingType>", "a b .pt")]
+)
+def test_keys_are_decoded_where_the_server_says_that_they_are_encoded(encoding: str, key: str) -> None:
+    item = (
+        "<Contents><Key>a+b%20.pt</Key><ETag>x</ETag><Size>1</Size>"
+        "<LastModified>2026-11-27T20:15:00Z</LastModified></Contents>"
+    )
+    page = f"<ListBucketResult>{encoding}{item}</ListBucketResult>".encode()
+    with _server(lambda handler, _: _send(handler, 200, page)) as ours:
+        (listed,) = ours.list_objects_v2(Bucket=BUCKET, Prefix="")["Contents"]
+    assert listed["Key"] == key
+
+
 Answer = Callable[[Any, int], None]  # of a handler of HTTP to its n-th request
 
 
@@ -306,6 +322,75 @@ def test_a_body_that_is_cut_off_is_noticed(amount: int | None) -> None:
             list(iter(lambda: body.read(amount), b""))
 
 
+def test_a_body_that_is_cut_off_is_noticed_by_its_only_read() -> None:
+    """Summarize reads at most so much, once; half an info would count as none."""
+
+    def answer(handler: Any, _: int) -> None:
+        _send(handler, 200, b"x" * 25, announced=100, ETag='"1"')
+        _hang_up(handler)
+
+    with _server(answer) as ours:
+        body = ours.get_object(Bucket=BUCKET, Key="x")["Body"]
+        with pytest.raises(Broken, match="75 bytes are missing"):
+            body.read(1000)
+
+
+def test_a_refusal_that_is_cut_off_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its status alone, a missing object would be another error than NoSuchKey."""
+    monkeypatch.setattr(s3_module, "_PAUSE", 0.001)
+    refusal = _refusal("NoSuchKey")
+
+    def answer(handler: Any, request: int) -> None:
+        _send(handler, 404, refusal if request else refusal[:30], announced=len(refusal))
+        if not request:
+            _hang_up(handler)
+
+    with _server(answer) as ours, pytest.raises(NoSuchKey):
+        ours.get_object(Bucket=BUCKET, Key="x")
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_refusal_before_all_is_written_is_seen(closes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 does not read a large body that it refuses. The connection serves no other request."""
+    monkeypatch.setattr(s3_module, "_PAUSE", 0.001)
+    ports: list[int] = []
+
+    def answer(handler: Any, request: int) -> None:
+        ports.append(handler.client_address[1])
+        if request:
+            _send(handler, 200, b"body", ETag='"1"')
+            return
+        headers = {"Connection": "close"} if closes else {}
+        _send(handler, 403, _refusal("AccessDenied"), **headers)
+        handler.connection.shutdown(socket.SHUT_RD)
+        handler.close_connection = True
+
+    with _server(answer) as ours:
+        with pytest.raises(S3Error, match="AccessDenied"):
+            ours.put_object(Bucket=BUCKET, Key="x", Body=bytes(20 << 20))
+        assert ours.get_object(Bucket=BUCKET, Key="x")["Body"].read() == b"body"
+    assert len(ports) == len(set(ports)) == 2
+
+
+def test_of_idle_connections_that_hang_one_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network may lose them without a word; a request would wait 30 s for each of them."""
+    monkeypatch.setattr(s3_module, "_SECONDS", 0.5)
+    hung, ended = list[int](), threading.Event()
+
+    def answer(handler: Any, request: int) -> None:
+        _send(handler, 200, b"body", ETag='"1"')
+        if request < 6 and handler.rfile.readline():
+            hung.append(request)
+            ended.wait(30)
+
+    with _server(answer) as ours:
+        bodies = [ours.get_object(Bucket=BUCKET, Key="x")["Body"] for _ in range(6)]
+        assert [body.read() for body in bodies] == [b"body"] * 6
+        assert ours.get_object(Bucket=BUCKET, Key="x")["Body"].read() == b"body"
+        ended.set()
+    assert len(hung) == 1
+
+
 def test_an_idle_connection_that_was_closed_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even where only one attempt is made."""
     monkeypatch.setattr(s3_module, "_ATTEMPTS", 1)
@@ -337,6 +422,24 @@ def test_a_bucket_in_another_region_is_asked_there(monkeypatch: pytest.MonkeyPat
     assert regions == ["us-east-1", "eu-west-1", "eu-west-1"]
 
 
+def test_threads_that_are_sent_to_another_region_at_once_all_go_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of them is sent there when the client knows the region already."""
+    monkeypatch.setattr(s3_module, "_ATTEMPTS", 1)
+    together, order = threading.Barrier(4), iter(range(4))
+
+    def answer(handler: Any, _: int) -> None:
+        if "/eu-west-1/" in handler.headers["Authorization"]:
+            _send(handler, 200, b"body", ETag='"1"')
+            return
+        together.wait(30)
+        time.sleep(0.1 * next(order))
+        _send(handler, 301, _refusal("PermanentRedirect"), x_amz_bucket_region="eu-west-1")
+
+    with _server(answer) as ours, ThreadPoolExecutor(4) as pool:
+        answers = pool.map(lambda key: ours.get_object(Bucket=BUCKET, Key=key)["Body"].read(), "abcd")
+        assert list(answers) == [b"body"] * 4
+
+
 @pytest.mark.parametrize("region", ["", "evil.example/", "us-east-1.evil.example", "us-east-1"])
 def test_no_other_host_is_asked_than_one_of_a_region(region: str) -> None:
     seen: list[int] = []
@@ -358,6 +461,8 @@ def test_no_other_host_is_asked_than_one_of_a_region(region: str) -> None:
         ({"AWS_CONFIG_FILE": "/dev/null", "HTTPS_PROXY": ""}, True),
         ({"HTTPS_PROXY": "http://proxy:3128"}, False),
         ({"AWS_CA_BUNDLE": __file__}, False),
+        ({"REQUESTS_CA_BUNDLE": __file__}, False),
+        ({"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}, False),
         ({"AWS_USE_FIPS_ENDPOINT": "true"}, False),
         ({"AWS_SECRET_ACCESS_KEY": None}, False),
         ({"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None, "AWS_SESSION_TOKEN": None}, False),
@@ -372,3 +477,11 @@ def test_boto3_is_used_for_what_our_client_does_not_know(
     client = new_client(environment)
     assert isinstance(client, S3) == is_ours
     assert (Broken in broken(client)) == is_ours
+
+
+def test_an_address_that_is_no_url_is_refused_as_by_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {**_ENVIRONMENT, "AWS_ENDPOINT_URL": "localhost:4566"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="Invalid endpoint: localhost:4566"):
+        new_client(environment)

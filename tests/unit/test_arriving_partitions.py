@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -187,6 +188,20 @@ def test_what_is_no_partition_is_left_to_its_rank(
     with pytest.raises(HeadError):
         read_head(begun, BUCKET, "in/a/2.pt")
     assert f"s3://{BUCKET}/in/a/2.pt is not used" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_compressed_head_is_left_to_ranks(s3: Any, method: int) -> None:
+    """Libraries that decompress raise exceptions of their own."""
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w", method) as archive:
+        archive.writestr("x/data.pkl", bytes(range(256)) * 20)
+        start = len("x/data.pkl") + 30
+    damaged = bytearray(body.getvalue())
+    damaged[start : start + 40] = bytes(255 - byte for byte in damaged[start : start + 40])
+    put(s3, "in/a/1.pt", bytes(damaged))
+    with pytest.raises(HeadError, match="is compressed"):
+        read_head(s3, BUCKET, "in/a/1.pt")
 
 
 def test_damaged_heads_never_stop_initialize(begun: Any, partition: Make) -> None:

@@ -232,6 +232,16 @@ def test_a_copy_that_fails_is_named_and_a_resumed_run_computes_it_alone(bucket: 
         _started(bucket, "run-3", repeat_data=2, resume=True)
 
 
+@pytest.mark.parametrize(("lost", "share"), [([0], 25.0), ([4, 5, 6, 7], 10.0), ([0, 4], 25.0)])
+def test_copies_do_not_make_up_for_originals_that_fail(bucket: Any, lost: list[int], share: float) -> None:
+    """One original of four is a quarter of the redshifts, however many copies have ended."""
+    event = _started(bucket, repeat_data=10, tolerated_failure_percentage=10)
+    _end(bucket, [rank for rank in range(40) if rank not in lost])
+    verdict = summarize_run(bucket, event)
+    assert verdict["failed_percentage"] == share
+    assert verdict["within_tolerance"] == (0 not in lost)
+
+
 @pytest.mark.parametrize(("originals", "size"), [(2, 4), (33, 99), (40, 80)])
 def test_ranks_reduce_the_originals_alone(originals: int, size: int) -> None:
     """Trees in which originals have copies as children, and copies have copies."""
@@ -331,6 +341,18 @@ def test_a_sweep_makes_amounts_beyond_the_data_of_copies(data_gb: float | None, 
     assert ("repeat_data" in fields) == (amount.times > 1)
     if data_gb is not None:
         assert fields["file_limit"] * amount.times == pytest.approx(10 * data_gb, rel=0.08)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "data_gb", "sentence"),
+    [
+        ([10**9], 1.1, "1 GB in there: 1 partition is computed 2 times each, which is 2 GB"),
+        ([10**9] * 3, 7.0, "3 GB in there: 2 partitions are computed 3 times each, which is 6 GB"),
+    ],
+)
+def test_a_sweep_says_how_much_it_computes(sizes: list[int], data_gb: float, sentence: str) -> None:
+    """With few partitions that is far from what was asked for."""
+    assert amount_of(sizes, data_gb, "there").in_words(sizes, "there") == sentence
 
 
 def test_a_sweep_refuses_what_takes_more_ranks_than_a_run_has() -> None:

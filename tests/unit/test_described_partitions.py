@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from cosmicai.data.sources import SourceError
 from cosmicai.packaging.places import BuildFolder
 from cosmicai.runs.infer import infer
 from initialize.bundled import Bundled
+from initialize.contract.photometry import common, parsed
 from initialize.deployed import Deployed
 from initialize.plan import PlanError
 from initialize.run import start
@@ -327,3 +329,35 @@ def test_the_zip_of_initialize_has_what_the_image_bundles(build: BuildFolder) ->
     with zipfile.ZipFile(build.zip_file("initialize")) as archive:
         held = {name: archive.read(f"initialize/{name}") for name in ("graphs.json", "card.json")}
     assert held == {name: (BUNDLED_MODEL / name).read_bytes() for name in held}
+
+
+@pytest.mark.parametrize(("limit", "is_refused"), [(2, False), (3, True)])
+def test_only_descriptions_of_the_files_that_are_read_are_compared(
+    s3: Any, limit: int, is_refused: bool
+) -> None:
+    """file_limit takes the first ones, here those of one folder."""
+    for name, zero_point in (("a/x", 27.0), ("b", 22.5)):
+        for number in (1, 2):
+            s3.put_object(Bucket=BUCKET, Key=f"in/{name}/{number}.pt", Body=b"galaxies")
+        body = photometry.as_bytes(Photometry(zero_point=zero_point))
+        s3.put_object(Bucket=BUCKET, Key=f"in/{name.partition('/')[0]}/{FILE}", Body=body)
+    with pytest.raises(PlanError, match=r"22\.5, but 27 in ") if is_refused else nullcontext():
+        _started(s3, data_prefix="in", result_path="r", file_limit=limit)
+
+
+@pytest.mark.parametrize("name", ["zero_point", "pixel_scale", "magnitude_limits"])
+def test_a_number_beyond_the_floats_is_named(name: str) -> None:
+    value = f"[1{400 * '0'}]" if name == "magnitude_limits" else f"1{400 * '0'}"
+    with pytest.raises(PhotometryError, match=f"in/{FILE}: {name} is \\[?1000"):
+        parsed(f'{{"{name}": {value}}}'.encode(), f"in/{FILE}")
+
+
+def test_a_difference_names_the_description_that_states_the_other_value() -> None:
+    """Not one whose flux unit has no known zero point."""
+    stated = [
+        ("a", Photometry(flux_unit="counts")),
+        ("b", Photometry(zero_point=22.5)),
+        ("c", Photometry(zero_point=27.0)),
+    ]
+    with pytest.raises(PhotometryError, match=r"^c: zero_point is 27, but 22\.5 in b: "):
+        common(stated)

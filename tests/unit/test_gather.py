@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from botocore.response import StreamingBody
 
 from inference.contract.accuracy import Metrics
 from initialize.contract.channels import Host
@@ -216,6 +217,25 @@ class _Replaced:
 
     def get_object(self, **_: Any) -> dict[str, Any]:
         return {"Body": io.BytesIO(b"[" * (MOST_BYTES + 9))}
+
+
+class _CutOff:
+    """A client whose first answer for each key ends early, which botocore tells with the end alone."""
+
+    def __init__(self, s3: Any) -> None:
+        self._s3, self._asked = s3, set[str]()
+
+    def get_object(self, **asked: Any) -> dict[str, Any]:
+        body = self._s3.get_object(**asked)["Body"].read()
+        comes = len(body) if asked["Key"] in self._asked else len(body) // 2
+        self._asked.add(asked["Key"])
+        return {"Body": StreamingBody(io.BytesIO(body[:comes]), len(body))}
+
+
+def test_an_info_that_is_cut_off_is_read_again(s3: Any) -> None:
+    plan = _plan(s3, "run-1")
+    _end(s3, plan, [0, 1, 2, 3])
+    assert summarize_run(s3, plan, _CutOff(s3))["finished_ranks"] == 4
 
 
 def test_an_info_that_has_become_large_is_not_read_into_memory(s3: Any) -> None:

@@ -12,7 +12,8 @@ from .signing import Credentials
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _OF_BOTO3 = (
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "AWS_CA_BUNDLE",
-    "AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT",
+    "REQUESTS_CA_BUNDLE", "AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_USE_FIPS_ENDPOINT",
+    "AWS_USE_DUALSTACK_ENDPOINT", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
 )  # fmt: skip
 """Settings that our client does not know."""
 
@@ -22,10 +23,11 @@ def new_client(environment: Mapping[str, str]) -> Any:
     asked = [name for name in _OF_BOTO3 if environment.get(name) not in (None, "", os.devnull)]
     region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
     key, secret = (environment.get(name) for name in _KEYS)
-    if asked or not (key and secret and region):
-        return _boto3()
     endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or None
-    return S3(Credentials(key, secret, environment.get("AWS_SESSION_TOKEN")), region, endpoint)
+    is_url = endpoint is None or endpoint.startswith(("http://", "https://"))  # boto3 says what is wrong
+    if asked or not (key and secret and region and is_url):
+        return _boto3()
+    return S3(Credentials(key, secret, environment.get("AWS_SESSION_TOKEN") or None), region, endpoint)
 
 
 def _boto3() -> Any:

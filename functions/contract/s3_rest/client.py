@@ -9,7 +9,9 @@ import ssl
 import time
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,7 +75,7 @@ class Body:
         except (OSError, HTTPException) as error:
             self.close()
             raise Broken(_described(error)) from error
-        if not piece and self._answer.length:
+        if self._answer.length and amount is not None and len(piece) < amount:  # http.client does not say so
             self.close()
             raise Broken(f"{self._answer.length:,} bytes are missing")
         if self._answer.isclosed() and self._connection.sock is not None:
@@ -106,8 +108,7 @@ class S3:
     def close(self) -> None:
         """Closes the idle connections."""
         for idle in self._idle.values():
-            while idle:
-                idle.pop().close()
+            _close_all(idle)
 
     def get_object(
         self, *, Bucket: str, Key: str, Range: str | None = None, IfMatch: str | None = None
@@ -156,15 +157,18 @@ class S3:
         content: bytes = b"",
     ) -> tuple[HTTPResponse, Body]:
         """S3's answer, after further attempts where an error may pass."""
+        once = partial(self._once, method, bucket, key, query or {}, headers or {}, content)
         fault: Exception = Broken("no attempt was made")
         for attempt in range(_ATTEMPTS):
             if attempt:
                 time.sleep(random.uniform(0, min(_PAUSE * 2**attempt, _LONGEST_PAUSE)))  # noqa: S311
             try:
-                answer, body = self._once(method, bucket, key, query or {}, headers or {}, content)
-                if answer.status >= 300 and self._moved(bucket, answer):
+                region = self._regions.get(bucket, self._region)
+                answer, body = once(region)
+                if answer.status >= 300 and (other := _other_region(answer, region)):
                     body.close()
-                    answer, body = self._once(method, bucket, key, query or {}, headers or {}, content)
+                    self._regions[bucket] = other
+                    answer, body = once(other)
                 if answer.status < 300:
                     return answer, body
                 fault = refusal = _error(answer, body, method, key)
@@ -178,15 +182,6 @@ class S3:
                     raise refusal
         raise fault
 
-    def _moved(self, bucket: str, answer: HTTPResponse) -> bool:
-        """Whether S3 has named another region of the bucket
-        (https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingBucket.html)."""
-        region = answer.headers["x-amz-bucket-region"] or ""
-        if not _REGION.fullmatch(region) or region == self._regions.get(bucket, self._region):
-            return False
-        self._regions[bucket] = region
-        return True
-
     def _once(
         self,
         method: str,
@@ -195,8 +190,8 @@ class S3:
         query: Mapping[str, str],
         headers: Mapping[str, str],
         content: bytes,
+        region: str,
     ) -> tuple[HTTPResponse, Body]:
-        region = self._regions.get(bucket, self._region)
         address, path = place(bucket, region, self._endpoint)
         path, text = path + path_of(key), query_of(query)
         whole = {"Host": urlsplit(address).netloc, **headers}
@@ -206,12 +201,14 @@ class S3:
         while True:
             connection, used = self._connection(address, idle)
             try:
-                connection.request(method, target, content or None, own)
-                return (answer := connection.getresponse()), Body(answer, connection, idle)
-            except (OSError, HTTPException):
+                answer = _answer(connection, method, target, content, own)
+                return answer, Body(answer, connection, idle)
+            except (OSError, HTTPException) as error:
                 connection.close()
                 if not used:
                     raise  # otherwise S3 closed an idle connection, which is not a fault of the request
+                if isinstance(error, TimeoutError):
+                    _close_all(idle)  # each of them might take as long
 
     def _connection(self, address: str, idle: list[HTTPConnection]) -> tuple[HTTPConnection, bool]:
         """A connection, and whether it was used before."""
@@ -237,6 +234,37 @@ def place(bucket: str, region: str, endpoint: str | None = None) -> tuple[str, s
     if "." in bucket:
         return f"https://s3.{region}.{domain}", f"/{bucket}/"
     return f"https://{bucket}.s3.{region}.{domain}", "/"
+
+
+def _answer(
+    connection: HTTPConnection, method: str, target: str, content: bytes, headers: Mapping[str, str]
+) -> HTTPResponse:
+    """The answer to a request, also to one that S3 refuses and no longer reads before all of it is sent."""
+    try:
+        connection.request(method, target, content or None, headers)
+    except (BrokenPipeError, ConnectionResetError):
+        answer = connection.getresponse()
+        if answer.status < 300:
+            raise
+        if connection.sock is not None:  # the answer has a reference of its own
+            connection.sock.close()
+            connection.sock = None  # so that no other request follows half a request
+        return answer
+    return connection.getresponse()
+
+
+def _other_region(answer: HTTPResponse, region: str) -> str | None:
+    """The region that S3 names as the bucket's, if it is not the one that was asked
+    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingBucket.html)."""
+    other = answer.headers["x-amz-bucket-region"] or ""
+    return other if _REGION.fullmatch(other) and other != region else None
+
+
+def _close_all(idle: list[HTTPConnection]) -> None:
+    """While other threads may take some of them."""
+    with suppress(IndexError):
+        while True:
+            idle.pop().close()
 
 
 def _trusting() -> ssl.SSLContext:
@@ -270,9 +298,10 @@ def _listing(text: bytes) -> Json:
     def value(element: ElementTree.Element, name: str) -> str:
         return element.findtext(f"{space}{name}") or ""
 
+    decoded = unquote_plus if value(root, "EncodingType") == "url" else str  # emulators may not encode keys
     contents = [
         {
-            "Key": unquote_plus(value(one, "Key")),
+            "Key": decoded(value(one, "Key")),
             "ETag": value(one, "ETag"),
             "Size": int(value(one, "Size")),
             "LastModified": datetime.fromisoformat(value(one, "LastModified").replace("Z", "+00:00")),
