@@ -49,6 +49,11 @@ class Listing:
     is_part: bool = False
     descriptions: list[str] = field(default_factory=list)
 
+    def describing(self, files: list[PartitionFile]) -> list[str]:
+        """The descriptions, except those in folders that hold only other partitions than these files."""
+        others = _folders(self.files) - _folders(files)
+        return [key for key in self.descriptions if key.rpartition("/")[0] not in others]
+
     def note(self, place: str) -> str | None:
         """A sentence that counts and names the files in `place` that a run leaves out; None without any."""
         count = sum(map(len, self.left_out.values()))
@@ -57,6 +62,12 @@ class Listing:
         reasons = "; ".join(f"{reason}: {named(names)}" for reason, names in sorted(self.left_out.items()))
         files, are = ("file", "is") if count == 1 else ("files", "are")
         return f"{count:,} {files} in {place} {are} left out ({reasons})"
+
+
+def _folders(files: Iterable[PartitionFile]) -> set[str]:
+    """Those of the files, and all above them."""
+    parts = (file.key.split("/")[:-1] for file in files)
+    return {"/".join(part[:depth]) for part in parts for depth in range(len(part) + 1)}
 
 
 def natural(key: str) -> list[tuple[int, int | str]]:

@@ -189,7 +189,7 @@ def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str, deploy
     hands = deal(files, payload.get("world_size", len(files)), times)
     originals = len(hands) // times
     notes = [
-        *check_photometry(s3, payload, listing.descriptions, deployed.bundled.card),
+        *check_photometry(s3, payload, listing.describing(files), deployed.bundled.card),
         listing.note(f"s3://{bucket}/{prefix}/"),
         _idle(payload.get("world_size", 0), len(files)),
         _unbounded(payload),

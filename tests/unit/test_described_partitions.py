@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -328,6 +329,20 @@ def test_the_zip_of_initialize_has_what_the_image_bundles(build: BuildFolder) ->
     with zipfile.ZipFile(build.zip_file("initialize")) as archive:
         held = {name: archive.read(f"initialize/{name}") for name in ("graphs.json", "card.json")}
     assert held == {name: (BUNDLED_MODEL / name).read_bytes() for name in held}
+
+
+@pytest.mark.parametrize(("limit", "is_refused"), [(2, False), (3, True)])
+def test_only_descriptions_of_the_files_that_are_read_are_compared(
+    s3: Any, limit: int, is_refused: bool
+) -> None:
+    """file_limit takes the first ones, here those of one folder."""
+    for name, zero_point in (("a/x", 27.0), ("b", 22.5)):
+        for number in (1, 2):
+            s3.put_object(Bucket=BUCKET, Key=f"in/{name}/{number}.pt", Body=b"galaxies")
+        body = photometry.as_bytes(Photometry(zero_point=zero_point))
+        s3.put_object(Bucket=BUCKET, Key=f"in/{name.partition('/')[0]}/{FILE}", Body=body)
+    with pytest.raises(PlanError, match=r"22\.5, but 27 in ") if is_refused else nullcontext():
+        _started(s3, data_prefix="in", result_path="r", file_limit=limit)
 
 
 @pytest.mark.parametrize("name", ["zero_point", "pixel_scale", "magnitude_limits"])
