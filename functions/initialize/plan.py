@@ -50,7 +50,7 @@ class Listing:
     descriptions: list[str] = field(default_factory=list)
 
     def describing(self, files: list[PartitionFile]) -> list[str]:
-        """The descriptions without those that are only in or above folders of other partitions than these files."""
+        """The descriptions, except those in folders that hold only other partitions than these files."""
         others = _folders(self.files) - _folders(files)
         return [key for key in self.descriptions if key.rpartition("/")[0] not in others]
 
