@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from .contract.model_files import engine_fault
+from .contract.run_records import COPIES
 
 READY = "/_READY"
 _SHOWN = 80  # characters of a value in a message
+_FOLDERS_OF_A_RUN = ("predictions", "failures", COPIES)
 _MOST_UNKNOWN = 20  # fields that are named
 _LONGEST_NAME = 255  # bytes of a file's name
 _HERE = Path(__file__).parent
@@ -89,7 +91,8 @@ def resolve(payload: object) -> dict[str, Any]:
     if not faults:
         resolved.setdefault("data_bucket", resolved["bucket"])
         fault = engine_fault(resolved["engine"], resolved["precision"])
-        faults = [*_catalogue_faults(resolved), *_copy_faults(resolved), *([] if fault is None else [fault])]
+        faults = [*_path_faults(resolved), *_catalogue_faults(resolved), *_copy_faults(resolved)]
+        faults += [] if fault is None else [fault]
     if faults:
         raise PayloadError("; ".join(faults))
     return resolved
@@ -106,6 +109,17 @@ def _script_faults(resolved: dict[str, Any]) -> list[str]:
     if folder and script and not script.startswith(f"/tmp/{folder}/"):  # noqa: S108 - as users write it
         faults.append(f"script: {_shown(script)} is not allowed; give a file below /tmp/{cut(folder)}/")
     return faults
+
+
+def _path_faults(resolved: dict[str, Any]) -> list[str]:
+    """A run in such a folder of another run would replace results of that one."""
+    path = resolved["result_path"]
+    if path.rpartition("/")[2] not in _FOLDERS_OF_A_RUN:
+        return []
+    names = ", ".join(_FOLDERS_OF_A_RUN)
+    return [
+        f"result_path: {_shown(path)} is not allowed: each run has folders named {names}; give another name"
+    ]
 
 
 def _catalogue_faults(resolved: dict[str, Any]) -> list[str]:

@@ -54,6 +54,13 @@ def test_paths_that_leave_their_folder_are_refused(path: str) -> None:
             resolve({**MINIMAL, field: path})
 
 
+@pytest.mark.parametrize("path", ["results/1/copies", "results/1/failures/", "x/predictions", "copies"])
+def test_a_run_is_not_put_into_a_folder_of_another_run(path: str) -> None:
+    with pytest.raises(PayloadError, match=r"^result_path: .* is not allowed: each run has folders named pred"):
+        resolve({**MINIMAL, "result_path": path})
+    assert resolve({**MINIMAL, "result_path": f"{path.rstrip('/')}-2"})
+
+
 @pytest.mark.parametrize("path", ["25MB", "results/25MB/1GB/1", "a.b/..c/d..", "Anomaly Detection/x"])
 def test_ordinary_paths_are_accepted_and_lose_a_closing_slash(path: str) -> None:
     assert resolve({**MINIMAL, "data_prefix": path + "/"})["data_prefix"] == path
