@@ -51,11 +51,14 @@ class Bench:
 def bench(model: Path) -> Bench:
     """Measures float32 and int8 of a model folder on one thread. Raises BenchError, or EngineError."""
     graphs = read_graphs(model)
-    if graphs is None or "int8" not in graphs or instructions() is None:
-        lacking = (
-            "the kernels do not run on this CPU" if instructions() is None else f"{model} has no int8 graph"
+    if instructions() is None:
+        raise BenchError(
+            "int8 and float32 graphs need kernels that do not run on this CPU; use the torch engine"
         )
-        raise BenchError(f"{lacking}, so there are no two precisions to compare; give a model that has one")
+    if graphs is None or "int8" not in graphs:
+        raise BenchError(
+            f"{model} has no int8 graph to compare with float32; `cosmicai model optimise` makes one"
+        )
     turns: list[dict[str, Measured]] = []
     with _galaxies() as files:
         for _ in range(TURNS):

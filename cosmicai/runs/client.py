@@ -61,7 +61,7 @@ def execution_arn(target: Target, name: str | None) -> str:
         return target.execution_arn(name)
     latest = executions(target, 1)
     if not latest:
-        raise RunError(f"there is no run yet: start one with {target.command('run', 'PAYLOAD.json')}")
+        raise RunError(f"nothing has run here yet: {target.command('run', 'PAYLOAD.json')} starts a run")
     return str(latest[0]["executionArn"])
 
 
@@ -71,7 +71,7 @@ def described(target: Target, stepfunctions: Any, arn: str) -> Json:
         execution: Json = stepfunctions.describe_execution(executionArn=arn)
     except stepfunctions.exceptions.ExecutionDoesNotExist as error:
         raise RunError(
-            f"there is no run {arn.rpartition(':')[2]}: {target.command('list')} shows the runs"
+            f"no run has the name {arn.rpartition(':')[2]}: {target.command('list')} shows the runs"
         ) from error
     return execution
 

@@ -36,7 +36,7 @@ class RankEvent(Record):
     script: Annotated[str | None, Field("the file that is started, below /tmp", "SCRIPT", null=True)] = None
     world_size: Annotated[int, Field("the ranks of the run", "WORLD_SIZE")]
     originals: Annotated[
-        int | None, Field("the number of ranks that are no copies, where there are copies", "ORIGINALS")
+        int | None, Field("the number of ranks that are not copies, where there are copies", "ORIGINALS")
     ] = None
     data_bucket: Annotated[str, Field("the bucket of the partitions", "DATA_BUCKET")]
     data_prefix: Annotated[str, Field("the folder of the partitions", "DATA_PREFIX")]

@@ -28,7 +28,7 @@ class RankInfo(Record):
 
     world_size: Annotated[int | None, Field("the ranks of the run")] = None
     copy: Annotated[
-        int | None, Field("the number of the copy, from 1; left out by ranks that are no copies", COPY)
+        int | None, Field("the number of the copy, from 1; left out by ranks that are not copies", COPY)
     ] = None
     data_paths: Annotated[Keys | None, Field("the key of the partition, or a list of keys", "data_path")] = None
     result_path: Annotated[str | None, Field("the result path of the payload; of a copy, copies/ in it")] = None

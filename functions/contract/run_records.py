@@ -70,7 +70,7 @@ class Run(Record):
 
     @property
     def originals(self) -> int:
-        """The number of ranks that are no copies; they are the first ones."""
+        """The number of ranks that are not copies; they are the first ones."""
         return self.first_ranks or self.world_size
 
     @property
@@ -177,7 +177,7 @@ class Summary(Record):
         ),
     ] = None
     originals: Annotated[
-        int | None, Field("the number of ranks that are no copies, where there are copies")
+        int | None, Field("the number of ranks that are not copies, where there are copies")
     ] = None
     copied_samples: Annotated[
         int | None,

@@ -14,6 +14,7 @@ from botocore.exceptions import HTTPClientError, IncompleteReadError
 from urllib3.exceptions import HTTPError
 
 from . import repeating
+from .s3_rest.choice import broken
 
 T = TypeVar("T")
 
@@ -37,9 +38,9 @@ def read(s3: Any, bucket: str, key: str) -> tuple[bytes, str]:
 
 
 def read_small(s3: Any, bucket: str, key: str, most_bytes: int) -> bytes:
-    """An object that may be anybody's.
+    """An object that may be anybody's. s3: boto3's client, or that of s3_rest.
 
-    Raises ValueError for one with more bytes, botocore's ClientError, or one of BROKEN.
+    Raises ValueError for one with more bytes, the client's ClientError, or what it raises of a broken connection.
     """
 
     def get() -> bytes:
@@ -50,7 +51,7 @@ def read_small(s3: Any, bucket: str, key: str, most_bytes: int) -> bytes:
         body: bytes = answer["Body"].read()
         return body
 
-    return repeated(get)
+    return repeating.repeated(get, broken(s3))
 
 
 def put_json(s3: Any, bucket: str, key: str, content: object) -> None:

@@ -15,6 +15,8 @@ from .contract.mapping import Mapping
 from .contract.s3 import repeated
 from .payload import PayloadError, cut
 
+_LOOKED_AT = 1000  # objects of a folder that is to become a catalogue
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -22,9 +24,6 @@ class Ranks:
 
     hands: Sequence[Sequence[str]]
     are_all: bool
-
-
-_LOOKED_AT = 1000  # objects of a folder that is to become a catalogue
 
 
 def check_catalogue(s3: Any, payload: dict[str, Any], graphs: Any, ranks: Ranks) -> list[str]:

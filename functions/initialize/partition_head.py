@@ -8,7 +8,6 @@ Ranks read it again with checks of everything; what cannot be read here is left 
 from __future__ import annotations
 
 import ast
-import io
 import pickletools
 import re
 import struct
@@ -19,6 +18,7 @@ from typing import IO, Any
 from .contract.columns import stored_type
 from .contract.names import NAME
 from .contract.s3 import repeated
+from .contract.seekable import Seekable
 
 _TAIL = 1 << 16  # bytes of the first request; a list of entries has a few hundred
 _PART = 1 << 14  # bytes of a request
@@ -90,48 +90,32 @@ def _header(start: bytes) -> tuple[int, dict[str, str]]:
     return rows, columns
 
 
-class _Remote(io.RawIOBase):
+class _Remote(Seekable):
     """An object of S3 as a file for zipfile, of which few bytes can be read."""
 
     def __init__(self, s3: Any, bucket: str, key: str) -> None:
         self._s3, self._bucket, self._key = s3, bucket, key
         self._parts: list[tuple[int, bytes]] = []  # where each begins
-        self._place, self._left, self._requests = 0, _MOST_BYTES, _MOST_REQUESTS
-        self._size = self._fetch(f"bytes=-{_TAIL}")
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._place
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise ValueError("seek before the beginning")
-        self._place = base + offset
-        return self._place
+        self._left, self._requests = _MOST_BYTES, _MOST_REQUESTS
+        super().__init__(self._fetch(f"bytes=-{_TAIL}"))
 
     def readinto(self, buffer: Any) -> int:
-        stop = min(self._place + len(buffer), self._size)
-        if stop <= self._place:
+        stop = min(self.place + len(buffer), self.size)
+        if stop <= self.place:
             return 0
         part = self._held(stop)
         if part is None:
-            last = min(max(stop, self._place + _PART), self._size) - 1
-            self._fetch(f"bytes={self._place}-{last}")
+            last = min(max(stop, self.place + _PART), self.size) - 1
+            self._fetch(f"bytes={self.place}-{last}")
             part = self._held(stop) or b""
         buffer[: len(part)] = part
-        self._place += len(part)
+        self.place += len(part)
         return len(part)
 
     def _held(self, stop: int) -> bytes | None:
         for start, body in self._parts:
-            if start <= self._place and stop <= start + len(body):
-                return body[self._place - start : stop - start]
+            if start <= self.place and stop <= start + len(body):
+                return body[self.place - start : stop - start]
         return None
 
     def _fetch(self, requested: str) -> int:

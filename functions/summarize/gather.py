@@ -13,12 +13,10 @@ from typing import Any, Self
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .catalogue import grow
-from .contract import repeating
 from .contract.fields import RecordError
 from .contract.rank_info import MOST_BYTES, RankInfo, is_result, parse
 from .contract.run_records import COPIES, Run, Summary, last_run_key
-from .contract.s3 import BROKEN, put_json, put_list, read, repeated
-from .contract.s3_rest.choice import broken
+from .contract.s3 import BROKEN, put_json, put_list, read, read_small, repeated
 from .contract.untrusted import UntrustedError
 from .jobs import killed
 from .report import report
@@ -171,20 +169,6 @@ class _Bucket:
 
         return repeated(listing)
 
-    def body(self, key: str) -> bytes | None:
-        """An object; None for one of more than MOST_BYTES, whatever size the listing gave."""
-
-        def get() -> bytes | None:
-            stream = self.reads.get_object(Bucket=self.name, Key=key)["Body"]
-            body: bytes = stream.read(MOST_BYTES + 1)
-            if len(body) <= MOST_BYTES:
-                stream.read()  # at the end, boto3 says whether all of it has come
-                return body
-            stream.close()
-            return None
-
-        return repeating.repeated(get, broken(self.reads))
-
     def read(self, key: str) -> Json | None:
         """The object; {} if it is not ours, since foreign files must not stop a summary; None if missing."""
         try:
@@ -241,18 +225,19 @@ def _by_one_clock(info: RankInfo, modified: float) -> RankInfo:
 def _objects(bucket: _Bucket, keys: Listed, prefix: str, ranks: range) -> Iterator[_Object]:
     """The objects PREFIX{rank}.json of these ranks among the listed."""
 
-    def fetched(key: str) -> bytes | None:
-        size, _ = keys[key]
-        return bucket.body(key) if size <= MOST_BYTES else None
+    def fetched(key: str) -> bytes | ValueError:
+        try:
+            return read_small(bucket.reads, bucket.name, key, MOST_BYTES)
+        except ValueError as error:
+            return error
 
     matches = ((key, re.fullmatch(r"(0|[1-9][0-9]{0,8})\.json", key.removeprefix(prefix))) for key in keys)
     theirs = {key: int(match[1]) for key, match in matches if match and int(match[1]) in ranks}
     # Parsed here and not by the pool, whose threads would hinder each other.
     for (key, rank), body in zip(theirs.items(), bucket.pool.map(fetched, theirs), strict=True):
-        size, modified = keys[key]
-        if body is None:
-            fault = f"it has {max(size, MOST_BYTES + 1):,} bytes or more, and at most {MOST_BYTES:,} are read"
-            yield _Object(rank, None, [], modified, fault)
+        _, modified = keys[key]
+        if isinstance(body, ValueError):
+            yield _Object(rank, None, [], modified, str(body))
             continue
         try:
             yield _Object(rank, *parse(body), modified)

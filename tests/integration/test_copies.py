@@ -26,13 +26,18 @@ def _arrays(ran: Ran, name: str) -> dict[str, np.ndarray]:
         return dict(file)
 
 
+def _once_and(times: int, channel: str, cloud: Cloud, run: Run, prefix: str) -> tuple[Ran, Ran]:
+    """A run of what is there, and one that repeats it."""
+    payload = {**cloud.payload(prefix), "collectives": channel}
+    once = run({**payload, "result_path": f"results/{prefix}/once"})
+    return once, run({**payload, "result_path": f"results/{prefix}/repeated", "repeat_data": times})
+
+
 def test_originals_are_computed_as_without_copies(
     cloud: Cloud, run: Run, partitions: Partitions, prefix: str
 ) -> None:
     cloud.put_all(prefix, partitions(3, rows=20))
-    payload = {**cloud.payload(prefix), "collectives": "s3"}
-    once = run({**payload, "result_path": f"results/{prefix}/once"})
-    repeated = run({**payload, "result_path": f"results/{prefix}/repeated", "repeat_data": 3})
+    once, repeated = _once_and(3, "s3", cloud, run, prefix)
     assert (once.status, repeated.status) == ("SUCCEEDED", "SUCCEEDED"), once.cause + repeated.cause
     copies = {f"copies/{rank}.json" for rank in range(3, 9)}
     copies |= {f"copies/predictions/{rank}.npz" for rank in range(3, 9)} | {"copies/combined_data.json"}
@@ -66,9 +71,7 @@ def test_copies_over_direct_connections_leave_the_metrics_as_they_are(
     cloud: Cloud, run: Run, partitions: Partitions, prefix: str
 ) -> None:
     cloud.put_all(prefix, partitions(2, rows=20))
-    payload = {**cloud.payload(prefix), "collectives": "direct"}
-    once = run({**payload, "result_path": f"results/{prefix}/once"})
-    repeated = run({**payload, "result_path": f"results/{prefix}/repeated", "repeat_data": 4})
+    once, repeated = _once_and(4, "direct", cloud, run, prefix)
     assert (once.status, repeated.status) == ("SUCCEEDED", "SUCCEEDED"), once.cause + repeated.cause
     assert repeated.read("run.json")["collectives"] == {"channel": "direct"}
     assert repeated.read("0.json")["collectives"]["faults"] == {}

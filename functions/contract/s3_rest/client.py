@@ -118,6 +118,9 @@ class S3:
             name: value for name, value in (("Range", Range), ("If-Match", IfMatch)) if value is not None
         }
         answer, body = self._asked("GET", Bucket, Key, headers=headers)
+        if answer.length is None:  # S3 always says it
+            body.close()
+            raise Broken("the answer does not say how long it is")
         return {
             "Body": body,
             "ETag": answer.headers["ETag"],

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..contract.seekable import Seekable
 from . import pickled
 from .filekinds import other_kind
 from .pickled import Pairs, Rules, TorchFileError, printable
@@ -132,36 +133,21 @@ def _entries(source: Source) -> dict[str, zipfile.ZipInfo]:
     return entries
 
 
-class _File(io.RawIOBase):
+class _File(Seekable):
     """A source as a file for zipfile, of which at most _DIRECTORY_LIMIT bytes can be read."""
 
     def __init__(self, source: Source) -> None:
-        self._source, self._place, self._left = source, 0, _DIRECTORY_LIMIT
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._place
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._source.size}[whence]
-        if base + offset < 0:
-            raise ValueError("seek before the beginning")
-        self._place = base + offset
-        return self._place
+        super().__init__(source.size)
+        self._source, self._left = source, _DIRECTORY_LIMIT
 
     def readinto(self, buffer: Any) -> int:
-        stop = min(self._place + len(buffer), self._source.size)
-        part = self._source.read(self._place, stop) if stop > self._place else b""
+        stop = min(self.place + len(buffer), self.size)
+        part = self._source.read(self.place, stop) if stop > self.place else b""
         self._left -= len(part)
         if self._left < 0:
             raise TorchFileError(f"its list of entries has more than {_DIRECTORY_LIMIT >> 20} MB")
         buffer[: len(part)] = part
-        self._place += len(part)
+        self.place += len(part)
         return len(part)
 
 

@@ -39,7 +39,7 @@ class Tree:
 
     rank: int
     size: int
-    originals: int | None = None  # the ranks that are no copies; None: all
+    originals: int | None = None  # the ranks that are not copies; None: all
 
     @property
     def parent(self) -> int | None:
