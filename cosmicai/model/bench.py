@@ -52,13 +52,10 @@ def bench(model: Path) -> Bench:
     """Measures float32 and int8 of a model folder on one thread. Raises BenchError, or EngineError."""
     graphs = read_graphs(model)
     if instructions() is None:
-        raise BenchError(
-            "int8 and float32 graphs need kernels that do not run on this CPU; use the torch engine"
-        )
+        raise BenchError("the kernels of the graphs do not run on this CPU; it needs the torch engine")
     if graphs is None or "int8" not in graphs:
-        raise BenchError(
-            f"{model} has no int8 graph to compare with float32; `cosmicai model optimise` makes one"
-        )
+        remedy = "`cosmicai model optimise` makes one"
+        raise BenchError(f"{model} has no int8 graph to compare with float32; {remedy}")
     turns: list[dict[str, Measured]] = []
     with _galaxies() as files:
         for _ in range(TURNS):

@@ -174,7 +174,7 @@ class Watcher:
         assert self._run is not None  # noqa: S101 - for the type checker
         for place in (folder, *([f"{folder}/{COPIES}"] if self._run.has_copies else [])):
             self._read_new(bucket, f"{place}/", self._results, is_result)
-            # A resumed run has the records of ranks that failed before: these are not failures of this execution.
+            # A resumed run has records of earlier failures, which are not failures of this execution.
             self._read_new(bucket, f"{place}/failures/", self._failures, _is_of, _second(began))
         infos = [
             replace(RankInfo.from_json(info), copy=self._run.copy_of(rank))

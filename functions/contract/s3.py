@@ -40,7 +40,7 @@ def read(s3: Any, bucket: str, key: str) -> tuple[bytes, str]:
 def read_small(s3: Any, bucket: str, key: str, most_bytes: int) -> bytes:
     """An object that may be anybody's. s3: boto3's client, or that of s3_rest.
 
-    Raises ValueError for one with more bytes, the client's ClientError, or what it raises of a broken connection.
+    Raises ValueError for one with more bytes, the client's ClientError, or its error of a broken connection.
     """
 
     def get() -> bytes:

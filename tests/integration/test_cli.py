@@ -211,7 +211,7 @@ def test_ctrl_c_leaves_the_run_running_and_stop_ends_it(
         (("run", "payload.json", "--local", "--set", "batch_sise=8"), "batch_sise: unknown field; did you"),
         (("run", "payload.json", "--team", "nobody"), "team nobody is not deployed from here"),
         (("run", "payload.json", "--team", "nobody", "--local"), "give --team or --local, not both"),
-        (("status", "no-such-run", "--local"), "no run has the name no-such-run: `cosmicai list --local` shows"),
+        (("status", "no-such-run", "--local"), "no run has the name no-such-run: `cosmicai list --local`"),
         (("report", "."), "summary.json is missing: give a folder of downloaded results"),
         (("sweep", "--partitions-mb", "77", "--local"), "/77MB/ holds no partition"),
     ],
