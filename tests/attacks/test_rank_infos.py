@@ -57,7 +57,8 @@ class _S3:
     def get_object(self, Bucket: str, Key: str) -> Json:
         if Key not in self.objects:
             raise _NoSuchKey(Key)
-        return {"Body": io.BytesIO(self.objects[Key]), "ETag": f"{hash(self.objects[Key]):x}"}
+        body = self.objects[Key]
+        return {"Body": io.BytesIO(body), "ETag": f"{hash(body):x}", "ContentLength": len(body)}
 
     def put_object(self, Bucket: str, Key: str, Body: bytes, **_: Any) -> None:
         self.objects[Key] = Body
