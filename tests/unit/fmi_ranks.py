@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fmi
+import pytest
 from fmi.punching import Greeting, Met
 
 
@@ -49,3 +50,7 @@ def greeted(greeting: Greeting) -> Met:
         poll.register(greeting.socket, greeting.events)
         poll.poll(greeting.until.left() * 1000)
     raise fmi.PeerTimeout(f"nobody greeted in {greeting.until.seconds:g} s")
+
+
+def no_punch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmi.punching._dialled", lambda own, address: None)

@@ -23,7 +23,7 @@ import pytest
 
 from cosmicai.packaging.places import FUNCTIONS
 
-from .fmi_ranks import exactly, together
+from .fmi_ranks import exactly, no_punch, together
 from .rendezvous import Host
 
 
@@ -89,10 +89,6 @@ def test_a_foreign_client_of_fmis_wire_pairs_with_ours(host: Host) -> None:
         group.close()
 
 
-def _no_punch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fmi.punching._dialled", lambda own, address: None)
-
-
 def _ranks(host: Host, name: str, size: int) -> list[fmi.Direct]:
     return [fmi.Direct(rank, size, name, "127.0.0.1", host.port, b"s", host.relay_key) for rank in range(size)]
 
@@ -100,7 +96,7 @@ def _ranks(host: Host, name: str, size: int) -> list[fmi.Direct]:
 def test_behind_closed_networks_a_pair_meets_in_the_relay(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """In parallel with the punch, which here lasts longer than the operation may take."""
     monkeypatch.setattr("fmi.direct.PUNCH_SECONDS", 3600)
-    _no_punch(monkeypatch)
+    no_punch(monkeypatch)
     channels = _ranks(host, "closed-", 2)
     sums = together(channels, lambda group: group.allreduce(np.ones(100_000), np.add).sum())
     assert sums == [200_000.0] * 2
@@ -113,7 +109,7 @@ def test_a_rank_that_was_relayed_asks_for_the_next_relay_at_once(
     """Each rank's second pair would have a head start of an hour."""
     monkeypatch.setattr("fmi.direct.PUNCH_SECONDS", 3600)
     monkeypatch.setattr("fmi.direct.HEAD_START", 0.1)
-    _no_punch(monkeypatch)
+    no_punch(monkeypatch)
     channels, met = _ranks(host, "again-", 4), threading.Barrier(4)
 
     def work(group: fmi.Group) -> float:
@@ -137,7 +133,7 @@ def test_a_punch_that_succeeds_is_taken_although_the_last_pair_was_relayed(
     channels = _ranks(host, "better-", 3)
     monkeypatch.setattr("fmi.direct.HEAD_START", 0.1)
     with monkeypatch.context() as closed:
-        _no_punch(closed)
+        no_punch(closed)
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda rank: channels[rank].connect(1 - rank, 0, fmi.Deadline(20)), range(2)))
     monkeypatch.setattr("fmi.direct.HEAD_START", 3600)
@@ -176,7 +172,7 @@ def test_a_port_that_refuses_is_dialled_again_with_pauses(monkeypatch: pytest.Mo
         listener.listen(1)
         punch = fmi.punching.Punch(listener, listener.getsockname(), unused.getsockname(), None, lambda: False)
         with pytest.raises(fmi.punching.NotThrough):
-            punch.through(fmi.Deadline(0.5))
+            punch.through(fmi.Deadline(0.5), fmi.Deadline(0.5))
     assert 1 < len(dials) < 20
 
 

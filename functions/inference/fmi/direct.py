@@ -171,7 +171,9 @@ class Direct:
         return f"{self._name}{sender}_{receiver}".encode()
 
     def _punch(self, peer: int, name: bytes, deadline: Deadline) -> Met:
-        """deadline: for the partner to come to the host; after that, meeting it takes a few seconds at most."""
+        """deadline: for the partner to come to the host; after that, meeting it takes a few seconds at most,
+        or the rest of the time if the partner may already use a connection whose last bytes are missing.
+        """
         with self._ask(name, peer, deadline) as host, self._watched(host):
             own = host.getsockname()
             with bound(own) as listener:
@@ -182,7 +184,7 @@ class Direct:
                 begin = None if self._secret is None else lambda: self._handshake(peer)
                 relay = self._relay(peer, host.getpeername(), deadline)
                 punch = Punch(listener, own, address, begin, lambda: self._closed, relay)
-                return punch.through(Deadline(seconds))
+                return punch.through(Deadline(seconds), deadline)
 
     def _relay(self, peer: int, host: Address, deadline: Deadline) -> Alternative | None:
         name, relay_key = self._pair_name(peer), self._relay_key

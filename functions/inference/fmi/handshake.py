@@ -1,11 +1,12 @@
 """How two ranks greet each other: bytes in, bytes out, and no socket.
 
-Both send a hello with a challenge. Each answers with a proof, an HMAC over both hellos with the run's secret,
+Both send a hello with a challenge. Each then sends a proof, an HMAC over both hellos with the run's secret,
 which shows that it knows the secret. Only then are the hellos read: ranks that disagree about who they are or
 how many there are get an error on both sides. Finally the lower rank confirms, because a pair may greet on two
-connections at once and both ranks must choose the same one. The keys of the messages that follow are derived
-from the secret and both challenges, one for each direction, so that no message of another connection or
-direction is accepted.
+connections at once and both ranks must choose the same one. The higher rank sends its proof after the lower
+one's, so it knows that it waits for its peer and for nobody else: the confirmation may be on its way for long,
+and the lower rank already uses the connection. The keys of the messages that follow are derived from the secret
+and both challenges, one for each direction, so that no message of another connection or direction is accepted.
 """
 
 from __future__ import annotations
@@ -49,19 +50,25 @@ class Pair:
 
 
 class Handshake:
-    """One side of the handshake. outgoing: bytes to send; missing: how many to receive next, 0 at its end."""
+    """One side of the handshake. outgoing: bytes to send; missing: how many to receive next, 0 at its end.
+
+    in_doubt: whether the peer, which has proven itself, may already use the connection.
+    """
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
         self.outgoing = bytearray()
         self.missing = 0
+        self.in_doubt = False
         self.keys: Keys | None = None
         self._received = bytearray()
         self._steps = self._run()
         self.missing = next(self._steps)
 
     def receive(self, data: bytes) -> None:
-        """Accepts at most `missing` bytes. Raises Stranger, or PeerRefused for a peer that disagrees."""
+        """Accepts at most `missing` bytes. Raises Stranger, or PeerRefused for a peer that disagrees: if bytes
+        are then left in `outgoing`, they let the peer see it too.
+        """
         self._received += data
         self.missing -= len(data)
         if not self.missing:
@@ -80,15 +87,21 @@ class Handshake:
         magic, version, *_ = _HELLO.unpack(theirs)
         if magic != _MAGIC or version != VERSION:
             raise Stranger(f"{self._who} does not speak version {VERSION} of this protocol")
-        self.outgoing += self._mac(b"proof", mine, theirs)
-        proof = yield _PROOF
-        if not hmac.compare_digest(proof, self._mac(b"proof", theirs, mine)):
-            raise Stranger(f"{self._who} does not know this run's secret")
-        self._check(theirs)
+        proof = self._mac(b"proof", mine, theirs)
         if pair.rank < pair.peer:
-            self.outgoing += self._mac(b"taken", mine, theirs)
-        elif not hmac.compare_digest((yield _PROOF), self._mac(b"taken", theirs, mine)):
+            self.outgoing += proof
+        if not hmac.compare_digest((yield _PROOF), self._mac(b"proof", theirs, mine)):
             raise Stranger(f"{self._who} does not know this run's secret")
+        if pair.rank < pair.peer:
+            self._check(theirs)
+            self.outgoing += self._mac(b"taken", mine, theirs)
+        else:
+            self.outgoing += proof
+            self._check(theirs)
+            self.in_doubt = True
+            if not hmac.compare_digest((yield _PROOF), self._mac(b"taken", theirs, mine)):
+                raise Stranger(f"{self._who} does not know this run's secret")
+            self.in_doubt = False
         self.keys = Keys(self._mac(b"messages", mine, theirs), self._mac(b"messages", theirs, mine))
 
     @property

@@ -3,7 +3,8 @@
 Whoever connects first may be a stranger. So all connections greet at the same time, and only one whose rank
 knows the run's secret ends the search: a stranger costs no time and cannot make the operation fail. A relay
 greets at the same time, so that a pair that cannot punch through loses no time either. The lower rank of the
-pair confirms one connection, which both then use.
+pair confirms one connection, which both then use: the higher rank does not give up a connection that its peer
+may have confirmed before it is closed or _DOUBT_SECONDS have passed.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from .channel import Deadline
-from .errors import FmiError, PeerLost, RelayRefused
+from .errors import FmiError, PeerLost, PeerRefused, RelayRefused
 from .handshake import Handshake, Keys, Stranger
 
 Address = tuple[str, int]
 Met = tuple[socket.socket, Keys | None]
 # For one connection: a hello that is lost on the way is repeated after a second or two.
 _GREETING_SECONDS = 5.0
+# For a connection that the peer may already use. TCP sends a lost packet again after 3, 9 and 21 s if the
+# connection's first packet was lost too (RFC 6298, section 5.7), otherwise much sooner.
+_DOUBT_SECONDS = 30.0
 _GREETINGS = 32  # at once; if there are more, the oldest is closed
 _CLOSED_SECONDS = 0.2  # between looks at whether the channel was closed
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1  # seconds between attempts to connect
@@ -37,11 +41,15 @@ class NotThrough(FmiError):
 
 
 class Greeting:
-    """A connection on which the two ranks greet. handshake: None if anyone who connects is accepted."""
+    """A connection on which the two ranks greet. handshake: None if anyone who connects is accepted.
+
+    until: when it is given up, unless the peer may already use it. `in_doubt`: whether that is so.
+    """
 
     def __init__(self, connection: socket.socket, handshake: Handshake | None, until: Deadline) -> None:
         connection.setblocking(False)
         self.socket, self.until, self._handshake = connection, until, handshake
+        self.in_doubt = False
 
     @property
     def ended(self) -> bool:
@@ -58,13 +66,18 @@ class Greeting:
         sending = 0 if self._handshake is None else select.POLLOUT if self._handshake.outgoing else 0
         return sending | select.POLLIN
 
+    def in_time(self, latest: Deadline) -> bool:
+        """Whether it may still succeed. latest: of the operation that needs the connection."""
+        if not self.in_doubt and self._handshake is not None and self._handshake.in_doubt:
+            self.in_doubt, self.until = True, Deadline(min(_DOUBT_SECONDS, latest.left()))
+        return bool(self.until.left())
+
     def advance(self) -> None:
         """Sends and receives without waiting. Raises OSError, PeerLost, Stranger and PeerRefused."""
         shake = self._handshake
         while shake is not None and not self.ended:
             try:
-                while shake.outgoing:
-                    del shake.outgoing[: self.socket.send(shake.outgoing)]
+                self._send(shake)
                 if shake.missing:
                     data = self.socket.recv(shake.missing)
                     if not data:
@@ -72,6 +85,13 @@ class Greeting:
                     shake.receive(data)
             except (BlockingIOError, InterruptedError):
                 return
+            except PeerRefused:
+                self._send(shake)  # what shows the peer that the two disagree
+                raise
+
+    def _send(self, shake: Handshake) -> None:
+        while shake.outgoing:
+            del shake.outgoing[: self.socket.send(shake.outgoing)]
 
 
 @dataclass(frozen=True)
@@ -122,20 +142,21 @@ class Punch:
         self._greetings: list[Greeting] = []  # the relay's is among them
         self._reason: Exception | None = None
 
-    def through(self, until: Deadline) -> Met:
-        """The connection; `until`: the punch's deadline. A relay that was asked for has its own.
+    def through(self, until: Deadline, latest: Deadline) -> Met:
+        """The connection. until: the punch's deadline; a relay that was asked for has its own. latest: the
+        deadline for a connection that the peer may already use.
 
         Raises NotThrough, and PeerRefused for a peer that disagrees.
         """
         try:
-            while not self._closed() and (until.left() or self._relay or self._relaying in self._greetings):
+            while not self._closed() and (until.left() or self._relay or self._undecided):
                 self._dial()
                 self._ask_relay(until)
                 self._wait()
                 self._accept()
                 self._look_at_dialed()
                 for greeting in sorted(self._greetings, key=lambda each: each is self._relaying):
-                    if self._greeted(greeting):
+                    if self._greeted(greeting, latest):
                         self._greetings.remove(greeting)
                         return greeting.socket, greeting.keys
             raise NotThrough(self._reason)
@@ -144,6 +165,11 @@ class Punch:
                 greeting.socket.close()
             if self._dialing is not None:
                 self._dialing.close()
+
+    @property
+    def _undecided(self) -> bool:
+        """Whether a connection remains that outlasts the punch."""
+        return any(greeting.in_doubt or greeting is self._relaying for greeting in self._greetings)
 
     def _dial(self) -> None:
         """Dials unless a connection is being made or greets. It pauses in between, as refusals come at once."""
@@ -200,7 +226,9 @@ class Punch:
             dialing.close()
 
     def _greet(self, connection: socket.socket) -> Greeting:
-        strangers = [greeting for greeting in self._greetings if greeting is not self._relaying]
+        strangers = [
+            greeting for greeting in self._greetings if greeting is not self._relaying and not greeting.in_doubt
+        ]
         if len(strangers) >= _GREETINGS:
             self._drop(strangers[0])
         handshake = None if self._begin is None else self._begin()
@@ -208,11 +236,11 @@ class Punch:
         self._greetings.append(greeting)
         return greeting
 
-    def _greeted(self, greeting: Greeting) -> bool:
+    def _greeted(self, greeting: Greeting, latest: Deadline) -> bool:
         """Whether the greeting has succeeded; drops one that can no longer succeed."""
         try:
             greeting.advance()
-            if greeting.ended or greeting.until.left():
+            if greeting.ended or greeting.in_time(latest):
                 return greeting.ended
         except (Stranger, RelayRefused) as error:
             self._reason = error
