@@ -153,10 +153,7 @@ def model_train(
             text = f"epoch {epoch.number}: loss {epoch.validation_loss:.4f}, NMAD {epoch.nmad:.4f} ({alone})"
             progress.update(task, advance=1, description=text)
 
-        def remains() -> str:
-            return f"the same command continues from {resume}" if resume.exists() else "no epoch has ended"
-
-        with interruptible(remains), writing(resume), made(out.absolute().parent):
+        with interruptible(lambda: _remains(resume)), writing(resume), made(out.absolute().parent):
             network, history = training.train(network_config, galaxies, recipe, report, encoder, resume, start)
     with new_folder(out) as scratch:
         drop_calibration(out)
@@ -167,6 +164,10 @@ def model_train(
         merge(scratch, out)
     resume.unlink(missing_ok=True)
     _tell_made(out, astromae.parameter_count(network), with_density=network.density is not None)
+
+
+def _remains(resume: Path) -> str:
+    return f"the same command continues from {resume}" if resume.exists() else "no epoch has ended"
 
 
 def _columns() -> tuple[ProgressColumn, ...]:
