@@ -19,7 +19,7 @@ FUNCTIONS = ROOT / "functions"
 SCHEMA = ROOT / "statemachine" / "payload.schema.json"
 _BUNDLED_MODEL = FUNCTIONS / "inference" / "models" / "dc2-small"
 ZIP_CONTENT: dict[str, tuple[Path, ...]] = {
-    "initialize": (SCHEMA, _BUNDLED_MODEL / "graphs.json", _BUNDLED_MODEL / "card.json"),
+    "initialize": (SCHEMA, *(_BUNDLED_MODEL / f"{name}.json" for name in ("graphs", "card", "calibration"))),
     "rendezvous": (),
     "summarize": (),
 }

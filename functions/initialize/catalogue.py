@@ -8,11 +8,13 @@ from itertools import accumulate
 from typing import Any
 
 from .arrival import Arrival, check_arrival
-from .contract.columns import PARTITION
+from .contract.columns import PARTITION, redshift_grid
 from .contract.fields import RecordError
-from .contract.growing import LOG, CatalogueError, Form, latest
+from .contract.growing import LOG, CatalogueError, Form, digest_of, latest
 from .contract.mapping import Mapping
+from .contract.model_files import CALIBRATION
 from .contract.s3 import repeated
+from .model_folder import Model
 from .payload import PayloadError, cut
 
 _LOOKED_AT = 1000  # objects of a folder that is to become a catalogue
@@ -26,13 +28,11 @@ class Ranks:
     are_all: bool
 
 
-def check_catalogue(s3: Any, payload: dict[str, Any], graphs: Any, ranks: Ranks) -> list[str]:
-    """Raises PayloadError for a catalogue of another model, another network, other outputs or other columns
-    than the run's, one within another, and a folder that holds something else.
+def check_catalogue(s3: Any, payload: dict[str, Any], model: Model, ranks: Ranks) -> list[str]:
+    """Raises PayloadError for a catalogue of another model, another network, other redshifts of p(z), other
+    outputs or other columns than the run's, one within another, and a folder that holds something else.
 
-    Returns notes on what only ranks will know.
-
-    graphs: of the run's model; None where they are not known.
+    Returns notes on what only ranks will know. model: the run's.
     """
     catalogue = payload.get("catalogue")
     if catalogue is None:
@@ -53,8 +53,9 @@ def check_catalogue(s3: Any, payload: dict[str, Any], graphs: Any, ranks: Ranks)
         if not ranks.hands:  # what they have computed is there, and not changed by what would compute it now
             return []
         if form is not None:
-            _check_network(payload, graphs, form, place)
-        return _check_columns(s3, payload, graphs, ranks, form, place)
+            _check_network(payload, model.graphs, form, place)
+            _check_probabilities(payload, model.calibration, form, place)
+        return _check_columns(s3, payload, model.graphs, ranks, form, place)
     except CatalogueError as error:
         raise PayloadError(f"catalogue: {error}") from error
 
@@ -69,15 +70,50 @@ def _check_network(payload: dict[str, Any], graphs: Any, form: Form, place: str)
         return
     mapping = _mapping(graphs)
     more = [name for name in (() if mapping is None else mapping.columns) if name not in form.columns]
-    if "model" in payload:
-        has, remedy = f"s3://{payload['bucket']}/{payload['model']} has now", "put the earlier network back"
-    else:
-        has, remedy = "this deployment bundles now", "deploy the version with the earlier network again"
+    has = f"{_folder(payload)} has now" if "model" in payload else "this deployment bundles now"
     raise CatalogueError(
         f"{place} holds predictions of another network, or of another mapping of its outputs, than {has}"
         + (f"; the catalogue has no column {', '.join(more)}" if more else "")
-        + f". Give another catalogue, or {remedy}"
+        + f". Give another catalogue, or {_earlier(payload, 'network')}"
     )
+
+
+def _check_probabilities(payload: dict[str, Any], calibration: Any, form: Form, place: str) -> None:
+    """Raises CatalogueError where only one of run and catalogue has p(z), or both at different redshifts.
+
+    A calibration.json that is not known or malformed is left to the ranks.
+    """
+    redshifts = calibration.get("redshifts", {}) if isinstance(calibration, dict) else None
+    if "script" in payload or redshifts is None:
+        return
+    has = _folder(payload) if "model" in payload else "the bundled model"
+    if bool(redshifts) != ("z_median" in form.columns):
+        fault = (
+            "has no p(z), which {} gives"
+            if redshifts
+            else "has p(z), which {} does not give: it lacks " + CALIBRATION
+        )
+    else:
+        try:
+            grid = redshift_grid(float(redshifts["to"]), float(redshifts["step"])) if form.z_grid else []
+        except (KeyError, TypeError, ValueError, ArithmeticError):
+            return
+        fault = "" if digest_of(grid) == form.z_grid else "has p(z) at other redshifts than {} gives it"
+    if fault:
+        raise CatalogueError(
+            f"{place} {fault.format(has)}. Give another catalogue, or {_earlier(payload, CALIBRATION)}"
+        )
+
+
+def _folder(payload: dict[str, Any]) -> str:
+    return f"s3://{payload['bucket']}/{payload['model']}"
+
+
+def _earlier(payload: dict[str, Any], what: str) -> str:
+    """The remedy where the model has changed."""
+    if "model" in payload:
+        return f"put the earlier {what} back"
+    return f"deploy the version with the earlier {what} again"
 
 
 def _mapping(graphs: dict[str, Any]) -> Mapping | None:
