@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -24,9 +25,10 @@ def pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     because it does not have these threads. A spawned one would run the user's script again, which may have no
     `if __name__ == "__main__"` and would then start processes in turn: the script is hidden from it.
 
-    Ctrl-C reaches this process alone, which then ends the others, so that each does not print a traceback.
+    Ctrl-C reaches this process alone, which then ends the others, so that each does not print a traceback. Each
+    has its share of the cores for numpy's products: more threads than cores wait for each other by spinning.
     """
-    context = _Context()
+    context = _Context(max(1, (os.cpu_count() or 1) // processes))
     workers = ProcessPoolExecutor(processes, context)
     try:
         yield workers
@@ -39,13 +41,13 @@ def pool(processes: int) -> Iterator[ProcessPoolExecutor]:
 
 
 class _Process(SpawnProcess):
-    def __init__(self, started: list[SpawnProcess], **options: Any) -> None:
+    def __init__(self, started: list[SpawnProcess], threads: int, **options: Any) -> None:
         super().__init__(**options)
-        self._started = started
+        self._started, self._threads = started, threads
 
     def start(self) -> None:
         """Starts the process as though this one had no script (multiprocessing.spawn.get_preparation_data)."""
-        with _STARTING, _ctrl_c_later():
+        with _STARTING, _ctrl_c_later(), _environment("OPENBLAS_NUM_THREADS", str(self._threads)):
             script = sys.modules["__main__"]
             sys.modules["__main__"] = ModuleType("__main__")
             started, self._started = self._started, []  # is not sent to the process
@@ -57,15 +59,29 @@ class _Process(SpawnProcess):
 
 
 class _Context(SpawnContext):
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
         super().__init__()
         self.started: list[SpawnProcess] = []
+        self._threads = threads
 
     def Process(self, **options: Any) -> SpawnProcess:  # type: ignore[override]
-        return _Process(self.started, **options)
+        return _Process(self.started, self._threads, **options)
 
 
 _STARTING = threading.Lock()
+
+
+@contextmanager
+def _environment(name: str, default: str) -> Iterator[None]:
+    """Sets a variable in this context, unless it is set."""
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = default
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The BLAS of a rank on Lambda has one thread, as threadpoolctl counts them."""
+"""Threads of numpy's BLAS: one in a rank on Lambda, as threadpoolctl counts them, and few in a pool."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from cosmicai.packaging.places import FUNCTIONS
+from cosmicai.processes import pool
 
 _HANDLER = """
 import json, os, inference.handler, threadpoolctl
@@ -32,3 +33,11 @@ def test_a_rank_has_one_thread_of_blas_unless_it_was_given_more(own: str | None)
     cores = len(os.sched_getaffinity(0))
     threads = 1 if own is None else min(int(own), cores)
     assert json.loads(started.stdout) == {"pools": [threads], "handed on": own}
+
+
+def test_the_processes_of_a_pool_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    processes = (os.cpu_count() or 1) + 1
+    with pool(processes) as workers:
+        assert workers.submit(os.getenv, "OPENBLAS_NUM_THREADS").result() == "1"
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
