@@ -96,7 +96,7 @@ def ranks_text(snapshot: Snapshot) -> str:
 
 
 def channel_text(snapshot: Snapshot) -> str:
-    """'none', or 'none: one rank has no other to reduce with' where the payload has not named it."""
+    """'none', or 'none: a single rank has nothing to reduce' where the payload has not named it."""
     return ": ".join(filter(None, (snapshot.channel, snapshot.channel_reason)))
 
 

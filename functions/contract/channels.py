@@ -78,7 +78,7 @@ def choose(ranks: Ranks, host: Host, script: bool = False) -> Choice:
     have a channel.
     """
     if ranks.count == 1:
-        return Choice("s3" if script else "none", "one rank has no other to reduce with")
+        return Choice("s3" if script else "none", "a single rank has nothing to reduce")
     possible: list[Channel] = ["none", "s3"]
     about = host.description
     if ranks.at_once < ranks.count:

@@ -107,7 +107,7 @@ class RankInfo(Record):
         Field("the CPU's instruction sets that matter to networks: avx512_vnni, dotprod, i8mm, …"),
     ] = None
     precision: Annotated[str | None, Field("the precision of its arithmetic")] = None
-    precision_reason: Annotated[str | None, Field("why this one")] = None
+    precision_reason: Annotated[str | None, Field("why this precision")] = None
     flags: Annotated[
         dict[str, int] | None,
         Field("number of galaxies by flag", unit="galaxies"),

@@ -1,4 +1,4 @@
-"""What Initialize knows of the network in the inference image: both are packaged from the same files."""
+"""What Initialize knows about the network in the inference image: both are packaged from the same files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ _FOLDER = Path(__file__).parents[1] / "inference" / "models" / BUNDLED
 
 @dataclass(frozen=True)
 class Bundled:
-    """The bundled model's graphs.json and card.json; {} where the image is not this deployment's own, and may
-    bundle another network."""
+    """The bundled model's graphs.json and card.json.
+
+    Both are {} if the image is not this deployment's own, because it may bundle another network.
+    """
 
     graphs: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)

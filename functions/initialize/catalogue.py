@@ -42,8 +42,8 @@ def check_catalogue(s3: Any, payload: dict[str, Any], graphs: Any, ranks: Ranks)
         for above in list(accumulate(catalogue.split("/"), "{}/{}".format))[:-1]:
             if _first_keys(s3, bucket, f"{above}/{LOG}/", 1):
                 raise CatalogueError(
-                    f"s3://{bucket}/{above} is a catalogue itself, whose `vacuum` would delete one within it; "
-                    "give a folder elsewhere"
+                    f"s3://{bucket}/{above} is a catalogue, and its `vacuum` would delete a catalogue "
+                    "within it; give a folder elsewhere"
                 )
         _, form = latest(s3, bucket, catalogue)
         if form is not None:
@@ -60,9 +60,9 @@ def check_catalogue(s3: Any, payload: dict[str, Any], graphs: Any, ranks: Ranks)
 
 
 def _check_network(payload: dict[str, Any], graphs: Any, form: Form, place: str) -> None:
-    """Raises CatalogueError where the run's network is another than the one of the catalogue.
+    """Raises CatalogueError if the run's network differs from that of the catalogue.
 
-    What graphs.json does not say is seen when the ranks have ended.
+    If graphs.json does not name the network, Summarize compares it when the ranks have ended.
     """
     network = graphs.get("network") if isinstance(graphs, dict) else None
     if not isinstance(network, str) or network == form.network or not form.network:
@@ -70,11 +70,12 @@ def _check_network(payload: dict[str, Any], graphs: Any, form: Form, place: str)
     mapping = _mapping(graphs)
     more = [name for name in (() if mapping is None else mapping.columns) if name not in form.columns]
     if "model" in payload:
-        has, remedy = f"s3://{payload['bucket']}/{payload['model']} has now", "put the earlier network back"
+        present, remedy = f"s3://{payload['bucket']}/{payload['model']} holds", "put the earlier network back"
     else:
-        has, remedy = "this deployment bundles now", "deploy the version with the earlier network again"
+        present, remedy = "this deployment bundles", "deploy the version with the earlier network again"
     raise CatalogueError(
-        f"{place} holds predictions of another network, or of another mapping of its outputs, than {has}"
+        f"{place} holds predictions of another network, or of another mapping of its outputs, "
+        f"than {present} now"
         + (f"; the catalogue has no column {', '.join(more)}" if more else "")
         + f". Give another catalogue, or {remedy}"
     )
@@ -112,7 +113,9 @@ def _check_new(s3: Any, bucket: str, catalogue: str, place: str) -> None:
     names = (key.removeprefix(f"{catalogue}/") for key in keys)
     others = [name for name in names if name and not name.startswith(f"{PARTITION}=")]
     if others:
-        raise CatalogueError(f"{place} holds something else ({cut(others[0])}); give a folder of its own")
+        raise CatalogueError(
+            f"{place} holds other objects, such as {cut(others[0])}; give the catalogue a folder of its own"
+        )
 
 
 def _first_keys(s3: Any, bucket: str, prefix: str, most: int) -> list[str]:

@@ -54,7 +54,8 @@ def _host() -> Host:
     except NotHealthy as error:
         return Host("absent" if own is None else "stopped", str(error))
     except (BotoCoreError, ClientError) as error:
-        return Host("stopped", f"the rendezvous host {own} could not be asked for ({type(error).__name__})")
+        reason = f"EC2 does not say where the rendezvous host {own} is ({type(error).__name__})"
+        return Host("stopped", reason)
     return Host("up", f"the rendezvous host at {address} is up")
 
 

@@ -29,9 +29,9 @@ def _of_last_run(s3: Any, bucket: str, model: str | None) -> Speed | None:
     try:
         last = LastRun.from_json(content)
         if not (0 < last.slowest <= last.fastest and last.memory > 0):
-            raise RecordError("its speeds are none")
+            raise RecordError("its speeds or its memory are impossible")
         if not last.typical_start <= last.longest_start <= _MOST_START_SECONDS:
-            raise RecordError("its starts are none")
+            raise RecordError("its starts are impossible")
     except RecordError as error:
         ignore(bucket, key, error)
         return None
@@ -55,7 +55,7 @@ def _of_card(s3: Any, bucket: str, model: str | None) -> Speed | None:
     try:
         rate = float(measured["images per second and thread"])
         if not 0 < rate < float("inf"):
-            raise ValueError("the rate is none")
+            raise ValueError("the rate is impossible")
         machine = str(measured["machine"])[:80]
     except (KeyError, TypeError, ValueError) as error:
         ignore(bucket, key, error)

@@ -67,7 +67,7 @@ def test_every_command_refuses_partitions_that_contradict_the_models_card(
     assert cli.run(line.split()) == 1
     message = " ".join(capsys.readouterr().err.split())
     assert f"in/{FILE}: {said} on the card of the model model" in message
-    assert "`cosmicai data prepare` makes partitions for a model" in message
+    assert "make partitions for this model with `cosmicai data prepare`" in message
     assert not (place / "new").exists()
 
 

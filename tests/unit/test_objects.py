@@ -332,7 +332,7 @@ def _with(data: bytes, record: bytes, name: str = RECORD, compression: int = zip
         (_npy(np.array([_Hostile(), _Hostile()], object)), "is not a table"),
         (_npy(np.array([(_Hostile(),)] * 2, [("id", "O")])), "id has the type"),
         (_npy(np.arange(2)), "is not a table"),
-        (_npy(np.zeros(3, [("id", "<i8")])), r"has the shape \(3,\), the images have 2 rows"),
+        (_npy(np.zeros(3, [("id", "<i8")])), r"has the shape \(3,\), but the images have 2 rows"),
         (_npy(np.zeros((2, 1), [("id", "<i8")])), "has the shape"),
         (_header("(10000000000000,)"), "has the shape"),
         (_header("(2,)", rest=bytes(15)), "has 15 bytes of rows, expected 16"),
