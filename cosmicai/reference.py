@@ -27,7 +27,7 @@ RESULTS = {
     "execution time per batch (second)": "inference time per batch",
     "cpu memory (MB)": "peak memory beyond that of the imports, of the largest rank",
     "gpu memory (MB)": "0 on a CPU; null on a GPU, where it is not measured",
-    "throughput(bps)": "bits of images and magnitudes (164,000 a galaxy) per second of inference in a rank",
+    "throughput(bps)": "bits of images and magnitudes (164,000 per galaxy) per second of inference in a rank",
     "batch size": "from the payload or the script",
     "number of batches": "of all ranks",
     "device": "cpu or cuda",

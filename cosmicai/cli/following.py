@@ -101,7 +101,7 @@ def channel_text(snapshot: Snapshot) -> str:
 
 
 def time_text(snapshot: Snapshot) -> str:
-    """The time so far; of a run that has ended, the one of its summary and report."""
+    """The time so far; for a run that has ended, the time in its summary and report."""
     if snapshot.wall_seconds is None:
         return seconds_text(snapshot.seconds)
     return (

@@ -64,7 +64,7 @@ class Magnitudes:
         if any(column.shape not in ((), (1,)) for column in self._columns):
             column = next(column for column in self._columns if column.shape not in ((), (1,)))
             raise SourceError(
-                f"{self._path}: {column.described} has several values a galaxy, perhaps with its error: name "
+                f"{self._path}: {column.described} has several values per galaxy, perhaps with its error: name "
                 f"the first with --magnitudes '{column.name}[0],…'"
             )
         model_bands = self._layout.bands
@@ -117,7 +117,7 @@ class Magnitudes:
         if len(limits) != count:
             raise SourceError(
                 f"{described.place} has {len(limits)} magnitude_limits, but {self._path} has {count} "
-                "magnitudes a galaxy: correct the file, or give the magnitudes that it describes"
+                "magnitudes per galaxy: correct the file, or give the magnitudes that it describes"
             )
         return [None if index is None else limits[index] for index in self.order]
 
@@ -219,8 +219,8 @@ class Magnitudes:
         for band, (odd, known) in enumerate(zip(self._implausible, self._known, strict=True)):
             if odd > _TOLERATED * known and (odd > 1 or odd == known):
                 raise SourceError(
-                    f"{self._path}: {odd} of {known} magnitudes in {self.names[band]} are beyond any survey "
-                    f"({BRIGHTEST:g} to {FAINTEST:g}); {self._likely(band)}"
+                    f"{self._path}: {odd} of {known} magnitudes in {self.names[band]} are outside "
+                    f"{BRIGHTEST:g} to {FAINTEST:g}, the range of all surveys; {self._likely(band)}"
                 )
 
     def _likely(self, band: int) -> str:

@@ -114,7 +114,7 @@ class Assumptions:
             if not (
                 0 < measured.images_per_second_vcpu[0] < math.inf and 0 <= measured.cold_start_seconds[0] < 900
             ):
-                raise ValueError("its speed or its cold starts are not measurements")
+                raise ValueError("its speed or its cold starts are impossible")
         except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise PlanningError(

@@ -216,7 +216,7 @@ def test_what_is_no_magnitude_is_refused_with_the_likely_reason(
 ) -> None:
     wrong = magnitudes(arrays["magnitudes"].astype(np.float64))  # type: ignore[operator]
     source = _npz(tmp_path / "a.npz", images=arrays["images"], mags=wrong)
-    refused(source, rf"\d+ of \d+ magnitudes in . are beyond any survey \(8 to 36\); .*{reason}")
+    refused(source, rf"\d+ of \d+ magnitudes in . are outside 8 to 36, the range of all surveys; .*{reason}")
 
 
 def test_magnitudes_taken_for_fluxes_arerefused(arrays: Arrays, tmp_path: Path) -> None:

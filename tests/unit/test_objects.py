@@ -173,7 +173,7 @@ def test_positions_and_kept_columns_of_a_survey_table(tmp_path: Path) -> None:
     [
         (("nothing",), "no column nothing"),
         (("a b", "a_b"), "a_b would be the column a_b, and there is one already"),
-        (("pair",), r"pair \(130, 2\) has 2 values a galaxy.*--keep 'pair\[0\]'"),
+        (("pair",), r"pair \(130, 2\) has 2 values per galaxy.*--keep 'pair\[0\]'"),
         (("long",), "long holds a text of 1025 characters, more than 1024"),
     ],
 )

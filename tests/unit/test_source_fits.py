@@ -279,7 +279,8 @@ def test_values_with_errors_are_named(arrays: Arrays, tmp_path: Path) -> None:
     hdu = fits.BinTableHDU.from_columns([*table, fits.Column("Z_SPEC", "2E", array=pairs)])
     source = _write(tmp_path / "a.fits", fits.ImageHDU(arrays["images"]), hdu)
     _refused(
-        source, r"Z_SPEC \(12, 2\) has 2 values a galaxy, perhaps with its error: give --redshift 'Z_SPEC\[0\]'"
+        source,
+        r"Z_SPEC \(12, 2\) has 2 values per galaxy, perhaps with its error: give --redshift 'Z_SPEC\[0\]'",
     )
     assert not differing(made(source, tmp_path / "out", Reading(Columns(redshift="Z_SPEC[0]")))[0], arrays)
 
