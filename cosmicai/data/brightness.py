@@ -109,7 +109,7 @@ class Magnitudes:
         )
 
     def _source_limits(self, described: Described) -> list[float | None]:
-        """By band, the magnitude of what is not detected in the source, by its photometry.json."""
+        """By band, the magnitude that stands for a non-detection in the source, from its photometry.json."""
         limits = described.photometry.magnitude_limits
         if limits is None or self.fluxes:
             return [None] * len(self.order)

@@ -22,14 +22,14 @@ _OPTIONS = {
     "zero_point": "--pixel-zero-point or --pixel-unit",
     "pixel_scale": "--pixel-scale",
 }
-"""By the fields of photometry.json that they may contradict."""
+"""Options, by the field of photometry.json that they may contradict."""
 
 
 class Channels:
     """Images (n, C, H, W) with the model's bands, whatever axes and columns the source has them in.
 
     names: of the source's channels, None if nothing names them. order: which of them each band is, None for
-    one that is filled with zeros. bands: of what `read` gives. new_scale: arcsec a pixel after `plan`.
+    one that is filled with zeros. bands: of what `read` gives. new_scale: arcsec per pixel after `plan`.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Channels:
         )
 
     def _scale(self) -> float | None:
-        """Arcsec a pixel, from the user or the file."""
+        """Arcsec per pixel, from the user or the file."""
         if self._reading.pixel_scale is not None:
             return self._reading.pixel_scale
         used = self._used_columns()
@@ -218,7 +218,7 @@ class Channels:
             raise SourceError(f"{self._path}: {error}") from error
 
     def _new_scale(self) -> float | None:
-        """Arcsec a pixel after `plan`; None if the source does not state its scale.
+        """Arcsec per pixel after `plan`; None if the source does not state its scale.
 
         With another fit than "scale" the user says that they are those of the model.
         """

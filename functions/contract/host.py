@@ -11,7 +11,7 @@ _SECONDS = 2.0  # for one protocol round trip
 
 
 class NotHealthy(Exception):
-    """The host does not answer, or not yet; the message says what is known of it."""
+    """The host does not answer, or not yet; the message says what is known about it."""
 
 
 def health(address: str, seconds: float = _SECONDS) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class Run(Record):
 
     @property
     def channel(self) -> str | None:
-        """By which the ranks reduce their metrics; None for a run on one machine."""
+        """The channel by which the ranks reduce their metrics; None for a run on one machine."""
         return text_of(self.collectives, "channel")
 
     @property

@@ -20,19 +20,22 @@ _LOOKED_AT = 1000  # objects of a folder that is to become a catalogue
 
 @dataclass(frozen=True)
 class Ranks:
-    """Those that are to run. hands: the keys of the partitions of each. are_all: whether no other has ended."""
+    """The ranks that are to run.
+
+    hands: the keys of the partitions of each. are_all: whether no other rank has ended.
+    """
 
     hands: Sequence[Sequence[str]]
     are_all: bool
 
 
 def check_catalogue(s3: Any, payload: dict[str, Any], graphs: Any, ranks: Ranks) -> list[str]:
-    """Raises PayloadError for a catalogue of another model, another network, other outputs or other columns
-    than the run's, one within another, and a folder that holds something else.
+    """Raises PayloadError if the run cannot add to its catalogue; returns notes on what could not be checked.
 
-    Returns notes on what only ranks will know.
+    A catalogue is refused if it has another model, network, other outputs or other columns than the run, if it
+    is within another catalogue, and if its folder holds other objects.
 
-    graphs: of the run's model; None where they are not known.
+    graphs: of the run's model; None if they are not known.
     """
     catalogue = payload.get("catalogue")
     if catalogue is None:
@@ -50,7 +53,7 @@ def check_catalogue(s3: Any, payload: dict[str, Any], graphs: Any, ranks: Ranks)
             form.check_payload(payload, place)
         else:
             _check_new(s3, bucket, catalogue, place)
-        if not ranks.hands:  # what they have computed is there, and not changed by what would compute it now
+        if not ranks.hands:  # all ranks have ended: today's network cannot change what they have computed
             return []
         if form is not None:
             _check_network(payload, graphs, form, place)

@@ -20,7 +20,7 @@ from .run import start
 
 _s3 = boto3.client("s3")
 _SOON = Config(connect_timeout=2, read_timeout=2, retries={"total_max_attempts": 2})
-_HEALTH_SECONDS = 1.0  # a host that takes longer is taken for one that is not up
+_HEALTH_SECONDS = 1.0  # a host that takes longer counts as stopped
 
 
 def _concurrency() -> int:
@@ -42,7 +42,7 @@ def _is_running(state_machine: str, name: str) -> bool:
 
 
 def _host() -> Host:
-    """How the rendezvous host is just now; a run's ranks may start it where it is the deployment's own."""
+    """The present state of the rendezvous host. A run may start it if it is the deployment's own."""
     own = os.environ.get("RENDEZVOUS_INSTANCE_ID")
     address = os.environ.get("RENDEZVOUS_ADDRESS", "")
     try:

@@ -1,4 +1,4 @@
-"""Whether the folder that a payload names as its model can be one, before ranks are paid for."""
+"""Checks the folder that a payload names as its model, before any rank is paid for."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .records import read_json
 def check_model(s3: Any, payload: dict[str, Any]) -> Any:
     """Returns the folder's graphs.json, or None if there is none that can be read.
 
-    Raises PayloadError if the payload's `model` is a folder that lacks a file which every rank would need, or
-    does not run with the payload's engine and precision. With a script the folder is the script's own affair,
-    but not empty. Ranks check what the files hold.
+    Raises PayloadError if the payload's `model` is a folder that lacks a file that every rank needs, or a model
+    that does not run with the payload's engine and precision. If the payload names a script, the folder may
+    hold anything, but must not be empty. Ranks check what the files hold.
     """
     bucket, folder = payload["bucket"], payload.get("model")
     if folder is None:

@@ -25,7 +25,7 @@ _NAMED = 8  # things that a message lists
 
 
 class OnnxFileError(ValueError):
-    """An ONNX file is broken, hostile, ambiguous or no model; the message says which, and why."""
+    """An ONNX file is broken, hostile, ambiguous or not a model; the message says which, and why."""
 
 
 @dataclass(frozen=True)
