@@ -190,7 +190,7 @@ def _results_command(ran: Ran, folder: Path) -> str:
 
 @pytest.mark.fault(
     "an arrival does not fit into its catalogue",
-    "one of ten partitions has a column more, and Initialize does not look at it",
+    "one of ten partitions has an additional column, and Initialize does not read it",
     "the execution fails with CatalogueFailed and says what differs; the catalogue stays as it was",
     "nothing: the results are there",
 )
