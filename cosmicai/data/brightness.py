@@ -98,8 +98,8 @@ class Magnitudes:
         if count == expected:
             listed = ", ".join(self._layout.bands or ())
             self.notes.append(
-                f"{column.label} is assumed to be in the model's order {listed}, as it has as many values; "
-                f"if it is not, give --magnitudes '{column.name}[0],…'"
+                f"{column.label} is assumed to be in the model's order {listed}, because it has as many "
+                f"values; if it is not, give --magnitudes '{column.name}[0],…'"
             )
             return list(range(count))
         raise SourceError(

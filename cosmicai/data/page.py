@@ -81,8 +81,8 @@ If several columns are possible, the source is refused and the error lists them.
 `--id none`, the row number in the source is the identifier. ra and dec (degrees) are recognised by their usual
 names. `--keep` names more columns, such as `--keep 'EBV,FLAGS_*'`. All of these columns go into the partitions,
 and from there into every prediction and catalogue (`cosmicai catalogue`, `results --format`). Values stay
-exact: 64-bit integers, and text as it is. A kept column of integers becomes text if some of them are missing. If
-predictions already use the name of a kept column, it gets the prefix `source_`.
+exact: 64-bit integers, and text as it is. A kept column of integers becomes text if some of them are missing.
+If predictions already use the name of a kept column, it gets the prefix `source_`.
 
 In a partition these columns are in the entry `{RECORD}` of the .pt file, which is a zip: a structured numpy
 array with one row per galaxy. `torch.load` ignores this entry and returns the TensorDataset. numpy reads it:

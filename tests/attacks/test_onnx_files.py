@@ -117,7 +117,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a loop": (_loop, "has the operator Loop, which is not supported; neither are control flow"),
     "a branch": (_if, "has the operator If, which is not supported"),
     "a graph in a node that has none": (
-        _of(node("Relu", ["x"], ["y"], body=_inner("z"))), "an operator Relu has a graph inside of it",
+        _of(node("Relu", ["x"], ["y"], body=_inner("z"))), "an operator Relu contains a graph",
     ),
     "an operator of another domain": (
         _of(node("Own", ["x"], ["y"], domain="evil\x1b[2J"), domains={"": 20, "evil\x1b[2J": 1}),
@@ -188,11 +188,11 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda path: _external(path, path.name, offset="1e3"),
         "the offset of external data is '1e3', not a number",
     ),
-    "weights behind the file": (
-        lambda path: _external(path, path.name, offset="999999999999"), "but the place that it names in",
+    "weights beyond the end of the file": (
+        lambda path: _external(path, path.name, offset="999999999999"), "but the range that it names in",
     ),
     "weights of another length": (
-        lambda path: _external(path, path.name, length="7"), "the weight w has 12 bytes, which are not those",
+        lambda path: _external(path, path.name, length="7"), "the weight w has 12 bytes, but the range",
     ),
 }  # fmt: skip
 

@@ -153,8 +153,8 @@ def _check_external(model: onnx.ModelProto, path: Path) -> None:
         total += length
         if length != size or offset + length > file.stat().st_size:
             raise OnnxFileError(
-                f"the weight {printable(tensor.name, 80)} has {size:,} bytes, but the place that it names in "
-                f"{printable(location, 80)} does not hold that many"
+                f"the weight {printable(tensor.name, 80)} has {size:,} bytes, but the range that it names in "
+                f"{printable(location, 80)} has another length or is beyond the end of the file"
             )
         if total > MOST_BYTES:
             raise OnnxFileError(f"has more than {MOST_BYTES >> 30} GB with its external data")
