@@ -200,7 +200,7 @@ def test_small_stamps_are_refused_unless_padding_is_asked_for(tmp_path: Path) ->
     [
         (
             {"pictures": np.zeros((2, 5, 32))},
-            r"no column for images.*it has pictures \(2, 5, 32\): give --images",
+            r"no column holds images.*it has pictures \(2, 5, 32\): give --images",
         ),
         ({"images": np.zeros((2, 5, 32, 32))}, "no column for magnitudes"),
         (
