@@ -1,13 +1,13 @@
 """p(z) of calibrated networks compared with RAIL's estimators, on DC2 galaxies that none of them has seen.
 
-    .venv/bin/python benchmarks/probabilities.py [MODEL_FOLDER …] [--fewer N] [--networks]
+    .venv/bin/python benchmarks/probabilities.py [MODEL_FOLDER …] [--fewer N] [--networks] [--swap]
 
 The bundled network is always among them. The first eight of 17 partitions of validation galaxies calibrate each
 network (`cosmicai model calibrate`), the others are inferred (`cosmicai infer`) and judge. RAIL's k nearest
 neighbours and FlexZBoost are trained on all galaxies that the networks were trained on or calibrated with, by
 their magnitudes: once on the same four renderings of the training galaxies, once on one of them. RAIL's and
 qp's own evaluators judge all densities. RAIL gets an environment of its own, build/rail, at the first call.
-Writes benchmarks/probabilities.json, unless --fewer or --networks is given, and prints the tables.
+Writes benchmarks/probabilities.json, unless one of the options is given, and prints the tables.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ def rail_environment() -> Path:
     return folder / "bin" / "python"
 
 
-def split(partitions: Path, work: Path, fewer: int | None) -> tuple[Path, Path]:
+def split(partitions: Path, work: Path, fewer: int | None, swap: bool) -> tuple[Path, Path]:
     """Folders of links to the partitions that calibrate and to those that judge."""
     files = sorted(partitions.glob("*.pt"), key=lambda path: natural(path.name))
     first = fewer or CALIBRATING
-    parts = {"calibrating": files[:first], "judging": files[first : 2 * first if fewer else None]}
-    for name, some in parts.items():
+    parts = [files[:first], files[first : 2 * first if fewer else None]]
+    for name, some in zip(("calibrating", "judging"), reversed(parts) if swap else parts, strict=True):
         folder = work / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -109,11 +109,13 @@ def _cosmicai(*arguments: str | Path) -> None:
         raise SystemExit(f"{' '.join(command)}:\n{ended.stdout}{ended.stderr}")
 
 
-def write_galaxies(calibrated: int, judged: int, training: int, path: Path) -> None:
+def write_galaxies(calibrated: int, judged: int, training: int, path: Path, swap: bool) -> None:
     """Writes the galaxies that RAIL's estimators are trained on and judged by."""
     validation = dc2.observations("validation", [0], CACHE)
-    calibrating = validation[:calibrated]
-    sets = {"judged": validation[calibrated : calibrated + judged]}
+    first = judged if swap else calibrated
+    parts = validation[:first], validation[first : calibrated + judged]
+    calibrating, judging = reversed(parts) if swap else parts
+    sets = {"judged": judging}
     for name, seeds in ((f"{RENDERINGS} renderings", range(RENDERINGS)), ("1 rendering", range(1))):
         seen = [dc2.observations("training", [seed], CACHE)[:training] for seed in seeds]
         sets[name] = _joined([*seen, calibrating])
@@ -145,18 +147,22 @@ def main() -> None:
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--fewer", type=int, help="Partitions that calibrate and judge, for a quick try.")
     parser.add_argument("--networks", action="store_true", help="Without RAIL's estimators, in two minutes.")
+    parser.add_argument(
+        "--swap", action="store_true", help="The galaxies that judge and calibrate change places."
+    )
     arguments = parser.parse_args()
     python = rail_environment()
     work = BUILD / "probabilities"
     shutil.rmtree(work, ignore_errors=True)
     partitions = dc2.partitions("validation", GALAXIES, 25, CACHE, 0)
-    calibrating, judging = split(partitions, work, arguments.fewer)
+    calibrating, judging = split(partitions, work, arguments.fewer, arguments.swap)
     counts = _count(calibrating), _count(judging)
     costs = {
         folder.name: network(folder, calibrating, judging, work)
         for folder in (BUNDLED_MODEL, *arguments.models)
     }
-    write_galaxies(*counts, counts[0] if arguments.fewer else TRAINING_GALAXIES, work / "galaxies.npz")
+    training = counts[0] if arguments.fewer else TRAINING_GALAXIES
+    write_galaxies(*counts, training, work / "galaxies.npz", arguments.swap)
     _tell("RAIL's estimators, and the evaluation")
     environment = {**os.environ, "PYTHONPATH": str(FUNCTIONS)}
     worker = ROOT / "benchmarks" / "probabilities_rail.py"
@@ -168,7 +174,7 @@ def main() -> None:
         "cost": costs,
         "methods": json.loads((work / "results.json").read_text()),
     }
-    if not arguments.fewer and not arguments.networks:
+    if not (arguments.fewer or arguments.networks or arguments.swap):
         (ROOT / "benchmarks" / "probabilities.json").write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
 import cosmicai
@@ -28,10 +29,19 @@ from cosmicai.cli import (
     speed,
     sweep,
 )
-from cosmicai.cli.common import CACHE, Cache, console, tell
+from cosmicai.cli.common import CACHE, Cache, console, interruptible, tell
 from cosmicai.cli.paths import OutFolder
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+class _Commands(TyperGroup):
+    """Says that Ctrl-C has ended a command which does not say it itself."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with interruptible():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(runs.app)
 app.add_typer(results.app)
 app.add_typer(plan.app)
@@ -73,13 +83,10 @@ def demo(
 
     Example: cosmicai demo
     """
-    from cosmicai.demo import demo as run_demo
+    with interruptible("everything that was started has been stopped"):
+        from cosmicai.demo import demo as run_demo
 
-    try:
         run_demo(cache, results, console)
-    except KeyboardInterrupt as error:
-        print("interrupted; everything that was started has been stopped", file=sys.stderr)
-        raise typer.Exit(130) from error
 
 
 @cache

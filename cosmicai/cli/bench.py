@@ -9,7 +9,7 @@ import typer
 
 from cosmicai.cli.common import console, tell
 from cosmicai.cli.paths import MODEL, OutFile
-from inference.engine.loading import BUNDLED_MODEL
+from cosmicai.packaging.places import BUNDLED_MODEL
 
 
 def bench(

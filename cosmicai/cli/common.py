@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from cosmicai.runs.deployment import Deployment
 
 RUN_FAILED = 3  # exit status of a command that followed a run which failed
+INTERRUPTED = 130  # of one that Ctrl-C ended
+AS_BEFORE = "nothing was written or replaced"
 CACHE = STATE / "cache"
 Cache = Annotated[
     Path, typer.Option(parser=OutFolder(), help="Folder that keeps the catalogue and rendered galaxies.")
@@ -127,6 +131,17 @@ def tell(text: str, lines: bool = True) -> None:
 def tell_error(text: str, lines: bool = True) -> None:
     """The same on standard error."""
     print(printable(text, _LONGEST_MESSAGE, lines), file=sys.stderr)
+
+
+@contextmanager
+def interruptible(remains: Callable[[], str] | str = "") -> Iterator[None]:
+    """On Ctrl-C, says so and what remains, and ends the command with status 130."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        said = remains if isinstance(remains, str) else remains()
+        tell_error(f"\ninterrupted: {said}" if said else "\ninterrupted")
+        raise typer.Exit(INTERRUPTED) from error
 
 
 def print_json(content: Any) -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from cosmicai.cli.common import console, tell_error
+from cosmicai.cli.common import console, interruptible, tell_error
 from cosmicai.cli.data_copies import Overwrite, PartitionMb, dc2, tell_removed, upload
 from cosmicai.cli.data_options import Source, reads
 from cosmicai.cli.paths import Destination, OutFile, bucket_and_prefix
@@ -31,6 +31,7 @@ app.command("dc2")(dc2)
 
 @app.command("prepare")
 @reads
+@interruptible("the same command continues from here")
 def data_prepare(
     *,
     source: Source,

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from cosmicai.cli.common import RUN_FAILED, console, print_json, tell, tell_error
+from cosmicai.cli.common import RUN_FAILED, console, interruptible, print_json, tell, tell_error
 from cosmicai.printable import printable
 from summarize.contract.figures import seconds_text, usd_text
 
@@ -27,13 +27,10 @@ _SHOWN_NOTE = 1000  # characters
 
 def follow(run: Run, as_json: bool = False) -> None:
     """Shows a run until it ends; exits with RUN_FAILED if it did not succeed."""
-    try:
+    with interruptible(
+        lambda: f"the run continues; come back with {run.command('watch')}, stop it with {run.command('stop')}"
+    ):
         last = _shown(run, as_json)
-    except KeyboardInterrupt as error:
-        tell_error(
-            f"\nthe run continues; come back with {run.command('watch')}, stop it with {run.command('stop')}"
-        )
-        raise typer.Exit(130) from error
     if as_json:
         print_json(last.to_json())
     else:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-from cosmicai.cli.common import console, tell_error
+from cosmicai.cli.common import AS_BEFORE, console, interruptible
 from cosmicai.cli.paths import MODEL, PARTITIONS, USABLE_MODEL, InFile, JsonFile, OutFolder
 from cosmicai.cli.values import PAIR, NameList, Names, Number, Refused, Text, whole
 from cosmicai.commands import command
@@ -155,7 +153,7 @@ def model_train(
             text = f"epoch {epoch.number}: loss {epoch.validation_loss:.4f}, NMAD {epoch.nmad:.4f} ({alone})"
             progress.update(task, advance=1, description=text)
 
-        with _resumable(resume), writing(resume), made(out.absolute().parent):
+        with interruptible(lambda: _remains(resume)), writing(resume), made(out.absolute().parent):
             network, history = training.train(network_config, galaxies, recipe, report, encoder, resume, start)
     with new_folder(out) as scratch:
         drop_calibration(out)
@@ -168,15 +166,8 @@ def model_train(
     _tell_made(out, astromae.parameter_count(network), with_density=network.density is not None)
 
 
-@contextmanager
-def _resumable(resume: Path) -> Iterator[None]:
-    """On Ctrl-C, says whether the training can be continued."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        kept = f"the same command continues it from {resume}" if resume.exists() else "no epoch has ended"
-        tell_error(f"the training was interrupted: {kept}")
-        raise typer.Exit(130) from error
+def _remains(resume: Path) -> str:
+    return f"the same command continues from {resume}" if resume.exists() else "no epoch has ended"
 
 
 def _columns() -> tuple[ProgressColumn, ...]:
@@ -287,6 +278,7 @@ def model_pretrain(
 
 
 @app.command("import")
+@interruptible(AS_BEFORE)
 def model_import(
     checkpoint: Annotated[
         Path,

@@ -7,21 +7,21 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from cosmicai.cli import plan_text
 from cosmicai.cli.common import AsJson, Local, console, print_json
 from cosmicai.cli.paths import JsonFile
 from cosmicai.cli.values import Choices, NameList, Number, NumberList, Numbers, Refused, whole
 from cosmicai.experiments import fargate
-from cosmicai.experiments.cases import Assumptions, Case
-from cosmicai.experiments.comparing import options, options_on_batch, recommended
 from summarize.contract.batch_prices import SPOT_NOTE
 from summarize.contract.channels import HostState
 from summarize.contract.estimate import IMAGE_BYTES, Architecture
 from summarize.contract.limits import MOST_RANKS
+
+if TYPE_CHECKING:
+    from cosmicai.experiments.cases import Assumptions
 
 app = typer.Typer()
 
@@ -117,6 +117,11 @@ def plan(
 
     Example: cosmicai plan --images 10224 --partition-mb 25 --probe --local
     """
+    # What imports numpy is imported here, since every command imports this module.
+    from cosmicai.cli import plan_text
+    from cosmicai.experiments.cases import Assumptions
+    from cosmicai.experiments.comparing import options, options_on_batch, recommended
+
     if published:
         plan_text.print_published(as_json)
         return
@@ -185,6 +190,7 @@ def _probed(
     """Memory sizes, architectures and figures of the embedded AWS that runs. Raises ProbeError, TargetError."""
     from cosmicai.deploy import local
     from cosmicai.deploy.target import TargetError, local_folder, local_target
+    from cosmicai.experiments.cases import Case
     from cosmicai.experiments.probing import probe
 
     state = local.status(local_folder(os.environ))

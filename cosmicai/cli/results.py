@@ -9,6 +9,7 @@ import typer
 from rich.progress import Progress
 
 from cosmicai.cli.common import (
+    AS_BEFORE,
     AsJson,
     Local,
     Profile,
@@ -16,6 +17,7 @@ from cosmicai.cli.common import (
     Team,
     console,
     deployment,
+    interruptible,
     print_json,
     tell_error,
 )
@@ -35,6 +37,7 @@ _FORMATS = Choices(("csv", "parquet", "fits", "votable", "qp", "hats"))
 
 
 @app.command()
+@interruptible(AS_BEFORE)
 def results(
     name: RunName = None,
     out: Annotated[
@@ -170,6 +173,7 @@ def _tell_left_out(infos: list[RankInfo]) -> None:
 
 
 @app.command()
+@interruptible(AS_BEFORE)
 def report(
     folder: Annotated[
         Path, typer.Argument(parser=InFolder(what="a folder of downloaded results"), help="Downloaded results.")

@@ -19,6 +19,7 @@ from cosmicai.cli.common import (
     Team,
     console,
     deployment,
+    interruptible,
     print_json,
     tell,
 )
@@ -76,7 +77,9 @@ def run(
         if "repeat_data" in fields:
             raise typer.BadParameter("give one of --repeat-data and --set repeat_data=…")
         fields["repeat_data"] = repeat_data
-    started = deployment(team, local, profile).run(payload, name, fields)
+    place = deployment(team, local, profile)
+    with interruptible(lambda: f"{place.target.command('list')} shows whether the run has started"):
+        started = place.run(payload, name, fields)
     if detach:
         _print_started(started, as_json)
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from cosmicai.cli.common import Local, Profile, Team, console, deployment
+from cosmicai.cli.common import Local, Profile, Team, console, deployment, interruptible
 from cosmicai.cli.paths import OutFolder
 from cosmicai.cli.plan import PARTITION_MB
 from cosmicai.cli.values import Number, NumberList, Numbers, Prefix, whole
@@ -88,11 +87,8 @@ def sweep(
         def say(sentence: str) -> None:
             console.print(printable(sentence), style="yellow")
 
-        try:
+        with interruptible("the same command continues from here"):
             swept = experiment.sweep(target, grid, out, report, say)
-        except KeyboardInterrupt as error:
-            print("interrupted: the same command continues from here", file=sys.stderr)
-            raise typer.Exit(130) from error
     for sentence in swept.verdicts:
         console.print(sentence)
     console.print(f"open {swept.page}; CSVs and plots are in the same folder")

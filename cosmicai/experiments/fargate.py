@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
-from cosmicai.experiments.scatter import Floats
 from summarize.contract import batch_prices
+
+if TYPE_CHECKING:
+    from cosmicai.experiments.scatter import Floats
 
 _GB = 1024
 SIZES = {
@@ -42,5 +44,5 @@ def size_fault(vcpus: int, memory_mb: int) -> str | None:
 
 def usd(vcpus: int, memory_mb: int, architecture: str, seconds: Floats) -> Floats:
     """(runs,), of ranks with a public address. seconds: (runs, ranks), for which each is billed."""
-    billed = np.maximum(seconds, batch_prices.LEAST_SECONDS).sum(axis=1)
+    billed = seconds.clip(min=batch_prices.LEAST_SECONDS).sum(axis=1)
     return billed * batch_prices.fargate(vcpus, memory_mb / _GB, 1.0, architecture, public=True)

@@ -25,14 +25,13 @@ from torch import Tensor, nn
 from cosmicai.model import novelty
 from cosmicai.model.usable import UNKNOWN_REDSHIFT, Tally, partitions, usable
 from inference.contract.accuracy import exact_nmad
-from inference.contract.model_files import GRAPHS
+from inference.contract.model_files import CALIBRATION, GRAPHS
 from inference.data.rules import Rules
 from inference.engine import astromae
 from inference.engine.choice import network_digest, read_graphs
 from inference.engine.interface import Floats, redshifts
 from inference.engine.loading import load
 from inference.probability.calibration import (
-    CALIBRATION,
     WITHOUT_MIXTURE,
     Calibration,
     Layer,

@@ -191,15 +191,11 @@ def _computed(
     failures: dict[int, Json] = {}
     with pool(processes) as workers:
         ranks = {workers.submit(_infer_one, event, threads, device, moved): event.rank for event in events}
-        try:
-            for finished, rank in enumerate(as_completed(ranks), 1):
-                failure = _failure(rank)
-                if failure is not None:
-                    failures[ranks[rank]] = failure
-                progress(finished, len(events))
-        except BaseException:
-            workers.shutdown(cancel_futures=True)
-            raise
+        for finished, rank in enumerate(as_completed(ranks), 1):
+            failure = _failure(rank)
+            if failure is not None:
+                failures[ranks[rank]] = failure
+            progress(finished, len(events))
     return failures
 
 

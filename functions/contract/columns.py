@@ -18,6 +18,15 @@ CONFIDENCE_RANGE = 0.15
 """Of (1 + z), on either side of the median."""
 MOST_CHARACTERS = {"unit": 60, "ucd": 250, "description": 500}
 """Of the metadata of a column. FITS has room for 68 in a unit."""
+_MOST_REDSHIFTS = 5000  # of p(z)
+
+
+def redshift_grid(to: float, step: float) -> list[float]:
+    """The redshifts at which a calibrated model gives p(z): from 0 to `to`. Raises ValueError for too many."""
+    if not 2 <= to / step <= _MOST_REDSHIFTS:
+        raise ValueError(f"redshifts: to / step is not from 2 to {_MOST_REDSHIFTS}")
+    last = round(to / step)
+    return [*(number * (to / last) for number in range(last)), to]
 
 
 def quantile_name(level: float) -> str:

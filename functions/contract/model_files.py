@@ -8,6 +8,8 @@ BUNDLED = "dc2-small"
 """The folder of the bundled model among the models of the inference package."""
 GRAPHS = "graphs.json"
 """Which graphs the folder has, which of them are admitted, and the mapping of an imported one."""
+CALIBRATION = "calibration.json"
+"""What turns predicted redshifts into p(z): a model folder without it gives none."""
 TORCH_FILES = ("config.json", "model.safetensors")
 """What the torch engine reads."""
 

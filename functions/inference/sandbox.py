@@ -13,7 +13,7 @@ from typing import Any
 from . import process
 from .contract.event import RankEvent
 from .contract.limits import MB_PER_VCPU
-from .contract.model_files import GRAPHS
+from .contract.model_files import CALIBRATION, GRAPHS
 from .data.partition import READS_AHEAD
 from .data.rules import CARD_FILES, Rules
 from .data.storage import Storage
@@ -21,7 +21,7 @@ from .engine.choice import Choice, choose, network_digest, read_graphs, verify
 from .engine.interface import Engine, EngineError
 from .engine.loading import BUNDLED_MODEL, start
 from .machine import NOT_BILLED, Machine
-from .probability.calibration import CALIBRATION, Calibration
+from .probability.calibration import Calibration
 from .probability.novelty import NOVELTY, Novelty
 from .script import Scripts
 

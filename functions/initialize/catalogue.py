@@ -8,11 +8,13 @@ from itertools import accumulate
 from typing import Any
 
 from .arrival import Arrival, check_arrival
-from .contract.columns import PARTITION
+from .contract.columns import PARTITION, redshift_grid
 from .contract.fields import RecordError
-from .contract.growing import LOG, CatalogueError, Form, latest
+from .contract.growing import LOG, CatalogueError, Form, digest_of, latest
 from .contract.mapping import Mapping
+from .contract.model_files import CALIBRATION
 from .contract.s3 import repeated
+from .model_folder import Model
 from .payload import PayloadError, cut
 
 _LOOKED_AT = 1000  # objects of a folder that is to become a catalogue
@@ -29,13 +31,12 @@ class Ranks:
     are_all: bool
 
 
-def check_catalogue(s3: Any, payload: dict[str, Any], graphs: Any, ranks: Ranks) -> list[str]:
+def check_catalogue(s3: Any, payload: dict[str, Any], model: Model, ranks: Ranks) -> list[str]:
     """Raises PayloadError if the run cannot add to its catalogue; returns notes on what could not be checked.
 
-    A catalogue is refused if it has another model, network, other outputs or other columns than the run, if it
-    is within another catalogue, and if its folder holds other objects.
-
-    graphs: of the run's model; None if they are not known.
+    A catalogue is refused if it has another model, another network, other redshifts of p(z), other outputs or
+    other columns than the run, if it is within another catalogue, and if its folder holds other objects.
+    model: the run's.
     """
     catalogue = payload.get("catalogue")
     if catalogue is None:
@@ -56,8 +57,9 @@ def check_catalogue(s3: Any, payload: dict[str, Any], graphs: Any, ranks: Ranks)
         if not ranks.hands:  # all ranks have ended: today's network cannot change what they have computed
             return []
         if form is not None:
-            _check_network(payload, graphs, form, place)
-        return _check_columns(s3, payload, graphs, ranks, form, place)
+            _check_network(payload, model.graphs, form, place)
+            _check_probabilities(payload, model.calibration, form, place)
+        return _check_columns(s3, payload, model.graphs, ranks, form, place)
     except CatalogueError as error:
         raise PayloadError(f"catalogue: {error}") from error
 
@@ -72,16 +74,51 @@ def _check_network(payload: dict[str, Any], graphs: Any, form: Form, place: str)
         return
     mapping = _mapping(graphs)
     more = [name for name in (() if mapping is None else mapping.columns) if name not in form.columns]
-    if "model" in payload:
-        present, remedy = f"s3://{payload['bucket']}/{payload['model']} holds", "put the earlier network back"
-    else:
-        present, remedy = "this deployment bundles", "deploy the version with the earlier network again"
+    present = f"{_folder(payload)} holds" if "model" in payload else "this deployment bundles"
     raise CatalogueError(
         f"{place} holds predictions of another network, or of another mapping of its outputs, "
         f"than {present} now"
         + (f"; the catalogue has no column {', '.join(more)}" if more else "")
-        + f". Give another catalogue, or {remedy}"
+        + f". Give another catalogue, or {_earlier(payload, 'network')}"
     )
+
+
+def _check_probabilities(payload: dict[str, Any], calibration: Any, form: Form, place: str) -> None:
+    """Raises CatalogueError where only one of run and catalogue has p(z), or both at different redshifts.
+
+    A calibration.json that is not known or malformed is left to the ranks.
+    """
+    redshifts = calibration.get("redshifts", {}) if isinstance(calibration, dict) else None
+    if "script" in payload or redshifts is None:
+        return
+    has = _folder(payload) if "model" in payload else "the bundled model"
+    if bool(redshifts) != ("z_median" in form.columns):
+        fault = (
+            "has no p(z), which {} gives"
+            if redshifts
+            else "has p(z), which {} does not give: it lacks " + CALIBRATION
+        )
+    else:
+        try:
+            grid = redshift_grid(float(redshifts["to"]), float(redshifts["step"])) if form.z_grid else []
+        except (KeyError, TypeError, ValueError, ArithmeticError):
+            return
+        fault = "" if digest_of(grid) == form.z_grid else "has p(z) at other redshifts than {} gives it"
+    if fault:
+        raise CatalogueError(
+            f"{place} {fault.format(has)}. Give another catalogue, or {_earlier(payload, CALIBRATION)}"
+        )
+
+
+def _folder(payload: dict[str, Any]) -> str:
+    return f"s3://{payload['bucket']}/{payload['model']}"
+
+
+def _earlier(payload: dict[str, Any], what: str) -> str:
+    """The remedy where the model has changed."""
+    if "model" in payload:
+        return f"put the earlier {what} back"
+    return f"deploy the version with the earlier {what} again"
 
 
 def _mapping(graphs: dict[str, Any]) -> Mapping | None:

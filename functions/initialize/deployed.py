@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .bundled import Bundled
 from .contract.channels import Host
 from .contract.pricing import BILLED_AS
+from .model_folder import Model
 
 
 @dataclass(frozen=True)
@@ -27,4 +27,4 @@ class Deployed:
     has_batch: bool = False
     host: Callable[[], Host] = lambda: Host("absent", "no rendezvous host is known")
     architecture: str = BILLED_AS
-    bundled: Bundled = field(default_factory=Bundled)
+    bundled: Model = field(default_factory=Model)

@@ -11,11 +11,11 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from .bundled import Bundled
 from .contract.channels import Host
 from .contract.host import NotHealthy, health, public_address
 from .contract.pricing import BILLED_AS
 from .deployed import Deployed
+from .model_folder import Model
 from .run import start
 
 _s3 = boto3.client("s3")
@@ -71,7 +71,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         memory_mb=int(os.environ.get("INFERENCE_MEMORY_MB", 0)),
         host=_host,
         architecture=os.environ.get("INFERENCE_ARCHITECTURE", BILLED_AS),
-        bundled=Bundled() if os.environ.get("FOREIGN_IMAGE") == "true" else Bundled.packaged(),
+        bundled=Model() if os.environ.get("FOREIGN_IMAGE") == "true" else Model.bundled(),
     )
     planned = start(_s3, event["payload"], event["run_id"], event["started"], deployed)
     logged = (

@@ -1,18 +1,39 @@
-"""Checks the folder that a payload names as its model, before any rank is paid for."""
+"""What Initialize knows about a run's network, and whether a model folder can be one."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from .contract.model_files import GRAPHS, TORCH_FILES, graphs_fault, preferred
+from .contract.model_files import BUNDLED, CALIBRATION, GRAPHS, TORCH_FILES, graphs_fault, preferred
 from .contract.s3 import repeated
-from .payload import PayloadError
+from .payload import PayloadError, packaged_json
 from .plan import named
 from .records import read_json
 
+_BUNDLED_FOLDER = Path(__file__).parents[1] / "inference" / "models" / BUNDLED
 
-def check_model(s3: Any, payload: dict[str, Any]) -> Any:
-    """Returns the folder's graphs.json, or None if there is none that can be read.
+
+@dataclass(frozen=True)
+class Model:
+    """The graphs.json, card.json and calibration.json of a model folder, as far as they are known.
+
+    graphs: None if it cannot be read. calibration: {} if there is none, None if that is not known.
+    """
+
+    graphs: Any = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
+    calibration: Any = None
+
+    @classmethod
+    def bundled(cls) -> Model:
+        """The one in the inference image: both are packaged from the same files."""
+        return cls(*(packaged_json(name, _BUNDLED_FOLDER) for name in (GRAPHS, "card.json", CALIBRATION)))
+
+
+def check_model(s3: Any, payload: dict[str, Any]) -> Model:
+    """What is known about the payload's model folder; calibration.json is read only for a catalogue.
 
     Raises PayloadError if the payload's `model` is a folder that lacks a file that every rank needs, or a model
     that does not run with the payload's engine and precision. If the payload names a script, the folder may
@@ -20,7 +41,7 @@ def check_model(s3: Any, payload: dict[str, Any]) -> Any:
     """
     bucket, folder = payload["bucket"], payload.get("model")
     if folder is None:
-        return None
+        return Model()
     place, prefix = f"s3://{bucket}/{folder}/", f"{folder}/"
     answer = repeated(lambda: s3.list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/"))
     names = {one["Key"].removeprefix(prefix) for one in answer.get("Contents", [])} - {""}
@@ -31,7 +52,7 @@ def check_model(s3: Any, payload: dict[str, Any]) -> Any:
             "leave model out for the bundled network"
         )
     if "script" in payload:
-        return None
+        return Model()
     if not names & {GRAPHS, *TORCH_FILES}:
         remedy = (
             f"name one of its folders: {named(folders)}" if folders else "copy one there, or correct the name"
@@ -42,7 +63,15 @@ def check_model(s3: Any, payload: dict[str, Any]) -> Any:
     lacking = sorted(_needed(graphs, payload, GRAPHS in names) - names)
     if lacking:
         raise PayloadError(f"model: {place} lacks {named(lacking)}; copy the whole model folder there")
-    return graphs
+    return Model(graphs, calibration=_calibration(s3, payload, names))
+
+
+def _calibration(s3: Any, payload: dict[str, Any], names: set[str]) -> Any:
+    if CALIBRATION not in names:
+        return {}
+    if "catalogue" not in payload:
+        return None
+    return read_json(s3, payload["bucket"], f"{payload['model']}/{CALIBRATION}")
 
 
 def _needed(graphs: Any, payload: dict[str, Any], has_graphs: bool) -> set[str]:

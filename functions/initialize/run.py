@@ -49,10 +49,10 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     _check(resolved, deployed)
     resume, bucket, folder = resolved["resume"], resolved["bucket"], resolved["result_path"]
     earlier, version = _earlier(s3, resolved, run_id, deployed)
-    graphs = check_model(s3, resolved) if "model" in resolved else deployed.bundled.graphs
+    model = check_model(s3, resolved) if "model" in resolved else deployed.bundled
     run = _resumed(earlier, resolved) if resume else _planned(s3, resolved, run_id, started, deployed)
     ranks: Sequence[int] = _missing(s3, run) if resume else range(run.world_size)
-    notes = check_catalogue(s3, resolved, graphs, Ranks(_hands(run, ranks), len(ranks) == run.world_size))
+    notes = check_catalogue(s3, resolved, model, Ranks(_hands(run, ranks), len(ranks) == run.world_size))
     run = replace(run, notes=list(dict.fromkeys([*(run.notes or []), *notes])))
     # Lambda would throttle more than can run at once; they would be tried again, and start in any order.
     most = run.world_size if run.on_batch else deployed.concurrency()

@@ -68,7 +68,7 @@ class Host:
         self.process.send_signal(number)
         return self.ended()
 
-    def ended(self, seconds: float = 10.0) -> int:
+    def ended(self, seconds: float = 60.0) -> int:
         """Its exit status; afterwards `errors` holds what it wrote to stderr."""
         with self.process:  # closes its output too
             status = self.process.wait(seconds)

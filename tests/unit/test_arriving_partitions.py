@@ -18,8 +18,8 @@ from cosmicai.data import objects
 from inference.engine.choice import network_digest, read_graphs
 from inference.engine.loading import BUNDLED_MODEL
 from initialize.arrival import _LOOKED_AT
-from initialize.bundled import Bundled
 from initialize.deployed import Deployed
+from initialize.model_folder import Model
 from initialize.partition_head import Head, HeadError, read_head
 from initialize.payload import PayloadError
 from initialize.run import start
@@ -52,7 +52,7 @@ def begun(s3: Any) -> Any:
     return s3
 
 
-def _started(s3: Any, bundled: Bundled = Bundled(), **fields: Any) -> Json:  # noqa: B008
+def _started(s3: Any, bundled: Model = Model(), **fields: Any) -> Json:  # noqa: B008
     deployed = Deployed(True, False, lambda: 999, lambda name: False, bundled=bundled)
     return start(s3, {**PAYLOAD, **fields}, "run-9", "2026-11-22T00:00:00Z", deployed)
 
@@ -256,8 +256,8 @@ def test_few_bytes_of_few_partitions_are_read(
 # The network
 
 
-NEWER = Bundled({"network": "newer"})
-SAME = Bundled({"network": "n"})  # that of the arrivals here
+NEWER = Model({"network": "newer"})
+SAME = Model({"network": "n"})  # that of the arrivals here
 
 
 def test_a_new_bundled_network_is_refused_at_once(begun: Any, partition: Make) -> None:
@@ -271,7 +271,7 @@ def test_a_new_bundled_network_is_refused_at_once(begun: Any, partition: Make) -
 def test_an_image_from_elsewhere_may_bundle_any_network(begun: Any, partition: Make) -> None:
     """Its network is compared when the ranks have ended."""
     _put_all(begun, partition(WITH_ID))
-    assert _started(begun, Bundled())["world_size"] == 1
+    assert _started(begun, Model())["world_size"] == 1
 
 
 def test_a_resume_that_only_commits_is_not_asked_for_the_network(begun: Any, partition: Make) -> None:
@@ -287,7 +287,7 @@ def test_a_resume_that_only_commits_is_not_asked_for_the_network(begun: Any, par
 
 
 def test_initialize_knows_the_network_by_which_ranks_name_theirs() -> None:
-    assert Bundled.packaged().graphs["network"] == network_digest(BUNDLED_MODEL, read_graphs(BUNDLED_MODEL))
+    assert Model.bundled().graphs["network"] == network_digest(BUNDLED_MODEL, read_graphs(BUNDLED_MODEL))
 
 
 # What only ranks know

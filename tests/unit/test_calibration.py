@@ -19,8 +19,9 @@ from cosmicai.data import dc2
 from cosmicai.model import calibrating
 from cosmicai.model.calibrating import Predicted
 from inference.contract.columns import LEVELS, quantile_name
+from inference.contract.model_files import CALIBRATION
 from inference.engine.loading import BUNDLED_MODEL
-from inference.probability.calibration import CALIBRATION, Calibration, CalibrationError
+from inference.probability.calibration import Calibration, CalibrationError
 from inference.probability.predictive import (
     Densities,
     densities,

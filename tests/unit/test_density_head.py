@@ -20,11 +20,12 @@ from cosmicai.model.galaxies import Galaxies
 from cosmicai.model.optimise import Limits, optimise
 from cosmicai.model.recipe import Recipe
 from inference.contract.columns import LEVELS
+from inference.contract.model_files import CALIBRATION
 from inference.data.partition import Partition
 from inference.engine import astromae
 from inference.engine.interface import EngineError
 from inference.engine.loading import load
-from inference.probability.calibration import CALIBRATION, Calibration, CalibrationError, bin_edges
+from inference.probability.calibration import Calibration, CalibrationError, bin_edges
 from inference.probability.predictive import densities
 from tests.conftest import CACHE
 from tests.unit.test_astromae import SMALL, randomised

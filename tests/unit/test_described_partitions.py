@@ -25,9 +25,9 @@ from cosmicai.data.reading import Reading
 from cosmicai.data.sources import SourceError
 from cosmicai.packaging.places import BuildFolder
 from cosmicai.runs.infer import infer
-from initialize.bundled import Bundled
 from initialize.contract.photometry import common, parsed
 from initialize.deployed import Deployed
+from initialize.model_folder import Model
 from initialize.plan import PlanError
 from initialize.run import start
 from tests.arrivals import BUCKET, keys
@@ -254,7 +254,7 @@ def test_an_upload_replaces_the_description_with_the_set(tmp_path: Path, s3: Any
 
 def _started(s3: Any, **fields: Any) -> dict[str, Any]:
     """What Initialize answers."""
-    deployed = Deployed(True, False, lambda: 9, lambda name: False, bundled=Bundled.packaged())
+    deployed = Deployed(True, False, lambda: 9, lambda name: False, bundled=Model.bundled())
     payload = {"bucket": BUCKET, "data_prefix": "in", "result_path": "results", **fields}
     return start(s3, payload, "run-1", "2026-11-22T00:00:00Z", deployed)
 

@@ -62,7 +62,7 @@ def test_a_model_that_is_there_is_not_replaced(
 
 
 @pytest.mark.parametrize(
-    ("epochs", "said"), [(1, "the same command continues it from {}"), (0, "no epoch has ended")]
+    ("epochs", "said"), [(1, "the same command continues from {}"), (0, "no epoch has ended")]
 )
 def test_ctrl_c_says_whether_the_training_can_be_continued(
     epochs: int,
@@ -81,7 +81,7 @@ def test_ctrl_c_says_whether_the_training_can_be_continued(
 
     monkeypatch.setattr(training, "train", interrupted)
     assert cli.run(["model", "train", str(partitions), "--out", str(tmp_path / "model")]) == 130
-    assert capsys.readouterr().err == f"the training was interrupted: {said.format(resume)}\n"
+    assert capsys.readouterr().err == f"\ninterrupted: {said.format(resume)}\n"
 
 
 ONNX_REFUSED = "is a network from ONNX, and this works only for AstroMAE; give its model folder"

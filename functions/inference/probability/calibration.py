@@ -24,10 +24,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..contract.columns import redshift_grid
+from ..contract.model_files import CALIBRATION
 from ..contract.untrusted import load
 from ..engine.interface import EngineError, Floats
 
-CALIBRATION = "calibration.json"
 FORMAT = 1
 REFERENCE_BAND = 3  # i of ugriz, by which accuracy is binned, too
 
@@ -37,7 +38,6 @@ _MOST_MEMBERS = 32
 _MOST_LAYERS = 8
 _MOST_WIDTH = 1024
 _MOST_KNOTS = 2000
-_MOST_REDSHIFTS = 5000
 _LARGEST = 1e6  # of a weight or a feature
 
 Doubles = NDArray[np.float64]
@@ -101,7 +101,7 @@ class Calibration:
     @property
     def redshifts(self) -> Doubles:
         """The grid of p(z), from 0."""
-        return np.linspace(0.0, self.redshift_to, round(self.redshift_to / self.redshift_step) + 1)
+        return np.array(redshift_grid(self.redshift_to, self.redshift_step))
 
     def features(self, z_pred: NDArray[np.floating], magnitudes: NDArray[np.floating]) -> Floats:
         """The scaled inputs of the members, (N, features); see `features`."""
@@ -164,8 +164,7 @@ class Calibration:
             raise ValueError("calibrator does not map 0 to 0 and 1 to 1")
         redshifts = at(content, "redshifts")
         stop, step = (_positive(redshifts, name) for name in ("to", "step"))
-        if not 2 <= stop / step <= _MOST_REDSHIFTS:
-            raise ValueError(f"redshifts: to / step is not from 2 to {_MOST_REDSHIFTS}")
+        redshift_grid(stop, step)
         return cls(
             network=str(at(content, "network")),
             fitted=whole(galaxies, "fitted", 0 if edges is not None else 1, 2**53),
