@@ -10,11 +10,15 @@ check_build
 check_tfvars_exist
 . scripts/state.sh
 initialise
-values=$(value_of 'join(" ", concat([var.team], var.image.extra_packages))')
-read -r named packages <<EOF
+values=$(value_of 'join(" ", concat([var.team, var.region], var.image.extra_packages))')
+read -r named region packages <<EOF
 $values
 EOF
 check_team_of_tfvars "$named"
 check_names_in_groups
+# Terraform itself would say what its provider has tried, and no remedy.
+if [ "${PREFLIGHT:-}" != skip ] && command -v aws >/dev/null 2>&1; then
+  "${PYTHON:-python3}" -m cosmicai.deploy.preflight --credentials "$region"
+fi
 tag=$("${PYTHON:-python3}" -m cosmicai.packaging tag --extra "$packages")
 with_values plan -input=false -lock=false -var "image_tag=$tag"

@@ -2,7 +2,7 @@
 
 Standard library and the aws command line, as scripts/deploy.sh: `python -m cosmicai.deploy.preflight` reads the
 settings as JSON from its standard input, prints what does not hold, and exits with status 1 if there is any.
-With --json it prints all findings.
+With --json it prints all findings. With --credentials REGION it reads nothing and checks the credentials alone.
 """
 
 from __future__ import annotations
@@ -54,13 +54,10 @@ class Finding:
 
 def examine(settings: Settings, ask: Ask) -> Iterator[Finding]:
     """Credentials first: without them nothing else is checked."""
-    try:
-        account = str(ask("sts", "get-caller-identity")["Account"])
-    except AskError as error:
-        remedy = "sign in (`aws sso login`, `aws configure`), or set AWS_PROFILE"
-        yield Finding("credentials", False, f"{error}: {remedy}")
+    credentials = check_credentials(ask)
+    yield credentials
+    if not credentials.holds:
         return
-    yield Finding("credentials", True, f"account {account}")
     checks: dict[str, Callable[[Settings, Ask], Finding | None]] = {
         "bucket's name": _bucket,
         "concurrency": _concurrency,
@@ -74,6 +71,15 @@ def examine(settings: Settings, ask: Ask) -> Iterator[Finding]:
             finding = Finding(name, True, f"not checked: {error}")
         if finding:
             yield finding
+
+
+def check_credentials(ask: Ask) -> Finding:
+    try:
+        account = str(ask("sts", "get-caller-identity")["Account"])
+    except AskError as error:
+        remedy = "sign in (`aws sso login`, `aws configure`), or set AWS_PROFILE"
+        return Finding("credentials", False, f"{error}: {remedy}")
+    return Finding("credentials", True, f"account {account}")
 
 
 def _bucket(settings: Settings, ask: Ask) -> Finding | None:
@@ -149,8 +155,11 @@ def _networks(settings: Settings, ask: Ask) -> Finding | None:
 
 
 def main() -> None:
-    settings = Settings.of(json.load(sys.stdin))
-    findings = list(examine(settings, by_command_line(settings.region, os.environ)))
+    if sys.argv[1:2] == ["--credentials"]:
+        findings = [check_credentials(by_command_line(sys.argv[2], os.environ))]
+    else:
+        settings = Settings.of(json.load(sys.stdin))
+        findings = list(examine(settings, by_command_line(settings.region, os.environ)))
     if "--json" in sys.argv:
         print(json.dumps([asdict(finding) for finding in findings]))
         return

@@ -166,6 +166,22 @@ def test_a_plan_changes_nothing(tree: Path) -> None:
     assert _calls(tree) == ""
 
 
+def test_a_plan_without_credentials_says_how_to_sign_in(tree: Path) -> None:
+    """With the real command line of AWS."""
+    (tree.parent / "tools" / "aws").unlink()
+    (tree.parent / "tools" / "aws").symlink_to(Path(sys.executable).with_name("aws"))
+    for name in ("preflight.py", "commandline.py"):
+        shutil.copyfile(ROOT / "cosmicai" / "deploy" / name, tree / "cosmicai" / "deploy" / name)
+    nothing = {name: "" for name in os.environ if name.startswith("AWS_")}
+    nothing |= {"HOME": str(tree), "AWS_EC2_METADATA_DISABLED": "true", "PREFLIGHT": ""}
+    python = sys._base_executable  # type: ignore[attr-defined]
+    process = _run(tree, "sh", "scripts/plan.sh", "team3", PYTHON=python, **nothing)
+    assert process.returncode == 1
+    assert process.stderr.startswith("error: credentials: ")
+    assert "sign in (`aws sso login`, `aws configure`), or set AWS_PROFILE" in process.stderr
+    assert "Plan:" not in process.stdout
+
+
 def test_another_teams_tfvars_are_neither_applied_nor_destroyed(tree: Path) -> None:
     """With the real Terraform: a copy of a tfvars file in which the name was not changed."""
     process = _run(tree, "sh", "scripts/deploy.sh", "team3", IMAGE="x/y:z", APPROVE="team3")

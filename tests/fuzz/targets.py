@@ -24,7 +24,7 @@ from summarize.contract.rank_info import RankInfo, is_result, parse
 from summarize.contract.run_records import Run
 from summarize.contract.untrusted import UntrustedError
 from summarize.summary import summary
-from tests.fuzz import files, messages, seeds
+from tests.fuzz import files, heads, messages, seeds
 from tests.fuzz.torchfiles import Mutator
 
 _FIELDS = b"f"  # the first byte of a payload's input: fields follow, else it is JSON
@@ -275,6 +275,7 @@ TARGETS: dict[str, Target] = {
     "rendezvous": Target(rendezvous, _clients, mutants=60),
     "greeting": Target(messages.greeting, messages.seeds, mutants=20),
     "message": Target(messages.message, messages.seeds, mutants=20),
+    "head": Target(heads.head, heads.seeds),
     "partition": _of_pickles(files.partition, seeds.partitions, mutants=200),
     "checkpoint": _of_pickles(files.checkpoint, seeds.checkpoints, mutants=300),
     "model": _of_pickles(files.model, lambda: seeds.models() + seeds.safetensors(), mutants=20),
