@@ -1,4 +1,4 @@
-"""The head of a partition as Initialize reads it from S3, beside what a rank reads from the same bytes."""
+"""The head of a partition as Initialize reads it from S3, compared with what a rank reads of the same bytes."""
 
 from __future__ import annotations
 
