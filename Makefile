@@ -33,7 +33,7 @@ prose: environment  ## spelling and phrases everywhere; long sentences in the do
 audit:  ## checkov, hadolint, parliament and asl-validator over terraform/, docker/ and statemachine/
 	@sh scripts/audit.sh
 
-fuzz: environment  ## make fuzz SECONDS=600: each of the fuzzers for as long
+fuzz: environment  ## make fuzz SECONDS=600: each fuzzer for that many seconds
 	@sh scripts/fuzz.sh "$$SECONDS"
 
 package:  ## the zips that Terraform deploys
@@ -45,11 +45,11 @@ plan: package  ## make plan TEAM=team3: what deploy would change
 deploy: package  ## make deploy TEAM=team3: image, zips and infrastructure into the team's AWS account; BUILD=codebuild: without Docker
 	@exec sh scripts/deploy.sh "$$TEAM"
 
-destroy:  ## make destroy TEAM=team3; asks, but for APPROVE=team3
+destroy:  ## make destroy TEAM=team3; asks first, unless APPROVE=team3 is given
 	@exec sh scripts/destroy.sh "$$TEAM"
 
 smoke: environment package  ## make smoke TEAM=smoke: deploys, runs, checks the redshifts, destroys; under a dollar
 	@PATH="$$PWD/$(BIN):$$PATH" exec sh scripts/smoke.sh "$$TEAM"
 
-clean:  ## what can be made again; never Terraform's state
+clean:  ## removes what can be made again, but never Terraform's state
 	@sh scripts/clean.sh

@@ -118,7 +118,7 @@ def _show(summary: Summary, simple: dict[str, Json], results: Path, console: Con
     console.print(_run_table(summary))
     console.print(f"Results in {results}:")
     meanings = {
-        "report.html": "the run to look at: open it in a browser",
+        "report.html": "a page about the run: open it in a browser",
         "summary.json": "totals, accuracy, cost, missing ranks",
         "combined_data.json": "all rank infos",
         "predictions/": "redshifts, one .npz per rank: index, z_pred, z_true",

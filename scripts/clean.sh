@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 if [ -x .venv/bin/cosmicai ] && .venv/bin/cosmicai local status >/dev/null 2>&1; then
-  echo "error: the embedded AWS is running from here: end it first with .venv/bin/cosmicai local down" >&2
+  echo "error: the embedded AWS is running from here: stop it first with .venv/bin/cosmicai local down" >&2
   exit 1
 fi
 rm -rf .venv build results

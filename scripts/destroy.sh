@@ -1,5 +1,5 @@
 #!/bin/sh
-# Destroys a team's deployment. Terraform asks first, but for APPROVE=TEAM. A bucket that holds objects is kept, with
+# Destroys a team's deployment. Terraform asks first, unless APPROVE=TEAM is given. A bucket that holds objects is kept, with
 # all that protects it, unless the tfvars say storage.delete_results_on_destroy = true.
 set -eu
 cd "$(dirname "$0")/.."

@@ -43,7 +43,7 @@ variable "storage" {
     - bucket_name: Name of the bucket; null gives TEAM-cosmicai.
     - data_buckets: Names of additional buckets whose partitions the ranks may read.
     - data_bucket_kms_key_arns: ARNs of the KMS keys that encrypt objects in data_buckets; the keys' policies must let the account's roles use them.
-    - kms_key_arn: ARN of the team's own KMS key that encrypts the bucket; its policy must let the account's roles use it. null: S3's keys, which cost nothing.
+    - kms_key_arn: ARN of the team's own KMS key that encrypts the bucket; its policy must let the account's roles use it. null: S3's own keys, which cost nothing.
     - abort_uploads_after_days: Days after which the parts of incomplete uploads are deleted; 0: never.
     - expire_keys_after_days: Days after which the keys and messages of stopped runs are deleted; 0: never (required by the embedded AWS).
     - delete_results_on_destroy: Whether `make destroy` also deletes a bucket that holds objects, with all data and results. Otherwise such a bucket is kept.
@@ -90,7 +90,7 @@ variable "image" {
     What is in the inference image that `make deploy` builds.
 
     - variant: lean, torch or cuda. lean has only onnxruntime, which is the faster engine. torch adds torch, for users' own scripts and for the engine torch; the image is larger and the cold start slower. cuda adds torch for GPUs (batch.gpu).
-    - extra_packages: Packages from PyPI for users' own scripts, such as timm==0.4.12. `make deploy` installs them into the image with their dependencies, or without if --no-deps follows the version. With --hash=sha256:…, once per file, pip installs only these files.
+    - extra_packages: Packages from PyPI for users' own scripts, such as timm==0.4.12. `make deploy` installs them into the image with their dependencies, or without them if --no-deps follows the version. With --hash=sha256:…, once per file, pip installs only these files.
   EOT
   type = object({
     variant        = optional(string, "lean")
@@ -105,7 +105,7 @@ variable "image" {
 
   validation {
     condition     = var.image.variant != "cuda" || var.inference.architecture == "x86_64"
-    error_message = "image.variant = \"cuda\" needs inference.architecture = \"x86_64\": its packages are for that alone."
+    error_message = "image.variant = \"cuda\" needs inference.architecture = \"x86_64\": its packages exist only for x86_64."
   }
 
   validation {
@@ -160,8 +160,8 @@ variable "inference" {
     - memory_mb: Memory of a rank in MB; a rank gets one vCPU per 1,769 MB. New accounts allow at most 3,008 MB.
     - timeout_seconds: Time limit of one rank.
     - max_concurrency: Number of ranks that may run at once; null: the account's quota. A run with more ranks reduces its metrics over S3.
-    - reserved_concurrency: Number of ranks that can always run at once, and the most that ever do. The account's other functions cannot use this capacity. null: none is reserved.
-    - retry_seconds: First pause before a failed rank is retried; each further pause is twice as long, with jitter.
+    - reserved_concurrency: This many ranks can always run at once, and never more. The account's other functions cannot use this capacity. null: none is reserved.
+    - retry_seconds: Seconds before the first retry of a failed rank; each further pause is twice as long, with jitter.
     - warm_up: Whether an apply calls the inference function once after its image has changed, so that the image is loaded before the first run.
     - allow_scripts: Whether payloads may name a user's own script, which then runs with a rank's permissions.
   EOT
@@ -218,8 +218,8 @@ variable "rendezvous" {
     - port: TCP port of the deployment's own host.
     - static_address: Whether the deployment's own host keeps its address while it is stopped (an Elastic IP, 0.005 USD per hour).
     - idle_minutes: Minutes without connected ranks after which the deployment's own host stops itself.
-    - wait_seconds: How long a run waits for the host before its ranks' messages go through S3.
-    - limits: Limits of the relays of the deployment's own host. relays: relays at once. relays_per_address: relays at once for one address. relay_bytes: bytes through one relay in one direction. relay_bytes_per_hour: bytes through all relays in an hour. relay_idle_seconds: seconds that a relay may carry no bytes. relay_stall_seconds: seconds that bytes may wait for their reader.
+    - wait_seconds: Number of seconds for which a run waits for the host before its ranks' messages go through S3.
+    - limits: Limits of the relays of the deployment's own host. relays: relays at once. relays_per_address: relays at once for one address. relay_bytes: bytes through one relay in one direction. relay_bytes_per_hour: bytes through all relays in an hour. relay_idle_seconds: seconds without bytes after which a relay ends. relay_stall_seconds: seconds for which bytes may wait for their reader.
   EOT
   type = object({
     enabled        = optional(bool, true)
@@ -273,16 +273,16 @@ variable "rendezvous" {
 
 variable "batch" {
   description = <<-EOT
-    AWS Batch for runs with `"backend": "batch"`, whose ranks may use more than 15 minutes or 10 GB; null: no such runs. It costs nothing while no rank runs.
+    AWS Batch for runs with `"backend": "batch"`, whose ranks may use more than 15 minutes or 10 GB; null: no runs on AWS Batch. It costs nothing while no rank runs.
 
     - subnet_ids: Subnets where the ranks run. They must reach S3, the image's registry and CloudWatch Logs.
     - public: Whether ranks get a public address. Ranks in a public subnet need one. Use false if the subnets have a NAT gateway, or endpoints for the three services.
     - vcpus: vCPUs of a rank: 1, 2, 4, 8 or 16.
     - memory_mb: Memory of a rank in MB. Fargate allows 2 to 8 GB for 1 vCPU, 4 to 16 for 2, 8 to 30 for 4, 16 to 60 in steps of 4 for 8, 32 to 120 in steps of 8 for 16.
-    - max_vcpus: Most vCPUs that all running ranks may use together.
+    - max_vcpus: Maximum number of vCPUs of all running ranks together.
     - spot: Whether ranks run on Spot capacity, which on Fargate costs up to 70 % less. AWS may interrupt a rank there; the rank is then started again.
     - timeout_seconds: Time limit of one rank.
-    - gpu: Instances with an NVIDIA GPU for the ranks, instead of Fargate; null: Fargate. It needs image.variant = "cuda". Each rank has a GPU of its own. instance_types: types of EC2 instances, such as g6.xlarge, among which AWS Batch chooses. memory_mb: memory of a rank in MB, instead of batch.memory_mb; Amazon ECS needs some of an instance's for itself, and 14336 fits into 16 GB.
+    - gpu: Instances with an NVIDIA GPU for the ranks, instead of Fargate; null: Fargate. It needs image.variant = "cuda". Each rank has a GPU of its own. instance_types: types of EC2 instances, such as g6.xlarge, among which AWS Batch chooses. memory_mb: memory of a rank in MB, instead of batch.memory_mb; Amazon ECS needs some of an instance's memory for itself, and 14336 fits into 16 GB.
   EOT
   type = object({
     subnet_ids      = list(string)
@@ -329,7 +329,7 @@ variable "batch" {
 
   validation {
     condition     = try(var.batch.gpu, null) == null || try(var.batch.vcpus >= 1 && floor(var.batch.vcpus) == var.batch.vcpus && var.batch.gpu.memory_mb >= 2048 && floor(var.batch.gpu.memory_mb) == var.batch.gpu.memory_mb, false)
-    error_message = "batch.vcpus must be a whole number from 1 and batch.gpu.memory_mb one from 2048."
+    error_message = "batch.vcpus must be a whole number from 1 and batch.gpu.memory_mb a whole number from 2048."
   }
 
   validation {
@@ -382,12 +382,12 @@ variable "operations" {
   description = <<-EOT
     Logs, alarms, costs, and runs that start automatically.
 
-    - log_retention_days: Days that CloudWatch keeps the logs.
+    - log_retention_days: Number of days for which CloudWatch keeps the logs.
     - dashboard: Whether to make a CloudWatch dashboard; the account's first three cost nothing.
     - alarm_email: Address for alarms about failed runs, failing or throttled ranks, and a rendezvous host that does not stop; four alarms at 0.10 USD per month. null: no alarms.
     - monthly_budget_usd: Monthly budget for the resources with the team's tag. AWS writes to alarm_email when costs reach 80 % of it, and when the forecast exceeds it. The tag Team must be a cost allocation tag of the account. null: no budget.
     - start_on_ready: Prefix in the bucket. An object PREFIX/FOLDER/_READY starts a run over that folder, which writes below results/. null: runs do not start automatically.
-    - ready_catalogues: Prefix in the bucket. The galaxies of PREFIX/NIGHT/VISIT/_READY become part of the catalogue READY_CATALOGUES/PREFIX/NIGHT: all folders that are next to each other share one. null: no catalogues.
+    - ready_catalogues: Prefix in the bucket. The galaxies of PREFIX/NIGHT/VISIT/_READY become part of the catalogue READY_CATALOGUES/PREFIX/NIGHT: all folders that are next to each other share one catalogue. null: no catalogues.
   EOT
   type = object({
     log_retention_days = optional(number, 30)

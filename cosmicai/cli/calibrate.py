@@ -30,9 +30,9 @@ def model_calibrate(
 ) -> None:
     """Writes calibration.json, with which ranks compute p(z), its mean, median, mode and quantiles.
 
-    Any network will do; it is not trained again. Half of the galaxies fit the densities and the other half
+    Any AstroMAE will do; it is not trained again. Half of the galaxies fit the densities and the other half
     calibrates them: each quantile then has its nominal coverage for galaxies drawn from the same population.
-    novelty.json is written too; with it, ranks flag galaxies unlike these.
+    It also writes novelty.json, with which ranks flag galaxies unlike these.
 
     Example: cosmicai model calibrate models/mine --calibration partitions
     """

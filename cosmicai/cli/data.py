@@ -54,8 +54,8 @@ def data_prepare(
 ) -> None:
     """Cuts a team's own data into partitions for a model; if interrupted, repeat the call to finish.
 
-    Nothing is guessed: what can be read in two ways is refused, with the options that decide. The partitions
-    appear together at the end, followed by a summary and a contact sheet.
+    It never guesses: if the source can be read in two ways, it stops and lists the options that choose between
+    them. All partitions appear together at the end, followed by a summary and a contact sheet.
 
     Example: cosmicai data prepare galaxies.h5 --out s3://team3-cosmicai/25MB --magnitudes u,g,r,i,z
     """

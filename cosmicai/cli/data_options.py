@@ -29,7 +29,8 @@ Model = Annotated[
     Path | None,
     typer.Option(
         parser=ModelOrConfig(),
-        help="Model folder, or the config.json of one to train: bands, size, pixels. Default: the bundled.",
+        help="Model folder, or the config.json of a network to train, for which the data are prepared. "
+        "Default: the bundled model.",
     ),
 ]
 Images = Annotated[
@@ -86,12 +87,12 @@ Catalogue = Annotated[
     Path | None,
     typer.Option(
         parser=InFile(),
-        help="A table of the same galaxies: by rows, by the files' names, or by ra and dec in frames.",
+        help="A table of the same galaxies, matched by row, by file name, or by ra and dec in frames.",
     ),
 ]
 FitHow = Annotated[
     Literal["scale", "crop", "resize"],
-    typer.Option(help="Stamps of another size: resampled by the pixel scales, cropped, or resized as a whole."),
+    typer.Option(help="How stamps of another size fit: resample by pixel scale, crop, or resize as a whole."),
 ]
 Pad = Annotated[bool, typer.Option("--pad", help="Surround smaller stamps with zeros.")]
 PixelScale = Annotated[

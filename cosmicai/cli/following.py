@@ -93,12 +93,12 @@ def ranks_text(snapshot: Snapshot) -> str:
 
 
 def channel_text(snapshot: Snapshot) -> str:
-    """'none', or 'none: one rank has no other to reduce with' where the payload has not named it."""
+    """'none', or 'none: a single rank has nothing to reduce' where the payload has not named it."""
     return ": ".join(filter(None, (snapshot.channel, snapshot.channel_reason)))
 
 
 def time_text(snapshot: Snapshot) -> str:
-    """The time so far; of a run that has ended, the one of its summary and report."""
+    """The time so far; for a run that has ended, the time in its summary and report."""
     if snapshot.wall_seconds is None:
         return seconds_text(snapshot.seconds)
     return (

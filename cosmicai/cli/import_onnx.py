@@ -39,7 +39,8 @@ def model_import_onnx(
             "--output",
             parser=PAIR,
             metavar="COLUMN=NAME",
-            help="A column of catalogues and the graph's output for it; redshift for a redshift; repeatable.",
+            help="A column of the catalogue and the graph's output for it; repeatable. "
+            "The column of a redshift is called redshift.",
         ),
     ] = None,
     classes: Annotated[
@@ -99,7 +100,7 @@ def model_import_onnx(
         typer.Option(
             parser=Text("a column"),
             metavar="COLUMN",
-            help="Of these classes the output is logits, not probabilities; repeatable.",
+            help="A column of classes whose output is logits, not probabilities; repeatable.",
         ),
     ] = None,
     truth: Annotated[
@@ -113,8 +114,8 @@ def model_import_onnx(
 ) -> None:
     """Makes a model folder of any network in an ONNX file: ranks run it like our own.
 
-    Each input takes a tensor of the partitions, and each output becomes columns of the catalogue. What the file
-    and the options leave open is refused, with what there is to choose from.
+    Each input takes a tensor of the partitions, and each output becomes columns of the catalogue. If the file
+    and the options leave a choice open, the command stops and lists the possibilities.
 
     Example: cosmicai model import-onnx net.onnx models/types --output type=p --classes type=galaxy,star
     """

@@ -58,7 +58,8 @@ def infer(
         Literal["auto", "onnxruntime", "torch"], typer.Option(help="Library that runs the network.")
     ] = "auto",
     precision: Annotated[
-        Literal["auto", "float32", "int8"], typer.Option(help="auto: int8 if it is admitted for the model.")
+        Literal["auto", "float32", "int8"],
+        typer.Option(help="auto: int8 if it is admitted for the model and fast on this CPU."),
     ] = "auto",
     max_bad_fraction: Annotated[
         float,
@@ -142,7 +143,7 @@ def merge(
 ) -> None:
     """Puts the shares of `infer --share` together, as if one call had computed all partitions.
 
-    The shares stay below OUT/shares; delete them when you do not want them any more.
+    The shares stay below OUT/shares; delete them when you no longer need them.
 
     Example: cosmicai merge results/mine
     """

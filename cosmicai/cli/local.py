@@ -33,8 +33,9 @@ def up(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Starts it in the background and deploys the bundle; if it is running, changes nothing.
+    """Starts the embedded AWS in the background and deploys the bundle to it.
 
+    If it is running already, nothing changes.
     The first start installs packages, which takes some minutes; later ones take half a minute.
 
     Example: cosmicai local up --image-variant torch --extra-package einops==0.8.1
@@ -67,19 +68,19 @@ def up(
 
 @app.command()
 def down() -> None:
-    """Stops it and deletes everything in it.
+    """Stops the embedded AWS and deletes everything in it.
 
     Example: cosmicai local down
     """
     from cosmicai.deploy import local
     from cosmicai.deploy.target import local_folder
 
-    console.print("stopped" if local.down(local_folder(os.environ)) else "it was not running")
+    console.print("stopped" if local.down(local_folder(os.environ)) else "the embedded AWS was not running")
 
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Says whether it is running, and where; the exit status is 1 if it is not.
+    """Says whether the embedded AWS is running, and where; the exit status is 1 if it is not.
 
     Example: cosmicai local status --json
     """

@@ -92,7 +92,7 @@ def model_train(
     encoder: Annotated[
         Path | None,
         typer.Option(
-            parser=MODEL, help="A folder of `model pretrain` to begin with; without --config, with its."
+            parser=MODEL, help="A folder of `model pretrain` to begin with; its config is the default."
         ),
     ] = None,
     freeze_encoder: Annotated[
@@ -365,7 +365,7 @@ def _pairs(texts: list[str] | None) -> dict[str, str]:
 
 @app.command("show")
 def model_show(folder: Annotated[Path, typer.Argument(parser=USABLE_MODEL, help="A model folder.")]) -> None:
-    """Prints the architecture and the card of a model folder; of a network from ONNX the card alone.
+    """Prints the architecture and the card of a model folder; for a network from ONNX only the card.
 
     Example: cosmicai model show models/mine
     """

@@ -165,7 +165,7 @@ def bucket_and_prefix(address: str) -> tuple[str, str]:
 
 
 def _check_writable(value: object, path: Path) -> None:
-    """Raises Refused if nothing can be written at the path, which is found out by trying."""
+    """Raises Refused if nothing can be written at the path, which it finds out by trying."""
     if not str(path).isprintable():
         raise Refused(value, "its name has characters that cannot be printed")
     if _kind(path) == "file" and not os.access(path, os.W_OK):

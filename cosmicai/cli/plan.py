@@ -89,9 +89,9 @@ def plan(
     ] = None,
     collectives: Annotated[
         Literal["auto", "direct", "s3", "none"],
-        typer.Option(help="How ranks reduce their metrics; auto: by the time and cost of each."),
+        typer.Option(help="How ranks reduce their metrics; auto: chosen by the time and cost of each."),
     ] = "auto",
-    host: Annotated[HostState, typer.Option(help="The rendezvous host when the run starts.")] = "stopped",
+    host: Annotated[HostState, typer.Option(help="State of the rendezvous host at the start.")] = "stopped",
     calibrate: Annotated[
         Path | None,
         typer.Option(parser=JsonFile(), help="summary.json of a run: use its speed and cold starts."),
@@ -102,7 +102,7 @@ def plan(
     probe: Annotated[
         bool,
         typer.Option(
-            "--probe", help="With --local: run two ranks some times, and plan for this machine by them."
+            "--probe", help="With --local: run two ranks several times, and plan from what they take."
         ),
     ] = False,
     local: Local = False,

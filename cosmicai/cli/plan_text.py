@@ -132,7 +132,7 @@ def print_best(best: Plan, images: int) -> None:
 
 
 def print_basis(assumptions: Assumptions) -> None:
-    """Where the figures are from, and which of those that vary are assumptions alone."""
+    """Where the figures are from, and which variations are only assumed."""
     least, most = assumptions.images_per_second_vcpu
     start = "{:.1f} to {:.1f} s".format(*assumptions.cold_start_seconds)
     console.print(
@@ -140,7 +140,7 @@ def print_basis(assumptions: Assumptions) -> None:
     )
     varying = assumptions.scatter.described(assumptions.source)
     assumed = "; ".join(f"{one.figure} ({one.distribution})" for one in varying if one.assumed)
-    rest = f"Nobody has measured, so they assume: {assumed}" if assumed else "What varies in them was measured."
+    rest = f"These variations are assumed: {assumed}" if assumed else "Their variations were measured."
     console.print(f"The median (p10 to p90) is that of {RUNS} simulated runs. {rest}")
 
 
@@ -157,7 +157,7 @@ def print_published(as_json: bool) -> None:
         return
     names = ("partition", "published, s", "planned, s", "error", "planned, USD", "ours, s", "ours, USD")
     comparison = Table(
-        title="12.6 GB: as published, planned from its figures, and planned our way; median (p10 to p90)"
+        title="12.6 GB: published runs, plans of them, and plans of this bundle; median (p10 to p90)"
     )
     for column in names:
         comparison.add_column(column, justify="right")

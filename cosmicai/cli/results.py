@@ -62,7 +62,9 @@ def results(
     as_json: AsJson = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of another run.")] = False,
 ) -> None:
-    """Downloads the results of a run and of no other, and adds the historic Results.json and inference.png.
+    """Downloads the results of one run, and adds the historic Results.json and inference.png.
+
+    Results of other runs at the same path are left out.
 
     Example: cosmicai results demo-20261122-101500 --out results/demo --format parquet,fits
     """

@@ -49,7 +49,7 @@ def run(
         int | None,
         typer.Option(
             parser=whole(1, MOST_RANKS),
-            help="Compute every partition this many times, for sizes beyond the data; sets repeat_data.",
+            help="Compute every partition this many times, for runs larger than the data; sets repeat_data.",
         ),
     ] = None,
     name: Annotated[

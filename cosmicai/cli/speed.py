@@ -22,8 +22,8 @@ def model_speed(
 ) -> None:
     """Measures images/s of one thread of this machine, and writes them to the model's card.
 
-    Before the model's first run, Initialize takes them for the speed of a vCPU when it chooses the collectives.
-    Run it on a processor like Lambda's, with nothing else running.
+    Before the model's first run, Initialize uses them as the speed of a vCPU when it chooses the collectives.
+    Run this on a processor like Lambda's, with nothing else running.
 
     Example: cosmicai model speed models/mine partitions
     """

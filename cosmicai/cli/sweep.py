@@ -58,11 +58,11 @@ def sweep(
     local: Local = False,
     profile: Profile = None,
 ) -> None:
-    """Runs an experiment one run after the other, says which case won, and draws it.
+    """Runs an experiment, one run after the other, says which case won, and plots the results.
 
-    A sweep that was cut off continues with the same command: a run that has succeeded is not repeated, and no
-    two runs share a result path. If an amount is larger than the data that is there, every partition is
-    computed several times (repeat_data); the command says how often.
+    If a sweep is interrupted, the same command continues it: a run that has succeeded is not repeated, and no
+    two runs share a result path. If an amount is larger than the data, every partition is computed several
+    times (repeat_data); the command says how often.
 
     Example: cosmicai sweep --batch-sizes 64,256 --partitions-mb 25,50 --repeat 3 --local
     """

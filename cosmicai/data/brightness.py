@@ -64,7 +64,7 @@ class Magnitudes:
         if any(column.shape not in ((), (1,)) for column in self._columns):
             column = next(column for column in self._columns if column.shape not in ((), (1,)))
             raise SourceError(
-                f"{self._path}: {column.described} has several values a galaxy, perhaps with its error: name "
+                f"{self._path}: {column.described} has several values per galaxy, perhaps with its error: name "
                 f"the first with --magnitudes '{column.name}[0],…'"
             )
         model_bands = self._layout.bands
@@ -98,8 +98,8 @@ class Magnitudes:
         if count == expected:
             listed = ", ".join(self._layout.bands or ())
             self.notes.append(
-                f"{column.label} is assumed to be in the model's order {listed}, as it has as many values; "
-                f"if it is not, give --magnitudes '{column.name}[0],…'"
+                f"{column.label} is assumed to be in the model's order {listed}, because it has as many "
+                f"values; if it is not, give --magnitudes '{column.name}[0],…'"
             )
             return list(range(count))
         raise SourceError(
@@ -109,7 +109,7 @@ class Magnitudes:
         )
 
     def _source_limits(self, described: Described) -> list[float | None]:
-        """By band, the magnitude of what is not detected in the source, by its photometry.json."""
+        """By band, the magnitude that stands for a non-detection in the source, from its photometry.json."""
         limits = described.photometry.magnitude_limits
         if limits is None or self.fluxes:
             return [None] * len(self.order)
@@ -117,7 +117,7 @@ class Magnitudes:
         if len(limits) != count:
             raise SourceError(
                 f"{described.place} has {len(limits)} magnitude_limits, but {self._path} has {count} "
-                "magnitudes a galaxy: correct the file, or give the magnitudes that it describes"
+                "magnitudes per galaxy: correct the file, or give the magnitudes that it describes"
             )
         return [None if index is None else limits[index] for index in self.order]
 
@@ -219,8 +219,8 @@ class Magnitudes:
         for band, (odd, known) in enumerate(zip(self._implausible, self._known, strict=True)):
             if odd > _TOLERATED * known and (odd > 1 or odd == known):
                 raise SourceError(
-                    f"{self._path}: {odd} of {known} magnitudes in {self.names[band]} are beyond any survey "
-                    f"({BRIGHTEST:g} to {FAINTEST:g}); {self._likely(band)}"
+                    f"{self._path}: {odd} of {known} magnitudes in {self.names[band]} are outside "
+                    f"{BRIGHTEST:g} to {FAINTEST:g}, the range of all surveys; {self._likely(band)}"
                 )
 
     def _likely(self, band: int) -> str:

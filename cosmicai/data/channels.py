@@ -22,14 +22,14 @@ _OPTIONS = {
     "zero_point": "--pixel-zero-point or --pixel-unit",
     "pixel_scale": "--pixel-scale",
 }
-"""By the fields of photometry.json that they may contradict."""
+"""Options, by the field of photometry.json that they may contradict."""
 
 
 class Channels:
     """Images (n, C, H, W) with the model's bands, whatever axes and columns the source has them in.
 
     names: of the source's channels, None if nothing names them. order: which of them each band is, None for
-    one that is filled with zeros. bands: of what `read` gives. new_scale: arcsec a pixel after `plan`.
+    one that is filled with zeros. bands: of what `read` gives. new_scale: arcsec per pixel after `plan`.
     """
 
     def __init__(
@@ -123,8 +123,8 @@ class Channels:
         if self.names is None:
             if self.count == len(model_bands):
                 self.notes.append(
-                    f"bands are assumed to be {', '.join(model_bands)}, the model's, as the file does not name "
-                    "them; if they are not, give --bands"
+                    f"bands are assumed to be {', '.join(model_bands)}, the model's, because the file does not "
+                    "name them; if they are not, give --bands"
                 )
                 return list(range(self.count))
             raise SourceError(self._not_named(model_bands))
@@ -150,7 +150,7 @@ class Channels:
         )
 
     def _scale(self) -> float | None:
-        """Arcsec a pixel, from the user or the file."""
+        """Arcsec per pixel, from the user or the file."""
         if self._reading.pixel_scale is not None:
             return self._reading.pixel_scale
         used = self._used_columns()
@@ -171,8 +171,8 @@ class Channels:
             if any(one is not None for one in known):
                 listed = ", ".join(column.label for column in used if column.zero_point is None)
                 raise SourceError(
-                    f"{self._path}: the unit of {listed} is not known, but that of other bands: give "
-                    "--pixel-zero-point"
+                    f"{self._path}: the unit of {listed} is not known, although that of other bands is: "
+                    "give --pixel-zero-point"
                 )
             described = self._described.photometry.ab_zero_point
             return None if described is None else [described] * len(self.order)
@@ -218,7 +218,7 @@ class Channels:
             raise SourceError(f"{self._path}: {error}") from error
 
     def _new_scale(self) -> float | None:
-        """Arcsec a pixel after `plan`; None if the source does not state its scale.
+        """Arcsec per pixel after `plan`; None if the source does not state its scale.
 
         With another fit than "scale" the user says that they are those of the model.
         """
@@ -237,19 +237,19 @@ class Channels:
         ):
             if unknown and model_value is not None:
                 self.notes.append(
-                    f"{name} is assumed to be {model_value:g}, the model's, as the source does not state "
-                    f"it; {option} sets it"
+                    f"{name} is assumed to be {model_value:g}, the model's, because the source does not "
+                    f"state it; {option} sets it"
                 )
         scale = None if self.scale is None else self.scale / self.plan.zoom
         if self._reading.fit != "scale" and None not in (scale, self.new_scale) and scale != self.new_scale:
             self.notes.append(
-                f"pixels of {scale:.4g} arcsec are taken for the model's of {self.new_scale:.4g}, as --fit "
-                f"{self._reading.fit} says"
+                f"pixels of {scale:.4g} arcsec are used as the model's of {self.new_scale:.4g} arcsec, because "
+                f"--fit {self._reading.fit} says so"
             )
         if self.names is not None:
             left = [name for index, name in enumerate(self.names) if index not in self.order]
             if left:
-                self.notes.append(f"left out, as the model does not take them: {', '.join(left)}")
+                self.notes.append(f"left out, because the model does not take them: {', '.join(left)}")
         filled = [band for band, index in zip(self.bands or (), self.order, strict=False) if index is None]
         if filled:
             self.notes.append(f"filled with zeros, as requested: {', '.join(filled)}")

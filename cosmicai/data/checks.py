@@ -85,8 +85,8 @@ def _photometric(stamps: Doubles, magnitudes: Doubles, bands: Sequence[str], zer
     if order is not None:
         read = ", ".join(bands[index] for index in order)
         return [
-            f"channels look like bands in another order: by the magnitudes, {', '.join(bands)} hold {read}: "
-            "give --bands"
+            f"the bands look interchanged: compared with the magnitudes, the channels of {', '.join(bands)} "
+            f"hold {read}: give --bands"
         ]
     difference = magnitudes - stamps
     # A stamp lacks light of large galaxies: the most compact ones show the zero point.
@@ -95,8 +95,8 @@ def _photometric(stamps: Doubles, magnitudes: Doubles, bands: Sequence[str], zer
     sentences = []
     if abs(offset) > _OFFSET:
         sentences.append(
-            f"the images look like fluxes of zero point {zero_point + offset:.0f} or so, not {zero_point:g}, "
-            "by the magnitudes: give --pixel-unit or --pixel-zero-point"
+            "compared with the magnitudes, the images look like fluxes of zero point "
+            f"{zero_point + offset:.0f} or so, not {zero_point:g}: give --pixel-unit or --pixel-zero-point"
         )
     apart = offsets - np.median(offsets)
     odd = [

@@ -137,7 +137,7 @@ def _images(
         return tuple(complete[0].values())
     if not candidates:
         raise SourceError(
-            f"{table.path}: no column for images, of two or three axes a galaxy; it has "
+            f"{table.path}: no column holds images, with two or three axes per galaxy; it has "
             f"{names(table.columns)}: give --images NAME" + "".join(f"; {note}" for note in table.notes)
         )
     raise SourceError(
@@ -325,16 +325,16 @@ def _bare_z(table: Table, magnitudes: tuple[Column, ...], notes: list[str]) -> C
             "if it is the redshift, give --redshift NAME"
         )
         return None
-    notes.append(f"{bare[0].label} counts as the redshift, as no column is called u, g, r or i")
+    notes.append(f"{bare[0].label} counts as the redshift, because no column is called u, g, r or i")
     return _single(table, bare[0])
 
 
 def _single(table: Table, column: Column, option: str = "--redshift") -> Column:
-    """The column if it has one value a galaxy. Raises SourceError."""
+    """The column if it has one value per galaxy. Raises SourceError."""
     if column.shape in ((), (1,)):
         return column
     raise SourceError(
-        f"{table.path}: {column.described} has {' × '.join(map(str, column.shape))} values a galaxy, perhaps "
+        f"{table.path}: {column.described} has {' × '.join(map(str, column.shape))} values per galaxy, perhaps "
         f"with its error: give {option} '{column.name}[0]' for the first"
     )
 

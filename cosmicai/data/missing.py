@@ -37,7 +37,7 @@ class Counts:
 
 
 def parse_markers(texts: Sequence[str]) -> dict[float, Missing]:
-    """What the user says of markers, VALUE=not-detected or VALUE=not-observed. Raises MissingError."""
+    """What the user says about markers, VALUE=not-detected or VALUE=not-observed. Raises MissingError."""
     markers = {}
     for text in texts:
         value, _, kind = text.partition("=")

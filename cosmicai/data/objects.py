@@ -78,7 +78,7 @@ def concatenated(blocks: Sequence[Objects]) -> Objects:
 def append(body: io.BytesIO, columns: Objects) -> None:
     """Adds the record to a file that torch.save has written. Raises ObjectsError beyond the record's bounds."""
     if len(columns) > MOST_COLUMNS:
-        raise ObjectsError(f"{len(columns)} columns are to be kept, at most {MOST_COLUMNS} can be")
+        raise ObjectsError(f"{len(columns)} columns are to be kept, but at most {MOST_COLUMNS} can be")
     stored = {name: _stored(name, column) for name, column in columns.items()}
     table = np.empty(len(columns["id"]), [(name, column.dtype) for name, column in stored.items()])
     for name, column in stored.items():

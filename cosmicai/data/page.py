@@ -75,13 +75,14 @@ them is refused. A column called just `z` counts as the redshift only if there i
 called u, g, r, i or y. For a column of values with errors, (N, 2), use `--redshift 'Z[0]'`. A redshift is
 unknown (NaN) if it is not finite, at most -1, or one of {_REDSHIFTS}.
 
-The identifier is the column called {_IDS} (in any case), or the one that `--id` names. If several columns are
-possible, the source is refused and the error lists them. Without such a column, or with `--id none`, the row
-number in the source is the identifier. ra and dec (degrees) are recognised by their usual names. `--keep`
-names more columns, such as `--keep 'EBV,FLAGS_*'`. All of these columns go into the partitions, and from there
-into every prediction and catalogue (`cosmicai catalogue`, `results --format`). Values stay exact: 64-bit
-integers, and text as it is. A kept column of integers becomes text if some of them are missing. If predictions
-already use the name of a kept column, it gets the prefix `source_`.
+The identifier is the column that `--id` names, or the one that has one of these names in upper or lower case:
+{_IDS}.
+If several columns are possible, the source is refused and the error lists them. Without such a column, or with
+`--id none`, the row number in the source is the identifier. ra and dec (degrees) are recognised by their usual
+names. `--keep` names more columns, such as `--keep 'EBV,FLAGS_*'`. All of these columns go into the partitions,
+and from there into every prediction and catalogue (`cosmicai catalogue`, `results --format`). Values stay
+exact: 64-bit integers, and text as it is. A kept column of integers becomes text if some of them are missing.
+If predictions already use the name of a kept column, it gets the prefix `source_`.
 
 In a partition these columns are in the entry `{RECORD}` of the .pt file, which is a zip: a structured numpy
 array with one row per galaxy. `torch.load` ignores this entry and returns the TensorDataset. numpy reads it:
@@ -140,7 +141,7 @@ next to the partitions, `data upload` takes it along, and the card of a model re
 
 Bands are in the order of the channels, `zero_point` is the AB magnitude of a pixel value of 1, `pixel_scale` is
 in arcsec, and `magnitude_limits` are the magnitudes of galaxies that a band does not detect. What is not known
-is null or left out. You can write the file yourself. Every command, and a run, treats it alike:
+is null or left out. You can write the file yourself. Runs and all commands treat it in the same way:
 
 - It describes the partitions next to it and in subfolders. The files in a folder and its subfolders must agree,
   as must those of several folders that one command reads.

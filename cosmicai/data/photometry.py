@@ -1,6 +1,6 @@
 """photometry.json of partitions in folders, and the card of a model folder: where they are on this machine.
 
-What they mean and when they contradict each other is the affair of contract.photometry, as for Initialize.
+contract.photometry defines what they mean and when they contradict each other, as for Initialize.
 """
 
 from __future__ import annotations

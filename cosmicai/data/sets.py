@@ -43,7 +43,7 @@ class Place(Protocol):
         """Lets a partition wait; it does so whole or not at all."""
 
     def describe(self, photometry: Photometry) -> None:
-        """Has what the numbers mean stored next to the partitions, by `publish`."""
+        """Sets the photometry that `publish` stores next to the partitions."""
 
     def publish(self, names: Sequence[str], old: Sequence[str]) -> None:
         """Removes the old ones, puts those that wait in their place, and drops whatever else waits."""

@@ -248,7 +248,8 @@ class Sample:
         undetected = galaxies.counts.total(Missing.NOT_DETECTED)
         if undetected and galaxies.magnitudes.limits is None:
             warnings.append(
-                f"{undetected:,} magnitudes are not detected, and no limits are known: NaN; give --limits"
+                f"{undetected:,} magnitudes are not detected and become NaN, because no limits are known; give "
+                "--limits"
             )
         unknown = galaxies.counts.total(Missing.NOT_OBSERVED) + galaxies.counts.total(Missing.UNUSABLE)
         if unknown:

@@ -39,7 +39,7 @@ _API = "/2018-06-01/runtime"
 
 @dataclass(frozen=True)
 class Function:
-    """What a sandbox needs to know of one version of a Lambda function."""
+    """What a sandbox needs to know about one version of a Lambda function."""
 
     key: str
     arn: str

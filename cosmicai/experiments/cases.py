@@ -114,7 +114,7 @@ class Assumptions:
             if not (
                 0 < measured.images_per_second_vcpu[0] < math.inf and 0 <= measured.cold_start_seconds[0] < 900
             ):
-                raise ValueError("its speed or its cold starts are not measurements")
+                raise ValueError("its speed or its cold starts are impossible")
         except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise PlanningError(
@@ -138,7 +138,7 @@ def _threads(gb_seconds: float, seconds: float) -> float:
 
 
 ASSUMPTIONS = Assumptions()
-"""Of a run on AWS that nothing is known of."""
+"""The assumptions for a run on AWS about which nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -186,11 +186,11 @@ class Case:
 
     def starts_per_second(self, assumptions: Assumptions) -> float:
         if assumptions.machine is not None:
-            return math.inf  # what it takes is in the probe's time before its ranks
+            return math.inf  # the time of the starts is part of the probe's time before its ranks
         return fargate.STARTS_PER_SECOND if self.vcpus else STARTS_PER_SECOND[self.children(assumptions)]
 
     def children(self, assumptions: Assumptions) -> Children:
-        """As what its ranks on Lambda are started."""
+        """The type of child executions as which its ranks on Lambda are started."""
         largest = min(self.images, self.images_per_partition) * IMAGE_BYTES
         return assumptions.children or children(largest, self.memory_mb, self.ranks, script=False)[0]
 
@@ -208,7 +208,7 @@ class Case:
         )
 
     def channel(self, assumptions: Assumptions) -> Choice:
-        """By which its ranks reduce their metrics, as Initialize would choose."""
+        """The channel by which its ranks reduce their metrics, as Initialize would choose it."""
         if self.collectives == "auto":
             return choose(
                 self.estimated(assumptions),

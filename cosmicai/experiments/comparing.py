@@ -70,7 +70,8 @@ def _none_fits(possible: list[Plan], target_seconds: float | None, budget_usd: f
     within = [one for one in possible if target_seconds is None or one.seconds.p90 <= target_seconds]
     best = min(within, key=lambda one: one.total_usd.p90)
     return (
-        f"--target-seconds and --budget cannot both be met; the cheapest in time takes {_time_and_cost(best)}"
+        "--target-seconds and --budget cannot both be met; the cheapest plan within that time takes "
+        f"{_time_and_cost(best)}"
     )
 
 

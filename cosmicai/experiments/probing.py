@@ -61,8 +61,8 @@ class Probe:
     """What was measured.
 
     memory_mb, architecture: of the ranks. cold: the run in new sandboxes. small, large: the runs of one galaxy
-    and of `galaxies` a rank. read_bytes_per_second: of the embedded S3, for one reader. others: other
-    programs that computed before each run, their mean number.
+    and of `galaxies` per rank. read_bytes_per_second: of the embedded S3, for one reader. others: the mean
+    number of other programs that computed before each run.
     """
 
     memory_mb: int
@@ -124,7 +124,7 @@ def _scatter(busy: list[float], services: list[float]) -> Scatter:
 
 
 def probe(target: Target, galaxies: int, collectives: str, progress: Progress = lambda ran, of: None) -> Probe:
-    """Runs two ranks some times. galaxies: of a rank whose speed is measured. target: of the embedded AWS.
+    """Runs two ranks several times. galaxies: of a rank whose speed is measured. target: of the embedded AWS.
 
     What it writes to the bucket, it deletes. Raises ProbeError if a run fails, or if another one runs.
     """

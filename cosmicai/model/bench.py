@@ -1,4 +1,4 @@
-"""How fast each precision is on CPUs of this machine's kind, for the table that `auto` goes by."""
+"""How fast each precision is on CPUs of this machine's kind, for the table that `auto` uses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 
 class BenchError(ValueError):
-    """Nothing can be measured, or the record has no place; the message says why."""
+    """Nothing can be measured, or the record cannot be written; the message says why."""
 
 
 @dataclass(frozen=True)

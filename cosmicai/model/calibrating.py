@@ -102,7 +102,7 @@ def predicted(folder: Path, files: Sequence[Path], threads: int = 1) -> Predicte
     engine = load(folder, "auto", "float32", threads)
     if not engine.embedding_width:
         raise CalibratingError(
-            "calibration: an earlier version has written the model's graphs, which give no embedding; run "
+            "calibration: the model's graphs are those of an earlier version, which give no embedding; run "
             "`cosmicai model optimise` on the model first"
         )
     parts, tally, with_bins = [], Tally(), engine.density_bins > 0

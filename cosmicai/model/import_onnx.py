@@ -72,7 +72,7 @@ def report_lines(card: Json, out: Path) -> list[str]:
         lines.append(f"outputs that are not used: {', '.join(card['not used'])}")
     compared = mapping.compared
     if compared is None:
-        lines.append("no accuracy is measured: no output has a kind that true values are compared with")
+        lines.append("no accuracy is measured, because no output is of a kind that has true values")
     elif compared.kind == CLASSIFICATION:
         pairs = zip(compared.labels, compared.classes, strict=True)
         labels = ", ".join(f"{label:g} {name}" for label, name in pairs)

@@ -56,7 +56,7 @@ def _card(source: Path, reading: Reading, command: str, checked: object) -> dict
 
 
 def report_lines(card: dict[str, Any], out: Path) -> list[str]:
-    """What the user should know of an import, line by line."""
+    """What the user should know about an import, line by line."""
     assumed = dict(card["assumed"])
     notes = assumed.pop("notes")
     checked = card["checked"]

@@ -126,7 +126,7 @@ def _begin(config: astromae.Config, galaxies: Galaxies, encoder: Path | None) ->
         model.encoder.load_state_dict(pretrained.encoder.state_dict())
     except RuntimeError as error:
         raise astromae.ConfigError(
-            f"{encoder}: its encoder does not fit --config; leave --config out, and its own config.json is used"
+            f"{encoder}: its encoder does not fit --config; leave --config out to use its own config.json"
         ) from error
     return model
 

@@ -17,7 +17,7 @@ class VocabularyError(ValueError):
 
 
 def check(columns: Mapping[str, Column]) -> str:
-    """Says what has checked the units and UCDs, or why nothing has.
+    """Says what has checked the units and UCDs, or why they were not checked.
 
     Raises VocabularyError, which names every fault.
     """

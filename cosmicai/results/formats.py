@@ -186,8 +186,8 @@ def write_hats(catalogue: Catalogue, folder: Path) -> Path:
     missing = [name for name in ("ra", "dec") if name not in catalogue.types]
     if missing:
         raise CatalogueError(
-            f"hats: the predictions have no {' and '.join(missing)}, which HATS is ordered by; the partitions "
-            "hold none"
+            f"hats: a HATS catalogue is ordered by ra and dec, but the predictions have no "
+            f"{' and '.join(missing)}, because the partitions hold none"
         )
     lsdb = needed("lsdb")
     path = folder / "catalogue.hats"

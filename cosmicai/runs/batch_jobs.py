@@ -15,8 +15,8 @@ from summarize.contract.batch_jobs import by_job, failures, job_id
 _DENIED = ("AccessDeniedException", "AccessDenied")
 _WAITING, _RUNNING = ("SUBMITTED", "PENDING", "RUNNABLE"), ("STARTING", "RUNNING")
 NOTE = (
-    "these credentials may not see the jobs of AWS Batch (batch:DescribeJobs, batch:ListJobs): why ranks were "
-    "killed is known when the run has ended"
+    "these credentials may not see the jobs of AWS Batch (batch:DescribeJobs, batch:ListJobs), so it is known "
+    "only when the run has ended why ranks were killed"
 )
 
 Json = dict[str, Any]

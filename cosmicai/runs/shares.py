@@ -46,7 +46,7 @@ class Share:
         """
         hands = deal([PartitionFile(str(rank), size) for rank, size in enumerate(sizes)], self.of)
         if self.number >= len(hands):
-            raise EmptyShareError(f"share {self} has no partition: there are {len(sizes)}")
+            raise EmptyShareError(f"share {self} has no partition, because there are only {len(sizes)}")
         return sorted(int(file.key) for file in hands[self.number])
 
 

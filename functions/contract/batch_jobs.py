@@ -1,4 +1,4 @@
-"""Why ranks on AWS Batch left no result: what AWS says of their jobs."""
+"""Why ranks on AWS Batch left no result: what AWS says about their jobs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ERRORS = (
 
 
 def job_id(text: str) -> str | None:
-    """The id of a job in what Step Functions tells of it: the answer to SubmitJob, or a failed task's cause."""
+    """The id of a job, from the answer to SubmitJob or from a failed task's cause."""
     with suppress(ValueError, RecursionError, AttributeError):
         answer = json.loads(text)
         job_id = answer.get("JobId") or answer.get("jobId")

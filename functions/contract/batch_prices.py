@@ -33,8 +33,8 @@ INSTANCE_HOURS: dict[str, tuple[float, int]] = {
 }  # fmt: skip
 
 INSTANCE_NOTE = (
-    "AWS bills an instance from its start to its end; the cost has the time of its ranks alone, from their "
-    "images' download, and not its start, its disk, and the minutes until AWS Batch ends it"
+    "AWS bills an instance from its start to its end; the cost counts only the time of its ranks, from the "
+    "download of their images on, and not its start, its disk, and the minutes until AWS Batch ends it"
 )
 INSTANCE_SPOT_NOTE = (
     "the price of EC2 Spot changes with supply and demand; the cost is at the on-demand price, which Spot "
@@ -96,7 +96,7 @@ def _not_priced(info: RankInfo) -> str | None:
     if info.capacity is None:
         return f"did not say what AWS Batch ran them on: {_UNKNOWN}"
     if info.capacity in _ON_INSTANCES and info.instance_type not in INSTANCE_HOURS:
-        kind = (info.instance_type or "")[:40] or "an instance whose type they did not learn"
+        kind = (info.instance_type or "")[:40] or "an instance of an unknown type"
         return f"ran on {kind}, which has no price here: {_UNKNOWN}"
     if info.capacity not in _ON_INSTANCES and (not info.vcpus or info.architecture is None):
         return f"did not say their vCPUs or architecture: {_UNKNOWN}"

@@ -1,4 +1,4 @@
-"""By which channel ranks reduce their metrics where a payload says `auto`: what each would take and cost.
+"""The channel by which ranks reduce their metrics if a payload says `auto`: a run's time and cost with each.
 
 Latency and price follow FMI's model (Copik et al. 2023, https://doi.org/10.1145/3577193.3593718, section 4): a
 message takes an overhead and its bytes over a bandwidth, and an operation costs the time of the functions, the
@@ -78,7 +78,7 @@ def choose(ranks: Ranks, host: Host, script: bool = False) -> Choice:
     have a channel.
     """
     if ranks.count == 1:
-        return Choice("s3" if script else "none", "one rank has no other to reduce with")
+        return Choice("s3" if script else "none", "a single rank has nothing to reduce")
     possible: list[Channel] = ["none", "s3"]
     about = host.description
     if ranks.at_once < ranks.count:
@@ -107,7 +107,7 @@ def _reason(candidates: Iterable[Candidate], ranks: Ranks, about: str) -> str:
 
 
 def host_seconds(channel: Channel, host: HostState) -> float:
-    """For which a run waits for the host before its ranks start."""
+    """The seconds for which a run waits for the host before its ranks start."""
     return HOST_START_SECONDS if channel == "direct" and host == "stopped" else 0.0
 
 

@@ -22,8 +22,8 @@ DEFINITIONS = {
     "balanced accuracy": "mean recall of the classes that have an object",
     "log loss": "mean of -ln(probability of the true class), which counts as 2^-23 at least",
     "Brier score": "mean sum over the classes of (probability - [it is the true one])^2 (Brier 1950), 0 to 2",
-    "precision": "share of the objects given a class that are of it",
-    "recall": "share of the objects of a class that are given it",
+    "precision": "share of the objects predicted to be of a class that are of it",
+    "recall": "share of the objects of a class that are predicted to be of it",
     "F1": "harmonic mean of precision and recall",
 }
 NAMES = ("accuracy", "balanced accuracy", "log loss", "Brier score")

@@ -43,7 +43,7 @@ class Column:
     ucd: str = ""
 
     def metadata(self) -> dict[str, str]:
-        """What is known of it, as the metadata of a file's column."""
+        """What is known about the column, as the metadata of a file's column."""
         known = {"unit": self.unit, "ucd": self.ucd, "description": self.description}
         return {name: text for name, text in known.items() if text}
 

@@ -41,7 +41,7 @@ class RankEvent(Record):
     data_bucket: Annotated[str, Field("the bucket of the partitions", "DATA_BUCKET")]
     data_prefix: Annotated[str, Field("the folder of the partitions", "DATA_PREFIX")]
     result_path: Annotated[
-        str, Field("the folder that the rank writes to; of a copy, copies/ in that of the run", "RESULT_PATH")
+        str, Field("the folder that the rank writes to; for a copy, copies/ in that of the run", "RESULT_PATH")
     ]
     batch_size: Annotated[int, Field("galaxies per batch", "BATCH_SIZE", "galaxies")]
     run_id: Annotated[str, Field("the name of the execution that planned the run", "RUN_ID")]

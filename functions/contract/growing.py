@@ -102,8 +102,8 @@ class Form(Record):
         faults = [
             f"{what} {', '.join(names)}"
             for what, names in (
-                ("it lacks the columns", lacking),
-                ("it has more columns:", more),
+                ("it lacks columns of the catalogue:", lacking),
+                ("it has columns that the catalogue lacks:", more),
                 ("columns differ in type:", other),
             )
             if names
@@ -179,7 +179,10 @@ def latest(s3: Any, bucket: str, catalogue: str) -> tuple[int, Form | None]:
         if sizes.get(version, -1) < 0:
             break
         if sizes[version] > _LARGEST:
-            raise CatalogueError(f"{where} has {sizes[version]:,} bytes, at most {_LARGEST:,} are read")
+            raise CatalogueError(
+                f"{where} has {sizes[version]:,} bytes, and at most {_LARGEST:,} are read; give another "
+                "catalogue"
+            )
         form = _form(read(s3, bucket, commit_key(catalogue, version))[0], where)
         if form is not None:
             return newest, form

@@ -11,7 +11,7 @@ _SECONDS = 2.0  # for one protocol round trip
 
 
 class NotHealthy(Exception):
-    """The host does not answer, or not yet; the message says what is known of it."""
+    """The host does not answer, or not yet; the message says what is known about it."""
 
 
 def health(address: str, seconds: float = _SECONDS) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def health(address: str, seconds: float = _SECONDS) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise NotHealthy(f"the rendezvous host at {address} does not answer: {error}") from error
     if not isinstance(answer, dict) or not answer.get("healthy"):
-        raise NotHealthy(f"the rendezvous host at {address} is not healthy, it answers {answer}")
+        raise NotHealthy(f"the rendezvous host at {address} is not healthy: it answers {answer}")
     return answer
 
 

@@ -130,10 +130,10 @@ class Output(Record):
             faults.append(f"{count} classes are given, and the output has the shape {_shown(self.shape)}")
         wrong = [one for one in self.classes if NAME.fullmatch(one) is None]
         if wrong or len({one.lower() for one in self.classes}) < count:
-            faults.append("the names of classes differ, and have letters, digits, _ . + -")
+            faults.append("the names of classes must differ and consist of letters, digits, _ . + -")
         whole = all(one % 1 == 0 and abs(one) <= _LARGEST_LABEL for one in self.labels)
         if not whole or len(self.labels) != count or len(set(self.labels)) < count:
-            faults.append(f"labels are {count} different whole numbers, one for each class")
+            faults.append(f"labels must be {count} different whole numbers, one for each class")
         return faults
 
     def _metadata_faults(self) -> list[str]:
@@ -147,7 +147,7 @@ class Output(Record):
             if not is_metadata(text, limits[name])
         ]
         if "ucd" in texts and not _UCD.fullmatch(texts["ucd"]):
-            faults.append("a UCD is words such as phys.mass, with ; between them")
+            faults.append("a UCD must be words such as phys.mass, separated by ;")
         if "unit" in texts and self.kind == CLASSIFICATION:
             faults.append("classes and their probabilities have no unit: leave it out")
         return faults
@@ -159,9 +159,9 @@ class Mapping(Record):
 
     inputs: Annotated[list[Input], Field("the inputs, each with its tensor")]
     outputs: Annotated[list[Output], Field("the outputs, each with its column")]
-    truth: Annotated[
-        str | None, Field("the column that the last tensor of partitions is the true value of")
-    ] = None
+    truth: Annotated[str | None, Field("the column whose true values the last tensor of partitions holds")] = (
+        None
+    )
 
     @classmethod
     def from_json(cls, content: Any) -> Self:
@@ -189,7 +189,8 @@ class Mapping(Record):
         tensors, faults = [one.tensor for one in self.inputs], []
         if tensors.count("images") != 1 or len(tensors) > 2 or len(set(tensors)) < len(tensors):
             faults.append(
-                "one input takes images, the first tensor of a partition, and one at most magnitudes or values"
+                "one input must take images, the first tensor of a partition, and only one other may take "
+                "magnitudes or values"
             )
         for one in self.inputs:
             fits = 0 < math.prod(one.shape) <= MOST_VALUES and len(one.shape) <= 7

@@ -51,7 +51,7 @@ def _fault(name: str) -> str | None:
     except UnicodeEncodeError:
         return "it is not Unicode text"
     if len(encoded) > _LONGEST_PATH:
-        return f"it has {len(encoded)} bytes, at most {_LONGEST_PATH} are allowed"
+        return f"it has {len(encoded)} bytes, and at most {_LONGEST_PATH} are allowed"
     if any(character < " " or "\x7f" <= character <= "\x9f" for character in name):
         return "it has control characters"
     if "\\" in name:
@@ -62,7 +62,7 @@ def _fault(name: str) -> str | None:
         if part in ("", ".", ".."):
             return f"it has a part {part!r}"
         if len(part.encode()) > _LONGEST_NAME:
-            return f"a part has {len(part.encode())} bytes, at most {_LONGEST_NAME} are allowed"
+            return f"a part has {len(part.encode())} bytes, and at most {_LONGEST_NAME} are allowed"
         if _DRIVE.match(part):
             return "it names a drive"
     return None

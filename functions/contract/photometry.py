@@ -1,9 +1,9 @@
 """What the numbers of a partition mean: bands, zero point, pixel scale, flux unit, limits.
 
-No tensor says it, and a network that was trained on one photometric system is wrong on another. So
-photometry.json lies next to partitions, and a model's card repeats it. Every command, and Initialize, goes by
-the rules of this module: what two of them state must agree, and what one does not state is not compared.
-Uses only the standard library.
+No tensor says it, and a network that was trained on one photometric system is wrong on another. So there is a
+photometry.json next to partitions, and a model's card repeats it. Every command, and Initialize, follows the
+rules of this module: what two of them state must agree, and what one does not state is not compared. Uses only
+the standard library.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class PhotometryError(ValueError):
 
 @dataclass(frozen=True)
 class Photometry:
-    """None if a value is not known.
+    """What is known about the numbers of a partition; None stands for a value that is not known.
 
     bands: names in the order of the channels. zero_point: AB magnitude of a flux of 1. pixel_scale: arcsec per
     pixel. flux_unit: of the images' pixels. magnitude_limits: by band, the magnitude of a galaxy that is
@@ -73,18 +73,18 @@ class Photometry:
 
     @property
     def ab_zero_point(self) -> float | None:
-        """The zero point, by the flux unit if need be."""
+        """The zero point, or if it is not stated, the one that follows from the flux unit."""
         if self.zero_point is not None or self.flux_unit is None:
             return self.zero_point
         return zero_point_of(self.flux_unit)
 
     def completed(self, other: Photometry) -> Photometry:
-        """With the values of another one where it states none itself."""
+        """This photometry, with the values of `other` for fields that it does not state itself."""
         own = {name: value for name, value in asdict(self).items() if value is not None}
         return replace(other, **own)
 
     def differences(self, other: Photometry) -> list[tuple[str, str, str]]:
-        """(field, value here, value there) of what both state, but differently."""
+        """(field, value here, value there) for the fields that both state and that differ."""
         pairs: list[tuple[str, Any, Any]] = [
             ("bands", self.bands, other.bands),
             ("zero_point", self.ab_zero_point, other.ab_zero_point),
@@ -123,7 +123,7 @@ def parsed(body: bytes, place: str) -> Photometry:
     """The content of a photometry.json. Raises PhotometryError, which names the place."""
     try:
         if len(body) > MOST_BYTES:
-            raise PhotometryError(f"has {len(body):,} bytes, at most {MOST_BYTES:,} are read")
+            raise PhotometryError(f"has {len(body):,} bytes, and at most {MOST_BYTES:,} are read")
         return Photometry.from_json(json.loads(body))
     except (PhotometryError, RecursionError, ValueError) as error:
         what = str(error) if isinstance(error, PhotometryError) else f"is not JSON ({error})"
@@ -137,7 +137,10 @@ def of_card(card: Any) -> Photometry:
 
 
 def common(described: Iterable[tuple[str, Photometry]]) -> Photometry:
-    """What all that are given, by their places, agree on. Raises PhotometryError if two of them disagree."""
+    """The values that all descriptions, each given with its place, agree on.
+
+    Raises PhotometryError if two of them disagree.
+    """
     agreed = Photometry()
     sources: dict[str, str] = {}  # by field: the first place that states it
     for place, photometry in described:
@@ -156,16 +159,17 @@ def common(described: Iterable[tuple[str, Photometry]]) -> Photometry:
 
 
 def check_model(place: str, photometry: Photometry, model: str, card: Photometry) -> None:
-    """Raises PhotometryError where partitions are not what a network was trained on, by its card.
+    """Raises PhotometryError if partitions have another photometry than the network's card states.
 
-    Limits may differ: ranks and commands go by the model's.
+    Limits may differ: ranks and commands use the model's.
     """
     differences = replace(photometry, magnitude_limits=None).differences(card)
     if differences:
         faults = "; ".join(f"{name} is {here}, but {there}" for name, here, there in differences)
         raise PhotometryError(
-            f"{place}: {faults} on the card of {model}, whose results would be wrong: `cosmicai data prepare` "
-            "makes partitions for a model; or choose the model that these were made for, or correct the file"
+            f"{place}: {faults} on the card of {model}, so its results would be wrong: make partitions for "
+            "this model with `cosmicai data prepare`, choose the model that these were made for, or correct "
+            "the file"
         )
 
 

@@ -48,7 +48,7 @@ class Cost(Record):
         float | None,
         Field(
             "vCPUs, memory and public addresses of ranks on AWS Batch, or their share of instances with a GPU, "
-            "for at least a minute each; left out of a run on Lambda alone",
+            "for at least a minute each; left out for a run on Lambda",
             "AWS Batch compute (USD)",
             "USD",
         ),

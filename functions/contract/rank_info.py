@@ -31,7 +31,9 @@ class RankInfo(Record):
         int | None, Field("the number of the copy, from 1; left out by ranks that are not copies", COPY)
     ] = None
     data_paths: Annotated[Keys | None, Field("the key of the partition, or a list of keys", "data_path")] = None
-    result_path: Annotated[str | None, Field("the result path of the payload; of a copy, copies/ in it")] = None
+    result_path: Annotated[str | None, Field("the result path of the payload; for a copy, copies/ in it")] = (
+        None
+    )
     init: Annotated[float | None, Field("process start, imports, network", "init (seconds)", "s")] = None
     download: Annotated[
         float | None, Field("the time that the rank waited for bytes", "download (seconds)", "s")
@@ -45,10 +47,10 @@ class RankInfo(Record):
     ] = None
     upload: Annotated[float | None, Field("writing predictions", "upload (seconds)", "s")] = None
     s3_num_requests: Annotated[int | None, Field("the number of requests to S3")] = None
-    s3_total_time: Annotated[float | None, Field("the time of all of them", unit="s")] = None
-    s3_avg_time: Annotated[float | None, Field("their mean", unit="s")] = None
-    s3_min_time: Annotated[float | None, Field("the fastest", unit="s")] = None
-    s3_max_time: Annotated[float | None, Field("the slowest", unit="s")] = None
+    s3_total_time: Annotated[float | None, Field("the time of all requests to S3", unit="s")] = None
+    s3_avg_time: Annotated[float | None, Field("the mean time of a request", unit="s")] = None
+    s3_min_time: Annotated[float | None, Field("the time of the fastest request", unit="s")] = None
+    s3_max_time: Annotated[float | None, Field("the time of the slowest request", unit="s")] = None
     memory_limit: Annotated[float | None, Field("the configured memory", "memory_limit (MB)", "MB")] = None
     threads: Annotated[int | None, Field("the number of threads that compute")] = None
     architecture: Annotated[
@@ -59,12 +61,15 @@ class RankInfo(Record):
         ),
     ] = None
     capacity: Annotated[
-        str | None, Field("what the rank ran on and is billed as; left out on one machine", choices=CAPACITIES)
+        str | None,
+        Field("what the rank ran on and is billed as; left out by `cosmicai infer`", choices=CAPACITIES),
     ] = None
-    vcpus: Annotated[float | None, Field("the configured vCPUs, of a rank on AWS Batch")] = None
-    instance_type: Annotated[str | None, Field("the type of the EC2 instance, of a rank on one")] = None
+    vcpus: Annotated[float | None, Field("the configured vCPUs of a rank on AWS Batch")] = None
+    instance_type: Annotated[str | None, Field("the type of the EC2 instance that the rank ran on, if any")] = (
+        None
+    )
     public_address: Annotated[
-        bool | None, Field("whether it had a public address, which is billed, of a rank on AWS Batch")
+        bool | None, Field("whether a rank on AWS Batch had a public address, which is billed")
     ] = None
     versions: Annotated[Any, Field("the versions of Python and of the libraries that compute")] = None
     num_samples: Annotated[
@@ -78,7 +83,7 @@ class RankInfo(Record):
         Field("CPU time of the process while it computed", "total_cpu_time (seconds)", "s"),
     ] = None
     execution_time: Annotated[
-        float | None, Field("inference by batch", "execution_time (seconds/batch)", "s/batch")
+        float | None, Field("inference time per batch", "execution_time (seconds/batch)", "s/batch")
     ] = None
     throughput_bps: Annotated[
         float | None, Field("bits of images and magnitudes per second of inference", unit="bit/s")
@@ -107,7 +112,7 @@ class RankInfo(Record):
         Field("the CPU's instruction sets that matter to networks: avx512_vnni, dotprod, i8mm, …"),
     ] = None
     precision: Annotated[str | None, Field("the precision of its arithmetic")] = None
-    precision_reason: Annotated[str | None, Field("why this one")] = None
+    precision_reason: Annotated[str | None, Field("why this precision")] = None
     flags: Annotated[
         dict[str, int] | None,
         Field("number of galaxies by flag", unit="galaxies"),
@@ -134,7 +139,7 @@ class RankInfo(Record):
     rail_measures: Annotated[
         Any, Field("RAIL's median bias, sigma_IQR, sigma_MAD and outlier rate", "RAIL's measures")
     ] = None
-    probabilities: Annotated[Any, Field("PIT, coverage and scores of p(z), of a calibrated model")] = None
+    probabilities: Annotated[Any, Field("PIT, coverage and scores of p(z), from a calibrated model")] = None
     undefined: Annotated[Any, Field("why a measure is null")] = None
     accuracy_state: Annotated[
         Any, Field("the sums and histograms from which Summarize merges the measures", null=True)

@@ -1,4 +1,4 @@
-"""Making an idempotent request again while its connection breaks."""
+"""Making an idempotent request again after its connection broke."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PAUSE = 0.1  # seconds, doubled each time
 
 
 def repeated(request: Callable[[], T], broken: tuple[type[Exception], ...]) -> T:
-    """The answer of an idempotent request, made again after each of the errors `broken`; raises the fifth."""
+    """The answer to an idempotent request, which is made up to five times while it raises one of `broken`."""
     for attempt in range(_ATTEMPTS - 1):
         try:
             return request()

@@ -39,8 +39,8 @@ class Run(Record):
     first_ranks: Annotated[
         int | None,
         Field(
-            "the number of ranks that compute the data for the first time, if there are others: these are "
-            "copies, and rank r computes the partitions of rank r modulo this number again",
+            "the number of originals in a run with copies: rank r computes the partitions of rank r modulo "
+            "this number",
             "originals",
         ),
     ] = None
@@ -112,7 +112,7 @@ class Run(Record):
 
     @property
     def channel(self) -> str | None:
-        """By which the ranks reduce their metrics; None for a run on one machine."""
+        """The channel by which the ranks reduce their metrics; None for a run on one machine."""
         return text_of(self.collectives, "channel")
 
     @property
@@ -166,12 +166,12 @@ class Summary(Record):
     payload: Annotated[Json, Field("the payload with every default")]
     world_size: Annotated[int, Field("the number of ranks, copies included")]
     finished_ranks: Annotated[int, Field("the number of ranks with a result")]
-    missing_ranks: Annotated[list[int], Field("the ranks without result and error")]
+    missing_ranks: Annotated[list[int], Field("the ranks that left neither a result nor an error")]
     failed_ranks: Annotated[dict[str, dict[str, str]], Field("error and cause by rank")]
     num_samples: Annotated[
         int | None,
         Field(
-            "the number of galaxies, those of copies not; null if a script's ranks do not state it",
+            "the number of galaxies, without those of copies; null if a script's ranks do not state it",
             unit="galaxies",
             null=True,
         ),
@@ -181,9 +181,7 @@ class Summary(Record):
     ] = None
     copied_samples: Annotated[
         int | None,
-        Field(
-            "the galaxies that copies have computed again; no other count of galaxies has them", unit="galaxies"
-        ),
+        Field("the galaxies that copies have computed; no other count includes them", unit="galaxies"),
     ] = None
     num_samples_from: Annotated[
         dict[str, int],
@@ -225,7 +223,7 @@ class Summary(Record):
         Json | None,
         Field("how Step Functions started the ranks, express or standard, and why", null=True),
     ] = None
-    catalogue: Annotated[Grown | None, Field("what became of the catalogue that grows")] = None
+    catalogue: Annotated[Grown | None, Field("what the run did to its catalogue")] = None
     cost: Annotated[Cost | None, Field("GB-seconds and USD at list prices; null on one machine", null=True)] = (
         None
     )

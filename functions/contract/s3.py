@@ -47,7 +47,7 @@ def read_small(s3: Any, bucket: str, key: str, most_bytes: int) -> bytes:
         answer = s3.get_object(Bucket=bucket, Key=key)
         if answer["ContentLength"] > most_bytes:
             answer["Body"].close()
-            raise ValueError(f"it has {answer['ContentLength']:,} bytes, at most {most_bytes:,} are read")
+            raise ValueError(f"it has {answer['ContentLength']:,} bytes, and at most {most_bytes:,} are read")
         body: bytes = answer["Body"].read()
         return body
 

@@ -1,4 +1,4 @@
-"""Something that is read in parts, as a file for zipfile."""
+"""The base of files for zipfile whose bytes are fetched in parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 
 
 class Seekable(io.RawIOBase):
-    """A file of `size` bytes whose `readinto` reads from `place` on."""
+    """A file of `size` bytes. Subclasses write `readinto`, which reads from `place` on."""
 
     def __init__(self, size: int) -> None:
         self.size, self.place = size, 0
@@ -23,6 +23,6 @@ class Seekable(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence]
         if base + offset < 0:
-            raise ValueError("seek before the beginning")
+            raise ValueError(f"seek to {base + offset}, before the beginning of the file")
         self.place = base + offset
         return self.place

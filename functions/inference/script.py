@@ -24,7 +24,7 @@ from .data.storage import ObjectError, Storage
 
 _SHIMS = Path(__file__).parent / "shims"  # fmi and fmilib, under the names that scripts import
 _LAST_LINES = 20  # of the output, in the error of a script that fails
-_NO_TORCH = ': this lean image has no torch, deploy with image.variant = "torch"'
+_NO_TORCH = ': this lean image has no torch; set image.variant = "torch" in the team\'s tfvars and deploy'
 _NO_MODULE = (
     ": the module {} is neither in the script's folder nor in the image; upload it with the script, or name "
     "its package in image.extra_packages and deploy"

@@ -121,7 +121,7 @@ def _arrow(column: Array) -> ArrowArray:
 
 
 def about(arrays: Mapping[str, Array]) -> dict[str, str]:
-    """What a table of these arrays says of itself: the run, and as JSON the redshifts at which pdf is given."""
+    """The metadata of a table of these arrays: the run, and as JSON the redshifts at which pdf is given."""
     grid = grid_of(arrays)
     return {"run_id": str(arrays["run_id"]), **({"z_grid": json.dumps(grid)} if grid else {})}
 

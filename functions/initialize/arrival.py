@@ -27,9 +27,12 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Arrival:
-    """The partitions that ranks will read. hands: the keys of each rank. is_whole: whether no rank has ended
-    already, so that these are all partitions. mapping: of an imported network. knows_outputs: whether that is
-    known, and so which columns are predictions."""
+    """The partitions that ranks will read.
+
+    hands: the keys of each rank. is_whole: whether these are all partitions, because no rank has ended already.
+    mapping: of an imported network; None for an AstroMAE. knows_outputs: whether it is known which columns are
+    predictions.
+    """
 
     bucket: str
     prefix: str
@@ -59,7 +62,7 @@ class Arrival:
         return {**head.columns, **({} if truth is None else {truth: ""})}
 
     def of_partitions(self, form: Form) -> list[str]:
-        """The columns of a catalogue that its partitions must bring, as far as that is known."""
+        """The columns of a catalogue that must come from the partitions, as far as that is known."""
         if not self.knows_outputs:
             return [name for name in form.columns if name in POSITIONS]
         predicted = {*COLUMNS} - {*OF_PARTITIONS}
@@ -70,9 +73,9 @@ class Arrival:
 
 
 def check_arrival(s3: Any, arrival: Arrival, form: Form | None, place: str) -> list[str]:
-    """Raises CatalogueError where it is certain that the arrival will not fit; returns notes on what is not.
+    """Raises CatalogueError if the arrival certainly does not fit; returns notes on what may not fit.
 
-    form: of the catalogue; None where it is to be begun. place: of the catalogue.
+    form: of the catalogue; None if this arrival begins it. place: of the catalogue.
     """
     keys = arrival.keys
     heads = _heads(s3, arrival.bucket, _spread(keys))
@@ -87,11 +90,11 @@ def check_arrival(s3: Any, arrival: Arrival, form: Form | None, place: str) -> l
             more, unclear = _misfits(arrival, key, arrival.columns(head), form)
             faults, notes = faults + more, notes + unclear
         lacking = _lacking(arrival, heads, form)
-        sentence = f"{_which(heads, keys)} the columns {named(lacking)}, which the catalogue has"
+        sentence = f"{_which(heads, keys)} columns of the catalogue: {named(lacking)}"
         if lacking and len(heads) == len(keys):
             faults.append(sentence)
         elif lacking:
-            notes.append(f"{sentence}; if the others lack them too, the arrival will not become part of it")
+            notes.append(f"{sentence}; if the others lack them too, the arrival cannot become part of it")
     if faults:
         raise CatalogueError(
             f"the arrival {arrival.place} does not fit into {place}: {'; '.join(faults)}. {_REMEDY}"
@@ -106,7 +109,7 @@ def _spread(keys: Sequence[str]) -> list[str]:
 
 
 def _heads(s3: Any, bucket: str, keys: Sequence[str]) -> dict[str, Head]:
-    """The heads by key, without those that cannot be read, which the log names, and those of no galaxies."""
+    """The heads by key. Partitions whose head cannot be read are left out and logged; so are empty ones."""
 
     def read(key: str) -> Head | None:
         try:
@@ -121,9 +124,9 @@ def _heads(s3: Any, bucket: str, keys: Sequence[str]) -> dict[str, Head]:
 
 
 def _misfits(arrival: Arrival, key: str, columns: dict[str, str], form: Form) -> tuple[list[str], list[str]]:
-    """What of one partition certainly does not fit, and what may not."""
+    """What certainly does not fit in one partition, and what may not fit."""
     more = [name for name in columns if name not in form.columns]
-    faults = [f"{key} has the columns {named(more)}, which the catalogue does not have"] if more else []
+    faults = [f"{key} has columns that the catalogue lacks: {named(more)}"] if more else []
     unclear: list[str] = []
     for name, kind in columns.items():
         there = form.columns.get(name, kind)
@@ -134,15 +137,15 @@ def _misfits(arrival: Arrival, key: str, columns: dict[str, str], form: Form) ->
 
 
 def _may_become(kind: str, there: str, arrival: Arrival) -> bool:
-    """Whether a rank may give a column another type, as it joins its partitions (inference.data.objects)."""
+    """Whether a rank may give a column another type when it joins its partitions (inference.data.objects)."""
     joins = any(len(hand) > 1 for hand in arrival.hands)
     return joins and (there == "string" or (kind, there) == ("float", "double"))
 
 
 def _lacking(arrival: Arrival, heads: dict[str, Head], form: Form) -> list[str]:
-    """The columns of the catalogue that none of the partitions looked at has.
+    """The columns of the catalogue that none of the partitions that were read has.
 
-    Ranks that have ended may have had them.
+    None if some ranks have ended already, because their partitions may have them.
     """
     if not heads or not arrival.is_whole:
         return []
@@ -155,13 +158,11 @@ def _which(heads: dict[str, Head], keys: Sequence[str]) -> str:
         return f"{keys[0]} lacks"
     if len(heads) == len(keys):
         return f"all of its {len(keys)} partitions lack"
-    return (
-        f"the {len(heads)} of its {len(keys)} partitions that were looked at, from {next(iter(heads))} on, lack"
-    )
+    return f"the {len(heads)} of its {len(keys)} partitions that were read ({next(iter(heads))}, …) lack"
 
 
 def _differences(arrival: Arrival, heads: dict[str, Head]) -> list[str]:
-    """Columns that partitions of different ranks have in different types, where no rank joins several."""
+    """Columns whose types differ between the partitions of different ranks; nothing if a rank joins several."""
     if any(len(hand) > 1 for hand in arrival.hands):
         return []
     first: dict[str, tuple[str, str]] = {}

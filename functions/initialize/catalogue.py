@@ -22,17 +22,21 @@ _LOOKED_AT = 1000  # objects of a folder that is to become a catalogue
 
 @dataclass(frozen=True)
 class Ranks:
-    """Those that are to run. hands: the keys of the partitions of each. are_all: whether no other has ended."""
+    """The ranks that are to run.
+
+    hands: the keys of the partitions of each. are_all: whether no other rank has ended.
+    """
 
     hands: Sequence[Sequence[str]]
     are_all: bool
 
 
 def check_catalogue(s3: Any, payload: dict[str, Any], model: Model, ranks: Ranks) -> list[str]:
-    """Raises PayloadError for a catalogue of another model, another network, other redshifts of p(z), other
-    outputs or other columns than the run's, one within another, and a folder that holds something else.
+    """Raises PayloadError if the run cannot add to its catalogue; returns notes on what could not be checked.
 
-    Returns notes on what only ranks will know. model: the run's.
+    A catalogue is refused if it has another model, another network, other redshifts of p(z), other outputs or
+    other columns than the run, if it is within another catalogue, and if its folder holds other objects.
+    model: the run's.
     """
     catalogue = payload.get("catalogue")
     if catalogue is None:
@@ -42,15 +46,15 @@ def check_catalogue(s3: Any, payload: dict[str, Any], model: Model, ranks: Ranks
         for above in list(accumulate(catalogue.split("/"), "{}/{}".format))[:-1]:
             if _first_keys(s3, bucket, f"{above}/{LOG}/", 1):
                 raise CatalogueError(
-                    f"s3://{bucket}/{above} is a catalogue itself, whose `vacuum` would delete one within it; "
-                    "give a folder elsewhere"
+                    f"s3://{bucket}/{above} is a catalogue, and its `vacuum` would delete a catalogue "
+                    "within it; give a folder elsewhere"
                 )
         _, form = latest(s3, bucket, catalogue)
         if form is not None:
             form.check_payload(payload, place)
         else:
             _check_new(s3, bucket, catalogue, place)
-        if not ranks.hands:  # what they have computed is there, and not changed by what would compute it now
+        if not ranks.hands:  # all ranks have ended: today's network cannot change what they have computed
             return []
         if form is not None:
             _check_network(payload, model.graphs, form, place)
@@ -61,18 +65,19 @@ def check_catalogue(s3: Any, payload: dict[str, Any], model: Model, ranks: Ranks
 
 
 def _check_network(payload: dict[str, Any], graphs: Any, form: Form, place: str) -> None:
-    """Raises CatalogueError where the run's network is another than the one of the catalogue.
+    """Raises CatalogueError if the run's network differs from that of the catalogue.
 
-    What graphs.json does not say is seen when the ranks have ended.
+    If graphs.json does not name the network, Summarize compares it when the ranks have ended.
     """
     network = graphs.get("network") if isinstance(graphs, dict) else None
     if not isinstance(network, str) or network == form.network or not form.network:
         return
     mapping = _mapping(graphs)
     more = [name for name in (() if mapping is None else mapping.columns) if name not in form.columns]
-    has = f"{_folder(payload)} has now" if "model" in payload else "this deployment bundles now"
+    present = f"{_folder(payload)} holds" if "model" in payload else "this deployment bundles"
     raise CatalogueError(
-        f"{place} holds predictions of another network, or of another mapping of its outputs, than {has}"
+        f"{place} holds predictions of another network, or of another mapping of its outputs, "
+        f"than {present} now"
         + (f"; the catalogue has no column {', '.join(more)}" if more else "")
         + f". Give another catalogue, or {_earlier(payload, 'network')}"
     )
@@ -148,7 +153,9 @@ def _check_new(s3: Any, bucket: str, catalogue: str, place: str) -> None:
     names = (key.removeprefix(f"{catalogue}/") for key in keys)
     others = [name for name in names if name and not name.startswith(f"{PARTITION}=")]
     if others:
-        raise CatalogueError(f"{place} holds something else ({cut(others[0])}); give a folder of its own")
+        raise CatalogueError(
+            f"{place} holds other objects, such as {cut(others[0])}; give the catalogue a folder of its own"
+        )
 
 
 def _first_keys(s3: Any, bucket: str, prefix: str, most: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""The channel of a run: the payload's, where it can be had, or the one that `auto` chooses."""
+"""The channel of a run: the one that the payload names, if it is available, or the one that `auto` chooses."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _NO_HOST = Host("absent", "this deployment has no rendezvous host")
 def collectives(
     asked: str, run: Run, resume: bool, at_once: int, deployed: Deployed, speed: Callable[[], Speed]
 ) -> Json:
-    """The channel and, where the payload has not named it or has named another, why.
+    """The channel, and the reason for it unless the payload names this channel.
 
-    speed: of the ranks; it and the host are only asked for where the choice depends on them.
+    speed: looks up that of the ranks. Speed and host are looked up only if the choice depends on them.
     """
     if run.on_batch:
         return _NOT_ON_BATCH

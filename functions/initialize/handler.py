@@ -20,7 +20,7 @@ from .run import start
 
 _s3 = boto3.client("s3")
 _SOON = Config(connect_timeout=2, read_timeout=2, retries={"total_max_attempts": 2})
-_HEALTH_SECONDS = 1.0  # a host that takes longer is taken for one that is not up
+_HEALTH_SECONDS = 1.0  # a host that takes longer counts as stopped
 
 
 def _concurrency() -> int:
@@ -42,7 +42,7 @@ def _is_running(state_machine: str, name: str) -> bool:
 
 
 def _host() -> Host:
-    """How the rendezvous host is just now; a run's ranks may start it where it is the deployment's own."""
+    """The present state of the rendezvous host. A run may start it if it is the deployment's own."""
     own = os.environ.get("RENDEZVOUS_INSTANCE_ID")
     address = os.environ.get("RENDEZVOUS_ADDRESS", "")
     try:
@@ -54,7 +54,8 @@ def _host() -> Host:
     except NotHealthy as error:
         return Host("absent" if own is None else "stopped", str(error))
     except (BotoCoreError, ClientError) as error:
-        return Host("stopped", f"the rendezvous host {own} could not be asked for ({type(error).__name__})")
+        reason = f"EC2 does not say where the rendezvous host {own} is ({type(error).__name__})"
+        return Host("stopped", reason)
     return Host("up", f"the rendezvous host at {address} is up")
 
 

@@ -1,4 +1,4 @@
-"""What Initialize knows of a run's network, and whether a model folder can be one."""
+"""What Initialize knows about a run's network, and whether a model folder can be one."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Model:
 
 
 def check_model(s3: Any, payload: dict[str, Any]) -> Model:
-    """What is known of the payload's model folder; calibration.json is read for a catalogue alone.
+    """What is known about the payload's model folder; calibration.json is read only for a catalogue.
 
-    Raises PayloadError if the payload's `model` is a folder that lacks a file which every rank would need, or
-    does not run with the payload's engine and precision. With a script the folder is the script's own affair,
-    but not empty. Ranks check what the files hold.
+    Raises PayloadError if the payload's `model` is a folder that lacks a file that every rank needs, or a model
+    that does not run with the payload's engine and precision. If the payload names a script, the folder may
+    hold anything, but must not be empty. Ranks check what the files hold.
     """
     bucket, folder = payload["bucket"], payload.get("model")
     if folder is None:

@@ -1,8 +1,8 @@
-"""The columns that the galaxies of a partition will have, by its head, from a few ranged requests.
+"""The columns that the galaxies of a partition will have: its head, read in a few ranged requests.
 
-A partition is a zip (docs/data.md): its list of entries is at the end, the pickle of its tensors at the
-beginning, and its identifiers and kept columns are an .npy whose header names them. Nothing in it is executed.
-Ranks read it again with checks of everything; what cannot be read here is left to them.
+A partition is a zip (docs/data.md). Its list of entries is at the end, and the pickle of its tensors at the
+beginning. Its identifiers and kept columns are in an .npy, whose header names them. Nothing in the file is
+executed. Ranks read it again and check everything; what cannot be read here is left to them.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ class Head:
 
 def read_head(s3: Any, bucket: str, key: str) -> Head | None:
     """None for a partition without galaxies. Raises HeadError, botocore's ClientError, or one of BROKEN."""
-    file = _Remote(s3, bucket, key)
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(_Remote(s3, bucket, key)) as archive:
             entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
             with _opened(archive, entries["data.pkl"]) as pickle:
                 tensors = _tensors(pickle.read(_MOST_PICKLE))
@@ -63,14 +62,14 @@ def read_head(s3: Any, bucket: str, key: str) -> Head | None:
 
 
 def _opened(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> IO[bytes]:
-    """An entry as torch.save writes it; one that is compressed would be a damaged one."""
+    """An entry of the zip. torch.save never compresses one. Raises ValueError."""
     if entry.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"its {entry.filename[:80]!r} is compressed")
     return archive.open(entry)
 
 
 def _tensors(pickle: bytes) -> int:
-    """Each tensor refers to its storage once."""
+    """The number of tensors: each refers to its storage once."""
     return sum(opcode.name == "BINPERSID" for opcode, _, _ in pickletools.genops(pickle))
 
 
@@ -122,7 +121,7 @@ class _Remote(Seekable):
         """Keeps a range of the object; returns the size of the whole."""
         self._requests -= 1
         if self._requests < 0:
-            raise ValueError(f"its head is not within {_MOST_REQUESTS} parts")
+            raise ValueError(f"its head takes more than {_MOST_REQUESTS} requests")
 
         def get() -> tuple[str, bytes]:
             answer = self._s3.get_object(Bucket=self._bucket, Key=self._key, Range=requested)
@@ -134,6 +133,6 @@ class _Remote(Seekable):
             raise ValueError(f"its head has more than {_MOST_BYTES:,} bytes")
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", content_range)
         if match is None:
-            raise ValueError("S3 does not say which part of it this is")
+            raise ValueError(f"S3 does not state the range of its answer: {content_range[:80]!r}")
         self._parts.append((int(match[1]), body))
         return int(match[2])

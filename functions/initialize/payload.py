@@ -112,7 +112,7 @@ def _script_faults(resolved: dict[str, Any]) -> list[str]:
 
 
 def _path_faults(resolved: dict[str, Any]) -> list[str]:
-    """A run in such a folder of another run would replace results of that one."""
+    """A run whose result_path is a folder of another run would replace that run's results."""
     path = resolved["result_path"]
     if path.rpartition("/")[2] not in _FOLDERS_OF_A_RUN:
         return []

@@ -1,4 +1,4 @@
-"""JSON objects that a plan uses where they are there: of an earlier run, or of a model folder."""
+"""JSON objects that a plan uses if they exist: those of an earlier run, or of a model folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_DIGITS = 30
 
 
 def read_json(s3: Any, bucket: str, key: str) -> Any:
-    """The JSON object; None if it is missing, or cannot be used, which the log then says."""
+    """The JSON object; None if it is missing or cannot be used. The log says why it is not used."""
     try:
         return load(read_small(s3, bucket, key, _MOST_BYTES), _MOST_BYTES, _MOST_DIGITS)[0]
     except (UntrustedError, ValueError, BotoCoreError, *BROKEN) as error:

@@ -1,4 +1,4 @@
-"""How fast ranks will be: as in the model's last run, else as on its card, else as assumed of any model."""
+"""How fast ranks will be: as in the model's last run, else as on its card, else as assumed for any model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _SLOWEST = 7 / 8  # of the typical speed, where only that is known
 
 
 def speed(s3: Any, bucket: str, model: str | None) -> Speed:
-    """Of the ranks of a run with this model (its folder's key; None: the bundled one).
+    """The speed of the ranks of a run with this model (its folder's key; None: the bundled one).
 
-    What cannot be used is said in the log. Nothing raises: a run can be planned without.
+    The log names records that cannot be used. Nothing raises: a run can be planned without them.
     """
     return _of_last_run(s3, bucket, model) or _of_card(s3, bucket, model) or ASSUMED
 
@@ -29,9 +29,9 @@ def _of_last_run(s3: Any, bucket: str, model: str | None) -> Speed | None:
     try:
         last = LastRun.from_json(content)
         if not (0 < last.slowest <= last.fastest and last.memory > 0):
-            raise RecordError("its speeds are none")
+            raise RecordError("its speeds or its memory are impossible")
         if not last.typical_start <= last.longest_start <= _MOST_START_SECONDS:
-            raise RecordError("its starts are none")
+            raise RecordError("its starts are impossible")
     except RecordError as error:
         ignore(bucket, key, error)
         return None
@@ -55,7 +55,7 @@ def _of_card(s3: Any, bucket: str, model: str | None) -> Speed | None:
     try:
         rate = float(measured["images per second and thread"])
         if not 0 < rate < float("inf"):
-            raise ValueError("the rate is none")
+            raise ValueError("the rate is impossible")
         machine = str(measured["machine"])[:80]
     except (KeyError, TypeError, ValueError) as error:
         ignore(bucket, key, error)

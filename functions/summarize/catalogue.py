@@ -146,7 +146,9 @@ def _commit(
         if _put_first(s3, bucket, commit_key(catalogue, version + 1), body):
             return version + 1, replaced
         if time.monotonic() > deadline:
-            raise CatalogueError(f"{place}/{LOG}: other runs were first for {_PATIENCE:.0f} s. {_AGAIN}")
+            raise CatalogueError(
+                f"{place}/{LOG}: other runs have committed first for {_PATIENCE:.0f} s. {_AGAIN}"
+            )
         time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - so that two do not meet again
 
 

@@ -251,7 +251,7 @@ def _of_run(reduced: Json | None, run: Run) -> Json | None:
 
 
 def _remember(s3: Any, bucket: str, run: Run, content: Summary, infos: list[RankInfo]) -> None:
-    """The run's speed, for the plan of the model's next run. A run does not fail where it cannot be kept."""
+    """Writes the run's speed, for the plan of the model's next run. If that fails, the run does not fail."""
     speed = last_run(run, content, infos)
     if speed is None:
         return

@@ -21,9 +21,8 @@ def killed(
 ) -> dict[int, Json]:
     """Error and cause by rank, of the ranks without a result.
 
-    event: with `batch_failure`, by which the state machine tells that not every job has succeeded. recorded:
-    the ranks among `without` that have left a record themselves. Where AWS does not tell, nobody is in it: a
-    run has its summary anyway.
+    event: has `batch_failure` if not every job has succeeded. recorded: the ranks among `without` that have
+    left a record themselves. If AWS does not answer, the result is empty: the run gets its summary anyway.
     """
     failure = event.get("batch_failure")
     if not isinstance(failure, dict) or not without:

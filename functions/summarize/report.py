@@ -244,7 +244,7 @@ def _failed(summary: Summary) -> str:
 
 
 def _catalogue(summary: Summary) -> str:
-    """What became of the catalogue that grows; '' of a run that names none."""
+    """What the run did to its catalogue; '' for a run that names none."""
     grown = summary.catalogue
     if grown is None:
         return ""
@@ -312,7 +312,7 @@ def _published(summary: Summary, total: float) -> str:
 
 
 def _channel(summary: Summary) -> str:
-    """By which channel the ranks reduced their metrics, where the payload has not named it."""
+    """The channel by which the ranks reduced their metrics, if the payload has not named it."""
     channel, reason = text_of(summary.collectives, "channel"), text_of(summary.collectives, "reason")
     if not channel or not reason:
         return ""

@@ -342,5 +342,5 @@ def test_clean_does_not_pull_the_ground_from_under_a_running_aws(tree: Path) -> 
     running.chmod(0o755)
     process = _run(tree, "make", "clean")
     assert process.returncode != 0
-    assert "end it first with .venv/bin/cosmicai local down" in process.stderr
+    assert "stop it first with .venv/bin/cosmicai local down" in process.stderr
     assert running.exists()

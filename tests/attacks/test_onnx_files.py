@@ -114,10 +114,10 @@ def _of(*nodes: onnx.NodeProto, weights: Any = (), **more: Any) -> Callable[[Pat
 
 
 FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "a loop": (_loop, "has the operator Loop, which is not taken: control flow"),
-    "a branch": (_if, "has the operator If, which is not taken"),
+    "a loop": (_loop, "has the operator Loop, which is not supported; neither are control flow"),
+    "a branch": (_if, "has the operator If, which is not supported"),
     "a graph in a node that has none": (
-        _of(node("Relu", ["x"], ["y"], body=_inner("z"))), "an operator Relu has a graph inside of it",
+        _of(node("Relu", ["x"], ["y"], body=_inner("z"))), "an operator Relu contains a graph",
     ),
     "an operator of another domain": (
         _of(node("Own", ["x"], ["y"], domain="evil\x1b[2J"), domains={"": 20, "evil\x1b[2J": 1}),
@@ -154,7 +154,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "free pixels": (_sized("N", 3, "H"), "has no fixed size in every dimension but the first"),
     "negative pixels": (_sized("N", -3), "has no fixed size in every dimension but the first"),
     "an object of a terabyte": (_sized("N", 2**20, 2**20), "has 1,099,511,627,776 values per object"),
-    "a weight of a terabyte": (_heavy, "the weight w has not the bytes of its shape"),
+    "a weight of a terabyte": (_heavy, "the weight w has fewer or more bytes than its shape needs"),
     "a constant of a terabyte": (
         _of(node("ConstantOfShape", ["s"], ["c"]), node("ReduceSum", ["c"], ["r"], keepdims=0),
             node("Add", ["x", "r"], ["y"]), weights=[_number("s", 2**40)]),
@@ -188,11 +188,11 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda path: _external(path, path.name, offset="1e3"),
         "the offset of external data is '1e3', not a number",
     ),
-    "weights behind the file": (
-        lambda path: _external(path, path.name, offset="999999999999"), "which are not those that it names",
+    "weights beyond the end of the file": (
+        lambda path: _external(path, path.name, offset="999999999999"), "but the range that it names in",
     ),
     "weights of another length": (
-        lambda path: _external(path, path.name, length="7"), "the weight w has 12 bytes, which are not those",
+        lambda path: _external(path, path.name, length="7"), "the weight w has 12 bytes, but the range",
     ),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The head of a partition as Initialize reads it from S3, compared with what a rank reads from the same bytes."""
+"""The head of a partition as Initialize reads it from S3, compared with what a rank reads of the same bytes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from botocore.exceptions import ClientError
 from torch.utils.data import TensorDataset
 
 from cosmicai.data import objects
@@ -29,6 +30,8 @@ class _Bucket:
     def get_object(self, Bucket: str, Key: str, Range: str) -> dict[str, Any]:
         suffix, first, last = re.fullmatch(r"bytes=(?:-(\d+)|(\d+)-(\d+))", Range).groups()  # type: ignore[union-attr]
         size = len(self._body)
+        if not size:
+            raise ClientError({"Error": {"Code": "InvalidRange", "Message": "not satisfiable"}}, "GetObject")
         start, stop = (max(size - int(suffix), 0), size) if suffix else (int(first), min(int(last) + 1, size))
         body = self._body[start:stop]
         self.requests, self.read = self.requests + 1, self.read + len(body)
@@ -41,7 +44,7 @@ def head(data: bytes) -> None:
     with bounded(len(data), files.SECONDS):
         try:
             known = read_head(s3, "bucket", "1.pt")
-        except HeadError:
+        except (HeadError, ClientError):
             return
         finally:
             assert s3.requests <= _MOST_REQUESTS

@@ -190,7 +190,7 @@ def _results_command(ran: Ran, folder: Path) -> str:
 
 @pytest.mark.fault(
     "an arrival does not fit into its catalogue",
-    "one of ten partitions has a column more, and Initialize does not look at it",
+    "one of ten partitions has an additional column, and Initialize does not read it",
     "the execution fails with CatalogueFailed and says what differs; the catalogue stays as it was",
     "nothing: the results are there",
 )
@@ -213,7 +213,7 @@ def test_what_does_not_fit_is_refused_and_the_catalogue_stays(
     other = run(cloud.payload(f"{prefix}/b", catalogue=catalogue))
     assert (other.status, other.execution["error"]) == ("FAILED", "CatalogueFailed")
     assert f"the arrival s3://{cloud.bucket}/{prefix}/b/ does not fit into" in other.cause
-    assert "it has more columns: seeing" in other.cause
+    assert "it has columns that the catalogue lacks: seeing" in other.cause
     assert _grown(other)["fault"] == other.cause
     assert {"predictions/0.npz", "predictions/1.npz", "report.html"} <= other.objects()
     assert f"version 0 of s3://{cloud.bucket}/{catalogue} holds its 6 galaxies" in _results_command(
@@ -223,10 +223,10 @@ def test_what_does_not_fit_is_refused_and_the_catalogue_stays(
     assert f"the catalogue s3://{cloud.bucket}/{catalogue} stays as it was: the arrival s3://" in message
     page = cloud.get(cloud.bucket, f"results/{prefix}/b/report.html").decode()
     assert "✗ Failed: the arrival is not in its catalogue" in page
-    assert "it has more columns: seeing" in page
+    assert "it has columns that the catalogue lacks: seeing" in page
     cloud.put_all(f"{prefix}/c", partitions(2))
     lacking = run(cloud.payload(f"{prefix}/c", catalogue=catalogue))
-    assert "all of its 2 partitions lack the columns id, ra, dec, tile" in lacking.cause
+    assert "all of its 2 partitions lack columns of the catalogue: id, ra, dec, tile" in lacking.cause
     assert not [name for name in lacking.objects() if name.endswith("0.json")]
     refused = run(cloud.payload(f"{prefix}/b", catalogue=catalogue, outputs="embedding", resume=False))
     assert "was begun with the outputs redshift, pdf, and this run has redshift, embedding" in refused.cause

@@ -1,4 +1,4 @@
-"""The ranks' client of S3 beside boto3: the same signatures, addresses and answers."""
+"""The ranks' S3 client compared with boto3: the same signatures, addresses and answers."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def partition(make_partition: Callable[..., TensorDataset], saved: Callable[[obj
 
 @pytest.fixture
 def begun(s3: Any) -> Any:
-    """A client of S3, where a catalogue holds an arrival with identifiers, positions, tiles and redshifts."""
+    """An S3 client; a catalogue holds an arrival with identifiers, positions, tiles and redshifts."""
     arrival = Arrival(s3, "in/first")
     arrival.rank(0, **COLUMNS, z_true=np.zeros(2, np.float32))
     arrival.grown()
@@ -79,6 +79,20 @@ def test_the_head_of_a_partition_has_its_columns_as_a_rank_writes_them(s3: Any, 
     assert read_head(s3, BUCKET, "in/a/2.pt") == Head({}, 2)
 
 
+def test_a_server_that_does_not_say_what_it_sends_is_a_fault_of_the_head() -> None:
+    class Server:
+        def get_object(self, **_: str) -> Json:
+            return {"ContentRange": "", "Body": io.BytesIO()}
+
+    with pytest.raises(HeadError, match="S3 does not say which part of it this is"):
+        read_head(Server(), BUCKET, "in/a/1.pt")
+
+
+def test_an_empty_object_is_left_to_the_ranks(begun: Any, partition: Make) -> None:
+    _put_all(begun, b"", partition(WITH_ID))
+    assert _started(begun)["world_size"] == 2
+
+
 def test_a_fitting_arrival_is_accepted_in_silence(begun: Any, partition: Make) -> None:
     _put_all(begun, *[partition(WITH_ID)] * 3)
     assert _started(begun)["notes"] == []
@@ -87,7 +101,7 @@ def test_a_fitting_arrival_is_accepted_in_silence(begun: Any, partition: Make) -
 _MISFITS: dict[str, tuple[dict[str, np.ndarray], bool, str]] = {
     "a column more": (
         {**WITH_ID, "seeing": np.ones(2)}, True,
-        "in/a/2.pt has the columns seeing, which the catalogue does not have",
+        "in/a/2.pt has columns that the catalogue lacks: seeing",
     ),
     "another type of identifiers": (
         {**WITH_ID, "id": np.array(["a", "b"])}, True,
@@ -135,9 +149,7 @@ def test_a_column_that_all_partitions_lack_is_refused(
     begun: Any, partition: Make, columns: dict[str, np.ndarray], redshift: bool, lacking: str
 ) -> None:
     _put_all(begun, *[partition(columns, redshift)] * 3)
-    with pytest.raises(
-        PayloadError, match=f"all of its 3 partitions lack the columns {lacking}, which the cat"
-    ):
+    with pytest.raises(PayloadError, match=f"all of its 3 partitions lack columns of the catalogue: {lacking}"):
         _started(begun)
     assert _untouched(begun)
 
@@ -153,8 +165,8 @@ def test_what_only_ranks_can_know_is_said_aloud(begun: Any, partition: Make) -> 
     _put_all(begun, *[partition({"id": np.arange(2)}, redshift=False)] * 20)
     (note,) = _started(begun)["notes"]
     assert note.startswith(
-        f"catalogue: the {_LOOKED_AT} of its 20 partitions that were looked at, from in/a/1.pt on, lack the "
-        "columns ra, dec, z_true, tile, which the catalogue has; if the others lack them too, the arrival will"
+        f"catalogue: the {_LOOKED_AT} of its 20 partitions that were read (in/a/1.pt, …) lack columns of the "
+        "catalogue: ra, dec, z_true, tile; if the others lack them too, the arrival cannot become part of it"
     )
     _put_all(begun, *[partition({**WITH_ID, "tile": np.arange(2)})] * 20)
     notes = _started(begun, world_size=3, result_path="results/other")["notes"]
@@ -220,7 +232,7 @@ def test_damaged_heads_never_stop_initialize(begun: Any, partition: Make) -> Non
 
 
 class _Counting:
-    """A client of S3 that counts requests and bytes."""
+    """An S3 client that counts requests and bytes."""
 
     def __init__(self, s3: Any) -> None:
         self._s3, self.calls, self.read = s3, Counter[str](), 0

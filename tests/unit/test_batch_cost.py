@@ -117,7 +117,7 @@ def test_a_rank_on_an_instance_pays_for_its_gpus_share() -> None:
     ("kind", "note"),
     [
         ("p5.48xlarge", "1 rank ran on p5.48xlarge, which has no price here: what they cost is not known"),
-        (None, "1 rank ran on an instance whose type they did not learn, which has no price here"),
+        (None, "1 rank ran on an instance of an unknown type, which has no price here"),
     ],
 )
 def test_an_instance_without_a_price_is_told(kind: str | None, note: str) -> None:

@@ -99,7 +99,7 @@ def test_a_bare_z_is_taken_last_and_said(arrays: Arrays, tmp_path: Path) -> None
     source = _npz(tmp_path / "a.npz", images=arrays["images"], mags=arrays["magnitudes"], z=arrays["redshift"])
     written, prepared = made(source, tmp_path / "out")
     assert np.array_equal(written["redshift"], arrays["redshift"])
-    assert "z counts as the redshift, as no column is called u, g, r or i" in prepared.summary.notes
+    assert "z counts as the redshift, because no column is called u, g, r or i" in prepared.summary.notes
     both = dict(np.load(source)) | {"z_spec": arrays["redshift"] + 1}
     written, _ = made(_npz(tmp_path / "b.npz", **both), tmp_path / "both")
     assert np.array_equal(written["redshift"], arrays["redshift"] + 1)
@@ -216,7 +216,7 @@ def test_what_is_no_magnitude_is_refused_with_the_likely_reason(
 ) -> None:
     wrong = magnitudes(arrays["magnitudes"].astype(np.float64))  # type: ignore[operator]
     source = _npz(tmp_path / "a.npz", images=arrays["images"], mags=wrong)
-    refused(source, rf"\d+ of \d+ magnitudes in . are beyond any survey \(8 to 36\); .*{reason}")
+    refused(source, rf"\d+ of \d+ magnitudes in . are outside 8 to 36, the range of all surveys; .*{reason}")
 
 
 def test_magnitudes_taken_for_fluxes_arerefused(arrays: Arrays, tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ def test_where_ec2_cannot_be_asked_the_run_starts_all_the_same(
     collectives = account.collectives()
     assert collectives["channel"] != "direct"
     assert (
-        "the rendezvous host i-0123456789abcdef0 could not be asked for (ClientError)" in collectives["reason"]
+        "EC2 does not say where the rendezvous host i-0123456789abcdef0 is (ClientError)"
+        in collectives["reason"]
     )
 
 

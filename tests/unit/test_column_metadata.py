@@ -160,7 +160,7 @@ def _of_votable(path: Path) -> dict[str, dict[str, str]]:
         ({"units": {"shape": "mag"}}, "'shape': classes and their probabilities have no unit"),
         ({"units": {"weight": "kg"}}, "--unit: unknown column of --output: weight; give one of mass, shape"),
         ({"ucds": {"mass": "phys.foo"}}, "'phys.foo' of mass is not of UCD1+ (Unknown word 'phys.foo')"),
-        ({"ucds": {"mass": "phys.mass;"}}, "a UCD is words such as phys.mass, with ; between them"),
+        ({"ucds": {"mass": "phys.mass;"}}, "a UCD must be words such as phys.mass, separated by ;"),
         ({"ucds": {"shape": "meta.code.class"}}, "'stat.probability;meta.code.class' of shape_DEV is not of"),
         ({"descriptions": {"mass": "Stellarmasse in M☉"}}, "its description is not 1 to 200 printable ASCII"),
     ],

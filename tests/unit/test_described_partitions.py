@@ -67,7 +67,7 @@ def test_every_command_refuses_partitions_that_contradict_the_models_card(
     assert cli.run(line.split()) == 1
     message = " ".join(capsys.readouterr().err.split())
     assert f"in/{FILE}: {said} on the card of the model model" in message
-    assert "`cosmicai data prepare` makes partitions for a model" in message
+    assert "make partitions for this model with `cosmicai data prepare`" in message
     assert not (place / "new").exists()
 
 
@@ -223,7 +223,8 @@ def test_a_fit_by_the_user_says_that_the_pixels_are_the_models(tmp_path: Path) -
     source = _partitions(tmp_path / "in", replace(SOURCES, pixel_scale=0.4))
     prepared = prepare(source, Folder(tmp_path / "out"), 1, Reading(fit="crop"))
     assert photometry.read(tmp_path / "out").pixel_scale == 0.2
-    assert "pixels of 0.4 arcsec are taken for the model's of 0.2, as --fit crop says" in prepared.summary.notes
+    note = "pixels of 0.4 arcsec are used as the model's of 0.2 arcsec, because --fit crop says so"
+    assert note in prepared.summary.notes
 
 
 def test_subfolders_are_described_by_one_photometry(tmp_path: Path, s3: Any) -> None:

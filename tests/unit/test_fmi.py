@@ -156,7 +156,7 @@ def test_through_a_store_nothing_comes_in_time_and_a_retry_finds_what_was_sent(
         more = () if store == "redis_client" else ("fmi",)
         return (fmi.Redis if store == "redis_client" else fmi.S3)(rank, 2, name, client, *more)
 
-    with pytest.raises(fmi.PeerTimeout, match=r"in recv: rank 1: nothing from rank 0 in 0\.1 s"):
+    with pytest.raises(fmi.PeerTimeout, match=r"in recv: rank 1: nothing came from rank 0 in 0\.1 s"):
         fmi.Group(channel(1)).recv(np.zeros(1), 0, seconds=0.1)
     fmi.Group(channel(0)).send(np.array([2.5]), 1)
     assert fmi.Group(channel(1)).recv(np.zeros(1), 0).tolist() == [2.5]

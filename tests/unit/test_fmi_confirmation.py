@@ -65,7 +65,7 @@ def ranks(host: Host, request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
 
 @pytest.mark.fault(
     "a slow and lossy network",
-    "the last bytes of a handshake come long after the time that a pair has to meet",
+    "the last bytes of a handshake arrive long after the time within which a pair must meet",
     "the pair still uses this connection",
     "nothing",
 )

@@ -245,6 +245,6 @@ def test_an_info_that_has_become_large_is_not_read_into_memory(s3: Any) -> None:
     failed = _read(s3, "r/summary.json")["failed_ranks"]
     assert [one["cause"] for one in failed.values()] == [
         f"s3://{BUCKET}/r/{rank}.json is not the info of a finished rank: it has {MOST_BYTES + 9:,} bytes, "
-        f"at most {MOST_BYTES:,} are read"
+        f"and at most {MOST_BYTES:,} are read"
         for rank in (0, 1)
     ]

@@ -91,7 +91,7 @@ def test_a_rank_that_runs_twice_counts_once(s3: Any, table: Callable[[], Any]) -
 
 
 class _Between:
-    """A client of S3, by which another Summarize commits just before this one."""
+    """An S3 client through which another Summarize commits just before this one."""
 
     def __init__(self, s3: Any, others: list[Arrival]) -> None:
         self._s3, self._others = s3, others
@@ -161,11 +161,11 @@ def test_similar_folders_are_different_arrivals() -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"tile": np.array([1, 2])}, "it has more columns: tile"),
+        ({"tile": np.array([1, 2])}, "it has columns that the catalogue lacks: tile"),
         ({"id": np.array(["a", "b"])}, r"columns differ in type: id \(long there, string here\)"),
         (
             {"pdf": np.ones((2, 2)), "z_grid": np.arange(2)},
-            r"it has more columns: pdf; p\(z\) is given at other",
+            r"it has columns that the catalogue lacks: pdf; p\(z\) is given at other",
         ),
         ({"network": "other"}, "another network, or another mapping of its outputs, computed it"),
     ],
@@ -228,7 +228,9 @@ def test_commits_of_maintenance_are_passed_over(s3: Any) -> None:
 def test_a_folder_is_a_catalogue_and_nothing_else(s3: Any) -> None:
     put(s3, "in/a/1.pt")
     put(s3, f"{CATALOGUE}/notes\x1b[2J.txt")
-    with pytest.raises(PayloadError, match=r"catalogue: s3://\S+ holds something else \(notes\\x1b\[2J\.txt\)"):
+    with pytest.raises(
+        PayloadError, match=r"catalogue: s3://\S+ holds other objects, such as notes\\x1b\[2J\.txt;"
+    ):
         started(s3, PAYLOAD)
     s3.delete_object(Bucket=BUCKET, Key=f"{CATALOGUE}/notes\x1b[2J.txt")
     arrival = Arrival(s3)
@@ -236,9 +238,9 @@ def test_a_folder_is_a_catalogue_and_nothing_else(s3: Any) -> None:
     started(s3, PAYLOAD)  # parts of a run that has not ended
     arrival.grown()
     started(s3, PAYLOAD)
-    with pytest.raises(PayloadError, match=f"s3://{BUCKET}/{CATALOGUE} is a catalogue itself"):
+    with pytest.raises(PayloadError, match=f"s3://{BUCKET}/{CATALOGUE} is a catalogue, and its"):
         started(s3, {**PAYLOAD, "catalogue": f"{CATALOGUE}/x/y"})
-    with pytest.raises(PayloadError, match=r"s3://team3-cosmicai/catalogues holds something else"):
+    with pytest.raises(PayloadError, match=r"s3://team3-cosmicai/catalogues holds other objects"):
         started(s3, {**PAYLOAD, "catalogue": "catalogues"})
     started(s3, {**PAYLOAD, "catalogue": f"{CATALOGUE}-2"})
 

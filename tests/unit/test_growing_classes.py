@@ -154,7 +154,7 @@ def test_the_metadata_of_classes_are_in_the_table_and_in_its_files(
             "the catalogue has no column kind, kind_galaxy, kind_star. Give another catalogue",
         ),
         ({"classes": {"type": ["galaxy", "quasar"]}}, "the catalogue has no column type_quasar. Give"),
-        ({"ucds": {"type": "src.class"}}, f"than s3://{BUCKET}/{MODEL} has now. Give another catalogue"),
+        ({"ucds": {"type": "src.class"}}, f"than s3://{BUCKET}/{MODEL} holds now. Give another catalogue"),
     ],
 )  # fmt: skip
 def test_another_network_in_the_models_folder_is_refused_before_anything_runs(
@@ -193,5 +193,6 @@ def test_a_network_that_changes_while_a_run_is_planned_leaves_the_catalogue(
     monkeypatch.setattr("initialize.catalogue._check_network", lambda *arguments: None)
     _upload(s3, graph, tmp_path / "other", classes={"type": ["galaxy", "quasar"]})
     fault = _run(s3, tmp_path, "in/b", (images, labels))["catalogue"]["fault"]
-    assert "it lacks the columns type_star; it has more columns: type_quasar; another network" in fault
+    assert "it lacks columns of the catalogue: type_star; " in fault
+    assert "it has columns that the catalogue lacks: type_quasar; another network" in fault
     assert rows(s3, tmp_path / "table", "row").num_rows == 20

@@ -324,7 +324,7 @@ def test_what_is_not_said_is_refused_and_listed(tmp_path: Path) -> None:
         (Asked(**types, classes={"type": TYPES[:3]}, logits=["type"]), "3 classes are given, and the"),
         (
             Asked(**types, classes={"type": TYPES}, logits=["type"], labels={"type": [0, 1, 2]}),
-            "labels are 4 different whole numbers, one for each class",
+            "labels must be 4 different whole numbers, one for each class",
         ),
         (Asked(**types, classes={"typ": TYPES}), "--classes: unknown column of --output: typ; give"),
         (Asked(inputs, {"flags": "z"}, {"flags": "values"}), "'flags': cannot name a column"),

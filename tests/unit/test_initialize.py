@@ -56,7 +56,7 @@ def _collectives(
         ("s3", 5000, 1000, "s3", None),
         ("none", 16, 1000, "none", None),
         ("auto", 16, 1000, "none", "it has the smallest product of time and cost"),
-        ("auto", 1, 1000, "none", "one rank has no other to reduce with"),
+        ("auto", 1, 1000, "none", "a single rank has nothing to reduce"),
         ("auto", 5000, 1000, "none", "only 1,000 of 5,000 ranks can run at once, so they cannot meet directly"),
     ],
 )

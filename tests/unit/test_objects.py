@@ -173,7 +173,7 @@ def test_positions_and_kept_columns_of_a_survey_table(tmp_path: Path) -> None:
     [
         (("nothing",), "no column nothing"),
         (("a b", "a_b"), "a_b would be the column a_b, and there is one already"),
-        (("pair",), r"pair \(130, 2\) has 2 values a galaxy.*--keep 'pair\[0\]'"),
+        (("pair",), r"pair \(130, 2\) has 2 values per galaxy.*--keep 'pair\[0\]'"),
         (("long",), "long holds a text of 1025 characters, more than 1024"),
     ],
 )
@@ -332,7 +332,7 @@ def _with(data: bytes, record: bytes, name: str = RECORD, compression: int = zip
         (_npy(np.array([_Hostile(), _Hostile()], object)), "is not a table"),
         (_npy(np.array([(_Hostile(),)] * 2, [("id", "O")])), "id has the type"),
         (_npy(np.arange(2)), "is not a table"),
-        (_npy(np.zeros(3, [("id", "<i8")])), r"has the shape \(3,\), the images have 2 rows"),
+        (_npy(np.zeros(3, [("id", "<i8")])), r"has the shape \(3,\), but the images have 2 rows"),
         (_npy(np.zeros((2, 1), [("id", "<i8")])), "has the shape"),
         (_header("(10000000000000,)"), "has the shape"),
         (_header("(2,)", rest=bytes(15)), "has 15 bytes of rows, expected 16"),

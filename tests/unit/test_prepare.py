@@ -162,7 +162,7 @@ def test_more_channels_last_and_larger_are_selected_turned_and_cropped(
     reading = Reading(bands=("y", "u", "g", "J", "r", "i", "z"), pixel_scale=0.2)
     outcome = prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1, reading)
     assert not differing(prepared(tmp_path / "out"), galaxies)
-    assert "left out, as the model does not take them: y, J" in outcome.summary.notes
+    assert "left out, because the model does not take them: y, J" in outcome.summary.notes
     with pytest.raises(SourceError, match=r"images have 7 channels that nothing names.*Give --bands"):
         prepare(tmp_path / "a.h5", Folder(tmp_path / "out"), 1)
 
@@ -200,7 +200,7 @@ def test_small_stamps_are_refused_unless_padding_is_asked_for(tmp_path: Path) ->
     [
         (
             {"pictures": np.zeros((2, 5, 32))},
-            r"no column for images.*it has pictures \(2, 5, 32\): give --images",
+            r"no column holds images.*it has pictures \(2, 5, 32\): give --images",
         ),
         ({"images": np.zeros((2, 5, 32, 32))}, "no column for magnitudes"),
         (

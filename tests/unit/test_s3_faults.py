@@ -1,4 +1,4 @@
-"""The ranks' client of S3 before servers that break off, refuse, redirect and hang; and what it sends."""
+"""The ranks' S3 client with servers that break off, refuse, redirect and hang; and what it sends."""
 
 from __future__ import annotations
 

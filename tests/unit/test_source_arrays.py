@@ -87,7 +87,7 @@ def test_links_and_virtual_datasets_of_files_elsewhere_are_not_followed(arrays: 
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["images"] = h5py.ExternalLink("elsewhere/pixels.h5", "/images")
         file["magnitudes"] = arrays["magnitudes"]
-    refused(tmp_path / "a.h5", "no column for images.*images links to elsewhere/pixels.h5")
+    refused(tmp_path / "a.h5", "no column holds images.*images links to elsewhere/pixels.h5")
     virtual = h5py.VirtualLayout(arrays["images"].shape, "f4")
     virtual[:] = h5py.VirtualSource("gone.h5", "images", arrays["images"].shape)
     with h5py.File(tmp_path / "b.h5", "w") as file:
@@ -213,7 +213,7 @@ def test_flat_lists_do_not_tell_a_shape(arrays: Arrays, tmp_path: Path) -> None:
     parquet.write_table(
         pa.table({"image": flat, "mags": _nested(arrays["magnitudes"])}), tmp_path / "a.parquet"
     )
-    refused(tmp_path / "a.parquet", r"no column for images.*image \(150, 5120\)")
+    refused(tmp_path / "a.parquet", r"no column holds images.*image \(150, 5120\)")
 
 
 def test_a_folder_of_parts_is_one_source(arrays: Arrays, tmp_path: Path) -> None:

@@ -279,7 +279,8 @@ def test_values_with_errors_are_named(arrays: Arrays, tmp_path: Path) -> None:
     hdu = fits.BinTableHDU.from_columns([*table, fits.Column("Z_SPEC", "2E", array=pairs)])
     source = _write(tmp_path / "a.fits", fits.ImageHDU(arrays["images"]), hdu)
     _refused(
-        source, r"Z_SPEC \(12, 2\) has 2 values a galaxy, perhaps with its error: give --redshift 'Z_SPEC\[0\]'"
+        source,
+        r"Z_SPEC \(12, 2\) has 2 values per galaxy, perhaps with its error: give --redshift 'Z_SPEC\[0\]'",
     )
     assert not differing(made(source, tmp_path / "out", Reading(Columns(redshift="Z_SPEC[0]")))[0], arrays)
 
@@ -309,7 +310,7 @@ def test_columns_of_variable_length_are_named(arrays: Arrays, tmp_path: Path) ->
     images[:] = [image.ravel() for image in arrays["images"]]
     table = _table(arrays, fits.Column("image", "PE()", array=images))
     source = _write(tmp_path / "a.fits", table)
-    _refused(source, r"no column for images")
+    _refused(source, r"no column holds images")
     from cosmicai.data import layout
     from cosmicai.data.sources import opened_source
 
@@ -319,7 +320,7 @@ def test_columns_of_variable_length_are_named(arrays: Arrays, tmp_path: Path) ->
 
 def test_faults_name_the_file(arrays: Arrays, tmp_path: Path) -> None:
     flat = _write(tmp_path / "flat.fits", fits.ImageHDU(np.zeros((32, 32)), name="SKY"))
-    _refused(flat, r"flat\.fits: no column for images.*HDU 1 \(SKY\) has 2 axes")
+    _refused(flat, r"flat\.fits: no column holds images.*HDU 1 \(SKY\) has 2 axes")
     (tmp_path / "header.fits").write_bytes(b"SIMPLE  = nonsense" + b" " * 3000)
     _refused(tmp_path / "header.fits", r"header\.fits: cannot be read")
 

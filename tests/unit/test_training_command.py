@@ -45,8 +45,7 @@ def test_a_network_begins_with_the_encoder_and_the_config_of_a_pretraining(
     assert cli.run([*train, "--config", str(other)]) == 1
     error = capsys.readouterr().err
     assert error == (
-        f"error: {encoder}: its encoder does not fit --config; leave --config out, "
-        "and its own config.json is used\n"
+        f"error: {encoder}: its encoder does not fit --config; leave --config out to use its own config.json\n"
     )
 
 

@@ -76,8 +76,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A source's columns. notes: what the user should know of how the file was understood. described: what
-    photometry.json says of partitions."""
+    """A source's columns.
+
+    notes: what the user should know about how the file was understood. described: what photometry.json says
+    about partitions.
+    """
 
     path: Path
     columns: tuple[Column, ...]

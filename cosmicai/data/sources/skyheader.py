@@ -1,4 +1,4 @@
-"""What a FITS header says of an image: the bands of its channels, pixel scale, zero point."""
+"""What a FITS header says about an image: the bands of its channels, pixel scale, zero point."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Tree:
     entries: int = 0
 
     def node(self, record: object, path: str, open_ended: bool = False) -> Node:
-        """The module inside its wrappers. Raises CheckpointError for what is not known of it."""
+        """The module inside its wrappers. Raises CheckpointError for any part of it that is not known."""
         while True:
             self.opened += 1
             if self.opened > _MOST_MODULES:

@@ -31,7 +31,7 @@ _KEPT = (
 
 
 def examined(file: Path, folder: Path, asked: Asked) -> dict[str, Any]:
-    """The facts that child.py states of the file; it writes the graph to the folder. Raises OnnxFileError."""
+    """What child.py states about the file; it writes the graph to the folder. Raises OnnxFileError."""
     request = {"file": str(file.absolute()), "folder": str(folder.absolute()), "asked": asked.to_json()}
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
     environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # threads of numpy reserve memory

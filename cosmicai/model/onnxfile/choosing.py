@@ -24,7 +24,7 @@ class Asked:
 
     inputs: names of inputs by tensor. outputs: names of outputs by column; {} for the one that a graph has.
     kinds, classes, labels, units, ucds, descriptions: by column. logits: the columns whose output is logits.
-    truth: the column that true values are of.
+    truth: the column whose true values partitions hold.
     """
 
     inputs: Named[str, str] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Asked:
         return cls(**content)
 
     def check(self) -> None:
-        """Raises OnnxFileError for what is said of unknown columns, and for unknown tensors and kinds."""
+        """Raises OnnxFileError for options about unknown columns, and for unknown tensors and kinds."""
         _check_known("--input", self.inputs, TENSORS, "tensor")
         _check_known("--kind", self.kinds.values(), KINDS, "kind")
         columns = [*self.outputs] or [REDSHIFT]

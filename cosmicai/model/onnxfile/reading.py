@@ -25,7 +25,7 @@ _NAMED = 8  # things that a message lists
 
 
 class OnnxFileError(ValueError):
-    """An ONNX file is broken, hostile, ambiguous or no model; the message says which, and why."""
+    """An ONNX file is broken, hostile, ambiguous or not a model; the message says which, and why."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ def _check_structure(model: onnx.ModelProto) -> None:
             "onnx.inliner.inline_local_functions"
         )
     if len(model.graph.node) > _MOST_NODES:
-        raise OnnxFileError(f"has {len(model.graph.node):,} nodes; at most {_MOST_NODES:,} are taken")
+        raise OnnxFileError(f"has {len(model.graph.node):,} nodes; at most {_MOST_NODES:,} are accepted")
     if model.graph.sparse_initializer:
-        raise OnnxFileError("has sparse weights, which are not taken; export it with dense ones")
+        raise OnnxFileError("has sparse weights, which are not supported; export it with dense ones")
     for value in (*model.graph.input, *model.graph.output):
         if not value.name or not value.name.isprintable() or len(value.name) > MOST_CHARACTERS:
             raise OnnxFileError(
@@ -99,23 +99,21 @@ def _check_structure(model: onnx.ModelProto) -> None:
 
 
 def _check_operators(model: onnx.ModelProto) -> None:
-    """Raises OnnxFileError for operators that are not taken, and for graphs inside of nodes."""
+    """Raises OnnxFileError for operators that are not supported, and for graphs inside of nodes."""
     for node in model.graph.node:
         if node.domain not in _DOMAINS:
             raise OnnxFileError(
-                f"has the operator {printable(node.op_type, 80)} of the domain "
-                f"{printable(node.domain, 80)}; only "
-                "those of ONNX itself are taken. If an output that you do not need has it, name the "
-                "others by --output"
+                f"has the operator {printable(node.op_type, 80)} of the domain {printable(node.domain, 80)}; "
+                "only those of ONNX itself are supported. If it is part of an output that you do not need, "
+                "name the others with --output"
             )
         if node.op_type not in OPERATORS:
             raise OnnxFileError(
-                f"has the operator {printable(node.op_type, 80)}, which is not taken: control flow, "
-                "random numbers, "
-                "sequences and texts are not"
+                f"has the operator {printable(node.op_type, 80)}, which is not supported; neither are control "
+                "flow, random numbers, sequences and texts in general"
             )
         if any(one.HasField("g") or one.graphs for one in node.attribute):
-            raise OnnxFileError(f"an operator {node.op_type} has a graph inside of it, which is not taken")
+            raise OnnxFileError(f"an operator {node.op_type} contains a graph, which is not supported")
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
@@ -134,7 +132,9 @@ def _check_external(model: onnx.ModelProto, path: Path) -> None:
     for tensor in _tensors(model):
         if tensor.data_location != TensorProto.EXTERNAL:
             if tensor.HasField("raw_data") and len(tensor.raw_data) != _needed(tensor):
-                raise OnnxFileError(f"the weight {printable(tensor.name, 80)} has not the bytes of its shape")
+                raise OnnxFileError(
+                    f"the weight {printable(tensor.name, 80)} has fewer or more bytes than its shape needs"
+                )
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
@@ -153,9 +153,8 @@ def _check_external(model: onnx.ModelProto, path: Path) -> None:
         total += length
         if length != size or offset + length > file.stat().st_size:
             raise OnnxFileError(
-                f"the weight {printable(tensor.name, 80)} has {size:,} bytes, which are not those "
-                "that it names in "
-                f"{printable(location, 80)}"
+                f"the weight {printable(tensor.name, 80)} has {size:,} bytes, but the range that it names in "
+                f"{printable(location, 80)} has another length or is beyond the end of the file"
             )
         if total > MOST_BYTES:
             raise OnnxFileError(f"has more than {MOST_BYTES >> 30} GB with its external data")

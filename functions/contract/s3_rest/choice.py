@@ -1,4 +1,4 @@
-"""Which client of S3 a function uses."""
+"""Which S3 client a function uses."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _OF_BOTO3 = (
     "REQUESTS_CA_BUNDLE", "AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_USE_FIPS_ENDPOINT",
     "AWS_USE_DUALSTACK_ENDPOINT", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
 )  # fmt: skip
-"""Settings that our client does not know."""
+"""Settings that our client does not support."""
 
 
 def new_client(environment: Mapping[str, str]) -> Any:
-    """Our client where the environment has the credentials, as on Lambda; boto3's where it asks for more."""
+    """Our client if the environment has credentials, as on Lambda, and no setting that only boto3 supports."""
     asked = [name for name in _OF_BOTO3 if environment.get(name) not in (None, "", os.devnull)]
     region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
     key, secret = (environment.get(name) for name in _KEYS)
@@ -39,7 +39,7 @@ def _boto3() -> Any:
 
 
 def broken(client: Any) -> tuple[type[Exception], ...]:
-    """What a client raises if a connection breaks; the request may be made again."""
+    """The exceptions that a client raises if a connection breaks; the request may be made again."""
     if isinstance(client, S3):
         return client.BROKEN
     from ..s3 import BROKEN

@@ -1,4 +1,4 @@
-"""A client of S3 with those methods of boto3's that we need, by the same names and with the same answers."""
+"""An S3 client with the boto3 methods that we need, under the same names and with the same answers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from xml.etree import ElementTree
 
 from .signing import Credentials, path_of, query_of, signed
 
-_SECONDS = 30.0  # that a connection may be silent
+_SECONDS = 30.0  # for which a connection may be silent
 _ATTEMPTS = 5
 _PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds before another attempt: random, at most doubled each time
-_MOST_ERROR = 1 << 16  # bytes of an error that are read
+_MOST_ERROR = 1 << 16  # bytes that are read of an error's body
 _PASSING = frozenset({429, 500, 502, 503, 504})
 _PASSING_CODES = frozenset({"RequestTimeout", "SlowDown", "Throttling", "InternalError", "ServiceUnavailable"})
 """Errors after which the same request may succeed
@@ -34,12 +34,12 @@ _DOMAINS = {
     "cn-": "amazonaws.com.cn", "us-iso-": "c2s.ic.gov", "us-isob-": "sc2s.sgov.gov",
     "us-isof-": "csp.hci.ic.gov", "eu-isoe-": "cloud.adc-e.uk", "eusc-": "amazonaws.eu",
 }  # fmt: skip
-"""Of AWS's partitions; all others are in amazonaws.com."""
+"""Domains of AWS's partitions, by the beginning of a region's name; all other regions are in amazonaws.com."""
 Json = dict[str, Any]
 
 
 class S3Error(Exception):
-    """S3 refuses a request. response: as of botocore's ClientError."""
+    """S3 has refused a request. response: the same as that of botocore's ClientError."""
 
     def __init__(self, code: str, message: str, method: str, key: str) -> None:
         super().__init__(f"S3 answers {code} to {method} {key}: {message}")
@@ -55,13 +55,13 @@ class Broken(Exception):
 
 
 class _Exceptions:
-    """As a client of boto3 has them."""
+    """The exceptions by name, as the attribute `exceptions` of boto3's client has them."""
 
     ClientError, NoSuchKey = S3Error, NoSuchKey
 
 
 class Body:
-    """An object's bytes as they come. Raises Broken where fewer come than were announced."""
+    """An object's bytes as they arrive. Raises Broken if fewer arrive than S3 has announced."""
 
     def __init__(self, answer: HTTPResponse, connection: HTTPConnection, idle: list[HTTPConnection]) -> None:
         self._answer, self._connection, self._idle = answer, connection, idle
@@ -83,7 +83,7 @@ class Body:
         return piece
 
     def close(self) -> None:
-        """Ends the connection, whatever it still holds."""
+        """Closes the connection, even if it still holds bytes."""
         self._answer.close()
         self._connection.close()
 
@@ -91,8 +91,8 @@ class Body:
 class S3:
     """One account's S3. Threads may share it.
 
-    endpoint: where another S3 than AWS's answers, such as an emulator or a VPC endpoint. Methods raise S3Error,
-    or Broken after several attempts.
+    endpoint: the URL of an emulator or a VPC endpoint; None for AWS's own. Methods raise S3Error, or Broken
+    after several attempts.
     """
 
     BROKEN = (Broken,)
@@ -131,7 +131,7 @@ class S3:
     def put_object(
         self, *, Bucket: str, Key: str, Body: bytes, ContentType: str = "binary/octet-stream"
     ) -> None:
-        """With a checksum, as boto3's: S3 verifies and keeps it, and Object Lock asks for one."""
+        """Sends a checksum as well, as boto3 does: S3 verifies and keeps it, and Object Lock demands one."""
         content = bytes(Body)
         checksum = base64.b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
         headers = {"Content-Type": ContentType, "x-amz-checksum-crc32": checksum}
@@ -143,7 +143,7 @@ class S3:
         body.read()
 
     def list_objects_v2(self, *, Bucket: str, Prefix: str, ContinuationToken: str | None = None) -> Json:
-        """A page of at most 1,000 objects, by Key, ETag, Size and LastModified."""
+        """A page of at most 1,000 objects, each with Key, ETag, Size and LastModified."""
         query = {"list-type": "2", "encoding-type": "url", "prefix": Prefix}
         if ContinuationToken is not None:
             query["continuation-token"] = ContinuationToken
@@ -159,7 +159,7 @@ class S3:
         headers: Mapping[str, str] | None = None,
         content: bytes = b"",
     ) -> tuple[HTTPResponse, Body]:
-        """S3's answer, after further attempts where an error may pass."""
+        """S3's answer; after a transient error the request is made again."""
         once = partial(self._once, method, bucket, key, query or {}, headers or {}, content)
         fault: Exception = Broken("no attempt was made")
         for attempt in range(_ATTEMPTS):
@@ -177,7 +177,7 @@ class S3:
                 fault = refusal = _error(answer, body, method, key)
             except (OSError, HTTPException) as error:
                 fault = Broken(_described(error))
-            except Broken as error:  # in the body of an error
+            except Broken as error:  # while the body of an error was read
                 fault = error
             else:
                 code = refusal.response["Error"]["Code"]
@@ -209,7 +209,7 @@ class S3:
             except (OSError, HTTPException) as error:
                 connection.close()
                 if not used:
-                    raise  # otherwise S3 closed an idle connection, which is not a fault of the request
+                    raise  # S3 may close a used connection while it is idle: then another one is tried
                 if isinstance(error, TimeoutError):
                     _close_all(idle)  # each of them might take as long
 
@@ -225,9 +225,9 @@ class S3:
 
 
 def place(bucket: str, region: str, endpoint: str | None = None) -> tuple[str, str]:
-    """Where a bucket is: https://HOST, and the beginning of its objects' paths.
+    """The address of a bucket, https://HOST, and the beginning of its objects' paths.
 
-    A bucket's name is part of AWS's host, unless it has dots, for which there is no certificate
+    A bucket's name is part of the host's name, unless it has dots, for which AWS has no certificate
     (https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html).
     """
     if endpoint is not None:
@@ -242,48 +242,48 @@ def place(bucket: str, region: str, endpoint: str | None = None) -> tuple[str, s
 def _answer(
     connection: HTTPConnection, method: str, target: str, content: bytes, headers: Mapping[str, str]
 ) -> HTTPResponse:
-    """The answer to a request, also to one that S3 refuses and no longer reads before all of it is sent."""
+    """The answer to a request. S3 may refuse a request, and stop reading it, before all of it has been sent."""
     try:
         connection.request(method, target, content or None, headers)
     except (BrokenPipeError, ConnectionResetError):
         answer = connection.getresponse()
         if answer.status < 300:
             raise
-        if connection.sock is not None:  # the answer has a reference of its own
+        if connection.sock is not None:  # the answer keeps a reference to it
             connection.sock.close()
-            connection.sock = None  # so that no other request follows half a request
+            connection.sock = None  # so that no other request follows the unfinished one
         return answer
     return connection.getresponse()
 
 
 def _other_region(answer: HTTPResponse, region: str) -> str | None:
-    """The region that S3 names as the bucket's, if it is not the one that was asked
+    """The region of the bucket, if S3's answer names another one than `region`
     (https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingBucket.html)."""
     other = answer.headers["x-amz-bucket-region"] or ""
     return other if _REGION.fullmatch(other) and other != region else None
 
 
 def _close_all(idle: list[HTTPConnection]) -> None:
-    """While other threads may take some of them."""
+    """Closes idle connections. Other threads may take some of them meanwhile."""
     with suppress(IndexError):
         while True:
             idle.pop().close()
 
 
 def _trusting() -> ssl.SSLContext:
-    """With the certificates that botocore brings along, or else the system's."""
+    """TLS with the certificates that botocore brings along, or else with the system's."""
     botocore = find_spec("botocore")
     bundle = Path(botocore.origin or "").with_name("cacert.pem") if botocore is not None else None
     return ssl.create_default_context(cafile=str(bundle) if bundle is not None and bundle.exists() else None)
 
 
 def _error(answer: HTTPResponse, body: Body, method: str, key: str) -> S3Error:
-    """From S3's XML, or from the status alone where the answer is not XML. Raises Broken."""
+    """The error in S3's XML, or one made from the status if the answer is not XML. Raises Broken."""
     text = body.read(_MOST_ERROR)
     if not answer.isclosed():
         body.close()
     try:
-        root = ElementTree.fromstring(text)  # noqa: S314 - of S3 itself, and expat limits what it expands
+        root = ElementTree.fromstring(text)  # noqa: S314 - S3 wrote it, and expat limits what it expands
         code, message = root.findtext("Code") or "", root.findtext("Message") or ""
     except ElementTree.ParseError:
         code, message = "", ""

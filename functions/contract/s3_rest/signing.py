@@ -15,7 +15,7 @@ _ALGORITHM = "AWS4-HMAC-SHA256"
 
 @dataclass(frozen=True)
 class Credentials:
-    """token: of a session, as every function on Lambda has one; None without."""
+    """token: the session's, which every function on Lambda has; None if there is none."""
 
     access_key: str
     secret_key: str
@@ -42,9 +42,10 @@ def signed(
     region: str,
     at: datetime,
 ) -> dict[str, str]:
-    """The headers of a request, with those that show who makes it; all of them are signed.
+    """All headers of a request: its own, and those that authenticate it. All of them are signed.
 
-    path, query: encoded as above. headers: the request's own, with Host. at: the time, in UTC.
+    path, query: as path_of and query_of encode them. headers: the request's own, with Host. at: the time, in
+    UTC.
     """
     stamp, digest = at.strftime("%Y%m%dT%H%M%SZ"), hashlib.sha256(body).hexdigest()
     whole = {**headers, "X-Amz-Content-SHA256": digest, "X-Amz-Date": stamp}

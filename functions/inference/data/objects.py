@@ -49,7 +49,7 @@ def _parsed(content: bytes, count: int) -> Objects:
     header: Any = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER_BYTES)
     shape, _, dtype = header
     if shape != (count,):
-        raise ValueError(f"it has the shape {shape}, the images have {count} rows")
+        raise ValueError(f"it has the shape {shape}, but the images have {count} rows")
     _check_type(dtype)
     body = content[stream.tell() :]
     if len(body) != count * dtype.itemsize:

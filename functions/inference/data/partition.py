@@ -31,7 +31,7 @@ class PartitionError(ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """What a model expects: images (N, *image) and magnitudes (N, magnitudes), and what is known of the truth.
+    """What a model expects: images (N, *image) and magnitudes (N, magnitudes), and facts about the truth.
 
     magnitudes: 0 where the model takes none; partitions may then have some or not. truth: what the last tensor
     is. labels: the numbers that it may hold besides NaN; None for any. columns: names that the model's

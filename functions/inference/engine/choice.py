@@ -17,9 +17,7 @@ from ..contract.paths import plain
 from .cpu import cpu_kind, features, instructions, measured_speeds
 from .interface import EngineError
 
-_NEON_INT8 = (
-    "dotprod"  # dot products, without which NEON is slow at int8; AVX2, which the kernels need, is fast
-)
+_NEON_INT8 = "dotprod"  # Without dot products NEON is slow at int8. AVX2, which the kernels need, is fast.
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def choose(graphs: dict[str, Any] | None, engine: str, precision: str, device: s
 
 
 def _imported(graphs: dict[str, Any], device: str) -> Choice:
-    """An imported network is its graph alone, of standard operators: it needs none of our kernels."""
+    """The choice for an imported network, which has only a graph of standard operators, without our kernels."""
     if device != "cpu":
         raise EngineError(
             "engine: this network was imported from ONNX, which onnxruntime runs on the CPU; "
@@ -92,7 +90,7 @@ def _torch(graphs: dict[str, Any] | None, precision: str) -> Choice:
     if find_spec("torch") is None:
         raise EngineError(
             "engine: torch is not in this image, and "
-            + ("the model folder has no " + GRAPHS if graphs is None else "torch was asked for")
+            + ("the model folder has no " + GRAPHS if graphs is None else "the payload asks for torch")
             + "; run `cosmicai model optimise` on the model, or deploy the image variant `torch`"
         )
     return Choice("torch", "float32", TORCH_FILES, "the torch engine computes in float32")
@@ -102,7 +100,7 @@ def _graph_precision(graphs: dict[str, Any], requested: str) -> tuple[str, str]:
     """The precision, and why: the one that was measured to be faster on CPUs of this kind, else by a rule."""
     chosen = preferred(graphs, requested)
     if requested != "auto":
-        return chosen, "asked for"
+        return chosen, "requested"
     if chosen == "float32":
         return chosen, "int8 is not admitted for this model"
     available, kind = instructions(), cpu_kind()
@@ -126,9 +124,8 @@ def read_graphs(folder: Path) -> dict[str, Any] | None:
         _check_graphs(graphs, folder)
     except (ValueError, RecursionError) as error:  # also JSON's, Unicode's, and PathError
         raise EngineError(
-            f"model: {GRAPHS} is malformed ({error}); run `cosmicai model optimise` on the model, or "
-            "import it again, "
-            "and upload it"
+            f"model: {GRAPHS} is malformed ({error}); run `cosmicai model optimise` on the model, or import it "
+            "again, and upload it"
         ) from error
     return dict(graphs)
 

@@ -57,7 +57,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def features() -> tuple[str, ...]:
-    """Those of FEATURES that the CPU has."""
+    """The instruction sets in FEATURES that the CPU has."""
     return tuple(name for flag, name in FEATURES.items() if flag in cpu_flags())
 
 
@@ -70,7 +70,7 @@ def cpu_kind() -> str:
 
 
 def measured_speeds(kind: str, instruction_set: str | None) -> dict[str, float]:
-    """Images per second and thread by precision, of CPUs of a kind; empty if nobody has measured one."""
+    """Images per second and thread by precision, for a kind of CPU; empty if it was not measured."""
     for record in json.loads(SPEEDS.read_text()):
         if (record["cpu"], record["instructions"]) == (kind, instruction_set):
             return dict(record["images per second and thread"])

@@ -106,9 +106,8 @@ class OnnxEngine:
         for one, array in zip(mapping.outputs, arrays, strict=True):
             if array.shape != (len(batch), *one.shape) or array.dtype != np.float32:
                 raise EngineError(
-                    f"model: the output {one.column} has the shape {array.shape} and the type "
-                    f"{array.dtype}, which is "
-                    "not what the import has proved; import the model again"
+                    f"model: the output {one.column} has the shape {array.shape} and the type {array.dtype}, "
+                    "which the import has not seen; import the model again"
                 )
         columns = dict(zip((one.column for one in mapping.outputs), arrays, strict=True))
         redshift = None if mapping.redshift is None else columns.pop(mapping.redshift.column).reshape(-1)

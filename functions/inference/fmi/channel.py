@@ -121,7 +121,7 @@ class Channel(Protocol):
         """
 
     def unread(self) -> list[str]:
-        """Descriptions of messages that have come and that this rank has not read, as far as known."""
+        """Descriptions of messages that have arrived but that this rank has not read, as far as known."""
 
     def close(self) -> None:
         """Releases everything; peers that wait for this rank get an error."""
@@ -168,7 +168,9 @@ class MemoryChannel:
         try:
             message = waiting.get(timeout=deadline.left())
         except queue.Empty:
-            raise PeerTimeout(f"rank {self.rank}: nothing from rank {peer} in {deadline.seconds} s") from None
+            raise PeerTimeout(
+                f"rank {self.rank}: nothing came from rank {peer} in {deadline.seconds} s"
+            ) from None
         if message is None:
             waiting.put(None)
             raise PeerLost(f"rank {self.rank}: rank {peer} has left")

@@ -28,7 +28,7 @@ _LONGEST_REASON = 400  # characters of a refusal's text
 
 
 class Stream:
-    """Bytes to and from `peer`. Any error closes it, since after part of a message nothing could be read.
+    """Bytes to and from `peer`. Any error closes it, since nothing can be read after a partial message.
 
     traffic: counts the messages.
     """
@@ -261,7 +261,7 @@ class Sealed(Stream):
     def _incoming(self, purpose: Purpose, length: int | None, deadline: Deadline) -> Iterator[Received]:
         """Yields the next message after each piece: the same memory each time, complete at the end.
 
-        All pieces except the first are received into their final place, so the tag of each is for a moment
+        All pieces except the first are received into their final place, so for a moment the tag of each is
         where the next piece will be.
         """
         head, first = self._first(deadline)

@@ -232,7 +232,7 @@ def _figures(name: str, figures: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _numbers(where: str, values: Mapping[str, Any], examples: Mapping[str, float | bool]) -> dict[str, float]:
-    """The figures that `examples` names, which also gives the missing ones, with a warning."""
+    """The figures that `examples` names. Those that are missing are taken from it, with a warning."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{where}: {values!r} is not a JSON object; give one with {', '.join(examples)}")
     missing = [f"{key} = {str(example).lower()}" for key, example in examples.items() if key not in values]

@@ -3,7 +3,7 @@
 Without a secret it speaks FMI's and TCPunch's wire exactly, and can connect to their ranks. With one, which
 only the ranks of a run know, pairing names cannot be guessed, both sides first prove that they know it, and
 messages are sealed. A pair that cannot punch through uses a relay on the host, if it has the host's relay key.
-After a rank had to use the relay, it asks for it at once with its next punches, until one of them succeeds.
+After a rank had to use the relay, it asks for one at once when it next punches, until a punch succeeds.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from .relaying import Admission, Relayed
 
 PORT = 10_000
 NAME_LIMIT = 100  # bytes; the host accepts no more, and FMI cuts longer names silently
-PUNCH_SECONDS = 4.0  # then a pair that has no relay tries to be paired again
-HEAD_START = 0.5  # seconds that a rank's first punch has before the pair also asks for the relay
-RELAY_SECONDS = 6.0  # that the partner has to come to the relay; then the two try to be paired again
+PUNCH_SECONDS = 4.0  # after which a pair without a relay asks to be paired again
+HEAD_START = 0.5  # seconds of a rank's first punch after which the pair also asks for the relay
+RELAY_SECONDS = 6.0  # for the partner to come to the relay; after that the two ask to be paired again
 
 _ANY = ("", 0)  # until the connection to the host says which interface leads to it
 _ADDRESS = struct.Struct("!4sHxx")
@@ -131,8 +131,8 @@ class Direct:
         return made
 
     def _meet(self, peer: int, sender: int, deadline: Deadline) -> Met:
-        """Meets the peer through the host, in several attempts: if the partner or its host ends during one, it
-        asks to be paired again when it is back.
+        """Meets the peer through the host, in several attempts. If the partner or its host ends during one,
+        this rank asks to be paired again, and meets the partner when that is back.
         """
         plain, name = self._plain_name(peer, sender), self._pair_name(peer)
         wrong = ""  # added to the message if time runs out

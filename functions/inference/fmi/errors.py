@@ -24,4 +24,4 @@ class MessageMismatch(FmiError):
 
 
 class RelayRefused(FmiError):
-    """The rendezvous host does not relay for a pair, or has stopped to; the message names its limit."""
+    """The rendezvous host does not relay for a pair, or has stopped relaying; the message names the limit."""

@@ -19,7 +19,7 @@ from .messages import OPERATIONS, Purpose
 
 Array = NDArray[Any]
 _CODES = {name: code for code, name in enumerate(OPERATIONS)} | {"recv": OPERATIONS.index("send")}
-_SMALL = 1 << 14  # bytes of an array that are sooner copied than shown to the channel
+_SMALL = 1 << 14  # bytes of an array that takes less time to copy than to pass as memory
 _ONE = np.ones(1, np.uint8)  # what ranks send in a barrier
 Combine = Callable[[Array, Array], Array]
 

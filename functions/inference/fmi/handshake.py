@@ -4,9 +4,10 @@ Both send a hello with a challenge. Each then sends a proof, an HMAC over both h
 which shows that it knows the secret. Only then are the hellos read: ranks that disagree about who they are or
 how many there are get an error on both sides. Finally the lower rank confirms, because a pair may greet on two
 connections at once and both ranks must choose the same one. The higher rank sends its proof after the lower
-one's, so it knows that it waits for its peer and for nobody else: the confirmation may be on its way for long,
-and the lower rank already uses the connection. The keys of the messages that follow are derived from the secret
-and both challenges, one for each direction, so that no message of another connection or direction is accepted.
+one's, so it knows that it is waiting for its peer and not for a stranger. The confirmation may take long to
+arrive, while the lower rank already uses the connection. The keys of the messages that follow are derived from
+the secret and both challenges, one for each direction, so that no message of another connection or direction is
+accepted.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ class Handshake:
         self.missing = next(self._steps)
 
     def receive(self, data: bytes) -> None:
-        """Accepts at most `missing` bytes. Raises Stranger, or PeerRefused for a peer that disagrees: if bytes
-        are then left in `outgoing`, they let the peer see it too.
+        """Accepts at most `missing` bytes. Raises Stranger, or PeerRefused for a peer that disagrees: bytes
+        that are then left in `outgoing` tell the peer so.
         """
         self._received += data
         self.missing -= len(data)
@@ -106,7 +107,7 @@ class Handshake:
 
     @property
     def _who(self) -> str:
-        return f"rank {self._pair.rank}: who answered for rank {self._pair.peer}"
+        return f"rank {self._pair.rank}: the process that answered for rank {self._pair.peer}"
 
     def _check(self, hello: bytes) -> None:
         pair = self._pair

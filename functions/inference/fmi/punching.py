@@ -3,8 +3,8 @@
 Whoever connects first may be a stranger. So all connections greet at the same time, and only one whose rank
 knows the run's secret ends the search: a stranger costs no time and cannot make the operation fail. A relay
 greets at the same time, so that a pair that cannot punch through loses no time either. The lower rank of the
-pair confirms one connection, which both then use: the higher rank does not give up a connection that its peer
-may have confirmed before it is closed or _DOUBT_SECONDS have passed.
+pair confirms one connection, which both then use. The higher rank keeps a connection that its peer may have
+confirmed until it is closed or _DOUBT_SECONDS have passed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GREETING_SECONDS = 5.0
 # connection's first packet was lost too (RFC 6298, section 5.7), otherwise much sooner.
 _DOUBT_SECONDS = 30.0
 _GREETINGS = 32  # at once; if there are more, the oldest is closed
-_CLOSED_SECONDS = 0.2  # between looks at whether the channel was closed
+_CLOSED_SECONDS = 0.2  # between checks whether the channel was closed
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1  # seconds between attempts to connect
 
 
@@ -43,7 +43,7 @@ class NotThrough(FmiError):
 class Greeting:
     """A connection on which the two ranks greet. handshake: None if anyone who connects is accepted.
 
-    until: when it is given up, unless the peer may already use it. `in_doubt`: whether that is so.
+    until: when it is given up, unless the peer may already use it. `in_doubt`: whether the peer may.
     """
 
     def __init__(self, connection: socket.socket, handshake: Handshake | None, until: Deadline) -> None:

@@ -57,8 +57,8 @@ _LIMITS = {
 class Relayed(socket.socket):
     """A connection to the host that asks for a relay, and is used like one to the peer. who: for errors.
 
-    Receiving returns the peer's bytes, b"" after the peer has closed, and raises RelayRefused if the host ends
-    the relay. So does sending.
+    Receiving returns the peer's bytes, or b"" after the peer has closed. Receiving and sending raise
+    RelayRefused if the host ends the relay.
     """
 
     def __init__(self, who: str) -> None:

@@ -48,12 +48,12 @@ class _Stored(ABC):
         start, entry = time.perf_counter(), f"{peer}_{self.rank}_{self._received[peer]}"
         stored = self._take(f"{self._name}/{entry}", deadline)
         if stored is None:
-            raise PeerTimeout(f"rank {self.rank}: nothing from rank {peer} in {deadline.seconds:g} s")
+            raise PeerTimeout(f"rank {self.rank}: nothing came from rank {peer} in {deadline.seconds:g} s")
         self._received[peer] += 1
         content = self._proven(entry, stored, peer)
         self.statistics.of(peer).received(len(content) - HEAD, time.perf_counter() - start)
         if Expected(purpose, self.rank, peer, length).check(content) != len(content) - HEAD:
-            raise MessageMismatch(f"rank {self.rank}: the message {entry} of rank {peer} is not whole")
+            raise MessageMismatch(f"rank {self.rank}: the message {entry} of rank {peer} is incomplete")
         return bytearray(memoryview(content)[HEAD:])
 
     def exchange(self, peer: int, data: bytes | memoryview, purpose: Purpose, deadline: Deadline) -> Received:
@@ -156,7 +156,7 @@ class S3(_Stored):
 
 
 def _broken(client: Any) -> tuple[type[Exception], ...]:
-    """What a client of S3 raises if a connection breaks: it names that itself, or it is boto3's."""
+    """What an S3 client raises if a connection breaks: it names these exceptions itself, or it is boto3's."""
     named: tuple[type[Exception], ...] | None = getattr(client, "BROKEN", None)
     if named is not None:
         return named

@@ -150,7 +150,7 @@ class Reduction:
                 except ValueError as error:
                     self._faults[f"rank {child}"] = str(error)
             else:
-                self._faults.setdefault(f"rank {child}", f"did not come in {patience.seconds:.0f} s")
+                self._faults.setdefault(f"rank {child}", f"did not come within {patience.seconds:.0f} s")
         if self._tree.parent is not None:
             self._deliver(self._tree.parent, own.pack(), patience)
         return own
@@ -225,7 +225,7 @@ class Reduction:
                 self._fault(f"rank {parent}", error)
                 if not patience.left():
                     return
-        self._faults.setdefault(f"rank {parent}", f"did not come in {patience.seconds:.0f} s")
+        self._faults.setdefault(f"rank {parent}", f"did not come within {patience.seconds:.0f} s")
 
     def _fault(self, what: str, error: Exception) -> None:
         if not self._ended:

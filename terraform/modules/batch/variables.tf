@@ -1,5 +1,5 @@
 variable "name" {
-  description = "Name of the compute environment, the queue and the job definition; roles, log group and security group carry it."
+  description = "Name of the compute environment, the queue and the job definition; the names of roles, log group and security group contain it."
   type        = string
 }
 
@@ -19,7 +19,7 @@ variable "subnet_ids" {
 }
 
 variable "public" {
-  description = "Whether ranks on Fargate get a public address. Of instances with a GPU, the subnet decides."
+  description = "Whether ranks on Fargate get a public address. For instances with a GPU, the subnet decides."
   type        = bool
 }
 
@@ -34,7 +34,7 @@ variable "memory_mb" {
 }
 
 variable "max_vcpus" {
-  description = "Most vCPUs that all running ranks may use together."
+  description = "Maximum number of vCPUs of all running ranks together."
   type        = number
 }
 
@@ -49,7 +49,7 @@ variable "timeout_seconds" {
 }
 
 variable "log_retention_days" {
-  description = "Days that the ranks' logs are kept."
+  description = "Number of days for which the ranks' logs are kept."
   type        = number
 }
 
@@ -59,13 +59,13 @@ variable "statements" {
 }
 
 variable "gpu" {
-  description = "Types of the instances with a GPU on which ranks run, each with a GPU of its own; null: on Fargate."
+  description = "Types of EC2 instances with GPUs for the ranks, one GPU per rank; null: ranks run on Fargate."
   type        = object({ instance_types = list(string) })
   default     = null
 }
 
 variable "permissions_boundary" {
-  description = "ARN of the policy that bounds the roles; null: none."
+  description = "ARN of the policy that is the permissions boundary of the roles; null: none."
   type        = string
   default     = null
 }

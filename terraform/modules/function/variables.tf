@@ -41,7 +41,7 @@ variable "timeout_seconds" {
 }
 
 variable "log_retention_days" {
-  description = "Days that the function's logs are kept."
+  description = "Number of days for which the function's logs are kept."
   type        = number
 }
 
@@ -51,13 +51,13 @@ variable "statements" {
 }
 
 variable "permissions_boundary" {
-  description = "ARN of the policy that bounds the role; null: none."
+  description = "ARN of the policy that is the permissions boundary of the role; null: none."
   type        = string
   default     = null
 }
 
 variable "reserved_concurrency" {
-  description = "Number of executions that can always run at once, and the most that ever do; null: none is reserved."
+  description = "Reserved concurrency: this many executions can always run at once, and never more; null: none is reserved."
   type        = number
   default     = null
 }

@@ -24,7 +24,7 @@ variable "statements" {
 }
 
 variable "permissions_boundary" {
-  description = "ARN of the policy that bounds the role; null: none."
+  description = "ARN of the policy that is the permissions boundary of the role; null: none."
   type        = string
   default     = null
 }

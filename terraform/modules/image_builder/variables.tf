@@ -9,12 +9,12 @@ variable "architecture" {
 }
 
 variable "bucket_arn" {
-  description = "ARN of the bucket for build contexts, which go below .cosmicai/build/."
+  description = "ARN of the bucket for build contexts, which are uploaded below .cosmicai/build/."
   type        = string
 }
 
 variable "kms_key_arn" {
-  description = "ARN of the KMS key that encrypts the bucket; null: S3's keys."
+  description = "ARN of the KMS key that encrypts the bucket; null: S3's own keys."
   type        = string
   default     = null
 }
@@ -25,12 +25,12 @@ variable "repository_arn" {
 }
 
 variable "log_retention_days" {
-  description = "Days that the builds' logs are kept."
+  description = "Number of days for which the builds' logs are kept."
   type        = number
 }
 
 variable "permissions_boundary" {
-  description = "ARN of the policy that bounds the role; null: none."
+  description = "ARN of the policy that is the permissions boundary of the role; null: none."
   type        = string
   default     = null
 }

@@ -4,6 +4,6 @@ variable "name" {
 }
 
 variable "retention_days" {
-  description = "Days that the logs are kept."
+  description = "Number of days for which the logs are kept."
   type        = number
 }

@@ -14,7 +14,7 @@ variable "prefix" {
 }
 
 variable "catalogues" {
-  description = "The prefix of the catalogues that grow by these runs, one for each folder that folders with a _READY object are in; null: none."
+  description = "The prefix of the catalogues to which these runs add their galaxies, one catalogue for each folder that contains folders with a _READY object; null: none."
   type        = string
   default     = null
 }
@@ -25,7 +25,7 @@ variable "state_machine_arn" {
 }
 
 variable "permissions_boundary" {
-  description = "ARN of the policy that bounds the role; null: none."
+  description = "ARN of the policy that is the permissions boundary of the role; null: none."
   type        = string
   default     = null
 }

@@ -9,7 +9,7 @@ variable "server" {
 }
 
 variable "port" {
-  description = "The one open TCP port."
+  description = "TCP port of the host, the only one that is open."
   type        = number
 }
 
@@ -40,7 +40,7 @@ variable "limits" {
 }
 
 variable "permissions_boundary" {
-  description = "ARN of the policy that bounds the role; null: none."
+  description = "ARN of the policy that is the permissions boundary of the role; null: none."
   type        = string
   default     = null
 }

@@ -19,12 +19,12 @@ variable "bucket_arn" {
 }
 
 variable "retry_seconds" {
-  description = "First pause before a failed rank is retried."
+  description = "Seconds before the first retry of a failed rank."
   type        = number
 }
 
 variable "log_retention_days" {
-  description = "Days that the logs of executions are kept."
+  description = "Number of days for which the logs of executions are kept."
   type        = number
 }
 
@@ -34,18 +34,18 @@ variable "arn" {
 }
 
 variable "rendezvous_wait_seconds" {
-  description = "Seconds that a run waits for the rendezvous host."
+  description = "Number of seconds for which a run waits for the rendezvous host."
   type        = number
 }
 
 variable "batch" {
-  description = "Job queue and job definition for ranks on AWS Batch; null: no such ranks."
+  description = "Job queue and job definition for ranks on AWS Batch; null: no ranks on AWS Batch."
   type        = object({ queue_arn = string, definition_arn = string })
   default     = null
 }
 
 variable "permissions_boundary" {
-  description = "ARN of the policy that bounds the role; null: none."
+  description = "ARN of the policy that is the permissions boundary of the role; null: none."
   type        = string
   default     = null
 }
