@@ -50,16 +50,17 @@ def test_right_densities_cover_what_they_state_and_narrow_ones_less() -> None:
     assert np.mean(thirds) == pytest.approx(covered["within 68 %"], abs=1e-3)
 
 
-def test_no_galaxy_calibrates_and_judges(tmp_path: Path) -> None:
+@pytest.mark.parametrize("swap", [False, True])
+def test_no_galaxy_calibrates_and_judges(tmp_path: Path, swap: bool) -> None:
     source = tmp_path / "all"
     source.mkdir()
     for number in range(1, 18):
         (source / f"{number}.pt").write_bytes(b"")
-    first, second = (
-        {path.name for path in folder.iterdir()} for folder in probabilities.split(source, tmp_path, None)
+    calibrating, judging = (
+        {path.name for path in folder.iterdir()} for folder in probabilities.split(source, tmp_path, None, swap)
     )
-    assert first == {f"{number}.pt" for number in range(1, 9)}
-    assert second == {f"{number}.pt" for number in range(9, 18)}
+    halves = [{f"{number}.pt" for number in some} for some in (range(1, 9), range(9, 18))]
+    assert [calibrating, judging] == (halves[::-1] if swap else halves)
 
 
 def test_the_table_has_each_measure_with_its_interval() -> None:
