@@ -36,7 +36,7 @@ def mark(step):
 
 mark("interpreter")
 try:
-    import inference.numpy_alone
+    import inference.one_blas_thread
 except ModuleNotFoundError:  # an earlier checkout
     import numpy
 mark("numpy")

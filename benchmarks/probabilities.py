@@ -1,13 +1,16 @@
 """p(z) of calibrated networks compared with RAIL's estimators, on DC2 galaxies that none of them has seen.
 
-    .venv/bin/python benchmarks/probabilities.py [MODEL_FOLDER …] [--fewer N] [--networks] [--swap]
+    .venv/bin/python benchmarks/probabilities.py [MODEL_FOLDER …] [--fewer N] [--networks | --halves]
 
 The bundled network is always among them. The first eight of 17 partitions of validation galaxies calibrate each
 network (`cosmicai model calibrate`), the others are inferred (`cosmicai infer`) and judge. RAIL's k nearest
 neighbours and FlexZBoost are trained on all galaxies that the networks were trained on or calibrated with, by
 their magnitudes: once on the same four renderings of the training galaxies, once on one of them. RAIL's and
 qp's own evaluators judge all densities. RAIL gets an environment of its own, build/rail, at the first call.
-Writes benchmarks/probabilities.json, unless one of the options is given, and prints the tables.
+Writes benchmarks/probabilities.json, unless an option is given, and prints the tables.
+
+--halves: only the networks, twice: those galaxies that judge and those that calibrate change places, so that
+all are judged. Writes benchmarks/probabilities_halves.json and prints the coverage of both halves and its mean.
 """
 
 from __future__ import annotations
@@ -146,37 +149,79 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--fewer", type=int, help="Partitions that calibrate and judge, for a quick try.")
-    parser.add_argument("--networks", action="store_true", help="Without RAIL's estimators, in two minutes.")
-    parser.add_argument(
-        "--swap", action="store_true", help="The galaxies that judge and calibrate change places."
-    )
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--networks", action="store_true", help="Without RAIL's estimators, in two minutes.")
+    only.add_argument("--halves", action="store_true", help="Without them; each half is judged by the other.")
     arguments = parser.parse_args()
+    folders = [BUNDLED_MODEL, *arguments.models]
+    if arguments.halves:
+        halves = [measured(folders, arguments.fewer, False, swap) for swap in (False, True)]
+        if not arguments.fewer:
+            _write("probabilities_halves.json", halves)
+        print(halves_table(halves))
+        return
+    results = measured(folders, arguments.fewer, not arguments.networks)
+    if not arguments.fewer and not arguments.networks:
+        _write("probabilities.json", results)
+    print(table(results))
+
+
+def measured(folders: list[Path], fewer: int | None, with_rail: bool, swap: bool = False) -> Json:
+    """The measures of networks by their folders and, with_rail, of RAIL's estimators."""
     python = rail_environment()
     work = BUILD / "probabilities"
     shutil.rmtree(work, ignore_errors=True)
     partitions = dc2.partitions("validation", GALAXIES, 25, CACHE, 0)
-    calibrating, judging = split(partitions, work, arguments.fewer, arguments.swap)
+    calibrating, judging = split(partitions, work, fewer, swap)
     counts = _count(calibrating), _count(judging)
-    costs = {
-        folder.name: network(folder, calibrating, judging, work)
-        for folder in (BUNDLED_MODEL, *arguments.models)
-    }
-    training = counts[0] if arguments.fewer else TRAINING_GALAXIES
-    write_galaxies(*counts, training, work / "galaxies.npz", arguments.swap)
-    _tell("RAIL's estimators, and the evaluation")
+    costs = {folder.name: network(folder, calibrating, judging, work) for folder in folders}
+    write_galaxies(*counts, counts[0] if fewer else TRAINING_GALAXIES, work / "galaxies.npz", swap)
+    _tell("RAIL's estimators, and the evaluation" if with_rail else "the evaluation")
     environment = {**os.environ, "PYTHONPATH": str(FUNCTIONS)}
     worker = ROOT / "benchmarks" / "probabilities_rail.py"
-    only = ["networks"] if arguments.networks else []
+    only = [] if with_rail else ["networks"]
     subprocess.run([python, worker, work, *only], env=environment, check=True, stdout=subprocess.DEVNULL)
-    results = {
+    return {
         "galaxies": {"calibrated": counts[0], "judged": counts[1]},
         "machine": f"{os.cpu_count()} cores of {platform.machine()}",
         "cost": costs,
         "methods": json.loads((work / "results.json").read_text()),
     }
-    if not (arguments.fewer or arguments.networks or arguments.swap):
-        (ROOT / "benchmarks" / "probabilities.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(table(results))
+
+
+def _write(name: str, results: Any) -> None:
+    (ROOT / "benchmarks" / name).write_text(json.dumps(results, indent=1) + "\n")
+
+
+def halves_table(halves: list[Json]) -> str:
+    """Markdown: the coverage of each network in the second half, in the first, and in both."""
+    values = list(next(iter(halves[0]["methods"].values()))["coverage by tertile"])
+    head = ["network", "inside", "galaxies", "all", *(f"tertiles of the {value}" for value in values)]
+    lines, measured_too = [_row(head), _row(["---"] * len(head))], [""]
+    weights = [half["galaxies"]["judged"] for half in halves]
+    for name in halves[0]["methods"]:
+        for interval in ("68 %", "95 %"):
+            shares = np.array([_shares(half["methods"][name], interval) for half in halves])
+            rows = {"second half": shares[0], "first half": shares[1]}
+            rows["both"] = np.average(shares, axis=0, weights=weights)
+            for galaxies, (whole, *thirds) in rows.items():
+                tertiles = (", ".join(f"{100 * share:.1f}" for share in third) for third in thirds)
+                lines.append(_row([name, interval, galaxies, f"{100 * whole[0]:.1f}", *tertiles]))
+        for galaxies, half in zip(("second half", "first half"), halves, strict=True):
+            measures = half["methods"][name]["measures"]
+            shown = ", ".join(f"{measure} {measures[measure][0]:.3f}" for measure in ("PIT KS", "CDE loss"))
+            measured_too.append(f"{name}, {galaxies}: {shown}")
+    return "\n".join(lines + measured_too)
+
+
+def _shares(method: Json, interval: str) -> list[list[float]]:
+    """Of all galaxies, three times, and of the tertiles of each value."""
+    whole = method["measures"][f"within {interval}"][0]
+    return [[whole] * 3, *(thirds[interval] for thirds in method["coverage by tertile"].values())]
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def table(results: Json) -> str:

@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cosmicai.cli.common import AS_BEFORE, console, interruptible
+from cosmicai.cli.common import FROM_THE_START, console, interruptible
 from cosmicai.cli.model import Seed, partition_files
 from cosmicai.cli.paths import MODEL, PARTITIONS
 from cosmicai.results.outputs import copy, merge, new_folder
 
 
-@interruptible(AS_BEFORE)
+@interruptible(FROM_THE_START)
 def model_calibrate(
     folder: Annotated[Path, typer.Argument(parser=MODEL, help="A model folder.")],
     calibration: Annotated[

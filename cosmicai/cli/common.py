@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 RUN_FAILED = 3  # exit status of a command that followed a run which failed
 INTERRUPTED = 130  # of one that Ctrl-C ended
-AS_BEFORE = "nothing was written or replaced"
+FROM_THE_START = "the same command starts again from the beginning"
 CACHE = STATE / "cache"
 Cache = Annotated[
     Path, typer.Option(parser=OutFolder(), help="Folder that keeps the catalogue and rendered galaxies.")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cosmicai.cli.common import AS_BEFORE, console, interruptible
+from cosmicai.cli.common import FROM_THE_START, console, interruptible
 from cosmicai.cli.paths import InFile, OutFolder
 from cosmicai.cli.values import PAIR, Names, Refused, Text, whole
 from cosmicai.results.outputs import made, writing
@@ -20,7 +20,7 @@ _LABEL = whole(-(2**24), 2**24)
 Pairs = list[str] | None
 
 
-@interruptible(AS_BEFORE)
+@interruptible(FROM_THE_START)
 def model_import_onnx(
     file: Annotated[Path, typer.Argument(parser=InFile(), help="An ONNX file.")],
     out: Annotated[Path, typer.Argument(parser=OutFolder(new=True), help="Model folder to write.")],

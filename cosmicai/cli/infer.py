@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.progress import Progress
 
-from cosmicai.cli.common import AS_BEFORE, RUN_FAILED, console, interruptible, tell_error
+from cosmicai.cli.common import FROM_THE_START, RUN_FAILED, console, interruptible, tell_error
 from cosmicai.cli.paths import USABLE_MODEL, InFolder, OutFolder, Source
 from cosmicai.cli.values import Choices, NameList, Number, ShareOf, whole
 from cosmicai.commands import command
@@ -40,7 +40,7 @@ _MEASURES = {
 
 
 @app.command()
-@interruptible(AS_BEFORE)
+@interruptible(FROM_THE_START)
 def infer(
     sources: Annotated[
         list[str],
@@ -134,7 +134,7 @@ def infer(
 
 
 @app.command()
-@interruptible(AS_BEFORE)
+@interruptible(FROM_THE_START)
 def merge(
     out: Annotated[
         Path, typer.Argument(parser=InFolder(), help="The folder that all shares were computed into.")

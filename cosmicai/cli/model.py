@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-from cosmicai.cli.common import AS_BEFORE, console, interruptible
+from cosmicai.cli.common import FROM_THE_START, console, interruptible
 from cosmicai.cli.paths import MODEL, PARTITIONS, USABLE_MODEL, InFile, JsonFile, OutFolder
 from cosmicai.cli.values import PAIR, NameList, Names, Number, Refused, Text, whole
 from cosmicai.commands import command
@@ -278,7 +278,7 @@ def model_pretrain(
 
 
 @app.command("import")
-@interruptible(AS_BEFORE)
+@interruptible(FROM_THE_START)
 def model_import(
     checkpoint: Annotated[
         Path,

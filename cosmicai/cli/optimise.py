@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from cosmicai.cli.common import AS_BEFORE, console, interruptible
+from cosmicai.cli.common import FROM_THE_START, console, interruptible
 from cosmicai.cli.model import partition_files, tell_left_out
 from cosmicai.cli.paths import MODEL, PARTITIONS
 from cosmicai.results.outputs import copy, merge, new_folder
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cosmicai.model.optimise import Report
 
 
-@interruptible(AS_BEFORE)
+@interruptible(FROM_THE_START)
 def model_optimise(
     folder: Annotated[
         Path, typer.Argument(parser=MODEL, help="A model folder (config.json, model.safetensors).")

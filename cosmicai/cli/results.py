@@ -9,7 +9,7 @@ import typer
 from rich.progress import Progress
 
 from cosmicai.cli.common import (
-    AS_BEFORE,
+    FROM_THE_START,
     AsJson,
     Local,
     Profile,
@@ -37,7 +37,7 @@ _FORMATS = Choices(("csv", "parquet", "fits", "votable", "qp", "hats"))
 
 
 @app.command()
-@interruptible(AS_BEFORE)
+@interruptible(FROM_THE_START)
 def results(
     name: RunName = None,
     out: Annotated[
@@ -173,7 +173,7 @@ def _tell_left_out(infos: list[RankInfo]) -> None:
 
 
 @app.command()
-@interruptible(AS_BEFORE)
+@interruptible(FROM_THE_START)
 def report(
     folder: Annotated[
         Path, typer.Argument(parser=InFolder(what="a folder of downloaded results"), help="Downloaded results.")

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from . import numpy_alone  # noqa: F401
+from . import one_blas_thread  # noqa: F401
 from .contract.event import RankEvent
 from .contract.s3_rest.choice import new_client
 from .data.storage import Storage

@@ -88,26 +88,29 @@ def _check_probabilities(payload: dict[str, Any], calibration: Any, form: Form, 
 
     A calibration.json that is not known or malformed is left to the ranks.
     """
-    redshifts = calibration.get("redshifts", {}) if isinstance(calibration, dict) else None
-    if "script" in payload or redshifts is None:
+    if "script" in payload or not isinstance(calibration, dict):
         return
-    has = _folder(payload) if "model" in payload else "the bundled model"
-    if bool(redshifts) != ("z_median" in form.columns):
+    if bool(calibration) != ("z_median" in form.columns):
         fault = (
             "has no p(z), which {} gives"
-            if redshifts
+            if calibration
             else "has p(z), which {} does not give: it lacks " + CALIBRATION
         )
     else:
         try:
-            grid = redshift_grid(float(redshifts["to"]), float(redshifts["step"])) if form.z_grid else []
+            grid = _grid(calibration["redshifts"]) if form.z_grid else []
         except (KeyError, TypeError, ValueError, ArithmeticError):
             return
         fault = "" if digest_of(grid) == form.z_grid else "has p(z) at other redshifts than {} gives it"
     if fault:
+        name = _folder(payload) if "model" in payload else "the bundled model"
         raise CatalogueError(
-            f"{place} {fault.format(has)}. Give another catalogue, or {_earlier(payload, CALIBRATION)}"
+            f"{place} {fault.format(name)}. Give another catalogue, or {_earlier(payload, CALIBRATION)}"
         )
+
+
+def _grid(redshifts: Any) -> list[float]:
+    return redshift_grid(float(redshifts["to"]), float(redshifts["step"]))
 
 
 def _folder(payload: dict[str, Any]) -> str:

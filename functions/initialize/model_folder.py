@@ -71,7 +71,7 @@ def _calibration(s3: Any, payload: dict[str, Any], names: set[str]) -> Any:
         return {}
     if "catalogue" not in payload:
         return None
-    return read_json(s3, payload["bucket"], f"{payload['model']}/{CALIBRATION}")
+    return read_json(s3, payload["bucket"], f"{payload['model']}/{CALIBRATION}") or None
 
 
 def _needed(graphs: Any, payload: dict[str, Any], has_graphs: bool) -> set[str]:

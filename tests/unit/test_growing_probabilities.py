@@ -106,6 +106,7 @@ def test_other_probabilities_than_the_catalogues_are_refused(
         pytest.param(True, {**KNOWN, "redshifts": {"to": 1e300, "step": 1e-300}}, {}, id="endless"),
         pytest.param(True, {**KNOWN, "redshifts": {"to": 1e9, "step": 1e-3}}, {}, id="too many redshifts"),
         pytest.param(True, [1], {}, id="no object"),
+        pytest.param(True, {"format": 1}, {}, id="without redshifts"),
     ],
 )
 @pytest.mark.parametrize("of_a_folder", [True, False])

@@ -39,7 +39,7 @@ def test_infer_ends_its_processes_and_writes_nothing(tmp_path: Path) -> None:
         time.sleep(0.01)
     os.killpg(infer.pid, signal.SIGINT)
     _, errors = infer.communicate(timeout=60)
-    assert errors == "\ninterrupted: nothing was written or replaced\n"
+    assert errors == "\ninterrupted: the same command starts again from the beginning\n"
     assert infer.returncode in (130, -signal.SIGINT)  # Python's own, if code in a string was being executed
     assert not any(worker.is_running() for worker in workers)
     assert list(tmp_path.iterdir()) == []

@@ -81,7 +81,7 @@ def test_what_torch_reads_is_as_before(tmp_path: Path) -> None:
         assert torch.equal(torch.load(tmp_path / "out" / "1.pt").tensors[1], parts[0].tensors[1])
 
 
-def test_numpy_alone_reads_it(tmp_path: Path) -> None:
+def test_one_blas_thread_reads_it(tmp_path: Path) -> None:
     """As docs/data.md says."""
     _prepared(_source(tmp_path / "a.npz", objectId=BEYOND_A_FLOAT), tmp_path / "out")
     with zipfile.ZipFile(tmp_path / "out" / "1.pt") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,3 +87,20 @@ def test_the_quantile_columns_are_judged_as_they_are_written() -> None:
         "68 %": [True, False],
         "95 %": [True, True],
     }
+
+
+def test_the_table_of_halves_has_their_mean_by_galaxies() -> None:
+    def half(judged: int, inside: float) -> dict[str, Any]:
+        tertiles = [inside - 0.1, inside, inside + 0.1]
+        intervals = dict.fromkeys(("68 %", "95 %"), tertiles)
+        measures = {name: [inside] for name in ("within 68 %", "within 95 %", "PIT KS", "CDE loss")}
+        method = {"measures": measures, "coverage by tertile": {"i magnitude": intervals}}
+        return {"galaxies": {"judged": judged}, "methods": {"mine": method}}
+
+    table = probabilities.halves_table([half(300, 0.6), half(100, 0.8)])
+    assert "| mine | 68 % | second half | 60.0 | 50.0, 60.0, 70.0 |" in table
+    assert "| mine | 68 % | first half | 80.0 | 70.0, 80.0, 90.0 |" in table
+    assert "| mine | 95 % | both | 65.0 | 55.0, 65.0, 75.0 |" in table
+    assert table.endswith(
+        "mine, second half: PIT KS 0.600, CDE loss 0.600\nmine, first half: PIT KS 0.800, CDE loss 0.800"
+    )

@@ -43,13 +43,13 @@ class NotThrough(FmiError):
 class Greeting:
     """A connection on which the two ranks greet. handshake: None if anyone who connects is accepted.
 
-    until: when it is given up, unless the peer may already use it. `in_doubt`: whether the peer may.
+    until: when it is given up, unless it is in doubt.
     """
 
     def __init__(self, connection: socket.socket, handshake: Handshake | None, until: Deadline) -> None:
         connection.setblocking(False)
         self.socket, self.until, self._handshake = connection, until, handshake
-        self.in_doubt = False
+        self._doubt: Deadline | None = None
 
     @property
     def ended(self) -> bool:
@@ -66,11 +66,16 @@ class Greeting:
         sending = 0 if self._handshake is None else select.POLLOUT if self._handshake.outgoing else 0
         return sending | select.POLLIN
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the peer may already use the connection."""
+        return self._handshake is not None and self._handshake.in_doubt
+
     def in_time(self, latest: Deadline) -> bool:
         """Whether it may still succeed. latest: of the operation that needs the connection."""
-        if not self.in_doubt and self._handshake is not None and self._handshake.in_doubt:
-            self.in_doubt, self.until = True, Deadline(min(_DOUBT_SECONDS, latest.left()))
-        return bool(self.until.left())
+        if self.in_doubt and self._doubt is None:
+            self._doubt = Deadline(min(_DOUBT_SECONDS, latest.left()))
+        return bool((self._doubt or self.until).left())
 
     def advance(self) -> None:
         """Sends and receives without waiting. Raises OSError, PeerLost, Stranger and PeerRefused."""
