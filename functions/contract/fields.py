@@ -73,6 +73,8 @@ class Described:
 class Record:
     """Base of the dataclasses that represent JSON objects. Each annotates its fields with `Field`."""
 
+    __slots__ = ()
+
     @classmethod
     def described(cls) -> tuple[Described, ...]:
         """The fields of the JSON object, in its order."""

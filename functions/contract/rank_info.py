@@ -22,7 +22,7 @@ LEFT_OUT = "left_out"  # the field that lists the wrong fields which an info lea
 _MOST_EARLIER = 20  # faults that are kept of those that the rank itself has listed
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)  # Summarize holds up to 100,000
 class RankInfo(Record):
     """{rank}.json: what a rank did. `others`: additional fields that a script has written."""
 
@@ -211,7 +211,7 @@ class RankInfo(Record):
 
     def to_json(self) -> Json:
         """The object, in the order in which it was read."""
-        content = super().to_json() | self.others
+        content = Record.to_json(self) | self.others  # super() does not know a class with slots
         if not self.names:
             return content
         last = {LEFT_OUT: self.left_out} if self.left_out else {}
@@ -219,7 +219,7 @@ class RankInfo(Record):
 
     def _has_null(self, one: Described) -> bool:
         """A measure is written as null if `undefined` gives the reason."""
-        return super()._has_null(one) or (one.name in NAMES and self.undefined is not None)
+        return Record._has_null(self, one) or (one.name in NAMES and self.undefined is not None)
 
     def figure(self, name: str) -> float | None:
         """The number under a name of the JSON object, which may be an additional field of a script."""

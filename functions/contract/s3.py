@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any, Self, TypeVar
 
-from botocore.exceptions import HTTPClientError, IncompleteReadError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 from urllib3.exceptions import HTTPError
 
 from . import repeating
 from .s3_rest.choice import broken
 
 T = TypeVar("T")
+
+_JSON = "application/json"
+_PART_BYTES = 8 << 20
+"""Of a list. S3 takes parts from 5 MiB on, except the last, and 10,000 of them
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html)."""
 
 BROKEN: tuple[type[Exception], ...] = (HTTPClientError, IncompleteReadError, HTTPError)
 """What a broken connection raises; the request may be made again."""
@@ -57,17 +63,69 @@ def read_small(s3: Any, bucket: str, key: str, most_bytes: int) -> bytes:
 def put_json(s3: Any, bucket: str, key: str, content: object) -> None:
     """Writes the content as JSON. Raises botocore's ClientError."""
     body = json.dumps(content, indent=1).encode()
-    s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
+    s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType=_JSON)
 
 
 def put_list(s3: Any, bucket: str, key: str, content: Iterable[object]) -> None:
-    """Writes a list as JSON, an element to a line: json.dumps takes ten times as long to indent it.
+    """Writes a list as JSON, as ListUpload does. Raises botocore's ClientError."""
+    with ListUpload(s3, bucket, key) as upload:
+        for one in content:
+            upload.add(one)
+        upload.finish()
 
-    Raises botocore's ClientError.
+
+class ListUpload:
+    """A list that is written as JSON while its elements are made, so that it need not fit into memory.
+
+    An element has a line of its own: json.dumps takes ten times as long to indent. The object appears when
+    `finish` has returned. A block that ends without it leaves nothing. Methods raise botocore's ClientError.
     """
-    lines = ",\n".join(map(json.dumps, content))
-    body = f"[{lines}]".encode()
-    s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
+
+    def __init__(self, s3: Any, bucket: str, key: str) -> None:
+        self._s3, self._object = s3, {"Bucket": bucket, "Key": key}
+        self._text = bytearray(b"[")
+        self._separator = b""
+        self._upload: str | None = None  # of several parts, where the list is larger than one
+        self._parts: list[dict[str, Any]] = []
+        self._is_finished = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._upload is not None and not self._is_finished:
+            with suppress(BotoCoreError, ClientError, *BROKEN):  # else the bucket's lifecycle removes the parts
+                self._s3.abort_multipart_upload(**self._object, UploadId=self._upload)
+
+    def add(self, element: object) -> None:
+        """Adds it to the end of the list."""
+        self._text += self._separator
+        self._text += json.dumps(element).encode()
+        self._separator = b",\n"
+        if len(self._text) >= _PART_BYTES:
+            self._put_part()
+
+    def finish(self) -> None:
+        """Writes the end of the list, and what is left of it."""
+        self._text += b"]"
+        if self._upload is None:
+            self._s3.put_object(**self._object, Body=bytes(self._text), ContentType=_JSON)
+        else:
+            self._put_part()
+            parts = {"Parts": self._parts}
+            self._s3.complete_multipart_upload(**self._object, UploadId=self._upload, MultipartUpload=parts)
+        self._is_finished = True
+
+    def _put_part(self) -> None:
+        if self._upload is None:
+            created = self._s3.create_multipart_upload(**self._object, ContentType=_JSON)
+            self._upload = created["UploadId"]
+        number = len(self._parts) + 1
+        answer = self._s3.upload_part(
+            **self._object, UploadId=self._upload, PartNumber=number, Body=bytes(self._text)
+        )
+        self._parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+        self._text.clear()
 
 
 def put_if(s3: Any, bucket: str, key: str, body: bytes, condition: Mapping[str, str]) -> None:
@@ -82,6 +140,6 @@ def put_if(s3: Any, bucket: str, key: str, body: bytes, condition: Mapping[str, 
 
     s3.meta.events.register("before-call.s3.PutObject", add)
     try:
-        s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
+        s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType=_JSON)
     finally:
         s3.meta.events.unregister("before-call.s3.PutObject", add)

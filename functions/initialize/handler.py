@@ -14,6 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from .contract.channels import Host
 from .contract.host import NotHealthy, health, public_address
 from .contract.pricing import BILLED_AS
+from .contract.s3_rest.choice import new_client
 from .deployed import Deployed
 from .model_folder import Model
 from .run import start
@@ -73,7 +74,9 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         architecture=os.environ.get("INFERENCE_ARCHITECTURE", BILLED_AS),
         bundled=Model() if os.environ.get("FOREIGN_IMAGE") == "true" else Model.bundled(),
     )
-    planned = start(_s3, event["payload"], event["run_id"], event["started"], deployed)
+    planned = start(
+        _s3, event["payload"], event["run_id"], event["started"], deployed, partial(new_client, os.environ)
+    )
     logged = (
         "run_id",
         "result_path",

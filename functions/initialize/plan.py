@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from .contract.event import DEFAULT_OUTPUTS, RankEvent
-from .contract.limits import MOST_RANKS
+from .contract.limits import most_ranks
 from .contract.photometry import FILE as PHOTOMETRY
 from .contract.run_records import Run
 from .contract.s3 import repeated
@@ -152,30 +152,32 @@ def list_partitions(s3: Any, bucket: str, prefix: str) -> Listing:
     return listing
 
 
-def deal(files: list[PartitionFile], world_size: int, times: int = 1) -> list[list[PartitionFile]]:
+def deal(
+    files: list[PartitionFile], world_size: int, times: int = 1, on_batch: bool = False
+) -> list[list[PartitionFile]]:
     """Files for each rank, balanced by bytes: the largest remaining file goes to the rank with least so far.
 
     There are never more ranks than files. One rank per file keeps the natural order. times: how often the same
     files are dealt; the ranks of the second and later times are copies of the first ones, in the same order.
-    Raises PlanError for more than MOST_RANKS ranks.
+    on_batch: whether the ranks are jobs of AWS Batch. Raises PlanError for more ranks than one run may have.
     """
-    world_size = min(world_size, len(files))
-    if world_size * times > MOST_RANKS:
-        raise PlanError(_too_many_ranks(world_size, len(files), times))
+    world_size, most = min(world_size, len(files)), most_ranks(on_batch)
+    if world_size * times > most:
+        raise PlanError(_too_many_ranks(world_size, len(files), times, most))
     return _dealt(files, world_size) * times
 
 
-def _too_many_ranks(world_size: int, files: int, times: int) -> str:
+def _too_many_ranks(world_size: int, files: int, times: int, most: int) -> str:
     several = "and each rank reads several files"
     if times == 1:
         return (
-            f"world_size: {world_size} ranks for {files} partition files are more than the {MOST_RANKS} of one "
-            f"run; give a world_size of at most {MOST_RANKS}, {several}"
+            f"world_size: {world_size} ranks for {files} partition files are more than the {most} of one "
+            f"run; give a world_size of at most {most}, {several}"
         )
-    fewer = f"a repeat_data of at most {MOST_RANKS // world_size}" if world_size <= MOST_RANKS else ""
-    smaller = f"a world_size of at most {MOST_RANKS // times}, {several}"
+    fewer = f"a repeat_data of at most {most // world_size}" if world_size <= most else ""
+    smaller = f"a world_size of at most {most // times}, {several}"
     return (
-        f"repeat_data: {times} times {world_size} ranks are more than the {MOST_RANKS} of one run; give "
+        f"repeat_data: {times} times {world_size} ranks are more than the {most} of one run; give "
         f"{' or '.join(filter(None, (fewer, smaller)))}"
     )
 
@@ -201,7 +203,7 @@ def data_map(hands: Iterable[list[PartitionFile]]) -> dict[str, str | list[str]]
     }
 
 
-def rank_events(run: Run, ranks: Iterable[int]) -> list[RankEvent]:
+def rank_events(run: Run, ranks: Iterable[int]) -> Iterator[RankEvent]:
     """One event per rank for manifest.json."""
     payload, channel = run.payload, (run.collectives or {})["channel"]
 
@@ -231,4 +233,4 @@ def rank_events(run: Run, ranks: Iterable[int]) -> list[RankEvent]:
             data_paths=(keys,) if isinstance(keys, str) else tuple(keys),
         )
 
-    return [event(rank) for rank in ranks]
+    return map(event, ranks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -14,11 +14,11 @@ from typing import Any
 from .catalogue import Ranks, check_catalogue
 from .channel import collectives
 from .contract import dispatch
-from .contract.limits import FANOUT
-from .contract.rank_info import is_result, parse
+from .contract.limits import FANOUT, MOST_AT_ONCE
+from .contract.rank_files import READERS, listed, rank_files
+from .contract.rank_info import is_result
 from .contract.run_records import COPIES, Run
 from .contract.s3 import put_if, put_json, put_list, read
-from .contract.untrusted import UntrustedError
 from .deployed import Deployed
 from .model_folder import check_model
 from .payload import PayloadError, defaults, resolve
@@ -28,7 +28,6 @@ from .speed import speed
 
 SCHEMA_VERSION = 1
 _KEY_BYTES = 32
-_READERS = 32  # parallel GETs when a run is resumed
 _JOB_NAME = 128  # characters (https://docs.aws.amazon.com/batch/latest/APIReference/API_SubmitJob.html)
 _MAY_CHANGE_ON_RESUME = (
     "resume",
@@ -40,9 +39,17 @@ _MAY_CHANGE_ON_RESUME = (
 )
 
 
-def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deployed) -> dict[str, Any]:
+def start(
+    s3: Any,
+    payload: object,
+    run_id: str,
+    started: str,
+    deployed: Deployed,
+    reads: Callable[[], Any] | None = None,
+) -> dict[str, Any]:
     """Writes run.json, manifest.json and the run's key; returns what the state machine passes on.
 
+    reads: makes the client by which the infos of a resumed run are read, of contract/s3_rest; None: s3.
     Raises PayloadError and PlanError before anything is written.
     """
     resolved = resolve(payload)
@@ -51,11 +58,12 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
     earlier, version = _earlier(s3, resolved, run_id, deployed)
     model = check_model(s3, resolved) if "model" in resolved else deployed.bundled
     run = _resumed(earlier, resolved) if resume else _planned(s3, resolved, run_id, started, deployed)
-    ranks: Sequence[int] = _missing(s3, run) if resume else range(run.world_size)
+    reader = s3 if reads is None or not resume else reads()
+    ranks: Sequence[int] = _missing(s3, reader, run) if resume else range(run.world_size)
     notes = check_catalogue(s3, resolved, model, Ranks(_hands(run, ranks), len(ranks) == run.world_size))
     run = replace(run, notes=list(dict.fromkeys([*(run.notes or []), *notes])))
     # Lambda would throttle more than can run at once; they would be tried again, and start in any order.
-    most = run.world_size if run.on_batch else deployed.concurrency()
+    most = run.world_size if run.on_batch else min(deployed.concurrency(), MOST_AT_ONCE)
     at_once = min(resolved.get("max_concurrency", run.world_size), most)
     executions = list(dict.fromkeys([*(run.executions or [run.run_id]), run_id]))
     children = run.children if run.on_batch else _children(run, deployed)  # ranks that ended on Lambda keep it
@@ -82,7 +90,7 @@ def start(s3: Any, payload: object, run_id: str, started: str, deployed: Deploye
         "collectives": channel,
         "children": run.child_type,
         "backend": "batch" if run.on_batch else "lambda",
-        "jobs": len(events),
+        "jobs": len(ranks),
         "job_name": re.sub("[^A-Za-z0-9_-]", "-", f"rank-{run_id}")[:_JOB_NAME],
         "not_taken": run.not_taken or {},
         "notes": run.notes or [],
@@ -186,7 +194,7 @@ def _planned(s3: Any, payload: dict[str, Any], run_id: str, started: str, deploy
     bucket, prefix = payload["data_bucket"], payload["data_prefix"]
     listing = list_partitions(s3, bucket, prefix)
     files, times = listing.files[: payload.get("file_limit")], payload["repeat_data"]
-    hands = deal(files, payload.get("world_size", len(files)), times)
+    hands = deal(files, payload.get("world_size", len(files)), times, payload.get("backend") == "batch")
     originals = len(hands) // times
     notes = [
         *check_photometry(s3, payload, listing.describing(files), deployed.bundled.card),
@@ -258,21 +266,16 @@ def _resumed(run: Run | None, payload: dict[str, Any]) -> Run:
     return replace(run, payload={**before, **now})
 
 
-def _missing(s3: Any, run: Run) -> list[int]:
+def _missing(s3: Any, reads: Any, run: Run) -> list[int]:
     """Ranks without a result of this run."""
-    bucket = run.payload["bucket"]
-
-    def unfinished(rank: int) -> bool:
-        try:
-            body, _ = read(s3, bucket, f"{run.folder_of(rank)}/{rank}.json")
-        except s3.exceptions.NoSuchKey:
-            return True
-        try:
-            content, _ = parse(body)
-        except UntrustedError:
-            return True
-        return not is_result(content, run.run_id, rank)
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        verdicts = list(pool.map(unfinished, range(run.world_size)))
-    return [rank for rank, verdict in enumerate(verdicts) if verdict]
+    bucket, folder = run.payload["bucket"], run.payload["result_path"]
+    places = {folder: range(run.originals)}
+    if run.has_copies:
+        places[f"{folder}/{COPIES}"] = range(run.originals, run.world_size)
+    finished = set()
+    with ThreadPoolExecutor(READERS) as pool:
+        for place, ranks in places.items():
+            for file in rank_files(reads, pool, bucket, place, listed(s3, bucket, place), ranks):
+                if is_result(file.content, run.run_id, file.rank):
+                    finished.add(file.rank)
+    return [rank for rank in range(run.world_size) if rank not in finished]

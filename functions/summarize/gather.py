@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .catalogue import grow
 from .contract.fields import RecordError
-from .contract.rank_info import MOST_BYTES, RankInfo, is_result, parse
+from .contract.rank_files import READERS
+from .contract.rank_info import RankInfo
 from .contract.run_records import COPIES, Run, Summary, last_run_key
-from .contract.s3 import BROKEN, put_json, put_list, read, read_small, repeated
-from .contract.untrusted import UntrustedError
+from .contract.s3 import BROKEN, ListUpload, put_json
 from .jobs import killed
+from .lean import Lean
+from .reading import Bucket, Place
 from .report import report
+from .states import States
 from .summary import failure_cause, last_run, summary
 
-READERS = 32  # parallel GETs
 _MOST_CHARACTERS = 4000  # of a cause, of which Step Functions keeps 32,768
 CLOCK_TOLERANCE = 60.0  # seconds by which a rank's clock may differ from S3's
 
 Json = dict[str, Any]
-Listed = dict[str, tuple[int, float]]  # by key: bytes, and when S3 got them, in Unix seconds
-Written = dict[int, tuple[RankInfo, float]]  # infos by rank, and when S3 got them
 
 
 def _no_batch() -> Any:
@@ -45,33 +45,36 @@ def summarize_run(s3: Any, event: Json, reads: Any = None, batch: Callable[[], A
     reads: the client that reads rank infos, of contract/s3_rest; None: s3. batch: makes a client of AWS
     Batch, which is asked about the ranks that were killed there. Returns what the state machine needs to
     decide: failed ranks as a percentage, whether that is within the tolerance, and the cause to fail with
-    otherwise; and why a catalogue could not grow.
+    otherwise; and why a catalogue could not grow. Memory grows by 2 kB per rank.
     """
-    with ThreadPoolExecutor(READERS) as pool:
-        return _summarized(_Bucket(s3, event["bucket"], s3 if reads is None else reads, pool), event, batch)
+    with ThreadPoolExecutor(READERS) as pool, ExitStack() as uploads:
+        bucket = Bucket(s3, event["bucket"], s3 if reads is None else reads, pool)
+        return _summarized(bucket, uploads, event, batch)
 
 
-def _summarized(bucket: _Bucket, event: Json, batch: Callable[[], Any]) -> Json:
+def _summarized(bucket: Bucket, uploads: ExitStack, event: Json, batch: Callable[[], Any]) -> Json:
     folder = event["result_path"]
-    reduced = bucket.pool.submit(bucket.read, f"{folder}/metrics.json")
-    place = _Place.of(bucket, folder)
+    reading = bucket.pool.submit(bucket.read, f"{folder}/metrics.json")
+    first = Place.of(bucket, folder)
     run = _plan(bucket, event)
-    copies = _Place.of(bucket, f"{folder}/{COPIES}") if run.has_copies else None
-    written, failures = _results_in(bucket, run, place, range(run.originals))
-    if copies is not None:
-        of_copies = _results_in(bucket, run, copies, range(run.originals, run.world_size))
-        written, failures = written | of_copies[0], failures | of_copies[1]
-    without = set(range(run.world_size)) - written.keys()
-    failures |= killed(bucket.s3, batch, event, without, failures.keys())
-    infos = [written[rank][0] for rank in sorted(written)]
-    timed = [_by_one_clock(*written[rank]) for rank in sorted(written)]
+    folders = [_Folder(first, range(run.originals), _upload(bucket, uploads, folder))]
+    if run.has_copies:
+        place, ranks = f"{folder}/{COPIES}", range(run.originals, run.world_size)
+        folders.append(_Folder(Place.of(bucket, place), ranks, _upload(bucket, uploads, place)))
+    left = _Left(States(run, _of_run(reading.result(), run)))
+    for one in folders:
+        left.take(run, one)
+    if left.states.count_lost_ranks:
+        left.states = _added_again(run, folders[0])
+    left.failures |= killed(bucket.s3, batch, event, left.without(run), left.failures.keys())
     # Copies that have ended must not make up for originals, whose redshifts are lost.
-    share = max(_share_lost(written, range(ranks)) for ranks in (run.originals, run.world_size))
+    share = max(_share_lost(left.infos, range(ranks)) for ranks in (run.originals, run.world_size))
     enough = share <= float(event["tolerated_failure_percentage"])
-    content = summary(run, timed, failures, _of_run(reduced.result(), run))
+    infos = list(left.infos.values())
+    content = summary(run, infos, left.failures, left.states)
     if enough:
         content = replace(content, catalogue=grow(bucket.s3, run, infos))
-    _write(bucket, folder, run, content, infos, timed)
+    _write(bucket, folder, run, content, infos, [one.combined for one in folders])
     fault = content.catalogue.fault if content.catalogue is not None else None
     return {
         **event,
@@ -83,121 +86,82 @@ def _summarized(bucket: _Bucket, event: Json, batch: Callable[[], Any]) -> Json:
     }
 
 
-def _share_lost(written: Written, ranks: range) -> float:
-    """The percentage of these ranks without a result."""
-    return 100.0 * sum(rank not in written for rank in ranks) / len(ranks)
-
-
 @dataclass(frozen=True)
-class _Place:
-    """A folder in which ranks leave their results; what it and the folder of failures below it hold."""
+class _Folder:
+    """Where some ranks have left their results, and the list into which their infos are combined."""
 
-    folder: str
-    results: Future[Listed]
-    failed: Future[Listed]
-
-    @classmethod
-    def of(cls, bucket: _Bucket, folder: str) -> Self:
-        """Begins to list them."""
-        listed = (bucket.pool.submit(bucket.listed, f"{folder}/{name}") for name in ("", "failures/"))
-        return cls(folder, *listed)
+    place: Place
+    ranks: range
+    combined: ListUpload
 
 
-def _results_in(bucket: _Bucket, run: Run, place: _Place, ranks: range) -> tuple[Written, dict[int, Json]]:
-    """What these ranks have left in their folder: infos of those that finished, failures of others."""
-    written: Written = {}
-    failures: dict[int, Json] = {}
-    for object_ in _objects(bucket, place.results.result(), f"{place.folder}/", ranks):
-        if is_result(object_.content, run.run_id, object_.rank):
-            info = RankInfo.from_json(object_.content, object_.faults)
-            info = replace(info, copy=run.copy_of(object_.rank))
-            written[object_.rank] = info, object_.modified
-        elif object_.fault or object_.is_of(run):
-            where = f"s3://{bucket.name}/{place.folder}/{object_.rank}.json"
-            failures[object_.rank] = _unusable(object_, where)
-    records = _objects(bucket, place.failed.result(), f"{place.folder}/failures/", ranks)
-    failures |= {one.rank: one.content for one in records if one.is_of(run)}
-    return written, {rank: record for rank, record in failures.items() if rank not in written}
+def _upload(bucket: Bucket, uploads: ExitStack, folder: str) -> ListUpload:
+    """A new combined_data.json, which is not left unfinished."""
+    return uploads.enter_context(ListUpload(bucket.s3, bucket.name, f"{folder}/combined_data.json"))
+
+
+@dataclass
+class _Left:
+    """What the ranks have left: lean infos and failures by rank, and their added states."""
+
+    states: States
+    infos: dict[int, RankInfo] = field(default_factory=dict)
+    failures: dict[int, Json] = field(default_factory=dict)
+    lean: Lean = field(default_factory=Lean)
+
+    def take(self, run: Run, folder: _Folder) -> None:
+        """Reads all that the ranks of a folder have left there; each info is in memory only once."""
+        unusable: dict[int, Json] = {}
+        for info, modified in folder.place.finished(run, folder.ranks, unusable):
+            folder.combined.add(info.to_json())
+            self.states.add(info)
+            self.infos[info.rank] = _by_one_clock(self.lean.of(info), modified)
+        errors = unusable | folder.place.failures(run, folder.ranks)
+        self.failures |= {rank: error for rank, error in errors.items() if rank not in self.infos}
+
+    def without(self, run: Run) -> set[int]:
+        """The ranks that have left no result."""
+        return set(range(run.world_size)) - self.infos.keys()
+
+
+def _added_again(run: Run, folder: _Folder) -> States:
+    """The states of all ranks in a folder, without metrics.json: they are read once more."""
+    states = States(run)
+    for info, _ in folder.place.finished(run, folder.ranks, {}):
+        states.add(info)
+    return states
+
+
+def _share_lost(infos: dict[int, RankInfo], ranks: range) -> float:
+    """The percentage of these ranks without a result."""
+    return 100.0 * sum(rank not in infos for rank in ranks) / len(ranks)
 
 
 def _write(
-    bucket: _Bucket, folder: str, run: Run, content: Summary, infos: list[RankInfo], timed: list[RankInfo]
+    bucket: Bucket, folder: str, run: Run, content: Summary, infos: list[RankInfo], combined: list[ListUpload]
 ) -> None:
     """All that Summarize leaves, at the same time; the run's key and messages are deleted."""
 
     def page() -> None:
-        body, kind = report(content, timed).encode(), "text/html; charset=utf-8"
+        body, kind = report(content, infos).encode(), "text/html; charset=utf-8"
         s3.put_object(Bucket=bucket.name, Key=f"{folder}/report.html", Body=body, ContentType=kind)
-
-    def combined(place: str, ranks: list[RankInfo]) -> None:
-        put_list(s3, bucket.name, f"{place}/combined_data.json", (info.to_json() for info in ranks))
 
     def totals() -> None:
         put_json(s3, bucket.name, f"{folder}/summary.json", content.to_json())
 
     s3 = bucket.s3
     tasks: list[Callable[[], None]] = [
-        partial(combined, folder, [info for info in infos if info.copy is None]),
+        *(upload.finish for upload in combined),
         totals,
         page,
         partial(_remember, s3, bucket.name, run, content, infos),
         partial(_delete_private, s3, bucket.name, f".cosmicai/{run.run_id}/"),
     ]
-    if run.has_copies:
-        tasks.append(partial(combined, f"{folder}/{COPIES}", [info for info in infos if info.copy is not None]))
     for written in [bucket.pool.submit(task) for task in tasks]:
         written.result()
 
 
-@dataclass(frozen=True)
-class _Bucket:
-    """The run's bucket, from which `pool` reads several objects at a time."""
-
-    s3: Any
-    name: str
-    reads: Any
-    pool: ThreadPoolExecutor
-
-    def listed(self, prefix: str) -> Listed:
-        """Size and time of the objects below the prefix, but not of those in folders there, by key."""
-
-        def listing() -> Listed:
-            paginator = self.s3.get_paginator("list_objects_v2")
-            pages = paginator.paginate(Bucket=self.name, Prefix=prefix, Delimiter="/")
-            items = (item for page in pages for item in page.get("Contents", []))
-            return {item["Key"]: (item["Size"], item["LastModified"].timestamp()) for item in items}
-
-        return repeated(listing)
-
-    def read(self, key: str) -> Json | None:
-        """The object; {} if it is not ours, since foreign files must not stop a summary; None if missing."""
-        try:
-            content = json.loads(read(self.s3, self.name, key)[0])
-        except self.s3.exceptions.NoSuchKey:
-            return None
-        except (ValueError, RecursionError):
-            return {}
-        return content if isinstance(content, dict) else {}
-
-
-@dataclass(frozen=True)
-class _Object:
-    """PREFIX{rank}.json: its content, the faults left out of it, and when S3 received it, in Unix seconds.
-
-    fault: why no part of it can be used; '' if it can.
-    """
-
-    rank: int
-    content: Any
-    faults: list[str]
-    modified: float
-    fault: str = ""
-
-    def is_of(self, run: Run) -> bool:
-        return isinstance(self.content, dict) and self.content.get("run_id") == run.run_id
-
-
-def _plan(bucket: _Bucket, event: Json) -> Run:
+def _plan(bucket: Bucket, event: Json) -> Run:
     """run.json. Raises GatherError where it is no longer what Initialize wrote."""
     key = f"{event['result_path']}/run.json"
     wrong = f"s3://{bucket.name}/{key} is no longer that of run {event['run_id']}: something has replaced it"
@@ -210,39 +174,10 @@ def _plan(bucket: _Bucket, event: Json) -> Run:
     return run
 
 
-def _unusable(object_: _Object, where: str) -> Json:
-    """The failure record of a rank whose info is not valid."""
-    reason = object_.fault or "it lacks what a rank measures when it ends, or names another rank"
-    return {"error": "RankInfoError", "cause": f"{where} is not the info of a finished rank: {reason}"}
-
-
 def _by_one_clock(info: RankInfo, modified: float) -> RankInfo:
     """The rank info; if the rank's clock is off, with S3's time as its end."""
     skewed = info.ended is not None and abs(info.ended - modified) > CLOCK_TOLERANCE
     return replace(info, ended=modified) if skewed else info
-
-
-def _objects(bucket: _Bucket, keys: Listed, prefix: str, ranks: range) -> Iterator[_Object]:
-    """The objects PREFIX{rank}.json of these ranks among the listed."""
-
-    def fetched(key: str) -> bytes | ValueError:
-        try:
-            return read_small(bucket.reads, bucket.name, key, MOST_BYTES)
-        except ValueError as error:
-            return error
-
-    matches = ((key, re.fullmatch(r"(0|[1-9][0-9]{0,8})\.json", key.removeprefix(prefix))) for key in keys)
-    theirs = {key: int(match[1]) for key, match in matches if match and int(match[1]) in ranks}
-    # Parsed here and not by the pool, whose threads would hinder each other.
-    for (key, rank), body in zip(theirs.items(), bucket.pool.map(fetched, theirs), strict=True):
-        _, modified = keys[key]
-        if isinstance(body, ValueError):
-            yield _Object(rank, None, [], modified, str(body))
-            continue
-        try:
-            yield _Object(rank, *parse(body), modified)
-        except UntrustedError as error:
-            yield _Object(rank, None, [], modified, str(error))
 
 
 def _of_run(reduced: Json | None, run: Run) -> Json | None:

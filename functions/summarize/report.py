@@ -23,6 +23,7 @@ from .report_data import (
     drawn_at_the_edge,
     errors_beyond,
     predicted_histogram,
+    rank_step,
 )
 
 Json = dict[str, Any]
@@ -152,14 +153,18 @@ def _rank_charts(infos: list[RankInfo]) -> list[str]:
     if not infos:
         return []
     note = "A bar is a rank. A rank reads while it computes: download is only the time that it waited for data."
-    timeline = chart("timeline", "What each rank did, and when", note, "tall")
+    step = rank_step(infos)
+    few = "" if step == 1 else f" One rank of {step} is drawn; the table below has the slowest ranks."
+    timeline = chart("timeline", "What each rank did, and when", note + few, "tall")
     if len(infos) == 1:
         return [timeline]  # with nothing to compare; the table has the rank's speed and memory
     return [
         timeline,
         '<div class="pair">',
-        chart("speed", "Speed of each rank", "Images per second of inference, without start-up and waiting."),
-        chart("memory", "Peak memory of each rank", "MB of the whole process."),
+        chart(
+            "speed", "Speed of each rank", f"Images per second of inference, without start-up and waiting.{few}"
+        ),
+        chart("memory", "Peak memory of each rank", f"MB of the whole process.{few}"),
         "</div>",
     ]
 
@@ -240,7 +245,9 @@ def _failed(summary: Summary) -> str:
     rows += [(str(rank), "missing", "left neither a result nor an error") for rank in missing]
     rows.sort(key=lambda row: int(row[0]))
     ranks = "1 rank" if len(rows) == 1 else f"{len(rows):,} ranks"
-    return table(f"{ranks} without a result", ("rank", "error", "cause"), rows, bad=True)
+    more = f"The first {_LISTED:,}; summary.json names all." if len(rows) > _LISTED else ""
+    heads = ("rank", "error", "cause")
+    return table(f"{ranks} without a result", heads, rows[:_LISTED], bad=True, note=more)
 
 
 def _catalogue(summary: Summary) -> str:

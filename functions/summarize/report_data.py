@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ Json = dict[str, Any]
 
 LAST_CELL = (DENSITY_BINS - 1) * DENSITY_WIDTH  # the redshift at which the last cell of the density plot begins
 FEWEST = 10  # galaxies of a bin whose accuracy is drawn: of fewer it is mostly chance
+_MOST_RANKS = 5000  # that charts of ranks draw: more would be slow to open, and narrower than a pixel
 _ERROR_BIN = 0.005  # of the histogram of scaled errors
 _ERROR_RANGE = 0.3
 _MOST_BARS = 90  # of the histogram of predicted redshifts
@@ -46,7 +48,7 @@ def chart_data(summary: Summary, infos: list[RankInfo]) -> Json:
         },
         "errors": [] if metrics is None else _errors(metrics.total.histogram),
         "predicted": predicted_histogram(summary).bars,
-        "ranks": _timeline(summary, infos),
+        "ranks": _timeline(summary, infos[:: rank_step(infos)]),
     }
 
 
@@ -128,6 +130,11 @@ def _inner(counts: Counter[int]) -> tuple[int, int]:
         return order[-1]
 
     return beyond(bins), beyond(bins[::-1])
+
+
+def rank_step(infos: list[RankInfo]) -> int:
+    """1 if the charts of ranks draw every rank, 2 if every second one, and so on."""
+    return max(1, math.ceil(len(infos) / _MOST_RANKS))
 
 
 def _timeline(summary: Summary, infos: list[RankInfo]) -> list[list[Any]]:

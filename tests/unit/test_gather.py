@@ -22,10 +22,11 @@ from initialize.contract.run_records import LastRun, last_run_key
 from initialize.deployed import Deployed
 from initialize.run import start
 from initialize.speed import speed
-from summarize.contract.rank_info import MOST_BYTES
+from summarize.contract.rank_info import MOST_BYTES, RankInfo
 from summarize.contract.s3_rest.client import S3
 from summarize.contract.s3_rest.signing import Credentials
 from summarize.gather import summarize_run
+from summarize.states import States
 
 BUCKET = "team3-cosmicai"
 DEPLOYED = Deployed(
@@ -210,6 +211,58 @@ def test_what_our_client_reads_is_judged_as_what_boto3_reads(s3: Any) -> None:
     with _over_http(s3) as (reads, asked):
         assert summarize_run(s3, again, reads)["finished_ranks"] == 7
     assert [info["rank"] for info in _read(s3, "r/combined_data.json")] == list(range(7))
+
+
+def test_metrics_json_that_counts_a_lost_rank_is_not_used(s3: Any) -> None:
+    plan = _plan(s3, "run-1", tolerated_failure_percentage=50)
+    _end(s3, plan, [0, 1, 3])
+    total = _metrics(0)
+    for rank in (1, 2, 3):
+        total.add(_metrics(rank))
+    _put(
+        s3, "r/metrics.json",
+        {"run_id": "run-1", "ranks": [0, 1, 2, 3], "channel": "s3", "accuracy_state": total.to_json()},
+    )  # fmt: skip
+    summarize_run(s3, plan)
+    content = _read(s3, "r/summary.json")
+    assert (content["metrics_source"], content["accuracy"]["count"]) == ("rank infos", 150)
+    _end(s3, plan, [2])
+    summarize_run(s3, plan)
+    content = _read(s3, "r/summary.json")
+    assert (content["metrics_source"], content["accuracy"]["count"]) == ("collectives (s3) of 4 ranks", 200)
+
+
+class _Counted:
+    """A client that counts how many answers were asked for, and how many of them nobody has taken yet."""
+
+    def __init__(self, s3: Any) -> None:
+        self._s3, self._lock = s3, threading.Lock()
+        self.asked, self.most_waiting, self.taken = 0, 0, 0
+
+    def get_object(self, **asked: Any) -> dict[str, Any]:
+        with self._lock:
+            self.asked += 1
+            self.most_waiting = max(self.most_waiting, self.asked - self.taken)
+        answer: dict[str, Any] = self._s3.get_object(**asked)
+        return answer
+
+
+def test_infos_wait_in_memory_only_for_a_few_ranks(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slowly they are added up: 600 infos are never read at once."""
+    for number in range(600):
+        s3.put_object(Bucket=BUCKET, Key=f"many/{number}.pt", Body=b"galaxies")
+    plan = _plan(s3, "run-1", data_prefix="many")
+    _end(s3, plan, list(range(600)))
+    reads, add = _Counted(s3), States.add
+
+    def slowly(self: States, info: RankInfo) -> None:
+        add(self, info)
+        reads.taken += 1
+
+    monkeypatch.setattr(States, "add", slowly)
+    assert summarize_run(s3, plan, reads)["finished_ranks"] == 600
+    assert reads.asked == 600
+    assert reads.most_waiting < 200
 
 
 class _Replaced:

@@ -11,6 +11,7 @@ import pytest
 from inference.contract.accuracy import Metrics
 from summarize.contract.rank_info import RankInfo
 from summarize.contract.run_records import Run
+from summarize.states import States
 from summarize.summary import summary
 
 RUN = Run(
@@ -51,16 +52,21 @@ def _reduced(ranks: list[int]) -> dict[str, Any]:
 )
 def test_what_the_collectives_lack_is_filled_in(covered: list[int] | None, source: str) -> None:
     infos = [_info(rank) for rank in range(4)]
-    run_summary = summary(RUN, infos, {}, None if covered is None else _reduced(covered))
+    states = States(RUN, None if covered is None else _reduced(covered))
+    for info in infos:
+        states.add(info)
+    run_summary = summary(RUN, infos, {}, states)
     assert run_summary.metrics_source == source
     assert run_summary.accuracy == summary(RUN, infos, {}).accuracy
 
 
-def test_a_rank_without_a_result_counts_nowhere() -> None:
-    infos = [_info(rank) for rank in (0, 1, 2)]
-    run_summary = summary(RUN, infos, {}, _reduced([0, 1, 2, 3]))
-    assert run_summary.metrics_source == "rank infos"
-    assert run_summary.accuracy["count"] == 27
+def test_metrics_that_count_a_rank_without_a_result_are_noticed() -> None:
+    states = States(RUN, _reduced([0, 1, 2, 3]))
+    for rank in (0, 1, 2):
+        states.add(_info(rank))
+    assert states.count_lost_ranks
+    states.add(_info(3))
+    assert not states.count_lost_ranks
 
 
 def test_the_rendezvous_host_is_paid_for_by_the_minute_at_least() -> None:
