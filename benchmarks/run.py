@@ -1,5 +1,5 @@
 """Where a run's time goes: python benchmarks/run.py OUT.json [--ranks 517] [--latency-ms 25] [--repeats 5]
-[--before FUNCTIONS] [--embedded RANKS]
+[--before FUNCTIONS] [--embedded RANKS] [--many RANKS]
 
 Runs Initialize and Summarize alone, each in a process of its own, for --ranks ranks with 25 MB each. S3 is
 another process that answers every request after a fixed time. Measures their seconds and CPU seconds.
@@ -7,6 +7,7 @@ Summarize runs with metrics that the ranks have reduced, by HTTP and by HTTPS, a
 --before FUNCTIONS: the folder `functions` of an earlier checkout, which is measured in turn with this one's.
 --embedded RANKS: a whole run of that many ranks on the embedded AWS, with partitions of one galaxy, and the
 seconds in each of its states.
+--many RANKS: Initialize and Summarize for a run of that many ranks with ten partitions each, called once.
 """
 
 from __future__ import annotations
@@ -52,105 +53,7 @@ BUCKET = "run"
 _KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 GALAXIES = 1278  # of 25 MB
 
-_S3 = """
-import io, re, ssl, sys, time, threading, urllib.parse
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from xml.sax.saxutils import escape
-latency, objects = float(sys.argv[1]), {}
-
-def chunked(file):
-    parts = []
-    while size := int(file.readline().split(b";")[0], 16):
-        parts.append(file.read(size))
-        file.readline()
-    while file.readline().strip():
-        pass
-    return b"".join(parts)
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version, wbufsize, disable_nagle_algorithm = "HTTP/1.1", -1, True
-
-    def answer(self, status, body=b"", **headers):
-        self.send_response(status)
-        for name, value in {"ETag": '"1"', "Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-        self.wfile.flush()
-
-    def handle_expect_100(self):
-        super().handle_expect_100()
-        self.wfile.flush()
-        return True
-
-    def name(self):
-        path, _, query = self.path.partition("?")
-        return urllib.parse.unquote((path.split("/", 2) + [""])[2]), urllib.parse.parse_qs(query)
-
-    def body(self):
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            data = chunked(self.rfile)
-        else:
-            data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        coded = self.headers.get("Content-Encoding", "") == "aws-chunked"
-        return chunked(io.BytesIO(data)) if coded else data
-
-    def do_PUT(self):
-        key, _ = self.name()
-        objects[key] = self.body()
-        time.sleep(latency)
-        self.answer(200)
-
-    def do_POST(self):
-        for key in re.findall(r"<Key>(.*?)</Key>", self.body().decode()):
-            objects.pop(key, None)
-        time.sleep(latency)
-        self.answer(200, b"<DeleteResult/>")
-
-    def do_GET(self):
-        time.sleep(latency)
-        key, query = self.name()
-        if "list-type" in query:
-            return self.listing(query)
-        if key not in objects:
-            return self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
-        self.answer(200, objects[key])
-
-    def listing(self, query):
-        prefix, after = query["prefix"][0], query.get("continuation-token", [""])[0]
-        delimiter = query.get("delimiter", [""])[0]
-        keys = [key for key in sorted(list(objects)) if key.startswith(prefix) and key > after]
-        if delimiter:
-            keys = [key for key in keys if delimiter not in key[len(prefix):]]
-        page, more = keys[:1000], keys[1000:]
-        items = "".join(
-            f"<Contents><Key>{escape(key)}</Key><Size>{len(objects[key])}</Size>"
-            "<LastModified>2026-11-22T00:00:00.000Z</LastModified></Contents>" for key in page)
-        token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
-        text = (f"<ListBucketResult><IsTruncated>{'true' if more else 'false'}</IsTruncated>{token}{items}"
-                "</ListBucketResult>")
-        self.answer(200, text.encode(), **{"Content-Type": "application/xml"})
-
-    def log_message(self, *_):
-        pass
-
-class Server(ThreadingHTTPServer):
-    request_queue_size = 64
-
-    def finish_request(self, request, address):  # in a thread of the connection, which also shakes hands there
-        if len(sys.argv) > 2:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(sys.argv[2])
-            request = context.wrap_socket(request, server_side=True)
-        super().finish_request(request, address)
-
-    def handle_error(self, request, address):
-        pass  # a client that goes away
-
-server = Server(("127.0.0.1", 0), Handler)
-print(server.server_port, flush=True)
-server.serve_forever()
-"""
+_S3 = Path(__file__).with_name("slow_s3.py")
 
 _CALL = """
 import json, os, ssl, sys, time
@@ -172,7 +75,9 @@ else:
     call = lambda: handler.handler(event, None)
 wall, cpu = time.perf_counter(), time.process_time()
 call()
-print(json.dumps({"seconds": time.perf_counter() - wall, "CPU (s)": time.process_time() - cpu}))
+seconds, cpu = time.perf_counter() - wall, time.process_time() - cpu
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+print(json.dumps({"seconds": seconds, "CPU (s)": cpu, "peak memory (MB)": peak / 1024}))
 """
 
 
@@ -219,7 +124,7 @@ def certificate() -> tuple[bytes, bytes]:
 @contextmanager
 def store(latency: float, tls: Path | None = None) -> Iterator[Store]:
     """An S3 that answers after `latency` seconds. tls: a folder for certificates; without it, by plain HTTP."""
-    command = [sys.executable, "-c", _S3, str(latency)]
+    command = [sys.executable, str(_S3), str(latency)]
     scheme, certificates = "http", None
     if tls is not None:
         key, ours = certificate()
@@ -308,6 +213,31 @@ def summarize(
     return measurement.of(store, kind, event)
 
 
+def many(store: Store, ranks: int, info: Json) -> Json:
+    """Of a run whose objects are made when they are read: they would not fit into memory."""
+    client, once = store.client(), Measurement({"now": FUNCTIONS}, 1)
+
+    def put(prefix: str, suffix: str, count: int, body: str) -> None:
+        content = {"prefix": prefix, "suffix": suffix, "count": count, "body": body}
+        client.put_object(Bucket=BUCKET, Key="@many", Body=json.dumps(content).encode())
+
+    put("many/", ".pt", 10 * ranks, "x")
+    payload = {"bucket": BUCKET, "data_prefix": "many", "result_path": "results/many", "world_size": ranks}
+    event = {"payload": payload, "run_id": "r", "started": "2026-11-22T00:00:00Z", "state_machine": "none"}
+    measured = {"Initialize": once.of(store, "initialize", event)}
+    put("results/many/", ".json", ranks, json.dumps({**info, "rank": 12345}).replace("12345", "@RANK@"))
+    event = {
+        "bucket": BUCKET, "result_path": "results/many", "run_id": "r", "world_size": ranks,
+        "tolerated_failure_percentage": 0,
+    }  # fmt: skip
+    reduced = {"run_id": "r", "channel": "s3", "accuracy_state": info["accuracy_state"]}
+    for name, covered in (("reduced by the ranks", ranks), ("from rank infos", 0)):
+        metrics = {**reduced, "ranks": list(range(covered))}
+        client.put_object(Bucket=BUCKET, Key="results/many/metrics.json", Body=json.dumps(metrics).encode())
+        measured[f"Summarize, metrics {name}"] = once.of(store, "summarize", event)
+    return {"ranks": ranks, **measured}
+
+
 def states(ranks: int) -> Json:
     """The seconds that a whole run on the embedded AWS spends in each state."""
     build = BuildFolder()
@@ -346,6 +276,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--before", type=Path)
     parser.add_argument("--embedded", type=int)
+    parser.add_argument("--many", type=int)
     arguments = parser.parse_args()
     before = {} if arguments.before is None else {"before": arguments.before.resolve()}
     measurement, ranks = Measurement({"now": FUNCTIONS, **before}, arguments.repeats), arguments.ranks
@@ -365,6 +296,8 @@ def main() -> None:
                 measurement, plain, ranks, info, True, "summarize without a report"
             ),
         }
+        if arguments.many:
+            measurements["many ranks"] = many(plain, arguments.many, info)
     if arguments.embedded:
         measurements["a whole run on the embedded AWS"] = states(arguments.embedded)
     for name, one in measurements.items():

@@ -11,5 +11,5 @@ echo "base64encode(templatefile(\"$template\", {
   batch = {
     queue_arn      = \"arn:aws:batch:us-east-1:123456789012:job-queue/ranks\",
     definition_arn = \"arn:aws:batch:us-east-1:123456789012:job-definition/rank:1\" },
-  retry_seconds = 2, express_attempt_seconds = 240, rendezvous_attempts = 60 }))" | tr '\n' ' ' |
+  retry_seconds = 2, express_attempt_seconds = 240, most_answers = 10000, rendezvous_attempts = 60 }))" | tr '\n' ' ' |
   terraform -chdir="$empty" console | sed -n 's/^"\(.*\)"$/\1/p' | base64 -d

@@ -75,7 +75,7 @@ module "initialize" {
   description        = "Checks a payload, assigns partitions to ranks, writes run.json and manifest.json."
   package            = { zip = "${local.build_folder}/initialize.zip", handler = "initialize.handler.handler" }
   memory_mb          = 1769
-  timeout_seconds    = 300
+  timeout_seconds    = 900
   log_retention_days = var.operations.log_retention_days
 
   statements = merge(local.key_use, {
@@ -87,7 +87,7 @@ module "initialize" {
       resources = flatten([for arn in local.readable : ["${arn}/*/photometry.json", "${arn}/*.pt"]])
     }
     WritePlan = {
-      actions = ["s3:PutObject"]
+      actions = ["s3:PutObject", "s3:AbortMultipartUpload"]
       resources = concat(
         [for file in ["run", "manifest"] : "${module.storage.bucket_arn}/*/${file}.json"],
         ["${module.storage.bucket_arn}/.cosmicai/*/key"],
@@ -201,7 +201,7 @@ module "summarize" {
     ListResults = { actions = ["s3:ListBucket"], resources = [module.storage.bucket_arn] }
     ReadResults = { actions = ["s3:GetObject"], resources = ["${module.storage.bucket_arn}/*.json"] }
     WriteSummary = {
-      actions = ["s3:PutObject"]
+      actions = ["s3:PutObject", "s3:AbortMultipartUpload"]
       resources = concat(
         [for file in ["combined_data.json", "summary.json", "report.html", "_delta_log/*.json"] : "${module.storage.bucket_arn}/*/${file}"],
         ["${module.storage.bucket_arn}/.last-runs/*.json"],

@@ -27,7 +27,7 @@ from summarize.contract.estimate import (
     Ranks,
     Speed,
 )
-from summarize.contract.limits import MB_PER_VCPU
+from summarize.contract.limits import MB_PER_VCPU, MOST_AT_ONCE
 from summarize.contract.run_records import Summary
 
 MIB = 1024 * 1024
@@ -182,7 +182,9 @@ class Case:
 
     def at_once(self, assumptions: Assumptions) -> int:
         """The ranks that can run at the same time."""
-        return assumptions.concurrency if self.vcpus is None else max(1, assumptions.max_vcpus // self.vcpus)
+        if self.vcpus is None:
+            return min(assumptions.concurrency, MOST_AT_ONCE)
+        return max(1, assumptions.max_vcpus // self.vcpus)
 
     def starts_per_second(self, assumptions: Assumptions) -> float:
         if assumptions.machine is not None:
@@ -200,7 +202,7 @@ class Case:
             count=self.ranks,
             bytes=self.images * self.times * IMAGE_BYTES,
             largest=min(self.images, self.images_per_partition) * IMAGE_BYTES,
-            at_once=min(self.ranks, assumptions.concurrency),
+            at_once=min(self.ranks, assumptions.concurrency, MOST_AT_ONCE),
             memory_mb=self.memory_mb,
             architecture=self.architecture,
             children=self.children(assumptions),
@@ -214,6 +216,6 @@ class Case:
                 self.estimated(assumptions),
                 Host(assumptions.host, f"the rendezvous host is {assumptions.host}"),
             )
-        if self.collectives == "direct" and self.ranks > assumptions.concurrency:
+        if self.collectives == "direct" and self.ranks > min(assumptions.concurrency, MOST_AT_ONCE):
             return Choice("s3", "not all ranks can run at once")
         return Choice(self.collectives, "")

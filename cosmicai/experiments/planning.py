@@ -20,7 +20,7 @@ from summarize.contract.estimate import (
     gets_of,
     network_seconds,
 )
-from summarize.contract.limits import MOST_RANKS
+from summarize.contract.limits import most_ranks
 
 MOST_SECONDS = 900  # of a Lambda (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html)
 S3_GB_MONTH = 0.023  # USD, https://aws.amazon.com/s3/pricing, Standard
@@ -63,7 +63,7 @@ def plan(case: Case, assumptions: Assumptions = ASSUMPTIONS, seed: int = 0) -> P
     """Simulates RUNS runs; the same seed gives the same plan."""
     if case.images < 1:
         raise PlanningError(f"images: {case.images} is not allowed; give at least 1")
-    if case.ranks > MOST_RANKS:
+    if case.ranks > most_ranks(case.vcpus is not None):
         never = Band(math.inf, math.inf, math.inf)
         return Plan(case, never, {}, never, {}, "number of ranks", (_too_many_ranks(case),))
     draws = draw(assumptions.scatter, case.ranks, seed)
@@ -192,14 +192,12 @@ def _usd(case: Case, assumptions: Assumptions, billed: Floats) -> dict[str, Floa
 
 
 def _too_many_ranks(case: Case) -> Obstacle:
-    need = math.ceil(case.images * IMAGE_BYTES / (MOST_RANKS // case.times) / MIB)
-    most = (
-        f"one Distributed Map has {MOST_RANKS:,} children"
-        if case.vcpus is None
-        else f"an array has {MOST_RANKS:,} jobs"
-    )
+    on_batch = case.vcpus is not None
+    most = most_ranks(on_batch)
+    has = f"an array of jobs has {most:,}" if on_batch else f"a run has {most:,}"
+    need = math.ceil(case.images * IMAGE_BYTES / (most // case.times) / MIB)
     return Obstacle(
-        f"{case.ranks:,} ranks: {most} at most; cut partitions of "
+        f"{case.ranks:,} ranks: {has} at most; cut partitions of "
         f"{need:,} MB or more, give a smaller world_size, or make several runs",
         prevents=True,
     )

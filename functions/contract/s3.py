@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, Self, TypeVar
 
+import boto3
+import botocore.session
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+from botocore.utils import parse_timestamp
 from urllib3.exceptions import HTTPError
 
 from . import repeating
@@ -26,6 +30,24 @@ _PART_BYTES = 8 << 20
 
 BROKEN: tuple[type[Exception], ...] = (HTTPClientError, IncompleteReadError, HTTPError)
 """What a broken connection raises; the request may be made again."""
+
+
+def boto3_client() -> Any:
+    """boto3's client for S3, whose listings take a third of the time.
+
+    botocore reads the time of each object with dateutil, in 0.2 ms.
+    """
+    session = botocore.session.get_session()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
+    return boto3.Session(botocore_session=session).client("s3")
+
+
+def _time(value: Any) -> datetime:
+    """As listings have it, or as headers have it."""
+    with suppress(TypeError, ValueError):
+        return datetime.fromisoformat(value)
+    time: datetime = parse_timestamp(value)
+    return time
 
 
 def repeated(request: Callable[[], T]) -> T:

@@ -14,12 +14,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from .contract.channels import Host
 from .contract.host import NotHealthy, health, public_address
 from .contract.pricing import BILLED_AS
+from .contract.s3 import boto3_client
 from .contract.s3_rest.choice import new_client
 from .deployed import Deployed
 from .model_folder import Model
 from .run import start
 
-_s3 = boto3.client("s3")
+_s3 = boto3_client()
 _SOON = Config(connect_timeout=2, read_timeout=2, retries={"total_max_attempts": 2})
 _HEALTH_SECONDS = 1.0  # a host that takes longer counts as stopped
 

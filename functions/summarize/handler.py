@@ -8,10 +8,11 @@ from typing import Any
 
 import boto3
 
+from .contract.s3 import boto3_client
 from .contract.s3_rest.choice import new_client
 from .gather import summarize_run
 
-_s3 = boto3.client("s3")
+_s3 = boto3_client()
 _reads = new_client(os.environ)
 
 

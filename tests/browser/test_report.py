@@ -204,6 +204,14 @@ def test_a_thousand_ranks_and_700_000_redshifts_stay_under_3_mb(opened: Open) ->
     assert page.locator("#ranks tbody tr").count() == 1000
 
 
+def test_the_page_of_twelve_thousand_ranks_opens(opened: Open) -> None:
+    content = made(12_000, per_rank=1)
+    assert len(report(*content).encode()) < 5e6
+    page = opened(content)
+    assert page.locator("#ranks tbody tr").count() == 2000
+    assert "One rank of 3 is drawn" in page.inner_text("body")
+
+
 def test_without_redshifts_and_without_ranks_it_still_opens(opened: Open) -> None:
     run_summary, infos = made(3)
     unknown = [replace(info, accuracy_state=None) for info in infos]

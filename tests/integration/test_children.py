@@ -77,6 +77,42 @@ def test_ranks_that_are_started_twice_change_nothing(
                 np.testing.assert_array_equal(values, predictions[name])
 
 
+@pytest.mark.parametrize("children", ["express", "standard"])
+def test_the_answers_of_many_ranks_go_through_s3(
+    cloud: Cloud, partitions: Partitions, prefix: str, children: str
+) -> None:
+    """With the deployed machine, of which more than one rank are many. What Step Functions writes is private to
+    the run, and Summarize deletes it."""
+    client = cloud.stepfunctions
+    ours = client.describe_state_machine(stateMachineArn=cloud.outputs.state_machine_arn)
+    definition = json.loads(ours["definition"])
+    for choice in definition["States"]["Ranks"]["Choices"]:
+        for rule in (choice, *choice.get("And", ())):
+            if "NumericGreaterThan" in rule:
+                assert rule.pop("NumericGreaterThan") == 10_000
+                rule["NumericGreaterThan"] = 1
+    if children == "standard":
+        definition["States"]["Ranks"]["Choices"] = definition["States"]["Ranks"]["Choices"][1:]
+    machine = client.create_state_machine(
+        name=f"many-{prefix}"[:80], definition=json.dumps(definition), roleArn=ours["roleArn"]
+    )["stateMachineArn"]
+    cloud.put_all(prefix, partitions(3))
+    payload = cloud.payload(prefix)
+    arn = client.start_execution(stateMachineArn=machine, input=json.dumps(payload))["executionArn"]
+    ran = cloud.wait(arn, payload)
+    assert ran.status == "SUCCEEDED", ran.cause
+    history = client.get_execution_history(executionArn=arn, maxResults=1000)["events"]
+    entered = {
+        event["stateEnteredEventDetails"]["name"] for event in history if "stateEnteredEventDetails" in event
+    }
+    assert f"Many{children.capitalize()}Ranks" in entered
+    [answer] = [event for event in history if event["type"] == "MapStateExited"]
+    output = json.loads(answer["stateExitedEventDetails"]["output"])
+    assert output["jobs"] == 3  # the map's answers are not in it
+    assert ran.read("summary.json")["finished_ranks"] == 3
+    assert not cloud.keys(cloud.bucket, f".cosmicai/{output['run_id']}/")
+
+
 def _events(cloud: Cloud, payload: Json) -> list[Json]:
     """Those of all ranks, as soon as Initialize has written them; without a host, as some ranks find none."""
     deadline = time.monotonic() + 60

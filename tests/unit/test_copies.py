@@ -86,10 +86,10 @@ def test_a_payload_says_how_often() -> None:
     assert resolve({**PAYLOAD, "repeat_data": "80"})["repeat_data"] == 80
 
 
-@pytest.mark.parametrize("times", [0, -1, 10_001, 1.5, "many", True, None])
+@pytest.mark.parametrize("times", [0, -1, 100_001, 1.5, "many", True, None])
 def test_other_numbers_are_refused(times: object) -> None:
     with pytest.raises(
-        PayloadError, match=r"^repeat_data: .* is not allowed; give a whole number from 1 to 10000"
+        PayloadError, match=r"^repeat_data: .* is not allowed; give a whole number from 1 to 100000 "
     ):
         resolve({**PAYLOAD, "repeat_data": times})
 
@@ -119,10 +119,14 @@ def test_copies_are_dealt_what_the_originals_are() -> None:
     [
         (
             130,
-            80,
-            "80 times 130 ranks are more .* give a repeat_data of at most 76 or a world_size of at most 125",
+            800,
+            "800 times 130 ranks are more .* give a repeat_data of at most 769 or a world_size of at most 125",
         ),
-        (20_000, 2, "2 times 20000 ranks are more .* give a world_size of at most 5000, and each rank reads"),
+        (
+            200_000,
+            2,
+            "2 times 200000 ranks are more .* give a world_size of at most 50000, and each rank reads",
+        ),
     ],
 )
 def test_more_ranks_than_one_run_may_have_are_refused(files: int, times: int, advice: str) -> None:
@@ -357,9 +361,9 @@ def test_a_sweep_says_how_much_it_computes(sizes: list[int], data_gb: float, sen
 
 def test_a_sweep_refuses_what_takes_more_ranks_than_a_run_has() -> None:
     with pytest.raises(
-        SweepError, match=r"--data-gb 2000: 10 partitions of s3://b/100MB/ 1,900 times are 19,000"
+        SweepError, match=r"--data-gb 20000: 10 partitions of s3://b/100MB/ 19,000 times are 190,000"
     ):
-        amount_of([10**8] * 10, 2000, "s3://b/100MB/")
+        amount_of([10**8] * 10, 20_000, "s3://b/100MB/")
 
 
 def test_a_plan_counts_the_copies() -> None:
@@ -369,8 +373,10 @@ def test_a_plan_counts_the_copies() -> None:
     assert (case.originals, case.ranks, case.images_of_last) == (3, 12, 3000 - 2 * 1278)
     assert planned.usd["Lambda compute"] == pytest.approx(4 * once.usd["Lambda compute"], rel=0.1)
     assert planned.usd["S3 requests"] == pytest.approx(4 * once.usd["S3 requests"])
-    many = plan(Case(3000, 25, 3538, "arm64", "s3", times=4000))
-    assert many.obstacles[0].text.startswith("12,000 ranks: ")
+    many = plan(Case(3000, 25, 3538, "arm64", "s3", times=40_000))
+    assert many.obstacles[0].text.startswith("120,000 ranks: a run has 100,000 at most")
+    many = plan(Case(3000, 25, 3538, "arm64", "none", vcpus=2, times=4000))
+    assert many.obstacles[0].text.startswith("12,000 ranks: an array of jobs has 10,000 at most")
 
 
 def test_the_planned_payload_repeats_the_data() -> None:

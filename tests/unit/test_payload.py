@@ -34,7 +34,7 @@ def test_all_faults_are_reported_at_once_with_field_value_and_remedy() -> None:
     with pytest.raises(PayloadError) as error:
         resolve(payload)
     message = str(error.value)
-    assert 'world_size: "eleven" is not allowed; give a whole number from 1 to 10000' in message
+    assert 'world_size: "eleven" is not allowed; give a whole number from 1 to 100000 (' in message
     assert "batch_size: 0 is not allowed; give a whole number from 1 to 65536" in message
     assert "wrold_size: unknown field; did you mean world_size?" in message
 
@@ -71,7 +71,7 @@ def test_ordinary_paths_are_accepted_and_lose_a_closing_slash(path: str) -> None
     [
         ("world_size", True),
         ("world_size", 1.5),
-        ("world_size", 10001),
+        ("world_size", 100_001),
         ("save_predictions", "yes"),
         ("save_predictions", 1),
         ("tolerated_failure_percentage", 100.5),

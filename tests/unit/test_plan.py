@@ -48,9 +48,10 @@ def test_there_are_never_more_ranks_than_files() -> None:
 
 
 def test_more_ranks_than_one_run_may_have_is_a_clear_error() -> None:
-    files = [PartitionFile(f"{n}.pt", 1) for n in range(10_001)]
-    with pytest.raises(
-        PlanError, match="10001 ranks for 10001 partition files are more than the 10000 of one run"
-    ):
-        deal(files, len(files))
-    assert len(deal(files, 10_000)) == 10_000
+    files = [PartitionFile(f"{n}.pt", 1) for n in range(100_001)]
+    for most, on_batch in ((100_000, False), (10_000, True)):
+        some = files[: most + 1]
+        message = f"{most + 1} ranks for {most + 1} partition files are more than the {most} of one run"
+        with pytest.raises(PlanError, match=message):
+            deal(some, len(some), on_batch=on_batch)
+        assert len(deal(some, most, on_batch=on_batch)) == most

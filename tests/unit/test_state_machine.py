@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cosmicai.packaging.places import ROOT
+from initialize.contract.limits import MOST_RANKS
 
 Json = dict[str, Any]
 
@@ -20,6 +21,7 @@ _FAULTS_OF_LAMBDA = {
     "Lambda.AWSLambdaException",
     "Lambda.SdkClientException",
 }
+_RANKS = [f"{many}{kind}Infer" for many in ("", "Many") for kind in ("Standard", "Express")]
 # They come again, are billed for the whole time each time, or cover these.
 _BILLED_AGAIN = {"States.Timeout", "States.TaskFailed", "States.ALL", "Sandbox.Timedout", "Runtime.OutOfMemory"}
 
@@ -41,7 +43,7 @@ def _attempts(state: Json) -> dict[str, int]:
     return {error: retry["MaxAttempts"] for retry in state["Retry"] for error in retry["ErrorEquals"]}
 
 
-@pytest.mark.parametrize("name", ["StandardInfer", "ExpressInfer"])
+@pytest.mark.parametrize("name", _RANKS)
 def test_a_rank_that_ran_out_of_time_or_memory_is_billed_once(states: dict[str, Json], name: str) -> None:
     attempts = _attempts(states[name])
     assert not _BILLED_AGAIN & attempts.keys()
@@ -49,7 +51,7 @@ def test_a_rank_that_ran_out_of_time_or_memory_is_billed_once(states: dict[str, 
     assert attempts["Runtime.ExitError"] == attempts["Lambda.Unknown"] == 1
 
 
-@pytest.mark.parametrize("name", ["Initialize", "StandardInfer", "ExpressInfer", "Summarize"])
+@pytest.mark.parametrize("name", ["Initialize", *_RANKS, "Summarize"])
 def test_faults_of_lambda_itself_are_tried_again(states: dict[str, Json], name: str) -> None:
     assert _FAULTS_OF_LAMBDA | {"Lambda.TooManyRequestsException"} <= _attempts(states[name]).keys()
 
@@ -57,6 +59,23 @@ def test_faults_of_lambda_itself_are_tried_again(states: dict[str, Json], name: 
 def test_whatever_calls_a_function_is_caught_or_ends_the_run(states: dict[str, Json]) -> None:
     """Except Initialize, whose error is the run's."""
     calls = [state for state in states.values() if state.get("Resource", "").endswith("lambda:invoke")]
-    assert len(calls) == 6
+    assert len(calls) == 8
     uncaught = [name for name, state in states.items() if state in calls and "Catch" not in state]
     assert uncaught == ["Initialize"]
+
+
+def test_so_many_answers_go_to_s3_that_a_state_could_not_have_them(states: dict[str, Json]) -> None:
+    """A state has 256 KiB at most, and {} with a comma for each child; what has more ends the run at once."""
+    choices = {json.dumps(one): one["Next"] for one in states["Ranks"]["Choices"]}
+    threshold = {"Variable": "$.jobs", "NumericGreaterThan": 10_000}
+    express = {"Variable": "$.children", "StringEquals": "express"}
+    for rule, name in (
+        ({"And": [threshold, express], "Next": "ManyExpressRanks"}, "ManyExpressRanks"),
+        ({**threshold, "Next": "ManyStandardRanks"}, "ManyStandardRanks"),
+    ):
+        assert choices[json.dumps(rule)] == name
+    assert 10_000 * len("{},") < 256 << 10
+    for name, state in states.items():
+        if state["Type"] == "Map":
+            assert ("ResultWriter" in state) == name.startswith("Many"), name
+            assert state["ToleratedFailureCount"] == MOST_RANKS

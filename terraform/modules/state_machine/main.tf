@@ -26,6 +26,11 @@ module "iam" {
       actions   = ["s3:PutObject"]
       resources = ["${var.bucket_arn}/*/failures/*.json"]
     }
+    # https://docs.aws.amazon.com/step-functions/latest/dg/iam-policies-eg-dist-map.html
+    WriteAnswersOfMany = {
+      actions   = ["s3:PutObject", "s3:GetObject", "s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"]
+      resources = ["${var.bucket_arn}/.cosmicai/*/answers/*"]
+    }
     # A Distributed Map starts executions of its own state machine.
     RunMap = {
       actions   = ["states:StartExecution"]
@@ -90,6 +95,9 @@ resource "aws_sfn_state_machine" "this" {
     batch          = var.batch
 
     express_attempt_seconds = 240 # ATTEMPT_SECONDS of functions/contract/dispatch.py
+    # Ranks whose answers, {} each, may be a state's output. It has 256 KiB at most, and States.ALL does not catch the
+    # error if it has more: https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
+    most_answers = 10000
 
     rendezvous_attempts = ceil(var.rendezvous_wait_seconds / 2)
   })
