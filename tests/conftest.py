@@ -6,6 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+# Threads of torch spin while they wait for each other: where tests share the cores, trainings then take thirty
+# times as long. Alone, the small networks of tests are as fast on one thread. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +89,19 @@ def marker_names(path: Path, fixtures: set[str]) -> list[str]:
     return [*folder, *emulator, *(["slow"] if "torch_build" in fixtures else [])]
 
 
+_LONGEST = (
+    "integration/test_image.py",
+    "unit/test_terraform.py",
+    "integration/test_codebuild.py",
+    "unit/test_fmi_direct.py",
+    "integration/test_first_deploy.py",
+    "integration/test_smoke.py",
+    "integration/test_demo.py",
+    "unit/test_training.py",
+    "unit/test_survey.py",
+)
+"""Files that take minutes. They start first: else the last one would keep one worker, and the others idle."""
+
 _seen: list[str] = []
 _skipped: list[str] = []
 
@@ -98,6 +115,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for name in marker_names(item.path.relative_to(TESTS), set(getattr(item, "fixturenames", ()))):
             item.add_marker(name)
         item.user_properties += [("fault", fault_row(mark)) for mark in item.iter_markers("fault")]
+    items.sort(key=lambda item: _place_in_line(item.path.relative_to(TESTS).as_posix()))
+
+
+def _place_in_line(file: str) -> int:
+    return _LONGEST.index(file) if file in _LONGEST else len(_LONGEST)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
