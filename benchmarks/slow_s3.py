@@ -2,7 +2,8 @@
 
 Prints its port on 127.0.0.1. It understands what Initialize and Summarize ask of S3, and for benchmarks of many
 ranks PUT @many with {"prefix": …, "suffix": …, "count": N, "body": …}: N objects PREFIX{n}SUFFIX, in whose body
-@RANK@ is replaced by n when they are read, so that they need no memory.
+@RANK@ is replaced by n when they are read, so that they need no memory. The parts of an
+object in several parts are received and forgotten.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Objects:
         return keys, False
 
 
-OBJECTS, PARTS = Objects(), Objects()
+OBJECTS = Objects()
 
 
 def _chunked(file: IO[bytes]) -> bytes:
@@ -125,14 +126,12 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(LATENCY)
         if key == "@many":
             OBJECTS.put_many(**json.loads(body))
-        elif "partNumber" in query:
-            PARTS.put(f"{key}/{int(query['partNumber'][0]):05}", body)
-        else:
+        elif "partNumber" not in query:
             OBJECTS.put(key, body)
         self.answer(200)
 
     def do_POST(self) -> None:
-        key, query = self.name()
+        _, query = self.name()
         body = self.body().decode()
         time.sleep(LATENCY)
         if "uploads" in query:
@@ -140,10 +139,6 @@ class Handler(BaseHTTPRequestHandler):
                 200, b"<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
             )
         elif "uploadId" in query:
-            parts = PARTS.page(f"{key}/", "", "")[0]
-            OBJECTS.put(key, b"".join(PARTS.get(part) or b"" for part in parts))
-            for part in parts:
-                PARTS.delete(part)
             self.answer(200, b'<CompleteMultipartUploadResult><ETag>"1"</ETag></CompleteMultipartUploadResult>')
         else:
             for deleted in re.findall(r"<Key>(.*?)</Key>", body):

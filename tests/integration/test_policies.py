@@ -19,6 +19,7 @@ Json = dict[str, Any]
 _ACTIONS = {
     "get_object": "s3:GetObject",
     "put_object": "s3:PutObject",
+    "abort_multipart_upload": "s3:AbortMultipartUpload",
     "list_objects_v2": "s3:ListBucket",
     "delete_objects": "s3:DeleteObject",
     "get_account_settings": "lambda:GetAccountSettings",
@@ -27,12 +28,13 @@ _ACTIONS = {
     "describe_instances": "ec2:DescribeInstances",
 }
 _CONTRACT = {
-    "read": "get_object",
-    "put_json": "put_object",
-    "put_list": "put_object",
-    "put_if": "put_object",
-    "read_small": "get_object",
-    "public_address": "describe_instances",
+    "read": ("get_object",),
+    "put_json": ("put_object",),
+    "put_list": ("put_object", "abort_multipart_upload"),
+    "ListUpload": ("put_object", "abort_multipart_upload"),
+    "put_if": ("put_object",),
+    "read_small": ("get_object",),
+    "public_address": ("describe_instances",),
 }  # functions of contract/s3.py and contract/host.py, and what they call
 _LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
 
@@ -53,9 +55,9 @@ def _called(function: str) -> set[str]:
             text,
         )
         named += re.findall(r"get_paginator\(\"(\w+)\"\)", text)
-        named += [
-            action for call, action in _CONTRACT.items() if re.search(rf"\b{call}\((?:s3,|boto3\.client)", text)
-        ]
+        for call, calls in _CONTRACT.items():
+            if re.search(rf"\b{call}\((?:s3,|bucket\.s3,|boto3\.client)", text):
+                named += calls
         allowed |= {_ACTIONS[name] for name in named if name != "get_paginator"}
     return allowed
 
@@ -145,6 +147,11 @@ _MACHINE = "arn:aws:states:us-east-1:000000000000:stateMachine:example-cosmicai"
         ("state-machine", "states:StartExecution", _MACHINE, True),
         ("state-machine", "s3:PutObject", f"{_OWN}/results/1/failures/3.json", True),
         ("state-machine", "s3:PutObject", f"{_OWN}/results/1/0.json", False),
+        ("state-machine", "s3:PutObject", f"{_OWN}/.cosmicai/run/answers/0/SUCCEEDED_0.json", True),
+        ("state-machine", "s3:AbortMultipartUpload", f"{_OWN}/.cosmicai/run/answers/0/SUCCEEDED_0.json", True),
+        ("state-machine", "s3:PutObject", f"{_OWN}/.cosmicai/run/key", False),
+        ("summarize", "s3:AbortMultipartUpload", f"{_OWN}/results/1/combined_data.json", True),
+        ("summarize", "s3:AbortMultipartUpload", f"{_OWN}/25MB/1.pt", False),
         ("state-machine", "lambda:InvokeFunction", f"{_FUNCTIONS}:example-cosmicai-inference", True),
         ("state-machine", "lambda:InvokeFunction", f"{_FUNCTIONS}:torch-cosmicai-inference", False),
         *(
