@@ -15,11 +15,13 @@ from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus, urlsplit
-from xml.etree import ElementTree
 
 from .signing import Credentials, path_of, query_of, signed
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 _SECONDS = 30.0  # for which a connection may be silent
 _ATTEMPTS = 5
@@ -283,22 +285,32 @@ def _error(answer: HTTPResponse, body: Body, method: str, key: str) -> S3Error:
     if not answer.isclosed():
         body.close()
     try:
-        root = ElementTree.fromstring(text)  # noqa: S314 - S3 wrote it, and expat limits what it expands
+        root = _xml(text)
         code, message = root.findtext("Code") or "", root.findtext("Message") or ""
-    except ElementTree.ParseError:
+    except ValueError:
         code, message = "", ""
     kind = NoSuchKey if code == "NoSuchKey" else S3Error
     return kind(code or str(answer.status), message or answer.reason, method, key)
 
 
+def _xml(text: bytes) -> Element:
+    """The root of S3's XML. Raises ValueError for anything else."""
+    from xml.etree import ElementTree  # only listings and errors need it
+
+    try:
+        return ElementTree.fromstring(text)  # noqa: S314 - S3 wrote it, and expat limits what it expands
+    except ElementTree.ParseError as error:
+        raise ValueError(str(error)) from error
+
+
 def _listing(text: bytes) -> Json:
     try:
-        root = ElementTree.fromstring(text)  # noqa: S314 - as above
-    except ElementTree.ParseError as error:
+        root = _xml(text)
+    except ValueError as error:
         raise Broken(f"a listing is not XML: {error}") from error
     space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
 
-    def value(element: ElementTree.Element, name: str) -> str:
+    def value(element: Element, name: str) -> str:
         return element.findtext(f"{space}{name}") or ""
 
     decoded = unquote_plus if value(root, "EncodingType") == "url" else str  # emulators may not encode keys
