@@ -9,6 +9,7 @@ import ssl
 import time
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -102,8 +103,7 @@ class S3:
 
     def __init__(self, credentials: Credentials, region: str, endpoint: str | None = None) -> None:
         self._credentials, self._region, self._endpoint = credentials, region, endpoint
-        # One for all connections: reading the certificates takes 20 ms.
-        self._tls = None if (endpoint or "").startswith("http:") else _trusting()
+        self._tls = None if (endpoint or "").startswith("http:") else _trusting()  # one for all connections
         self._regions: dict[str, str] = {}  # of buckets that are not in ours
         self._idle: dict[str, list[HTTPConnection]] = {}
 
@@ -223,7 +223,7 @@ class S3:
             host = urlsplit(address).netloc
             if self._tls is None:
                 return HTTPConnection(host, timeout=_SECONDS), False
-            return HTTPSConnection(host, timeout=_SECONDS, context=self._tls), False
+            return HTTPSConnection(host, timeout=_SECONDS, context=self._tls.result()), False
 
 
 def place(bucket: str, region: str, endpoint: str | None = None) -> tuple[str, str]:
@@ -272,8 +272,18 @@ def _close_all(idle: list[HTTPConnection]) -> None:
             idle.pop().close()
 
 
-def _trusting() -> ssl.SSLContext:
-    """TLS with the certificates that botocore brings along, or else with the system's."""
+def _trusting() -> Future[ssl.SSLContext]:
+    """TLS with the certificates that botocore brings along, or else with the system's.
+
+    Reading them takes 20 ms, in which the caller may load a network.
+    """
+    thread = ThreadPoolExecutor(1, "certificates")
+    context = thread.submit(_read_certificates)
+    thread.shutdown(wait=False)
+    return context
+
+
+def _read_certificates() -> ssl.SSLContext:
     botocore = find_spec("botocore")
     bundle = Path(botocore.origin or "").with_name("cacert.pem") if botocore is not None else None
     return ssl.create_default_context(cafile=str(bundle) if bundle is not None and bundle.exists() else None)
