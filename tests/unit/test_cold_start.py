@@ -13,8 +13,8 @@ import pytest
 from cosmicai.packaging.places import FUNCTIONS
 
 _HANDLER = """
-import inference.handler, json, sys
-print(json.dumps({"modules": sorted(sys.modules)}))
+import inference.handler, gc, json, sys
+print(json.dumps({"modules": sorted(sys.modules), "collects": gc.isenabled(), "kept": gc.get_freeze_count()}))
 """
 _OF_SOME_RUNS = {
     "users' own scripts": {"inference.script", "subprocess", "importlib.metadata"},
@@ -52,3 +52,8 @@ def test_of_fmi_a_cold_start_imports_what_every_channel_has(started: Any) -> Non
     """The channel's own modules are imported when it is opened, in the background."""
     ours = {name for name in started["modules"] if name.startswith("inference.fmi.")}
     assert ours == {"inference.fmi.channel", "inference.fmi.errors", "inference.fmi.messages"}
+
+
+def test_garbage_is_collected_again_after_the_imports(started: Any) -> None:
+    assert started["collects"]
+    assert started["kept"] > 10_000  # objects of the imports, which the collector leaves alone
