@@ -56,7 +56,7 @@ class Host:
         return cls(process.machine_memory(), len(os.sched_getaffinity(0)), scratch, device)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Model:
     """A loaded model folder; calibration, novelty: None if the folder has none. network: SHA-256 of its
     weights, None if they are not here."""
