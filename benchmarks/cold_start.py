@@ -14,6 +14,7 @@ import os
 import statistics
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +26,7 @@ from cosmicai.data.dc2 import write_partition
 from cosmicai.packaging.places import ROOT
 
 Json = dict[str, Any]
+_PACKAGES = sysconfig.get_path("purelib")
 _STEPS = """
 import os, sys, time
 seconds, wall, cpu = {}, float(os.environ["STARTED"]), 0.0
@@ -68,13 +70,13 @@ def start(task: Path, partition: Path) -> Json:
     names = ("importing", "one_blas_thread")  # what the handler imports first; an earlier checkout may lack it
     first = [f"inference.{name}" for name in names if (task / "inference" / f"{name}.py").exists()]
     environment = {
-        "PATH": os.environ["PATH"], "PYTHONPATH": str(task), "PYTHONDONTWRITEBYTECODE": "1",
-        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3538",
+        "PATH": os.environ["PATH"], "PYTHONPATH": f"{task}{os.pathsep}{_PACKAGES}",
+        "PYTHONDONTWRITEBYTECODE": "1", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3538",
         "AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "token",
         "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1", "STARTED": repr(time.time()),
         "FIRST": " ".join([*first, "numpy"]),
     }  # fmt: skip
-    command = [sys.executable, "-c", _STEPS, str(partition)]
+    command = [sys.executable, "-S", "-c", _STEPS, str(partition)]  # as an image has no .pth files
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
     if process.returncode:
         raise SystemExit(process.stderr)
