@@ -12,10 +12,20 @@ import shutil
 import venv
 import zipfile
 from collections.abc import Sequence
+from compileall import compile_dir
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
+from py_compile import PycInvalidationMode
 
 from cosmicai.packaging.kernels import KERNELS, SOURCES, compile_kernels
-from cosmicai.packaging.packages import NO_EXTRAS, ExtraPackages, digest, install_extra, install_packages
+from cosmicai.packaging.packages import (
+    NO_EXTRAS,
+    ExtraPackages,
+    PackagingError,
+    digest,
+    install_extra,
+    install_packages,
+)
 from cosmicai.packaging.places import (
     COMPILER_LOCK,
     FUNCTIONS,
@@ -70,11 +80,16 @@ def _extend(base: Path, folder: Path, extra: ExtraPackages) -> None:
 
 
 def copy_code(folder: Path, machine: str = platform.machine()) -> None:
-    """The inference package itself, next to its requirements, with the kernels of a machine."""
+    """The inference package itself, next to its requirements, with the kernels of a machine, and as bytecode.
+
+    Lambda lets no function write beside its code: without bytecode each cold start would compile every module.
+    It is used whatever the times of the sources are, as layers of an image may change them.
+    """
     compile_kernels(machine)
     source, target = FUNCTIONS / "inference", folder / "inference"
     shipped = _shipped(source, machine)
-    content = digest(*(str(p.relative_to(source)).encode() + p.read_bytes() for p in shipped))
+    contents = (str(path.relative_to(source)).encode() + path.read_bytes() for path in shipped)
+    content = digest(MAGIC_NUMBER, *contents)
     marker = folder / ".code"
     if marker.exists() and marker.read_text() == content:
         return
@@ -83,6 +98,8 @@ def copy_code(folder: Path, machine: str = platform.machine()) -> None:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
+    if not compile_dir(target, quiet=1, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH):
+        raise PackagingError(f"{target}: a module cannot be compiled; what is wrong stands above")
     marker.write_text(content)
 
 

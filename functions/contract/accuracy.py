@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from statistics import median
 from typing import Any
 
 from .field_measures import DEFINITIONS, field_measures
@@ -318,8 +317,15 @@ def exact_nmad(predicted: Iterable[float], true: Iterable[float], factor: float 
     scaled = [(guess - z) / (1.0 + z) for guess, z in zip(predicted, true, strict=True) if is_known(z)]
     if not scaled:
         return None
-    middle = median(scaled)
-    return factor * median(abs(value - middle) for value in scaled)
+    middle = _middle(scaled)
+    return factor * _middle(abs(value - middle) for value in scaled)
+
+
+def _middle(values: Iterable[float]) -> float:
+    """The median, without the module statistics, which takes 2 ms to import."""
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return (ordered[half] + ordered[~half]) / 2
 
 
 def _median(histogram: Counter[Any]) -> float:

@@ -25,7 +25,7 @@ class RecordError(ValueError):
     """JSON does not match the record that it should be; the message names every wrong field."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Field:
     """What a field means, as the end of a sentence "it is …"; name: in JSON, if the attribute's is different.
 
@@ -41,7 +41,7 @@ class Field:
     null: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Described:
     """A field of a record. attribute: its name in Python. kind: its type, without None."""
 

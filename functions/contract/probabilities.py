@@ -41,7 +41,7 @@ _LARGEST_STACK = 10**30
 _MOST_POINTS = 5001
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Scored:
     """Scores of galaxies with a density and a true redshift, each with one value per galaxy.
 

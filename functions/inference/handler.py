@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from . import one_blas_thread  # noqa: F401
+from . import importing, one_blas_thread  # noqa: F401
 from .contract.event import RankEvent
 from .contract.s3_rest.choice import new_client
 from .data.storage import Storage
@@ -24,6 +24,7 @@ _host = Host.of_lambda(
 _client = new_client(os.environ)
 _sandbox = Sandbox(lambda: Storage(_client), _host)
 _sandbox.prepare()
+importing.ended()
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

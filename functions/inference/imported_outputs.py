@@ -21,7 +21,7 @@ Mask = NDArray[np.bool_]
 SUM_TOLERANCE = 1e-3  # by which the probabilities of an object may miss a sum of 1
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class ImportedOutputs:
     """Outputs (N, …) by column, collected batch by batch; probabilities in place of logits."""
 

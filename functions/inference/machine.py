@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,8 +44,7 @@ def pull_started(environment: Mapping[str, str]) -> float | None:
     if not place.startswith("http://"):
         return None
     try:
-        with urllib.request.urlopen(f"{place}/task", timeout=_SECONDS) as answer:  # noqa: S310 - http alone
-            return _time(json.loads(answer.read(_MOST_BYTES))["PullStartedAt"])
+        return _time(json.loads(_answer(f"{place}/task"))["PullStartedAt"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # the rank does its work without it
 
@@ -58,17 +56,20 @@ def instance_type(service: str = _INSTANCE_METADATA) -> str | None:
     """
     lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
     try:
-        token = _answer(urllib.request.Request(f"{service}/latest/api/token", method="PUT", headers=lifetime))  # noqa: S310
+        token = _answer(f"{service}/latest/api/token", lifetime, "PUT").decode("ascii")
         place = f"{service}/latest/meta-data/instance-type"
-        kind = _answer(urllib.request.Request(place, headers={"X-aws-ec2-metadata-token": token}))  # noqa: S310
+        kind = _answer(place, {"X-aws-ec2-metadata-token": token}).decode("ascii")
     except (OSError, ValueError):
         return None
     return kind if re.fullmatch(r"[a-z0-9-]{1,20}\.[a-z0-9-]{1,20}", kind) else None
 
 
-def _answer(request: urllib.request.Request) -> str:
-    with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310 - http alone
-        return str(answer.read(_MOST_BYTES).decode("ascii"))
+def _answer(place: str, headers: dict[str, str] | None = None, method: str = "GET") -> bytes:
+    from urllib.request import Request, urlopen  # only ranks on AWS Batch ask
+
+    request = Request(place, method=method, headers=headers or {})  # noqa: S310 - http alone
+    with urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
+        return bytes(answer.read(_MOST_BYTES))
 
 
 def device(asked: str) -> str:

@@ -9,14 +9,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import process, script
-from .catalogue import write_part
+from . import process
 from .contract.event import RankEvent
-from .contract.growing import Part
 from .contract.names import COPY
 from .contract.rank_info import RankInfo
 from .data.partition import Layout, Partition, PartitionFile, stream
@@ -26,6 +24,9 @@ from .metrics import collectives
 from .metrics.reduction import Reduction, Share
 from .results import Clock, Results, npz
 from .sandbox import Model, Sandbox
+
+if TYPE_CHECKING:
+    from .contract.growing import Part
 
 _MIB = 1024 * 1024
 
@@ -60,6 +61,8 @@ class Rank:
 
     def _run_script(self) -> dict[str, Any]:
         """Runs the user's own code, and adds the rank info that it wrote to ours."""
+        from . import script  # only such runs need it
+
         event, storage, scratch = self._event, self._storage, self._sandbox.host.scratch
         with self._clock.phase("download"):
             folder = self._sandbox.scripts.fetch(event, storage)
@@ -131,6 +134,8 @@ class Rank:
             key = f"{event.result_path}/predictions/{event.rank}.npz"
             self._storage.write(event.bucket, key, npz(arrays), "application/octet-stream")
         if event.catalogue is not None:
+            from .catalogue import write_part  # only such runs need it
+
             self._part = write_part(event, self._storage, arrays, model.network)
 
     def _predict(self, model: Model) -> None:

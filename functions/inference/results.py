@@ -54,7 +54,7 @@ def npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return body.getvalue()
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class Results:
     """What a rank collects from its partitions, in their order."""
 

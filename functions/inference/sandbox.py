@@ -7,8 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import process
 from .contract.event import RankEvent
@@ -23,7 +24,9 @@ from .engine.loading import BUNDLED_MODEL, start
 from .machine import NOT_BILLED, Machine
 from .probability.calibration import Calibration
 from .probability.novelty import NOVELTY, Novelty
-from .script import Scripts
+
+if TYPE_CHECKING:
+    from .script import Scripts
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Host:
         return cls(process.machine_memory(), len(os.sched_getaffinity(0)), scratch, device)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Model:
     """A loaded model folder; calibration, novelty: None if the folder has none. network: SHA-256 of its
     weights, None if they are not here."""
@@ -73,11 +76,16 @@ class Sandbox:
         """new_storage: makes a storage for each invocation, whose requests it counts."""
         self.host = host
         self.reading = ThreadPoolExecutor(READS_AHEAD, "reading")
-        self.scripts = Scripts(host.scratch)
         self.overhead = process.peak_memory()  # bytes of the imports
         self._new_storage = new_storage
         self._models: dict[tuple[Path, Choice], Model] = {}
         self._cold = True
+
+    @cached_property
+    def scripts(self) -> Scripts:
+        from .script import Scripts  # only runs of users' own scripts need it
+
+        return Scripts(self.host.scratch)
 
     def invoked(self) -> tuple[Storage, bool]:
         """For each invocation: a storage of its own, and whether this is the sandbox's first."""

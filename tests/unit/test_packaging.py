@@ -12,6 +12,7 @@ import sys
 import zipfile
 from collections.abc import Iterable
 from importlib.metadata import distributions
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,14 @@ def test_the_handler_starts_without_large_packages_in_the_assembled_task_folder(
     assert " " not in imported  # no package is named after numpy's file
     assert specs == "None None"
     assert "engine='onnxruntime'" in process.stdout  # loaded in the init phase, before any event
+
+
+def test_the_image_holds_the_bytecode_of_its_modules(build: BuildFolder) -> None:
+    """On Lambda nothing can be written beside them, so each cold start would compile them all."""
+    modules = sorted((build.image("lean") / "inference").rglob("*.py"))
+    flags = {Path(cache_from_source(str(module))).read_bytes()[4:8] for module in modules}
+    assert "rank.py" in {module.name for module in modules}
+    assert flags == {b"\x01\0\0\0"}  # used whatever the source's time is (PEP 552)
 
 
 def test_the_image_is_assembled_by_the_same_steps_as_the_task_folder(

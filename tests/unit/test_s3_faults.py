@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -82,6 +83,25 @@ def test_what_is_written_has_boto3s_checksum(body: bytes) -> None:
     theirs.update(body)
     assert headers[0]["x-amz-checksum-crc32"] == theirs.b64digest()
     assert "x-amz-checksum-crc32" in headers[0]["Authorization"]
+
+
+def test_a_client_is_made_while_the_certificates_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, may_end = s3_module._read_certificates, threading.Event()
+
+    def slowly() -> ssl.SSLContext:
+        assert may_end.wait(60)
+        return read()
+
+    monkeypatch.setattr(s3_module, "_read_certificates", slowly)
+    ours = S3(Credentials("test", "test"), "us-east-1")
+    assert ours._tls is not None
+    assert not ours._tls.done()
+    may_end.set()
+    connection, _ = ours._connection("https://s3.us-east-1.amazonaws.com", [])
+    context = ours._tls.result()
+    assert connection._context is context  # type: ignore[attr-defined]
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert len(context.get_ca_certs()) > 100
 
 
 def test_one_connection_serves_many_requests() -> None:

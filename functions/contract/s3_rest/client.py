@@ -9,17 +9,20 @@ import ssl
 import time
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus, urlsplit
-from xml.etree import ElementTree
 
 from .signing import Credentials, path_of, query_of, signed
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 _SECONDS = 30.0  # for which a connection may be silent
 _ATTEMPTS = 5
@@ -100,8 +103,7 @@ class S3:
 
     def __init__(self, credentials: Credentials, region: str, endpoint: str | None = None) -> None:
         self._credentials, self._region, self._endpoint = credentials, region, endpoint
-        # One for all connections: reading the certificates takes 20 ms.
-        self._tls = None if (endpoint or "").startswith("http:") else _trusting()
+        self._tls = None if (endpoint or "").startswith("http:") else _trusting()  # one for all connections
         self._regions: dict[str, str] = {}  # of buckets that are not in ours
         self._idle: dict[str, list[HTTPConnection]] = {}
 
@@ -221,7 +223,7 @@ class S3:
             host = urlsplit(address).netloc
             if self._tls is None:
                 return HTTPConnection(host, timeout=_SECONDS), False
-            return HTTPSConnection(host, timeout=_SECONDS, context=self._tls), False
+            return HTTPSConnection(host, timeout=_SECONDS, context=self._tls.result()), False
 
 
 def place(bucket: str, region: str, endpoint: str | None = None) -> tuple[str, str]:
@@ -270,8 +272,18 @@ def _close_all(idle: list[HTTPConnection]) -> None:
             idle.pop().close()
 
 
-def _trusting() -> ssl.SSLContext:
-    """TLS with the certificates that botocore brings along, or else with the system's."""
+def _trusting() -> Future[ssl.SSLContext]:
+    """TLS with the certificates that botocore brings along, or else with the system's.
+
+    Reading them takes 20 ms, in which the caller may load a network.
+    """
+    thread = ThreadPoolExecutor(1, "certificates")
+    context = thread.submit(_read_certificates)
+    thread.shutdown(wait=False)
+    return context
+
+
+def _read_certificates() -> ssl.SSLContext:
     botocore = find_spec("botocore")
     bundle = Path(botocore.origin or "").with_name("cacert.pem") if botocore is not None else None
     return ssl.create_default_context(cafile=str(bundle) if bundle is not None and bundle.exists() else None)
@@ -283,22 +295,32 @@ def _error(answer: HTTPResponse, body: Body, method: str, key: str) -> S3Error:
     if not answer.isclosed():
         body.close()
     try:
-        root = ElementTree.fromstring(text)  # noqa: S314 - S3 wrote it, and expat limits what it expands
+        root = _xml(text)
         code, message = root.findtext("Code") or "", root.findtext("Message") or ""
-    except ElementTree.ParseError:
+    except ValueError:
         code, message = "", ""
     kind = NoSuchKey if code == "NoSuchKey" else S3Error
     return kind(code or str(answer.status), message or answer.reason, method, key)
 
 
+def _xml(text: bytes) -> Element:
+    """The root of S3's XML. Raises ValueError for anything else."""
+    from xml.etree import ElementTree  # only listings and errors need it
+
+    try:
+        return ElementTree.fromstring(text)  # noqa: S314 - S3 wrote it, and expat limits what it expands
+    except ElementTree.ParseError as error:
+        raise ValueError(str(error)) from error
+
+
 def _listing(text: bytes) -> Json:
     try:
-        root = ElementTree.fromstring(text)  # noqa: S314 - as above
-    except ElementTree.ParseError as error:
+        root = _xml(text)
+    except ValueError as error:
         raise Broken(f"a listing is not XML: {error}") from error
     space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
 
-    def value(element: ElementTree.Element, name: str) -> str:
+    def value(element: Element, name: str) -> str:
         return element.findtext(f"{space}{name}") or ""
 
     decoded = unquote_plus if value(root, "EncodingType") == "url" else str  # emulators may not encode keys

@@ -13,7 +13,7 @@ from urllib.parse import quote
 _ALGORITHM = "AWS4-HMAC-SHA256"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Credentials:
     """token: the session's, which every function on Lambda has; None if there is none."""
 

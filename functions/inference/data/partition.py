@@ -45,7 +45,7 @@ class Layout:
     columns: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Partition:
     """Galaxies of one file, in its order: images (N, C, S, S), magnitudes (N, M), redshift (N,) or None.
 
@@ -87,7 +87,7 @@ def read(
     return partition
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class PartitionFile:
     """An opened partition: its small columns are in memory, its images not yet.
 
@@ -156,7 +156,7 @@ class PartitionFile:
         return _float32(np.frombuffer(content, self._images.dtype).reshape(shape))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Block:
     """Consecutive rows of one of several files."""
 

@@ -83,7 +83,7 @@ Maker = Callable[[tuple[Any, ...]], object]
 """Makes the result of a call in a pickle from its arguments. Raises TorchFileError."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Rules:
     """What a pickle may hold.
 

@@ -16,7 +16,7 @@ Floats = NDArray[np.float32]
 Bits = NDArray[np.uint16]
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class Quality:
     """The flags of a rank's galaxies, in their order, and their magnitudes as far as they are known."""
 

@@ -23,7 +23,7 @@ _MAGNITUDES = "magnitudes, 0.1 and 99.9 percent"
 _NOT_FINITE = {marker: kind for marker, kind in MAGNITUDE_MARKERS.items() if not np.isfinite(marker)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Rules:
     """How a network handles galaxies that lack something, and what it was trained on.
 

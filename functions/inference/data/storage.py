@@ -32,7 +32,7 @@ class ObjectError(RuntimeError):
     """An object cannot be read or written; the message names it, the reason and the remedy."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Range:
     """Some bytes of an object, the size of the whole, and its ETag."""
 
@@ -164,7 +164,7 @@ class Storage:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Folder:
     """Objects under a prefix with their ETags; `fetch` keeps one copy of each version in `cache`."""
 

@@ -65,7 +65,7 @@ class Source(Protocol):
         """The bytes from `start` to `stop`, which must be inside the file."""
 
 
-@dataclass(eq=False)
+@dataclass(repr=False, eq=False)
 class Piece:
     """The bytes of one storage: `size` bytes from `start`; crc is 0 if torch wrote none.
 
@@ -89,7 +89,7 @@ class Piece:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Tensor:
     """A tensor as its pickle describes it; offset and strides count values of its piece.
 
@@ -141,7 +141,7 @@ class Tensor:
         return -values if self.negative else values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class _Storage:
     """number: None if its tensors are not read. first: the position of its first value in the piece."""
 
@@ -174,7 +174,7 @@ def _no_call(arguments: object) -> object:
     raise TorchFileError("its pickle makes a storage in a way that torch does not")
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class _Storages:
     """Resolves a pickle's references to something outside it. Each storage is looked up only once."""
 

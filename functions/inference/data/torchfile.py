@@ -42,7 +42,7 @@ _OPCODES = 150_000  # read in half a second at worst; the published module has 5
 _FEW_OPCODES = 1_000  # of the small pickles in a file that torch before 1.6 wrote
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Buffer:
     """A file in memory; reading gives views of it."""
 

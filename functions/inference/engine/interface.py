@@ -19,7 +19,7 @@ class EngineError(ValueError):
     """The requested engine or precision is not available here."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Output:
     """The results of a batch: redshifts (B,) and, if requested, embeddings (B, D) and p(z) in bins (B, K).
 

@@ -24,7 +24,7 @@ class Deadline:
         return max(0.0, self._end - time.monotonic())
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False, eq=False)
 class Traffic:
     """This rank's traffic with one peer; only a single thread at a time adds to it."""
 
@@ -45,7 +45,7 @@ class Traffic:
         self.waiting_seconds += seconds
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class Statistics:
     """Seconds, bytes and partners of this rank's communication."""
 
@@ -130,7 +130,7 @@ class Channel(Protocol):
 _Message = tuple[Purpose, bytes] | None  # None: its sender has closed
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class Memory:
     """All ranks of one group in one process, for tests: Memory(size).channel(rank)."""
 
@@ -145,7 +145,7 @@ class Memory:
         return MemoryChannel(rank, self.size, self._queues)
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class MemoryChannel:
     rank: int
     size: int

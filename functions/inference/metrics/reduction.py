@@ -19,7 +19,9 @@ from typing import Any
 from ..contract.event import copy_of
 from ..contract.limits import FANOUT
 from ..contract.metrics import AnyMetrics, added, read_metrics
-from ..fmi import Channel, Deadline, FmiError, Purpose
+from ..fmi.channel import Channel, Deadline
+from ..fmi.errors import FmiError
+from ..fmi.messages import Purpose
 
 PATIENCE_SECONDS = 20.0  # that a leaf waits for its parent; an inner rank waits that much more per level below
 MARGIN_SECONDS = 10.0  # of the function's time that are kept for writing the rank info

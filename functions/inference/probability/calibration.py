@@ -63,7 +63,7 @@ def from_file(path: Path, parse: Callable[[Any], Parsed], most_bytes: int, fault
         ) from error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Layer:
     """A Linear layer: weights (out, in), biases (out,)."""
 
@@ -71,7 +71,7 @@ class Layer:
     biases: Floats
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Calibration:
     """A predictive distribution of the scaled residual (z - z_pred) / (1 + z_pred), and its calibrator.
 

@@ -43,7 +43,7 @@ class NoveltyError(EngineError):
     """novelty.json is malformed or belongs to another network; the message says what to do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Novelty:
     """The density of galaxies as vectors of D numbers of the embedding and M magnitudes, D + M = k.
 

@@ -32,7 +32,7 @@ WIDTHS = (-4.0, 5.0)  # log of a component's width, in units
 _SMALLEST = 1e-9  # probability between 0 and the end of the grid
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Densities:
     """The probabilities of N galaxies as arrays; `redshifts` (R,) is the grid of `pdf` (N, R).
 
@@ -67,7 +67,7 @@ class Densities:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Distributions:
     """Cumulative probabilities (N, J) of some galaxies, from 0 to 1, linear between redshifts (N, J).
 
