@@ -16,6 +16,7 @@ from summarize.contract import pricing
 from summarize.contract.channels import Choice, host_seconds, host_usd, reduction_seconds, reduction_usd
 from summarize.contract.estimate import (
     IMAGE_BYTES,
+    INITIALIZE_PARTITIONS_PER_SECOND,
     SUMMARIZE_RANKS_PER_SECOND,
     gets_of,
     network_seconds,
@@ -71,7 +72,8 @@ def plan(case: Case, assumptions: Assumptions = ASSUMPTIONS, seed: int = 0) -> P
     choice, estimated = case.channel(assumptions), case.estimated(assumptions)
     waiting = host_seconds(choice.channel, assumptions.host) * draws.host[:, 0]
     reducing = reduction_seconds(choice.channel, estimated)
-    before = assumptions.initialize_seconds * draws.service[:, 0]
+    listing = case.originals / INITIALIZE_PARTITIONS_PER_SECOND
+    before = assumptions.initialize_seconds * draws.service[:, 0] + listing
     after = assumptions.summarize_seconds * draws.service[:, 0] + case.ranks / SUMMARIZE_RANKS_PER_SECOND
     seconds = before + waiting + ranks.times.end.max(axis=1) + reducing + after
     typical = _middle(seconds)

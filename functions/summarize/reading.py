@@ -65,7 +65,8 @@ class Place:
         for one in self._files(self.folder, self.results.result(), ranks):
             if is_result(one.content, run.run_id, one.rank):
                 info = RankInfo.from_json(one.content, one.faults)
-                yield replace(info, copy=run.copy_of(one.rank)), one.modified
+                copy = run.copy_of(one.rank)
+                yield info if info.copy == copy else replace(info, copy=copy), one.modified
             elif one.fault or _is_of(run, one):
                 where = f"s3://{self.bucket.name}/{self.folder}/{one.rank}.json"
                 unusable[one.rank] = _unusable(one, where)

@@ -67,7 +67,7 @@ def test_one_rank_by_hand() -> None:
     assumptions = Assumptions((100.0, 100.0), (2.0, 2.0), scatter=NO_SCATTER)
     one = plan(Case(1000, 25, 1769, "x86_64", collectives="none"), assumptions)
     assert one.case.ranks == 1
-    assert one.seconds.p50 == pytest.approx(2.0 + 2.0 + 10.0 + 2.0 + 1 / 600)
+    assert one.seconds.p50 == pytest.approx(2.0 + 1 / 10_000 + 2.0 + 10.0 + 2.0 + 1 / 600)
     assert one.usd["Lambda compute"] == pytest.approx(12.0 * 1769 / 1024 * 0.0000166667)
     assert one.bottleneck == "compute"
 
