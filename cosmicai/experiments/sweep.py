@@ -54,14 +54,16 @@ class Amount:
     files: int | None = None
     times: int = 1
 
+    def bytes(self, sizes: list[int]) -> int:
+        """All that is read of partitions of these bytes."""
+        return sum(sizes[: self.files]) * self.times
+
     def in_words(self, sizes: list[int], place: str) -> str:
         """What the partitions of these bytes in `place` are, and what is computed of them."""
-        computed = sum(sizes[: self.files]) * self.times / 1e9
+        computed = self.bytes(sizes) / 1e9
         partitions = "1 partition is" if self.files == 1 else f"{self.files or len(sizes):,} partitions are"
-        return (
-            f"{sum(sizes) / 1e9:.3g} GB in {place}: {partitions} computed {self.times:,} times each, which is "
-            f"{computed:.3g} GB"
-        )
+        times = "" if self.times == 1 else f" {self.times:,} times each"
+        return f"{sum(sizes) / 1e9:.3g} GB in {place}: {partitions} computed{times}, which is {computed:.3g} GB"
 
     @property
     def fields(self) -> Json:
@@ -122,23 +124,33 @@ class Grid:
 def sweep(target: Target, grid: Grid, out: Path, progress: Progress, say: Callable[[str], None]) -> Swept:
     """Runs what is missing, one run after the other. Raises SweepError and OutputError.
 
-    say: called with a sentence for each amount that is larger than the data, before anything runs.
+    say: called with a sentence for each amount that the partitions do not give as it is, and for runs that are
+    not repeated, before anything runs.
     """
     s3, stepfunctions = target.client("s3"), target.client("stepfunctions")
-    amounts = {}
+    amounts, sizes = {}, {}
     for partition in grid.partitions_mb:
-        sizes = _sizes(s3, target, partition)
+        sizes[partition] = _sizes(s3, target, partition)
         place = f"s3://{target.bucket}/{partition:g}MB/"
         for data_gb in grid.data_gb:
-            amounts[partition, data_gb] = amount = amount_of(sizes, data_gb, place)
-            if amount.times > 1:
-                say(f"{data_gb:g} GB are more than the {amount.in_words(sizes, place)}")
+            amounts[partition, data_gb] = amount = amount_of(sizes[partition], data_gb, place)
+            if sentence := _difference(amount, sizes[partition], data_gb, place):
+                say(sentence)
     cases, rows = grid.cases(), []
+    data = {case: _Data(amounts[case.partition_mb, case.data_gb], sizes[case.partition_mb]) for case in cases}
+    summaries = {case: _summary(s3, target.bucket, case, data[case]) for case in cases}
+    earlier = {case: summary for case, summary in summaries.items() if summary is not None}
+    if earlier:
+        first = min(one.started for one in earlier.values())[:10]
+        say(
+            f"{len(earlier)} of {len(cases)} runs have succeeded before, the first on {first}. Their results are "
+            "used; give another --prefix to run them again"
+        )
     with made(out):
         for finished, case in enumerate(cases):
             progress(finished, len(cases), case.result_path)
-            amount = amounts[case.partition_mb, case.data_gb]
-            rows.append(_row(case, _summary_of(target, s3, stepfunctions, case, amount)))
+            summary = earlier.get(case) or _new_summary(target, s3, stepfunctions, case, data[case])
+            rows.append(_row(case, summary))
             _write(out, rows)
         progress(len(cases), len(cases), "done")
         collected = list(over_repeats(rows))
@@ -146,12 +158,34 @@ def sweep(target: Target, grid: Grid, out: Path, progress: Progress, say: Callab
     return Swept(page, sweep_page.verdicts(collected))
 
 
-def _summary_of(target: Target, s3: Any, stepfunctions: Any, case: Case, amount: Amount) -> Summary:
-    """The summary of a case, which is run if there is none yet. Raises SweepError."""
-    summary = _summary(s3, target.bucket, case, amount.times)
-    if summary is None:
-        _run(stepfunctions, target, case, case.payload(target.bucket, amount))
-        summary = _summary(s3, target.bucket, case, amount.times)
+@dataclass(frozen=True)
+class _Data:
+    """What a case reads: an amount of the partitions of these bytes."""
+
+    amount: Amount
+    sizes: list[int]
+
+
+def _difference(amount: Amount, sizes: list[int], data_gb: float | None, place: str) -> str | None:
+    """A sentence about an amount that is larger than the data, or that whole partitions do not give."""
+    if data_gb is None:
+        return None
+    if amount.times > 1:
+        return f"{data_gb:g} GB are more than the {amount.in_words(sizes, place)}"
+    if not _is_near(amount.bytes(sizes), data_gb):
+        return f"{data_gb:g} GB are not whole partitions of the {amount.in_words(sizes, place)}"
+    return None
+
+
+def _is_near(computed: int, data_gb: float) -> bool:
+    """Whether these bytes may be called data_gb."""
+    return abs(computed / 1e9 - data_gb) <= (1 - _NEAR_ENOUGH) * data_gb
+
+
+def _new_summary(target: Target, s3: Any, stepfunctions: Any, case: Case, data: _Data) -> Summary:
+    """Runs a case, and returns its summary. Raises SweepError."""
+    _run(stepfunctions, target, case, case.payload(target.bucket, data.amount))
+    summary = _summary(s3, target.bucket, case, data)
     if summary is None:
         raise SweepError(f"s3://{target.bucket}/{case.result_path} has no summary of a run that succeeded")
     return summary
@@ -191,15 +225,16 @@ def amount_of(sizes: list[int], data_gb: float | None, place: str) -> Amount:
     return Amount(files, times)
 
 
-def _summary(s3: Any, bucket: str, case: Case, times: int) -> Summary | None:
-    """The summary of a run of this case, with its data as many times, in which no rank is missing."""
+def _summary(s3: Any, bucket: str, case: Case, data: _Data) -> Summary | None:
+    """The summary of a run of this case over as many bytes as there are now, in which no rank is missing."""
     try:
         body = s3.get_object(Bucket=bucket, Key=f"{case.result_path}/summary.json")["Body"]
     except s3.exceptions.NoSuchKey:
         return None
     summary = Summary.from_json(json.load(body))
     complete = summary.finished_ranks == summary.world_size
-    same = (summary.payload["batch_size"], summary.times) == (case.batch_size, times)
+    of_run = (summary.payload["batch_size"], summary.times, summary.input_bytes)
+    same = of_run == (case.batch_size, data.amount.times, data.amount.bytes(data.sizes))
     return summary if complete and same else None
 
 
@@ -235,10 +270,11 @@ def _running(stepfunctions: Any, target: Target, case: Case) -> str | None:
 def _row(case: Case, summary: Summary) -> Json:
     """One run, with the historic names and some additional ones."""
     spread, wall = summary.spread, summary.wall_seconds
+    nominal = case.data_gb is not None and _is_near(summary.input_bytes, case.data_gb)
     computed, cost = summary.computed, summary.cost
     return {
         "partition_mb": case.partition_mb,
-        "data_gb": round(summary.input_bytes / 1e9, 4) if case.data_gb is None else case.data_gb,
+        "data_gb": case.data_gb if nominal else round(summary.input_bytes / 1e9, 4),
         "batch_size": case.batch_size,
         "experiment": case.number,
         "world_size": summary.world_size,
