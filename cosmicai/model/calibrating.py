@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from cosmicai.model import novelty
 from cosmicai.model.usable import UNKNOWN_REDSHIFT, Tally, partitions, usable
 from inference.contract.accuracy import exact_nmad
-from inference.contract.model_files import CALIBRATION, GRAPHS
+from inference.contract.model_files import CALIBRATION, GRAPHS, NOVELTY
 from inference.data.rules import Rules
 from inference.engine import astromae
 from inference.engine.choice import network_digest, read_graphs
@@ -38,7 +38,6 @@ from inference.probability.calibration import (
     bin_edges,
     features,
 )
-from inference.probability.novelty import NOVELTY
 from inference.probability.predictive import WIDTHS, pit
 
 FEWEST_GALAXIES = 1000  # to calibrate with: half of them fit, and the outer levels need the others

@@ -10,6 +10,8 @@ GRAPHS = "graphs.json"
 """Which graphs the folder has, which of them are admitted, and the mapping of an imported one."""
 CALIBRATION = "calibration.json"
 """What turns predicted redshifts into p(z): a model folder without it gives none."""
+NOVELTY = "novelty.json"
+"""What scores how unlike the calibration galaxies a galaxy is: a model folder without it gives no scores."""
 TORCH_FILES = ("config.json", "model.safetensors")
 """What the torch engine reads."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import process
 from .contract.event import RankEvent
 from .contract.limits import MB_PER_VCPU
-from .contract.model_files import CALIBRATION, GRAPHS
+from .contract.model_files import CALIBRATION, GRAPHS, NOVELTY
 from .data.partition import READS_AHEAD
 from .data.rules import CARD_FILES, Rules
 from .data.storage import Storage
@@ -23,7 +23,7 @@ from .engine.interface import Engine, EngineError
 from .engine.loading import BUNDLED_MODEL, start
 from .machine import NOT_BILLED, Machine
 from .probability.calibration import Calibration
-from .probability.novelty import NOVELTY, Novelty
+from .probability.novelty import Novelty
 
 if TYPE_CHECKING:
     from .script import Scripts

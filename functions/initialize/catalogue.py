@@ -12,11 +12,12 @@ from .contract.columns import PARTITION, redshift_grid
 from .contract.fields import RecordError
 from .contract.growing import LOG, CatalogueError, Form, digest_of, latest
 from .contract.mapping import Mapping
-from .contract.model_files import CALIBRATION
+from .contract.model_files import CALIBRATION, NOVELTY
 from .contract.s3 import repeated
 from .model_folder import Model
 from .payload import PayloadError, cut
 
+_SCORE = "ood_score"  # the column that ranks write if the model has novelty.json
 _LOOKED_AT = 1000  # objects of a folder that is to become a catalogue
 
 
@@ -59,6 +60,7 @@ def check_catalogue(s3: Any, payload: dict[str, Any], model: Model, ranks: Ranks
         if form is not None:
             _check_network(payload, model.graphs, form, place)
             _check_probabilities(payload, model.calibration, form, place)
+            _check_scores(payload, model.has_novelty, form, place)
         return _check_columns(s3, payload, model.graphs, ranks, form, place)
     except CatalogueError as error:
         raise PayloadError(f"catalogue: {error}") from error
@@ -107,6 +109,23 @@ def _check_probabilities(payload: dict[str, Any], calibration: Any, form: Form, 
         raise CatalogueError(
             f"{place} {fault.format(name)}. Give another catalogue, or {_earlier(payload, CALIBRATION)}"
         )
+
+
+def _check_scores(payload: dict[str, Any], has_novelty: bool | None, form: Form, place: str) -> None:
+    """Raises CatalogueError where only one of run and catalogue has the scores of novelty.json.
+
+    That of the bundled model is not known here: Summarize compares the columns when the ranks have ended.
+    """
+    if "script" in payload or has_novelty is None or has_novelty == (_SCORE in form.columns):
+        return
+    name = _folder(payload)
+    fault = (
+        f"has no {_SCORE}, which {name} gives by its {NOVELTY}"
+        if has_novelty
+        else f"has {_SCORE}, which {name} does not give: it lacks {NOVELTY}"
+    )
+    remedy = f"remove {NOVELTY}" if has_novelty else _earlier(payload, NOVELTY)
+    raise CatalogueError(f"{place} {fault}. Give another catalogue, or {remedy}")
 
 
 def _grid(redshifts: Any) -> list[float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .contract.model_files import BUNDLED, CALIBRATION, GRAPHS, TORCH_FILES, graphs_fault, preferred
+from .contract.model_files import BUNDLED, CALIBRATION, GRAPHS, NOVELTY, TORCH_FILES, graphs_fault, preferred
 from .contract.s3 import repeated
 from .payload import PayloadError, packaged_json
 from .plan import named
@@ -19,12 +19,14 @@ _BUNDLED_FOLDER = Path(__file__).parents[1] / "inference" / "models" / BUNDLED
 class Model:
     """The graphs.json, card.json and calibration.json of a model folder, as far as they are known.
 
-    graphs: None if it cannot be read. calibration: {} if there is none, None if that is not known.
+    graphs: None if it cannot be read. calibration: {} if there is none, None if that is not known. has_novelty:
+    whether there is a novelty.json, None if that is not known.
     """
 
     graphs: Any = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
     calibration: Any = None
+    has_novelty: bool | None = None
 
     @classmethod
     def bundled(cls) -> Model:
@@ -63,7 +65,7 @@ def check_model(s3: Any, payload: dict[str, Any]) -> Model:
     lacking = sorted(_needed(graphs, payload, GRAPHS in names) - names)
     if lacking:
         raise PayloadError(f"model: {place} lacks {named(lacking)}; copy the whole model folder there")
-    return Model(graphs, calibration=_calibration(s3, payload, names))
+    return Model(graphs, calibration=_calibration(s3, payload, names), has_novelty=NOVELTY in names)
 
 
 def _calibration(s3: Any, payload: dict[str, Any], names: set[str]) -> Any:

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from cosmicai.data import objects
 from inference.contract.columns import redshift_grid
-from inference.contract.model_files import CALIBRATION
+from inference.contract.model_files import CALIBRATION, NOVELTY
 from inference.engine.loading import BUNDLED_MODEL
 from inference.probability.calibration import Calibration
 from inference.probability.predictive import densities
@@ -37,10 +37,10 @@ def catalogue(
 ) -> Callable[..., Any]:
     """Begins a catalogue with an arrival, calibrated or not, and puts a partition of the next one."""
 
-    def begin(calibrated: bool = True, **payload: Any) -> Any:
-        arrival, more = Arrival(s3, "in/first", **payload), {}
+    def begin(calibrated: bool = True, scores: Json | None = None, **payload: Any) -> Any:
+        arrival, more = Arrival(s3, "in/first", **payload), dict(scores or {})
         if calibrated:
-            more = densities(
+            more |= densities(
                 Calibration.read(BUNDLED_MODEL), np.ones(2, np.float32), np.full((2, 5), 22.0)
             ).arrays()
             if "pdf" not in arrival.payload["outputs"]:
@@ -115,6 +115,39 @@ def test_what_fits_or_is_not_certain_is_started(
 ) -> None:
     s3 = catalogue(before, **({"model": MODEL} if of_a_folder else {}), **outputs)
     assert _started(s3, now, of_a_folder, **outputs)["world_size"] == 1
+
+
+_SCORES = {"ood_score": np.ones(2, np.float32), "ood_p": np.full(2, 0.5, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said", "remedy"),
+    [
+        (
+            True,
+            False,
+            "has ood_score, which {} does not give: it lacks novelty.json",
+            "put the earlier novelty.json back",
+        ),
+        (False, True, "has no ood_score, which {} gives by its novelty.json", "remove novelty.json"),
+        (True, True, None, ""),
+        (False, False, None, ""),
+    ],
+)
+def test_scores_that_the_catalogue_lacks_or_has_alone_are_refused(
+    catalogue: Callable[..., Any], before: bool, now: bool, said: str | None, remedy: str
+) -> None:
+    s3 = catalogue(calibrated=False, scores=_SCORES if before else {}, model=MODEL)
+    if now:
+        put(s3, f"{MODEL}/{NOVELTY}", b"{}")
+    if said is None:
+        assert _started(s3, None, of_a_folder=True)["world_size"] == 1
+        return
+    with pytest.raises(PayloadError) as error:
+        _started(s3, None, of_a_folder=True)
+    place, folder = f"s3://{BUCKET}/{CATALOGUE}", f"s3://{BUCKET}/{MODEL}"
+    assert f"catalogue: {place} {said.format(folder)}. Give another catalogue, or {remedy}" in str(error.value)
+    assert keys(s3, "results/") == []
 
 
 def test_a_bundled_calibration_that_is_not_known_is_left_to_the_ranks(catalogue: Callable[..., Any]) -> None:

@@ -24,9 +24,10 @@ from cosmicai.model import calibrating
 from cosmicai.model import novelty as learning
 from cosmicai.model.calibrating import CalibratingError
 from inference.contract.flags import Flag
+from inference.contract.model_files import NOVELTY
 from inference.engine.interface import EngineError
 from inference.engine.loading import BUNDLED_MODEL, load
-from inference.probability.novelty import NOVELTY, Novelty, NoveltyError
+from inference.probability.novelty import Novelty, NoveltyError
 from tests.conftest import CACHE
 
 from .galaxies import made

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..contract.model_files import NOVELTY
 from ..engine.interface import EngineError, Floats
 from .calibration import at, from_file, unpacked, whole
 
-NOVELTY = "novelty.json"
 RARE = 0.001  # a galaxy with a smaller p-value is flagged
 _FORMAT = 1
 _MOST_BYTES = 64 << 20
