@@ -204,12 +204,30 @@ def test_a_thousand_ranks_and_700_000_redshifts_stay_under_3_mb(opened: Open) ->
     assert page.locator("#ranks tbody tr").count() == 1000
 
 
+_PRINTED = """([id, from]) => {
+  dispatchEvent(new Event("beforeprint"));
+  let count = 0;
+  for (const canvas of document.querySelectorAll(`#${id} canvas`)) {
+    const left = Math.floor(canvas.width * from), width = Math.floor(canvas.width * .2);
+    const pixels = canvas.getContext("2d").getImageData(left, 0, width, canvas.height).data;
+    for (let i = 0; i < pixels.length; i += 4) {
+      const [red, green, blue, opacity] = pixels.slice(i, i + 4);
+      count += opacity > 200 && Math.max(red, green, blue) - Math.min(red, green, blue) > 100;
+    }
+  }
+  return count;
+}"""
+"""How many pixels of a fifth of a chart, which begins there, are in a strong colour when printing begins."""
+
+
 def test_the_page_of_twelve_thousand_ranks_opens(opened: Open) -> None:
     content = made(12_000, per_rank=1)
     assert len(report(*content).encode()) < 5e6
     page = opened(content)
     assert page.locator("#ranks tbody tr").count() == 2000
     assert "One rank of 3 is drawn" in page.inner_text("body")
+    for chart in ("timeline", "speed", "memory"):
+        assert page.evaluate(_PRINTED, [chart, 0.75]) > 0, chart
 
 
 def test_without_redshifts_and_without_ranks_it_still_opens(opened: Open) -> None:
