@@ -301,3 +301,13 @@ def test_an_info_that_has_become_large_is_not_read_into_memory(s3: Any) -> None:
         f"and at most {MOST_BYTES:,} are read"
         for rank in (0, 1)
     ]
+
+
+def test_a_message_that_is_json_itself_is_reported_as_it_is(s3: Any) -> None:
+    """Such as that of a script which calls a function of Lambda, and raises what it answers."""
+    plan = _plan(s3, "run-1", tolerated_failure_percentage=100)
+    message = json.dumps({"errorMessage": "inner", "errorType": "E"})
+    record = {"rank": 0, "run_id": "run-1", "error": "E", "cause": json.dumps({"errorMessage": message})}
+    _put(s3, "r/failures/0.json", record)
+    summarize_run(s3, plan)
+    assert _read(s3, "r/summary.json")["failed_ranks"] == {"0": {"error": "E", "cause": message}}
