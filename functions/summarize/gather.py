@@ -47,7 +47,7 @@ def summarize_run(s3: Any, event: Json, reads: Any = None, batch: Callable[[], A
     decide: failed ranks as a percentage, whether that is within the tolerance, and the cause to fail with
     otherwise; and why a catalogue could not grow. Memory grows by 2 kB per rank.
     """
-    with ThreadPoolExecutor(READERS) as pool, ExitStack() as uploads:
+    with ExitStack() as uploads, ThreadPoolExecutor(READERS) as pool:  # which ends before they are given up
         bucket = Bucket(s3, event["bucket"], s3 if reads is None else reads, pool)
         return _summarized(bucket, uploads, event, batch)
 
@@ -65,7 +65,7 @@ def _summarized(bucket: Bucket, uploads: ExitStack, event: Json, batch: Callable
     for one in folders:
         left.take(run, one)
     if left.states.count_lost_ranks:
-        left.states = _added_again(run, folders[0])
+        left.states = _added_again(run, folders[0], left.infos)
     left.failures |= killed(bucket.s3, batch, event, left.without(run), left.failures.keys())
     # Copies that have ended must not make up for originals, whose redshifts are lost.
     share = max(_share_lost(left.infos, range(ranks)) for ranks in (run.originals, run.world_size))
@@ -124,11 +124,15 @@ class _Left:
         return set(range(run.world_size)) - self.infos.keys()
 
 
-def _added_again(run: Run, folder: _Folder) -> States:
-    """The states of all ranks in a folder, without metrics.json: they are read once more."""
+def _added_again(run: Run, folder: _Folder, infos: dict[int, RankInfo]) -> States:
+    """The states of these ranks in a folder, without metrics.json: they are read once more.
+
+    A rank that has ended since the first reading has none of the infos, and still counts as missing.
+    """
     states = States(run)
     for info, _ in folder.place.finished(run, folder.ranks, {}):
-        states.add(info)
+        if info.rank in infos:
+            states.add(info)
     return states
 
 
