@@ -41,7 +41,7 @@ class States:
     def _start_with(self, reduced: Json, ranks: int) -> None:
         """Raises ValueError."""
         share = ReducedMetrics.from_json(reduced)
-        if not all(rank < ranks for rank in share.ranks):
+        if not share.ranks or not all(rank < ranks for rank in share.ranks):
             raise ValueError("its ranks are not those of the run")
         self.metrics = None if share.accuracy_state is None else read_metrics(share.accuracy_state)
         self._covered, self._channel = frozenset(share.ranks), share.channel

@@ -69,6 +69,14 @@ def test_metrics_that_count_a_rank_without_a_result_are_noticed() -> None:
     assert not states.count_lost_ranks
 
 
+def test_metrics_of_no_rank_are_not_used() -> None:
+    states = States(RUN, {**_reduced([0]), "ranks": []})
+    states.add(_info(1))
+    assert states.source == "rank infos; metrics.json is not used: its ranks are not those of the run"
+    assert states.metrics is not None
+    assert states.metrics.report() == _metrics(1).report()
+
+
 def test_the_rendezvous_host_is_paid_for_by_the_minute_at_least() -> None:
     infos = [_info(rank) for rank in range(4)]
     assert summary(RUN, infos, {}).cost.rendezvous_host == pytest.approx(120 / 3600 * 0.0092)
