@@ -373,3 +373,28 @@ def test_a_rank_that_ends_between_two_readings_counts_in_neither(s3: Any) -> Non
     assert summarize_run(s3, plan, _Ending(s3))["finished_ranks"] == 2
     summary = _read(s3, "r/summary.json")
     assert (summary["left_out"], summary["accuracy"]["count"]) == ({}, 100)
+
+
+class _Vanishing:
+    """The info of rank 2 is deleted before it is read."""
+
+    def __init__(self, s3: Any) -> None:
+        self._s3, self.exceptions = s3, s3.exceptions
+
+    def get_object(self, **asked: Any) -> Any:
+        if asked["Key"] == "r/2.json":
+            self._s3.delete_object(**asked)
+        return self._s3.get_object(**asked)
+
+
+def test_an_info_that_vanishes_after_it_was_listed_is_missing(s3: Any) -> None:
+    """For Summarize, and for Initialize where a run is resumed."""
+    fields = {"tolerated_failure_percentage": 100}
+    plan = _plan(s3, "run-1", **fields)
+    _end(s3, plan, [0, 1, 2])
+    assert summarize_run(s3, plan, _Vanishing(s3))["finished_ranks"] == 2
+    assert _read(s3, "r/summary.json")["missing_ranks"] == [2, 3]
+    _end(s3, plan, [2])
+    payload = {"bucket": BUCKET, "data_prefix": "25MB", "result_path": "r", "resume": True, **fields}
+    resumed = start(s3, payload, "run-2", "2026-11-22T00:00:00Z", DEPLOYED, lambda: _Vanishing(s3))
+    assert resumed["jobs"] == 2
