@@ -45,7 +45,7 @@ def summarize_run(s3: Any, event: Json, reads: Any = None, batch: Callable[[], A
     reads: the client that reads rank infos, of contract/s3_rest; None: s3. batch: makes a client of AWS
     Batch, which is asked about the ranks that were killed there. Returns what the state machine needs to
     decide: failed ranks as a percentage, whether that is within the tolerance, and the cause to fail with
-    otherwise; and why a catalogue could not grow. Memory grows by 2 kB per rank.
+    otherwise; and why a catalogue could not grow. Memory grows by 1.5 kB per rank.
     """
     with ExitStack() as uploads, ThreadPoolExecutor(READERS) as pool:  # which ends before they are given up
         bucket = Bucket(s3, event["bucket"], s3 if reads is None else reads, pool)
