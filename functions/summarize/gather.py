@@ -61,10 +61,12 @@ def _summarized(bucket: Bucket, uploads: ExitStack, event: Json, batch: Callable
     if run.has_copies:
         place, ranks = f"{folder}/{COPIES}", range(run.originals, run.world_size)
         folders.append(_Folder(Place.of(bucket, place), ranks, _upload(bucket, uploads, place)))
-    left = _Left(States(run, _of_run(reading.result(), run)))
+    states = States(run, _of_run(reading.result(), run))
+    # What a listing tells spares a second reading.
+    left = _Left(states if states.cover_only(first.results.result().keys()) else States(run))
     for one in folders:
         left.take(run, one)
-    if left.states.count_lost_ranks:
+    if not left.states.cover_only(left.infos.keys()):
         left.states = _added_again(run, folders[0], left.infos)
     left.failures |= killed(bucket.s3, batch, event, left.without(run), left.failures.keys())
     # Copies that have ended must not make up for originals, whose redshifts are lost.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Set
 from typing import Any
 
 from .contract.accuracy import Predicted
@@ -74,11 +75,10 @@ class States:
         else:
             self.predicted.add(part)
 
-    @property
-    def count_lost_ranks(self) -> bool:
-        """Whether metrics.json covers a rank that was not added: its redshifts are lost, so its galaxies must
-        not count. Then all ranks must be added again, without metrics.json."""
-        return not self._covered <= self._added
+    def cover_only(self, ranks: Set[int]) -> bool:
+        """Whether metrics.json covers no other ranks: redshifts of others are lost, so their galaxies must not
+        count. Otherwise all ranks must be added, without metrics.json."""
+        return ranks >= self._covered
 
     @property
     def flags(self) -> dict[str, int] | None:

@@ -223,7 +223,9 @@ def test_metrics_json_that_counts_a_lost_rank_is_not_used(s3: Any) -> None:
         s3, "r/metrics.json",
         {"run_id": "run-1", "ranks": [0, 1, 2, 3], "channel": "s3", "accuracy_state": total.to_json()},
     )  # fmt: skip
-    summarize_run(s3, plan)
+    with _over_http(s3) as (reads, asked):
+        summarize_run(s3, plan, reads)
+    assert sorted(asked) == [f"/{BUCKET}/r/{rank}.json" for rank in (0, 1, 3)]  # each only once
     content = _read(s3, "r/summary.json")
     assert (content["metrics_source"], content["accuracy"]["count"]) == ("rank infos", 150)
     _end(s3, plan, [2])
@@ -368,8 +370,8 @@ class _Ending:
 def test_a_rank_that_ends_between_two_readings_counts_in_neither(s3: Any) -> None:
     plan = _plan(s3, "run-1", tolerated_failure_percentage=100)
     _end(s3, plan, [0, 1, 3])
-    covers_a_lost_rank = {"run_id": "run-1", "ranks": [0, 2], "accuracy_state": _metrics(0).to_json()}
-    _put(s3, "r/metrics.json", covers_a_lost_rank)
+    covers_it = {"run_id": "run-1", "ranks": [0, 3], "accuracy_state": _metrics(0).to_json()}
+    _put(s3, "r/metrics.json", covers_it)
     assert summarize_run(s3, plan, _Ending(s3))["finished_ranks"] == 2
     summary = _read(s3, "r/summary.json")
     assert (summary["left_out"], summary["accuracy"]["count"]) == ({}, 100)
