@@ -57,6 +57,8 @@ class Part(Record):
     def from_json(cls, content: Any) -> Self:
         """Raises RecordError."""
         part = super().from_json(content)
+        if part.metadata is None:
+            raise RecordError("metadata: null is not a JSON object")
         try:
             for one in part.metadata.values():
                 Column.of(one)

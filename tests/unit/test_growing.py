@@ -172,6 +172,13 @@ def test_a_commit_that_nobody_could_read_is_not_made(s3: Any, monkeypatch: pytes
     assert last.grown().version == 1
 
 
+def test_a_part_without_metadata_stops_no_summary(s3: Any) -> None:
+    arrival = Arrival(s3)
+    arrival.rank(0)
+    arrival.infos = [replace(info, catalogue={**info.catalogue, "metadata": None}) for info in arrival.infos]
+    assert "rank 0 does not say what it wrote to the catalogue (metadata: null is" in str(arrival.grow().fault)
+
+
 def test_redshifts_of_pdf_are_in_memory_once(s3: Any) -> None:
     """Each of up to 100,000 ranks names up to 5,000 of them."""
     arrival, lean = Arrival(s3), Lean()
