@@ -21,7 +21,7 @@ from summarize.contract.estimate import (
     gets_of,
     network_seconds,
 )
-from summarize.contract.limits import most_ranks
+from summarize.contract.limits import MOST_AT_ONCE, most_ranks
 
 MOST_SECONDS = 900  # of a Lambda (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html)
 S3_GB_MONTH = 0.023  # USD, https://aws.amazon.com/s3/pricing, Standard
@@ -197,12 +197,12 @@ def _too_many_ranks(case: Case) -> Obstacle:
     on_batch = case.vcpus is not None
     most = most_ranks(on_batch)
     has = f"an array of jobs has {most:,}" if on_batch else f"a run has {most:,}"
-    need = math.ceil(case.images * IMAGE_BYTES / (most // case.times) / MIB)
-    return Obstacle(
-        f"{case.ranks:,} ranks: {has} at most; cut partitions of "
-        f"{need:,} MB or more, give a smaller world_size, or make several runs",
-        prevents=True,
-    )
+    if case.times > most:
+        remedy = f"compute every partition {most:,} times or fewer"
+    else:
+        need = math.ceil(case.images * IMAGE_BYTES / (most // case.times) / MIB)
+        remedy = f"cut partitions of {need:,} MB or more, give a smaller world_size"
+    return Obstacle(f"{case.ranks:,} ranks: {has} at most; {remedy}, or make several runs", prevents=True)
 
 
 def _obstacles(case: Case, assumptions: Assumptions, longest: float) -> tuple[Obstacle, ...]:
@@ -235,6 +235,8 @@ def _more_at_once(case: Case, assumptions: Assumptions) -> str:
     if assumptions.machine is not None:
         again = f"{command('local', 'down')}, then {command('local', 'up', '--concurrency', 'NUMBER')}"
         return f"the embedded AWS runs {at_once}; for more, start it again: {again}"
+    if assumptions.concurrency >= MOST_AT_ONCE:
+        return f"Step Functions runs {at_once}, whatever the account's quota; they cannot meet directly"
     return (
         f"the account runs {at_once}; ask for more (Service Quotas: Lambda, concurrent executions); they "
         "cannot meet directly"

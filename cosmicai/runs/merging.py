@@ -16,6 +16,7 @@ from cosmicai.results.runfolder import check_complete, run_folder
 from cosmicai.runs.infer import finish
 from cosmicai.runs.shares import FOLDER, Share
 from summarize.contract.run_records import Run
+from summarize.summary import error_of
 
 _RANK = re.compile(r"(0|[1-9][0-9]*)\.json")
 _SHOWN = 5  # shares or partitions that a message names
@@ -70,7 +71,7 @@ def _read(folder: Path, share: Share) -> _Computed:
     try:
         run = Run.from_json(json.loads((folder / "run.json").read_text(encoding="utf-8")))
         failed = {
-            int(path.stem): json.loads(path.read_text(encoding="utf-8"))
+            int(path.stem): error_of(json.loads(path.read_text(encoding="utf-8")))
             for path in (folder / "failures").glob("*")
         }
     except (OSError, ValueError) as error:

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Annotated, Any, Self
 
 from .columns import GRID, PARTITION, Column, described
@@ -24,7 +25,8 @@ LOG = "_delta_log"
 OURS = "cosmicai"
 """The field of a commit's commitInfo that holds its Form."""
 _NUMBERED = re.compile(r"([0-9]{20})(\.checkpoint[0-9A-Za-z.-]*\.(?:parquet|json)|\.json)")
-_LARGEST = 64 << 20  # bytes of a commit; one of 10,000 ranks has 3 MB
+LARGEST = 128 << 20
+"""Bytes of a commit. One of 100,000 ranks has 30 MB, and twice that if it replaces an arrival of as many."""
 _MOST_FOREIGN = 1000  # commits of other programs since our last one, which are read
 _TYPE = re.compile(r"(array<)?(byte|short|integer|long|float|double|boolean|string|decimal\(20,0\))(?(1)>|)")
 _ARRIVAL = Column("folder of partitions that the galaxy came with: a hash of its bucket and prefix")
@@ -55,6 +57,8 @@ class Part(Record):
     def from_json(cls, content: Any) -> Self:
         """Raises RecordError."""
         part = super().from_json(content)
+        if part.metadata is None:
+            raise RecordError("metadata: null is not a JSON object")
         try:
             for one in part.metadata.values():
                 Column.of(one)
@@ -178,9 +182,9 @@ def latest(s3: Any, bucket: str, catalogue: str) -> tuple[int, Form | None]:
         where = f"s3://{bucket}/{commit_key(catalogue, version)}"
         if sizes.get(version, -1) < 0:
             break
-        if sizes[version] > _LARGEST:
+        if sizes[version] > LARGEST:
             raise CatalogueError(
-                f"{where} has {sizes[version]:,} bytes, and at most {_LARGEST:,} are read; give another "
+                f"{where} has {sizes[version]:,} bytes, and at most {LARGEST:,} are read; give another "
                 "catalogue"
             )
         form = _form(read(s3, bucket, commit_key(catalogue, version))[0], where)
@@ -236,7 +240,7 @@ def _form(commit: bytes, where: str) -> Form | None:
 
 
 def _actions(commit: bytes, where: str) -> Iterator[Json]:
-    for line in commit.splitlines():
+    for line in BytesIO(commit):  # which copies no more than a line
         try:
             action = json.loads(line)
         except (ValueError, RecursionError) as error:

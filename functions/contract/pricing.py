@@ -35,7 +35,7 @@ PUTS_PER_RANK = 2  # rank info and predictions
 GETS_OF_SUMMARIZE_PER_RANK = 1
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class Cost(Record):
     """What the finished ranks of a run cost."""
 

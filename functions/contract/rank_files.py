@@ -57,19 +57,24 @@ def rank_files(
 ) -> Iterator[RankFile]:
     """The files of those of the ranks that are present, in order, as any program may have written them.
 
-    reads: boto3's client, or that of s3_rest; pool: reads several at a time.
+    One that has been deleted since it was listed is passed over. reads: boto3's client, or that of s3_rest;
+    pool: reads several at a time.
     """
 
-    def fetched(rank: int) -> bytes | ValueError:
+    def fetched(rank: int) -> bytes | ValueError | None:
         try:
             return read_small(reads, bucket, f"{folder}/{rank}.json", MOST_BYTES)
         except ValueError as error:
             return error
+        except reads.exceptions.NoSuchKey:
+            return None
 
     theirs = [rank for rank in present if rank in ranks]
     # Parsed here and not by the pool, whose threads would hinder each other.
     for rank, body in zip(theirs, _ahead(pool, fetched, theirs), strict=True):
         modified = present[rank]
+        if body is None:
+            continue
         if isinstance(body, ValueError):
             yield RankFile(rank, None, [], modified, str(body))
             continue

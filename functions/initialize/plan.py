@@ -174,11 +174,12 @@ def _too_many_ranks(world_size: int, files: int, times: int, most: int) -> str:
             f"world_size: {world_size} ranks for {files} partition files are more than the {most} of one "
             f"run; give a world_size of at most {most}, {several}"
         )
-    fewer = f"a repeat_data of at most {most // world_size}" if world_size <= most else ""
-    smaller = f"a world_size of at most {most // times}, {several}"
+    fewer = [f"a repeat_data of at most {most // world_size}"] if world_size <= most else []
+    smaller = [f"a world_size of at most {most // times}, {several}"] if times <= most else []
+    remedies = fewer + smaller or [f"a smaller repeat_data and world_size, whose product is at most {most}"]
     return (
         f"repeat_data: {times} times {world_size} ranks are more than the {most} of one run; give "
-        f"{' or '.join(filter(None, (fewer, smaller)))}"
+        f"{' or '.join(remedies)}"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from .catalogue import Ranks, check_catalogue
 from .channel import collectives
 from .contract import dispatch
-from .contract.limits import FANOUT, MOST_AT_ONCE
+from .contract.limits import FANOUT, MOST_AT_ONCE, most_ranks
 from .contract.rank_files import READERS, listed, rank_files
 from .contract.rank_info import is_result
 from .contract.run_records import COPIES, Run
@@ -267,7 +267,7 @@ def _resumed(run: Run | None, payload: dict[str, Any]) -> Run:
 
 
 def _missing(s3: Any, reads: Any, run: Run) -> list[int]:
-    """Ranks without a result of this run."""
+    """Ranks without a result of this run. Raises PayloadError for more on AWS Batch than it runs."""
     bucket, folder = run.payload["bucket"], run.payload["result_path"]
     places = {folder: range(run.originals)}
     if run.has_copies:
@@ -278,4 +278,11 @@ def _missing(s3: Any, reads: Any, run: Run) -> list[int]:
             for file in rank_files(reads, pool, bucket, place, listed(s3, bucket, place), ranks):
                 if is_result(file.content, run.run_id, file.rank):
                     finished.add(file.rank)
-    return [rank for rank in range(run.world_size) if rank not in finished]
+    missing = [rank for rank in range(run.world_size) if rank not in finished]
+    most = most_ranks(run.on_batch)
+    if len(missing) > most:  # of a run that began on Lambda
+        raise PayloadError(
+            f"backend: {len(missing)} ranks have no result, more than the {most} of one run on AWS Batch; "
+            "leave backend out, so that they run on Lambda"
+        )
+    return missing

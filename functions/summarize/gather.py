@@ -45,9 +45,9 @@ def summarize_run(s3: Any, event: Json, reads: Any = None, batch: Callable[[], A
     reads: the client that reads rank infos, of contract/s3_rest; None: s3. batch: makes a client of AWS
     Batch, which is asked about the ranks that were killed there. Returns what the state machine needs to
     decide: failed ranks as a percentage, whether that is within the tolerance, and the cause to fail with
-    otherwise; and why a catalogue could not grow. Memory grows by 2 kB per rank.
+    otherwise; and why a catalogue could not grow. Memory grows by 1.5 kB per rank.
     """
-    with ThreadPoolExecutor(READERS) as pool, ExitStack() as uploads:
+    with ExitStack() as uploads, ThreadPoolExecutor(READERS) as pool:  # which ends before they are given up
         bucket = Bucket(s3, event["bucket"], s3 if reads is None else reads, pool)
         return _summarized(bucket, uploads, event, batch)
 
@@ -61,11 +61,13 @@ def _summarized(bucket: Bucket, uploads: ExitStack, event: Json, batch: Callable
     if run.has_copies:
         place, ranks = f"{folder}/{COPIES}", range(run.originals, run.world_size)
         folders.append(_Folder(Place.of(bucket, place), ranks, _upload(bucket, uploads, place)))
-    left = _Left(States(run, _of_run(reading.result(), run)))
+    states = States(run, _of_run(reading.result(), run))
+    # What a listing tells spares a second reading.
+    left = _Left(states if states.cover_only(first.results.result().keys()) else States(run))
     for one in folders:
         left.take(run, one)
-    if left.states.count_lost_ranks:
-        left.states = _added_again(run, folders[0])
+    if not left.states.cover_only(left.infos.keys()):
+        left.states = _added_again(run, folders[0], left.infos)
     left.failures |= killed(bucket.s3, batch, event, left.without(run), left.failures.keys())
     # Copies that have ended must not make up for originals, whose redshifts are lost.
     share = max(_share_lost(left.infos, range(ranks)) for ranks in (run.originals, run.world_size))
@@ -124,11 +126,15 @@ class _Left:
         return set(range(run.world_size)) - self.infos.keys()
 
 
-def _added_again(run: Run, folder: _Folder) -> States:
-    """The states of all ranks in a folder, without metrics.json: they are read once more."""
+def _added_again(run: Run, folder: _Folder, infos: dict[int, RankInfo]) -> States:
+    """The states of these ranks in a folder, without metrics.json: they are read once more.
+
+    A rank that has ended since the first reading has none of the infos, and still counts as missing.
+    """
     states = States(run)
     for info, _ in folder.place.finished(run, folder.ranks, {}):
-        states.add(info)
+        if info.rank in infos:
+            states.add(info)
     return states
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Set
 from typing import Any
 
 from .contract.accuracy import Predicted
@@ -41,7 +42,7 @@ class States:
     def _start_with(self, reduced: Json, ranks: int) -> None:
         """Raises ValueError."""
         share = ReducedMetrics.from_json(reduced)
-        if not all(rank < ranks for rank in share.ranks):
+        if not share.ranks or not all(rank < ranks for rank in share.ranks):
             raise ValueError("its ranks are not those of the run")
         self.metrics = None if share.accuracy_state is None else read_metrics(share.accuracy_state)
         self._covered, self._channel = frozenset(share.ranks), share.channel
@@ -74,11 +75,10 @@ class States:
         else:
             self.predicted.add(part)
 
-    @property
-    def count_lost_ranks(self) -> bool:
-        """Whether metrics.json covers a rank that was not added: its redshifts are lost, so its galaxies must
-        not count. Then all ranks must be added again, without metrics.json."""
-        return not self._covered <= self._added
+    def cover_only(self, ranks: Set[int]) -> bool:
+        """Whether metrics.json covers no other ranks: redshifts of others are lost, so their galaxies must not
+        count. Otherwise all ranks must be added, without metrics.json."""
+        return ranks >= self._covered
 
     @property
     def flags(self) -> dict[str, int] | None:

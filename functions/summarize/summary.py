@@ -32,8 +32,8 @@ _CAUSE_CHARACTERS = 400  # for each of them: the beginning says where, the end s
 def summary(
     run: Run, infos: list[RankInfo], failures: dict[int, Json], states: States | None = None
 ) -> Summary:
-    """infos: of the ranks that finished, by rank; of copies, only times and cost count. failures: {rank:
-    record} of ranks without a result. states: the sum of the infos' states, which the infos then may lack.
+    """infos: of the ranks that finished, by rank; of copies, only times and cost count. failures: error and
+    cause of ranks without a result. states: the sum of the infos' states, which the infos then may lack.
     """
     if states is None:
         states = States(run)
@@ -50,7 +50,7 @@ def summary(
         world_size=run.world_size,
         finished_ranks=len(infos),
         missing_ranks=[rank for rank in missing if rank not in failures],
-        failed_ranks={str(rank): error_of(failures[rank]) for rank in sorted(failures)},
+        failed_ranks={str(rank): failures[rank] for rank in sorted(failures)},
         num_samples=samples,
         originals=run.first_ranks,
         copied_samples=copied(infos) if run.has_copies else None,
@@ -103,7 +103,7 @@ def _numbers(infos: list[RankInfo], name: str) -> list[float]:
 
 
 def error_of(record: Json) -> dict[str, str]:
-    """Error and cause; of Lambda's JSON only the message, as failures/{rank}.json has the rest."""
+    """Error and cause of a record; of Lambda's JSON only the message, as failures/{rank}.json has the rest."""
     cause = record.get("cause", "")
     with suppress(ValueError, KeyError, TypeError, RecursionError):
         cause = json.loads(cause)["errorMessage"]

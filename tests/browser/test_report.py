@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -64,10 +63,7 @@ def made(
         "collectives": {"channel": "direct"},
     }  # fmt: skip
     failures = {
-        rank: {
-            "error": "PartitionError",
-            "cause": json.dumps({"errorMessage": f"{name}/{rank + 1}.pt is cut short"}),
-        }
+        rank: {"error": "PartitionError", "cause": f"{name}/{rank + 1}.pt is cut short"}
         for rank in range(ranks - failed, ranks)
     }
     read = [RankInfo.from_json(info) for info in infos]

@@ -23,6 +23,7 @@ from rendezvous.server import RELAY, Limits, Rendezvous
 from summarize.contract.rank_info import RankInfo, is_result, parse
 from summarize.contract.run_records import Run
 from summarize.contract.untrusted import UntrustedError
+from summarize.states import States
 from summarize.summary import summary
 from tests.fuzz import files, heads, messages, seeds
 from tests.fuzz.torchfiles import Mutator
@@ -156,7 +157,9 @@ def rank_info(data: bytes) -> None:
         return
     info = RankInfo.from_json({**content, "rank": 0}, faults)
     run = Run(run_id="r", started="2026-11-22T00:00:00Z", payload={}, world_size=1, bytes=1)
-    run_summary = summary(run, [info], {}, content if "ranks" in content else None)
+    states = States(run, content if "ranks" in content else None)
+    states.add(info)
+    run_summary = summary(run, [info], {}, states)
     written = [info.to_json(), run_summary.to_json(), historic.results([info], run_summary.accuracy)]
     json.dumps(written, allow_nan=False).encode()
 

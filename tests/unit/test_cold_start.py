@@ -64,6 +64,18 @@ def test_of_fmi_a_cold_start_imports_what_every_channel_has(started: Any) -> Non
     assert ours == {"inference.fmi.channel", "inference.fmi.errors", "inference.fmi.messages"}
 
 
+def test_a_script_may_name_fmis_modules_after_one_import() -> None:
+    """As when all of them were imported with the package."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(FUNCTIONS / "inference" / "shims")}
+    command = [
+        sys.executable,
+        "-c",
+        "import fmi; print(fmi.errors.PeerLost is fmi.PeerLost, fmi.values.__name__)",
+    ]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert process.stdout.split() == ["True", "fmi.values"]
+
+
 def test_no_comparison_is_made_for_classes_with_arrays(started: Any) -> None:
     """It takes a third of the time that a dataclass takes to be made, and fails for arrays anyway."""
     arrays = re.compile(r"NDArray|Array\b|Floats|Doubles|Mask\b|memoryview")

@@ -223,7 +223,9 @@ def test_metrics_json_that_counts_a_lost_rank_is_not_used(s3: Any) -> None:
         s3, "r/metrics.json",
         {"run_id": "run-1", "ranks": [0, 1, 2, 3], "channel": "s3", "accuracy_state": total.to_json()},
     )  # fmt: skip
-    summarize_run(s3, plan)
+    with _over_http(s3) as (reads, asked):
+        summarize_run(s3, plan, reads)
+    assert sorted(asked) == [f"/{BUCKET}/r/{rank}.json" for rank in (0, 1, 3)]  # each only once
     content = _read(s3, "r/summary.json")
     assert (content["metrics_source"], content["accuracy"]["count"]) == ("rank infos", 150)
     _end(s3, plan, [2])
@@ -301,3 +303,100 @@ def test_an_info_that_has_become_large_is_not_read_into_memory(s3: Any) -> None:
         f"and at most {MOST_BYTES:,} are read"
         for rank in (0, 1)
     ]
+
+
+def test_a_message_that_is_json_itself_is_reported_as_it_is(s3: Any) -> None:
+    """Such as that of a script which calls a function of Lambda, and raises what it answers."""
+    plan = _plan(s3, "run-1", tolerated_failure_percentage=100)
+    message = json.dumps({"errorMessage": "inner", "errorType": "E"})
+    record = {"rank": 0, "run_id": "run-1", "error": "E", "cause": json.dumps({"errorMessage": message})}
+    _put(s3, "r/failures/0.json", record)
+    summarize_run(s3, plan)
+    assert _read(s3, "r/summary.json")["failed_ranks"] == {"0": {"error": "E", "cause": message}}
+
+
+class _SlowToComplete:
+    """S3 that does not complete the list of the originals, and that of the copies only after a while."""
+
+    def __init__(self, s3: Any) -> None:
+        self._s3, self._is_given_up = s3, threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._s3, name)
+
+    def complete_multipart_upload(self, **asked: Any) -> Any:
+        if asked["Key"] == "r/combined_data.json":
+            raise self._s3.exceptions.ClientError({"Error": {"Code": "InternalError"}}, "Complete")
+        self._is_given_up.wait(0.5)
+        return self._s3.complete_multipart_upload(**asked)
+
+    def abort_multipart_upload(self, **asked: Any) -> Any:
+        answer = self._s3.abort_multipart_upload(**asked)
+        if asked["Key"] != "r/combined_data.json":
+            self._is_given_up.set()
+        return answer
+
+
+def test_no_upload_is_given_up_while_it_is_completed(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("summarize.contract.s3._PART_BYTES", 1000)
+    monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 1000)
+    plan = _plan(s3, "run-1", repeat_data=2)
+    for rank in range(8):
+        _end(s3, plan | {"result_path": "r" if rank < 4 else "r/copies"}, [rank])
+    with pytest.raises(s3.exceptions.ClientError, match="InternalError"):
+        summarize_run(_SlowToComplete(s3), plan)
+    assert [info["rank"] for info in _read(s3, "r/copies/combined_data.json")] == [4, 5, 6, 7]
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket=BUCKET)
+
+
+class _Ending:
+    """Rank 3 ends after its info has been read once."""
+
+    def __init__(self, s3: Any) -> None:
+        self._s3, self._is_first = s3, True
+
+    def get_object(self, **asked: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self._s3.get_object(**asked)
+        if not asked["Key"].endswith("/3.json"):
+            return answer
+        info = json.load(answer["Body"])
+        if self._is_first:
+            del info["duration (seconds)"]
+        self._is_first = False
+        body = json.dumps(info | {"accuracy_state": "wrong"}).encode()
+        return {"Body": io.BytesIO(body), "ContentLength": len(body)}
+
+
+def test_a_rank_that_ends_between_two_readings_counts_in_neither(s3: Any) -> None:
+    plan = _plan(s3, "run-1", tolerated_failure_percentage=100)
+    _end(s3, plan, [0, 1, 3])
+    covers_it = {"run_id": "run-1", "ranks": [0, 3], "accuracy_state": _metrics(0).to_json()}
+    _put(s3, "r/metrics.json", covers_it)
+    assert summarize_run(s3, plan, _Ending(s3))["finished_ranks"] == 2
+    summary = _read(s3, "r/summary.json")
+    assert (summary["left_out"], summary["accuracy"]["count"]) == ({}, 100)
+
+
+class _Vanishing:
+    """The info of rank 2 is deleted before it is read."""
+
+    def __init__(self, s3: Any) -> None:
+        self._s3, self.exceptions = s3, s3.exceptions
+
+    def get_object(self, **asked: Any) -> Any:
+        if asked["Key"] == "r/2.json":
+            self._s3.delete_object(**asked)
+        return self._s3.get_object(**asked)
+
+
+def test_an_info_that_vanishes_after_it_was_listed_is_missing(s3: Any) -> None:
+    """For Summarize, and for Initialize where a run is resumed."""
+    fields = {"tolerated_failure_percentage": 100}
+    plan = _plan(s3, "run-1", **fields)
+    _end(s3, plan, [0, 1, 2])
+    assert summarize_run(s3, plan, _Vanishing(s3))["finished_ranks"] == 2
+    assert _read(s3, "r/summary.json")["missing_ranks"] == [2, 3]
+    _end(s3, plan, [2])
+    payload = {"bucket": BUCKET, "data_prefix": "25MB", "result_path": "r", "resume": True, **fields}
+    resumed = start(s3, payload, "run-2", "2026-11-22T00:00:00Z", DEPLOYED, lambda: _Vanishing(s3))
+    assert resumed["jobs"] == 2

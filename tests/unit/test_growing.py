@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -19,7 +21,9 @@ from initialize.payload import PayloadError, resolve
 from summarize.catalogue import grow
 from summarize.contract.growing import arrival_of, commit_key, latest
 from summarize.contract.model_files import TORCH_FILES
+from summarize.contract.rank_info import RankInfo
 from summarize.contract.run_records import Grown
+from summarize.lean import Lean
 from tests.arrivals import BUCKET, CATALOGUE, LOG, PAYLOAD, Arrival, Json, keys, put, rows, started
 
 
@@ -150,6 +154,45 @@ def test_a_commit_whose_answer_was_lost_is_not_made_again(s3: Any) -> None:
     arrival.s3 = Repeating(s3, [])
     assert arrival.grown().version == 0
     assert keys(s3, LOG) == [commit_key(CATALOGUE, 0)]
+
+
+def test_a_commit_that_nobody_could_read_is_not_made(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nothing could be added to the catalogue after it."""
+    few, many, last = Arrival(s3), Arrival(s3, "in/b"), Arrival(s3, "in/c")
+    few.rank(0)
+    last.rank(9)
+    for rank in range(30):
+        many.rank(rank)
+    few.grown()
+    for module in ("summarize.catalogue", "summarize.contract.growing"):
+        monkeypatch.setattr(f"{module}.LARGEST", 5000)
+    fault = str(many.grow().fault)
+    assert "a commit that adds 30 files and replaces 0 has " in fault
+    assert "(vacuum) and run the same payload with resume" in fault
+    assert last.grown().version == 1
+
+
+def test_a_part_without_metadata_stops_no_summary(s3: Any) -> None:
+    arrival = Arrival(s3)
+    arrival.rank(0)
+    arrival.infos = [replace(info, catalogue={**info.catalogue, "metadata": None}) for info in arrival.infos]
+    assert "rank 0 does not say what it wrote to the catalogue (metadata: null is" in str(arrival.grow().fault)
+
+
+def test_redshifts_of_pdf_are_in_memory_once(s3: Any) -> None:
+    """Each of up to 100,000 ranks names up to 5,000 of them."""
+    arrival, lean = Arrival(s3), Lean()
+    arrival.rank(0, pdf=np.ones((2, 5001), np.float32), z_grid=np.linspace(0, 1, 5001))
+    info = json.dumps(arrival.infos[0].to_json())
+    arrival.infos += [
+        lean.of(replace(RankInfo.from_json(json.loads(info)), rank=rank)) for rank in range(1, 200)
+    ]
+    tracemalloc.start()
+    grown = arrival.grow()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert grown.galaxies == 400
+    assert peak < 4e6  # and 8 MB for a list for each rank
 
 
 def test_similar_folders_are_different_arrivals() -> None:

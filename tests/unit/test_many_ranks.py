@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from inference.contract.accuracy import Metrics, Predicted
 from initialize.contract.limits import MOST_AT_ONCE
 from initialize.deployed import Deployed
+from initialize.payload import PayloadError
 from initialize.run import start
 from summarize.contract.rank_info import RankInfo
 from summarize.contract.run_records import Run
@@ -81,6 +83,18 @@ def test_no_more_ranks_are_started_than_a_map_runs_at_once(s3: Any) -> None:
     events = json.load(s3.get_object(Bucket=BUCKET, Key="r/manifest.json")["Body"])
     assert sorted(event["RANK"] for event in events) == list(range(20_000))
     assert plan["collectives"] in ("s3", "none")  # not all can meet
+
+
+def test_more_missing_ranks_than_an_array_has_are_not_resumed_on_batch(s3: Any) -> None:
+    """AWS Batch would refuse the array, after the run's plan had been replaced."""
+    for number in range(4):
+        s3.put_object(Bucket=BUCKET, Key=f"25MB/{number}.pt", Body=b"galaxies")
+    start(s3, PAYLOAD, "run-1", "2026-11-22T00:00:00Z", DEPLOYED)
+    plan = s3.get_object(Bucket=BUCKET, Key="r/run.json")["ETag"]
+    payload = {**PAYLOAD, "resume": True, "backend": "batch"}
+    with pytest.raises(PayloadError, match=r"^backend: 20000 ranks have no result, more than the 10000 of one"):
+        start(s3, payload, "run-2", "2026-11-22T00:00:00Z", replace(DEPLOYED, has_batch=True))
+    assert s3.get_object(Bucket=BUCKET, Key="r/run.json")["ETag"] == plan
 
 
 def test_the_page_of_many_ranks_stays_small_and_says_what_it_leaves_out() -> None:

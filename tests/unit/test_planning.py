@@ -82,6 +82,8 @@ def test_beyond_the_quota_ranks_wait_and_start_warm() -> None:
     few, many = (plan(Case(1278 * ranks, 25, 1769, "arm64", "none"), assumptions) for ranks in (10, 40))
     assert not few.obstacles
     assert "in 4 waves: the account runs 10 at once" in many.obstacles[0].text
+    most = plan(Case(30_000_000, 25, 3538, "arm64", "s3"), replace(Assumptions(), concurrency=50_000))
+    assert "in 3 waves: Step Functions runs 10,000 at once" in most.obstacles[0].text
     assert many.bottleneck == "concurrency quota"
     assert many.parts["cold start"] == 0.0
 

@@ -104,6 +104,22 @@ def test_a_client_is_made_while_the_certificates_are_read(monkeypatch: pytest.Mo
     assert len(context.get_ca_certs()) > 100
 
 
+def test_certificates_that_could_not_be_read_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox serves many ranks, with the client that was made when it started."""
+    faults = [OSError(24, "Too many open files")]
+    read = s3_module._read_certificates
+    monkeypatch.setattr(s3_module, "_read_certificates", lambda: _raise(faults.pop()) if faults else read())
+    ours = S3(Credentials("test", "test"), "us-east-1")
+    with pytest.raises(OSError, match="Too many open files"):
+        ours._connection("https://s3.us-east-1.amazonaws.com", [])
+    connection, _ = ours._connection("https://s3.us-east-1.amazonaws.com", [])
+    assert connection._context.verify_mode == ssl.CERT_REQUIRED  # type: ignore[attr-defined]
+
+
+def _raise(error: Exception) -> ssl.SSLContext:
+    raise error
+
+
 def test_one_connection_serves_many_requests() -> None:
     ports: set[int] = set()
 

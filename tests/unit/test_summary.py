@@ -61,12 +61,17 @@ def test_what_the_collectives_lack_is_filled_in(covered: list[int] | None, sourc
 
 
 def test_metrics_that_count_a_rank_without_a_result_are_noticed() -> None:
-    states = States(RUN, _reduced([0, 1, 2, 3]))
-    for rank in (0, 1, 2):
-        states.add(_info(rank))
-    assert states.count_lost_ranks
-    states.add(_info(3))
-    assert not states.count_lost_ranks
+    states = States(RUN, _reduced([0, 1, 3]))
+    assert not states.cover_only({0, 1, 2})
+    assert states.cover_only({0, 1, 2, 3})
+
+
+def test_metrics_of_no_rank_are_not_used() -> None:
+    states = States(RUN, {**_reduced([0]), "ranks": []})
+    states.add(_info(1))
+    assert states.source == "rank infos; metrics.json is not used: its ranks are not those of the run"
+    assert states.metrics is not None
+    assert states.metrics.report() == _metrics(1).report()
 
 
 def test_the_rendezvous_host_is_paid_for_by_the_minute_at_least() -> None:

@@ -223,7 +223,11 @@ class S3:
             host = urlsplit(address).netloc
             if self._tls is None:
                 return HTTPConnection(host, timeout=_SECONDS), False
-            return HTTPSConnection(host, timeout=_SECONDS, context=self._tls.result()), False
+            try:
+                return HTTPSConnection(host, timeout=_SECONDS, context=self._tls.result()), False
+            except OSError:  # no file could be opened just then, for example: they are read again
+                self._tls = _trusting()
+                raise
 
 
 def place(bucket: str, region: str, endpoint: str | None = None) -> tuple[str, str]:

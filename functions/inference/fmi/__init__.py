@@ -69,6 +69,8 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PLACES.values():  # a script may name a module after `import fmi` alone: fmi.errors.PeerLost
+        return import_module(f".{name}", __name__)
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f".{_PLACES[name]}", __name__), name)

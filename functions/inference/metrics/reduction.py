@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 20.0  # that a leaf waits for its parent; an inner rank waits
 MARGIN_SECONDS = 10.0  # of the function's time that are kept for writing the rank info
 _AGAIN_SECONDS = 0.2
 _RECEIVED = b"\x06"
-_MOST_UNPACKED = 16 << 20  # bytes of a share as JSON: 10,000 ranks, and histograms with all their bins
+_MOST_UNPACKED = 16 << 20  # bytes of a share as JSON: 100,000 ranks, and histograms with all their bins
 _MOST_SAMPLES = 2**53
 
 
