@@ -39,12 +39,9 @@ def made(
         metrics = Metrics.of(guess, true, rng.uniform(17, 25, per_rank))
         cold, slow = rank % 7 != 0, 3.0 if rank == 5 else 1.0
         phases = {
-            "init": 1.3 * cold,
-            "download": 0.3 * slow,
-            "inference": 1.1 * slow,
-            "communication": 0.02,
+            "init": 1.3 * cold, "download": 0.3 * slow, "inference": 1.1 * slow, "communication": 0.02,
             "upload": 0.05,
-        }
+        }  # fmt: skip
         duration = sum(phases.values())
         infos.append({
             "rank": rank, "run_id": "r", "num_samples": per_rank, "cold_start": cold, "memory_limit (MB)": 3538,
@@ -62,10 +59,8 @@ def made(
         "payload": {"data_prefix": name, "result_path": "results/1", "batch_size": 256},
         "collectives": {"channel": "direct"},
     }  # fmt: skip
-    failures = {
-        rank: {"error": "PartitionError", "cause": f"{name}/{rank + 1}.pt is cut short"}
-        for rank in range(ranks - failed, ranks)
-    }
+    lost = range(ranks - failed, ranks)
+    failures = {one: {"error": "PartitionError", "cause": f"{name}/{one + 1}.pt is cut short"} for one in lost}
     read = [RankInfo.from_json(info) for info in infos]
     return summary(Run.from_json(run), read, failures), read
 

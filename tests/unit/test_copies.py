@@ -135,19 +135,6 @@ def test_more_ranks_than_one_run_may_have_are_refused(files: int, times: int, ad
         deal(partitions, files, times)
 
 
-@pytest.mark.parametrize(
-    ("files", "advice"),
-    [
-        (4, "give a repeat_data of at most 2500$"),
-        (10_001, "give a smaller repeat_data and world_size, whose product is at most 10000$"),
-    ],
-)
-def test_on_batch_no_world_size_makes_up_for_too_many_times(files: int, advice: str) -> None:
-    partitions = [PartitionFile(f"{number}.pt", 1) for number in range(files)]
-    with pytest.raises(PlanError, match=f"^repeat_data: 50000 times {files} ranks are more .*; {advice}"):
-        deal(partitions, files, 50_000, on_batch=True)
-
-
 @pytest.mark.parametrize(("fields", "originals"), [({}, 4), ({"world_size": 2}, 2), ({"file_limit": 3}, 3)])
 def test_a_run_has_its_ranks_as_often_as_the_payload_says(bucket: Any, fields: Json, originals: int) -> None:
     _started(bucket, "once", **fields)

@@ -309,8 +309,8 @@ def test_a_message_that_is_json_itself_is_reported_as_it_is(s3: Any) -> None:
     """Such as that of a script which calls a function of Lambda, and raises what it answers."""
     plan = _plan(s3, "run-1", tolerated_failure_percentage=100)
     message = json.dumps({"errorMessage": "inner", "errorType": "E"})
-    record = {"rank": 0, "run_id": "run-1", "error": "E", "cause": json.dumps({"errorMessage": message})}
-    _put(s3, "r/failures/0.json", record)
+    cause = json.dumps({"errorMessage": message})
+    _put(s3, "r/failures/0.json", {"rank": 0, "run_id": "run-1", "error": "E", "cause": cause})
     summarize_run(s3, plan)
     assert _read(s3, "r/summary.json")["failed_ranks"] == {"0": {"error": "E", "cause": message}}
 
@@ -330,11 +330,10 @@ class _SlowToComplete:
         self._is_given_up.wait(0.5)
         return self._s3.complete_multipart_upload(**asked)
 
-    def abort_multipart_upload(self, **asked: Any) -> Any:
-        answer = self._s3.abort_multipart_upload(**asked)
+    def abort_multipart_upload(self, **asked: Any) -> None:
+        self._s3.abort_multipart_upload(**asked)
         if asked["Key"] != "r/combined_data.json":
             self._is_given_up.set()
-        return answer
 
 
 def test_no_upload_is_given_up_while_it_is_completed(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,8 +369,8 @@ class _Ending:
 def test_a_rank_that_ends_between_two_readings_counts_in_neither(s3: Any) -> None:
     plan = _plan(s3, "run-1", tolerated_failure_percentage=100)
     _end(s3, plan, [0, 1, 3])
-    covers_it = {"run_id": "run-1", "ranks": [0, 3], "accuracy_state": _metrics(0).to_json()}
-    _put(s3, "r/metrics.json", covers_it)
+    reduced = {"run_id": "run-1", "ranks": [0, 3], "accuracy_state": _metrics(0).to_json()}
+    _put(s3, "r/metrics.json", reduced)
     assert summarize_run(s3, plan, _Ending(s3))["finished_ranks"] == 2
     summary = _read(s3, "r/summary.json")
     assert (summary["left_out"], summary["accuracy"]["count"]) == ({}, 100)
@@ -391,12 +390,11 @@ class _Vanishing:
 
 def test_an_info_that_vanishes_after_it_was_listed_is_missing(s3: Any) -> None:
     """For Summarize, and for Initialize where a run is resumed."""
-    fields = {"tolerated_failure_percentage": 100}
-    plan = _plan(s3, "run-1", **fields)
+    plan = _plan(s3, "run-1")
     _end(s3, plan, [0, 1, 2])
     assert summarize_run(s3, plan, _Vanishing(s3))["finished_ranks"] == 2
     assert _read(s3, "r/summary.json")["missing_ranks"] == [2, 3]
     _end(s3, plan, [2])
-    payload = {"bucket": BUCKET, "data_prefix": "25MB", "result_path": "r", "resume": True, **fields}
+    payload = {"bucket": BUCKET, "data_prefix": "25MB", "result_path": "r", "resume": True}
     resumed = start(s3, payload, "run-2", "2026-11-22T00:00:00Z", DEPLOYED, lambda: _Vanishing(s3))
     assert resumed["jobs"] == 2

@@ -55,3 +55,16 @@ def test_more_ranks_than_one_run_may_have_is_a_clear_error() -> None:
         with pytest.raises(PlanError, match=message):
             deal(some, len(some), on_batch=on_batch)
         assert len(deal(some, most, on_batch=on_batch)) == most
+
+
+@pytest.mark.parametrize(
+    ("files", "advice"),
+    [
+        (4, "give a repeat_data of at most 2500$"),
+        (10_001, "give a smaller repeat_data and world_size, whose product is at most 10000$"),
+    ],
+)
+def test_on_batch_no_world_size_makes_up_for_too_many_times(files: int, advice: str) -> None:
+    partitions = [PartitionFile(f"{number}.pt", 1) for number in range(files)]
+    with pytest.raises(PlanError, match=f"^repeat_data: 50000 times {files} ranks are more .*; {advice}"):
+        deal(partitions, files, 50_000, on_batch=True)
