@@ -22,6 +22,7 @@ from initialize.contract.run_records import LastRun, last_run_key
 from initialize.deployed import Deployed
 from initialize.run import start
 from initialize.speed import speed
+from summarize import gather
 from summarize.contract.rank_info import MOST_BYTES, RankInfo
 from summarize.contract.s3_rest.client import S3
 from summarize.contract.s3_rest.signing import Credentials
@@ -245,8 +246,7 @@ class _Counted:
         with self._lock:
             self.asked += 1
             self.most_waiting = max(self.most_waiting, self.asked - self.taken)
-        answer: dict[str, Any] = self._s3.get_object(**asked)
-        return answer
+        return dict(self._s3.get_object(**asked))
 
 
 def test_infos_wait_in_memory_only_for_a_few_ranks(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,8 +262,8 @@ def test_infos_wait_in_memory_only_for_a_few_ranks(s3: Any, monkeypatch: pytest.
         reads.taken += 1
 
     monkeypatch.setattr(States, "add", slowly)
-    assert summarize_run(s3, plan, reads)["finished_ranks"] == 600
-    assert reads.asked == 600
+    monkeypatch.setattr(gather, "_TOGETHER", 50)
+    assert summarize_run(s3, plan, reads)["finished_ranks"] == reads.asked == 600
     assert reads.most_waiting < 200
 
 
