@@ -182,9 +182,8 @@ class Case:
 
     def at_once(self, assumptions: Assumptions) -> int:
         """The ranks that can run at the same time."""
-        if self.vcpus is None:
-            return min(assumptions.concurrency, MOST_AT_ONCE)
-        return max(1, assumptions.max_vcpus // self.vcpus)
+        on_lambda = min(assumptions.concurrency, MOST_AT_ONCE)
+        return on_lambda if self.vcpus is None else max(1, assumptions.max_vcpus // self.vcpus)
 
     def starts_per_second(self, assumptions: Assumptions) -> float:
         if assumptions.machine is not None:
@@ -202,7 +201,7 @@ class Case:
             count=self.ranks,
             bytes=self.images * self.times * IMAGE_BYTES,
             largest=min(self.images, self.images_per_partition) * IMAGE_BYTES,
-            at_once=min(self.ranks, assumptions.concurrency, MOST_AT_ONCE),
+            at_once=min(self.ranks, self.at_once(assumptions)),
             memory_mb=self.memory_mb,
             architecture=self.architecture,
             children=self.children(assumptions),
@@ -216,6 +215,6 @@ class Case:
                 self.estimated(assumptions),
                 Host(assumptions.host, f"the rendezvous host is {assumptions.host}"),
             )
-        if self.collectives == "direct" and self.ranks > min(assumptions.concurrency, MOST_AT_ONCE):
+        if self.collectives == "direct" and self.ranks > self.at_once(assumptions):
             return Choice("s3", "not all ranks can run at once")
         return Choice(self.collectives, "")

@@ -117,11 +117,10 @@ class _Left:
     def take(self, run: Run, folder: _Folder) -> None:
         """Reads all that the ranks of a folder have left there; each info is in memory only once."""
         unusable: dict[int, Json] = {}
-        for group in _groups(folder.place.finished(run, folder.ranks, unusable)):
-            for info, modified in group:
-                folder.combined.add(info.to_json())
-                self.states.add(info)
-                self.infos[info.rank] = _by_one_clock(self.lean.of(info), modified)
+        for info, modified in _in_groups(folder.place.finished(run, folder.ranks, unusable)):
+            folder.combined.add(info.to_json())
+            self.states.add(info)
+            self.infos[info.rank] = _by_one_clock(self.lean.of(info), modified)
         errors = unusable | folder.place.failures(run, folder.ranks)
         self.failures |= {rank: error for rank, error in errors.items() if rank not in self.infos}
 
@@ -130,15 +129,15 @@ class _Left:
         return set(range(run.world_size)) - self.infos.keys()
 
 
-def _groups(infos: Iterable[T]) -> Iterator[list[T]]:
-    """Lists of _TOGETHER infos: the pool hardly reads while a list is worked on.
+def _in_groups(infos: Iterable[T]) -> Iterator[T]:
+    """The infos, of which _TOGETHER are read before the first is worked on: meanwhile the pool hardly reads.
 
     Otherwise each histogram that is unpacked would hand the interpreter's lock to the pool's threads, which
     takes a third of the CPU time.
     """
     remaining = iter(infos)
     while group := list(islice(remaining, _TOGETHER)):
-        yield group
+        yield from group
 
 
 def _added_again(run: Run, folder: _Folder, infos: dict[int, RankInfo]) -> States:
@@ -147,10 +146,9 @@ def _added_again(run: Run, folder: _Folder, infos: dict[int, RankInfo]) -> State
     A rank that has ended since the first reading has none of the infos, and still counts as missing.
     """
     states = States(run)
-    for group in _groups(folder.place.finished(run, folder.ranks, {})):
-        for info, _ in group:
-            if info.rank in infos:
-                states.add(info)
+    for info, _ in _in_groups(folder.place.finished(run, folder.ranks, {})):
+        if info.rank in infos:
+            states.add(info)
     return states
 
 
