@@ -1,4 +1,4 @@
-"""Refuses phrases that scripts/prose.toml lists, and long sentences: python scripts/prose.py
+"""Refuses phrases that scripts/prose.toml lists, long sentences and broken tables: python scripts/prose.py
 
 Reads the prose of the documentation: code blocks, code words and addresses are left out. Of the Python sources
 it reads comments and strings, for phrases only. Prints one line per fault. Exits with 1 if there is any.
@@ -23,6 +23,8 @@ _CODE_WORD = re.compile(r"`[^`\n]*`")
 _ADDRESS = re.compile(r"(?<=\]\()[^)]*(?=\))|https?://\S+")
 _BREAK = re.compile(r"\n\s*\n|^ *(?:[-*:]|\d+\.) |^#+ .*$|\||(?<=[.:;?!])\s", re.MULTILINE)
 """Between sentences: an empty line, a list item, a heading, a table's cell, a full stop, colon or semicolon."""
+_TABLE_RULE = re.compile(r"\|(?: *:?-+:? *\|)+")
+_CELL_END = re.compile(r"(?<!\\)\|")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Fault:
 def prose(text: str) -> str:
     """The text with everything that is not prose as blanks, so that lines and columns stay."""
     for pattern in (_CODE_BLOCK, _CODE_WORD, _ADDRESS):
-        text = pattern.sub(lambda match: re.sub(r"[^\n]", "·", match.group()), text)
+        text = pattern.sub(_blanked, text)
     return text
 
 
@@ -79,11 +81,30 @@ def long_sentences(page: str, words: str, longest: int) -> Iterator[Fault]:
         start = end
 
 
+def broken_tables(page: str, text: str) -> Iterator[Fault]:
+    """Rows of a table that do not have its columns: such as a row that was broken into two lines."""
+    columns = 0
+    for number, line in enumerate(_CODE_BLOCK.sub(_blanked, text).splitlines(), 1):
+        cells = len(_CELL_END.findall(line.strip())) - 1
+        if _TABLE_RULE.fullmatch(line.strip()):
+            columns = cells
+        elif not line.strip():
+            columns = 0
+        elif columns and (cells != columns or not line.strip().endswith("|")):
+            yield Fault(page, number, f"this line is not a row of the table's {columns} columns")
+
+
+def _blanked(match: re.Match[str]) -> str:
+    return re.sub(r"[^\n]", "·", match.group())
+
+
 def main() -> int:
     rules = tomllib.loads(RULES.read_text())
     wrong: list[Fault] = []
     for path in _matching(rules["pages"]):
-        page, words = path.relative_to(ROOT).as_posix(), prose(path.read_text())
+        text = path.read_text()
+        page, words = path.relative_to(ROOT).as_posix(), prose(text)
+        wrong += broken_tables(page, text)
         if page not in rules["generated"]:
             wrong += [*phrases(page, words, rules), *long_sentences(page, words, rules["longest_sentence"])]
     for path in _matching(rules["code"]):

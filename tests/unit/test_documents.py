@@ -168,6 +168,23 @@ def test_a_long_sentence_is_found_where_it_begins(prose: ModuleType) -> None:
     assert [(fault.line, fault.text) for fault in faults] == [(8, "a sentence of 11 words: use at most 10")]
 
 
+@pytest.mark.parametrize(
+    ("row", "lines"),
+    [
+        ("| a | b |", []),
+        ("| `a \\| b` | c |", []),
+        ("| a | b\nand c |", [4, 5]),  # as an editor that fills paragraphs leaves it
+        ("| a |", [4]),
+        ("| a | b | c |", [4]),
+        ("| a | b", [4]),
+        ("\n|Δz| / (1 + z)", []),  # no row: the table has ended
+    ],
+)
+def test_a_line_that_is_no_row_of_its_table_is_found(prose: ModuleType, row: str, lines: list[int]) -> None:
+    page = f"Text:\n| first | second |\n| --- | ---: |\n{row}\n\n```\n| --- |\n| a | b |\n```\n"
+    assert [fault.line for fault in prose.broken_tables("page.md", page)] == lines
+
+
 def test_of_python_only_comments_and_strings_are_read(prose: ModuleType) -> None:
     source = 'for_want_of = 1  # for want of\ntext = """one\nfor want of"""\n'
     faults = list(prose.phrases("code.py", prose.comments(source), RULES))
