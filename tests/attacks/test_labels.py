@@ -18,6 +18,7 @@ from cosmicai.runs.infer import infer
 from inference.contract.accuracy import Metrics, exact_nmad, is_known
 from inference.engine import astromae
 from inference.metrics.reduction import Share
+from tests.small_network import SMALL
 
 STRANGE = [
     -1.0,
@@ -56,8 +57,7 @@ def test_every_label_that_divides_is_measured(label: float) -> None:
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a small network with random weights."""
     folder = tmp_path_factory.mktemp("model")
-    config = astromae.Config(width=16, depth=1, heads=2, parallel_groups=0, head_width=8)
-    astromae.save(astromae.AstroMAE(config).eval(), folder)
+    astromae.save(astromae.AstroMAE(SMALL).eval(), folder)
     return folder
 
 

@@ -18,6 +18,7 @@ from cosmicai.packaging.places import ROOT
 from inference.contract.accuracy import NMAD_ERROR, Accuracy
 from inference.engine.loading import BUNDLED_MODEL
 from tests.conftest import CACHE
+from tests.small_network import SMALL
 
 from .conftest import Cloud, Json, Ran, deployed
 
@@ -150,8 +151,7 @@ def test_a_model_of_ones_own(
     from inference.engine import astromae
 
     torch.manual_seed(1)
-    config = astromae.Config(width=16, depth=1, heads=2, parallel_groups=0, head_width=8)
-    model = astromae.AstroMAE(config).eval()
+    model = astromae.AstroMAE(SMALL).eval()
     astromae.save(model, tmp_path)
     optimise(tmp_path)
     for path in tmp_path.iterdir():

@@ -30,6 +30,7 @@ from cosmicai.packaging.places import FUNCTIONS, BuildFolder
 from inference.contract.s3_rest.choice import new_client
 from inference.contract.s3_rest.client import S3
 from inference.engine import astromae
+from tests.small_network import SMALL
 
 sys.path.append(str(FUNCTIONS / "inference"))
 import fmi
@@ -148,8 +149,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(TensorDataset(*map(torch.from_numpy, arrays)), folder / "in" / "1.pt")
     np.savez(folder / "source.npz", images=arrays[0], magnitudes=arrays[1], redshift=arrays[2])
     torch.manual_seed(0)
-    config = astromae.Config(width=16, depth=1, heads=2, parallel_groups=0, head_width=8)
-    astromae.save(astromae.AstroMAE(config).eval(), folder / "model")
+    astromae.save(astromae.AstroMAE(SMALL).eval(), folder / "model")
     (folder / "model" / "card.json").write_text("{}")
     shutil.copy(folder / "model" / "config.json", folder / "config.json")
     torch.save({"nothing": torch.zeros(3)}, folder / "checkpoint.pt")

@@ -21,6 +21,7 @@ from inference.engine.loading import BUNDLED_MODEL
 from summarize.contract.run_records import Summary
 from summarize.report_data import predicted_histogram
 from tests.conftest import CACHE
+from tests.small_network import SMALL
 from tests.unit.test_historic import KEYS
 
 Save = Callable[[object], bytes]
@@ -111,8 +112,7 @@ def test_a_process_that_has_used_torch_may_infer(
 def small_model(tmp_path: Path) -> tuple[Path, astromae.AstroMAE]:
     """A user's own model folder, without graphs, and its network."""
     torch.manual_seed(0)
-    config = astromae.Config(width=16, depth=1, heads=2, parallel_groups=0, head_width=8)
-    model = astromae.AstroMAE(config).eval()
+    model = astromae.AstroMAE(SMALL).eval()
     astromae.save(model, tmp_path / "model")
     return tmp_path / "model", model
 

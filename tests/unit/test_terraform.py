@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -14,8 +16,9 @@ import hcl2
 import pytest
 from python_terraform import IsFlagged, Terraform
 
-from cosmicai.deploy.providers import PLUGIN_DIR_VARIABLE, ProviderError, plugin_dir
+from cosmicai.deploy.providers import PLUGIN_DIR_VARIABLE, PROVIDER, ProviderError, plugin_dir
 from cosmicai.deploy.terraform import TERRAFORM
+from cosmicai.emulator.guard import guard_command
 from cosmicai.packaging.assembly import package
 from cosmicai.packaging.places import BuildFolder
 
@@ -27,9 +30,15 @@ class _Done:
     stderr: str
 
 
-def _terraform(data: Path, command: str, folder: Path = TERRAFORM, **options: object) -> _Done:
-    """Runs a Terraform command in a folder, with its working data in `data`."""
+def _terraform(
+    data: Path, command: str, folder: Path = TERRAFORM, provider: str = "", **options: object
+) -> _Done:
+    """Runs a Terraform command in a folder, with its working data in `data`.
+
+    provider: the address of one that runs; without it, Terraform starts its own.
+    """
     environment = {"TF_DATA_DIR": str(data), "AWS_EC2_METADATA_DISABLED": "true"}
+    environment |= {"TF_REATTACH_PROVIDERS": provider} if provider else {}
     with mock.patch.dict(os.environ, environment), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # python-terraform logs a failure by Logger.warn
         terraform = Terraform(working_dir=str(folder))
@@ -45,15 +54,33 @@ def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
+@pytest.fixture(scope="module")
+def provider(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running provider, the locked one.
+
+    Else `terraform test` starts a provider of 700 MB three times for each of its 93 runs, and every command
+    hashes it again.
+    """
+    (program,) = initialised.glob(f"providers/{PROVIDER}/*/*/terraform-provider-aws_*")
+    command = guard_command(tmp_path_factory.mktemp("provider"), [str(program), "-debug"])
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        addresses = (re.search(r"TF_REATTACH_PROVIDERS='(.+)'", line) for line in process.stdout)
+        yield next(address[1] for address in addresses if address)
+        process.stdin.close()  # which ends it
+
+
 @pytest.mark.slow
-def test_every_module_and_every_validation(initialised: Path) -> None:
-    process = _terraform(initialised, "test")
+def test_every_module_and_every_validation(initialised: Path, provider: str) -> None:
+    process = _terraform(initialised, "test", provider=provider)
     assert process.returncode == 0, process.stdout + process.stderr
     assert "0 failed" in process.stdout
 
 
-def test_it_is_valid(initialised: Path) -> None:
-    process = _terraform(initialised, "validate")
+def test_it_is_valid(initialised: Path, provider: str) -> None:
+    process = _terraform(initialised, "validate", provider=provider)
     assert process.returncode == 0, process.stdout + process.stderr
 
 
@@ -75,16 +102,16 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def test_the_examples_are_valid(examples: Path) -> None:
-    process = _terraform(examples.parents[1] / "data", "validate", folder=examples)
+def test_the_examples_are_valid(examples: Path, provider: str) -> None:
+    process = _terraform(examples.parents[1] / "data", "validate", examples, provider)
     assert process.returncode == 0, process.stdout + process.stderr
 
 
-def test_the_values_of_an_example_are_checked_too(examples: Path) -> None:
+def test_the_values_of_an_example_are_checked_too(examples: Path, provider: str) -> None:
     minimal = examples / "minimal" / "main.tf"
     source = minimal.read_text()
     minimal.write_text(source.replace('"team3"', '"Team_3"'))
-    process = _terraform(examples.parents[1] / "data", "validate", folder=examples)
+    process = _terraform(examples.parents[1] / "data", "validate", examples, provider)
     minimal.write_text(source)
     assert "team must be 2 to 32 lower-case letters" in process.stderr
 

@@ -15,8 +15,7 @@ from inference.data.filekinds import other_kind
 from inference.engine import astromae
 from inference.engine.loading import BUNDLED_MODEL
 from tests.conftest import CACHE
-
-SMALL = astromae.Config(width=16, depth=1, heads=2, parallel_groups=0, head_width=8)
+from tests.small_network import SMALL
 
 
 @pytest.fixture

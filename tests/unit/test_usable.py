@@ -21,6 +21,7 @@ from cosmicai.model.usable import Needs
 from inference.data.partition import PartitionError
 from inference.engine import astromae
 from inference.engine.loading import BUNDLED_MODEL
+from tests.small_network import SMALL
 
 from .galaxies import Arrays
 from .galaxies import galaxies as some_galaxies
@@ -126,7 +127,7 @@ def test_train_and_optimise_say_what_they_leave_out(arrays: Arrays, tmp_path: Pa
     """As a user calls them; the card says it too, and the network gives finite redshifts."""
     _write(tmp_path / "in" / "1.pt", arrays, saved)
     write(Photometry(magnitude_limits=LIMITS), tmp_path / "in")
-    astromae.Config(width=16, depth=1, heads=2, parallel_groups=0, head_width=8).write(tmp_path / "config.json")
+    SMALL.write(tmp_path / "config.json")
     model = tmp_path / "model"
     words = ("train", tmp_path / "in", "--out", model, "--config", tmp_path / "config.json", "--epochs", "1")
     assert TOLD in _model(*words)
@@ -142,8 +143,7 @@ def test_train_and_optimise_say_what_they_leave_out(arrays: Arrays, tmp_path: Pa
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """The folder of a small network."""
-    config = astromae.Config(width=16, depth=1, heads=2, parallel_groups=0, head_width=8)
-    astromae.save(astromae.AstroMAE(config).eval(), tmp_path / "model")
+    astromae.save(astromae.AstroMAE(SMALL).eval(), tmp_path / "model")
     return tmp_path / "model"
 
 
