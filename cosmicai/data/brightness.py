@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from cosmicai.data import bands as bandnames
 from cosmicai.data import units, values
-from cosmicai.data.channels import Channels
+from cosmicai.data.channels import Channels, check_conflicts
 from cosmicai.data.choice import Choice
 from cosmicai.data.layout import ModelLayout
 from cosmicai.data.missing import Counts
 from cosmicai.data.photometry import Described
 from cosmicai.data.reading import Reading
-from cosmicai.data.sources.base import Column, SourceError
+from cosmicai.data.sources.base import ZERO_POINT, Column, SourceError
 from inference.contract.missing import BRIGHTEST, FAINTEST, FLUX_MARKERS, MAGNITUDE_MARKERS, Missing
 from inference.data.missing import Hit, beyond, marked, settled
 
@@ -131,11 +131,13 @@ class Magnitudes:
         return limits
 
     def _flux_zero_points(self) -> list[float] | None:
+        zero_point = self._reading.flux_zero_point
+        if zero_point is None:
+            check_conflicts(self._path, self._columns, ZERO_POINT, "--flux-unit or --zero-point")
         if not self.fluxes:
             return None
-        zero_point = self._reading.flux_zero_point
         columns = self._columns * (len(self.order) if len(self._columns) == 1 else 1)
-        stated = [units.zero_point_of(column.unit or "") for column in columns]
+        stated = [column.ab_zero_point for column in columns]
         zero_points = [zero_point if zero_point is not None else stated[index or 0] for index in self.order]
         if any(one is None for one in zero_points):
             raise SourceError(

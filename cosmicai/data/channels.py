@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmicai.data import bands as bandnames
-from cosmicai.data import fitting
+from cosmicai.data import fitting, units
 from cosmicai.data.choice import LEAST_SIDE, Choice
 from cosmicai.data.layout import ModelLayout
 from cosmicai.data.photometry import Described, Photometry, PhotometryError, check_options
 from cosmicai.data.reading import Reading
-from cosmicai.data.sources.base import Array, Column, SourceError
+from cosmicai.data.sources.base import PIXEL_SCALE, ZERO_POINT, Array, Column, SourceError
 from initialize.contract.photometry import SAME_SCALE
 
 Floats = NDArray[np.float32]
@@ -154,6 +155,7 @@ class Channels:
         if self._reading.pixel_scale is not None:
             return self._reading.pixel_scale
         used = self._used_columns()
+        check_conflicts(self._path, used, PIXEL_SCALE, "--pixel-scale")
         known = [column.pixel_scale for column in used if column.pixel_scale is not None]
         if known and max(known) > min(known) * (1 + SAME_SCALE):
             listed = ", ".join(f"{column.label} {column.pixel_scale}" for column in used)
@@ -166,21 +168,37 @@ class Channels:
         if zero_point is not None:
             return [zero_point] * len(self.order)
         used = self._used_columns()
-        known = [column.zero_point for column in used]
+        check_conflicts(self._path, used, ZERO_POINT, "--pixel-unit or --pixel-zero-point")
+        known = [column.ab_zero_point for column in used]
         if any(one is None for one in known):
             if any(one is not None for one in known):
-                listed = ", ".join(column.label for column in used if column.zero_point is None)
+                listed = ", ".join(column.label for column in used if column.ab_zero_point is None)
                 raise SourceError(
                     f"{self._path}: the unit of {listed} is not known, although that of other bands is: "
                     "give --pixel-zero-point"
                 )
             described = self._described.photometry.ab_zero_point
+            if described is None:
+                self._check_units(used)
             return None if described is None else [described] * len(self.order)
         stated = [one for one in known if one is not None]
         if len(self._columns) == 1:
             return stated * len(self.order)
         remaining = iter(stated)
         return [stated[0] if index is None else next(remaining) for index in self.order]
+
+    def _check_units(self, used: list[Column]) -> None:
+        """Raises SourceError for a unit of flux that has no zero point here; of others, such as adu, a note."""
+        stated = list(dict.fromkeys(column.unit for column in used if column.unit))
+        for unit in filter(units.is_light, stated):
+            raise SourceError(
+                f"{self._path}: pixels in {unit} have no AB zero point that is known here: convert them, "
+                "or give --pixel-unit or --pixel-zero-point"
+            )
+        if stated:
+            self.notes.append(
+                f"the unit of the pixels, {', '.join(stated)}, says nothing about their zero point"
+            )
 
     @property
     def zero_point(self) -> float | None:
@@ -285,6 +303,15 @@ class Channels:
         if index is None:
             return np.zeros((len(stack), self.height, self.width), np.float32)
         return _float32(stack[:, index])
+
+
+def check_conflicts(path: Path, columns: Sequence[Column], what: str, option: str) -> None:
+    """Raises SourceError for a column whose file states `what` in two ways that differ."""
+    for column in columns:
+        if what in column.conflicts:
+            raise SourceError(
+                f"{path}: {column.label}: {column.conflicts[what]}: give {option} if one value is right for all"
+            )
 
 
 def _float32(array: Array) -> Floats:

@@ -174,7 +174,10 @@ writes a contact sheet, `stamps.png`, next to the partitions. The commands warn 
 ## Units
 
 `--flux-unit` or `--zero-point` say that the magnitude columns hold fluxes; `--pixel-unit` or
-`--pixel-zero-point` give the unit of the pixels. If the file states the unit, neither is needed.
+`--pixel-zero-point` give the unit of the pixels. If the file states the unit, neither is needed: BUNIT,
+TUNIT, the attribute `unit` of HDF5, or a keyword such as MAGZERO. Other multiples of Jy are converted as well.
+If a file states two values that differ, or the files of a folder do, the source is refused until one of these
+options decides.
 """
 
 

@@ -93,7 +93,7 @@ def _table(path: Path, reading: Reading, layout: ModelLayout, stack: ExitStack) 
     table = _described(table) if kind == "torch" else table
     paths = _paths(table, reading)
     if paths:
-        table = stampfiles.with_files(table, paths)
+        table = stampfiles.with_files(table, paths, reading)
     if catalogue is None:
         return table
     sky_frames = (
@@ -191,8 +191,8 @@ def _cutouts(
         if frames.are_frames(sky_frames, catalogue):
             return _cut(path, sky_frames, catalogue, reading, layout)
     if catalogue is not None:
-        return stampfiles.matched(path, files, catalogue)
-    return stampfiles.folder(path, files)
+        return stampfiles.matched(path, files, catalogue, reading)
+    return stampfiles.folder(path, files, reading)
 
 
 _MOST_FRAMES = 64
