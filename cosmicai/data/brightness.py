@@ -92,6 +92,8 @@ class Magnitudes:
             raise SourceError(f"{self._path}: magnitudes are {column.described}, expected (N, M)")
         count, expected = column.shape[0], self._layout.magnitudes
         if expected == self._layout.channels and count == channels.count and channels.names is not None:
+            if len(channels.columns) > 1 and channels.order != list(range(count)):
+                raise SourceError(self._two_orders(column, channels))
             return channels.order
         if count == expected and (channels.count == count or channels.names is None):
             return list(range(count))
@@ -106,6 +108,16 @@ class Magnitudes:
             f"{self._path}: magnitudes are {column.described}, the model takes {expected}: name them in the "
             f"order {', '.join(self._layout.bands or ())} with --magnitudes "
             f"'{column.name}[0],{column.name}[1],…'"
+        )
+
+    def _two_orders(self, column: Column, channels: Channels) -> str:
+        """The message about an array that may be in the order of several images, or in that of the model."""
+        names, bands = ", ".join(channels.names or ()), ", ".join(self._layout.bands or ())
+        by_image = ",".join(f"{column.name}[{index}]" for index in channels.order if index is not None)
+        by_model = ",".join(f"{column.name}[{index}]" for index in range(column.shape[0]))
+        return (
+            f"{self._path}: {column.described} could be in the order of the images, {names}, or of the model, "
+            f"{bands}: give --magnitudes '{by_image}' for the first, or '{by_model}' for the second"
         )
 
     def _source_limits(self, described: Described) -> list[float | None]:

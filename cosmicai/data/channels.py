@@ -29,8 +29,9 @@ _OPTIONS = {
 class Channels:
     """Images (n, C, H, W) with the model's bands, whatever axes and columns the source has them in.
 
-    names: of the source's channels, None if nothing names them. order: which of them each band is, None for
-    one that is filled with zeros. bands: of what `read` gives. new_scale: arcsec per pixel after `plan`.
+    names: of the source's channels, None if nothing names them. columns: those of the images. order: which of
+    the channels each band is, None for one that is filled with zeros. bands: of what `read` gives. new_scale:
+    arcsec per pixel after `plan`.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Channels:
         layout: ModelLayout,
         described: Described = Described(),  # noqa: B008
     ) -> None:
-        self._path, self._columns, self._reading, self._layout = path, choice.images, reading, layout
+        self._path, self.columns, self._reading, self._layout = path, choice.images, reading, layout
         self._described = described
         self._planes = [
             (planes, zero) for planes, zero in ((choice.mask, False), (choice.ivar, True)) if planes
@@ -62,15 +63,15 @@ class Channels:
 
     def _axes(self) -> tuple[bool, int, int, int]:
         """Whether channels are the last axis; height, width and number of channels."""
-        shapes = {column.shape for column in self._columns}
+        shapes = {column.shape for column in self.columns}
         if len(shapes) > 1:
-            listed = ", ".join(column.described for column in self._columns)
+            listed = ", ".join(column.described for column in self.columns)
             raise SourceError(f"{self._path}: bands of different shapes: {listed}")
         shape = shapes.pop()
         if len(shape) == 2:
-            return False, *shape, len(self._columns)
-        if len(shape) != 3 or len(self._columns) > 1:
-            listed = ", ".join(column.described for column in self._columns)
+            return False, *shape, len(self.columns)
+        if len(shape) != 3 or len(self.columns) > 1:
+            listed = ", ".join(column.described for column in self.columns)
             raise SourceError(
                 f"{self._path}: images are {listed}; expected one (N, C, H, W) or (N, H, W, C), or an (N, H, "
                 "W) for each band"
@@ -107,10 +108,26 @@ class Channels:
                     f"{self._path}: --bands names {len(self._reading.bands)} bands, the images have "
                     f"{self.count} channels"
                 )
+            self._check_bands(self._reading.bands)
             return self._reading.bands
-        if len(self._columns) == 1:
-            return self._columns[0].bands or self._described.photometry.bands
-        return tuple(column.bands[0] if column.bands else column.name for column in self._columns)
+        return self._stated_names() or self._described.photometry.bands
+
+    def _stated_names(self) -> tuple[str, ...] | None:
+        """Names of the channels by the source itself."""
+        if len(self.columns) == 1:
+            return self.columns[0].bands
+        return tuple(column.bands[0] if column.bands else column.name for column in self.columns)
+
+    def _check_bands(self, bands: tuple[str, ...]) -> None:
+        """Raises SourceError where the source names a channel as another one of these bands."""
+        for band, name in zip(bands, self._stated_names() or (), strict=False):
+            hit = bandnames.named(name, bands)
+            if hit is not None and hit.band != band:
+                raise SourceError(
+                    f"{self._path}: --bands says that a channel is {band}, but the source names it {name}: "
+                    "--bands is for channels without names, in the source's order; leave it out, or "
+                    "correct the source"
+                )
 
     def _order(self) -> list[int | None]:
         model_bands, model = self._layout.bands, self._layout
@@ -182,7 +199,7 @@ class Channels:
                 self._check_units(used)
             return None if described is None else [described] * len(self.order)
         stated = [one for one in known if one is not None]
-        if len(self._columns) == 1:
+        if len(self.columns) == 1:
             return stated * len(self.order)
         remaining = iter(stated)
         return [stated[0] if index is None else next(remaining) for index in self.order]
@@ -214,9 +231,9 @@ class Channels:
         )
 
     def _used_columns(self) -> list[Column]:
-        if len(self._columns) == 1:
-            return list(self._columns)
-        return [self._columns[index] for index in self.order if index is not None]
+        if len(self.columns) == 1:
+            return list(self.columns)
+        return [self.columns[index] for index in self.order if index is not None]
 
     # What becomes of it
 
@@ -274,7 +291,7 @@ class Channels:
 
     def read(self, start: int, stop: int) -> Floats:
         """Images (n, C, H, W) in the order of the bands, before they are fitted; bad pixels are NaN."""
-        images = self._ordered(self._columns, start, stop)
+        images = self._ordered(self.columns, start, stop)
         for planes, inverted in self._planes:
             plane = self._ordered(planes, start, stop, one_for_all=True)
             bad = plane == 0 if inverted else plane != 0
@@ -284,7 +301,7 @@ class Channels:
     def _ordered(self, columns: tuple[Column, ...], start: int, stop: int, one_for_all: bool = False) -> Floats:
         if one_for_all and len(columns) == 1 and len(columns[0].shape) == 2:
             return _float32(columns[0].read(start, stop))[:, None]
-        if one_for_all and {column.shape for column in columns} != {column.shape for column in self._columns}:
+        if one_for_all and {column.shape for column in columns} != {column.shape for column in self.columns}:
             listed = ", ".join(column.described for column in columns)
             raise SourceError(f"{self._path}: planes of bad pixels {listed} do not have the images' shape")
         if len(columns) == 1 and len(columns[0].shape) == 3:
@@ -293,7 +310,7 @@ class Channels:
             if self.order == list(range(stack.shape[1])):
                 return _float32(stack)
             return np.stack([self._channel(stack, index) for index in self.order], 1)
-        if one_for_all and len(columns) != len(self._columns):
+        if one_for_all and len(columns) != len(self.columns):
             raise SourceError(f"{self._path}: give one plane of bad pixels, or one for each of the images")
         parts = [None if i is None else _float32(columns[i].read(start, stop)) for i in self.order]
         shape = (stop - start, self.height, self.width)

@@ -15,7 +15,7 @@ from cosmicai.data import bands as bandnames
 from cosmicai.data.layout import ModelLayout
 from cosmicai.data.objects import ObjectsError, column_name
 from cosmicai.data.reading import Columns, Reading
-from cosmicai.data.sources.base import DEC, RA, Column, SourceError, Table, either, names
+from cosmicai.data.sources.base import DEC, IDS, RA, Column, SourceError, Table, either, names
 from cosmicai.data.units import zero_point_of
 
 IMAGES = (
@@ -47,7 +47,6 @@ REDSHIFTS = (
     ),
     *("redshift_true", "spec_redshift", "redshift_spec", "z_best", "zbest"),
 )
-IDS = ("objectid", "object_id", "objid", "id", "targetid", "specobjid", "source_id")
 LEAST_SIDE = 8  # pixels: an array with fewer along an axis is not a stamp
 _NO_MAGNITUDE = re.compile(
     r"err|ivar|sigma|unc|flag|ext|ebv|snr|depth|nobs|psf_?fwhm|mask|radius|frac|rchisq|^a_|_e$|^e_",

@@ -21,6 +21,8 @@ Read = Callable[[int, int], Array]
 RA = ("ra", "raj2000", "ra_deg", "alpha_j2000", "alphawin_j2000", "ra_icrs")
 DEC = ("dec", "dej2000", "dec_deg", "delta_j2000", "deltawin_j2000", "de_icrs")
 """Usual names of positions in degrees."""
+IDS = ("objectid", "object_id", "objid", "id", "targetid", "specobjid", "source_id")
+"""Usual names of identifiers."""
 
 ZERO_POINT, PIXEL_SCALE = "zero point", "pixel scale"
 _SAME = {ZERO_POINT: SAME_MAGNITUDE, PIXEL_SCALE: SAME_SCALE}

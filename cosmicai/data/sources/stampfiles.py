@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,19 +110,15 @@ def matched(path: Path, files: Sequence[Path], catalogue: Table, reading: Readin
     by_stem = {stem(file.name): file for file in files}
     if len(by_stem) < len(files):
         raise SourceError(f"{path}: two files have the same name except for the ending")
-    best: tuple[int, Column, list[str]] | None = None
-    for column in catalogue.columns:
-        if column.shape or column.dtype.startswith(("float", "double")):
-            continue
-        keys = [stem(Path(str(one).strip()).name) for one in np.asarray(column.read(0, column.rows))]
-        hits = sum(key in by_stem for key in keys)
-        if hits and (best is None or hits > best[0]):
-            best = hits, column, keys
-    if best is None:
+    candidates = _name_columns(catalogue, by_stem)
+    if not candidates:
         raise SourceError(
             f"{catalogue.path}: no column has the names of the files in {path}, such as {files[0].name}"
         )
-    hits, column, keys = best
+    hits = max(one[0] for one in candidates)
+    column, keys = _only(
+        catalogue, [(name, keys) for count, name, keys in candidates if count == hits], reading
+    )
     if hits < len(keys):
         row = next(row for row, key in enumerate(keys) if key not in by_stem)
         raise SourceError(
@@ -138,6 +134,33 @@ def matched(path: Path, files: Sequence[Path], catalogue: Table, reading: Readin
             f"{len(files) - len(keys)} of {len(files)} files are not in the catalogue and are left out"
         )
     return Table(path, (*images, *catalogue.columns), (*catalogue.notes, *notes))
+
+
+def _name_columns(catalogue: Table, files: Container[str]) -> list[tuple[int, Column, list[str]]]:
+    """How many rows of a column name files, the column, and the name in each row."""
+    candidates = []
+    for column in catalogue.columns:
+        if column.shape or column.dtype.startswith(("float", "double")):
+            continue
+        keys = [stem(Path(str(one).strip()).name) for one in np.asarray(column.read(0, column.rows))]
+        hits = sum(key in files for key in keys)
+        if hits:
+            candidates.append((hits, column, keys))
+    return candidates
+
+
+def _only(
+    catalogue: Table, candidates: list[tuple[Column, list[str]]], reading: Reading
+) -> tuple[Column, list[str]]:
+    """The one that --id names, else the first. Raises SourceError if others name the files in another order."""
+    named = [one for one in candidates if one[0].name.lower() == (reading.columns.ids or "").lower()]
+    chosen = named[0] if len(named) == 1 else candidates[0]
+    if not named and any(keys != chosen[1] for _, keys in candidates):
+        listed = " or ".join(column.label for column, _ in candidates)
+        raise SourceError(
+            f"{catalogue.path}: the files' names could be in {listed}, which differ: give --id NAME to choose"
+        )
+    return chosen
 
 
 def stem(name: str) -> str:
