@@ -15,7 +15,7 @@ from cosmicai.data.layout import ModelLayout
 from cosmicai.data.missing import Counts
 from cosmicai.data.photometry import Described
 from cosmicai.data.reading import Reading
-from cosmicai.data.sources.base import ZERO_POINT, Column, SourceError
+from cosmicai.data.sources.base import ZERO_POINT, Column, SourceError, agree
 from inference.contract.missing import BRIGHTEST, FAINTEST, FLUX_MARKERS, MAGNITUDE_MARKERS, Missing
 from inference.data.missing import Hit, beyond, marked, settled
 
@@ -154,6 +154,13 @@ class Magnitudes:
         if any(one is None for one in zero_points):
             raise SourceError(
                 f"{self._path}: the unit of the fluxes is not known: give --flux-unit or --zero-point"
+            )
+        known = [column for column in self._columns if column.ab_zero_point is not None]
+        other = {one.unit for one in known if not agree(ZERO_POINT, one.ab_zero_point, zero_point)}
+        if zero_point is not None and other:
+            self.notes.append(
+                f"{units.unit_of(zero_point)} is used as the option says, although the file states "
+                f"{', '.join(sorted(map(str, other)))}"
             )
         listed = ", ".join(sorted({units.unit_of(one) for one in zero_points if one is not None}))
         self.notes.append(f"magnitudes are computed from fluxes: {listed}")

@@ -53,6 +53,7 @@ _NO_MAGNITUDE = re.compile(
     re.IGNORECASE,
 )
 _MAGNITUDE = re.compile(r"mag|dered|^m_?\{\}$|^\{\}$", re.IGNORECASE)
+_NO_DEGREES = ("rad", "radian", "radians", "h", "hr", "hour", "hours", "hourangle", "arcmin", "arcsec", "mas")
 _FLUX = re.compile(r"flux", re.IGNORECASE)
 
 
@@ -367,9 +368,11 @@ def _kept(
 
 
 def _one_of(table: Table, usual: Sequence[str]) -> Column | None:
-    """The first of the usual names that one column alone has."""
+    """The first of the usual names that one column alone has. Raises SourceError if it is not in degrees."""
     for name in usual:
         hits = [column for column in table.columns if column.name.lower() == name and not column.shape]
+        if len(hits) == 1 and (hits[0].unit or "").strip().lower() in _NO_DEGREES:
+            raise SourceError(f"{table.path}: {hits[0].label} is in {hits[0].unit}: convert it to degrees")
         if len(hits) == 1:
             return hits[0]
     return None

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from astropy.io import fits
 from astropy.table import Table
 
@@ -161,3 +162,38 @@ def test_files_of_one_source_in_different_units_are_refused(arrays: Arrays, tmp_
     assert np.allclose(written["magnitudes"][COUNT:], arrays["magnitudes"], atol=1e-5)
     _hdf5(tmp_path / "parts" / "b.h5", plain, "uJy", flux=fluxes)
     refused(tmp_path / "parts", r"the zero point of images is 23\.9 in b\.h5", Reading(flux_zero_point=22.5))
+
+
+def test_a_flux_unit_that_the_file_contradicts_is_said(arrays: Arrays, tmp_path: Path) -> None:
+    plain = {"images": arrays["images"], "redshift": arrays["redshift"]}
+    fluxes = 10 ** (-0.4 * (arrays["magnitudes"].astype(np.float64) - 31.4))
+    source = _hdf5(tmp_path / "a.h5", plain, "adu", flux=fluxes)
+    with h5py.File(source, "r+") as file:
+        file["flux"].attrs["unit"] = "uJy"
+    written, prepared = made(source, tmp_path / "out", Reading(flux_zero_point=31.4))
+    assert np.allclose(written["magnitudes"], arrays["magnitudes"], atol=1e-5)
+    assert "nJy is used as the option says, although the file states uJy" in prepared.summary.notes
+
+
+def test_positions_that_are_not_in_degrees_are_refused(arrays: Arrays, tmp_path: Path) -> None:
+    source = _hdf5(tmp_path / "a.h5", arrays, "adu", ra=np.ones(COUNT), dec=np.ones(COUNT))
+    with h5py.File(source, "r+") as file:
+        file["ra"].attrs["unit"] = "rad"
+    refused(source, r"ra is in rad: convert it to degrees")
+
+
+def test_rows_of_another_pixel_scale_are_named(arrays: Arrays, tmp_path: Path) -> None:
+    scales = np.full((COUNT, 5), 0.2, np.float32)
+    scales[3] = 0.4
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image_array"], file["image_scale"] = arrays["images"], scales
+        file["image_band"] = np.array([[f"lsst-{band}".encode() for band in BANDS]] * COUNT)
+        file["magnitudes"] = arrays["magnitudes"]
+    refused(tmp_path / "a.h5", r"image_scale is 0\.4 in row 3, but 0\.2 in the first")
+
+
+def test_the_bands_of_a_dict_of_tensors_give_the_order(arrays: Arrays, tmp_path: Path) -> None:
+    reverse = {name: torch.from_numpy(arrays[name][:, ::-1].copy()) for name in ("images", "magnitudes")}
+    redshift = torch.from_numpy(arrays["redshift"])
+    torch.save({**reverse, "redshift": redshift, "bands": list(BANDS[::-1])}, tmp_path / "a.pt")
+    assert not differing(made(tmp_path / "a.pt", tmp_path / "out")[0], arrays)
