@@ -14,7 +14,15 @@ from cosmicai.data.choice import LEAST_SIDE, Choice
 from cosmicai.data.layout import ModelLayout
 from cosmicai.data.photometry import Described, Photometry, PhotometryError, check_options
 from cosmicai.data.reading import Reading
-from cosmicai.data.sources.base import PIXEL_SCALE, ZERO_POINT, Array, Column, SourceError
+from cosmicai.data.sources.base import (
+    PIXEL_SCALE,
+    ZERO_POINT,
+    Array,
+    Column,
+    SourceError,
+    agree,
+    known,
+)
 from initialize.contract.photometry import SAME_SCALE
 
 Floats = NDArray[np.float32]
@@ -264,8 +272,23 @@ class Channels:
             return model if self.plan.zoom != 1 else self.scale
         return self.scale / self.plan.zoom if model is None else model
 
+    def _note_options(self) -> None:
+        """What an option says in place of the file."""
+        used = self._used_columns()
+        for what, option, stated in (
+            (ZERO_POINT, self._reading.pixel_zero_point, [column.ab_zero_point for column in used]),
+            (PIXEL_SCALE, self._reading.pixel_scale, [column.pixel_scale for column in used]),
+        ):
+            other = [known(one) for one in stated if one is not None and not agree(what, one, option)]
+            if option is not None and other:
+                self.notes.append(
+                    f"{what} {option:g} is used as the option says, although the file states "
+                    f"{', '.join(dict.fromkeys(other))}"
+                )
+
     def _add_notes(self) -> None:
         model = self._layout.photometry
+        self._note_options()
         for name, unknown, model_value, option in (
             ("pixel scale", self.scale is None, model.pixel_scale, "--pixel-scale"),
             ("zero point of the pixels", not self.zero_points, model.zero_point, "--pixel-unit"),

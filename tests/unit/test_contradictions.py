@@ -197,3 +197,12 @@ def test_the_bands_of_a_dict_of_tensors_give_the_order(arrays: Arrays, tmp_path:
     redshift = torch.from_numpy(arrays["redshift"])
     torch.save({**reverse, "redshift": redshift, "bands": list(BANDS[::-1])}, tmp_path / "a.pt")
     assert not differing(made(tmp_path / "a.pt", tmp_path / "out")[0], arrays)
+
+
+def test_options_that_a_header_contradicts_are_said(arrays: Arrays, tmp_path: Path) -> None:
+    source = _cut_outs(tmp_path / "cut", arrays, {})
+    _, prepared = made(source, tmp_path / "out", Reading(pixel_zero_point=22.5, pixel_scale=0.21, fit="crop"))
+    assert {
+        "zero point 22.5 is used as the option says, although the file states 27",
+        "pixel scale 0.21 is used as the option says, although the file states 0.2",
+    } <= set(prepared.summary.notes)
