@@ -46,6 +46,11 @@ class Magnitudes:
         self._counts = counts
         self.notes: list[str] = []
         self.fluxes = choice.fluxes
+        vega = [one.label for one in self._columns if "vega" in f"{one.name} {one.unit}".lower()]
+        if vega:
+            self.notes.append(
+                f"{', '.join(vega)} are read as AB magnitudes, but their names or units say Vega: convert them"
+            )
         self.order = self._order(channels)
         self.names = layout.bands or channels.bands or tuple(f"magnitude {i}" for i in range(len(self.order)))
         self._limits_there = self._source_limits(described)

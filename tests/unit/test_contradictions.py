@@ -206,3 +206,15 @@ def test_options_that_a_header_contradicts_are_said(arrays: Arrays, tmp_path: Pa
         "zero point 22.5 is used as the option says, although the file states 27",
         "pixel scale 0.21 is used as the option says, although the file states 0.2",
     } <= set(prepared.summary.notes)
+
+
+def test_magnitudes_that_are_vega_by_their_name_or_unit_are_said(arrays: Arrays, tmp_path: Path) -> None:
+    for name, unit in (("mag_{}_vega", "mag"), ("mag_{}", "mag(VEGA)")):
+        plain = {"images": arrays["images"], "redshift": arrays["redshift"]}
+        columns = {name.format(band): arrays["magnitudes"][:, n] for n, band in enumerate(BANDS)}
+        source = _hdf5(tmp_path / f"{unit}.h5", plain, "adu", **columns)
+        with h5py.File(source, "r+") as file:
+            for column in columns:
+                file[column].attrs["unit"] = unit
+        _, prepared = made(source, tmp_path / f"out {unit}")
+        assert any("names or units say Vega" in note for note in prepared.summary.notes)
