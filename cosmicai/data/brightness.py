@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from cosmicai.data import bands as bandnames
 from cosmicai.data import units, values
-from cosmicai.data.channels import Channels
+from cosmicai.data.channels import Channels, check_conflicts
 from cosmicai.data.choice import Choice
 from cosmicai.data.layout import ModelLayout
 from cosmicai.data.missing import Counts
 from cosmicai.data.photometry import Described
 from cosmicai.data.reading import Reading
-from cosmicai.data.sources.base import Column, SourceError
+from cosmicai.data.sources.base import ZERO_POINT, Column, SourceError, agree
 from inference.contract.missing import BRIGHTEST, FAINTEST, FLUX_MARKERS, MAGNITUDE_MARKERS, Missing
 from inference.data.missing import Hit, beyond, marked, settled
 
@@ -46,6 +46,11 @@ class Magnitudes:
         self._counts = counts
         self.notes: list[str] = []
         self.fluxes = choice.fluxes
+        vega = [one.label for one in self._columns if "vega" in f"{one.name} {one.unit}".lower()]
+        if vega:
+            self.notes.append(
+                f"{', '.join(vega)} are read as AB magnitudes, but their names or units say Vega: convert them"
+            )
         self.order = self._order(channels)
         self.names = layout.bands or channels.bands or tuple(f"magnitude {i}" for i in range(len(self.order)))
         self._limits_there = self._source_limits(described)
@@ -92,6 +97,8 @@ class Magnitudes:
             raise SourceError(f"{self._path}: magnitudes are {column.described}, expected (N, M)")
         count, expected = column.shape[0], self._layout.magnitudes
         if expected == self._layout.channels and count == channels.count and channels.names is not None:
+            if len(channels.columns) > 1 and channels.order != list(range(count)):
+                raise SourceError(self._two_orders(column, channels))
             return channels.order
         if count == expected and (channels.count == count or channels.names is None):
             return list(range(count))
@@ -106,6 +113,16 @@ class Magnitudes:
             f"{self._path}: magnitudes are {column.described}, the model takes {expected}: name them in the "
             f"order {', '.join(self._layout.bands or ())} with --magnitudes "
             f"'{column.name}[0],{column.name}[1],…'"
+        )
+
+    def _two_orders(self, column: Column, channels: Channels) -> str:
+        """The message about an array that may be in the order of several images, or in that of the model."""
+        names, bands = ", ".join(channels.names or ()), ", ".join(self._layout.bands or ())
+        by_image = ",".join(f"{column.name}[{index}]" for index in channels.order if index is not None)
+        by_model = ",".join(f"{column.name}[{index}]" for index in range(column.shape[0]))
+        return (
+            f"{self._path}: {column.described} could be in the order of the images, {names}, or of the model, "
+            f"{bands}: give --magnitudes '{by_image}' for the first, or '{by_model}' for the second"
         )
 
     def _source_limits(self, described: Described) -> list[float | None]:
@@ -131,15 +148,24 @@ class Magnitudes:
         return limits
 
     def _flux_zero_points(self) -> list[float] | None:
+        zero_point = self._reading.flux_zero_point
+        if zero_point is None:
+            check_conflicts(self._path, self._columns, ZERO_POINT, "--flux-unit or --zero-point")
         if not self.fluxes:
             return None
-        zero_point = self._reading.flux_zero_point
         columns = self._columns * (len(self.order) if len(self._columns) == 1 else 1)
-        stated = [units.zero_point_of(column.unit or "") for column in columns]
+        stated = [column.ab_zero_point for column in columns]
         zero_points = [zero_point if zero_point is not None else stated[index or 0] for index in self.order]
         if any(one is None for one in zero_points):
             raise SourceError(
                 f"{self._path}: the unit of the fluxes is not known: give --flux-unit or --zero-point"
+            )
+        known = [column for column in self._columns if column.ab_zero_point is not None]
+        other = {one.unit for one in known if not agree(ZERO_POINT, one.ab_zero_point, zero_point)}
+        if zero_point is not None and other:
+            self.notes.append(
+                f"{units.unit_of(zero_point)} is used as the option says, although the file states "
+                f"{', '.join(sorted(map(str, other)))}"
             )
         listed = ", ".join(sorted({units.unit_of(one) for one in zero_points if one is not None}))
         self.notes.append(f"magnitudes are computed from fluxes: {listed}")

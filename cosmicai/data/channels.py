@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmicai.data import bands as bandnames
-from cosmicai.data import fitting
+from cosmicai.data import fitting, units
 from cosmicai.data.choice import LEAST_SIDE, Choice
 from cosmicai.data.layout import ModelLayout
 from cosmicai.data.photometry import Described, Photometry, PhotometryError, check_options
 from cosmicai.data.reading import Reading
-from cosmicai.data.sources.base import Array, Column, SourceError
+from cosmicai.data.sources.base import (
+    PIXEL_SCALE,
+    ZERO_POINT,
+    Array,
+    Column,
+    SourceError,
+    agree,
+    known,
+)
 from initialize.contract.photometry import SAME_SCALE
 
 Floats = NDArray[np.float32]
@@ -28,8 +37,9 @@ _OPTIONS = {
 class Channels:
     """Images (n, C, H, W) with the model's bands, whatever axes and columns the source has them in.
 
-    names: of the source's channels, None if nothing names them. order: which of them each band is, None for
-    one that is filled with zeros. bands: of what `read` gives. new_scale: arcsec per pixel after `plan`.
+    names: of the source's channels, None if nothing names them. columns: those of the images. order: which of
+    the channels each band is, None for one that is filled with zeros. bands: of what `read` gives. new_scale:
+    arcsec per pixel after `plan`.
     """
 
     def __init__(
@@ -40,7 +50,7 @@ class Channels:
         layout: ModelLayout,
         described: Described = Described(),  # noqa: B008
     ) -> None:
-        self._path, self._columns, self._reading, self._layout = path, choice.images, reading, layout
+        self._path, self.columns, self._reading, self._layout = path, choice.images, reading, layout
         self._described = described
         self._planes = [
             (planes, zero) for planes, zero in ((choice.mask, False), (choice.ivar, True)) if planes
@@ -61,15 +71,15 @@ class Channels:
 
     def _axes(self) -> tuple[bool, int, int, int]:
         """Whether channels are the last axis; height, width and number of channels."""
-        shapes = {column.shape for column in self._columns}
+        shapes = {column.shape for column in self.columns}
         if len(shapes) > 1:
-            listed = ", ".join(column.described for column in self._columns)
+            listed = ", ".join(column.described for column in self.columns)
             raise SourceError(f"{self._path}: bands of different shapes: {listed}")
         shape = shapes.pop()
         if len(shape) == 2:
-            return False, *shape, len(self._columns)
-        if len(shape) != 3 or len(self._columns) > 1:
-            listed = ", ".join(column.described for column in self._columns)
+            return False, *shape, len(self.columns)
+        if len(shape) != 3 or len(self.columns) > 1:
+            listed = ", ".join(column.described for column in self.columns)
             raise SourceError(
                 f"{self._path}: images are {listed}; expected one (N, C, H, W) or (N, H, W, C), or an (N, H, "
                 "W) for each band"
@@ -106,10 +116,26 @@ class Channels:
                     f"{self._path}: --bands names {len(self._reading.bands)} bands, the images have "
                     f"{self.count} channels"
                 )
+            self._check_bands(self._reading.bands)
             return self._reading.bands
-        if len(self._columns) == 1:
-            return self._columns[0].bands or self._described.photometry.bands
-        return tuple(column.bands[0] if column.bands else column.name for column in self._columns)
+        return self._stated_names() or self._described.photometry.bands
+
+    def _stated_names(self) -> tuple[str, ...] | None:
+        """Names of the channels by the source itself."""
+        if len(self.columns) == 1:
+            return self.columns[0].bands
+        return tuple(column.bands[0] if column.bands else column.name for column in self.columns)
+
+    def _check_bands(self, bands: tuple[str, ...]) -> None:
+        """Raises SourceError where the source names a channel as another one of these bands."""
+        for band, name in zip(bands, self._stated_names() or (), strict=False):
+            hit = bandnames.named(name, bands)
+            if hit is not None and hit.band != band:
+                raise SourceError(
+                    f"{self._path}: --bands says that a channel is {band}, but the source names it {name}: "
+                    "--bands is for channels without names, in the source's order; leave it out, or "
+                    "correct the source"
+                )
 
     def _order(self) -> list[int | None]:
         model_bands, model = self._layout.bands, self._layout
@@ -154,6 +180,7 @@ class Channels:
         if self._reading.pixel_scale is not None:
             return self._reading.pixel_scale
         used = self._used_columns()
+        check_conflicts(self._path, used, PIXEL_SCALE, "--pixel-scale")
         known = [column.pixel_scale for column in used if column.pixel_scale is not None]
         if known and max(known) > min(known) * (1 + SAME_SCALE):
             listed = ", ".join(f"{column.label} {column.pixel_scale}" for column in used)
@@ -166,21 +193,37 @@ class Channels:
         if zero_point is not None:
             return [zero_point] * len(self.order)
         used = self._used_columns()
-        known = [column.zero_point for column in used]
+        check_conflicts(self._path, used, ZERO_POINT, "--pixel-unit or --pixel-zero-point")
+        known = [column.ab_zero_point for column in used]
         if any(one is None for one in known):
             if any(one is not None for one in known):
-                listed = ", ".join(column.label for column in used if column.zero_point is None)
+                listed = ", ".join(column.label for column in used if column.ab_zero_point is None)
                 raise SourceError(
                     f"{self._path}: the unit of {listed} is not known, although that of other bands is: "
                     "give --pixel-zero-point"
                 )
             described = self._described.photometry.ab_zero_point
+            if described is None:
+                self._check_units(used)
             return None if described is None else [described] * len(self.order)
         stated = [one for one in known if one is not None]
-        if len(self._columns) == 1:
+        if len(self.columns) == 1:
             return stated * len(self.order)
         remaining = iter(stated)
         return [stated[0] if index is None else next(remaining) for index in self.order]
+
+    def _check_units(self, used: list[Column]) -> None:
+        """Raises SourceError for a unit of flux that has no zero point here; of others, such as adu, a note."""
+        stated = list(dict.fromkeys(column.unit for column in used if column.unit))
+        for unit in filter(units.is_light, stated):
+            raise SourceError(
+                f"{self._path}: pixels in {unit} have no AB zero point that is known here: convert them, "
+                "or give --pixel-unit or --pixel-zero-point"
+            )
+        if stated:
+            self.notes.append(
+                f"the unit of the pixels, {', '.join(stated)}, says nothing about their zero point"
+            )
 
     @property
     def zero_point(self) -> float | None:
@@ -196,9 +239,9 @@ class Channels:
         )
 
     def _used_columns(self) -> list[Column]:
-        if len(self._columns) == 1:
-            return list(self._columns)
-        return [self._columns[index] for index in self.order if index is not None]
+        if len(self.columns) == 1:
+            return list(self.columns)
+        return [self.columns[index] for index in self.order if index is not None]
 
     # What becomes of it
 
@@ -229,8 +272,23 @@ class Channels:
             return model if self.plan.zoom != 1 else self.scale
         return self.scale / self.plan.zoom if model is None else model
 
+    def _note_options(self) -> None:
+        """What an option says in place of the file."""
+        used = self._used_columns()
+        for what, option, stated in (
+            (ZERO_POINT, self._reading.pixel_zero_point, [column.ab_zero_point for column in used]),
+            (PIXEL_SCALE, self._reading.pixel_scale, [column.pixel_scale for column in used]),
+        ):
+            other = [known(one) for one in stated if one is not None and not agree(what, one, option)]
+            if option is not None and other:
+                self.notes.append(
+                    f"{what} {option:g} is used as the option says, although the file states "
+                    f"{', '.join(dict.fromkeys(other))}"
+                )
+
     def _add_notes(self) -> None:
         model = self._layout.photometry
+        self._note_options()
         for name, unknown, model_value, option in (
             ("pixel scale", self.scale is None, model.pixel_scale, "--pixel-scale"),
             ("zero point of the pixels", not self.zero_points, model.zero_point, "--pixel-unit"),
@@ -256,7 +314,7 @@ class Channels:
 
     def read(self, start: int, stop: int) -> Floats:
         """Images (n, C, H, W) in the order of the bands, before they are fitted; bad pixels are NaN."""
-        images = self._ordered(self._columns, start, stop)
+        images = self._ordered(self.columns, start, stop)
         for planes, inverted in self._planes:
             plane = self._ordered(planes, start, stop, one_for_all=True)
             bad = plane == 0 if inverted else plane != 0
@@ -266,7 +324,7 @@ class Channels:
     def _ordered(self, columns: tuple[Column, ...], start: int, stop: int, one_for_all: bool = False) -> Floats:
         if one_for_all and len(columns) == 1 and len(columns[0].shape) == 2:
             return _float32(columns[0].read(start, stop))[:, None]
-        if one_for_all and {column.shape for column in columns} != {column.shape for column in self._columns}:
+        if one_for_all and {column.shape for column in columns} != {column.shape for column in self.columns}:
             listed = ", ".join(column.described for column in columns)
             raise SourceError(f"{self._path}: planes of bad pixels {listed} do not have the images' shape")
         if len(columns) == 1 and len(columns[0].shape) == 3:
@@ -275,7 +333,7 @@ class Channels:
             if self.order == list(range(stack.shape[1])):
                 return _float32(stack)
             return np.stack([self._channel(stack, index) for index in self.order], 1)
-        if one_for_all and len(columns) != len(self._columns):
+        if one_for_all and len(columns) != len(self.columns):
             raise SourceError(f"{self._path}: give one plane of bad pixels, or one for each of the images")
         parts = [None if i is None else _float32(columns[i].read(start, stop)) for i in self.order]
         shape = (stop - start, self.height, self.width)
@@ -285,6 +343,15 @@ class Channels:
         if index is None:
             return np.zeros((len(stack), self.height, self.width), np.float32)
         return _float32(stack[:, index])
+
+
+def check_conflicts(path: Path, columns: Sequence[Column], what: str, option: str) -> None:
+    """Raises SourceError for a column whose file states `what` in two ways that differ."""
+    for column in columns:
+        if what in column.conflicts:
+            raise SourceError(
+                f"{path}: {column.label}: {column.conflicts[what]}: give {option} if one value is right for all"
+            )
 
 
 def _float32(array: Array) -> Floats:

@@ -15,7 +15,7 @@ from cosmicai.data import bands as bandnames
 from cosmicai.data.layout import ModelLayout
 from cosmicai.data.objects import ObjectsError, column_name
 from cosmicai.data.reading import Columns, Reading
-from cosmicai.data.sources.base import DEC, RA, Column, SourceError, Table, either, names
+from cosmicai.data.sources.base import DEC, IDS, RA, Column, SourceError, Table, either, names
 from cosmicai.data.units import zero_point_of
 
 IMAGES = (
@@ -47,13 +47,13 @@ REDSHIFTS = (
     ),
     *("redshift_true", "spec_redshift", "redshift_spec", "z_best", "zbest"),
 )
-IDS = ("objectid", "object_id", "objid", "id", "targetid", "specobjid", "source_id")
 LEAST_SIDE = 8  # pixels: an array with fewer along an axis is not a stamp
 _NO_MAGNITUDE = re.compile(
     r"err|ivar|sigma|unc|flag|ext|ebv|snr|depth|nobs|psf_?fwhm|mask|radius|frac|rchisq|^a_|_e$|^e_",
     re.IGNORECASE,
 )
 _MAGNITUDE = re.compile(r"mag|dered|^m_?\{\}$|^\{\}$", re.IGNORECASE)
+_NO_DEGREES = ("rad", "radian", "radians", "h", "hr", "hour", "hours", "hourangle", "arcmin", "arcsec", "mas")
 _FLUX = re.compile(r"flux", re.IGNORECASE)
 
 
@@ -368,9 +368,11 @@ def _kept(
 
 
 def _one_of(table: Table, usual: Sequence[str]) -> Column | None:
-    """The first of the usual names that one column alone has."""
+    """The first of the usual names that one column alone has. Raises SourceError if it is not in degrees."""
     for name in usual:
         hits = [column for column in table.columns if column.name.lower() == name and not column.shape]
+        if len(hits) == 1 and (hits[0].unit or "").strip().lower() in _NO_DEGREES:
+            raise SourceError(f"{table.path}: {hits[0].label} is in {hits[0].unit}: convert it to degrees")
         if len(hits) == 1:
             return hits[0]
     return None

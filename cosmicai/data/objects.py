@@ -61,7 +61,7 @@ def kept(column: Array) -> Array:
         result = plain.astype(np.bool_ if plain.dtype.kind == "b" else np.uint64 if unsigned else np.int64)
     else:
         try:
-            result = values.identifiers(plain)
+            result = values.exact(plain)
         except values.ValueFault as error:
             raise ObjectsError(str(error)) from error
     if masked is not None and missing:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cosmicai.data.choice import IDS
 from cosmicai.data.sources import KINDS
+from cosmicai.data.sources.base import IDS
 from cosmicai.data.units import ZERO_POINTS
 from cosmicai.packaging.places import ROOT
 from inference.contract.missing import (
@@ -53,7 +53,11 @@ Bands are recognised by name. A column or channel belongs to a band if the band 
 not use are left out. A set that lacks a band is refused; `--fill-bands u` fills the band with zeros, and its
 magnitude with the limit. `--bands g,r,i,z` names the channels if the file does not. If there are as many
 unnamed channels as the model has bands, they are assumed to be in the model's order, and the summary says so.
-The columns of an array (N, M) of magnitudes are in the order of the channels.
+The columns of an array (N, M) of magnitudes are in the order of the channels. If each band has its own image,
+and the file has them in another order than the model, the source is refused until `--magnitudes` decides.
+
+The rows of `--catalogue` are those of the images, in the same order. If both files have a column of identifiers
+of one name, such as `object_id`, the commands compare them, and refuse a catalogue in another order.
 
 Stamps of another pixel scale are resampled to the model's, so that every new pixel gets the light that falls
 on its area. They are then cropped to the central pixels. If the pixel scale is not known (`--pixel-scale`
@@ -174,7 +178,10 @@ writes a contact sheet, `stamps.png`, next to the partitions. The commands warn 
 ## Units
 
 `--flux-unit` or `--zero-point` say that the magnitude columns hold fluxes; `--pixel-unit` or
-`--pixel-zero-point` give the unit of the pixels. If the file states the unit, neither is needed.
+`--pixel-zero-point` give the unit of the pixels. If the file states the unit, neither is needed: BUNIT,
+TUNIT, the attribute `unit` of HDF5, or a keyword such as MAGZERO. Other multiples of Jy are converted as well.
+If a file states two values that differ, or the files of a folder do, the source is refused until one of these
+options decides.
 """
 
 

@@ -51,6 +51,16 @@ def _of_text(values: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
 
 
 def identifiers(values: Array) -> Array:
+    """As `exact`. Raises ValueFault for an empty text, too."""
+    result = exact(values)
+    if result.dtype.kind == "U":
+        empty = np.char.str_len(np.char.strip(result)).reshape(-1) == 0
+        if empty.any():
+            raise ValueFault(f"has no identifier in row {int(np.argmax(empty))}")
+    return result
+
+
+def exact(values: Array) -> Array:
     """int64 or text, as they are; whole numbers in floating point as int64 if that is exact.
 
     Raises ValueFault for a missing one and for floating-point numbers that are not exact.

@@ -279,6 +279,13 @@ def test_identifiers_stay_exact(ids: np.ndarray) -> None:
     assert [str(one) for one in kept] == [one.decode() if isinstance(one, bytes) else str(one) for one in ids]
 
 
+@pytest.mark.parametrize("ids", [["a", "", "b"], ["a", "  ", "b"], [b"a", b"", b"b"]])
+def test_an_empty_identifier_is_refused_as_a_masked_one_is(ids: list[object]) -> None:
+    with pytest.raises(values.ValueFault, match="has no identifier in row 1"):
+        values.identifiers(np.array(ids))
+    assert len(values.exact(np.array(ids))) == 3
+
+
 def test_identifiers_that_a_float_cannot_hold_arerefused() -> None:
     assert values.identifiers(np.array([1.0, 2.0])).tolist() == [1, 2]
     with pytest.raises(values.ValueFault, match="floating-point numbers do not hold it exactly"):

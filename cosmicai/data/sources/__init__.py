@@ -25,6 +25,7 @@ from cosmicai.data.sources import (
 )
 from cosmicai.data.sources.base import Array, Column, SourceError, Table
 from cosmicai.data.sources.concatenated import concatenated
+from cosmicai.data.sources.joined import side_by_side
 from cosmicai.data.sources.kinds import Kind
 from cosmicai.data.sources.unpack import kind_of, unpacked
 from initialize.plan import natural
@@ -93,7 +94,7 @@ def _table(path: Path, reading: Reading, layout: ModelLayout, stack: ExitStack) 
     table = _described(table) if kind == "torch" else table
     paths = _paths(table, reading)
     if paths:
-        table = stampfiles.with_files(table, paths)
+        table = stampfiles.with_files(table, paths, reading)
     if catalogue is None:
         return table
     sky_frames = (
@@ -103,7 +104,7 @@ def _table(path: Path, reading: Reading, layout: ModelLayout, stack: ExitStack) 
     )
     if sky_frames and not any(len(column.shape) > 1 for column in table.columns):
         return _cut(path, sky_frames, catalogue, reading, layout)
-    return replace(table, columns=(*table.columns, *catalogue.columns), notes=(*table.notes, *catalogue.notes))
+    return side_by_side(table, catalogue)
 
 
 def _paths(table: Table, reading: Reading) -> list[Column]:
@@ -191,8 +192,8 @@ def _cutouts(
         if frames.are_frames(sky_frames, catalogue):
             return _cut(path, sky_frames, catalogue, reading, layout)
     if catalogue is not None:
-        return stampfiles.matched(path, files, catalogue)
-    return stampfiles.folder(path, files)
+        return stampfiles.matched(path, files, catalogue, reading)
+    return stampfiles.folder(path, files, reading)
 
 
 _MOST_FRAMES = 64

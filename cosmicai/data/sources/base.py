@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmicai.data.photometry import Described
+from cosmicai.data.units import zero_point_of
+from initialize.contract.photometry import SAME_MAGNITUDE, SAME_SCALE
 
 Array = NDArray[Any]
 Read = Callable[[int, int], Array]
@@ -19,6 +21,11 @@ Read = Callable[[int, int], Array]
 RA = ("ra", "raj2000", "ra_deg", "alpha_j2000", "alphawin_j2000", "ra_icrs")
 DEC = ("dec", "dej2000", "dec_deg", "delta_j2000", "deltawin_j2000", "de_icrs")
 """Usual names of positions in degrees."""
+IDS = ("objectid", "object_id", "objid", "id", "targetid", "specobjid", "source_id")
+"""Usual names of identifiers."""
+
+ZERO_POINT, PIXEL_SCALE = "zero point", "pixel scale"
+_SAME = {ZERO_POINT: SAME_MAGNITUDE, PIXEL_SCALE: SAME_SCALE}
 
 _INDEXED = re.compile(r"^(.*)\[(\d+)\]$")
 _LISTED = 40  # names in a message
@@ -36,7 +43,8 @@ class Column:
     name it, if not by group and name. shape: of one row. read(start, stop): these rows, masked where the file
     says that a value is missing; the ranges of successive calls must be adjacent or begin again at 0, because
     compressed files are read from front to back. bands: names of an image's channels;
-    pixel_scale: arcsec; zero_point: AB magnitude of a pixel value of 1.
+    pixel_scale: arcsec; zero_point: AB magnitude of a pixel value of 1. conflicts: sentences by `ZERO_POINT` or
+    `PIXEL_SCALE`, if the file states it in two ways that differ.
     """
 
     name: str
@@ -50,6 +58,12 @@ class Column:
     bands: tuple[str, ...] | None = None
     pixel_scale: float | None = None
     zero_point: float | None = None
+    conflicts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ab_zero_point(self) -> float | None:
+        """The AB magnitude of a value of 1, as the file states it or by the unit."""
+        return self.zero_point if self.zero_point is not None else zero_point_of(self.unit or "")
 
     @property
     def label(self) -> str:
@@ -71,6 +85,8 @@ class Column:
             self.dtype,
             self.group,
             unit=self.unit,
+            zero_point=self.zero_point,
+            conflicts=self.conflicts,
         )
 
 
@@ -110,6 +126,18 @@ class Table:
                 f"{self.path}: {name} could be {either(matches)}: give {option} with the whole name"
             )
         return matches[0]
+
+
+def agree(what: str, one: float | None, two: float | None) -> bool:
+    """Whether two zero points or two pixel scales are the same. what: ZERO_POINT or PIXEL_SCALE."""
+    if one is None or two is None:
+        return one is two
+    scale = two if what == PIXEL_SCALE else 1
+    return abs(one - two) < _SAME[what] * scale
+
+
+def known(value: float | None) -> str:
+    return "not known" if value is None else f"{value:g}"
 
 
 def _matching(columns: Sequence[Column], name: str) -> list[Column]:

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from cosmicai.data.sources.base import Array, Column, Read, SourceError, Table
+from cosmicai.data.sources.base import (
+    PIXEL_SCALE,
+    ZERO_POINT,
+    Array,
+    Column,
+    Read,
+    SourceError,
+    Table,
+    agree,
+    known,
+)
 
 
 def concatenated(path: Path, tables: Sequence[Table]) -> Table:
@@ -19,9 +29,28 @@ def concatenated(path: Path, tables: Sequence[Table]) -> Table:
     columns = []
     for column in first.columns:
         parts = [_same(one, column) for one in tables]
-        columns.append(replace(column, rows=sum(part.rows for part in parts), read=_reader(parts)))
+        conflicts: dict[str, str] = {}
+        for table, part in zip(tables, parts, strict=True):
+            conflicts.update(part.conflicts)
+            conflicts.update(_conflicts(first, column, table, part))
+        rows = sum(part.rows for part in parts)
+        columns.append(replace(column, rows=rows, read=_reader(parts), conflicts=conflicts))
     notes = dict.fromkeys(note for one in tables for note in one.notes)
     return Table(path, tuple(columns), (f"{len(tables)} files, one after the other", *notes))
+
+
+def _conflicts(first: Table, expected: Column, table: Table, column: Column) -> dict[str, str]:
+    """Where a file states another zero point or pixel scale for a column than the first file."""
+    pairs = (
+        (ZERO_POINT, column.ab_zero_point, expected.ab_zero_point),
+        (PIXEL_SCALE, column.pixel_scale, expected.pixel_scale),
+    )
+    return {
+        what: f"the {what} of {column.label} is {known(here)} in {table.path.name}, but {known(there)} in "
+        f"{first.path.name}"
+        for what, here, there in pairs
+        if not agree(what, here, there)
+    }
 
 
 def _same(table: Table, expected: Column) -> Column:

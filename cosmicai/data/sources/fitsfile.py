@@ -19,14 +19,15 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from cosmicai.data.sources.base import Array, Column, SourceError, Table
 from cosmicai.data.sources.kinds import Kind
-from cosmicai.data.sources.skyheader import bands_of, pixel_scale, zero_point
+from cosmicai.data.sources.skyheader import bands_of, conflicts, pixel_scale, zero_point
 
 KIND = Kind(
     "FITS (`.fits`, `.fit`, `.fits.fz`, `.fits.gz`)",
     "an image (N, C, H, W); an image (N, H, W) for each band, put in order by FILTER, BAND or EXTNAME; stamps "
     "in a table's column; binary and ASCII tables; BSCALE, BZERO, BLANK, TSCAL, TZERO, TNULL, unsigned "
     "integers, tile compression; pixel scale from the WCS or PIXSCALE, unit from BUNIT",
-    "several possible images, such as an additional IVAR or MASK; bands that have no name or occur twice; a "
+    "a header with two zero points or pixel scales that differ; several possible images, "
+    "such as an additional IVAR or MASK; bands that have no name or occur twice; a "
     "column that two tables have; columns of variable length; a file that is cut short",
 )
 
@@ -87,6 +88,8 @@ def _image(hdu: Any, name: str, place: str) -> Column:
         bands=bands_of(header, hdu.shape[1] if len(hdu.shape) == 4 else 1),
         pixel_scale=pixel_scale(header),
         zero_point=zero_point(header),
+        unit=str(header.get("BUNIT", "")).strip() or None,
+        conflicts=conflicts(header),
     )
 
 

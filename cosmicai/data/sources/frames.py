@@ -20,7 +20,7 @@ from cosmicai.data import fitting, values
 from cosmicai.data.sources import fitsfile
 from cosmicai.data.sources.base import DEC, RA, Array, Column, SourceError, Table
 from cosmicai.data.sources.kinds import Kind
-from cosmicai.data.sources.skyheader import bands_of, celestial, pixel_scale, zero_point
+from cosmicai.data.sources.skyheader import bands_of, celestial, conflicts, pixel_scale, zero_point
 from cosmicai.data.sources.stampfiles import stem
 from cosmicai.data.sources.unpack import unpacked
 from initialize.contract.photometry import SAME_SCALE
@@ -153,6 +153,8 @@ def _column(frame: Frame, positions: _Positions, size: int, target: float | None
         bands=(frame.name,),
         pixel_scale=frame.scale if zoom == 1 else target,
         zero_point=frame.zero_point,
+        unit=str(frame.hdu.header.get("BUNIT", "")).strip() or None,
+        conflicts=conflicts(frame.hdu.header),
     )
 
 

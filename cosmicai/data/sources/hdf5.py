@@ -18,7 +18,8 @@ KIND = Kind(
     "datasets in groups (`train/images`), fields of compound datasets, text of any length, soft links, "
     "external links and virtual datasets to files of the same folder; a folder of files with one layout, one "
     "after the other",
-    "links and virtual datasets to files that are missing or in another folder; a name in two groups; "
+    "files of one folder whose units differ; links and virtual datasets to files that are "
+    "missing or in another folder; a name in two groups; "
     "filters that h5py lacks",
 )
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from cosmicai.data.sources.base import Array, Column, SourceError, Table
+from cosmicai.data.sources.base import Array, Column, Read, SourceError, Table
 from cosmicai.data.sources.kinds import Kind
+from initialize.contract.photometry import SAME_SCALE
 
 KIND = Kind(
     "Multimodal Universe (HDF5, and Parquet of Hugging Face)",
@@ -49,11 +50,30 @@ def understood(table: Table) -> Table:
     def turned(column: Column) -> Column:
         if column.label not in image_labels or column.shape != image.shape:
             return column
-        read = _Reordered(table, column, bands, order).read
+        read: Read = _Reordered(table, column, bands, order).read
+        if scale is not None and arcsec is not None:
+            read = _of_one_scale(table, read, scale, arcsec)
         return replace(column, read=read, bands=order, pixel_scale=arcsec)
 
     note = f"Multimodal Universe's layout: bands {', '.join(order)} by {bands.label}"
     return replace(table, columns=tuple(turned(column) for column in table.columns), notes=(*table.notes, note))
+
+
+def _of_one_scale(table: Table, read: Read, scale: Column, arcsec: float) -> Read:
+    """Reads images, and raises SourceError for a row with another pixel scale than the first."""
+
+    def checked(start: int, stop: int) -> Array:
+        scales = np.asarray(scale.read(start, stop), np.float64).reshape(stop - start, -1)
+        other = (np.abs(scales / arcsec - 1) >= SAME_SCALE).any(1)
+        if other.any():
+            row = int(np.argmax(other))
+            raise SourceError(
+                f"{table.path}: {scale.label} is {scales[row].max():g} in row {start + row}, but {arcsec:g} in "
+                "the first: prepare galaxies of one pixel scale at a time"
+            )
+        return read(start, stop)
+
+    return checked
 
 
 def _one_scale(table: Table, scale: Column) -> float:

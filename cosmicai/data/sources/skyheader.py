@@ -9,6 +9,7 @@ from typing import Any
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
+from cosmicai.data.sources.base import PIXEL_SCALE, ZERO_POINT, agree
 from cosmicai.data.units import zero_point_of
 
 _SCALES = ("PIXSCALE", "PIXSCAL", "PIXELSCL", "PXSCALE", "SECPIX", "PIXSCAL1")  # arcsec
@@ -39,14 +40,21 @@ def bands_of(header: Any, channels: int) -> tuple[str, ...] | None:
 
 def pixel_scale(header: Any) -> float | None:
     """Arcsec per pixel, by the header's world coordinates or by one of the usual keywords."""
-    for key in _SCALES:
-        if isinstance(header.get(key), int | float) and header[key] > 0:
-            return float(header[key])
+    return next(iter(_pixel_scales(header).values()), None)
+
+
+def _pixel_scales(header: Any) -> dict[str, float]:
+    """By the keyword, or by the world coordinates."""
+    scales = {key: float(header[key]) for key in _SCALES if _is_number(header.get(key)) and header[key] > 0}
     world = celestial(header)
-    if world is None:
-        return None
-    scale = math.sqrt(math.prod(proj_plane_pixel_scales(world))) * 3600
-    return scale if 0.001 < scale < 100 else None
+    if world is not None:
+        scale = math.sqrt(math.prod(proj_plane_pixel_scales(world))) * 3600
+        scales |= {"the world coordinates": scale} if 0.001 < scale < 100 else {}
+    return scales
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def celestial(header: Any) -> WCS | None:
@@ -64,8 +72,22 @@ def celestial(header: Any) -> WCS | None:
 
 def zero_point(header: Any) -> float | None:
     """AB magnitude of a pixel value of 1, by BUNIT or by one of the usual keywords."""
-    known = zero_point_of(str(header.get("BUNIT", "")))
-    if known is not None:
-        return known
-    values = (header.get(key) for key in _ZERO_POINTS)
-    return next((float(value) for value in values if isinstance(value, int | float) and value), None)
+    return next(iter(_zero_points(header).values()), None)
+
+
+def _zero_points(header: Any) -> dict[str, float]:
+    by_unit = zero_point_of(str(header.get("BUNIT", "")))
+    stated = {} if by_unit is None else {"BUNIT": by_unit}
+    values = {key: header.get(key) for key in _ZERO_POINTS}
+    return stated | {key: float(value) for key, value in values.items() if _is_number(value) and value}
+
+
+def conflicts(header: Any) -> dict[str, str]:
+    """What the header states in two ways that differ, for `Column.conflicts`."""
+    result = {}
+    for what, stated in ((ZERO_POINT, _zero_points(header)), (PIXEL_SCALE, _pixel_scales(header))):
+        values = list(stated.values())
+        if not all(agree(what, value, values[0]) for value in values):
+            listed = ", ".join(f"{value:.6g} by {key}" for key, value in stated.items())
+            result[what] = f"the header states more than one {what}: {listed}"
+    return result

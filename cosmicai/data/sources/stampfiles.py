@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cosmicai.data import bands as bandnames
+from cosmicai.data.reading import Reading
 from cosmicai.data.sources import fitsfile
-from cosmicai.data.sources.base import Array, Column, SourceError, Table
+from cosmicai.data.sources.base import (
+    PIXEL_SCALE,
+    ZERO_POINT,
+    Array,
+    Column,
+    SourceError,
+    Table,
+    agree,
+    known,
+)
 from cosmicai.data.sources.kinds import Kind
-from cosmicai.data.sources.skyheader import bands_of, pixel_scale, zero_point
+from cosmicai.data.sources.skyheader import bands_of, conflicts, pixel_scale, zero_point
 from cosmicai.data.sources.unpack import unpacked
 
 FOLDER = Kind(
@@ -21,7 +32,8 @@ FOLDER = Kind(
     "a cube (C, H, W), or an image (H, W) for each band, with the same names and sizes in every file; header "
     "keywords are columns (`OBJECT`, `RA`, `DEC`, `REDSHIFT`, `MAG_G`); with `--catalogue`, the rows of a "
     "table whose file names or identifiers are the files' names",
-    "a file of another size or with other HDUs; a row of the catalogue that has no file, or two",
+    "a file of another size, or with other HDUs, bands, zero point or pixel scale than the first; "
+    "a row of the catalogue that has no file, or two",
 )
 PATHS = Kind(
     "table of paths (CSV, FITS, Parquet, …)",
@@ -62,7 +74,7 @@ def path_columns(table: Table, requested: Sequence[str] | None) -> list[Column]:
     return usual
 
 
-def with_files(table: Table, paths: Sequence[Column]) -> Table:
+def with_files(table: Table, paths: Sequence[Column], reading: Reading) -> Table:
     """The table with the images of the files that its columns name."""
     columns: list[Column] = []
     for column in paths:
@@ -75,7 +87,7 @@ def with_files(table: Table, paths: Sequence[Column]) -> Table:
                 f"{table.path}: {len(missing)} of {len(files)} files are missing, the first in row {row}: "
                 f"{file}"
             )
-        images = _images(files)
+        images = _images(files, reading)
         if len(paths) > 1:
             if len(images) > 1:
                 raise SourceError(f"{files[0]}: has several images; one for each of --images is expected")
@@ -85,32 +97,28 @@ def with_files(table: Table, paths: Sequence[Column]) -> Table:
     return replace(table, columns=(*columns, *rest))
 
 
-def folder(path: Path, files: Sequence[Path]) -> Table:
+def folder(path: Path, files: Sequence[Path], reading: Reading) -> Table:
     """Cut-outs in the order of their names, with what their headers say as columns."""
     header = [] if _is_numpy(files[0]) else _header_columns(files)
     stems = np.array([stem(file.name) for file in files])
     name = Column("file", len(files), (), lambda start, stop: stems[start:stop], "text")
-    return Table(path, (*_images(files), *header, name))
+    return Table(path, (*_images(files, reading), *header, name))
 
 
-def matched(path: Path, files: Sequence[Path], catalogue: Table) -> Table:
+def matched(path: Path, files: Sequence[Path], catalogue: Table, reading: Reading) -> Table:
     """Cut-outs in the order of a catalogue, whose file names or identifiers are the files' names."""
     by_stem = {stem(file.name): file for file in files}
     if len(by_stem) < len(files):
         raise SourceError(f"{path}: two files have the same name except for the ending")
-    best: tuple[int, Column, list[str]] | None = None
-    for column in catalogue.columns:
-        if column.shape or column.dtype.startswith(("float", "double")):
-            continue
-        keys = [stem(Path(str(one).strip()).name) for one in np.asarray(column.read(0, column.rows))]
-        hits = sum(key in by_stem for key in keys)
-        if hits and (best is None or hits > best[0]):
-            best = hits, column, keys
-    if best is None:
+    candidates = _name_columns(catalogue, by_stem)
+    if not candidates:
         raise SourceError(
             f"{catalogue.path}: no column has the names of the files in {path}, such as {files[0].name}"
         )
-    hits, column, keys = best
+    hits = max(one[0] for one in candidates)
+    column, keys = _only(
+        catalogue, [(name, keys) for count, name, keys in candidates if count == hits], reading
+    )
     if hits < len(keys):
         row = next(row for row, key in enumerate(keys) if key not in by_stem)
         raise SourceError(
@@ -119,13 +127,40 @@ def matched(path: Path, files: Sequence[Path], catalogue: Table) -> Table:
         )
     if len(set(keys)) < len(keys):
         raise SourceError(f"{catalogue.path}: two rows name the same file in {column.label}")
-    images = _images([by_stem[key] for key in keys])
+    images = _images([by_stem[key] for key in keys], reading)
     notes = [f"files are matched by the catalogue's {column.label}"]
     if len(files) > len(keys):
         notes.append(
             f"{len(files) - len(keys)} of {len(files)} files are not in the catalogue and are left out"
         )
     return Table(path, (*images, *catalogue.columns), (*catalogue.notes, *notes))
+
+
+def _name_columns(catalogue: Table, files: Container[str]) -> list[tuple[int, Column, list[str]]]:
+    """How many rows of a column name files, the column, and the name in each row."""
+    candidates = []
+    for column in catalogue.columns:
+        if column.shape or column.dtype.startswith(("float", "double")):
+            continue
+        keys = [stem(Path(str(one).strip()).name) for one in np.asarray(column.read(0, column.rows))]
+        hits = sum(key in files for key in keys)
+        if hits:
+            candidates.append((hits, column, keys))
+    return candidates
+
+
+def _only(
+    catalogue: Table, candidates: list[tuple[Column, list[str]]], reading: Reading
+) -> tuple[Column, list[str]]:
+    """The one that --id names, else the first. Raises SourceError if others name the files in another order."""
+    named = [one for one in candidates if one[0].name.lower() == (reading.columns.ids or "").lower()]
+    chosen = named[0] if len(named) == 1 else candidates[0]
+    if not named and any(keys != chosen[1] for _, keys in candidates):
+        listed = " or ".join(column.label for column, _ in candidates)
+        raise SourceError(
+            f"{catalogue.path}: the files' names could be in {listed}, which differ: give --id NAME to choose"
+        )
+    return chosen
 
 
 def stem(name: str) -> str:
@@ -139,13 +174,13 @@ def _is_numpy(file: Path) -> bool:
     return file.suffix.lower() == ".npy"
 
 
-def _images(files: Sequence[Path]) -> list[Column]:
+def _images(files: Sequence[Path], reading: Reading) -> list[Column]:
     """The images that the first file has, of every file."""
     if _is_numpy(files[0]):
         return [_numpy(files)]
-    files_of = _Files(files)
     with ExitStack() as stack:
         hdus = stack.enter_context(fitsfile.opened(unpacked(files[0], stack)))
+        files_of = _Files(files, {i: _stated(hdu.header, hdu.shape) for i, hdu in enumerate(hdus)}, reading)
         images = [
             _column(files_of, len(files), index, hdu)
             for index, hdu in enumerate(hdus)
@@ -165,19 +200,45 @@ def _column(files: _Files, rows: int, index: int, hdu: Any) -> Column:
         files.reader(index, shape),
         "float32",
         shown=f"HDU {index}" + (f" ({hdu.name})" if hdu.name else ""),
-        bands=bands_of(hdu.header, shape[0] if len(shape) == 3 else 1),
+        unit=str(hdu.header.get("BUNIT", "")).strip() or None,
+        bands=bands_of(hdu.header, _channels(shape)),
         pixel_scale=pixel_scale(hdu.header),
         zero_point=zero_point(hdu.header),
+        conflicts=conflicts(hdu.header),
     )
+
+
+def _channels(shape: tuple[int, ...]) -> int:
+    return shape[0] if len(shape) == 3 else 1
+
+
+@dataclass(frozen=True)
+class _Stated:
+    """What the header of one file's image says; bands: as far as their names are known ones."""
+
+    bands: tuple[str | None, ...] | None
+    numbers: dict[str, float | None]
+
+
+def _stated(header: Any, shape: tuple[int, ...]) -> _Stated:
+    names = bands_of(header, _channels(shape)) if shape else None
+    hits = None if names is None else tuple(bandnames.named(name, bandnames.KNOWN) for name in names)
+    bands = None if hits is None else tuple(None if hit is None else hit.band for hit in hits)
+    return _Stated(bands, {ZERO_POINT: zero_point(header), PIXEL_SCALE: pixel_scale(header)})
 
 
 class _Files:
     """The images of many FITS files; those of the rows that were read last are kept for the other columns."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._files = files
+    def __init__(self, files: Sequence[Path], first: Mapping[int, _Stated], reading: Reading) -> None:
+        self._files, self._first = files, first
+        options = {
+            ZERO_POINT: ("--pixel-zero-point", reading.pixel_zero_point),
+            PIXEL_SCALE: ("--pixel-scale", reading.pixel_scale),
+        }
+        self._compared = {what: option for what, (option, value) in options.items() if value is None}
         self._rows: tuple[int, int] = (0, 0)
-        self._held: list[dict[int, Array]] = []
+        self._held: list[dict[int, tuple[Array, _Stated]]] = []
 
     def reader(self, index: int, shape: tuple[int, ...]) -> Callable[[int, int], Array]:
         def read(start: int, stop: int) -> Array:
@@ -187,20 +248,44 @@ class _Files:
 
         return read
 
-    def _checked(self, row: int, images: dict[int, Array], index: int, shape: tuple[int, ...]) -> Array:
-        image = images.get(index)
-        if image is None or image.shape != shape:
+    def _checked(
+        self, row: int, images: dict[int, tuple[Array, _Stated]], index: int, shape: tuple[int, ...]
+    ) -> Array:
+        image, stated = images.get(index, (None, None))
+        if image is None or stated is None or image.shape != shape:
             has = "no image" if image is None else f"an image of shape {image.shape}"
             raise SourceError(
                 f"{self._files[row]}: HDU {index} has {has}, that of {self._files[0].name} has {shape}"
             )
+        self._check_stated(row, index, stated)
         return np.asarray(image, np.float32)
 
+    def _check_stated(self, row: int, index: int, stated: _Stated) -> None:
+        """Raises SourceError where a file's header says something else than that of the first file."""
+        first, name = self._first[index], self._files[0].name
+        if stated.bands != first.bands:
+            names, expected = (", ".join(map(str, one.bands or ("none",))) for one in (stated, first))
+            raise SourceError(
+                f"{self._files[row]}: HDU {index} has the bands {names}, that of {name} has {expected}: "
+                "give files with the bands in one order"
+            )
+        for what, option in self._compared.items():
+            here, there = stated.numbers[what], first.numbers[what]
+            if not agree(what, here, there):
+                raise SourceError(
+                    f"{self._files[row]}: HDU {index} has the {what} {known(here)}, that of {name} has "
+                    f"{known(there)}: give files of one {what}, or {option} if the headers are wrong"
+                )
 
-def _read(file: Path) -> dict[int, Array]:
+
+def _read(file: Path) -> dict[int, tuple[Array, _Stated]]:
     with ExitStack() as stack:
         hdus = stack.enter_context(fitsfile.opened(unpacked(file, stack)))
-        return {i: fitsfile.section(hdu, ...) for i, hdu in enumerate(hdus) if fitsfile.is_image(hdu)}
+        return {
+            i: (fitsfile.section(hdu, ...), _stated(hdu.header, hdu.shape))
+            for i, hdu in enumerate(hdus)
+            if fitsfile.is_image(hdu)
+        }
 
 
 def _header_columns(files: Sequence[Path]) -> list[Column]:

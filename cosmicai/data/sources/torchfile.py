@@ -31,8 +31,11 @@ def read(path: Path, stack: ExitStack) -> Table:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed with the last view of it
     source = Buffer(memoryview(mapped))
     try:
-        tensors = _named(path, describe(source, frozenset({_DATASET})))
-        columns = tuple(_column(name, tensor, source, mapped) for name, tensor in tensors if tensor.shape)
+        content = describe(source, frozenset({_DATASET}))
+        tensors, bands = _named(path, content), _bands(content)
+        columns = tuple(
+            _column(name, tensor, source, mapped, bands) for name, tensor in tensors if tensor.shape
+        )
         extra = objects.read(source, columns[0].rows if columns else 0) or {}
     except TorchFileError as error:
         raise SourceError(f"{path}: {error}") from error
@@ -59,7 +62,20 @@ def _named(path: Path, content: object) -> list[tuple[str, Tensor]]:
     return list(zip(_NAMES, content, strict=False))
 
 
-def _column(name: str, tensor: Tensor, source: Buffer, mapped: mmap.mmap) -> Column:
+def _bands(content: object) -> tuple[str, ...] | None:
+    """The names of the channels that a dict has next to its tensors."""
+    named = content.named if isinstance(content, Pairs) else {}
+    for key in ("bands", "filters"):
+        names = named.get(key)
+        if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
+            return tuple(str(name) for name in names)
+    return None
+
+
+def _column(
+    name: str, tensor: Tensor, source: Buffer, mapped: mmap.mmap, bands: tuple[str, ...] | None
+) -> Column:
+    """bands: of images, if they have as many channels."""
     array = tensor.read(source, verify=False)
 
     def read(start: int, stop: int) -> Array:
@@ -67,7 +83,9 @@ def _column(name: str, tensor: Tensor, source: Buffer, mapped: mmap.mmap) -> Col
         mapped.madvise(mmap.MADV_DONTNEED)
         return rows
 
-    return Column(name, len(array), tuple(array.shape[1:]), read, str(array.dtype))
+    shape = tuple(array.shape[1:])
+    named = bands if bands and len(shape) == 3 and len(bands) in (shape[0], shape[-1]) else None
+    return Column(name, len(array), shape, read, str(array.dtype), bands=named)
 
 
 def is_torch(names: list[str]) -> bool:
