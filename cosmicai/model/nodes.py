@@ -151,7 +151,7 @@ BFLOAT16_PRODUCT = helper.make_function(
     [helper.make_opsetid("", 21)],
 )
 """A product of float32, rounded to bfloat16, by bfloat16. Where the kernels have none, onnxruntime computes
-this definition, in the time of float32."""
+this definition, which takes a little longer than float32."""
 
 
 def rounded(weight: NDArray[Any]) -> NDArray[Any]:

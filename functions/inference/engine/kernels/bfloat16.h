@@ -63,6 +63,7 @@ inline void put(float *out, int64_t width, int64_t rows, const Vector *sums, int
 #endif
 
 constexpr int64_t COLUMNS = WIDE * ACROSS;
+constexpr int64_t LINE = 16;   // floats in a line of the cache
 constexpr int64_t BLOCK = 64;  // rows that stay in the cache while all panels pass
 
 int64_t padded(int64_t number, int64_t to) { return (number + to - 1) / to * to; }
@@ -98,6 +99,8 @@ template <int tall>
 inline void tile(int64_t deep, int64_t rows, const uint16_t *x, const uint16_t *panel, float *out, int64_t width,
                  int64_t columns) {
   Vector sums[tall][WIDE] = {};
+  for (int64_t row = 0; row < tall * ROWS && row < rows; row++)  // the cache fetches what will be written meanwhile
+    for (int64_t n = 0; n < COLUMNS && n < columns; n += LINE) __builtin_prefetch(out + row * width + n, 1);
   for (int64_t k = 0; k < deep; k += DEEP, panel += DEEP * COLUMNS) {
     Narrow weights[WIDE];
     memcpy(weights, panel, sizeof weights);
