@@ -14,7 +14,7 @@ from cosmicai.packaging.places import BUNDLED_MODEL
 
 def bench(
     model: Annotated[
-        Path, typer.Option(parser=MODEL, help="A model folder with graphs in float32 and int8.")
+        Path, typer.Option(parser=MODEL, help="A model folder with graphs in int8 or bfloat16.")
     ] = BUNDLED_MODEL,
     share: Annotated[
         Path | None,
@@ -24,9 +24,9 @@ def bench(
         ),
     ] = None,
 ) -> None:
-    """Measures float32 and int8 on one thread of this machine.
+    """Measures float32, int8 and bfloat16 on one thread of this machine, if the model admits them.
 
-    With `precision: auto`, a rank takes the precision that was measured to be faster on its kind of CPU. The
+    With `precision: auto`, a rank takes the precision that was measured to be fastest on its kind of CPU. The
     table of measured CPUs is functions/inference/engine/speeds.json. Run this on a processor that the table
     lacks, with nothing else running, and send the file that --share writes as a pull request.
 

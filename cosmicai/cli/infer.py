@@ -58,8 +58,8 @@ def infer(
         Literal["auto", "onnxruntime", "torch"], typer.Option(help="Library that runs the network.")
     ] = "auto",
     precision: Annotated[
-        Literal["auto", "float32", "int8"],
-        typer.Option(help="auto: int8 if it is admitted for the model and fast on this CPU."),
+        Literal["auto", "float32", "int8", "bfloat16"],
+        typer.Option(help="auto: of those that are admitted for the model, the fastest on this CPU."),
     ] = "auto",
     max_bad_fraction: Annotated[
         float,

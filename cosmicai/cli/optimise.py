@@ -26,47 +26,59 @@ def model_optimise(
         list[Path] | None,
         typer.Option(
             parser=PARTITIONS,
-            help="Folder of partitions, not trained on, to calibrate and judge int8 with; repeatable.",
+            help="Folder of partitions, not trained on, to judge int8 and bfloat16 with; repeatable.",
         ),
     ] = None,
 ) -> None:
-    """Writes the graphs that ranks run: float32 and, with calibration galaxies, int8 with its report.
+    """Writes the graphs that ranks run: float32 and, with calibration galaxies, int8 and bfloat16 with reports.
 
-    Ranks use int8 only if it is admitted: the report holds the differences and their limits.
+    Ranks use int8 or bfloat16 only if it is admitted: its report holds the differences and their limits.
 
     Example: cosmicai model optimise models/mine --calibration partitions
     """
     files = partition_files(calibration or [], folder)
     with new_folder(folder) as scratch:
         copy(folder, scratch)
-        report = _optimised(scratch, files)
+        reports = list(_optimised(scratch, files).values())
         merge(scratch, folder)
-    if report is None:
-        console.print(f"{folder}: float32 graph written; give --calibration for int8")
+    if not reports:
+        console.print(f"{folder}: float32 graph written; give --calibration for int8 and bfloat16")
         return
-    table = Table(title=f"int8 compared with float32, {report.galaxies:,} galaxies")
-    for column in ("", "float32", "int8", "limit"):
+    console.print_table(_table(reports))
+    for report in reports:
+        console.print(f"{report.precision} is {'' if report.admitted else 'not '}admitted")
+    if not any(report.admitted for report in reports):
+        console.print("ranks use float32")
+
+
+def _table(reports: list[Report]) -> Table:
+    """What the reduced precisions change, and may change. All have been judged with the same galaxies."""
+    first = reports[0]
+    limits = first.limits
+    names = [report.precision for report in reports]
+    table = Table(title=f"{' and '.join(names)} compared with float32, {first.galaxies:,} galaxies")
+    for column in ("", "float32", *names, "limit"):
         table.add_column(column, justify="right" if column else "left")
-    limits = report.limits
-    table.add_row("mean |Δz|/(1+z)", "", f"{report.mean_difference:.1e}", f"{limits.mean}")
-    table.add_row("99.9th percentile", "", f"{report.percentile_999_difference:.1e}", f"{limits.percentile}")
-    if report.accuracy_float32 is not None and report.accuracy_int8 is not None:
+
+    def add(title: str, values: list[float | None], limit: float) -> None:
+        table.add_row(title, "", *("" if value is None else f"{value:.1e}" for value in values), f"{limit}")
+
+    add("mean |Δz|/(1+z)", [one.mean_difference for one in reports], limits.mean)
+    add("99.9th percentile", [one.percentile_999_difference for one in reports], limits.percentile)
+    if first.accuracy_float32 is not None:
         allowed = {"NMAD": f"+{limits.nmad_growth:.0%}", "bias": "", "outliers": f"+{limits.outlier_growth}"}
+        accuracies = [first.accuracy_float32, *(one.accuracy_reduced or {} for one in reports)]
         for name, limit in allowed.items():
-            pair = (accuracy[name] for accuracy in (report.accuracy_float32, report.accuracy_int8))
-            table.add_row(name, *(f"{value:.5f}" for value in pair), limit)
-    if report.density_mean_difference is not None:
-        table.add_row(
-            "mean p(z) moves in ln(1+z)", "", f"{report.density_mean_difference:.1e}", f"{limits.mean}"
-        )
-        percentile = f"{report.density_percentile_999_difference:.1e}"
-        table.add_row("99.9th percentile", "", percentile, f"{limits.percentile}")
-    console.print_table(table)
-    console.print("int8 is admitted" if report.admitted else "int8 is not admitted: ranks use float32")
+            table.add_row(name, *(f"{one[name]:.5f}" for one in accuracies), limit)
+    if first.density_mean_difference is not None:
+        add("mean p(z) moves in ln(1+z)", [one.density_mean_difference for one in reports], limits.mean)
+        percentiles = [one.density_percentile_999_difference for one in reports]
+        add("99.9th percentile", percentiles, limits.percentile)
+    return table
 
 
-def _optimised(folder: Path, files: list[Path]) -> Report | None:
-    """Writes the graphs of a model folder; the report of int8 if there are galaxies to calibrate it with."""
+def _optimised(folder: Path, files: list[Path]) -> dict[str, Report]:
+    """Writes the graphs of a model folder; reports of reduced precisions if galaxies can judge them."""
     from cosmicai.model.optimise import optimise
     from cosmicai.model.usable import Needs, Tally, partitions, together, usable
     from inference.data.partition import PartitionError

@@ -16,6 +16,7 @@ import numpy as np
 
 from cosmicai.data.dc2 import write_partition
 from cosmicai.model.speed import Measured, measure
+from inference.contract.model_files import REDUCED, admitted
 from inference.engine.choice import read_graphs
 from inference.engine.cpu import SPEEDS, cpu_kind, features, instructions
 
@@ -49,17 +50,18 @@ class Bench:
 
 
 def bench(model: Path) -> Bench:
-    """Measures float32 and int8 of a model folder on one thread. Raises BenchError, or EngineError."""
+    """Measures the admitted precisions of a model folder on one thread. Raises BenchError, or EngineError."""
     graphs = read_graphs(model)
     if instructions() is None:
         raise BenchError("the kernels of the graphs do not run on this CPU; it needs the torch engine")
-    if graphs is None or "int8" not in graphs:
-        remedy = "`cosmicai model optimise` makes one"
-        raise BenchError(f"{model} has no int8 graph to compare with float32; {remedy}")
+    reduced = admitted(graphs or {})
+    if not reduced:
+        remedy = "`cosmicai model optimise --calibration …` makes and judges them"
+        raise BenchError(f"{model} has no admitted {' or '.join(REDUCED)} to compare with float32; {remedy}")
     turns: list[dict[str, Measured]] = []
     with _galaxies() as files:
         for _ in range(TURNS):
-            turns.append({name: measure(model, files, name) for name in ("float32", "int8")})
+            turns.append({name: measure(model, files, name) for name in ("float32", *reduced)})
     rates = {name: statistics.median(turn[name].rate for turn in turns) for name in turns[0]}
     return Bench(model.name, rates)
 

@@ -1,4 +1,4 @@
-"""The network as an ONNX graph made for CPUs: exact rewrites, fused operators, optionally static int8.
+"""The network as an ONNX graph made for CPUs: exact rewrites, fused operators, optionally int8 or bfloat16.
 
 `inference.engine.astromae` defines what the graph computes; a test holds every variant against it. Operators of
 the domain cosmicai are those of functions/inference/engine/kernels, which compute the published variant. The
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from cosmicai.model import rewrites
-from cosmicai.model.nodes import PRODUCT, Activation, Graph, Quantiser
+from cosmicai.model.nodes import BFLOAT16_PRODUCT, PRODUCT, Activation, Graph, Quantiser
 from cosmicai.model.rewrites import doubles
 from inference.engine import astromae
 from inference.engine.interface import DENSITY, EMBEDDING, REDSHIFT
@@ -32,28 +32,33 @@ _IR_VERSION = 10
 
 
 LAYERS = ("attention", "project", "expand", "contract")
-"""A block's Linear layers that may multiply in int8: queries, keys and values; after attention; in the MLP."""
+"""A block's Linear layers that may multiply in int8 or bfloat16: queries, keys and values; after attention; in
+the MLP."""
 
 
 def range_name(block: int, layer: str) -> str:
     return f"{block}.{layer}"
 
 
-def build(model: astromae.AstroMAE, ranges: Ranges | None = None) -> onnx.ModelProto:
+def build(model: astromae.AstroMAE, ranges: Ranges | None = None, in_bfloat16: bool = False) -> onnx.ModelProto:
     """The graph of images (N, C, S, S) and magnitudes (N, M) to redshift (N,) and embedding (N, D): float32.
 
     A network with a head for p(z) also gives density (N, K), the probabilities of its bins.
 
     ranges: if given, the Linear layers of the encoder's blocks multiply in int8, with weights whose 16-bit sums
     cannot overflow in AVX2, and activations scaled by the ranges: a galaxy's redshift does not depend on its
-    neighbours in a batch.
+    neighbours in a batch. in_bfloat16: if true, without ranges, these layers multiply in bfloat16.
     """
     g, config = Graph(), model.config
     images = _softened(g, model)
     head, *encoder_layers = rewrites.stack(model.encoder_branch)
     encoder_layers.insert(0, rewrites.affine(model.encoder.head).then(head))
     branches = [
-        g.stack(_encoded(g, model, images, ranges or {}), encoder_layers, config.encoder_branch.activation),
+        g.stack(
+            _encoded(g, model, images, ranges or {}, in_bfloat16),
+            encoder_layers,
+            config.encoder_branch.activation,
+        ),
         g.stack(
             _inception_features(g, model, images),
             rewrites.stack(model.inception_branch),
@@ -83,7 +88,7 @@ def build(model: astromae.AstroMAE, ranges: Ranges | None = None) -> onnx.ModelP
         outputs.append(helper.make_tensor_value_info(DENSITY, TensorProto.FLOAT, ["N", config.density_bins]))
     graph = helper.make_graph(g.nodes, "astromae", inputs, outputs, g.weights)
     opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()]
-    functions = [PRODUCT] if ranges else []
+    functions = [PRODUCT] if ranges else [BFLOAT16_PRODUCT] if in_bfloat16 else []
     return helper.make_model(
         graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="cosmicai", functions=functions
     )
@@ -96,12 +101,17 @@ def _softened(g: Graph, model: astromae.AstroMAE) -> str:
     return g.kernel("Soften", INPUTS[0], g.floats(1 / doubles(model.softening).ravel()))
 
 
-def _encoded(g: Graph, model: astromae.AstroMAE, images: str, ranges: Ranges) -> str:
+def _encoded(g: Graph, model: astromae.AstroMAE, images: str, ranges: Ranges, in_bfloat16: bool) -> str:
     """The normalised mean of the patch tokens, (N, D), which is the graph's embedding."""
     encoder, config = model.encoder, model.config
     x = _tokens(g, model, images)  # (N · (T + 1), D)
     blocks = [
-        _Block(g, config, block, {layer: ranges.get(range_name(index, layer)) for layer in LAYERS})
+        _Block(
+            g,
+            config,
+            block,
+            {layer: Quantiser(g, ranges.get(range_name(index, layer)), in_bfloat16) for layer in LAYERS},
+        )
         for index, block in enumerate(encoder.blocks)
     ]
     normalised = blocks[0].entered(x)
@@ -132,14 +142,10 @@ class _Block:
     """
 
     def __init__(
-        self,
-        graph: Graph,
-        config: astromae.Config,
-        block: Any,
-        limits: Mapping[str, tuple[float, float] | None],
+        self, graph: Graph, config: astromae.Config, block: Any, quantisers: dict[str, Quantiser]
     ) -> None:
-        self._g, self._config, self._block = graph, config, block
-        self._quantisers = {layer: Quantiser(graph, limits[layer]) for layer in LAYERS}
+        """quantisers: of what enters each of the layers in LAYERS."""
+        self._g, self._config, self._block, self._quantisers = graph, config, block, quantisers
 
     def entered(self, x: str) -> Activation:
         """What the first block's attention reads."""
@@ -156,7 +162,7 @@ class _Block:
         """The mean of the patch tokens after this block, (N, D): nothing is computed for the class token but
         its query, key and value, and the second layer of the MLP runs on the mean."""
         g, tokens, width = self._g, self._config.tokens, self._config.width
-        self._quantisers["contract"] = Quantiser(g, None)
+        self._quantisers["contract"] = Quantiser(g)
         out, hidden = self._hidden(x, normalised, skipped=1)
         mean = [
             g.op("ReduceMean", g.reshape(rows, -1, tokens, columns), g.integers(1), keepdims=0)

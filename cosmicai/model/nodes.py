@@ -1,4 +1,4 @@
-"""Nodes and weights of an ONNX graph as they are written, and int8 if ranges of activations are known."""
+"""Nodes and weights of an ONNX graph as they are written, and its products in int8 and in bfloat16."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from cosmicai.model.rewrites import Affine, Convolution, doubles
 from inference.engine import astromae
@@ -104,16 +104,22 @@ _ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {  # the operators of thos
 
 @dataclass(frozen=True)
 class Activation:
-    """What enters a Linear layer: float32, or uint8 if its scale and zero are given."""
+    """What enters a Linear layer: float32, or uint8 if its scale and zero are given.
+
+    in_bfloat16: whether the layer multiplies in bfloat16, for which it rounds the float32 values itself.
+    """
 
     graph: Graph
     value: str
     scale: str | None = None
     zero: str | None = None
+    in_bfloat16: bool = field(default=False, kw_only=True)
 
     def times(self, weight: NDArray[Any]) -> str:
         """Its product with `weight` (inputs, outputs) in float32; what reads it adds the bias."""
         graph = self.graph
+        if self.in_bfloat16:
+            return graph.kernel(BFLOAT16_PRODUCT.name, self.value, graph.constant(rounded(weight)))
         if self.scale is None or self.zero is None:
             return graph.op("MatMul", self.value, graph.floats(weight))
         narrow, scales = narrowed(weight)
@@ -130,6 +136,28 @@ PRODUCT = helper.make_function(
     [helper.make_opsetid("com.microsoft", 1)],
 )
 """A product of uint8 by int8. Where the kernels have none, onnxruntime computes this definition."""
+
+BFLOAT16_PRODUCT = helper.make_function(
+    "cosmicai",
+    "MatMulBfloat16",
+    ["x", "weight"],
+    ["product"],
+    [
+        helper.make_node("Cast", ["x"], ["rounded"], to=TensorProto.BFLOAT16),
+        helper.make_node("Cast", ["rounded"], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["weight"], ["weights"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["values", "weights"], ["product"]),
+    ],
+    [helper.make_opsetid("", 21)],
+)
+"""A product of float32, rounded to bfloat16, by bfloat16. Where the kernels have none, onnxruntime computes
+this definition, which takes a little longer than float32."""
+
+
+def rounded(weight: NDArray[Any]) -> NDArray[Any]:
+    """A matrix in bfloat16, each value rounded to the nearest."""
+    return weight.astype(np.float32).astype(helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
+
 
 _MOST_OF_FOUR = 128  # 255 times that is still an int16
 
@@ -148,10 +176,15 @@ def narrowed(weight: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.float64
 
 
 class Quantiser:
-    """The uint8 of a layer's activations; float32 if their range is not known."""
+    """The uint8 of a layer's activations; float32 if their range is not known.
 
-    def __init__(self, graph: Graph, limits: tuple[float, float] | None) -> None:
-        self._graph, self.parameters = graph, list[str]()
+    in_bfloat16: whether the layer multiplies float32 activations in bfloat16.
+    """
+
+    def __init__(
+        self, graph: Graph, limits: tuple[float, float] | None = None, in_bfloat16: bool = False
+    ) -> None:
+        self._graph, self.parameters, self._in_bfloat16 = graph, list[str](), in_bfloat16
         if limits is not None:
             low, high = min(limits[0], 0.0), max(limits[1], 0.0)
             scale = max(high - low, 1e-6) / 255
@@ -163,9 +196,12 @@ class Quantiser:
         last = f"v{len(self._graph.nodes)}"
         names = [*outputs, last]
         self._graph.ops(kind, *inputs, *self.parameters, outputs=names, domain="cosmicai", **attributes)
-        return Activation(self._graph, last, *self.parameters)
+        return self._activation(last)
 
     def of(self, value: str) -> Activation:
         if self.parameters:
             value = self._graph.op("QuantizeLinear", value, *self.parameters)
-        return Activation(self._graph, value, *self.parameters)
+        return self._activation(value)
+
+    def _activation(self, value: str) -> Activation:
+        return Activation(self._graph, value, *self.parameters, in_bfloat16=self._in_bfloat16)

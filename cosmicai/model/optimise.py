@@ -1,10 +1,11 @@
-"""The graphs of a model folder: float32 for every model, int8 if galaxies show that it may be used.
+"""The graphs of a model folder: float32 for all, int8 and bfloat16 if galaxies show that they may be used.
 
 graphs.json names what there is and is written last:
 
     {"network": SHA-256 of model.safetensors,
      "float32": {"files": {"model.onnx": SHA-256, …}},
-     "int8": {"files": {…}, "admitted": true, "report": {…}}}
+     "int8": {"files": {…}, "admitted": true, "report": {…}},
+     "bfloat16": {"files": {…}, "admitted": true, "report": {…}}}
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from inference.contract.model_files import GRAPHS
 from inference.data.partition import Partition
 from inference.engine import astromae
 from inference.engine.choice import Choice, network_digest
-from inference.engine.interface import Engine
+from inference.engine.interface import Engine, redshifts
 from inference.engine.loading import load, start
 
 Json = dict[str, Any]
+Predictions = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+"""Redshifts (N,), and p(z) in bins (N, K) if the network has a head for it."""
 TOLERANCE = 1e-5  # of float32 redshifts, relative to 1 + |z|
 FEWEST_GALAXIES = 1000  # to judge a precision by: its 99.9th percentile needs them
 CALIBRATED_ON = 512  # galaxies whose activations give the ranges; never among those that judge
@@ -45,7 +48,7 @@ class OptimiseError(RuntimeError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a reduced precision may change: |z_int8 - z_float32| / (1 + z_float32), and the accuracy.
+    """What a reduced precision may change: |z_reduced - z_float32| / (1 + z_float32), and the accuracy.
 
     The mean may be a tenth of the bias that LSST's dark-energy science allows, 0.003 (LSST Science
     Requirements Document, LPM-17: photometric redshifts); the 99.9th percentile may be all of it.
@@ -59,19 +62,21 @@ class Limits:
 
 @dataclass(frozen=True)
 class Report:
-    """How int8 differs from float32 on galaxies that gave no ranges; accuracy if redshifts are known.
+    """How a reduced precision differs from float32 on galaxies that gave no ranges; accuracy if known.
 
     Two p(z) differ by how far probability moves from one to the other in ln(1 + z), on average (Wasserstein's
-    distance): of two redshifts that is |z_int8 - z_float32| / (1 + z), and so it has the same limits.
+    distance): of two redshifts that is |z_reduced - z_float32| / (1 + z), and so it has the same limits.
+    calibrated_on: the galaxies that gave ranges, which only int8 needs.
     """
 
+    precision: str
     galaxies: int
     calibrated_on: int
     mean_difference: float
     percentile_999_difference: float
     largest_difference: float
     accuracy_float32: Json | None
-    accuracy_int8: Json | None
+    accuracy_reduced: Json | None
     limits: Limits
     density_mean_difference: float | None = None
     density_percentile_999_difference: float | None = None
@@ -85,21 +90,27 @@ class Report:
             and (self.density_mean_difference or 0.0) <= self.limits.mean
             and (self.density_percentile_999_difference or 0.0) <= self.limits.percentile
         )
-        if self.accuracy_float32 is None or self.accuracy_int8 is None:
+        if self.accuracy_float32 is None or self.accuracy_reduced is None:
             return close
-        before, after = self.accuracy_float32, self.accuracy_int8
+        before, after = self.accuracy_float32, self.accuracy_reduced
         return bool(
             close
             and after["NMAD"] <= before["NMAD"] * (1 + self.limits.nmad_growth)
             and after["outliers"] <= before["outliers"] + self.limits.outlier_growth
         )
 
+    def to_json(self) -> Json:
+        """As graphs.json has it, below the name of the precision."""
+        names = {"accuracy_reduced": f"accuracy_{self.precision}"}
+        return {names.get(name, name): value for name, value in asdict(self).items() if name != "precision"}
 
-def optimise(folder: Path, galaxies: Partition | None = None, limits: Limits = Limits()) -> Report | None:
-    """Writes the float32 graph of a model folder and, given galaxies, the int8 one with its report.
 
-    galaxies: at least FEWEST_GALAXIES + CALIBRATED_ON that the network was not trained on; the first
-    CALIBRATED_ON give the ranges of activations, all others judge. Raises OptimiseError.
+def optimise(folder: Path, galaxies: Partition | None = None, limits: Limits = Limits()) -> dict[str, Report]:
+    """Writes the float32 graph of a model folder and, given galaxies, those of the reduced precisions.
+
+    Returns the report of each reduced precision. galaxies: at least FEWEST_GALAXIES + CALIBRATED_ON that the
+    network was not trained on; the first CALIBRATED_ON give the ranges of activations, all others judge. Raises
+    OptimiseError.
     """
     model = astromae.load(folder)
     (folder / GRAPHS).unlink(missing_ok=True)
@@ -108,18 +119,31 @@ def optimise(folder: Path, galaxies: Partition | None = None, limits: Limits = L
         "float32": {"files": write_graph(folder, "model", graph.build(model))},
     }
     _write_graphs(folder, graphs)
-    _check(model, load(folder, "onnxruntime", "float32", threads=1))
+    float32 = load(folder, "onnxruntime", "float32", threads=1)
+    _check(model, float32)
     if galaxies is None:
-        return None
+        return {}
     if len(galaxies) < FEWEST_GALAXIES + CALIBRATED_ON:
         raise OptimiseError(
             f"calibration: {len(galaxies)} galaxies are too few; give {FEWEST_GALAXIES + CALIBRATED_ON} or more"
         )
+    judging = galaxies.rows(CALIBRATED_ON, len(galaxies))
+    expected = _predictions(float32, judging)
     ranges = activation_ranges(model, galaxies.rows(0, CALIBRATED_ON))
-    int8 = {"files": write_graph(folder, "model.int8", graph.build(model, ranges))}
-    report = _judge(folder, tuple(int8["files"]), galaxies.rows(CALIBRATED_ON, len(galaxies)), limits)
-    _write_graphs(folder, {**graphs, "int8": {**int8, "admitted": report.admitted, "report": asdict(report)}})
-    return report
+    reports = {}
+    for precision, calibrated_on, made in (
+        ("int8", CALIBRATED_ON, graph.build(model, ranges)),
+        ("bfloat16", 0, graph.build(model, in_bfloat16=True)),
+    ):
+        files = write_graph(folder, f"model.{precision}", made)
+        # graphs.json does not name these files yet, so that no rank can use them meanwhile.
+        engine = start(folder, Choice("onnxruntime", precision, tuple(files), "to be judged"), threads=1)
+        predictions = _predictions(engine, judging)
+        report = _compared(precision, calibrated_on, judging, expected, predictions, limits, model.config)
+        graphs[precision] = {"files": files, "admitted": report.admitted, "report": report.to_json()}
+        reports[precision] = report
+    _write_graphs(folder, graphs)
+    return reports
 
 
 def activation_ranges(model: astromae.AstroMAE, galaxies: Partition) -> dict[str, tuple[float, float]]:
@@ -164,15 +188,11 @@ def _check(model: astromae.AstroMAE, engine: Engine) -> None:
     images = random.standard_normal(shape, np.float32)
     magnitudes = 23 + random.standard_normal((_REFERENCE_GALAXIES, config.magnitudes), np.float32)
     with torch.inference_mode():
-        expected = model(torch.from_numpy(images), torch.from_numpy(magnitudes)).numpy()
-    difference = float(_differences(_predicted(engine, Partition(images, magnitudes, None)), expected).max())
-    if model.density is not None:
-        logs = math.log1p(config.density_to)
-        with torch.inference_mode():
-            bins = model.outputs(torch.from_numpy(images), torch.from_numpy(magnitudes))[2]
-        density = _density(engine, Partition(images, magnitudes, None))
-        moved = float(_moved(density, bins.numpy() if bins is not None else density, logs).max())
-        difference = max(difference, moved)
+        expected, _, bins = model.outputs(torch.from_numpy(images), torch.from_numpy(magnitudes))
+    redshift, density = _predictions(engine, Partition(images, magnitudes, None))
+    difference = float(_differences(redshift, expected.numpy()).max())
+    if density is not None and bins is not None:
+        difference = max(difference, float(_moved(density, bins.numpy(), config).max()))
     if not difference <= TOLERANCE:
         raise OptimiseError(
             f"the float32 graph's redshifts or p(z) differ from the network's by {difference:.1e} of 1 + z, "
@@ -180,42 +200,46 @@ def _check(model: astromae.AstroMAE, engine: Engine) -> None:
         )
 
 
-def _judge(folder: Path, int8: tuple[str, ...], galaxies: Partition, limits: Limits) -> Report:
-    """int8: the files of a graph that graphs.json does not name yet, so that no rank can use it meanwhile."""
-    before = _predicted(load(folder, "onnxruntime", "float32", threads=1), galaxies)
-    judged = start(folder, Choice("onnxruntime", "int8", int8, "to be judged"), threads=1)
-    after = _predicted(judged, galaxies)
+def _compared(
+    precision: str,
+    calibrated_on: int,
+    galaxies: Partition,
+    expected: Predictions,
+    predictions: Predictions,
+    limits: Limits,
+    config: astromae.Config,
+) -> Report:
+    """expected: by float32."""
+    (before, bins), (after, density) = expected, predictions
     differences = _differences(after, before)
-    moved = None
-    if judged.density_bins:
-        float32 = load(folder, "onnxruntime", "float32", threads=1)
-        logs = math.log1p(astromae.Config.read(folder / "config.json").density_to)
-        moved = _moved(_density(judged, galaxies), _density(float32, galaxies), logs)
+    moved = None if density is None or bins is None else _moved(density, bins, config)
     return Report(
+        precision,
         galaxies=len(galaxies),
-        calibrated_on=CALIBRATED_ON,
+        calibrated_on=calibrated_on,
         mean_difference=float(differences.mean()),
         percentile_999_difference=float(np.quantile(differences, 0.999)),
         largest_difference=float(differences.max()),
         accuracy_float32=_accuracy(before, galaxies),
-        accuracy_int8=_accuracy(after, galaxies),
+        accuracy_reduced=_accuracy(after, galaxies),
         limits=limits,
         density_mean_difference=None if moved is None else float(moved.mean()),
         density_percentile_999_difference=None if moved is None else float(np.quantile(moved, 0.999)),
     )
 
 
-def _predicted(engine: Engine, galaxies: Partition) -> NDArray[np.float32]:
-    return np.concatenate(list(engine.predict(galaxies.batches(engine.batch(256)))))
+def _predictions(engine: Engine, galaxies: Partition) -> Predictions:
+    batches = galaxies.batches(engine.batch(256))
+    outputs = list(engine.outputs(batches, embedding=False, density=bool(engine.density_bins)))
+    density = [one.density for one in outputs if one.density is not None]
+    return np.concatenate(list(redshifts(outputs))), np.concatenate(density) if density else None
 
 
-def _density(engine: Engine, galaxies: Partition) -> NDArray[np.float32]:
-    outputs = engine.outputs(galaxies.batches(engine.batch(256)), embedding=False, density=True)
-    return np.concatenate([one.density for one in outputs if one.density is not None])
-
-
-def _moved(density: NDArray[np.float32], expected: NDArray[np.float32], width: float) -> NDArray[np.float64]:
-    """Wasserstein's distance of p(z) (N, K) in ln(1 + z), of which all bins cover `width`."""
+def _moved(
+    density: NDArray[np.float32], expected: NDArray[np.float32], config: astromae.Config
+) -> NDArray[np.float64]:
+    """Wasserstein's distance of p(z) (N, K) in ln(1 + z), of which all bins cover ln(1 + density_to)."""
+    width = math.log1p(config.density_to)
     apart: NDArray[np.float64] = (
         np.abs(np.cumsum(density.astype(float) - expected, axis=1)).mean(axis=1) * width
     )

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cosmicai.packaging.packages import PackagingError, digest
@@ -22,18 +22,27 @@ _NO_RUNTIME = ("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics")  # no 
 
 @dataclass(frozen=True)
 class _Machine:
-    """What the kernels are compiled for: zig's target, the oldest CPU, and a CPU for each instruction set."""
+    """What the kernels are compiled for: zig's target, the oldest CPU, and a CPU for each instruction set.
+
+    bfloat16: the instruction sets that have products of bfloat16, for which these are compiled in addition.
+    """
 
     target: str
     oldest: str
     instructions: dict[str, str]
+    bfloat16: dict[str, str] = field(default_factory=dict)
 
 
 MACHINES = {  # by what Python calls them; glibc 2.28 is the oldest that onnxruntime itself supports
     "x86_64": _Machine(
-        "x86_64-linux-gnu.2.28", "x86_64_v2", {"avx2": "x86_64_v3", "avx512": "x86_64_v4-prefer_256_bit"}
+        "x86_64-linux-gnu.2.28",
+        "x86_64_v2",
+        {"avx2": "x86_64_v3", "avx512": "x86_64_v4-prefer_256_bit"},
+        {"avx512_bf16": "x86_64_v4-prefer_256_bit+avx512bf16"},
     ),
-    "aarch64": _Machine("aarch64-linux-gnu.2.28", "neoverse_n1", {"neon": "neoverse_n1"}),  # Graviton2
+    "aarch64": _Machine(  # Graviton2, and from Graviton3 on
+        "aarch64-linux-gnu.2.28", "neoverse_n1", {"neon": "neoverse_n1"}, {"neon_bf16": "neoverse_n1+bf16"}
+    ),
     "arm64": _Machine("aarch64-macos", "apple_m1", {"neon": "apple_m1"}),
 }
 
@@ -54,6 +63,7 @@ def compile_kernels(machine: str = platform.machine()) -> Path | None:
     with tempfile.TemporaryDirectory() as folder:
         parts = [("operators", "operators", made_for.oldest)]
         parts += [("kernels", name, cpu) for name, cpu in made_for.instructions.items()]
+        parts += [("bfloat16", name, cpu) for name, cpu in made_for.bfloat16.items()]
         objects = [f"{folder}/{name}.o" for _, name, _ in parts]
         for (source, name, cpu), made in zip(parts, objects, strict=True):
             options = [*_FLAGS, *_NO_RUNTIME, *_WARNINGS, f"-mcpu={cpu}", f"-DKERNELS={name}"]

@@ -31,6 +31,7 @@ from cosmicai.results.runfolder import run_folder
 from cosmicai.runs.shares import Share, run_id
 from inference import process
 from inference.contract.event import DEFAULT_OUTPUTS, OUTPUTS, RankEvent
+from inference.contract.model_files import REDUCED
 from inference.data.partition import PartitionError
 from inference.data.storage import Folder, LocalFolder, ObjectError, Storage
 from inference.data.torchfile import LocalFile, Source
@@ -46,7 +47,8 @@ from summarize.report import report
 from summarize.summary import summary
 
 MOST_GALAXIES, MOST_PROCESSES = 65_536, 1024  # of a batch; at once
-DEVICES, ENGINES, PRECISIONS = ("cpu", "cuda"), ("auto", "onnxruntime", "torch"), ("auto", "float32", "int8")
+DEVICES, ENGINES = ("cpu", "cuda"), ("auto", "onnxruntime", "torch")
+PRECISIONS = ("auto", "float32", *REDUCED)
 LOCAL = ""  # in place of a bucket's name: the file system
 Json = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -110,10 +112,10 @@ def infer(
     magnitudes (N, 5), or what the model's config says, and may have redshifts (N,). out: folder for the files
     of a run, which appear together at the end; overwrite: replace those of an earlier call. batch_size:
     galaxies. processes: partitions at once, which share the cores. model: its folder, or the bundled model.
-    device: cpu or cuda. engine: auto, onnxruntime or torch. precision: auto, float32 or int8. progress: called
-    with (partitions done, all partitions). tell: called with each note, such as on files that are left out.
-    outputs: what is written for each galaxy: redshift (always), pdf, embedding. share: computes only this share
-    of the partitions, into a folder below `out`, for merging.py.
+    device: cpu or cuda. engine: auto, onnxruntime or torch. precision: auto, float32, int8 or bfloat16.
+    progress: called with (partitions done, all partitions). tell: called with each note, such as on files that
+    are left out. outputs: what is written for each galaxy: redshift (always), pdf, embedding. share: computes
+    only this share of the partitions, into a folder below `out`, for merging.py.
 
     A partition that cannot be computed is a failed rank of the results' summary, as is one of which more than
     `max_bad_fraction` of the galaxies lack something. Raises InputError for a source or an option that is not

@@ -15,11 +15,14 @@ NOVELTY = "novelty.json"
 TORCH_FILES = ("config.json", "model.safetensors")
 """What the torch engine reads."""
 
+REDUCED = ("int8", "bfloat16")
+"""The precisions that graphs.json may admit besides float32, which every model has."""
+
 
 def engine_fault(engine: str, precision: str) -> str | None:
     """Why no model runs with this engine and precision; None if some do."""
-    if (engine, precision) == ("torch", "int8"):
-        return "precision: only onnxruntime computes in int8; give auto or float32 with torch"
+    if engine == "torch" and precision in REDUCED:
+        return f"precision: only onnxruntime computes in {precision}; give auto or float32 with torch"
     return None
 
 
@@ -27,22 +30,24 @@ def graphs_fault(graphs: dict[str, Any], engine: str, precision: str) -> str | N
     """Why the model of this graphs.json does not run with this engine and precision; None if it may."""
     if "mapping" in graphs and engine == "torch":
         return "engine: this network was imported from ONNX, which onnxruntime runs; give auto or onnxruntime"
-    if "mapping" in graphs and precision == "int8":
-        return "precision: int8 is not made of imported networks; give auto or float32"
-    if precision == "int8" and not _has_int8(graphs):
+    if "mapping" in graphs and precision in REDUCED:
+        return f"precision: {precision} is not made of imported networks; give auto or float32"
+    if precision in REDUCED and precision not in admitted(graphs):
+        names = ["auto", "float32", *admitted(graphs)]
         return (
-            "precision: int8 is not admitted for this model; run `cosmicai model optimise --calibration …`, "
-            "or give auto or float32"
+            f"precision: {precision} is not admitted for this model; run `cosmicai model optimise "
+            f"--calibration …`, or give {', '.join(names[:-1])} or {names[-1]}"
         )
     return engine_fault(engine, precision)
 
 
-def preferred(graphs: dict[str, Any], precision: str) -> str:
-    """The precision whose graph ranks read; for `auto`, on a CPU that is fast at int8."""
-    if precision != "auto":
-        return precision
-    return "int8" if _has_int8(graphs) and "mapping" not in graphs else "float32"
+def readable(graphs: dict[str, Any], precision: str) -> tuple[str, ...]:
+    """The precisions whose graphs ranks may read: with `auto` each of them chooses by its CPU."""
+    return ("float32", *admitted(graphs)) if precision == "auto" else (precision,)
 
 
-def _has_int8(graphs: dict[str, Any]) -> bool:
-    return bool(graphs.get("int8", {}).get("admitted", False))
+def admitted(graphs: dict[str, Any]) -> tuple[str, ...]:
+    """The reduced precisions that ranks may use."""
+    if "mapping" in graphs:
+        return ()
+    return tuple(name for name in REDUCED if graphs.get(name, {}).get("admitted", False))

@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .contract.model_files import BUNDLED, CALIBRATION, GRAPHS, NOVELTY, TORCH_FILES, graphs_fault, preferred
+from .contract.model_files import (
+    BUNDLED,
+    CALIBRATION,
+    GRAPHS,
+    NOVELTY,
+    REDUCED,
+    TORCH_FILES,
+    graphs_fault,
+    readable,
+)
 from .contract.s3 import repeated
 from .payload import PayloadError, packaged_json
 from .plan import named
@@ -37,7 +46,7 @@ class Model:
 def check_model(s3: Any, payload: dict[str, Any]) -> Model:
     """What is known about the payload's model folder; calibration.json is read only for a catalogue.
 
-    Raises PayloadError if the payload's `model` is a folder that lacks a file that every rank needs, or a model
+    Raises PayloadError if the payload's `model` is a folder that lacks a file that ranks may need, or a model
     that does not run with the payload's engine and precision. If the payload names a script, the folder may
     hold anything, but must not be empty. Ranks check what the files hold.
     """
@@ -83,13 +92,13 @@ def _needed(graphs: Any, payload: dict[str, Any], has_graphs: bool) -> set[str]:
     """
     engine, precision = payload["engine"], payload["precision"]
     if not has_graphs:
-        return {GRAPHS} if engine == "onnxruntime" or precision == "int8" else {*TORCH_FILES}
+        return {GRAPHS} if engine == "onnxruntime" or precision in REDUCED else {*TORCH_FILES}
     try:
         fault = graphs_fault(graphs, engine, precision)
         if fault is not None:
             raise PayloadError(fault)
-        return (
-            {*TORCH_FILES} if engine == "torch" else {*map(str, graphs[preferred(graphs, precision)]["files"])}
-        )
+        if engine == "torch":
+            return {*TORCH_FILES}
+        return {str(name) for one in readable(graphs, precision) for name in graphs[one]["files"]}
     except (AttributeError, KeyError, TypeError):  # it is malformed: the ranks say how
         return set()

@@ -186,6 +186,10 @@ def _named(name: str) -> str:
         '{"float32": {"files": {}}}', '{"float32": {"files": {"a.onnx": 7}}}', _named("second.onnx"),
         _changed(lambda graphs: graphs["int8"].update(admitted="yes")),
         _changed(lambda graphs: graphs.update(int8=[])),
+        _changed(lambda graphs: graphs.update(bfloat16=7)),
+        _changed(lambda graphs: graphs.update(bfloat16={**graphs["int8"], "admitted": 1})),
+        _changed(lambda graphs: graphs.update(bfloat16={"files": {"../a.onnx": "0" * 64}, "admitted": True})),
+        _changed(lambda graphs: graphs.update(bfloat16={"files": {"a.onnx": "0"}, "admitted": True})),
     ],
 )  # fmt: skip
 def test_graphs_json_names_files_of_its_folder_alone(tmp_path: Path, content: str) -> None:

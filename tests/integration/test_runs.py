@@ -164,6 +164,22 @@ def test_a_model_of_ones_own(
         assert ran.predictions(0)["z_pred"] == pytest.approx(model(images, magnitudes).numpy(), abs=1e-5)
 
 
+def test_a_run_in_bfloat16(
+    cloud: Cloud, run: Run, partitions: Partitions, reference: Reference, prefix: str
+) -> None:
+    files = partitions(2)
+    cloud.put_all(prefix, files)
+    ran = run(cloud.payload(prefix, precision="bfloat16"))
+    assert ran.status == "SUCCEEDED", ran.cause
+    infos = ran.read("combined_data.json")
+    assert [info["precision"] for info in infos] == ["bfloat16"] * 2
+    assert {info["precision_reason"].partition(";")[0] for info in infos} == {"requested"}
+    for rank in range(2):
+        expected = reference(files[f"{rank + 1}.pt"])
+        differences = np.abs(ran.predictions(rank)["z_pred"] - expected) / (1 + expected)
+        assert 0 < differences.max() < 0.003
+
+
 def test_a_100_mb_partition_runs_in_512_mb(
     aws: Emulator, saved: Callable[[object], bytes], make_partition: Any, tmp_path: Path
 ) -> None:

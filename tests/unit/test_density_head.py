@@ -68,10 +68,10 @@ def test_a_network_without_the_head_gives_no_density(tmp_path: Path) -> None:
             list(engine.outputs(_galaxies(3).batches(3), embedding=False, density=True))
 
 
-def test_int8_must_keep_the_density_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+def test_a_reduced_precision_must_keep_the_density_too(precision: str, tmp_path: Path) -> None:
     astromae.save(randomised(_HEAD), tmp_path)
-    report = optimise(tmp_path, _galaxies(1512), Limits(mean=1.0, percentile=1.0))
-    assert report is not None
+    report = optimise(tmp_path, _galaxies(1512), Limits(mean=1.0, percentile=1.0))[precision]
     assert report.density_mean_difference is not None
     assert 0 < report.density_mean_difference < 0.05
     assert report.admitted

@@ -349,6 +349,7 @@ def test_an_imported_network_says_what_cannot_run_it(model: Path) -> None:
     for engine, precision, device in (
         ("torch", "auto", "cpu"),
         ("auto", "int8", "cpu"),
+        ("auto", "bfloat16", "cpu"),
         ("auto", "auto", "cuda"),
     ):
         with pytest.raises(EngineError, match="imported"):

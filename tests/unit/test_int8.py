@@ -34,8 +34,7 @@ from .test_astromae import SMALL
 )
 def test_int8_is_near_and_does_not_depend_on_the_batch(changes: dict[str, object], tmp_path: Path) -> None:
     astromae.save(small_model(**changes), tmp_path)
-    report = optimise(tmp_path, random_galaxies(1600), Limits(1.0, 1.0, 1.0, 1.0))
-    assert report is not None
+    report = optimise(tmp_path, random_galaxies(1600), Limits(1.0, 1.0, 1.0, 1.0))["int8"]
     assert report.admitted
     assert (report.galaxies, report.calibrated_on) == (1088, 512)
     assert 0 < report.mean_difference < 0.01
@@ -58,8 +57,7 @@ def test_int8_multiplies_every_layer_of_every_block_but_the_last_ones_mean() -> 
 
 def test_int8_beyond_the_limits_is_kept_out(tmp_path: Path) -> None:
     astromae.save(small_model(), tmp_path)
-    report = optimise(tmp_path, random_galaxies(1600), Limits(mean=1e-9))
-    assert report is not None
+    report = optimise(tmp_path, random_galaxies(1600), Limits(mean=1e-9))["int8"]
     assert not report.admitted
     graphs = read_graphs(tmp_path)
     assert graphs is not None
@@ -91,6 +89,7 @@ def test_auto_takes_what_the_cpu_is_fast_at(
     monkeypatch.setattr(choosing, "instructions", lambda: instruction_set)
     monkeypatch.setattr(cpu, "cpu_flags", lambda: frozenset(flags))
     monkeypatch.setattr(choosing, "cpu_kind", lambda: "a CPU that nobody has measured")
+    monkeypatch.setattr(choosing, "bfloat16_instructions", lambda: None)
     assert choose(read_graphs(BUNDLED_MODEL), "auto", "auto").precision == precision
 
 

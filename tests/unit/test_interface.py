@@ -125,7 +125,7 @@ def test_a_catalogue_is_written_beside_the_results(results: cosmicai.Results) ->
         ({"engine": "tensorflow"}, "engine: 'tensorflow': give auto, onnxruntime or torch"),
         ({"outputs": ["redshift", "pdfs"]}, "outputs: ['redshift', 'pdfs']: give a list of redshift, pdf"),
         ({"outputs": "pdf"}, "outputs: 'pdf': give a list"),
-        ({"precision": "int4"}, "precision: 'int4': give auto, float32 or int8"),
+        ({"precision": "int4"}, "precision: 'int4': give auto, float32, int8 or bfloat16"),
     ],
 )
 def test_an_option_that_is_not_allowed_is_named(

@@ -28,7 +28,7 @@ from inference.engine.cpu import KERNELS, instructions
 
 from .test_astromae import SMALL, randomised
 
-PRODUCTS = Path(__file__).with_name("test_products.py")
+PRODUCTS = [Path(__file__).with_name(name) for name in ("test_products.py", "test_bfloat16_products.py")]
 
 Array = NDArray[Any]
 _TYPES = {np.dtype(np.float32): onnx.TensorProto.FLOAT, np.dtype(np.uint8): onnx.TensorProto.UINT8}
@@ -349,7 +349,7 @@ def test_all_this_holds_for_the_instructions_of_lambdas_x86_hosts() -> None:
     if os.environ.get("COSMICAI_INSTRUCTIONS") == "avx2":
         assert instructions() == "avx2"
         return
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, str(PRODUCTS)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, *map(str, PRODUCTS)]
     environment = {**os.environ, "COSMICAI_INSTRUCTIONS": "avx2"}
     process = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stdout[-3000:]

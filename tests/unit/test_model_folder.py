@@ -1,4 +1,4 @@
-"""Initialize refuses a model folder that lacks a file which every rank would need, and no other."""
+"""Initialize refuses a model folder that lacks a file which ranks may need, and no other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from inference.contract.model_files import GRAPHS
+from inference.contract.model_files import GRAPHS, REDUCED
 from inference.engine.choice import choose, read_graphs
 from inference.engine.interface import EngineError
 from inference.engine.loading import BUNDLED_MODEL
@@ -27,7 +27,8 @@ MAPPING = {
 BUCKET, MODEL = "team3-cosmicai", "models/mine"
 PAYLOAD = {"bucket": BUCKET, "data_prefix": "25MB", "result_path": "results/1", "model": MODEL}
 FILES = sorted(path.name for path in BUNDLED_MODEL.iterdir())
-ENGINES, PRECISIONS = ("auto", "onnxruntime", "torch"), ("auto", "float32", "int8")
+ENGINES, PRECISIONS = ("auto", "onnxruntime", "torch"), ("auto", "float32", "int8", "bfloat16")
+OTHER = {"int8": "bfloat16", "bfloat16": "int8"}
 PLACE = f"s3://{BUCKET}/{MODEL}/"
 
 
@@ -54,11 +55,17 @@ def _refusal(s3: Any, **fields: Any) -> str:
 
 @pytest.mark.parametrize(
     ("engine", "precision"),
-    [case for case in product(ENGINES, PRECISIONS) if case != ("torch", "int8")],
+    [case for case in product(ENGINES, PRECISIONS) if case[0] != "torch" or case[1] not in REDUCED],
 )
 def test_what_a_rank_would_read_must_be_there(s3: Any, engine: str, precision: str) -> None:
-    """By the rank's own choice of files, each missing alone."""
-    needed = {*choose(read_graphs(BUNDLED_MODEL), engine, precision).files}
+    """By the rank's own choice of files, each missing alone. `auto` may choose any precision, by the CPU."""
+    chosen = ("float32", "int8", "bfloat16") if (engine, precision) != ("torch", "auto") else ("float32",)
+    graphs = read_graphs(BUNDLED_MODEL)
+    needed = {
+        file
+        for one in (chosen if precision == "auto" else (precision,))
+        for file in choose(graphs, engine, one).files
+    }
     for lacking in FILES:
         if lacking == GRAPHS:
             continue
@@ -72,15 +79,29 @@ def test_what_a_rank_would_read_must_be_there(s3: Any, engine: str, precision: s
             check_model(s3, resolve({**PAYLOAD, **fields}))
 
 
-def test_int8_is_refused_where_ranks_would_not_compute_it(s3: Any) -> None:
-    assert "precision: only onnxruntime computes in int8" in _refusal(s3, engine="torch", precision="int8")
+@pytest.mark.parametrize("precision", REDUCED)
+def test_a_precision_is_refused_where_ranks_would_not_compute_it(s3: Any, precision: str) -> None:
+    message = f"precision: only onnxruntime computes in {precision}"
+    assert message in _refusal(s3, engine="torch", precision=precision)
     _upload(s3, FILES)
     graphs = json.loads((BUNDLED_MODEL / GRAPHS).read_bytes())
-    for refused in ({**graphs, "int8": {**graphs["int8"], "admitted": False}}, {"float32": graphs["float32"]}):
+    kept = {name: one for name, one in graphs.items() if name != precision}
+    for refused, choices in (
+        (
+            {**graphs, precision: {**graphs[precision], "admitted": False}},
+            f"auto, float32 or {OTHER[precision]}",
+        ),
+        (kept, f"auto, float32 or {OTHER[precision]}"),  # as before there was bfloat16
+        ({"float32": graphs["float32"]}, "auto or float32"),
+    ):
         s3.put_object(Bucket=BUCKET, Key=f"{MODEL}/{GRAPHS}", Body=json.dumps(refused))
-        with pytest.raises(EngineError, match="precision: int8 is not admitted for this model"):
-            choose(refused, "auto", "int8")
-        assert "precision: int8 is not admitted for this model" in _refusal(s3, precision="int8")
+        message = (
+            f"precision: {precision} is not admitted for this model; run `cosmicai model optimise "
+            f"--calibration …`, or give {choices}"
+        )
+        with pytest.raises(EngineError) as error:
+            choose(refused, "auto", precision)
+        assert str(error.value) == _refusal(s3, precision=precision) == message
         check_model(s3, resolve(PAYLOAD))
 
 
@@ -96,19 +117,20 @@ def test_an_imported_network_is_refused_as_by_its_ranks(s3: Any, engine: str, pr
     try:
         choose(graphs, engine, precision)
     except EngineError as error:
-        message = "computes in int8" if (engine, precision) == ("torch", "int8") else str(error)
+        alone = f"computes in {precision}"
+        message = alone if engine == "torch" and precision in REDUCED else str(error)
         assert message in _refusal(s3, engine=engine, precision=precision)
     else:
         check_model(s3, resolve(payload))
         assert engine != "torch"
-        assert precision != "int8"
+        assert precision not in REDUCED
 
 
 def test_without_graphs_only_torch_can_run_it(s3: Any) -> None:
     _upload(s3, ["config.json", "model.safetensors"])
     for engine in ("auto", "torch"):
         check_model(s3, resolve({**PAYLOAD, "engine": engine}))
-    for fields in ({"engine": "onnxruntime"}, {"precision": "int8"}):
+    for fields in ({"engine": "onnxruntime"}, {"precision": "int8"}, {"precision": "bfloat16"}):
         assert f"lacks {GRAPHS}" in _refusal(s3, **fields)
     s3.delete_object(Bucket=BUCKET, Key=f"{MODEL}/config.json")
     assert "lacks config.json" in _refusal(s3)

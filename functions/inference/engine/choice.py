@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..contract.mapping import Mapping
-from ..contract.model_files import GRAPHS, TORCH_FILES, engine_fault, graphs_fault, preferred
+from ..contract.model_files import GRAPHS, REDUCED, TORCH_FILES, admitted, engine_fault, graphs_fault
 from ..contract.paths import plain
-from .cpu import cpu_kind, features, instructions, measured_speeds
+from .cpu import bfloat16_instructions, cpu_kind, features, instructions, measured_speeds
 from .interface import EngineError
 
 _NEON_INT8 = "dotprod"  # Without dot products NEON is slow at int8. AVX2, which the kernels need, is fast.
@@ -37,12 +37,13 @@ class Choice:
 def choose(graphs: dict[str, Any] | None, engine: str, precision: str, device: str = "cpu") -> Choice:
     """How to run a model, from its graphs.json (None if it has none), the requested values, and this machine.
 
-    `auto` chooses onnxruntime, and int8 if it is admitted and faster on CPUs of this kind. Raises EngineError.
+    `auto` chooses onnxruntime, and of the admitted precisions the one that is fastest on CPUs of this kind.
+    Raises EngineError.
     """
     if engine not in ("auto", "onnxruntime", "torch"):
         raise EngineError(f"engine: {engine} does not exist; give auto, onnxruntime or torch")
-    if precision not in ("auto", "float32", "int8"):
-        raise EngineError(f"precision: {precision} does not exist; give auto, float32 or int8")
+    if precision not in ("auto", "float32", *REDUCED):
+        raise EngineError(f"precision: {precision} does not exist; give auto, float32, {' or '.join(REDUCED)}")
     fault = engine_fault(engine, precision) if graphs is None else graphs_fault(graphs, engine, precision)
     if fault is not None:
         raise EngineError(fault)
@@ -85,7 +86,7 @@ def _why_no_graph(graphs: dict[str, Any] | None, device: str) -> str:
 
 
 def _torch(graphs: dict[str, Any] | None, precision: str) -> Choice:
-    if precision == "int8":
+    if precision in REDUCED:
         raise EngineError(str(engine_fault("torch", precision)))
     if find_spec("torch") is None:
         raise EngineError(
@@ -97,21 +98,50 @@ def _torch(graphs: dict[str, Any] | None, precision: str) -> Choice:
 
 
 def _graph_precision(graphs: dict[str, Any], requested: str) -> tuple[str, str]:
-    """The precision, and why: the one that was measured to be faster on CPUs of this kind, else by a rule."""
-    chosen = preferred(graphs, requested)
+    """The precision, and why: the one that was measured to be fastest on CPUs of this kind, else by a rule."""
     if requested != "auto":
-        return chosen, "requested"
-    if chosen == "float32":
-        return chosen, "int8 is not admitted for this model"
+        slow = _why_slow(requested)
+        return requested, "requested" if slow is None else f"requested; {slow}"
+    allowed = admitted(graphs)
+    if not allowed:
+        return "float32", f"neither {' nor '.join(REDUCED)} is admitted for this model"
     available, kind = instructions(), cpu_kind()
-    speeds = measured_speeds(kind, available)
-    if speeds:
-        faster = max(sorted(speeds), key=speeds.__getitem__)
-        ratio = f"{speeds['int8'] / speeds['float32']:.2f} of the speed of float32"
-        return faster, f"int8 was measured at {ratio} on this CPU ({kind}, {available})"
-    if available == "neon" and _NEON_INT8 not in features():
-        return "float32", f"this CPU ({platform.machine()}) lacks fast int8 products"
-    return chosen, f"admitted, and this CPU has {available}"
+    speeds = {name: speed for name, speed in measured_speeds(kind, available).items() if _counts(name, allowed)}
+    unmeasured = [name for name in allowed if name not in speeds]
+    fastest = max(sorted(speeds), key=speeds.__getitem__, default="float32")
+    if fastest == "float32":
+        fastest = next((name for name in unmeasured if _why_slow(name) is None), fastest)
+    if fastest in unmeasured:
+        return fastest, f"admitted, and this CPU has {_instructions_of(fastest)}"
+    ratios = [
+        f"{name} was measured at {speeds[name] / speeds['float32']:.2f}" for name in allowed if name in speeds
+    ]
+    reasons = (
+        [f"{' and '.join(ratios)} of the speed of float32 on this CPU ({kind}, {available})"] if ratios else []
+    )
+    if fastest == "float32":
+        reasons += [slow for name in unmeasured if (slow := _why_slow(name)) is not None]
+    return fastest, "; ".join(reasons)
+
+
+def _counts(precision: str, allowed: tuple[str, ...]) -> bool:
+    """Whether a measured speed counts here; that of bfloat16 does not where the CPU lacks products of it."""
+    if precision == "bfloat16" and bfloat16_instructions() is None:
+        return False
+    return precision in ("float32", *allowed)
+
+
+def _why_slow(precision: str) -> str | None:
+    """Why this CPU is no faster in a precision than in float32, by its instructions alone; None if it is."""
+    if precision == "int8" and instructions() == "neon" and _NEON_INT8 not in features():
+        return f"this CPU ({platform.machine()}) lacks fast int8 products"
+    if precision == "bfloat16" and bfloat16_instructions() is None:
+        return f"this CPU ({platform.machine()}) lacks products of bfloat16 and computes them in float32"
+    return None
+
+
+def _instructions_of(precision: str) -> str | None:
+    return bfloat16_instructions() if precision == "bfloat16" else instructions()
 
 
 def read_graphs(folder: Path) -> dict[str, Any] | None:
@@ -136,7 +166,7 @@ def _check_graphs(graphs: Any, folder: Path) -> None:
         raise ValueError("float32 is missing")
     if "mapping" in graphs:
         Mapping.from_json(graphs["mapping"])
-    for precision in graphs.keys() & {"float32", "int8"}:
+    for precision in graphs.keys() & {"float32", *REDUCED}:
         graph = graphs[precision]
         files = graph.get("files") if isinstance(graph, dict) else None
         if not isinstance(files, dict) or not files:

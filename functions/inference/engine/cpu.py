@@ -27,12 +27,23 @@ _KIND = (
 @cache
 def instructions() -> str | None:
     """The instruction set that the kernels use on this CPU; None if they do not support it."""
+    return _named_by_kernels("cosmicai_instructions")
+
+
+@cache
+def bfloat16_instructions() -> str | None:
+    """The instruction set of the kernels' products of bfloat16; None if this CPU has none."""
+    return _named_by_kernels("cosmicai_bfloat16")
+
+
+def _named_by_kernels(function: str) -> str | None:
     try:
         library = ctypes.CDLL(str(KERNELS))
     except OSError:  # not there, or for another system
         return None
-    library.cosmicai_instructions.restype = ctypes.c_char_p
-    name: bytes | None = library.cosmicai_instructions()
+    named = library[function]
+    named.restype = ctypes.c_char_p
+    name: bytes | None = named()
     return None if name is None else name.decode()
 
 

@@ -57,3 +57,15 @@ struct Kernels {
   void (*inception)(int64_t galaxies, int64_t channels, int64_t size, const float *images, int64_t blocks,
                     const InceptionBlock *plan, const float *weights, float *out);
 };
+
+// Products of float32 by bfloat16 on CPUs that have instructions for them.
+struct Bfloat16Products {
+  const char *name;
+
+  // `pack` arranges weights (inputs, outputs) in `packed_bytes` bytes.
+  int64_t (*packed_bytes)(int64_t inputs, int64_t outputs);
+  void (*pack)(int64_t inputs, int64_t outputs, const uint16_t *weights, void *packed);
+
+  // x, rounded to bfloat16, · weights; x (rows, inputs). Subnormal numbers may count as zeros.
+  void (*multiply)(int64_t rows, int64_t inputs, int64_t outputs, const float *x, const void *packed, float *out);
+};

@@ -15,7 +15,7 @@ struct Domain;
 struct Options;
 
 constexpr uint32_t VERSION = 16;  // the first in which an operator can report an error without an exception
-enum { FLOAT = 1, UINT8 = 2, INT8 = 3, INT64 = 7 };
+enum { FLOAT = 1, UINT8 = 2, INT8 = 3, INT64 = 7, BFLOAT16 = 16 };
 enum { INVALID_ARGUMENT = 2 };
 
 struct Api {

@@ -4,6 +4,8 @@
 #include <cstring>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 #if defined(__x86_64__)
@@ -13,10 +15,18 @@ extern const Kernels kernels;
 namespace avx512 {
 extern const Kernels kernels;
 }
+namespace avx512_bf16 {
+extern const Bfloat16Products bfloat16;
+}
 #else
 namespace neon {
 extern const Kernels kernels;
 }
+#if defined(__linux__)
+namespace neon_bf16 {
+extern const Bfloat16Products bfloat16;
+}
+#endif
 #endif
 
 namespace {
@@ -56,6 +66,21 @@ const Kernels *best() {
 }
 
 const Kernels *const kernels = best();
+
+// Our products of bfloat16; null on a CPU without instructions for them, where onnxruntime computes the definition.
+const Bfloat16Products *best_bfloat16() {
+#if defined(__x86_64__)
+  const bool has_it = Leaf(7, 0).a >= 1 && all(Leaf(7, 1).a, 1 << 5);
+  return kernels == &avx512::kernels && has_it ? &avx512_bf16::bfloat16 : nullptr;
+#elif defined(__linux__)
+  constexpr unsigned long needed = 1 << 14;  // HWCAP2_BF16 of Linux
+  return getauxval(AT_HWCAP2) & needed ? &neon_bf16::bfloat16 : nullptr;
+#else
+  return nullptr;
+#endif
+}
+
+const Bfloat16Products *const bfloat16 = best_bfloat16();
 
 // Whether our products of integers are faster than onnxruntime's: by AVX2, where it has no VNNI in AVX2's registers. The
 // graph says by standard operators what they compute, and onnxruntime does that where they are not registered.
@@ -226,24 +251,38 @@ struct Owned {
   void *memory;
 };
 
+// Constant weights (inputs, outputs), arranged by `pack` in `bytes` bytes. `pack` returns what is wrong with them.
+struct Packed {
+  template <class Pack>
+  Packed(Attributes &attributes, int64_t (*bytes)(int64_t, int64_t), Pack pack)
+      : Packed(attributes, attributes.constant(1), bytes, pack) {}
+  template <class Pack>
+  Packed(Attributes &attributes, const Tensor &weights, int64_t (*bytes)(int64_t, int64_t), Pack pack)
+      : deep(weights.sizes[0]), wide(weights.sizes[1]), owned(bytes(deep, wide)) {
+    if (attributes.wrong) return;
+    const char *fault = weights.rank != 2 ? "weights (inputs, outputs)" : nullptr;
+    if (!fault && !owned.memory) fault = "no memory is left";
+    if (!fault) fault = pack(weights.data, *this);
+    if (fault) attributes.wrong = attributes.api->failed(fault);
+  }
+  int64_t deep, wide;
+  Owned owned;
+};
+
 // x (rows, inputs) as uint8 by weights (inputs, outputs) as int8, in float; onnxruntime's MatMulIntegerToFloat.
 struct Multiply {
   static constexpr const char *name = "MatMulUint8";
   static constexpr size_t inputs = 5, outputs = 1, quantised_output = -1;
   static constexpr int types[] = {ort::UINT8, ort::INT8, ort::FLOAT, ort::FLOAT, ort::UINT8};
-  explicit Multiply(Attributes &attributes) : Multiply(attributes, attributes.constant(1)) {}
-  Multiply(Attributes &attributes, const Tensor &weights)
-      : deep(weights.sizes[0]), wide(weights.sizes[1]), packed(kernels->packed_bytes(deep, wide)) {
-    if (attributes.wrong) return;
-    if (weights.rank != 2) attributes.wrong = attributes.api->failed("MatMulUint8: weights (inputs, outputs)");
-    else if (!packed.memory) attributes.wrong = attributes.api->failed("no memory is left");
-    else if (!kernels->pack(deep, wide, static_cast<const int8_t *>(weights.data), packed.memory))
-      attributes.wrong = attributes.api->failed("MatMulUint8: sums of these weights could overflow");
-  }
-  int64_t deep, wide;
-  Owned packed;
+  explicit Multiply(Attributes &attributes)
+      : packed(attributes, kernels->packed_bytes, [](const void *weights, const Packed &to) {
+          const bool safe = kernels->pack(to.deep, to.wide, static_cast<const int8_t *>(weights), to.owned.memory);
+          return safe ? nullptr : "MatMulUint8: sums of these weights could overflow";
+        }) {}
+  Packed packed;
 
   void compute(Call &call) const {
+    const int64_t deep = packed.deep, wide = packed.wide;
     const Tensor x = call.input(0), scale = call.input(2), scales = call.input(3), zero = call.input(4);
     if (!call.expect(x.rank == 2 && x.sizes[1] == deep && scales.count == wide && scale.count == 1 && zero.count == 1,
                      "MatMulUint8: x (rows, inputs), scales (outputs,), scale and zero of x are one number each"))
@@ -251,7 +290,29 @@ struct Multiply {
     float *out = call.output<float>(0, {x.sizes[0], wide});
     if (call.wrong) return;
     kernels->multiply(x.sizes[0], deep, wide, static_cast<const uint8_t *>(x.data),
-                      {*scale.floats(), *static_cast<const uint8_t *>(zero.data)}, packed.memory, scales.floats(), out);
+                      {*scale.floats(), *static_cast<const uint8_t *>(zero.data)}, packed.owned.memory,
+                      scales.floats(), out);
+  }
+};
+
+// x (rows, inputs), rounded to bfloat16, by weights (inputs, outputs) as bfloat16, in float.
+struct MultiplyBfloat16 {
+  static constexpr const char *name = "MatMulBfloat16";
+  static constexpr size_t inputs = 2, outputs = 1, quantised_output = -1;
+  static constexpr int types[] = {ort::FLOAT, ort::BFLOAT16};
+  explicit MultiplyBfloat16(Attributes &attributes)
+      : packed(attributes, bfloat16->packed_bytes, [](const void *weights, const Packed &to) -> const char * {
+          bfloat16->pack(to.deep, to.wide, static_cast<const uint16_t *>(weights), to.owned.memory);
+          return nullptr;
+        }) {}
+  Packed packed;
+
+  void compute(Call &call) const {
+    const Tensor x = call.input(0);
+    if (!call.expect(x.rank == 2 && x.sizes[1] == packed.deep, "MatMulBfloat16: x (rows, inputs)")) return;
+    float *out = call.output<float>(0, {x.sizes[0], packed.wide});
+    if (call.wrong) return;
+    bfloat16->multiply(x.sizes[0], packed.deep, packed.wide, x.floats(), packed.owned.memory, out);
   }
 };
 
@@ -265,6 +326,7 @@ const Registered<Attention<AsUint8>> attention8;
 const Registered<Parallel> parallel;
 const Registered<Inception> inception;
 const Registered<Multiply> multiply;
+const Registered<MultiplyBfloat16> multiply_bfloat16;
 const ort::Operator *const operators[] = {&soften,    &gelu,       &gelu8,    &add_norm, &add_norm8,
                                           &attention, &attention8, &parallel, &inception};
 
@@ -277,6 +339,9 @@ extern "C" {
 // The name of the instruction set in use; null if there are no kernels for this CPU.
 EXPORTED const char *cosmicai_instructions() { return kernels ? kernels->name : nullptr; }
 
+// The instruction set of the products of bfloat16; null if this CPU has none.
+EXPORTED const char *cosmicai_bfloat16() { return bfloat16 ? bfloat16->name : nullptr; }
+
 // Called by onnxruntime's SessionOptions.register_custom_ops_library.
 EXPORTED ort::Status *RegisterCustomOps(ort::Options *options, const ort::ApiBase *base) {
   const ort::Api *api = base->get(ort::VERSION);
@@ -287,6 +352,8 @@ EXPORTED ort::Status *RegisterCustomOps(ort::Options *options, const ort::ApiBas
     if (ort::Status *wrong = api->add_operator(domain, added)) return wrong;
   if (own_products())
     if (ort::Status *wrong = api->add_operator(domain, &multiply)) return wrong;
+  if (bfloat16)
+    if (ort::Status *wrong = api->add_operator(domain, &multiply_bfloat16)) return wrong;
   return api->add_domain(options, domain);
 }
 }
