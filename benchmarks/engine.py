@@ -1,6 +1,6 @@
 """One rank's work compared with today's way: python benchmarks/engine.py MODEL_FOLDER PARTITIONS OUT.json
 
-MODEL_FOLDER: of the full-size network, with int8 admitted (`cosmicai model optimise --calibration`).
+MODEL_FOLDER: of the full-size network, with int8 and bfloat16 admitted by `cosmicai model optimise`.
 PARTITIONS: folder with 1.pt (25 MB) and 100.pt (100 MB), made where they are missing.
 OUT.json: has every measurement as soon as it is made; the same command continues where it was interrupted.
 
@@ -11,7 +11,8 @@ today       torch in float32 as published: the whole module, torch.no_grad, a Da
             a BytesIO and torch.load
 eager       torch.inference_mode over slices of the tensors, nothing else
 float32     this project's engine
-int8        this project's engine, its admitted reduced precision
+bfloat16    the same in an admitted reduced precision; where the CPU lacks products of it, by float32 ones
+int8        the same in the other admitted reduced precision
 gemm        a float32 matrix product of the machine by torch, for comparison with the FLOPs of the network
 
 Where the CPU has more than AVX2, some is measured a second time with AVX2 alone, as on Lambda's x86 hosts:
@@ -40,7 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKER = ROOT / "benchmarks" / "engine_worker.py"
 FASTEST_BATCH = 256  # galaxies; for today's way, so by default
 PUBLISHED_BATCH, FIRST_BATCH = 512, 64  # as published; if the first redshifts are needed soon
-CASES = ("today", "eager", "float32", "int8")
+CASES = ("today", "eager", "float32", "bfloat16", "int8")
 BEYOND_AVX2 = {"avx512f", "avx_vnni", "avx_ifma", "amx_tile"}  # as /proc/cpuinfo names them
 Json = dict[str, Any]
 
