@@ -52,7 +52,13 @@ class _File:
     def opened(self) -> Any:
         from pyarrow import parquet
 
-        file = parquet.ParquetFile(self.path, metadata=self.metadata, buffer_size=_BUFFER, pre_buffer=False)
+        file = parquet.ParquetFile(
+            self.path,
+            metadata=self.metadata,
+            buffer_size=_BUFFER,
+            pre_buffer=False,
+            page_checksum_verification=True,
+        )
         return self.stack.enter_context(file)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import zlib
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def read(path: Path, stack: ExitStack) -> Table:
         content = describe(source, frozenset({_DATASET}))
         tensors, bands = _named(path, content), _bands(content)
         columns = tuple(
-            _column(name, tensor, source, mapped, bands) for name, tensor in tensors if tensor.shape
+            _column(path, name, tensor, source, mapped, bands) for name, tensor in tensors if tensor.shape
         )
         extra = objects.read(source, columns[0].rows if columns else 0) or {}
     except TorchFileError as error:
@@ -73,19 +74,50 @@ def _bands(content: object) -> tuple[str, ...] | None:
 
 
 def _column(
-    name: str, tensor: Tensor, source: Buffer, mapped: mmap.mmap, bands: tuple[str, ...] | None
+    path: Path, name: str, tensor: Tensor, source: Buffer, mapped: mmap.mmap, bands: tuple[str, ...] | None
 ) -> Column:
     """bands: of images, if they have as many channels."""
-    array = tensor.read(source, verify=False)
+    array = tensor.read(source, verify=not tensor.is_whole_piece)
+    mapped.madvise(mmap.MADV_DONTNEED)
+    checksum = _Checksum(path, tensor, source)
 
     def read(start: int, stop: int) -> Array:
         rows = np.array(array[start:stop])
+        checksum.add(start, stop)
         mapped.madvise(mmap.MADV_DONTNEED)
         return rows
 
     shape = tuple(array.shape[1:])
     named = bands if bands and len(shape) == 3 and len(bands) in (shape[0], shape[-1]) else None
     return Column(name, len(array), shape, read, str(array.dtype), bands=named)
+
+
+class _Checksum:
+    """Compares a tensor's checksum with the file's as its rows are read in order, so the file is read once.
+
+    A tensor that is a view of more than its own values was compared when it was opened.
+    """
+
+    def __init__(self, path: Path, tensor: Tensor, source: Buffer) -> None:
+        self._path, self._tensor, self._source = path, tensor, source
+        self._rows, self._crc = 0, 0  # of the rows from the first one on
+
+    def add(self, start: int, stop: int) -> None:
+        """Raises SourceError at the last row if the bytes of all are not those that were written."""
+        count, piece = self._tensor.shape[0], self._tensor.piece
+        if start == 0:
+            self._rows, self._crc = 0, 0
+        if not piece.crc or not self._tensor.is_whole_piece or start != self._rows or stop <= start:
+            return
+        row = piece.size // count
+        self._rows = min(stop, count)
+        content = self._source.read(piece.start + start * row, piece.start + self._rows * row)
+        self._crc = zlib.crc32(content, self._crc)
+        if self._rows == count:
+            try:
+                piece.check(self._crc)
+            except TorchFileError as error:
+                raise SourceError(f"{self._path}: {error}") from error
 
 
 def is_torch(names: list[str]) -> bool:
