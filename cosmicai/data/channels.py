@@ -21,7 +21,7 @@ from cosmicai.data.sources.base import (
     Column,
     SourceError,
     agree,
-    known,
+    in_words,
 )
 from initialize.contract.photometry import SAME_SCALE
 
@@ -279,7 +279,7 @@ class Channels:
             (ZERO_POINT, self._reading.pixel_zero_point, [column.ab_zero_point for column in used]),
             (PIXEL_SCALE, self._reading.pixel_scale, [column.pixel_scale for column in used]),
         ):
-            other = [known(one) for one in stated if one is not None and not agree(what, one, option)]
+            other = [in_words(one) for one in stated if one is not None and not agree(what, one, option)]
             if option is not None and other:
                 self.notes.append(
                     f"{what} {option:g} is used as the option says, although the file states "

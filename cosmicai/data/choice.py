@@ -86,7 +86,7 @@ def choose(table: Table, reading: Reading, layout: ModelLayout) -> Choice:
     magnitudes, fluxes = _magnitudes(table, reading, layout, images, notes)
     redshift = _redshift(table, columns.redshift, images, magnitudes, notes)
     ids = _identifier(table, columns.ids, images)
-    ra, dec = (_one_of(table, usual) for usual in (RA, DEC))
+    ra, dec = (_in_degrees(table, usual) for usual in (RA, DEC))
     return Choice(
         images,
         magnitudes,
@@ -367,7 +367,7 @@ def _kept(
     return tuple(kept.items())
 
 
-def _one_of(table: Table, usual: Sequence[str]) -> Column | None:
+def _in_degrees(table: Table, usual: Sequence[str]) -> Column | None:
     """The first of the usual names that one column alone has. Raises SourceError if it is not in degrees."""
     for name in usual:
         hits = [column for column in table.columns if column.name.lower() == name and not column.shape]

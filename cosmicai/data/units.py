@@ -44,6 +44,6 @@ def _by_astropy(unit: str) -> float | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about how the unit is written
         parsed = Unit(unit.strip(), parse_strict="silent")
-    if not isinstance(parsed, UnitBase) or not parsed.is_equivalent(Jy):  # mag(AB) is no UnitBase
+    if not isinstance(parsed, UnitBase) or not parsed.is_equivalent(Jy):  # mag(AB) is not a UnitBase
         return None
     return round(ZERO_POINTS["Jy"] - 2.5 * math.log10(parsed.to(Jy)), 3)

@@ -136,7 +136,8 @@ def agree(what: str, one: float | None, two: float | None) -> bool:
     return abs(one - two) < _SAME[what] * scale
 
 
-def known(value: float | None) -> str:
+def in_words(value: float | None) -> str:
+    """The value as messages show it."""
     return "not known" if value is None else f"{value:g}"
 
 

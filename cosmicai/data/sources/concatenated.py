@@ -19,7 +19,7 @@ from cosmicai.data.sources.base import (
     SourceError,
     Table,
     agree,
-    known,
+    in_words,
 )
 
 
@@ -46,7 +46,7 @@ def _conflicts(first: Table, expected: Column, table: Table, column: Column) -> 
         (PIXEL_SCALE, column.pixel_scale, expected.pixel_scale),
     )
     return {
-        what: f"the {what} of {column.label} is {known(here)} in {table.path.name}, but {known(there)} in "
+        what: f"the {what} of {column.label} is {in_words(here)} in {table.path.name}, but {in_words(there)} in "
         f"{first.path.name}"
         for what, here, there in pairs
         if not agree(what, here, there)

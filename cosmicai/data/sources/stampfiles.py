@@ -21,7 +21,7 @@ from cosmicai.data.sources.base import (
     SourceError,
     Table,
     agree,
-    known,
+    in_words,
 )
 from cosmicai.data.sources.kinds import Kind
 from cosmicai.data.sources.skyheader import bands_of, conflicts, pixel_scale, zero_point
@@ -273,8 +273,8 @@ class _Files:
             here, there = stated.numbers[what], first.numbers[what]
             if not agree(what, here, there):
                 raise SourceError(
-                    f"{self._files[row]}: HDU {index} has the {what} {known(here)}, that of {name} has "
-                    f"{known(there)}: give files of one {what}, or {option} if the headers are wrong"
+                    f"{self._files[row]}: HDU {index} has the {what} {in_words(here)}, that of {name} has "
+                    f"{in_words(there)}: give files of one {what}, or {option} if the headers are wrong"
                 )
 
 

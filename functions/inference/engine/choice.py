@@ -132,7 +132,7 @@ def _counts(precision: str, allowed: tuple[str, ...]) -> bool:
 
 
 def _why_slow(precision: str) -> str | None:
-    """Why this CPU is no faster in a precision than in float32, by its instructions alone; None if it is."""
+    """The instructions that this CPU lacks for a precision, as a reason to use float32; None if it has them."""
     if precision == "int8" and instructions() == "neon" and _NEON_INT8 not in features():
         return f"this CPU ({platform.machine()}) lacks fast int8 products"
     if precision == "bfloat16" and bfloat16_instructions() is None:
