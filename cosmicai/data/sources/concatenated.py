@@ -46,8 +46,8 @@ def _conflicts(first: Table, expected: Column, table: Table, column: Column) -> 
         (PIXEL_SCALE, column.pixel_scale, expected.pixel_scale),
     )
     return {
-        what: f"the {what} of {column.label} is {in_words(here)} in {table.path.name}, but {in_words(there)} in "
-        f"{first.path.name}"
+        what: f"the {what} of {column.label} is {in_words(here)} in {table.path.name}, "
+        f"but {in_words(there)} in {first.path.name}"
         for what, here, there in pairs
         if not agree(what, here, there)
     }
